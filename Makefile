@@ -1,0 +1,153 @@
+# One command: make round ROUND=3. Every target sets up its environment first, where that is not done.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup round generate score train evaluate report status test check lock clean
+
+CONFIG ?= configs/pocket.toml
+RUN    ?= $(basename $(notdir $(CONFIG)))
+ROUND  ?=
+SET    ?=
+EXTRA  ?=
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+PIP_VERSION := 26.3
+UV_VERSION  := 0.13.9
+
+# No run of this project sends usage data anywhere; the fork warning of tokenizers is noise here.
+export HF_HUB_DISABLE_TELEMETRY := 1
+export VLLM_NO_USAGE_STATS := 1
+export DO_NOT_TRACK := 1
+export TOKENIZERS_PARALLELISM := false
+# Compilers that torch and vLLM call (ninja) are in the environment, too.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+PY := .venv/bin/python
+RUN_ARGS = --config '$(CONFIG)' --run '$(RUN)'
+SET_ARGS = $(foreach pair,$(SET),--set '$(pair)')
+
+# $(call stage,NAME,ROUND): one recipe line
+define stage
+@$(PY) -m $(1) $(RUN_ARGS) --round $(2) $(SET_ARGS)
+
+endef
+
+# A wrong ROUND or EXTRA stops here, before anything is installed or run.
+FROM_ONE  := $(filter round generate score train,$(MAKECMDGOALS))
+FROM_ZERO := $(filter evaluate,$(MAKECMDGOALS))
+ifneq ($(FROM_ONE)$(FROM_ZERO),)
+  LOWEST := $(if $(FROM_ONE),1,0)
+  ifneq ($(shell [[ '$(ROUND)' =~ ^(0|[1-9][0-9]*)$$ && '$(ROUND)' -ge $(LOWEST) ]] && echo yes),yes)
+    $(error ROUND must be a whole number >= $(LOWEST), not '$(ROUND)'; for example: make $(firstword $(FROM_ONE) $(FROM_ZERO)) ROUND=1)
+  endif
+endif
+ifneq ($(EXTRA),)
+  ifeq ($(filter-out cpu gpu,$(EXTRA))$(wildcard requirements/$(EXTRA).txt),$(EXTRA)requirements/$(EXTRA).txt)
+  else
+    $(error EXTRA must name an optional list in requirements/ (EXTRA=pocket), not '$(EXTRA)')
+  endif
+endif
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=pocket  PYTEST_ARGS=\"-m 'not slow'\""
+
+# .venv/.stamp-NAME is a copy of the list that was installed last, written after pip has succeeded: an
+# interrupted install leaves none, and the same list under a new date is not installed again.
+define SETUP
+fail() { echo "make setup: $$*" >&2; exit 1; }
+kind=cpu; other=gpu
+if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then kind=gpu; other=cpu; fi
+
+missing=()
+for list in $$kind $(EXTRA); do
+    cmp -s requirements/$$list.txt .venv/.stamp-$$list || missing+=($$list)
+done
+if [[ $${#missing[@]} = 0 && -x .venv/bin/python ]]; then
+    if [[ " $(MAKECMDGOALS) " = *" setup "* ]]; then echo "environment is up to date (.venv, $$kind)"; fi
+    exit 0
+fi
+
+[[ $$(uname -sm) = "Linux x86_64" ]] || fail "the pinned lists are for Linux on x86_64; this is $$(uname -sm)"
+if [[ -e .venv/.stamp-$$other ]]; then
+    fail ".venv holds the $$other set and this machine needs the $$kind set; remove .venv and try again"
+fi
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || found="not there"
+    case $$found in
+        3.11 | 3.12 | 3.13) ;;
+        *) fail "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$found; name one: make setup PYTHON=python3.12" ;;
+    esac
+    $(PYTHON) -m venv .venv
+fi
+
+pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$$@"; }
+pip install -qq pip==$(PIP_VERSION)
+for list in "$${missing[@]}"; do
+    lines=requirements/$$list.txt
+    index=()
+    if [[ $$list = cpu ]]; then
+        # PyPI has no CPU build of torch. Where pip is not set up to find one, PyTorch's own index has it.
+        pip install -qq --dry-run --no-deps "$$(grep '^torch==' $$lines)" 2>/dev/null \
+            || index=(--extra-index-url https://download.pytorch.org/whl/cpu)
+    fi
+    case $$list in
+        cpu) time="about 2 minutes" ;;
+        gpu) time="some 5 GB to download" ;;
+        *) time="about 1 minute" ;;
+    esac
+    echo "installing $$(grep -c '^[a-z]' $$lines) packages into .venv ($$list, $$time)…"
+    rm -f .venv/.stamp-$$list
+    pip install -qq --no-deps "$${index[@]}" -r $$lines || fail "pip could not install $$lines (its message is above)"
+    cp $$lines .venv/.stamp-$$list.tmp
+    mv .venv/.stamp-$$list.tmp .venv/.stamp-$$list
+done
+endef
+export SETUP
+
+setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA=pocket adds two real models
+	@bash -euo pipefail -c "$$SETUP"
+
+round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
+	$(call stage,evaluate,0)
+	$(foreach r,$(shell seq 1 $(ROUND)),$(foreach s,generate score train evaluate,$(call stage,$(s),$(r))))
+	@$(PY) -m evaluate.report --run '$(RUN)'
+
+generate: setup  ## one stage of ROUND=3: the peers answer each question in a chain
+	$(call stage,generate,$(ROUND))
+
+score: setup  ## one stage of ROUND=3: PMI of each answer with the aggregate, and its weight
+	$(call stage,score,$(ROUND))
+
+train: setup  ## one stage of ROUND=3: LoRA on the aggregates, weighted
+	$(call stage,train,$(ROUND))
+
+evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
+	$(call stage,evaluate,$(ROUND))
+
+report: setup  ## print the table of RUN and write its report
+	@$(PY) -m evaluate.report --run '$(RUN)'
+
+status: setup  ## what is finished in RUN
+	@$(PY) -m data.status --run '$(RUN)'
+
+test: setup  ## run the tests; EXTRA=pocket for those with real models; PYTEST_ARGS goes to pytest
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+check: setup  ## lint, format and types
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+lock:  ## resolve the pinned lists in requirements/ anew
+	@[[ -x .cache/lock/bin/python ]] || $(PYTHON) -m venv .cache/lock
+	@.cache/lock/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
+	@PATH="$(CURDIR)/.cache/lock/bin:$$PATH" .cache/lock/bin/python requirements/lock.py
+
+clean:  ## remove caches and converted models; .venv and runs/ stay
+	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Questions, answers and the files that pass between stages."""

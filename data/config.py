@@ -1,0 +1,398 @@
+"""The configuration: one frozen model per section of the TOML, unknown keys refused.
+
+Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made
+from them (`python -m data.config`). `runtime` alone may change within a run: it says how fast, never what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from data.errors import UserError
+
+Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in file names and tables.")
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Example(Section):
+    """One worked example for the prompt."""
+
+    question: str = Field(min_length=1, description="The question.")
+    solutions: tuple[str, ...] = Field(
+        (), description="Earlier solutions shown with it (review and verify examples); empty for a plain example."
+    )
+    response: str = Field(min_length=1, description="The response the model is shown as the right way to answer.")
+
+
+class RunSection(Section):
+    """What belongs to the whole run."""
+
+    seed: int = Field(17, ge=0, lt=2**31, description="Seed of the shuffle, the orders, sampling and training.")
+    shard_questions: int = Field(
+        512, ge=1, description="Questions per shard: the largest piece of work that a kill can cost."
+    )
+    adapters: Literal["merged", "unmerged"] = Field(
+        "merged",
+        description="How generate, score and evaluate use an adapter: merged into a temporary checkpoint "
+        "(float32 sum, seeded stochastic rounding), or served beside the base weights.",
+    )
+
+
+class SourceSection(Section):
+    """Where questions come from."""
+
+    source: str = Field(
+        min_length=1,
+        description="A .jsonl, .parquet or .csv file (glob patterns and hf://datasets/... work), a local dataset "
+        "folder, or the name of a dataset on the Hugging Face hub.",
+    )
+    split: str = Field("train", description="Split, for a dataset name or folder.")
+    subset: str | None = Field(None, description="Configuration (subset) of the dataset, for a name.")
+    revision: str | None = Field(None, description="Revision of the dataset, for a name.")
+    question_column: str = Field("question", description="Column that holds the question.")
+    rows: tuple[int, int] | None = Field(
+        None, description="Only rows [first, end) of the source, before the shuffle: splits one file in two."
+    )
+    limit: int | None = Field(None, ge=1, description="At most this many questions, after the shuffle.")
+
+    @field_validator("rows")
+    @classmethod
+    def _rows_ascend(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
+        if rows is not None and not 0 <= rows[0] < rows[1]:
+            raise ValueError(f"rows must be [first, end) with 0 <= first < end, found {list(rows)}")
+        return rows
+
+
+class PromptsSection(SourceSection):
+    """The unlabelled questions to train on."""
+
+    shuffle: bool = Field(True, description="Shuffle (seeded) before the limit is applied.")
+    overlap: Literal["refuse", "drop", "transductive"] = Field(
+        "refuse",
+        description="What to do with training questions that a benchmark also has: stop, drop them, or keep them "
+        "(every report then says 'transductive').",
+    )
+
+
+class BenchmarkSection(SourceSection):
+    """Questions with gold answers, read by evaluate alone."""
+
+    name: str = Name
+    answer_column: str = Field("answer", description="Column that holds the gold answer.")
+    answers: Literal["math", "numbers"] = Field(
+        "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
+    )
+
+
+class TemplateSection(Section):
+    """Wording of the prompts, and worked examples."""
+
+    instruction: str = Field(
+        "Solve the problem step by step. Put the final answer in \\boxed{}.",
+        description="Asks for a solution to the question alone.",
+    )
+    review: str = Field(
+        "Others have proposed the solutions below; any of them may be wrong. Judge them, then solve the problem "
+        "yourself step by step. Put the final answer in \\boxed{}.",
+        description="Asks for an own solution after earlier ones (chain positions 2 and later).",
+    )
+    synthesis: str = Field(
+        "Below are several solutions to the problem; any of them may be wrong. Write the final solution step by "
+        "step. Put the final answer in \\boxed{}.",
+        description="Asks for the final solution from all of them (aggregate = 'synthesis').",
+    )
+    verify: str = Field(
+        "Is the proposed solution correct? Answer Yes or No.", description="Asks the verifier for Yes or No."
+    )
+    examples: tuple[Example, ...] = Field(
+        (), description="Worked examples; those with solutions are shown in review prompts, the others elsewhere."
+    )
+    verify_examples: tuple[Example, ...] = Field(
+        (), description="Worked examples for the verifier: one solution each, response Yes or No."
+    )
+
+
+class PeerSection(Section):
+    """One peer: a base model and how to talk to it."""
+
+    name: str = Name
+    model: str | tuple[str, ...] = Field(
+        description="Hub name, model directory, GGUF file, or package:MODULE/FILE for a file inside an installed "
+        "package; a list is one GGUF file in pieces."
+    )
+    revision: str | None = Field(None, description="Revision, for a hub name.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the weights in use.")
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="The tokenizer's chat template or the plain one; auto: chat where the tokenizer has one."
+    )
+    stop: tuple[str, ...] | None = Field(
+        None, description="Strings that end a response; default: none for chat, '\\nQuestion:' for plain."
+    )
+    templates: TemplateSection | None = Field(None, description="This peer's own wording, instead of [templates].")
+
+
+class GenerateSection(Section):
+    """The chain."""
+
+    order: Literal["rotate", "fixed", "random"] = Field(
+        "rotate", description="Order of the peers: rotated by question and round, as listed, or a seeded permutation."
+    )
+    aggregate: Literal["last", "vote", "synthesis"] = Field(
+        "last", description="The aggregate: last response, majority by equivalent answers, or one more response."
+    )
+    temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
+    max_new_tokens: int = Field(512, ge=1, description="Longest response in tokens.")
+    context_tokens: int = Field(4096, ge=16, description="Longest prompt plus response in tokens, in every stage.")
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="Inference engine; auto: vLLM where it is installed, else transformers."
+    )
+
+
+class ScoreSection(Section):
+    """PMI and weights."""
+
+    scorer: Literal["own", "mean", "aggregator"] = Field(
+        "own", description="Whose policy measures the PMI: the responder's, the mean over all peers, the aggregate's author."
+    )
+    pmi_target: Literal["response", "answer"] = Field(
+        "response", description="What is scored: the whole aggregate, or its final-answer span."
+    )
+    weighting: Literal["sigmoid", "exp", "rank", "agreement", "uniform", "shuffled"] = Field(
+        "sigmoid", description="Weight as a decreasing function of PMI per token (agreement, uniform, shuffled: controls)."
+    )
+    beta: float = Field(5.0, gt=0, description="Steepness of sigmoid and exp, per nat/token.")
+    center: Literal["median"] | float = Field(
+        "median", description="c of sigmoid and exp, in nats/token; 'median' is taken over the peer's round."
+    )
+    weight_min: float = Field(0.05, ge=0, description="Lower clip, before the division by the mean.")
+    weight_max: float = Field(20.0, gt=0, description="Upper clip, before the division by the mean.")
+    target: Literal["aggregate", "own"] = Field(
+        "aggregate", description="Text to train on: the aggregate, or (ablation) the peer's own response."
+    )
+    train_final: bool = Field(
+        False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
+    )
+
+    @model_validator(mode="after")
+    def _clip_is_an_interval(self) -> ScoreSection:
+        if self.weight_min >= self.weight_max:
+            raise ValueError(f"weight_min {self.weight_min} must be below weight_max {self.weight_max}")
+        return self
+
+
+class TrainSection(Section):
+    """LoRA."""
+
+    rank: int = Field(16, ge=1, description="LoRA rank.")
+    alpha: float = Field(32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
+    lr: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay of the adapter.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
+    batch_size: int = Field(32, ge=1, description="Examples per optimiser step.")
+    epochs: int = Field(1, ge=1, description="Passes over the round's examples.")
+
+
+class EvaluateSection(Section):
+    """Exact match and the generator-verifier gap."""
+
+    samples: int = Field(8, ge=2, description="k: sampled responses per question, for the gap, pass@k and maj@k.")
+    temperature: float = Field(0.7, gt=0, le=5, description="Temperature of the samples.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
+    keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
+    bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples over items for the 95 % intervals.")
+    answer_timeout_seconds: float = Field(5.0, gt=0, description="Longest comparison of two answers.")
+
+
+class RuntimeSection(Section):
+    """How the machine is used; may differ from call to call and never changes what is computed."""
+
+    resident: Literal["auto", "all", "one"] = Field(
+        "auto", description="Keep all engines in memory or one at a time; auto: all on CPU if they fit, one on GPU."
+    )
+    kv_cache_gib: int = Field(2, ge=1, description="vLLM's key-value cache per engine on CPU, in GiB.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
+    max_num_seqs: int = Field(128, ge=1, description="Requests that vLLM decodes at once.")
+    score_tokens: int = Field(4096, ge=1, description="Token budget (padded) of one scoring batch.")
+    train_tokens: int = Field(2048, ge=1, description="Token budget (padded) of one training micro-batch.")
+    checkpoint_steps: int = Field(10, ge=1, description="Optimiser steps between training checkpoints.")
+    grader_workers: int = Field(2, ge=1, description="Processes that compare answers.")
+
+
+class Config(Section):
+    """One experiment."""
+
+    run: RunSection = RunSection()
+    prompts: PromptsSection
+    templates: TemplateSection = TemplateSection()
+    peers: tuple[PeerSection, ...]
+    generate: GenerateSection = GenerateSection()
+    score: ScoreSection = ScoreSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    benchmarks: tuple[BenchmarkSection, ...] = Field(min_length=1)
+    runtime: RuntimeSection = RuntimeSection()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Config:
+        if len(self.peers) < 2:
+            raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")
+        for kind, names in (("peers", self.peer_names), ("benchmarks", [b.name for b in self.benchmarks])):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
+        models = Counter(json.dumps([p.model, p.revision]) for p in self.peers)
+        twice = [model for model, count in models.items() if count > 1]
+        if twice:
+            raise ValueError(f"peers: the model {json.loads(twice[0])[0]!r} is listed more than once")
+        return self
+
+    @property
+    def peer_names(self) -> list[str]:
+        """Names of the peers in the config's order."""
+        return [peer.name for peer in self.peers]
+
+    def peer(self, name: str) -> PeerSection:
+        """The peer called `name`."""
+        return next(peer for peer in self.peers if peer.name == name)
+
+    def templates_of(self, peer: PeerSection) -> TemplateSection:
+        """Wording for a peer: its own if it has one, else the shared one."""
+        return peer.templates or self.templates
+
+
+def load_config(path: Path, overrides: list[str]) -> Config:
+    """Read a TOML file and apply `section.key=value` overrides.
+
+    Raises UserError for a missing file, bad TOML, an unknown key or a value out of bounds.
+    """
+    if not path.is_file():
+        raise UserError(f"config file {path} does not exist; give an existing one with --config (configs/ has some)")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], where: str) -> Config:
+    """Validate a raw dictionary; `where` names its origin in errors. Raises UserError."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(item["loc"], item["type"], item["msg"], item["input"]) for item in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _explain(loc: tuple[int | str, ...], kind: str, message: str, found: Any) -> str:
+    key = ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        return f"unknown key {key!r} (docs/config.md lists all keys)"
+    if kind == "missing":
+        return f"missing key {key!r}"
+    message = message.removeprefix("Value error, ")
+    return f"{key}: {message} (found {found!r})" if key and kind != "value_error" else f"{key} {message}".strip()
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override!r}: expected section.key=value, for example --set generate.temperature=0.8")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set score.weighting=rank needs no quotes in the shell
+    *parents, last = key.strip().split(".")
+    table: Any = raw
+    for part in parents:
+        table = _step_into(table, part, override)
+    if isinstance(table, list):
+        raise UserError(f"--set {override!r}: name one entry of the list, for example peers.0.{last}")
+    table[last] = value
+
+
+def _step_into(table: Any, part: str, override: str) -> Any:
+    if isinstance(table, list):
+        if not part.isdigit() or int(part) >= len(table):
+            raise UserError(f"--set {override!r}: {part!r} is no index into a list of {len(table)} entries")
+        return table[int(part)]
+    inner = table.setdefault(part, {})
+    if not isinstance(inner, (dict, list)):
+        raise UserError(f"--set {override!r}: {part!r} is a value, not a section")
+    return inner
+
+
+def differences(frozen: Config, given: Config) -> list[str]:
+    """`key: frozen -> given` for every differing key outside `runtime`."""
+    before, after = _flatten(frozen), _flatten(given)
+    return [
+        f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flatten(config: Config) -> dict[str, str]:
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, inner in enumerate(value):
+                walk(f"{prefix}.{index}", inner)
+        else:
+            flat[prefix] = json.dumps(value)
+
+    walk("", config.model_dump(mode="json", exclude={"runtime"}))
+    return flat
+
+
+def digest(value: Any) -> str:
+    """A short content hash of anything JSON can express."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def table() -> str:
+    """The Markdown table of every key: default, meaning."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    sections: list[tuple[str, type[Section]]] = [
+        ("run", RunSection), ("prompts", PromptsSection), ("templates", TemplateSection),
+        ("templates.examples[]", Example), ("peers[]", PeerSection), ("generate", GenerateSection),
+        ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
+        ("benchmarks[]", BenchmarkSection), ("runtime", RuntimeSection),
+    ]  # fmt: skip
+    for prefix, section in sections:
+        for name, field in section.model_fields.items():
+            default = "(required)" if field.is_required() else f"`{json.dumps(field.default)}`"
+            meaning = f"{field.description}{_choices(field.annotation)}"
+            lines.append(f"| `{prefix}.{name}` | {default} | {meaning} |".replace("\\n", "\\\\n"))
+    return "\n".join(lines) + "\n"
+
+
+def _choices(annotation: Any) -> str:
+    values = getattr(annotation, "__args__", ())
+    if getattr(annotation, "__origin__", None) is Literal:
+        return " One of " + ", ".join(f"`{value}`" for value in values) + "."
+    return ""
+
+
+if __name__ == "__main__":
+    print(table(), end="")

@@ -1,0 +1,210 @@
+"""From a peer's `model` key to a directory with safetensors, a config and a tokenizer.
+
+Code and pickles that come with weights are never run: `trust_remote_code` is off everywhere, and a directory that
+has only pickled weights is refused.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.config import Config, PeerSection
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "models"
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def check_peers(config: Config) -> None:
+    """Everything about the peers that can be wrong and seen without loading one. Raises UserError."""
+    for peer in config.peers:
+        for file in _files(peer):
+            if not file.is_file():
+                raise UserError(f"peer {peer.name}: file {file} does not exist; set its model to an existing file")
+        directory = _directory(peer)
+        if directory is not None:
+            check_directory(peer, directory, config.generate.context_tokens)
+
+
+def check_directory(peer: PeerSection, directory: Path, context_tokens: int) -> None:
+    """A model directory must have safetensors, a causal-LM config and a long enough context. Raises UserError."""
+    if not directory.is_dir():
+        raise UserError(
+            f"peer {peer.name}: model path {directory} does not exist; expected a model directory, a .gguf file, "
+            "package:MODULE/FILE or a hub name"
+        )
+    if not list(directory.glob("*.safetensors")):
+        pickled = [path.name for pattern in PICKLES for path in directory.glob(pattern)]
+        found = f"only pickled weights ({pickled[0]}), which are refused" if pickled else "no weights"
+        raise UserError(
+            f"peer {peer.name}: {directory} has {found}; expected *.safetensors (convert it with save_pretrained)"
+        )
+    if not (directory / "config.json").is_file():
+        raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or ["unknown"])[0]
+    if not architecture.endswith("ForCausalLM"):
+        raise UserError(f"peer {peer.name}: {directory} is a {architecture}; expected a ...ForCausalLM")
+    longest = config.get("max_position_embeddings")
+    if longest is not None and longest < context_tokens:
+        raise UserError(
+            f"peer {peer.name}: its context is {longest} tokens, generate.context_tokens is {context_tokens}; lower it"
+        )
+
+
+def _is_gguf(path: str) -> bool:
+    return ".gguf" in Path(path).name
+
+
+def _files(peer: PeerSection) -> list[Path]:
+    """GGUF file or its pieces; empty if the model is a directory or a hub name."""
+    parts = [peer.model] if isinstance(peer.model, str) else list(peer.model)
+    if isinstance(peer.model, str) and not _is_gguf(peer.model):
+        return []
+    return [_locate(peer, part) for part in parts]
+
+
+def _locate(peer: PeerSection, path: str) -> Path:
+    """Resolve package:MODULE/FILE without importing the package."""
+    if not path.startswith("package:"):
+        return Path(path).expanduser()
+    module, _, inside = path.removeprefix("package:").partition("/")
+    spec = util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"peer {peer.name}: package {module} is not installed; the pocket peers come with `make setup EXTRA=pocket`"
+        )
+    return Path(spec.submodule_search_locations[0]) / inside
+
+
+def _directory(peer: PeerSection) -> Path | None:
+    """The peer's local model directory; None for GGUF files and hub names."""
+    if not isinstance(peer.model, str) or _is_gguf(peer.model):
+        return None
+    if peer.model.startswith("package:"):
+        return _locate(peer, peer.model)
+    path = Path(peer.model).expanduser()
+    # a hub name is "model" or "owner/model"; anything else must be a path
+    return path if path.exists() or peer.model.startswith((".", "/", "~")) or peer.model.count("/") > 1 else None
+
+
+def model_directory(peer: PeerSection, context_tokens: int) -> Path:
+    """The peer's base model as a directory; converts a GGUF file or downloads from the hub on first use."""
+    files = _files(peer)
+    if files:
+        return _converted(peer, files)
+    directory = _directory(peer)
+    if directory is None:
+        directory = _downloaded(peer)
+        check_directory(peer, directory, context_tokens)
+    return directory
+
+
+def _downloaded(peer: PeerSection) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    assert isinstance(peer.model, str)
+    try:
+        return Path(snapshot_download(peer.model, revision=peer.revision, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"peer {peer.name}: {peer.model!r} is no local directory and cannot be fetched from the hub: {reason}"
+        ) from error
+
+
+def _converted(peer: PeerSection, files: list[Path]) -> Path:
+    """Dequantise a GGUF file (or pieces of one) into the cache, once."""
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([stamps, peer.dtype]).encode()).hexdigest()[:12]
+    target = CACHE / f"{peer.name}-{key}"
+    if (target / "config.json").is_file():
+        return target
+    from data.console import console
+
+    console.print(f"  converting {files[0].name} for peer {peer.name} (once; the result is kept in {CACHE})")
+    work = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    whole = work / "model.gguf"
+    with whole.open("wb") as out:
+        for file in files:
+            with file.open("rb") as piece:
+                shutil.copyfileobj(piece, out)
+    try:
+        _dequantise(work, whole.name, peer.dtype)
+    except Exception as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise UserError(f"peer {peer.name}: {files[0]} cannot be converted: {str(error).splitlines()[0]}") from error
+    whole.unlink()
+    if target.exists():  # another process was faster
+        shutil.rmtree(work)
+    else:
+        os.replace(work, target)
+    return target
+
+
+def _dequantise(folder: Path, gguf: str, dtype: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype)
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+
+
+def weights_fingerprint(directory: Path) -> str:
+    """Identity of a model directory: config, file sizes, and samples of every weight file (not all of it: speed)."""
+    state = hashlib.sha256((directory / "config.json").read_bytes())
+    for name in sorted(glob.glob(str(directory / "*.safetensors"))):
+        size = os.path.getsize(name)
+        state.update(f"{Path(name).name}:{size}".encode())
+        with open(name, "rb") as file:
+            for i in range(16):
+                file.seek(size * i // 16)
+                state.update(file.read(65536))
+    return state.hexdigest()[:16]
+
+
+def adapter_identity(peer: PeerSection, directory: Path) -> dict[str, Any]:
+    """What pst.json beside an adapter says about the base it belongs to."""
+    return {"peer": peer.name, "base": peer.model, "base_fingerprint": weights_fingerprint(directory)}
+
+
+def check_adapter(peer: PeerSection, directory: Path, adapter: Path) -> None:
+    """An adapter must exist and have been trained on this very base. Raises UserError."""
+    path = adapter / "pst.json"
+    if not path.is_file() or not (adapter / "adapter_model.safetensors").is_file():
+        raise UserError(f"peer {peer.name}: there is no adapter in {adapter}; run that round's train stage first")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    expected = adapter_identity(peer, directory)
+    if found["base_fingerprint"] != expected["base_fingerprint"]:
+        raise UserError(
+            f"peer {peer.name}: the adapter in {adapter} was trained for another base ({found['base']}, "
+            f"{found['base_fingerprint']}); this peer's is {expected['base']} ({expected['base_fingerprint']}). Restore "
+            "the base, or delete the rounds from there on and train again"
+        )

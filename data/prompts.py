@@ -1,0 +1,157 @@
+"""Who is asked what, in tokens: the one place that applies a chat template and that re-encodes a response.
+
+A prompt is a question, optionally with earlier solutions, under one of four requests (solve, review, synthesis,
+verify). Two kinds of peers:
+
+- chat: the tokenizer's own template; worked examples are earlier turns; the end-of-turn token ends a response;
+- plain (base models): `Question: … / Answer: …` blocks after the request; a stop string or EOS ends a response.
+
+The **target** of scoring and training is the response's tokens and then the end token of the *scoring* peer. That
+token is part of the target in every pass, so it cancels in no difference by accident, and a trained peer learns to
+stop. `token_ids` in chains are without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.config import Config, Example, PeerSection, TemplateSection
+from data.errors import UserError
+from data.peers import load_tokenizer, model_directory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN_STOP = ("\nQuestion:",)
+
+
+class PeerPrompts:
+    """Prompts, stop conditions and response encoding of one peer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, peer: PeerSection, wording: TemplateSection) -> None:
+        has_template = bool(tokenizer.chat_template)
+        if peer.template == "chat" and not has_template:
+            raise UserError(f"peer {peer.name}: template = 'chat' but its tokenizer has no chat template; use 'plain'")
+        self.tokenizer, self.peer, self.wording = tokenizer, peer, wording
+        self.is_chat = has_template and peer.template != "plain"
+        self.stop_strings = list(peer.stop if peer.stop is not None else () if self.is_chat else PLAIN_STOP)
+        eos = tokenizer.eos_token_id
+        self.end_id = self._end_of_turn() if self.is_chat else eos
+        if self.end_id is None:
+            raise UserError(f"peer {peer.name}: its tokenizer has no EOS token, so nothing can end a response")
+        self.stop_ids = sorted({self.end_id, eos} - {None})
+        self.yes_id, self.no_id = self.encode_response("Yes")[0], self.encode_response("No")[0]
+        if self.yes_id == self.no_id:
+            raise UserError(f"peer {peer.name}: 'Yes' and 'No' begin with the same token; it cannot be a verifier")
+
+    def solve(self, question: str, solutions: Sequence[str] = ()) -> list[int]:
+        """Prompt for x alone, or for x with solutions under the very same request (what the PMI compares)."""
+        return self._render(self.wording.instruction, question, solutions, self._examples(with_solutions=False))
+
+    def review(self, question: str, solutions: Sequence[str]) -> list[int]:
+        """Prompt of chain positions 2 and later; position 1 has no solutions and is `solve`."""
+        if not solutions:
+            return self.solve(question)
+        examples = self._examples(with_solutions=True) or self._examples(with_solutions=False)
+        return self._render(self.wording.review, question, solutions, examples)
+
+    def synthesis(self, question: str, solutions: Sequence[str]) -> list[int]:
+        """Prompt of the extra response of aggregate = 'synthesis'."""
+        examples = self._examples(with_solutions=True) or self._examples(with_solutions=False)
+        return self._render(self.wording.synthesis, question, solutions, examples)
+
+    def verify(self, question: str, solution: str) -> list[int]:
+        """Prompt whose next token is Yes or No."""
+        return self._render("", question, (solution,), self.wording.verify_examples, self.wording.verify)
+
+    def encode_response(self, text: str) -> list[int]:
+        """The one re-encoding of a response's text for this peer, without the end token."""
+        text = text if self.is_chat else f" {text}"  # the plain prompt ends in "Answer:", what follows has a blank
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of response tokens, special tokens left out, white space kept."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def cut(self, token_ids: Sequence[int]) -> list[int]:
+        """Response tokens up to the one that holds the last visible character before any stop string or end token."""
+        ids = list(token_ids)
+        ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
+        ids = ids[: ends[0]] if ends else ids
+        text = self.decode(ids)
+        text = text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].rstrip()
+        low, high = 0, len(ids)
+        while low < high:  # the shortest prefix that decodes to all of the text
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.decode(ids[:middle]).startswith(text) else (middle + 1, high)
+        return ids[:low]
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """A cut response as stored: without the stop string and without white space at its ends."""
+        text = self.decode(token_ids)
+        return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].strip()
+
+    def _examples(self, with_solutions: bool) -> list[Example]:
+        return [example for example in self.wording.examples if bool(example.solutions) == with_solutions]
+
+    def _render(
+        self, request: str, question: str, solutions: Sequence[str], examples: Sequence[Example], closing: str = ""
+    ) -> list[int]:
+        if self.is_chat:
+            return self._render_chat(request, question, solutions, examples, closing)
+        parts = [request] if request else []
+        parts += [f"{_body(e.question, e.solutions, closing)}\nAnswer: {e.response}" for e in examples]
+        parts.append(f"{_body(question, solutions, closing)}\nAnswer:")
+        ids = list(self.tokenizer.encode("\n\n".join(parts), add_special_tokens=False))
+        bos = self.tokenizer.bos_token_id
+        return ids if bos is None else [bos, *ids]
+
+    def _render_chat(
+        self, request: str, question: str, solutions: Sequence[str], examples: Sequence[Example], closing: str
+    ) -> list[int]:
+        head = f"{request}\n\n" if request else ""
+        messages = []
+        for example in examples:
+            messages.append({"role": "user", "content": head + _body(example.question, example.solutions, closing)})
+            messages.append({"role": "assistant", "content": example.response})
+        messages.append({"role": "user", "content": head + _body(question, solutions, closing)})
+        return list(
+            self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        )
+
+    def _end_of_turn(self) -> int | None:
+        """The token that the chat template puts right after an assistant's words."""
+        turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Yes"}]
+        ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False))
+        special = set(self.tokenizer.all_special_ids)
+        answer = self.tokenizer.encode("Yes", add_special_tokens=False)
+        last = max((i for i, token in enumerate(ids) if token in answer), default=len(ids))
+        return next((token for token in ids[last + 1 :] if token in special), self.tokenizer.eos_token_id)
+
+
+def _body(question: str, solutions: Sequence[str], closing: str) -> str:
+    blocks = [f"Question: {question}"]
+    blocks += [f"Solution {number}: {solution}" for number, solution in enumerate(solutions, start=1)]
+    return "\n".join([*blocks, closing] if closing else blocks)
+
+
+def load_prompts(config: Config, name: str) -> PeerPrompts:
+    """Tokenizer and wording of a peer."""
+    peer = config.peer(name)
+    directory = model_directory(peer, config.generate.context_tokens)
+    return PeerPrompts(load_tokenizer(directory), peer, config.templates_of(peer))
+
+
+def token_identity(config: Config, name: str) -> str:
+    """Peers with equal identities may exchange token ids: same tokenizer file, same kind of template."""
+    peer = config.peer(name)
+    directory = model_directory(peer, config.generate.context_tokens)
+    state = hashlib.sha256(load_prompts(config, name).is_chat.to_bytes())
+    for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"):
+        path = Path(directory) / file
+        if path.is_file():
+            state.update(path.read_bytes())
+    return state.hexdigest()[:16]

@@ -1,0 +1,112 @@
+"""Reading questions from files, folders and the Hugging Face hub; ids; normalised text."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import random
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from data.config import SourceSection
+from data.errors import UserError
+
+READERS = {".jsonl": pl.scan_ndjson, ".ndjson": pl.scan_ndjson, ".parquet": pl.scan_parquet, ".csv": pl.scan_csv}
+
+
+def normalise(text: str) -> str:
+    """Text as compared for duplicates: NFKC, case-folded, runs of white space as one blank."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+
+
+def question_id(question: str) -> str:
+    """Content hash of the normalised question, 16 hex digits."""
+    return hashlib.sha256(normalise(question).encode()).hexdigest()[:16]
+
+
+def read_source(section: SourceSection, columns: list[str], where: str) -> pl.DataFrame:
+    """The named columns of a source as strings, in the source's order, before any limit.
+
+    `where` names the config section in errors. Raises UserError for a missing or empty source, a column that is
+    not there, or an empty question.
+    """
+    frame = _open(section, where)
+    names = frame.collect_schema().names()
+    for column in columns:
+        if column not in names:
+            raise UserError(f"{where}: {section.source} has no column {column!r}; it has {', '.join(names)}")
+    try:
+        table = frame.select(pl.col(columns).cast(pl.String)).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{where}: {section.source} cannot be read: {_first_line(error)}") from error
+    if section.rows is not None:
+        first, end = section.rows
+        table = table.slice(first, end - first)
+    if table.is_empty():
+        raise UserError(f"{where}: {section.source} has no rows" + (f" in {list(section.rows)}" if section.rows else ""))
+    for column in columns:
+        empty = table[column].is_null() | (table[column].str.strip_chars() == "")
+        if empty.any():
+            row = empty.arg_true()[0]
+            raise UserError(f"{where}: {section.source} row {row + 1} has an empty {column!r}; fix or remove the row")
+    return table
+
+
+def _open(section: SourceSection, where: str) -> pl.LazyFrame:
+    source = section.source
+    reader = READERS.get(Path(source).suffix)
+    if reader is None:
+        return _open_dataset(section, where)
+    options: dict[str, Any] = {} if reader is pl.scan_parquet else {"infer_schema_length": None}
+    if "://" not in source:
+        if not glob.glob(source):
+            raise UserError(f"{where}: file {source} does not exist; set {where}.source to an existing one")
+        if not any(Path(path).stat().st_size for path in glob.glob(source)):
+            raise UserError(f"{where}: file {source} is empty; expected rows with {section.question_column!r}")
+    try:
+        frame = reader(source, **options)
+        frame.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{where}: {source} cannot be read: {_first_line(error)}") from error
+    return frame
+
+
+def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:
+    """A dataset folder or hub name through the `datasets` library."""
+    looks_local = section.source.startswith((".", "/", "~")) or section.source.count("/") > 1
+    if looks_local and not Path(section.source).expanduser().exists():
+        raise UserError(
+            f"{where}: {section.source} does not exist; expected a .jsonl, .parquet or .csv file, a dataset folder, "
+            "or a dataset name on the Hugging Face hub"
+        )
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(
+            section.source, section.subset, split=section.split, revision=section.revision
+        )
+    except Exception as error:  # the library raises a dozen kinds; all mean "no such data", and none is ours to cure
+        raise UserError(f"{where}: dataset {section.source!r} cannot be loaded: {_first_line(error)}") from error
+    return pl.from_arrow(dataset.with_format("arrow")[:]).lazy()  # type: ignore[union-attr]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def unique_questions(section: SourceSection, where: str) -> tuple[dict[str, str], int]:
+    """{id: question} in the source's order, and how many duplicates (by normalised text) were left out."""
+    table = read_source(section, [section.question_column], where)
+    unique: dict[str, str] = {}
+    for question in table[section.question_column]:
+        unique.setdefault(question_id(question), question)
+    return unique, len(table) - len(unique)
+
+
+def shuffled(ids: list[str], seed: int) -> list[str]:
+    """A seeded permutation that depends on the ids and the seed alone."""
+    return random.Random(seed).sample(sorted(ids), len(ids))

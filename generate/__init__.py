@@ -1,0 +1,1 @@
+"""Generate: the chain of responses and the aggregate."""

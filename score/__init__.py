@@ -1,0 +1,1 @@
+"""Score: teacher-forced log-probabilities, PMI, weights."""

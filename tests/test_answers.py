@@ -1,0 +1,382 @@
+"""Extraction, equivalence and grading of final answers, on the cases that break graders."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from data.answers import Extracted, Grader, Kind, clusters, extract, grade, normalise, read_numbers
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", REPOSITORY / ".." / "shared" / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(timeout_seconds=5.0, workers=2) as shared:
+        yield shared
+
+
+EXTRACTION = [
+    (r"So \boxed{5}.", "5", "boxed"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", "boxed"),
+    (r"\boxed{\sqrt{\frac{1}{x^{2}}}} done", r"\sqrt{\frac{1}{x^{2}}}", "boxed"),
+    (r"First \boxed{3}, corrected: \boxed{4}", "4", "boxed"),
+    (r"\fbox{7}", "7", "boxed"),
+    (r"so $\boxed 5$.", "5", "boxed"),
+    (r"$\boxed{ 12 }$ and the answer is 3", "12", "boxed"),
+    (r"\boxed{\{1, 2\}}", r"\{1, 2\}", "boxed"),
+    (r"\boxed{\left\{ x \right.}", r"\left\{ x \right", "boxed"),
+    (r"\boxed{$x^2$}", "x^2", "boxed"),
+    (r"The answer is 8. So \boxed{\frac{1}{2", "8", "phrase"),
+    (r"\boxed{3} and then \boxed{4", "4", "last_number"),
+    (r"\boxed{} The answer is 4.", "4", "phrase"),
+    ("3 + 4 = 7\n#### 7", "7", "hashes"),
+    ("#### 30, 300", "30, 300", "hashes"),
+    ("#### $1,000.\nThanks 5", "$1,000", "hashes"),
+    ("#### 1\n#### 2", "2", "hashes"),
+    ("#### Step 2:\nThe answer is 9.", "9", "phrase"),
+    ("####", None, None),
+    ("The answer is 30 and 300.", "30 and 300", "phrase"),
+    ("the answers are 3 and 4", "3 and 4", "phrase"),
+    ("The answer is 3.5. Then 7 more", "3.5", "phrase"),
+    ("The answer is 1,000. Then 7 more", "1,000", "phrase"),
+    ("The final answer is $\\frac{3}{4}$. I hope it is correct.", "\\frac{3}{4}", "phrase"),
+    (r"Final Answer: \(x^2+1\)", "x^2+1", "phrase"),
+    (r"Final answer: \[ 5 \]", "5", "phrase"),
+    ("**Answer:** 42", "42", "phrase"),
+    ("**Final Answer**: **42**.", "42", "phrase"),
+    ("Answer:\n\n18 dollars", "18 dollars", "phrase"),
+    ("The answer is: (B)", "(B)", "phrase"),
+    ("The answer is 5 because 2+3=5", "5", "phrase"),
+    ("The answer is 4. No: the answer is 6", "6", "phrase"),
+    ("The answer is $12.50 and $3.", "$12.50 and $3", "phrase"),
+    ("the answer to the problem is 5", "5", "phrase"),
+    ("The answer is east.", "east", "phrase"),
+    ("Answer: To find the total we add 3 and 5. It makes 8", "8", "last_number"),
+    ("Answer:", None, None),
+    ("We get 1,000", "1,000", "last_number"),
+    ("It drops to -3.", "-3", "last_number"),
+    ("and 5-3", "3", "last_number"),
+    ("He eats 1/2 of it", "1/2", "last_number"),
+    (r"so it is \frac{1}{2} here", r"\frac{1}{2}", "last_number"),
+    ("about 3.5.", "3.5", "last_number"),
+    ("a raise of 50%", "50%", "last_number"),
+    ("costs $12.", "$12", "last_number"),
+    ("1, 2, 3", "3", "last_number"),
+    ("no idea", None, None),
+    ("", None, None),
+    ("   \n", None, None),
+]
+
+
+@pytest.mark.parametrize(("response", "answer", "rule"), EXTRACTION)
+def test_extract(response: str, answer: str | None, rule: str | None) -> None:
+    found = extract(response)
+    assert (found and found.answer, found and found.rule) == (answer, rule)
+    if found:
+        assert response[found.start : found.end] == found.answer
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "1" * 20_000,
+        "1,111" * 5_000,
+        "111," * 5_000 + "1111",
+        "the answer is " * 5_000,
+        "answer is " + " " * 20_000,
+        "answer" + "*" * 20_000,
+        r"\boxed{" * 5_000,
+        r"\boxed{" + "{" * 10_000 + "}" * 10_001,
+        r"\boxed{" + "**" * 10_000 + "}",
+        "#" * 20_000,
+        "#### " + "x " * 10_000,
+        "$" * 20_000,
+        r"\boxed{" + r"\frac{1" * 5_000 + "}" * 5_001,
+    ],
+    ids=lambda response: response[:12],
+)
+def test_runaway_responses_cost_little(response: str) -> None:
+    start = time.perf_counter()
+    found = extract(response)
+    if found:
+        with Grader() as unused:
+            unused.equivalent([(found.answer, "5"), (found.answer, found.answer + "1")], "math")
+            unused.equivalent([(found.answer, "5")], "numbers")
+            assert not unused._workers
+    assert time.perf_counter() - start < 0.5
+
+
+MATH = [
+    ("1/2", "0.5", True),
+    (r"\frac{1}{2}", "0.50", True),
+    (r"\dfrac{1}{2}", r"\tfrac12", True),
+    (r"\frac 59", "5/9", True),
+    (r"\frac9{19}", r"\frac{9}{19}", True),
+    (r"-\frac{35}{9}", r"\frac{-35}{9}", True),
+    (r"1\frac{4}{5}", "9/5", True),
+    (r"137 \frac{1}{2}", "137.5", True),
+    ("0.333", "1/3", False),
+    ("1,000", "1000", True),
+    (r"10,\!080", "10080", True),
+    (r"11,\! 111,\! 111,\! 100", "11111111100", True),
+    ("1{,}000", "1000", True),
+    (r"\$32,\!348", "$32,348", True),
+    (r"\$18.90", "18.9", True),
+    ("-0", "0", True),
+    ("5.00", "5", True),
+    (".0000672", r"6.72 \times 10^{-5}", True),
+    ("1e3", "1000", True),
+    ("25", "5", False),
+    ("12", "2", False),
+    ("3 5", "35", False),
+    ("-3", "3", False),
+    (r"50\%", "50", True),
+    (r"50\%", "0.5", True),
+    ("50%", "5", False),
+    ("x=5", "5", True),
+    ("x = 5", "y = 5", False),
+    (r"90^\circ", "90", True),
+    (r"90^{\circ}", "90 degrees", True),
+    (r"864 \mbox{ inches}^2", "864", True),
+    (r"5.4 \text{ cents}", "5.4", True),
+    ("39 apples left", "39", True),
+    ("15 cm^2", r"15\mbox{ cm}^2", True),
+    ("5 and 6", "5", False),
+    ("2x", "2", False),
+    ("3x", "3", False),
+    ("5 thousand", "5", False),
+    ("52_8", "52_{8}", True),
+    ("52_8", "52_9", False),
+    (r"\text{east}", "East", True),
+    ("east", "west", False),
+    (r"\text{eat}", r"\text{tea}", False),
+    (r"\text{(C)}", "C", True),
+    ("(c)", "(C)", True),
+    ("(A)", "(B)", False),
+    (r"\text{Evelyn}", "5", False),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)", True),
+    ("(1, 2)", "(2, 1)", False),
+    ("(6,31,-1)", "(31,6,-1)", False),
+    ("(1,-2)", "(-2,1)", False),
+    ("[2,5)", "[2,5)", True),
+    ("[2,5)", "(2,5)", False),
+    ("(1,2)", "[1,2]", False),
+    ("3, 5, 7", "7, 3, 5", True),
+    ("3, 5, 7", "3, 5", False),
+    (r"\{1, 2\}", r"\{2, 1\}", True),
+    ("1,-2", "-2, 1", True),
+    (r"1 \pm \sqrt{19}", r"1+\sqrt{19}, 1-\sqrt{19}", True),
+    (r"1 \pm \sqrt{19}", r"1 \pm \sqrt{17}", False),
+    (r"2 \text{ and } 3", "3, 2", True),
+    (r"\pi", "3.14", False),
+    ("2π", r"2\pi", True),
+    (r"18+2\pi", r"2\pi + 18", True),
+    (r"11\sqrt2", r"11 \sqrt{2}", True),
+    ("sqrt(5)", r"\sqrt{5}", True),
+    (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}", True),
+    (r"2\sqrt{5}", r"\sqrt{20}", True),
+    ("x^2+1", "(x+1)^2-2x", True),
+    ("x**2 + y**2", "x^2+y^2", True),
+    ("p - q", "-q + p", True),
+    ("p - q", "q - p", False),
+    ("2k", "2n", False),
+    ("R", "r", False),
+    ("mn", "nm", True),
+    ("no solution", r"\text{No solution}", True),
+    ("1,000", "10^3", True),
+    ("5 + 3 = 8", "8", True),
+    (r"\frac{270}7\text{ degrees}", "270/7", True),
+    (r"x \in [-2,7]", r"-2 \le x \le 7", True),
+    ("3 square feet", "3 ft^2", True),
+    ("4 hundred", "4", False),
+    ("y = 2x + 3", "2x+3", True),
+    ("6 - 5i", "-5i + 6", True),
+    (r"(0,9) \cup (9,36)", r"(0,9)\cup(9,35)", False),
+    (r"x \in [-2,7]", "[-2,7]", True),
+    (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}", True),
+    (r"(-\infty, 0]", "(-∞, 0]", True),
+    ("", "", False),
+    ("5", "", False),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), MATH)
+def test_math_equivalence_both_ways(grader: Grader, a: str, b: str, expected: bool) -> None:
+    assert grader.equivalent([(a, b), (b, a)], "math") == [expected, expected]
+
+
+NUMBERS = [
+    ("30, 300", "300 and 30", True),
+    ("1,000, 25", "25, 1000", True),
+    ("x = 3, y = 4", "4, 3", True),
+    ("x_1 = 3 and x_2 = 4", "3, 4", True),
+    ("3 and 4", "3, 4", True),
+    ("$12.50 and $3", "3, 12.5", True),
+    ("1/2", "0.5", True),
+    (r"\frac{1}{2}, 3", "3, 1/2", True),
+    ("50%", "50", True),
+    ("50%", "0.5", False),
+    ("-0", "0", True),
+    ("30 dollars, 300 cents", "30, 300", True),
+    ("**30** and **300**", "30, 300", True),
+    (r"(30, 300)", "30, 300", True),
+    ("3 + 4 = 7", "7", True),
+    ("3 + 4", "3", False),
+    ("30 dollars for 2 tickets", "30", True),
+    ("-21, -43", "-43, -21", True),
+    ("30, 300", "30", False),
+    ("200, 200", "200", False),
+    ("200, 200", "200, 100", False),
+    ("30, 30", "30, 300", False),
+    ("8698.95652, 309639.04347", "8698.96, 309639.04", True),
+    ("0.6667", "2/3", True),
+    ("0.66", "2/3", False),
+    ("25", "5", False),
+    ("none", "5", False),
+    ("Rs.30 and Rs.300", "30, 300", True),
+    ("3-4", "3", False),
+    ("1/0", "1", False),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), NUMBERS)
+def test_numbers_equivalence_both_ways(a: str, b: str, expected: bool) -> None:
+    with Grader() as unused:
+        assert unused.equivalent([(a, b), (b, a)], "numbers") == [expected, expected]
+        assert not unused._workers
+
+
+def test_number_lists_and_normalisation() -> None:
+    assert read_numbers("1,000, 25") == [25, 1000]
+    assert normalise("3 5") != normalise("35")
+    assert normalise(r"\left( 1 , 2 \right)") == "(1,2)"
+
+
+@pytest.mark.parametrize("hang", ["9^{9^{9^{9}}}", "((99999999!)!)!"])
+def test_a_hanging_pair_costs_its_timeout_and_no_more(hang: str) -> None:
+    with Grader(timeout_seconds=1.0, workers=1) as grader:
+        assert grader.equivalent([("x+1", "1+x")], "math") == [True]  # start-up is paid here
+        start = time.monotonic()
+        assert grader.equivalent([(hang, "y+2"), (hang, "y+2")], "math") == [None, None]
+        assert time.monotonic() - start < 2.5
+        assert grader.equivalent([("y+2", hang), ("x+2", "2+x"), ("x", "y")], "math") == [None, True, False]
+        row = Extracted(hang, 0, len(hang), "boxed")
+        assert grade([(row, "y+2", False)], "math", grader) == ["timeout"]
+
+
+def test_a_worker_that_dies_leaves_its_pair_undecided_and_is_replaced() -> None:
+    with Grader(timeout_seconds=5.0, workers=1) as grader:
+        assert grader.equivalent([("x+1", "1+x")], "math") == [True]
+        grader._workers[0].process.kill()
+        grader._workers[0].process.join()
+        assert grader.equivalent([("x+3", "3+x")], "math") == [True]
+        threading.Timer(0.3, grader._workers[0].process.kill).start()
+        assert grader.equivalent([("9^{9^{9^{9}}}", "y+2"), ("x+4", "4+x")], "math") == [None, True]
+
+
+def test_workers_end_with_a_killed_parent() -> None:
+    script = (
+        "from data.answers import Grader\n"
+        "if __name__ == '__main__':\n"
+        "    grader = Grader(workers=1)\n"
+        "    grader.equivalent([('x+1', '1+x')], 'math')\n"
+        "    print(grader._workers[0].process.pid, flush=True)\n"
+        "    input()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    for _ in range(50):
+        try:
+            os.kill(worker, 0)
+            status = Path(f"/proc/{worker}/stat")  # dead but not yet reaped: a zombie
+            if status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"worker {worker} outlived its parent")
+
+
+def test_import_is_cheap_and_loads_no_sympy() -> None:
+    code = "import sys, data.answers; sys.exit(bool({'sympy', 'math_verify', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+def test_grade_tells_five_verdicts_apart(grader: Grader) -> None:
+    cut, stated, guess = "3 and 4", r"so \boxed{4}", "it is 4"
+    rows = [
+        (extract(stated), "4", False),
+        (extract(stated), "5", False),
+        (extract(stated), "4.0", True),
+        (extract(guess), "4", False),
+        (extract(cut), "4", True),
+        (None, "4", True),
+        (None, "4", False),
+    ]
+    expected = ["correct", "wrong", "correct", "correct", "truncated", "truncated", "no_answer"]
+    assert grade(rows, "math", grader) == expected
+    assert grade([], "math", grader) == []
+
+
+def test_clusters_are_ordered_by_size_then_by_first_index(grader: Grader) -> None:
+    answers = ["7", None, "1/2", "3", "0.5", "9", r"\frac{1}{2}", "3.0", None]
+    assert clusters(answers, "math", grader) == [[2, 4, 6], [3, 7], [0], [5]]
+    assert clusters(["b+a", "x", "a+b", "x"], "math", grader) == [[0, 2], [1, 3]]
+    assert clusters(["30, 300", "300 and 30", "5"], "numbers", grader) == [[0, 1], [2]]
+    assert clusters([None, None], "math", grader) == []
+
+
+def test_a_pair_is_computed_once_and_in_either_order(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+    verify = grader._verify
+
+    def spy(pairs: Sequence[tuple[str, str]]) -> Iterable[tuple[tuple[str, str], bool | None]]:
+        seen.extend(pairs)
+        return verify(pairs)
+
+    monkeypatch.setattr(grader, "_verify", spy)
+    pairs = [("m+n", "n+m"), ("n+m", "m+n"), ("m+n", "n+m")]
+    assert grader.equivalent(pairs, "math") == grader.equivalent(pairs[:1], "math") * 3 == [True] * 3
+    assert len(seen) == 1
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmark files are not in this checkout")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("math500", "math"), ("multiarith", "math"), ("multiarith", "numbers"), ("simuleq", "numbers")],
+)
+def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, name: str, kind: Kind) -> None:
+    lines = (BENCHMARKS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    golds = [json.loads(line)["answer"] for line in lines]
+    for wrap in (r"The answer is \boxed{%s}", r"The answer is $%s$.", "#### %s"):
+        rows = [(extract(wrap % gold), gold, False) for gold in golds]
+        failed = [
+            (row[0] and row[0].answer, gold)
+            for row, gold, verdict in zip(rows, golds, grade(rows, kind, grader), strict=True)
+            if verdict != "correct"
+        ]
+        assert not failed
+    distinct = sorted({normalise(gold) for gold in golds})
+    generator = random.Random(0)
+    pairs = [(a, b) for a, b in (generator.sample(distinct, 2) for _ in range(150))]
+    same = grader.equivalent(pairs, kind)
+    suspicious = [pair for pair, verdict in zip(pairs, same, strict=True) if verdict is not False]
+    assert not suspicious

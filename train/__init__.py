@@ -1,0 +1,1 @@
+"""Train: weighted LoRA, merged checkpoints."""
