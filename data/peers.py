@@ -34,10 +34,14 @@ def check_peers(config: Config) -> None:
                 raise UserError(f"peer {peer.name}: file {file} does not exist; set its model to an existing file")
         directory = _directory(peer)
         if directory is not None:
-            check_directory(peer, directory, config.generate.context_tokens)
+            check_directory(peer, directory, _positions(config))
 
 
-def check_directory(peer: PeerSection, directory: Path, context_tokens: int) -> None:
+def _positions(config: Config) -> int:
+    return config.generate.context_tokens + config.generate.max_new_tokens
+
+
+def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
     """A model directory must have safetensors, a causal-LM config and a long enough context. Raises UserError."""
     if not directory.is_dir():
         raise UserError(
@@ -57,9 +61,10 @@ def check_directory(peer: PeerSection, directory: Path, context_tokens: int) -> 
     if not architecture.endswith("ForCausalLM"):
         raise UserError(f"peer {peer.name}: {directory} is a {architecture}; expected a ...ForCausalLM")
     longest = config.get("max_position_embeddings")
-    if longest is not None and longest < context_tokens:
+    if longest is not None and longest < positions:
         raise UserError(
-            f"peer {peer.name}: its context is {longest} tokens, generate.context_tokens is {context_tokens}; lower it"
+            f"peer {peer.name}: its context is {longest} tokens; generate.context_tokens + max_new_tokens is {positions} "
+            "(scoring puts a response and the aggregate after the question); lower them"
         )
 
 
@@ -99,7 +104,7 @@ def _directory(peer: PeerSection) -> Path | None:
     return path if path.exists() or peer.model.startswith((".", "/", "~")) or peer.model.count("/") > 1 else None
 
 
-def model_directory(peer: PeerSection, context_tokens: int) -> Path:
+def model_directory(peer: PeerSection, config: Config) -> Path:
     """The peer's base model as a directory; converts a GGUF file or downloads from the hub on first use."""
     files = _files(peer)
     if files:
@@ -107,7 +112,7 @@ def model_directory(peer: PeerSection, context_tokens: int) -> Path:
     directory = _directory(peer)
     if directory is None:
         directory = _downloaded(peer)
-        check_directory(peer, directory, context_tokens)
+        check_directory(peer, directory, _positions(config))
     return directory
 
 

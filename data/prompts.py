@@ -141,14 +141,14 @@ def _body(question: str, solutions: Sequence[str], closing: str) -> str:
 def load_prompts(config: Config, name: str) -> PeerPrompts:
     """Tokenizer and wording of a peer."""
     peer = config.peer(name)
-    directory = model_directory(peer, config.generate.context_tokens)
+    directory = model_directory(peer, config)
     return PeerPrompts(load_tokenizer(directory), peer, config.templates_of(peer))
 
 
 def token_identity(config: Config, name: str) -> str:
     """Peers with equal identities may exchange token ids: same tokenizer file, same kind of template."""
     peer = config.peer(name)
-    directory = model_directory(peer, config.generate.context_tokens)
+    directory = model_directory(peer, config)
     state = hashlib.sha256(load_prompts(config, name).is_chat.to_bytes())
     for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"):
         path = Path(directory) / file

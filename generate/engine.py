@@ -111,7 +111,9 @@ class VllmEngine:
         ]  # fmt: skip
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(request.prompt)} for request in requests], params,
-            use_tqdm=lambda **options: _Bar(advance, **options), lora_request=self.lora,
+            # vLLM calls it twice: around the iterable of prompts, and for the bar of the responses
+            use_tqdm=lambda *prompts, **options: prompts[0] if prompts else _Bar(advance, **options),
+            lora_request=self.lora,
         )  # fmt: skip
         return [self._completion(output.outputs[0]) for output in outputs]
 

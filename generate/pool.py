@@ -38,8 +38,11 @@ class EnginePool(AbstractContextManager["EnginePool"]):
         self.close()
 
 
-def open_pool(run: Run, adapters_of_round: int) -> EnginePool:
-    """A pool of the peers' policies after round `adapters_of_round` (0: the base models)."""
+def open_pool(run: Run, adapters_of_round: int, keep_all: bool | None = None) -> EnginePool:
+    """A pool of the peers' policies after round `adapters_of_round` (0: the base models).
+
+    `keep_all`: all engines at once or one at a time; None leaves it to `runtime.resident`.
+    """
     from train.checkpoint import policy
 
     policies = {peer.name: policy(run, adapters_of_round, peer.name) for peer in run.config.peers}
@@ -59,7 +62,8 @@ def open_pool(run: Run, adapters_of_round: int) -> EnginePool:
         )  # fmt: skip
 
     directories = [directory for directory, _ in policies.values()]
-    return EnginePool(load, run.config.peer_names, _keep_all(run, directories))
+    together = _keep_all(run, directories) if keep_all is None else keep_all
+    return EnginePool(load, run.config.peer_names, together)
 
 
 def _keep_all(run: Run, directories: list[Path]) -> bool:

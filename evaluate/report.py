@@ -1,0 +1,128 @@
+"""The table of all rounds: on the terminal and as runs/<run>/report.html."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from data import shards
+from data.config import Config, parse_config
+from data.console import console
+from data.errors import UserError
+from data.run import RUNS
+from data.schema import METRICS
+from data.shards import Row
+from data.stage import guarded
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def finished_rounds(run: str) -> list[int]:
+    """Rounds that have metrics, in order."""
+    return sorted(int(path.parent.name.split("=")[1]) for path in (RUNS / run).glob("round=*/metrics.parquet"))
+
+
+def metrics_table(run: str, rounds: list[int]) -> Table:
+    """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k."""
+    rows: list[tuple[int, Row]] = [
+        (round_, row)
+        for round_ in rounds
+        for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
+    ]
+    order = {key: i for i, key in enumerate(dict.fromkeys((row["benchmark"], row["peer"]) for _, row in rows))}
+    rows.sort(key=lambda pair: (order[pair[1]["benchmark"], pair[1]["peer"]], pair[0]))
+    title = f"run {run} (95 % bootstrap intervals over items)"
+    table = Table(title=title, title_justify="left")
+    for name in ("benchmark", "peer", "round"):
+        table.add_column(name)
+    for name in ("n", "EM", "samples", "GV-Gap", "GV-Gap (frozen)", "AUROC", "pass@k", "maj@k"):
+        table.add_column(name, justify="right")
+    last = None
+    for round_, row in rows:
+        group = (row["benchmark"], row["peer"])
+        if last not in (None, group):
+            table.add_section()
+        table.add_row(
+            row["benchmark"] if group != last else "", row["peer"] if group != last else "", str(round_), str(row["n"]),
+            _interval(row, "em"), _number(row["sample_accuracy"]), _interval(row, "gv_gap"),
+            _number(row["gv_gap_frozen"]), _number(row["verifier_auroc"]), _number(row["pass_at_k"]),
+            _number(row["maj_at_k"]),
+        )  # fmt: skip
+        last = group
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(row: Row, name: str) -> str:
+    if row[f"{name}_lo"] is None:
+        return _number(row[name])
+    return f"{row[name]:.3f} [{row[f'{name}_lo']:.3f}, {row[f'{name}_hi']:.3f}]".replace("[", "\\[")
+
+
+def choices_table(config: Config) -> Table:
+    """The resolved choices that the numbers depend on."""
+    table = Table(title="choices", title_justify="left")
+    table.add_column("key")
+    table.add_column("value")
+    for section in ("run", "generate", "score", "train", "evaluate"):
+        for key, value in getattr(config, section).model_dump().items():
+            table.add_row(f"{section}.{key}", str(value))
+    for peer in config.peers:
+        table.add_row(f"peer {peer.name}", f"{peer.model} ({peer.dtype})".replace("[", "\\["))
+    return table
+
+
+def training_table(run: str, rounds: list[int]) -> Table:
+    """Per round and peer: examples, loss, and how much of the adapter survives the merge."""
+    table = Table(title="training", title_justify="left")
+    for name in ("round", "peer", "examples", "loss (nats/token)", "effect kept by the merged checkpoint"):
+        table.add_column(name)
+    for round_ in rounds:
+        manifest = shards.read_manifest(RUNS / run / f"round={round_}" / "adapters")
+        for name, report in (manifest or {}).get("peers", {}).items():
+            table.add_row(str(round_), name, str(report["examples"]), report["loss"], report["survival_text"])
+    return table
+
+
+def write_report(run: str) -> Table:
+    """Write runs/<run>/report.html; returns the main table. Raises UserError if no round has been evaluated."""
+    rounds = finished_rounds(run)
+    if not rounds:
+        raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
+    config = parse_config(shards.read_json(RUNS / run / "config.json"), f"{run}/config.json")
+    main = metrics_table(run, rounds)
+    page = Console(record=True, file=StringIO(), width=150)
+    if config.prompts.overlap == "transductive":
+        page.print("[bold]transductive: training questions may also be in the benchmarks[/bold]\n")
+    for table in (main, training_table(run, rounds), choices_table(config)):
+        page.print(table)
+        page.print()
+    path = RUNS / run / "report.html"
+    temporary = path.with_suffix(".html.tmp")
+    temporary.write_text(page.export_html(), encoding="utf-8")
+    shards.replace(temporary, path)
+    return main
+
+
+@app.command(help="Print the table of all rounds and write runs/<run>/report.html.")
+def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
+    """`python -m evaluate.report --run NAME`."""
+
+    def body() -> None:
+        table = write_report(run)
+        wide = console if console.is_terminal else Console(width=150, highlight=False)
+        wide.print(table)
+        console.print(f"report: {RUNS / run / 'report.html'}")
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m evaluate.report")

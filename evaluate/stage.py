@@ -1,0 +1,248 @@
+"""The evaluate stage: exact match and generator-verifier gap of every peer on every benchmark.
+
+Responses first (one engine at a time), then verifier scores (one model at a time: the peer's current policy, and its
+round-0 model for `verifier_score_frozen`), then grading, the shards, and metrics.parquet.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data import shards
+from data.answers import Grader, clusters, extract, grade
+from data.config import digest
+from data.console import console, task
+from data.peers import check_peers
+from data.prompts import PeerPrompts, load_prompts
+from data.run import Run
+from data.schema import EVALS, METRICS
+from data.shards import Row
+from data.stage import Stage
+from evaluate.benchmarks import Item, load_benchmarks
+from evaluate.metrics import metrics_row
+from generate.chain import request_seed
+from generate.engine import Sampling
+from generate.pool import EnginePool, open_pool
+from generate.stage import complete
+from score.logprob import LanguageModel, load_language_model, token_batches
+from train.checkpoint import policy, policy_identity
+
+RESPONSES = pa.schema([EVALS.field(n) for n in (
+    "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
+)])  # fmt: skip
+VERDICTS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False)])
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One peer on one shard of a benchmark's items."""
+
+    peer: str
+    benchmark: str
+    shard: int
+    items: list[Item]
+
+    def path(self, work: Path, kind: str) -> Path:
+        """Where the unit's responses or verifier scores are kept until the stage is closed."""
+        return work / f"{kind}.{self.benchmark}.{self.peer}.{self.shard:05d}.parquet"
+
+
+def main(run: Run, round_: int) -> None:
+    """Evaluate a round, or go on where an earlier call stopped."""
+    check_peers(run.config)
+    benchmarks = load_benchmarks(run.config)
+    config = run.config
+    stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), {
+        "config": digest(config.model_dump(mode="json", include={"run", "generate", "evaluate", "templates", "peers"})),
+        "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
+        "policies": [policy_identity(run, round_, name) for name in config.peer_names],
+    })  # fmt: skip
+    metrics_path = run.round_dir(round_) / "metrics.parquet"
+    work_to_do = stage.begin()
+    if not work_to_do and metrics_path.is_file():
+        console.print(f"{stage.title}: finished already")
+        return
+    evaluation = Evaluation(run, round_, stage, benchmarks)
+    if work_to_do:
+        evaluation.respond()
+        evaluation.verify()
+        evaluation.assemble()
+    rows = list(shards.read_stage(stage.folder, EVALS))
+    shards.write_rows(evaluation.metrics(rows), metrics_path, METRICS)
+    if work_to_do:
+        stage.finish(shards.shard_paths(stage.folder), len(rows), {
+            "items": {name: len(items) for name, items in benchmarks.items()},
+            "tokens": sum(row["n_tokens"] for row in rows),
+            "verdicts": dict(Counter(row["verdict"] for row in rows)),
+            "not_fitting_the_context": sum(row["finish_reason"] == "context" for row in rows),
+        })  # fmt: skip
+    from evaluate.report import metrics_table
+
+    console.print(metrics_table(run.name, [round_]))
+
+
+@dataclass
+class Evaluation:
+    """The state of one evaluate stage."""
+
+    run: Run
+    round: int
+    stage: Stage
+    benchmarks: dict[str, list[Item]]
+
+    def __post_init__(self) -> None:
+        self.prompts: dict[str, PeerPrompts] = {
+            name: load_prompts(self.run.config, name) for name in self.run.config.peer_names
+        }
+
+    def units(self) -> Iterator[Unit]:
+        """All units, peer by peer."""
+        size = self.run.config.run.shard_questions
+        for peer in self.run.config.peer_names:
+            for benchmark, items in self.benchmarks.items():
+                for number, first in enumerate(range(0, len(items), size)):
+                    yield Unit(peer, benchmark, number, items[first : first + size])
+
+    def respond(self) -> None:
+        """Greedy and sampled responses of every peer, one engine at a time."""
+        k = self.run.config.evaluate.samples
+        total = (k + 1) * sum(len(unit.items) for unit in self.units())
+        with open_pool(self.run, self.round, keep_all=False) as pool, task(
+            f"{self.stage.title}, responses", total, "responses"
+        ) as line:
+            for unit in self.units():
+                if unit.path(self.stage.work, "responses").is_file():
+                    line.advance((k + 1) * len(unit.items), 0)
+                else:
+                    self.respond_to(unit, pool, line.advance)
+
+    def respond_to(self, unit: Unit, pool: EnginePool, advance: Any) -> None:
+        """One unit's responses, written as one file: sample 0 is greedy."""
+        section, chain = self.run.config.evaluate, self.run.config.generate
+        room = chain.context_tokens - chain.max_new_tokens
+        solve = {item.id: self.prompts[unit.peer].solve(item.question) for item in unit.items}
+        rows = []
+        greedy, drawn = [0], list(range(1, section.samples + 1))
+        for numbers, sampling in (
+            (greedy, Sampling(0.0, 1.0, chain.max_new_tokens)),
+            (drawn, Sampling(section.temperature, section.top_p, chain.max_new_tokens)),
+        ):
+            asked = [(item, number) for item in unit.items for number in numbers]
+            seeds = [request_seed(self.run.config.run.seed, self.round, unit.peer, i.id, n) for i, n in asked]
+            prompts = [solve[item.id] for item, _ in asked]
+            completions = complete(pool.get, unit.peer, prompts, seeds, sampling, room, advance)
+            for (item, number), completion in zip(asked, completions, strict=True):
+                rows.append({
+                    "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,
+                    "response": completion.text, "finish_reason": completion.finish_reason,
+                    "n_tokens": len(completion.token_ids),
+                })  # fmt: skip
+        shards.write_rows(rows, unit.path(self.stage.work, "responses"), RESPONSES)
+
+    def verify(self) -> None:
+        """Verifier scores of all sampled responses: under the current policy, and under round 0's."""
+        for kind, round_ in (("current", self.round), ("frozen", 0)):
+            if kind == "frozen" and self.round == 0:
+                continue  # the current policy is round 0's
+            for peer in self.run.config.peer_names:
+                todo = [u for u in self.units() if u.peer == peer and not u.path(self.stage.work, kind).is_file()]
+                if not todo:
+                    continue
+                directory, adapter = policy(self.run, round_, peer)
+                lm = load_language_model(directory, self.run.config.peer(peer).dtype, adapter)
+                questions = [self.questions(unit) for unit in todo]
+                label = f"{self.stage.title}, {kind} verifier, {peer}"
+                with task(label, sum(map(len, questions)), "responses") as line:
+                    for unit, asked in zip(todo, questions, strict=True):
+                        scores = verifier_scores(lm, self.prompts[peer], list(asked.values()), self.budget, line.advance)
+                        rows = [{"key": key, "score": s} for key, s in zip(asked, scores, strict=True)]
+                        shards.write_rows(rows, unit.path(self.stage.work, kind), VERDICTS)
+                del lm
+                gc.collect()
+
+    @property
+    def budget(self) -> int:
+        """Tokens of a verifier batch."""
+        return self.run.config.runtime.score_tokens
+
+    def questions(self, unit: Unit) -> dict[str, tuple[str, str]]:
+        """{key: (question, response)} of the distinct sampled responses of a unit; equal ones are asked once."""
+        texts = {item.id: item.question for item in unit.items}
+        rows = shards.read_rows(unit.path(self.stage.work, "responses"), RESPONSES)
+        return {_key(row): (texts[row["item_id"]], row["response"]) for row in rows if row["sample"]}
+
+    def assemble(self) -> None:
+        """Grade, join by id, write the shards."""
+        section, runtime = self.run.config.evaluate, self.run.config.runtime
+        kinds = {benchmark.name: benchmark.answers for benchmark in self.run.config.benchmarks}
+        with Grader(section.answer_timeout_seconds, runtime.grader_workers) as grader, task(
+            f"{self.stage.title}, grading", sum(1 for _ in self.units()), "shards"
+        ) as line:
+            for number, unit in enumerate(self.units()):
+                rows = self.graded(unit, kinds[unit.benchmark], grader)
+                shards.write_rows(rows, self.stage.folder / f"part-{number:05d}.parquet", EVALS)
+                line.advance(1)
+
+    def graded(self, unit: Unit, kind: Any, grader: Grader) -> list[Row]:
+        """The rows of a unit with answers, verdicts, clusters and verifier scores."""
+        items = {item.id: item for item in unit.items}
+        rows = shards.read_rows(unit.path(self.stage.work, "responses"), RESPONSES)
+        current, frozen = self.scores(unit, "current"), self.scores(unit, "frozen" if self.round else "current")
+        found = [extract(row["response"]) for row in rows]
+        verdicts = grade(
+            [(f, items[r["item_id"]].gold, r["finish_reason"] == "length") for f, r in zip(found, rows, strict=True)],
+            kind, grader,
+        )  # fmt: skip
+        for row, extracted, verdict in zip(rows, found, verdicts, strict=True):
+            row |= {
+                "question": items[row["item_id"]].question, "answer": extracted.answer if extracted else None,
+                "gold": items[row["item_id"]].gold, "correct": verdict == "correct", "verdict": verdict,
+                "cluster": None, "verifier_score": current.get(_key(row)) if row["sample"] else None,
+                "verifier_score_frozen": frozen.get(_key(row)) if row["sample"] else None,
+            }  # fmt: skip
+        for item_id in items:
+            samples = [row for row in rows if row["item_id"] == item_id and row["sample"]]
+            for number, members in enumerate(clusters([row["answer"] for row in samples], kind, grader)):
+                for index in members:
+                    samples[index]["cluster"] = number
+        return rows
+
+    def scores(self, unit: Unit, kind: str) -> dict[str, float]:
+        """Verifier scores of a unit by key."""
+        rows = shards.read_rows(unit.path(self.stage.work, kind), VERDICTS)
+        return {row["key"]: row["score"] for row in rows}
+
+    def metrics(self, rows: list[Row]) -> list[Row]:
+        """One row per (benchmark, peer)."""
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in rows:
+            groups.setdefault((row["benchmark"], row["peer"]), []).append(row)
+        return [metrics_row(group, self.run.config.evaluate, self.run.config.run.seed) for group in groups.values()]
+
+
+def _key(row: Row) -> str:
+    return digest([row["item_id"], row["response"]])
+
+
+def verifier_scores(
+    lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any
+) -> list[float]:
+    """log p(Yes) - log p(No), in nats, after each (question, response): one prefill each."""
+    import torch
+
+    tokens = [prompts.verify(question, response) for question, response in asked]
+    scores = [0.0] * len(asked)
+    for batch in token_batches([len(prompt) for prompt in tokens], budget):
+        with torch.no_grad():
+            found = lm.next_token_logprobs([tokens[i] for i in batch], [prompts.yes_id, prompts.no_id])
+        for index, (yes, no) in zip(batch, found.tolist(), strict=True):
+            scores[index] = yes - no
+        advance(len(batch), sum(len(tokens[i]) for i in batch))
+    return scores

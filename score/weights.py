@@ -1,0 +1,58 @@
+"""From PMI to training weights, over all examples of one peer in one round.
+
+    sigmoid    w = σ(-β (pmi_per_token - c))          c = their median, or a number
+    exp        w = exp(-β (pmi_per_token - c))
+    rank       w = (number of larger values + ½ number of equal ones, itself included) / n
+    agreement  w = 1 if the response's answer is equivalent to the aggregate's, else 0
+    uniform    w = 1
+    shuffled   the sigmoid weights, permuted (which example gets which weight carries no information)
+
+then clipped to [weight_min, weight_max] (not `agreement`: its 0 stays 0), then divided by the mean over the examples
+with w > 0, which are those that are trained on: so a change of weighting is no change of learning rate, and an
+example of weight 0 is the same as one that was left out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from data.config import ScoreSection
+
+
+def weights(pmi_per_token: Sequence[float], agrees: Sequence[bool], section: ScoreSection, seed: int) -> list[float]:
+    """Weights with mean 1 over those above 0, same length and order as the input; `seed` is for `shuffled`."""
+    if not pmi_per_token:
+        return []
+    raw = _raw(pmi_per_token, agrees, section)
+    if section.weighting == "agreement":
+        clipped = raw  # its 0 means "left out" and must not be lifted to weight_min
+    else:
+        clipped = [min(max(w, section.weight_min), section.weight_max) for w in raw]
+    positive = [w for w in clipped if w > 0]
+    mean = fmean(positive) if positive else 1.0
+    normalised = [w / mean for w in clipped]
+    if section.weighting == "shuffled":
+        random.Random(seed).shuffle(normalised)
+    return normalised
+
+
+def _raw(pmi: Sequence[float], agrees: Sequence[bool], section: ScoreSection) -> list[float]:
+    if section.weighting == "uniform":
+        return [1.0] * len(pmi)
+    if section.weighting == "agreement":
+        return [float(agree) for agree in agrees]
+    if section.weighting == "rank":
+        return [(sum(q > p for q in pmi) + 0.5 * sum(q == p for q in pmi)) / len(pmi) for p in pmi]
+    center = median(pmi) if section.center == "median" else section.center
+    exponents = [-section.beta * (p - center) for p in pmi]
+    if section.weighting == "exp":
+        return [math.exp(min(e, 700.0)) for e in exponents]  # exp overflows a double at 709.8; the clip is far below
+    return [sigmoid(e) for e in exponents]
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))

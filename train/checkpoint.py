@@ -1,0 +1,138 @@
+"""Merged checkpoints: base weights plus a LoRA update, as generate, score and evaluate use them.
+
+    W' = round(W + (alpha / r) B A)
+
+The sum is float32. bf16 base weights are exact bf16 numbers, so rounding to nearest takes every change below half a
+unit in the last place back to W, which on a small adapter is most of its effect. *Stochastic* rounding
+goes up with probability proportional to the distance, so that E[W'] is the float32 sum. It is seeded by the
+run, round, peer and tensor: a checkpoint that was deleted comes back bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data import shards
+from data.config import PeerSection
+from data.errors import UserError
+from data.peers import check_adapter, model_directory, weights_fingerprint
+from data.run import Run
+from generate.chain import request_seed
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+PREFIX = "base_model.model."
+
+
+def policy(run: Run, round_: int, name: str) -> tuple[Path, Path | None]:
+    """(model directory, adapter to serve beside it or None): a peer's policy after a round; round 0 is the base."""
+    peer = run.config.peer(name)
+    base = model_directory(peer, run.config)
+    adapter = run.adapter_dir(round_, name)
+    if adapter is None:
+        return base, None
+    check_adapter(peer, base, adapter)
+    if run.config.run.adapters == "unmerged":
+        return base, adapter
+    return merged_checkpoint(run, round_, peer, base, adapter), None
+
+
+def policy_identity(run: Run, round_: int, name: str) -> str:
+    """What a stage's fingerprint says about a policy: the base's identity and the adapter's checksum.
+
+    Raises UserError if the adapter is missing or belongs to another base.
+    """
+    peer = run.config.peer(name)
+    base = model_directory(peer, run.config)
+    adapter = run.adapter_dir(round_, name)
+    if adapter is None:
+        return weights_fingerprint(base)
+    if shards.read_manifest(adapter.parent) is None:
+        raise UserError(f"round {round_} has not been trained: run `make train ROUND={round_}` first")
+    check_adapter(peer, base, adapter)
+    return f"{weights_fingerprint(base)}+{shards.checksum(adapter / 'adapter_model.safetensors')[:16]}"
+
+
+def merged_checkpoint(run: Run, round_: int, peer: PeerSection, base: Path, adapter: Path) -> Path:
+    """The temporary checkpoint of a peer after a round; made if it is not there. Those of other rounds are removed."""
+    target = run.root / ".checkpoints" / f"round={round_}" / peer.name
+    identity = shards.checksum(adapter / "adapter_model.safetensors")
+    stamp = target / "merged_from.json"
+    if stamp.is_file() and shards.read_json(stamp)["adapter"] == identity:
+        return target
+    work = target.with_name(f"{target.name}.tmp")
+    for name in (target.name, work.name):
+        for stale in (run.root / ".checkpoints").glob(f"round=*/{name}"):
+            shutil.rmtree(stale)
+    write_merged(base, adapter, work, peer.dtype, request_seed(run.config.run.seed, round_, peer.name))
+    shards.write_json({"adapter": identity, "round": round_}, work / stamp.name)
+    os.replace(work, target)
+    return target
+
+
+def write_merged(
+    base: Path, adapter: Path, target: Path, dtype: str, seed: int, stochastic: bool = True
+) -> None:
+    """Write base + adapter as a model directory, tensor by tensor. Raises UserError if the adapter does not fit."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    target.mkdir(parents=True)
+    for file in base.iterdir():
+        if file.is_file() and file.suffix != ".safetensors" and file.name != "merged_from.json":
+            shutil.copyfile(file, target / file.name)
+    factors = load_file(adapter / "adapter_model.safetensors")
+    scale = _scale(adapter)
+    pending = {name.removesuffix(".lora_A.weight") for name in factors if name.endswith(".lora_A.weight")}
+    for file in sorted(base.glob("*.safetensors")):
+        tensors = load_file(file)
+        for name in tensors:
+            module = PREFIX + name.removesuffix(".weight")
+            if module not in pending:
+                continue
+            pending.remove(module)
+            a, b = factors[f"{module}.lora_A.weight"].float(), factors[f"{module}.lora_B.weight"].float()
+            if (b.shape[0], a.shape[1]) != tuple(tensors[name].shape):
+                raise UserError(f"{adapter}: {module} does not fit the base's {name} {tuple(tensors[name].shape)}")
+            merged = tensors[name].float() + scale * (b @ a)
+            tensors[name] = merged
+        kind = getattr(torch, dtype)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and tensor.dtype != kind:
+                generator = torch.Generator().manual_seed(request_seed(seed, name))
+                tensors[name] = stochastic_round(tensor, generator) if _rounds(kind, stochastic) else tensor.to(kind)
+        save_file(tensors, target / file.name, metadata={"format": "pt"})
+    if pending:
+        raise UserError(f"{adapter}: no tensor in {base} for {sorted(pending)[0]} and {len(pending) - 1} others")
+
+
+def _rounds(kind: object, stochastic: bool) -> bool:
+    import torch
+
+    return stochastic and kind is torch.bfloat16
+
+
+def _scale(adapter: Path) -> float:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    rank, alpha = config["r"], config["lora_alpha"]
+    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+
+
+def stochastic_round(values: Tensor, generator: Generator) -> Tensor:
+    """Round float32 values (any shape) to bf16, up or down with probability by distance: E[result] = value.
+
+    bf16 is the upper half of a float32: adding a uniform 16-bit number to the bits and cutting the lower half off
+    carries into the upper half with just that probability. Exact bf16 numbers stay as they are.
+    """
+    import torch
+
+    bits = values.float().contiguous().view(torch.int32)
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=generator)  # type: ignore[call-overload]
+    return ((bits + noise) & -65536).view(torch.float32).bfloat16()
+

@@ -1,0 +1,149 @@
+"""Weighted LoRA of one peer: accelerate for the device and the steps, peft for the adapter, our log-probs for the loss."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data.config import TrainSection
+from data.errors import UserError
+from score.logprob import LanguageModel, Pair, load_model, token_batches
+from train.loss import optimiser_steps, weighted_nll
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """Prompt (x alone) and target tokens, and the example's weight (> 0)."""
+
+    pair: Pair
+    weight: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run did: loss per optimiser step (weighted, nats per token) and tokens passed through the model."""
+
+    losses: list[float]
+    tokens: int
+
+
+def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path | None, seed: int) -> PeftModel:
+    """The base model with a new LoRA adapter, or with the previous round's to go on with.
+
+    All linear layers of the blocks are adapted, never embeddings or the head. The adapter is float32 over base
+    weights of any type.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    model: Any = load_model(base, dtype)
+    if previous is not None:
+        return PeftModel.from_pretrained(model, str(previous), is_trainable=True)
+    torch.manual_seed(seed)  # of lora_A; lora_B begins at zero
+    lora = LoraConfig(
+        r=section.rank, lora_alpha=section.alpha, target_modules="all-linear", lora_dropout=0.0, bias="none",
+        task_type="CAUSAL_LM", base_model_name_or_path=str(base),
+    )  # fmt: skip
+    return get_peft_model(model, lora)  # type: ignore[return-value]
+
+
+def train_adapter(
+    model: PeftModel, examples: Sequence[TrainingExample], section: TrainSection, seed: int, token_budget: int,
+    work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
+) -> Trained:  # fmt: skip
+    """Train in place; goes on from `work/checkpoint.pt` if there is one.
+
+    The checkpoint has the adapter, the optimiser, the schedule and the step; data order follows from the seed, and there
+    is no dropout, so a resumed run does the steps that an uninterrupted one would.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    steps = optimiser_steps(len(examples), section.batch_size, section.epochs, seed)
+    optimizer = torch.optim.AdamW(parameters, lr=section.lr, weight_decay=section.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, len(steps), section))
+    done, losses, tokens = _resume(work, model, optimizer, schedule)
+    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    lm = LanguageModel(model.get_base_model())
+    model.train()
+    advance(sum(map(len, steps[:done])), 0)
+    for number in range(done, len(steps)):
+        batch = [examples[i] for i in steps[number]]
+        loss, passed = _backward(lm, batch, token_budget, accelerator)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {number + 1} of {len(steps)}: training has diverged; lower train.lr "
+                f"({section.lr}) in a new run"
+            )
+        accelerator.clip_grad_norm_(parameters, section.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss)
+        tokens += passed
+        advance(len(batch), passed)
+        if (number + 1) % checkpoint_steps == 0 and number + 1 < len(steps):
+            _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
+    model.eval()
+    return Trained(losses, tokens)
+
+
+def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any) -> tuple[float, int]:
+    """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the tokens passed."""
+    total = 0.0
+    for micro in token_batches([len(example.pair) for example in batch], budget):
+        logprobs = lm.target_logprobs([batch[i].pair for i in micro])
+        loss = weighted_nll(logprobs, [batch[i].weight for i in micro], len(batch))
+        accelerator.backward(loss)
+        total += loss.item()
+    return total, sum(len(example.pair) for example in batch)
+
+
+def lr_factor(step: int, steps: int, section: TrainSection) -> float:
+    """Learning rate of a step (0-based) as a share of the peak: linear warm-up, then the schedule down to 0."""
+    warmup = math.ceil(section.warmup_ratio * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if section.schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 1.0 - progress if section.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _checkpoint(
+    work: Path, model: Any, optimizer: Any, schedule: Any, step: int, losses: list[float], tokens: int
+) -> None:
+    from peft import get_peft_model_state_dict
+
+    work.mkdir(parents=True, exist_ok=True)
+    state = {
+        "adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(), "step": step, "losses": losses, "tokens": tokens,
+    }  # fmt: skip
+    temporary = work / f"{CHECKPOINT}.tmp"
+    torch.save(state, temporary)
+    os.replace(temporary, work / CHECKPOINT)
+
+
+def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int, list[float], int]:
+    path = work / CHECKPOINT
+    if not path.is_file():
+        return 0, [], 0
+    from peft import set_peft_model_state_dict
+
+    state = torch.load(path, weights_only=True)
+    set_peft_model_state_dict(model, state["adapter"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return state["step"], state["losses"], state["tokens"]

@@ -1,0 +1,137 @@
+"""The train stage: scores → one PEFT adapter per peer, and the merged checkpoint that the next stages use.
+
+Peers are trained one after the other; within a peer a kill costs at most `runtime.checkpoint_steps` steps.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from data import shards
+from data.config import digest
+from data.console import console, task
+from data.errors import UserError
+from data.peers import adapter_identity, check_peers, model_directory
+from data.prompts import load_prompts
+from data.run import Run
+from data.schema import SCORES
+from data.stage import Stage
+from generate.chain import request_seed
+from score.logprob import Pair
+from train.checkpoint import merged_checkpoint, policy_identity
+from train.loop import TrainingExample, open_adapter, train_adapter
+from train.survival import survival
+
+SURVIVAL_EXAMPLES = 16  # float32 forwards of three models: a sample is enough for two digits
+
+
+def main(run: Run, round_: int) -> None:
+    """Train all peers of a round, or go on where an earlier call stopped."""
+    check_peers(run.config)
+    config, scores_dir = run.config, run.stage_dir(round_, "scores")
+    manifest = shards.read_manifest(scores_dir)
+    if manifest is None:
+        raise UserError(f"{scores_dir} is not finished: run `make score ROUND={round_}` first")
+    stage = Stage("train", round_, run.stage_dir(round_, "adapters"), {
+        "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "peers"})),
+        "scores": digest(manifest["files"]),
+        "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
+    })  # fmt: skip
+    if not stage.begin():
+        console.print(f"{stage.title}: finished already")
+        return
+    for name in config.peer_names:
+        PeerTraining(run, round_, stage, name).finish()
+    reports = {name: shards.read_json(stage.folder / name / "training.json") for name in config.peer_names}
+    files = [file for name in reports for file in sorted((stage.folder / name).iterdir())]
+    stage.finish(files, sum(report["examples"] for report in reports.values()), {
+        "examples": {name: report["examples"] for name, report in reports.items()},
+        "loss": {name: report["loss"] for name, report in reports.items()},
+        "adapter_survival": {name: report["survival_text"] for name, report in reports.items()},
+        "tokens": sum(report["tokens"] for report in reports.values()),
+        "peers": reports,
+    })  # fmt: skip
+
+
+def training_examples(run: Run, round_: int, name: str) -> list[TrainingExample]:
+    """What a peer trains on: its scored rows with a weight above 0, the prompt being x alone, as at test time."""
+    prompts = load_prompts(run.config, name)
+    return [
+        TrainingExample(Pair(prompts.solve(row["question"]), row["target_token_ids"]), row["weight"])
+        for row in shards.read_stage(run.stage_dir(round_, "scores"), SCORES)
+        if row["peer"] == name and row["weight"]
+    ]
+
+
+@dataclass
+class PeerTraining:
+    """Training of one peer in one round."""
+
+    run: Run
+    round: int
+    stage: Stage
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """The finished adapter."""
+        return self.stage.folder / self.name
+
+    def finish(self) -> None:
+        """Train, measure what survives the merge, and give the adapter its final name, unless that was done."""
+        if (self.folder / "training.json").is_file():
+            return
+        config, peer = self.run.config, self.run.config.peer(self.name)
+        base = model_directory(peer, config)
+        work = self.stage.work / self.name
+        examples = training_examples(self.run, self.round, self.name)
+        report: dict[str, Any] = {"examples": len(examples), "tokens": 0, "losses": [], "loss": "no examples"}
+        adapter = work / "adapter"
+        shutil.rmtree(adapter, ignore_errors=True)
+        model = open_adapter(base, peer.dtype, config.train, self.run.adapter_dir(self.round - 1, self.name), self.seed)
+        if examples:
+            with task(f"{self.stage.title}, {self.name}", len(examples) * config.train.epochs, "examples") as line:
+                trained = train_adapter(
+                    model, examples, config.train, self.seed, config.runtime.train_tokens, work,
+                    config.runtime.checkpoint_steps, line.advance,
+                )  # fmt: skip
+            report |= {"tokens": trained.tokens, "losses": trained.losses, "loss": _first_to_last(trained.losses)}
+        else:
+            console.print(f"  {self.name} has no examples this round: its adapter stays as it was")
+        model.save_pretrained(str(adapter))
+        del model
+        gc.collect()
+        shards.write_json({**adapter_identity(peer, base), "round": self.round}, adapter / "pst.json")
+        self.publish(adapter, base, examples, report)
+
+    @property
+    def seed(self) -> int:
+        """Of the adapter's initial values and of the order of examples."""
+        return request_seed(self.run.config.run.seed, self.round, self.name, "train")
+
+    def publish(self, adapter: Path, base: Path, examples: list[TrainingExample], report: dict[str, Any]) -> None:
+        """Measure the merge and rename the adapter into place; training.json is in it, so it is whole or absent."""
+        config, peer = self.run.config, self.run.config.peer(self.name)
+        report |= {"survival": None, "survival_text": "not merged" if config.run.adapters == "unmerged" else "-"}
+        if examples and config.run.adapters == "merged":
+            merged = merged_checkpoint(self.run, self.round, peer, base, adapter)
+            pairs = [example.pair for example in examples[:SURVIVAL_EXAMPLES]]
+            found = survival(base, adapter, merged, pairs, config.runtime.score_tokens)
+            share = found["survival"]
+            report |= {"survival": found, "survival_text": "-" if share is None else f"{share:.1%}"}
+        shards.write_json(report, adapter / "training.json")
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        os.replace(adapter, self.folder)
+
+
+def _first_to_last(losses: list[float]) -> str:
+    """Mean loss of the first and last fifth of the steps."""
+    n = max(1, len(losses) // 5)
+    return f"{fmean(losses[:n]):.3f} → {fmean(losses[-n:]):.3f}"

@@ -1,0 +1,33 @@
+"""How much of an adapter's effect the merged checkpoint keeps.
+
+    survival = (L_base - L_merged) / (L_base - L_adapter)
+
+L is the unweighted loss on some training examples. L_base and L_adapter are float32 forwards of the base without and
+with the adapter; L_merged is a float32 forward of the merged weights as they are stored, so that the figure tells what
+rounding the weights has cost and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from score.logprob import LanguageModel, Pair, load_language_model, score_pairs
+
+
+def mean_loss(lm: LanguageModel, pairs: Sequence[Pair], budget: int) -> float:
+    """Mean over examples of the mean negative log-probability per token, in nats."""
+    return -fmean(fmean(logprobs) for logprobs in score_pairs(lm, pairs, budget, lambda *_: None))
+
+
+def survival(base: Path, adapter: Path, merged: Path, pairs: Sequence[Pair], budget: int) -> dict[str, float | None]:
+    """The three losses and the share of the adapter's effect that survives the merge (None if it has no effect)."""
+    losses = {
+        "loss_base": mean_loss(load_language_model(base, "float32"), pairs, budget),
+        "loss_adapter": mean_loss(load_language_model(base, "float32", adapter), pairs, budget),
+        "loss_merged": mean_loss(load_language_model(merged, "float32"), pairs, budget),
+    }
+    effect = losses["loss_base"] - losses["loss_adapter"]
+    share = (losses["loss_base"] - losses["loss_merged"]) / effect if abs(effect) > 1e-6 else None
+    return {**losses, "survival": share}
