@@ -312,7 +312,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
     """A worker: answers one pair after another until its parent closes the pipe or dies."""
     import logging
 
-    from math_verify import (  # type: ignore[import-untyped]
+    from math_verify import (
         ExprExtractionConfig,
         LatexExtractionConfig,
         parse,
@@ -330,10 +330,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
             return
         # The parent kills a slow worker. If the parent is gone, the alarm's default action does, even in C.
         signal.alarm(int(timeout_seconds) + 10)
-        a, b = (
-            parse(f"${clean(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None)
-            for text in pair
-        )
+        a, b = (parse(f"${clean(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None) for text in pair)
         equal = verify(a, b, timeout_seconds=None) or verify(b, a, timeout_seconds=None)
         signal.alarm(0)
         connection.send(bool(equal))

@@ -31,7 +31,8 @@ class Example(Section):
 
     question: str = Field(min_length=1, description="The question.")
     solutions: tuple[str, ...] = Field(
-        (), description="Earlier solutions shown with it (review and verify examples); empty for a plain example."
+        (),
+        description="Earlier solutions shown with it (review and verify examples); empty for a plain example.",
     )
     response: str = Field(min_length=1, description="The response the model is shown as the right way to answer.")
 
@@ -117,7 +118,8 @@ class TemplateSection(Section):
         "Is the proposed solution correct? Answer Yes or No.", description="Asks the verifier for Yes or No."
     )
     examples: tuple[Example, ...] = Field(
-        (), description="Worked examples; those with solutions are shown in review prompts, the others elsewhere."
+        (),
+        description="Worked examples; those with solutions are shown in review prompts, the others elsewhere.",
     )
     verify_examples: tuple[Example, ...] = Field(
         (), description="Worked examples for the verifier: one solution each, response Yes or No."
@@ -135,7 +137,8 @@ class PeerSection(Section):
     revision: str | None = Field(None, description="Revision, for a hub name.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the weights in use.")
     template: Literal["auto", "chat", "plain"] = Field(
-        "auto", description="The tokenizer's chat template or the plain one; auto: chat where the tokenizer has one."
+        "auto",
+        description="The tokenizer's chat template or the plain one; auto: chat where the tokenizer has one.",
     )
     stop: tuple[str, ...] | None = Field(
         None, description="Strings that end a response; default: none for chat, '\\nQuestion:' for plain."
@@ -147,10 +150,12 @@ class GenerateSection(Section):
     """The chain."""
 
     order: Literal["rotate", "fixed", "random"] = Field(
-        "rotate", description="Order of the peers: rotated by question and round, as listed, or a seeded permutation."
+        "rotate",
+        description="Order of the peers: rotated by question and round, as listed, or a seeded permutation.",
     )
     aggregate: Literal["last", "vote", "synthesis"] = Field(
-        "last", description="The aggregate: last response, majority by equivalent answers, or one more response."
+        "last",
+        description="The aggregate: last response, majority by equivalent answers, or one more response.",
     )
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
@@ -165,13 +170,15 @@ class ScoreSection(Section):
     """PMI and weights."""
 
     scorer: Literal["own", "mean", "aggregator"] = Field(
-        "own", description="Whose policy measures the PMI: the responder's, the mean over all peers, the aggregate's author."
+        "own",
+        description="Whose policy measures the PMI: the responder's, the mean over all peers, the aggregate's author.",
     )
     pmi_target: Literal["response", "answer"] = Field(
         "response", description="What is scored: the whole aggregate, or its final-answer span."
     )
     weighting: Literal["sigmoid", "exp", "rank", "agreement", "uniform", "shuffled"] = Field(
-        "sigmoid", description="Weight as a decreasing function of PMI per token (agreement, uniform, shuffled: controls)."
+        "sigmoid",
+        description="Weight as a decreasing function of PMI per token (agreement, uniform, shuffled: controls).",
     )
     beta: float = Field(5.0, gt=0, description="Steepness of sigmoid and exp, per nat/token.")
     center: Literal["median"] | float = Field(
@@ -197,7 +204,7 @@ class TrainSection(Section):
     """LoRA."""
 
     rank: int = Field(16, ge=1, description="LoRA rank.")
-    alpha: float = Field(32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
+    alpha: int = Field(32, ge=1, description="LoRA alpha; the update is scaled by alpha / rank.")
     lr: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
@@ -219,10 +226,16 @@ class EvaluateSection(Section):
 
 
 class RuntimeSection(Section):
-    """How the machine is used; may differ from call to call and never changes what is computed."""
+    """How the machine is used; may differ from call to call, and changes results by rounding at most."""
 
     resident: Literal["auto", "all", "one"] = Field(
-        "auto", description="Keep all engines in memory or one at a time; auto: all on CPU if they fit, one on GPU."
+        "auto",
+        description="Keep all engines in memory or one at a time; auto: all on CPU if they fit, one on GPU.",
+    )
+    compute: Literal["auto", "weights", "float32"] = Field(
+        "auto",
+        description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on CPUs "
+        "without bf16 matrix units, where it is faster (and closer to exact).",
     )
     kv_cache_gib: int = Field(2, ge=1, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")

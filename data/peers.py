@@ -15,7 +15,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.config import Config, PeerSection
+from data.config import Config, PeerSection, RuntimeSection
 from data.errors import UserError
 
 if TYPE_CHECKING:
@@ -180,6 +180,17 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+
+
+def compute_dtype(peer: PeerSection, runtime: RuntimeSection) -> str:
+    """Type in which a peer is run; its stored weights keep `peer.dtype`. See `runtime.compute`."""
+    import torch
+
+    if runtime.compute == "float32":
+        return "float32"
+    if runtime.compute == "auto" and not torch.cuda.is_available() and not torch.cpu._is_amx_tile_supported():
+        return "float32"
+    return peer.dtype
 
 
 def weights_fingerprint(directory: Path) -> str:

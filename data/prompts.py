@@ -98,7 +98,12 @@ class PeerPrompts:
         return [example for example in self.wording.examples if bool(example.solutions) == with_solutions]
 
     def _render(
-        self, request: str, question: str, solutions: Sequence[str], examples: Sequence[Example], closing: str = ""
+        self,
+        request: str,
+        question: str,
+        solutions: Sequence[str],
+        examples: Sequence[Example],
+        closing: str = "",
     ) -> list[int]:
         if self.is_chat:
             return self._render_chat(request, question, solutions, examples, closing)
@@ -129,7 +134,8 @@ class PeerPrompts:
         special = set(self.tokenizer.all_special_ids)
         answer = self.tokenizer.encode("Yes", add_special_tokens=False)
         last = max((i for i, token in enumerate(ids) if token in answer), default=len(ids))
-        return next((token for token in ids[last + 1 :] if token in special), self.tokenizer.eos_token_id)
+        eos: int | None = self.tokenizer.eos_token_id
+        return next((token for token in ids[last + 1 :] if token in special), eos)
 
 
 def _body(question: str, solutions: Sequence[str], closing: str) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import random
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ import polars as pl
 from data.config import SourceSection
 from data.errors import UserError
 
-READERS = {".jsonl": pl.scan_ndjson, ".ndjson": pl.scan_ndjson, ".parquet": pl.scan_parquet, ".csv": pl.scan_csv}
+READERS: dict[str, Callable[..., pl.LazyFrame]] = {
+    ".jsonl": pl.scan_ndjson,
+    ".ndjson": pl.scan_ndjson,
+    ".parquet": pl.scan_parquet,
+    ".csv": pl.scan_csv,
+}
 
 
 def normalise(text: str) -> str:
@@ -47,7 +53,9 @@ def read_source(section: SourceSection, columns: list[str], where: str) -> pl.Da
         first, end = section.rows
         table = table.slice(first, end - first)
     if table.is_empty():
-        raise UserError(f"{where}: {section.source} has no rows" + (f" in {list(section.rows)}" if section.rows else ""))
+        raise UserError(
+            f"{where}: {section.source} has no rows" + (f" in {list(section.rows)}" if section.rows else "")
+        )
     for column in columns:
         empty = table[column].is_null() | (table[column].str.strip_chars() == "")
         if empty.any():
@@ -86,12 +94,11 @@ def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:
     import datasets
 
     try:
-        dataset = datasets.load_dataset(
-            section.source, section.subset, split=section.split, revision=section.revision
-        )
+        dataset = datasets.load_dataset(section.source, section.subset, split=section.split, revision=section.revision)
     except Exception as error:  # the library raises a dozen kinds; all mean "no such data", and none is ours to cure
         raise UserError(f"{where}: dataset {section.source!r} cannot be loaded: {_first_line(error)}") from error
-    return pl.from_arrow(dataset.with_format("arrow")[:]).lazy()  # type: ignore[union-attr]
+    table: Any = dataset
+    return pl.DataFrame(pl.from_arrow(table.with_format("arrow")[:])).lazy()
 
 
 def _first_line(error: BaseException) -> str:

@@ -75,7 +75,8 @@ def read_rows(path: Path, schema: pa.Schema) -> list[Row]:
             f"shard {path} has columns {table.schema.names}, expected {schema.names} (same types); "
             f"it was written by another version: delete {path.parent} and run its stage again"
         )
-    return table.to_pylist()
+    rows: list[Row] = table.to_pylist()
+    return rows
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -107,7 +107,8 @@ def stage_app(name: str, summary: str, first_round: int) -> typer.Typer:
             Path | None, typer.Option(help="TOML config; needed once, then the run has it frozen.")
         ] = None,
         set_: Annotated[
-            list[str] | None, typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable.")
+            list[str] | None,
+            typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable."),
         ] = None,
     ) -> None:
         run_stage(name, run, round_, config, set_ or [])

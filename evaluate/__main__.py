@@ -2,7 +2,11 @@
 
 from data.stage import stage_app
 
-app = stage_app("evaluate", "Exact match and generator-verifier gap of every peer on every benchmark; round 0 is the untouched base.", first_round=0)
+app = stage_app(
+    "evaluate",
+    "Exact match and generator-verifier gap of every peer on every benchmark; round 0 is the untouched base.",
+    first_round=0,
+)
 
 if __name__ == "__main__":
     app(prog_name="python -m evaluate")

@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -35,19 +36,21 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     ]
     order = {key: i for i, key in enumerate(dict.fromkeys((row["benchmark"], row["peer"]) for _, row in rows))}
     rows.sort(key=lambda pair: (order[pair[1]["benchmark"], pair[1]["peer"]], pair[0]))
-    title = f"run {run} (95 % bootstrap intervals over items)"
-    table = Table(title=title, title_justify="left")
+    sizes = {row["benchmark"]: (row["n"], row["k"]) for _, row in rows}
+    shown = ", ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
+    title = f"run {run} ({shown}; in %, with 95 % bootstrap intervals over questions)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
-    for name in ("n", "EM", "samples", "GV-Gap", "GV-Gap (frozen)", "AUROC", "pass@k", "maj@k"):
-        table.add_column(name, justify="right")
+    for name in ("EM", "samples", "GV-Gap", "frozen", "AUROC", "pass@k", "maj@k"):
+        table.add_column(name, justify="right", no_wrap=True)
     last = None
     for round_, row in rows:
         group = (row["benchmark"], row["peer"])
         if last not in (None, group):
             table.add_section()
         table.add_row(
-            row["benchmark"] if group != last else "", row["peer"] if group != last else "", str(round_), str(row["n"]),
+            row["benchmark"] if group != last else "", row["peer"] if group != last else "", str(round_),
             _interval(row, "em"), _number(row["sample_accuracy"]), _interval(row, "gv_gap"),
             _number(row["gv_gap_frozen"]), _number(row["verifier_auroc"]), _number(row["pass_at_k"]),
             _number(row["maj_at_k"]),
@@ -57,13 +60,13 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _interval(row: Row, name: str) -> str:
     if row[f"{name}_lo"] is None:
         return _number(row[name])
-    return f"{row[name]:.3f} [{row[f'{name}_lo']:.3f}, {row[f'{name}_hi']:.3f}]".replace("[", "\\[")
+    return f"{_number(row[name])} ({_number(row[f'{name}_lo'])} to {_number(row[f'{name}_hi'])})"
 
 
 def choices_table(config: Config) -> Table:
@@ -117,8 +120,7 @@ def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
 
     def body() -> None:
         table = write_report(run)
-        wide = console if console.is_terminal else Console(width=150, highlight=False)
-        wide.print(table)
+        console.print(table)
         console.print(f"report: {RUNS / run / 'report.html'}")
 
     guarded(body)

@@ -19,7 +19,7 @@ from data import shards
 from data.answers import Grader, clusters, extract, grade
 from data.config import digest
 from data.console import console, task
-from data.peers import check_peers
+from data.peers import check_peers, compute_dtype
 from data.prompts import PeerPrompts, load_prompts
 from data.run import Run
 from data.schema import EVALS, METRICS
@@ -114,9 +114,10 @@ class Evaluation:
         """Greedy and sampled responses of every peer, one engine at a time."""
         k = self.run.config.evaluate.samples
         total = (k + 1) * sum(len(unit.items) for unit in self.units())
-        with open_pool(self.run, self.round, keep_all=False) as pool, task(
-            f"{self.stage.title}, responses", total, "responses"
-        ) as line:
+        with (
+            open_pool(self.run, self.round, keep_all=False) as pool,
+            task(f"{self.stage.title}, responses", total, "responses") as line,
+        ):
             for unit in self.units():
                 if unit.path(self.stage.work, "responses").is_file():
                     line.advance((k + 1) * len(unit.items), 0)
@@ -156,12 +157,15 @@ class Evaluation:
                 if not todo:
                     continue
                 directory, adapter = policy(self.run, round_, peer)
-                lm = load_language_model(directory, self.run.config.peer(peer).dtype, adapter)
+                dtype = compute_dtype(self.run.config.peer(peer), self.run.config.runtime)
+                lm = load_language_model(directory, dtype, adapter)
                 questions = [self.questions(unit) for unit in todo]
                 label = f"{self.stage.title}, {kind} verifier, {peer}"
                 with task(label, sum(map(len, questions)), "responses") as line:
                     for unit, asked in zip(todo, questions, strict=True):
-                        scores = verifier_scores(lm, self.prompts[peer], list(asked.values()), self.budget, line.advance)
+                        scores = verifier_scores(
+                            lm, self.prompts[peer], list(asked.values()), self.budget, line.advance
+                        )
                         rows = [{"key": key, "score": s} for key, s in zip(asked, scores, strict=True)]
                         shards.write_rows(rows, unit.path(self.stage.work, kind), VERDICTS)
                 del lm
@@ -182,9 +186,10 @@ class Evaluation:
         """Grade, join by id, write the shards."""
         section, runtime = self.run.config.evaluate, self.run.config.runtime
         kinds = {benchmark.name: benchmark.answers for benchmark in self.run.config.benchmarks}
-        with Grader(section.answer_timeout_seconds, runtime.grader_workers) as grader, task(
-            f"{self.stage.title}, grading", sum(1 for _ in self.units()), "shards"
-        ) as line:
+        with (
+            Grader(section.answer_timeout_seconds, runtime.grader_workers) as grader,
+            task(f"{self.stage.title}, grading", sum(1 for _ in self.units()), "shards") as line,
+        ):
             for number, unit in enumerate(self.units()):
                 rows = self.graded(unit, kinds[unit.benchmark], grader)
                 shards.write_rows(rows, self.stage.folder / f"part-{number:05d}.parquet", EVALS)
@@ -194,7 +199,10 @@ class Evaluation:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
         items = {item.id: item for item in unit.items}
         rows = shards.read_rows(unit.path(self.stage.work, "responses"), RESPONSES)
-        current, frozen = self.scores(unit, "current"), self.scores(unit, "frozen" if self.round else "current")
+        current, frozen = (
+            self.scores(unit, "current"),
+            self.scores(unit, "frozen" if self.round else "current"),
+        )
         found = [extract(row["response"]) for row in rows]
         verdicts = grade(
             [(f, items[r["item_id"]].gold, r["finish_reason"] == "length") for f, r in zip(found, rows, strict=True)],

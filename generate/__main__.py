@@ -2,7 +2,11 @@
 
 from data.stage import stage_app
 
-app = stage_app("generate", "Let the peers answer each unlabelled question in turn; the last answer is the aggregate.", first_round=1)
+app = stage_app(
+    "generate",
+    "Let the peers answer each unlabelled question in turn; the last answer is the aggregate.",
+    first_round=1,
+)
 
 if __name__ == "__main__":
     app(prog_name="python -m generate")

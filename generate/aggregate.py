@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from data.answers import Grader, Kind, clusters
 
 
-def vote(
-    answers: Sequence[str | None], mean_logprobs: Sequence[float], kind: Kind, grader: Grader
-) -> int:
+def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float], kind: Kind, grader: Grader) -> int:
     """Index of the response kept by a majority vote over mathematically equivalent answers.
 
     Responses without an answer have no vote. Among equally large clusters the one whose best response has the highest

@@ -12,7 +12,12 @@ from typing import Literal
 
 
 def peer_order(
-    peers: Sequence[str], order: Literal["rotate", "fixed", "random"], number: int, round_: int, seed: int, id_: str
+    peers: Sequence[str],
+    order: Literal["rotate", "fixed", "random"],
+    number: int,
+    round_: int,
+    seed: int,
+    id_: str,
 ) -> list[str]:
     """Order of the peers for one question.
 

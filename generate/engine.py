@@ -76,7 +76,7 @@ class VllmEngine:
 
     def __init__(
         self, directory: Path, prompts: PeerPrompts, section: GenerateSection, runtime: RuntimeSection,
-        dtype: str, seed: int, adapter: Path | None = None, rank: int = 16, share: float = 1.0,
+        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16, share: float = 1.0,
     ) -> None:  # fmt: skip
         import torch
 
@@ -157,7 +157,12 @@ class TransformersEngine:
     """Plain transformers generation, for platforms without vLLM and as the reference in tests."""
 
     def __init__(
-        self, directory: Path, prompts: PeerPrompts, runtime: RuntimeSection, dtype: str, adapter: Path | None = None
+        self,
+        directory: Path,
+        prompts: PeerPrompts,
+        runtime: RuntimeSection,
+        dtype: str,
+        adapter: Path | None = None,
     ) -> None:
         from score.logprob import load_language_model
 

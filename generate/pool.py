@@ -48,16 +48,18 @@ def open_pool(run: Run, adapters_of_round: int, keep_all: bool | None = None) ->
     policies = {peer.name: policy(run, adapters_of_round, peer.name) for peer in run.config.peers}
 
     def load(name: str, resident: int) -> Engine:
+        from data.peers import compute_dtype
         from data.prompts import load_prompts
         from generate.engine import TransformersEngine, VllmEngine, engine_kind
 
-        config, peer = run.config, run.config.peer(name)
+        config = run.config
+        dtype = compute_dtype(config.peer(name), config.runtime)
         directory, adapter = policies[name]
         prompts = load_prompts(config, name)
         if engine_kind(config.generate) == "transformers":
-            return TransformersEngine(directory, prompts, config.runtime, peer.dtype, adapter)
+            return TransformersEngine(directory, prompts, config.runtime, dtype, adapter)
         return VllmEngine(
-            directory, prompts, config.generate, config.runtime, peer.dtype, config.run.seed,
+            directory, prompts, config.generate, config.runtime, dtype, config.run.seed,
             adapter, config.train.rank, share=1 / resident,
         )  # fmt: skip
 

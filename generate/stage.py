@@ -248,7 +248,13 @@ class Generation:
 
 
 def complete(
-    engine: object, peer: str, prompts: list[list[int]], seeds: list[int], sampling: Sampling, room: int, advance: object
+    engine: object,
+    peer: str,
+    prompts: list[list[int]],
+    seeds: list[int],
+    sampling: Sampling,
+    room: int,
+    advance: object,
 ) -> list[Completion]:
     """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`."""
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]

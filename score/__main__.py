@@ -2,7 +2,11 @@
 
 from data.stage import stage_app
 
-app = stage_app("score", "Measure how much each response tells about the aggregate (PMI) and turn it into training weights.", first_round=1)
+app = stage_app(
+    "score",
+    "Measure how much each response tells about the aggregate (PMI) and turn it into training weights.",
+    first_round=1,
+)
 
 if __name__ == "__main__":
     app(prog_name="python -m score")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -67,7 +67,8 @@ class LanguageModel:
 
     def hidden(self, ids_B_T: Tensor) -> Tensor:
         """Last hidden states [B, T, H]. No attention mask: in a right-padded causal batch nothing real sees padding."""
-        return self.decoder(input_ids=ids_B_T, use_cache=False).last_hidden_state
+        hidden: Tensor = self.decoder(input_ids=ids_B_T, use_cache=False).last_hidden_state
+        return hidden
 
     def logits(self, hidden_R_H: Tensor) -> Tensor:
         """Float32 logits [R, V]."""
@@ -160,17 +161,17 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False
     )
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter)).get_base_model()
-    return model.to(device()).eval()
+    model = model.to(device()).eval()
+    return cast("PreTrainedModel", model)
 
 
 def load_language_model(directory: Path, dtype: str, adapter: Path | None = None) -> LanguageModel:
     """`load_model`, ready to score."""
     return LanguageModel(load_model(directory, dtype, adapter))
-

@@ -20,7 +20,7 @@ from data.answers import Grader, extract
 from data.config import digest
 from data.console import console, task
 from data.errors import UserError
-from data.peers import check_peers
+from data.peers import check_peers, compute_dtype
 from data.prompts import PeerPrompts, load_prompts, token_identity
 from data.run import Run
 from data.schema import CHAINS, SCORES
@@ -187,7 +187,7 @@ class Scoring:
             if any(todo.values()):
                 directory, adapter = policy(self.run, self.round - 1, scorer)
                 console.print(f"  loading {scorer}")
-                lm = load_language_model(directory, config.peer(scorer).dtype, adapter)
+                lm = load_language_model(directory, compute_dtype(config.peer(scorer), config.runtime), adapter)
                 total = sum(len(job) for job in todo.values())
                 with task(f"{self.stage.title}, {scorer}", total, "passes") as line:
                     for shard, job in todo.items():
@@ -222,7 +222,10 @@ class Scoring:
             mine = [row for row in rows if row["peer"] == peer and row["pmi"] is not None]
             seed = request_seed(self.run.config.run.seed, self.round, peer, "weights")
             values = weights(
-                [row["pmi_per_token"] for row in mine], [row["agrees"] for row in mine], self.run.config.score, seed
+                [row["pmi_per_token"] for row in mine],
+                [row["agrees"] for row in mine],
+                self.run.config.score,
+                seed,
             )
             for row, weight in zip(mine, values, strict=True):
                 row["weight"] = weight
@@ -236,7 +239,10 @@ class Scoring:
                 if row["answer"] is not None and chain.aggregate["answer"] is not None:
                     keys.append((chain.id, row["peer"]))
                     pairs.append((row["answer"], chain.aggregate["answer"]))
-        timeout, workers = self.run.config.evaluate.answer_timeout_seconds, self.run.config.runtime.grader_workers
+        timeout, workers = (
+            self.run.config.evaluate.answer_timeout_seconds,
+            self.run.config.runtime.grader_workers,
+        )
         with Grader(timeout, workers) as grader:
             same = grader.equivalent(pairs, "math")
         return {key: bool(answer) for key, answer in zip(keys, same, strict=True)}
@@ -249,10 +255,8 @@ class Scoring:
         trained_text = row if section.target == "own" else chain.aggregate
         pmi = None
         if dropped is None and not row["is_aggregate"]:
-            pmi = combine([
-                Measured(*self.measured[s, chain.id, peer][:1], *self.measured[s, chain.id, None])
-                for s in scorers(section.scorer, peer, author, self.run.config.peer_names)
-            ])  # fmt: skip
+            by = scorers(section.scorer, peer, author, self.run.config.peer_names)
+            pmi = combine([self.measurement(scorer, chain.id, peer) for scorer in by])
         return {
             "prompt_id": chain.id, "peer": peer, "position": row["position"], "aggregate_peer": author,
             "logp_given_response": pmi and pmi.logp_given_response, "logp_alone": pmi and pmi.logp_alone,
@@ -262,6 +266,12 @@ class Scoring:
             "agrees": agreement.get((chain.id, peer), False), "question": chain.question,
             "target": trained_text["response"], "target_token_ids": self.target(peer, trained_text),
         }  # fmt: skip
+
+    def measurement(self, scorer: str, prompt_id: str, peer: str) -> Measured:
+        """Both passes of one scorer for one response."""
+        given, _ = self.measured[scorer, prompt_id, peer]
+        alone, n_tokens = self.measured[scorer, prompt_id, None]
+        return Measured(given, alone, n_tokens)
 
     def write(self, rows: list[Row]) -> list[Path]:
         """Shards that mirror those of the chains."""

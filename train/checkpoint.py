@@ -76,9 +76,7 @@ def merged_checkpoint(run: Run, round_: int, peer: PeerSection, base: Path, adap
     return target
 
 
-def write_merged(
-    base: Path, adapter: Path, target: Path, dtype: str, seed: int, stochastic: bool = True
-) -> None:
+def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int, stochastic: bool = True) -> None:
     """Write base + adapter as a model directory, tensor by tensor. Raises UserError if the adapter does not fit."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -133,6 +131,5 @@ def stochastic_round(values: Tensor, generator: Generator) -> Tensor:
     import torch
 
     bits = values.float().contiguous().view(torch.int32)
-    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=generator)  # type: ignore[call-overload]
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=generator)
     return ((bits + noise) & -65536).view(torch.float32).bfloat16()
-

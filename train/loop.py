@@ -54,7 +54,7 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
         r=section.rank, lora_alpha=section.alpha, target_modules="all-linear", lora_dropout=0.0, bias="none",
         task_type="CAUSAL_LM", base_model_name_or_path=str(base),
     )  # fmt: skip
-    return get_peft_model(model, lora)  # type: ignore[return-value]
+    return get_peft_model(model, lora)
 
 
 def train_adapter(
@@ -75,7 +75,8 @@ def train_adapter(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, len(steps), section))
     done, losses, tokens = _resume(work, model, optimizer, schedule)
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    lm = LanguageModel(model.get_base_model())
+    base: Any = model.get_base_model()
+    lm = LanguageModel(base)
     model.train()
     advance(sum(map(len, steps[:done])), 0)
     for number in range(done, len(steps)):

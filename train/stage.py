@@ -17,7 +17,7 @@ from data import shards
 from data.config import digest
 from data.console import console, task
 from data.errors import UserError
-from data.peers import adapter_identity, check_peers, model_directory
+from data.peers import adapter_identity, check_peers, compute_dtype, model_directory
 from data.prompts import load_prompts
 from data.run import Run
 from data.schema import SCORES
@@ -94,14 +94,19 @@ class PeerTraining:
         report: dict[str, Any] = {"examples": len(examples), "tokens": 0, "losses": [], "loss": "no examples"}
         adapter = work / "adapter"
         shutil.rmtree(adapter, ignore_errors=True)
-        model = open_adapter(base, peer.dtype, config.train, self.run.adapter_dir(self.round - 1, self.name), self.seed)
+        dtype = compute_dtype(peer, config.runtime)
+        model = open_adapter(base, dtype, config.train, self.run.adapter_dir(self.round - 1, self.name), self.seed)
         if examples:
             with task(f"{self.stage.title}, {self.name}", len(examples) * config.train.epochs, "examples") as line:
                 trained = train_adapter(
                     model, examples, config.train, self.seed, config.runtime.train_tokens, work,
                     config.runtime.checkpoint_steps, line.advance,
                 )  # fmt: skip
-            report |= {"tokens": trained.tokens, "losses": trained.losses, "loss": _first_to_last(trained.losses)}
+            report |= {
+                "tokens": trained.tokens,
+                "losses": trained.losses,
+                "loss": _first_to_last(trained.losses),
+            }
         else:
             console.print(f"  {self.name} has no examples this round: its adapter stays as it was")
         model.save_pretrained(str(adapter))
@@ -118,7 +123,10 @@ class PeerTraining:
     def publish(self, adapter: Path, base: Path, examples: list[TrainingExample], report: dict[str, Any]) -> None:
         """Measure the merge and rename the adapter into place; training.json is in it, so it is whole or absent."""
         config, peer = self.run.config, self.run.config.peer(self.name)
-        report |= {"survival": None, "survival_text": "not merged" if config.run.adapters == "unmerged" else "-"}
+        report |= {
+            "survival": None,
+            "survival_text": "not merged" if config.run.adapters == "unmerged" else "-",
+        }
         if examples and config.run.adapters == "merged":
             merged = merged_checkpoint(self.run, self.round, peer, base, adapter)
             pairs = [example.pair for example in examples[:SURVIVAL_EXAMPLES]]

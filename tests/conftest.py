@@ -1,0 +1,164 @@
+"""Two tiny real models, questions, and a config: what the tests of the pipeline run on.
+
+The models have two layers and learn for a few seconds to answer "The answer is N." and to stop; what they answer is
+mostly wrong, which is what a peer-prediction pipeline needs to have something to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ARCHITECTURES = {"llama": "LlamaConfig", "qwen": "Qwen2Config"}
+
+
+def questions(first: int, n: int) -> list[dict[str, str]]:
+    """Sums with their answers, all different."""
+    return [
+        {"question": f"Tom has {i} pens and buys {i % 7 + 1}. How many?", "answer": str(i + i % 7 + 1)}
+        for i in range(first, first + n)
+    ]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
+    """Rows as JSONL."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _tokenizer(chat: bool) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<bos>", "<eos>", "<|user|>", "<|assistant|>", "<|end|>"]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    text = [f"{q['question']} The answer is {q['answer']}. Question: Answer: Solution Yes No" for q in questions(0, 50)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    core.train_from_iterator(text, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<|end|>" if chat else "<eos>"
+    )
+    if chat:
+        tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
+    """A tiny model that has learnt the form of an answer."""
+    import torch
+    import transformers
+
+    from data.config import PeerSection, TemplateSection
+    from data.prompts import PeerPrompts
+    from score.logprob import LanguageModel, Pair
+
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(chat)
+    config = getattr(transformers, ARCHITECTURES[architecture])(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    prompts = PeerPrompts(tokenizer, PeerSection(name="tiny", model="tiny"), TemplateSection(instruction="Solve."))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    draw = random.Random(seed)
+    for _ in range(150):
+        batch = []
+        for row in draw.sample(questions(1000, 400), 16):
+            response = f"The answer is {int(row['answer']) + draw.choice([0, 0, 1])}."
+            target = [*prompts.encode_response(response), prompts.end_id]
+            solutions = [f"The answer is {draw.randrange(3000)}."] * draw.choice([0, 0, 1, 2])
+            batch.append(Pair(prompts.solve(row["question"], solutions), target))
+        lm = LanguageModel.__new__(LanguageModel)  # the head is trained here, so it must not be detached
+        lm.decoder, lm.head_V_H = model.get_decoder(), model.get_output_embeddings().weight
+        lm.bias_V, lm.softcap, lm.device = None, None, torch.device("cpu")
+        loss = -torch.stack([logprobs.mean() for logprobs in lm.target_logprobs(batch)]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """{"chatty": a Llama with a chat template, "plain": a Qwen 2 without}."""
+    root = tmp_path_factory.mktemp("models")
+    _make_model(root / "chatty", "llama", chat=True, seed=1)
+    _make_model(root / "plain", "qwen", chat=False, seed=2)
+    return {"chatty": root / "chatty", "plain": root / "plain"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with questions and `tiny.toml`; the current directory for the test."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "train.jsonl", questions(0, 24))
+    write_jsonl(tmp_path / "test.jsonl", questions(100, 8))
+    peers = "".join(f'[[peers]]\nname = "{name}"\nmodel = "{path}"\n' for name, path in tiny_models.items())
+    (tmp_path / "tiny.toml").write_text(
+        f"""
+{peers}
+[run]
+shard_questions = 8
+[prompts]
+source = "train.jsonl"
+[[benchmarks]]
+name = "sums"
+source = "test.jsonl"
+answers = "numbers"
+[templates]
+instruction = "Solve."
+review = "Solve."
+[generate]
+max_new_tokens = 16
+context_tokens = 512
+engine = "transformers"
+[train]
+batch_size = 4
+lr = 1e-3
+[evaluate]
+samples = 2
+bootstrap = 100
+[runtime]
+checkpoint_steps = 1
+""",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+def run_module(
+    module: str, *arguments: str, cwd: Path, timeout: float = 300, check: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments` as a user would run it, with the project's packages on the path."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PST_CACHE": str(ROOT / ".cache")}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
+        timeout=timeout, check=check,
+    )  # fmt: skip
+
+
+def stage(name: str, round_: int, cwd: Path, *arguments: str, run: str = "t") -> subprocess.CompletedProcess[str]:
+    """One stage of run `t` under tiny.toml."""
+    return run_module(name, "--config", "tiny.toml", "--run", run, "--round", str(round_), *arguments, cwd=cwd)
