@@ -234,8 +234,8 @@ class RuntimeSection(Section):
     )
     compute: Literal["auto", "weights", "float32"] = Field(
         "auto",
-        description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on CPUs "
-        "without bf16 matrix units, where it is faster (and closer to exact).",
+        description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on "
+        "CPUs without bf16 matrix units, where it is faster (and closer to exact).",
     )
     kv_cache_gib: int = Field(2, ge=1, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")

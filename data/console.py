@@ -55,7 +55,8 @@ class Task:
         self.bar_task = None
         if console.is_terminal:
             self.bar = Progress(
-                TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+                TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(), console=console, transient=True,
             )  # fmt: skip
             self.bar_task = self.bar.add_task(f"{label} ({unit})", total=total, rate="")

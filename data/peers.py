@@ -63,8 +63,8 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
     longest = config.get("max_position_embeddings")
     if longest is not None and longest < positions:
         raise UserError(
-            f"peer {peer.name}: its context is {longest} tokens; generate.context_tokens + max_new_tokens is {positions} "
-            "(scoring puts a response and the aggregate after the question); lower them"
+            f"peer {peer.name}: its context is {longest} tokens; generate.context_tokens + max_new_tokens is "
+            f"{positions} (scoring puts a response and the aggregate after the question); lower them"
         )
 
 
@@ -221,6 +221,6 @@ def check_adapter(peer: PeerSection, directory: Path, adapter: Path) -> None:
     if found["base_fingerprint"] != expected["base_fingerprint"]:
         raise UserError(
             f"peer {peer.name}: the adapter in {adapter} was trained for another base ({found['base']}, "
-            f"{found['base_fingerprint']}); this peer's is {expected['base']} ({expected['base_fingerprint']}). Restore "
-            "the base, or delete the rounds from there on and train again"
+            f"{found['base_fingerprint']}); this peer's is {expected['base']} ({expected['base_fingerprint']}). "
+            "Restore the base, or delete the rounds from there on and train again"
         )

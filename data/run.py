@@ -105,8 +105,8 @@ def _freeze(path: Path, given: Config | None, overrides: list[str]) -> Config:
     if changed:
         raise UserError(
             f"the config differs from the one frozen in {path}: {'; '.join(changed)}. Ways out: another name "
-            f"(--run, or RUN= with make) for a new run; undo the change to go on with this one; or delete {path.parent} "
-            "to start over"
+            f"(--run, or RUN= with make) for a new run; undo the change to go on with this one; or delete "
+            f"{path.parent} to start over"
         )
     return frozen.model_copy(update={"runtime": given.runtime})
 

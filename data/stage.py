@@ -52,8 +52,8 @@ class Stage:
         if found is not None and found != self.fingerprint:
             changed = sorted(key for key in self.fingerprint if found.get(key) != self.fingerprint[key])
             raise UserError(
-                f"{self.folder} was made under other conditions ({', '.join(changed)} changed since). Ways out: restore "
-                f"them, delete {self.folder} to make it again, or use another run name"
+                f"{self.folder} was made under other conditions ({', '.join(changed)} changed since). Ways out: "
+                f"restore them, delete {self.folder} to make it again, or use another run name"
             )
         if manifest is None:
             shards.write_json(self.fingerprint, started)
@@ -157,7 +157,5 @@ def _quiet_environment() -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # vLLM on CPU falls to one thread unless this is set
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
     }.items():
         os.environ.setdefault(key, value)

@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 
 from data import shards
-from data.answers import Grader, clusters, extract, grade
+from data.answers import clusters, extract, grade
 from data.config import digest
 from data.console import console, task
+from data.equivalence import Grader
 from data.peers import check_peers, compute_dtype
 from data.prompts import PeerPrompts, load_prompts
 from data.run import Run

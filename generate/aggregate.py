@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.answers import Grader, Kind, clusters
+from data.answers import clusters
+from data.equivalence import Grader, Kind
 
 
 def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float], kind: Kind, grader: Grader) -> int:

@@ -88,6 +88,8 @@ class VllmEngine:
 
         lora: dict[str, Any] = {"enable_lora": True, "max_lora_rank": max(8, rank)} if adapter else {}
         self.prompts = prompts
+        # on CPU vLLM takes torch down to one thread and disables the function that would undo it
+        self.threads = torch.get_num_threads(), torch.set_num_threads
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
         self.llm: Any = LLM(
             model=str(directory), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
@@ -129,6 +131,10 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
         self.llm = None
         gc.collect()
+        import torch
+
+        threads, torch.set_num_threads = self.threads
+        torch.set_num_threads(threads)
 
 
 class _Bar:
@@ -204,7 +210,8 @@ class TransformersEngine:
             out = self.lm.model.generate(
                 torch.tensor(ids, device=self.lm.device), attention_mask=torch.tensor(mask, device=self.lm.device),
                 max_new_tokens=sampling.max_new_tokens, eos_token_id=self.prompts.stop_ids, pad_token_id=pad,
-                **(draw if sampling.temperature else {"do_sample": False}), **(stop if self.prompts.stop_strings else {}),
+                **(draw if sampling.temperature else {"do_sample": False}),
+                **(stop if self.prompts.stop_strings else {}),
             )  # fmt: skip
         return [self._finished(row.tolist(), sampling.max_new_tokens) for row in out[:, longest:]]
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import shards
-from data.answers import Grader, Kind, extract
+from data.answers import extract
 from data.config import digest
 from data.console import task
+from data.equivalence import Grader, Kind
 from data.errors import UserError
 from data.peers import check_peers
 from data.prompts import PeerPrompts, load_prompts
@@ -72,7 +73,7 @@ def main(run: Run, round_: int) -> None:
     positions = len(prompts) + (run.config.generate.aggregate == "synthesis")
     plan = Generation(run, round_, stage, prompts, questions)
     with open_pool(run, round_ - 1) as pool:
-        todo = [unit for unit in units(len(questions), positions, list(prompts), pool.keep_all)]
+        todo = units(len(questions), positions, list(prompts), pool.keep_all)
         total = sum(len(shard) for shard in questions) * positions
         with task(stage.title, total, "responses") as line:
             for unit in todo:
@@ -138,8 +139,9 @@ def readable_questions(
         console.print(f"  {len(too_long)} questions are longer than the context and are skipped: {some}")
     if not any(kept):
         raise UserError(
-            f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} less "
-            f"max_new_tokens {section.max_new_tokens} leaves {room} tokens for a prompt; raise the one or lower the other"
+            f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} "
+            f"less max_new_tokens {section.max_new_tokens} leaves {room} tokens for a prompt; raise the one or lower "
+            "the other"
         )
     return kept, too_long
 

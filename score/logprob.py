@@ -132,7 +132,7 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def score_pairs(
     lm: LanguageModel, pairs: Sequence[Pair], budget: int, advance: Callable[[int, int], None]
 ) -> list[list[float]]:
-    """Per-token target log-probabilities of all pairs, in the order given; `advance(items, tokens)` reports progress."""
+    """Per-token target log-probabilities of all pairs, in their order; `advance(items, tokens)` reports progress."""
     scores: list[list[float]] = [[] for _ in pairs]
     for batch in token_batches([len(pair) for pair in pairs], budget):
         for index, logprobs in zip(batch, lm.target_logprobs([pairs[i] for i in batch]), strict=True):

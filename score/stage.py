@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 
 from data import shards
-from data.answers import Grader, extract
+from data.answers import extract
 from data.config import digest
 from data.console import console, task
+from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers, compute_dtype
 from data.prompts import PeerPrompts, load_prompts, token_identity
@@ -232,7 +233,7 @@ class Scoring:
         return rows
 
     def agreement(self) -> dict[tuple[str, str], bool]:
-        """{(prompt, peer): the extracted answer is equivalent to the aggregate's}; a comparison that times out is no."""
+        """{(prompt, peer): the answer is equivalent to the aggregate's}; a comparison that times out is a no."""
         keys, pairs = [], []
         for chain in self.chains:
             for row in chain.responses:

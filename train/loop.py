@@ -1,4 +1,4 @@
-"""Weighted LoRA of one peer: accelerate for the device and the steps, peft for the adapter, our log-probs for the loss."""
+"""Weighted LoRA of one peer: accelerate for the steps, peft for the adapter, our log-probabilities for the loss."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainingExample:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run did: loss per optimiser step (weighted, nats per token) and tokens passed through the model."""
+    """What a training run did: loss per optimiser step (weighted, nats per token), tokens passed through the model."""
 
     losses: list[float]
     tokens: int
@@ -63,8 +63,8 @@ def train_adapter(
 ) -> Trained:  # fmt: skip
     """Train in place; goes on from `work/checkpoint.pt` if there is one.
 
-    The checkpoint has the adapter, the optimiser, the schedule and the step; data order follows from the seed, and there
-    is no dropout, so a resumed run does the steps that an uninterrupted one would.
+    The checkpoint has the adapter, the optimiser, the schedule and the step; data order follows from the seed, and
+    there is no dropout, so a resumed run does the steps that an uninterrupted one would.
     """
     from accelerate import Accelerator
 
