@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from data.answers import Extracted, Grader, Kind, clusters, extract, grade, normalise, read_numbers
+from data.answers import Extracted, clusters, extract, grade
+from data.equivalence import Grader, Kind, normalise, read_numbers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", REPOSITORY / ".." / "shared" / "benchmarks"))
@@ -285,7 +286,7 @@ def test_a_worker_that_dies_leaves_its_pair_undecided_and_is_replaced() -> None:
 
 def test_workers_end_with_a_killed_parent() -> None:
     script = (
-        "from data.answers import Grader\n"
+        "from data.equivalence import Grader\n"
         "if __name__ == '__main__':\n"
         "    grader = Grader(workers=1)\n"
         "    grader.equivalent([('x+1', '1+x')], 'math')\n"
