@@ -26,7 +26,9 @@ export TOKENIZERS_PARALLELISM := false
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 PY := .venv/bin/python
-RUN_ARGS = --config '$(CONFIG)' --run '$(RUN)'
+# A run that exists and is named without a CONFIG is used under the config that it has frozen.
+FROZEN = $(and $(filter file,$(origin CONFIG)),$(filter-out file,$(origin RUN)),$(wildcard runs/$(RUN)/config.json))
+RUN_ARGS = $(if $(FROZEN),,--config '$(CONFIG)') --run '$(RUN)'
 SET_ARGS = $(foreach pair,$(SET),--set '$(pair)')
 
 # $(call stage,NAME,ROUND): one recipe line

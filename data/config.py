@@ -299,9 +299,14 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    for override in overrides:
-        _apply_override(raw, override)
-    return parse_config(raw, str(path))
+    return parse_config(override(raw, overrides), str(path))
+
+
+def override(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """`raw` with `section.key=value` overrides applied, in place. Raises UserError for one that makes no sense."""
+    for text in overrides:
+        _apply_override(raw, text)
+    return raw
 
 
 def parse_config(raw: dict[str, Any], where: str) -> Config:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from data import shards
-from data.config import Config, differences, digest, load_config, parse_config
+from data.config import Config, differences, digest, load_config, override, parse_config
 from data.errors import UserError
 from data.questions import shuffled, unique_questions
 from data.schema import PROMPTS
@@ -55,9 +57,11 @@ class Run:
 def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Iterator[Run]:
     """Lock a run, resolve and freeze its config, and write its prompts if they are not there yet.
 
-    With neither config nor overrides, an existing run's frozen config is used. Raises UserError if another process
-    holds the run, the config conflicts with the frozen one, or the questions are not usable.
+    Without a config file an existing run's frozen config is used. Raises UserError if another process holds the run,
+    the config conflicts with the frozen one, or the questions are not usable.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"--run {name!r}: expected a name of letters, digits, '.', '_' and '-'; it is a folder in runs/")
     root = RUNS / name
     frozen_path = root / "config.json"
     if config_path is None and not frozen_path.is_file():
@@ -67,10 +71,11 @@ def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Itera
     with locked(root):
         config = _freeze(frozen_path, given, overrides)
         run = Run(name, config)
-        if shards.read_manifest(run.prompts_dir) is None:
-            _write_prompts(run)
-        if not frozen_path.is_file():  # last: a run whose questions were refused leaves nothing to conflict with
+        if not frozen_path.is_file():
+            _write_prompts(run)  # first: a run whose questions were refused leaves nothing to conflict with
             shards.write_json(config.model_dump(mode="json"), frozen_path)
+        elif shards.read_manifest(run.prompts_dir) is None:
+            _write_prompts(run)
         yield run
 
 
@@ -98,9 +103,7 @@ def _freeze(path: Path, given: Config | None, overrides: list[str]) -> Config:
         return given
     frozen = parse_config(shards.read_json(path), str(path))
     if given is None:
-        if overrides:
-            raise UserError("--set needs --config: the frozen config of an existing run is used as it is")
-        return frozen
+        given = parse_config(override(shards.read_json(path), overrides), str(path))
     changed = differences(frozen, given)
     if changed:
         raise UserError(
@@ -133,6 +136,7 @@ def _write_prompts(run: Run) -> None:
     ids = shuffled(list(questions), seed) if section.shuffle else list(questions)
     ids = ids[: section.limit]
     rows = [{"id": id_, "question": questions[id_], "source": section.source} for id_ in ids]
+    shutil.rmtree(run.prompts_dir, ignore_errors=True)  # of a call that was killed before it could freeze its config
     size = run.config.run.shard_questions
     files = []
     for number, first in enumerate(range(0, len(rows), size)):

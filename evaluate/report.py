@@ -27,6 +27,12 @@ def finished_rounds(run: str) -> list[int]:
     return sorted(int(path.parent.name.split("=")[1]) for path in (RUNS / run).glob("round=*/metrics.parquet"))
 
 
+def load_frozen(run: str) -> Config:
+    """The run's frozen config."""
+    path = RUNS / run / "config.json"
+    return parse_config(shards.read_json(path), str(path))
+
+
 def metrics_table(run: str, rounds: list[int]) -> Table:
     """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k."""
     rows: list[tuple[int, Row]] = [
@@ -39,6 +45,8 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     sizes = {row["benchmark"]: (row["n"], row["k"]) for _, row in rows}
     shown = ", ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
     title = f"run {run} ({shown}; in %, with 95 % bootstrap intervals over questions)"
+    if load_frozen(run).prompts.overlap == "transductive":
+        title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
@@ -99,12 +107,9 @@ def write_report(run: str) -> Table:
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
-    config = parse_config(shards.read_json(RUNS / run / "config.json"), f"{run}/config.json")
     main = metrics_table(run, rounds)
     page = Console(record=True, file=StringIO(), width=150)
-    if config.prompts.overlap == "transductive":
-        page.print("[bold]transductive: training questions may also be in the benchmarks[/bold]\n")
-    for table in (main, training_table(run, rounds), choices_table(config)):
+    for table in (main, training_table(run, rounds), choices_table(load_frozen(run))):
         page.print(table)
         page.print()
     path = RUNS / run / "report.html"

@@ -86,7 +86,7 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
         batch = []
         for row in draw.sample(questions(1000, 400), 16):
             response = f"The answer is {int(row['answer']) + draw.choice([0, 0, 1])}."
-            target = [*prompts.encode_response(response), prompts.end_id]
+            target: list[Any] = [*prompts.encode_response(response), prompts.end_id]
             solutions = [f"The answer is {draw.randrange(3000)}."] * draw.choice([0, 0, 1, 2])
             batch.append(Pair(prompts.solve(row["question"], solutions), target))
         lm = LanguageModel.__new__(LanguageModel)  # the head is trained here, so it must not be detached

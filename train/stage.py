@@ -28,7 +28,7 @@ from train.checkpoint import merged_checkpoint, policy_identity
 from train.loop import TrainingExample, open_adapter, train_adapter
 from train.survival import survival
 
-SURVIVAL_EXAMPLES = 16  # float32 forwards of three models: a sample is enough for two digits
+SURVIVAL_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
 
 
 def main(run: Run, round_: int) -> None:

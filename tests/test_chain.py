@@ -1,0 +1,93 @@
+"""Who answers when: orders, units of work, seeds of requests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Literal
+
+import pytest
+
+from generate.chain import peer_order, request_seed
+from generate.stage import Unit, units
+
+PEERS = ["a", "b", "c"]
+
+
+def rotated(number: int, round_: int) -> str:
+    """The rotating order of three peers as one word."""
+    return "".join(peer_order(PEERS, "rotate", number, round_, seed=17, id_="x"))
+
+
+def test_rotation_by_hand() -> None:
+    # the list rotated left by (number + round) mod 3
+    assert [rotated(number, 1) for number in range(4)] == ["bca", "cab", "abc", "bca"]
+    assert [rotated(0, round_) for round_ in range(4)] == ["abc", "bca", "cab", "abc"]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("start", [0, 4])
+def test_each_peer_stands_once_at_each_position(n: int, start: int) -> None:
+    peers = [f"p{i}" for i in range(n)]
+    by_question = [peer_order(peers, "rotate", start + i, 3, 0, "x") for i in range(n)]
+    by_round = [peer_order(peers, "rotate", 7, start + i, 0, "x") for i in range(n)]
+    for orders in (by_question, by_round):
+        seen = Counter((position, peer) for order in orders for position, peer in enumerate(order))
+        assert seen == {(position, peer): 1 for position in range(n) for peer in peers}
+
+
+def test_fixed_order_is_the_list_as_it_stands() -> None:
+    assert all(peer_order(PEERS, "fixed", number, 2, 5, f"q{number}") == PEERS for number in range(5))
+
+
+def test_random_order_is_a_seeded_permutation() -> None:
+    def orders(seed: int, round_: int) -> list[str]:
+        return ["".join(peer_order(PEERS, "random", 0, round_, seed, f"q{i}")) for i in range(40)]
+
+    first = orders(17, 1)
+    assert first == orders(17, 1)
+    assert {"".join(sorted(order)) for order in first} == {"abc"}
+    assert len(set(first)) == 6  # 40 draws miss one of the 6 permutations with probability below 6 (5/6)^40 = 0.4 %
+    assert first != orders(18, 1)
+    assert first != orders(17, 2)
+
+
+@pytest.mark.parametrize("order", ["rotate", "fixed", "random"])
+def test_order_leaves_the_list_alone(order: Literal["rotate", "fixed", "random"]) -> None:
+    peers = list(PEERS)
+    peer_order(peers, order, 1, 1, 1, "x").clear()
+    assert peers == PEERS
+
+
+def test_request_seed_follows_from_its_parts() -> None:
+    parts = [(seed, round_, id_, k) for seed in (1, 2) for round_ in (1, 2) for id_ in ("ab", "cd") for k in (1, 2, 3)]
+    seeds = [request_seed(*part) for part in parts]
+    assert seeds == [request_seed(*part) for part in parts]
+    assert len(set(seeds)) == len(parts)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert request_seed(1, 23) != request_seed(12, 3)
+    # sha256("17/1/ab/2") begins a74000f5; the upper 31 bits of it. A resumed run of another day must draw the same.
+    assert request_seed(17, 1, "ab", 2) == 0xA74000F5 >> 1
+
+
+def test_units_shard_by_shard_with_all_engines_in_memory() -> None:
+    found = units(n_shards=2, positions=2, peers=["a", "b"], keep_all=True)
+    order = [(0, 1, "a"), (0, 1, "b"), (0, 2, "a"), (0, 2, "b"), (1, 1, "a"), (1, 1, "b"), (1, 2, "a"), (1, 2, "b")]
+    assert found == [Unit(*unit) for unit in order]
+
+
+def test_units_position_by_position_with_one_engine_in_memory() -> None:
+    found = units(n_shards=2, positions=2, peers=["a", "b"], keep_all=False)
+    order = [(0, 1, "a"), (1, 1, "a"), (0, 1, "b"), (1, 1, "b"), (0, 2, "a"), (1, 2, "a"), (0, 2, "b"), (1, 2, "b")]
+    assert found == [Unit(*unit) for unit in order]
+
+
+@pytest.mark.parametrize("keep_all", [True, False])
+def test_units_respect_positions_and_load_few_engines(keep_all: bool) -> None:
+    found = units(4, 3, PEERS, keep_all)
+    assert len(set(found)) == len(found) == 4 * 3 * 3
+    for shard in range(4):
+        positions = [unit.position for unit in found if unit.shard == shard]
+        assert positions == sorted(positions)
+    if not keep_all:  # 3 positions of 3 peers: 9 stretches of one peer, whatever the number of shards
+        assert 1 + sum(before.peer != after.peer for before, after in pairwise(found)) == 9

@@ -1,0 +1,240 @@
+"""The config: every TOML parses, what is wrong is named, what may change is told from what may not."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from data.config import Config, Section, differences, digest, load_config, parse_config, table
+from data.errors import UserError
+from tests.conftest import ROOT
+
+TOMLS = sorted((ROOT / "configs").glob("*.toml"))
+MINIMAL: dict[str, Any] = {
+    "prompts": {"source": "train.jsonl"},
+    "peers": [{"name": "a", "model": "models/a"}, {"name": "b", "model": "models/b"}],
+    "benchmarks": [{"name": "t", "source": "test.jsonl"}],
+}
+TEXT = """
+[prompts]
+source = "train.jsonl"
+[[peers]]
+name = "a"
+model = "models/a"
+[[peers]]
+name = "b"
+model = "models/b"
+[[benchmarks]]
+name = "t"
+source = "test.jsonl"
+"""
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    """The minimal config with whole sections replaced."""
+    return {**MINIMAL, **sections}
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "c.toml"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def with_(toml: Path, *overrides: str) -> Config:
+    """The minimal config from a file, with overrides."""
+    return load_config(toml, list(overrides))
+
+
+def test_there_are_configs() -> None:
+    assert TOMLS
+
+
+@pytest.mark.parametrize("path", TOMLS, ids=lambda path: path.name)
+def test_every_config_parses_and_survives_json(path: Path) -> None:
+    config = load_config(path, [])
+    frozen = json.loads(json.dumps(config.model_dump(mode="json")))
+    assert parse_config(frozen, "frozen") == config  # a run reads its config.json back
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (changed(generate={"temprature": 1}), r"^x\.toml: unknown key 'generate\.temprature' \(docs/config\.md"),
+        (changed(trian={}), "unknown key 'trian'"),
+        (changed(peers=[{"name": "a", "model": "m", "modle": "n"}]), r"unknown key 'peers\.0\.modle'"),
+        (changed(prompts={}), r"missing key 'prompts\.source'"),
+        ({key: MINIMAL[key] for key in ("prompts", "peers")}, "missing key 'benchmarks'"),
+        (changed(benchmarks=[]), r"^x\.toml: benchmarks: "),
+        (changed(generate={"temperature": -0.1}), r"generate\.temperature: .*equal to 0 \(found -0\.1\)"),
+        (changed(generate={"top_p": 0}), r"generate\.top_p: .*greater than 0 \(found 0\)"),
+        (changed(train={"epochs": 0}), r"train\.epochs: .*\(found 0\)"),
+        (changed(train={"epochs": 1.5}), r"train\.epochs: .*\(found 1\.5\)"),
+        (changed(train={"warmup_ratio": 1}), r"train\.warmup_ratio: .*less than 1"),
+        (changed(run={"seed": 2**31}), r"run\.seed: "),
+        (changed(evaluate={"keep": 1}), r"evaluate\.keep: .*less than 1"),
+        (changed(evaluate={"samples": 1}), r"evaluate\.samples: "),
+        (changed(score={"weighting": "sigmiod"}), r"score\.weighting: .*'sigmoid'.*\(found 'sigmiod'\)"),
+        (changed(score={"center": "mean"}), r"score\.center"),
+        (changed(score={"center": float("nan")}), r"score\.center"),
+        (changed(score={"weight_min": 2, "weight_max": 2}), r"score weight_min 2\.0 must be below weight_max 2\.0"),
+        (changed(prompts={"source": "a.jsonl", "rows": [3, 3]}), r"prompts\.rows .*0 <= first < end, found \[3, 3\]"),
+        (changed(prompts={"source": "a.jsonl", "rows": [-1, 3]}), r"found \[-1, 3\]"),
+        (changed(prompts={"source": "a.jsonl", "limit": 0}), r"prompts\.limit: "),
+        (changed(prompts={"source": ""}), r"prompts\.source: "),
+        (changed(peers=MINIMAL["peers"][:1]), r"peers: found 1, expected at least 2"),
+        (changed(peers=[]), "peers: found 0"),
+        (changed(peers=[{"name": n, "model": f"m{i}"} for i, n in enumerate("aba")]), "peers: the name 'a' is used"),
+        (changed(peers=[{"name": n, "model": "m"} for n in "ab"]), "peers: the model 'm' is listed more than once"),
+        (changed(peers=[{"name": n, "model": ["p0", "p1"]} for n in "ab"]), "the model .* is listed more than once"),
+        (changed(benchmarks=MINIMAL["benchmarks"] * 2), "benchmarks: the name 't' is used more than once"),
+        (changed(peers=[{"name": "a/b", "model": "m"}, {"name": "b", "model": "n"}]), r"peers\.0\.name: .*'a/b'"),
+        (changed(peers=[{"name": "..", "model": "m"}, {"name": "b", "model": "n"}]), r"peers\.0\.name: "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(raw: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse_config(raw, "x.toml")
+
+
+def test_all_errors_come_at_once() -> None:
+    with pytest.raises(UserError, match=r"run\.seed: .*; unknown key 'train\.rnak'"):
+        parse_config(changed(train={"rnak": 3}, run={"seed": -1}), "x.toml")
+
+
+def test_one_model_in_two_revisions_is_two_models() -> None:
+    peers = [{"name": n, "model": "m", "revision": r} for n, r in (("a", "v1"), ("b", "v2"))]
+    assert parse_config(changed(peers=peers), "x").peer_names == ["a", "b"]
+
+
+def test_a_config_is_frozen() -> None:
+    config = parse_config(MINIMAL, "x")
+    with pytest.raises(ValueError, match="frozen"):
+        config.generate.temperature = 1.0  # type: ignore[misc]
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.toml does not exist"):
+        load_config(tmp_path / "none.toml", [])
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(tmp_path, [])
+    for content in (b"[run\n", b"\xff\xfe", b"a = 1\na = 2\n"):
+        (tmp_path / "bad.toml").write_bytes(content)
+        with pytest.raises(UserError, match=r"bad\.toml is not valid TOML"):
+            load_config(tmp_path / "bad.toml", [])
+
+
+def test_overrides_have_the_types_of_toml(toml: Path) -> None:
+    config = with_(
+        toml, "generate.temperature=0.8", "run.seed = 5", "prompts.shuffle=false", "score.weighting=rank",
+        'prompts.split="a=b"', "prompts.rows=[0, 10]", "peers.1.stop=['\\n', 'x']", "score.center=0.25",
+        "benchmarks.0.source=owner/name", "templates.instruction=Solve: x = 1",
+    )  # fmt: skip
+    assert (config.generate.temperature, config.run.seed, config.prompts.shuffle) == (0.8, 5, False)
+    assert (config.score.weighting, config.prompts.split, config.prompts.rows) == ("rank", "a=b", (0, 10))
+    assert config.peers[1].stop == ("\\n", "x")  # a literal TOML string
+    assert (config.score.center, config.benchmarks[0].source) == (0.25, "owner/name")
+    assert config.templates.instruction == "Solve: x = 1"
+    assert with_(toml, "run.seed=5", "run.seed=6").run.seed == 6  # the last one counts
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("generate.temperature", "expected section.key=value"),
+        ("=1", "expected section.key=value"),
+        ("generate.temprature=1", r"unknown key 'generate\.temprature'"),
+        ("generate.temperature=hot", r"generate\.temperature: .*\(found 'hot'\)"),
+        ("generate.temperature=9", r"generate\.temperature: .*\(found 9\)"),
+        ("peers.2.name=c", "'2' is no index into a list of 2 entries"),
+        ("peers.a.name=c", "'a' is no index"),
+        ("peers.0=c", r"name one entry of the list, for example peers\.0\.0"),
+        ("peers.-1.name=c", "'-1' is no index"),
+        ("prompts.source.x=1", "'source' is a value, not a section"),
+        ("temperature=1", "unknown key 'temperature'"),
+        ("peers=1", "peers"),
+    ],
+)
+def test_bad_overrides_are_named(override: str, told: str, toml: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        with_(toml, override)
+
+
+def test_differences_lists_keys_and_ignores_runtime(toml: Path) -> None:
+    frozen = with_(toml)
+    assert differences(frozen, with_(toml)) == []
+    assert differences(frozen, with_(toml, "runtime.score_tokens=1", "runtime.compute=float32")) == []
+    given = with_(
+        toml, "generate.temperature=0.5", "peers.1.model=models/c", "prompts.rows=[0, 2]", "runtime.resident=all"
+    )
+    assert differences(frozen, given) == [
+        "generate.temperature: 0.0 -> 0.5",
+        'peers.1.model: "models/b" -> "models/c"',
+        "prompts.rows: null -> [0, 2]",
+    ]
+    third = {"name": "c", "model": "models/c"}
+    more = parse_config(changed(peers=[*MINIMAL["peers"], third]), "x")
+    added = differences(frozen, more)
+    assert 'peers.2.name: (absent) -> "c"' in added
+    assert all(line.startswith("peers.2.") for line in added)
+    example = {"question": "q?", "response": "4"}
+    shown = differences(frozen, parse_config(changed(templates={"examples": [example]}), "x"))
+    assert 'templates.examples.0.question: (absent) -> "q?"' in shown
+    assert "templates.examples: [] -> (absent)" in shown
+
+
+def test_digest_is_stable() -> None:
+    # sha256 of '{"a": 1, "b": [1, 2.5, null]}'; fingerprints of finished stages hold it, so it must not change
+    value = {"b": [1, 2.5, None], "a": 1}
+    assert digest(value) == digest(dict(reversed(value.items()))) == "253130eeb7195695"
+    assert digest({**value, "a": 2}) != digest(value)
+    assert digest([1, 2]) != digest([2, 1])
+
+
+def _sections() -> list[tuple[str, type[Section]]]:
+    """(prefix, model) of every section of a config, also those in lists and in other sections."""
+    found: list[tuple[str, type[Section]]] = []
+
+    def walk(prefix: str, annotation: Any) -> None:
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            found.append((prefix, annotation))
+            for name, field in annotation.model_fields.items():
+                walk(f"{prefix}.{name}".lstrip("."), field.annotation)
+        for inner in get_args(annotation):
+            walk(f"{prefix}[]" if annotation.__class__.__name__ == "GenericAlias" else prefix, inner)
+
+    walk("", Config)
+    return found
+
+
+def test_the_table_has_every_field() -> None:
+    lines = table().splitlines()
+    assert lines[:2] == ["| key | default | meaning |", "|---|---|---|"]
+    rows = dict(line.strip("| ").split(" | ", 1) for line in lines[2:])
+    assert len(rows) == len(lines) - 2
+    # [templates] and its examples are described once, though a peer may have its own and the verifier has others
+    once = ("peers[].templates", "templates.verify_examples[]")
+    sections = [(prefix, model) for prefix, model in _sections() if prefix and not prefix.startswith(once)]
+    expected = {f"`{prefix}.{name}`" for prefix, model in sections for name in model.model_fields}
+    assert set(rows) == expected
+    for prefix, model in sections:
+        for name, field in model.model_fields.items():
+            assert field.description, f"{prefix}.{name}"
+            assert field.description in rows[f"`{prefix}.{name}`"].replace("\\\\n", "\\n"), f"{prefix}.{name}"
+            default = rows[f"`{prefix}.{name}`"].split(" | ")[0]
+            assert default == "(required)" or json.loads(default.strip("`").replace("\\\\n", "\\n")) == json.loads(
+                json.dumps(field.default)
+            ), f"{prefix}.{name}"
+
+
+def test_defaults_pass_their_own_bounds() -> None:
+    config = parse_config(MINIMAL, "x")
+    order = list(MINIMAL)
+    random.Random(0).shuffle(order)
+    assert parse_config({key: MINIMAL[key] for key in order}, "x") == config
+    assert parse_config(config.model_dump(mode="json"), "x") == config

@@ -1,0 +1,28 @@
+"""What the documents say is what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from data import schema
+from data.config import table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_config_table_is_the_generated_one() -> None:
+    text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert text.endswith(table()), "run `python -m data.config` and replace the table in docs/config.md"
+
+
+def test_every_column_is_documented() -> None:
+    documented = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "data" / "README.md").read_text(encoding="utf-8")))
+    for name in ("PROMPTS", "CHAINS", "SCORES", "EVALS", "METRICS"):
+        assert not set(getattr(schema, name).names) - documented, name
+
+
+def test_links_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
+        for link in re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8")):
+            assert "://" in link or (document.parent / link).exists(), f"{document.name} -> {link}"

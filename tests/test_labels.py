@@ -1,0 +1,82 @@
+"""Label-free by construction: no gold answer can reach generate, score or train."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from data import schema
+from score.stage import PASSES
+from tests.conftest import ROOT
+
+BLIND = ("data", "generate", "score", "train")
+MODULES = sorted(path for package in BLIND for path in (ROOT / package).rglob("*.py"))
+SCHEMAS = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)}
+GOLD_WORDS = ("gold", "correct", "label", "verdict", "solution")
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """Absolute names of all modules that a file imports, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(part for part in (package if node.level else "", node.module or "") if part)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    """Calls of a function by its bare name or as an attribute."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in found if ast.unparse(call.func).split(".")[-1] == name]
+
+
+def test_the_walk_sees_what_it_is_for() -> None:
+    assert len(MODULES) > 20
+    code = "import evaluate.gap\nfrom data import a, b\ndef f():\n from evaluate import metrics\n from .stage import x"
+    found = set(imported(ast.parse(code), "score"))
+    assert found == {"evaluate.gap", "evaluate.metrics", "score.stage.x", "data.a", "data.b"}
+
+
+def test_only_evaluate_has_a_column_for_gold_answers() -> None:
+    assert {"PROMPTS", "CHAINS", "SCORES", "EVALS", "METRICS"} <= SCHEMAS.keys()
+    assert "gold" in SCHEMAS["EVALS"].names
+    for name, found in {**SCHEMAS, "PASSES": PASSES}.items():
+        if name not in ("EVALS", "METRICS"):
+            assert not [column for column in found.names if any(word in column for word in GOLD_WORDS)], name
+    assert "gold" not in SCHEMAS["METRICS"].names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_outside_evaluate_knows_of_gold_answers(path: Path) -> None:
+    tree = parsed(path)
+    assert not [name for name in imported(tree, path.parent.name) if name.split(".")[0] == "evaluate"]
+    # the one generic import starts a stage by the name of its package
+    if calls(tree, "import_module") or calls(tree, "__import__"):
+        assert path.relative_to(ROOT) == Path("data/stage.py")
+    # `answer_column` is declared with the benchmarks and read in evaluate alone
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "answer_column"]
+    words = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in ("gold", "answer_column")]
+    assert words == (["gold"] if path.name == "schema.py" else [])  # there, the column of EVALS
+    for call in calls(tree, "read_source"):
+        assert ast.unparse(call.args[1]) == "[section.question_column]"
+
+
+def test_evaluate_is_where_the_answer_column_is_read() -> None:
+    reading = [path.name for path in (ROOT / "evaluate").glob("*.py") if calls(parsed(path), "read_source")]
+    assert reading == ["benchmarks.py"]
+
+
+def test_prompts_have_no_section_for_answers() -> None:
+    from data.config import PromptsSection
+
+    assert not [name for name in PromptsSection.model_fields if "answer" in name or "gold" in name]

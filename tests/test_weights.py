@@ -1,0 +1,123 @@
+"""PMI to weights: numbers by hand, the order, the mean, the clip, and what is left out."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import Literal, get_args
+
+import pytest
+
+from data.config import ScoreSection
+from score.weights import sigmoid, weights
+
+Weighting = Literal["sigmoid", "exp", "rank", "agreement", "uniform", "shuffled"]
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+DECREASING: tuple[Weighting, ...] = ("sigmoid", "exp", "rank")
+LN2 = math.log(2)
+
+
+def of(pmi: list[float], section: ScoreSection, agrees: list[bool] | None = None, seed: int = 0) -> list[float]:
+    """Weights; where it does not matter, every answer agrees."""
+    return weights(pmi, agrees if agrees is not None else [True] * len(pmi), section, seed)
+
+
+def test_every_weighting_of_the_config_is_tested() -> None:
+    assert ScoreSection.model_fields["weighting"].annotation == Weighting
+
+
+@pytest.mark.parametrize(("center", "shift"), [(0.0, 0.0), ("median", 3.0)])
+def test_sigmoid_by_hand(center: Literal["median"] | float, shift: float) -> None:
+    # σ(0) = 0.5, σ(-5 · 0.2) = 0.26894142, σ(5 · 0.2) = 0.73105858; their mean is 0.5
+    pmi = [shift, shift + 0.2, shift - 0.2]
+    expected = [1.0, 0.53788284, 1.46211716]
+    assert of(pmi, ScoreSection(weighting="sigmoid", beta=5, center=center)) == pytest.approx(expected, abs=1e-7)
+
+
+def test_exp_by_hand() -> None:
+    # exp(-p) of 0, ln 2, -ln 2 is 1, 1/2, 2; their mean is 7/6
+    section = ScoreSection(weighting="exp", beta=1, center=0.0)
+    assert of([0.0, LN2, -LN2], section) == pytest.approx([6 / 7, 3 / 7, 12 / 7])
+    # β = 2 squares them: 1, 1/4, 4; their mean is 21/12
+    section = ScoreSection(weighting="exp", beta=2, center=0.0)
+    assert of([0.0, LN2, -LN2], section) == pytest.approx([12 / 21, 3 / 21, 48 / 21])
+
+
+def test_the_median_of_an_even_number_of_examples() -> None:
+    # median of 0, 2 ln 3 is ln 3: σ(ln 3) = 3/4 and σ(-ln 3) = 1/4; their mean is 1/2
+    section = ScoreSection(weighting="sigmoid", beta=1)
+    assert of([0.0, 2 * math.log(3)], section) == pytest.approx([1.5, 0.5])
+
+
+def test_rank_by_hand_with_ties() -> None:
+    # 0.1: 3 larger + ½ itself = 3.5; 0.3 twice: 1 larger + ½ · 2 = 2; 0.5: ½. Over 4, and the mean is 2/4.
+    assert of([0.3, 0.1, 0.5, 0.3], ScoreSection(weighting="rank")) == pytest.approx([1, 1.75, 0.25, 1])
+
+
+def test_clip_comes_before_the_division_by_the_mean() -> None:
+    # exp: 22026, 1, 0.00005 are clipped to 2, 1, 0.5; their mean is 7/6
+    section = ScoreSection(weighting="exp", beta=1, center=0.0, weight_min=0.5, weight_max=2.0)
+    assert of([-10.0, 0.0, 10.0], section) == pytest.approx([12 / 7, 6 / 7, 3 / 7])
+
+
+@pytest.mark.parametrize("weighting", DECREASING)
+def test_weights_decrease_in_pmi(weighting: Weighting) -> None:
+    pmi = [-0.5, -0.2, -0.1, 0.0, 0.05, 0.3, 0.4]
+    found = of(pmi, ScoreSection(weighting=weighting, weight_min=0.001))
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) == len(pmi)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_mean_is_one_over_what_is_trained_on(weighting: Weighting) -> None:
+    pmi = [0.9, -0.4, 0.1, 0.0, 0.35]
+    found = of(pmi, ScoreSection(weighting=weighting), agrees=[True, False, True, False, True])
+    assert fmean(w for w in found if w > 0) == pytest.approx(1)
+    assert len(found) == 5
+    if weighting == "uniform":
+        assert found == [1.0] * 5
+
+
+def test_agreement_zeros_stay_zeros() -> None:
+    section = ScoreSection(weighting="agreement", weight_min=0.05)
+    assert of([0.3, 0.1, 0.2], section, [True, False, True]) == [1.0, 0.0, 1.0]
+    assert of([0.3, 0.1], section, [False, False]) == [0.0, 0.0]
+
+
+def test_an_example_of_weight_zero_is_as_one_left_out() -> None:
+    # σ(-5 · 1000) underflows to 0; with weight_min = 0 it stays there
+    section = ScoreSection(weighting="sigmoid", center=0.0, weight_min=0.0)
+    found = of([0.1, 1000.0, -0.2], section)
+    assert found[1] == 0
+    assert [found[0], found[2]] == of([0.1, -0.2], section)
+
+
+def test_shuffled_is_a_seeded_permutation_of_the_sigmoid_weights() -> None:
+    pmi = [i / 40 - 0.5 for i in range(40)]
+    by_pmi = of(pmi, ScoreSection(weighting="sigmoid"))
+    shuffled = [of(pmi, ScoreSection(weighting="shuffled"), seed=seed) for seed in (1, 1, 2)]
+    assert shuffled[0] == shuffled[1]
+    assert len({tuple(by_pmi), tuple(shuffled[0]), tuple(shuffled[2])}) == 3
+    assert sorted(shuffled[0]) == sorted(shuffled[2]) == sorted(by_pmi)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_extreme_values_do_not_overflow(weighting: Weighting) -> None:
+    pmi = [-1e6, 1e6, 0.0, 1e300, -1e300]
+    found = of(pmi, ScoreSection(weighting=weighting, center=0.0))
+    assert all(math.isfinite(w) and w > 0 for w in found)
+    assert fmean(found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_few_examples(weighting: Weighting) -> None:
+    assert of([], ScoreSection(weighting=weighting)) == []
+    assert of([0.7], ScoreSection(weighting=weighting)) == [1.0]
+
+
+def test_sigmoid_at_both_ends() -> None:
+    assert sigmoid(0) == 0.5
+    assert sigmoid(-1e4) == 0.0
+    assert sigmoid(1e4) == 1.0
+    assert sigmoid(-2) + sigmoid(2) == pytest.approx(1)
+    assert sigmoid(-2) == pytest.approx(0.11920292)
