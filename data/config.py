@@ -23,7 +23,7 @@ Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, u
 class Section(BaseModel):
     """A frozen section that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Example(Section):

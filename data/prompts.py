@@ -131,7 +131,9 @@ class PeerPrompts:
         """The token that the chat template puts right after an assistant's words."""
         turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Yes"}]
         ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False))
-        special = set(self.tokenizer.all_special_ids)
+        # many end-of-turn tokens have no role, so that `all_special_ids` alone does not have them
+        added = self.tokenizer.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}
         answer = self.tokenizer.encode("Yes", add_special_tokens=False)
         last = max((i for i, token in enumerate(ids) if token in answer), default=len(ids))
         eos: int | None = self.tokenizer.eos_token_id

@@ -26,7 +26,8 @@ READERS: dict[str, Callable[..., pl.LazyFrame]] = {
 
 def normalise(text: str) -> str:
     """Text as compared for duplicates: NFKC, case-folded, runs of white space as one blank."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+    folded = unicodedata.normalize("NFKC", text).casefold()  # which may undo the first normalisation
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", folded)).strip()
 
 
 def question_id(question: str) -> str:
@@ -45,6 +46,9 @@ def read_source(section: SourceSection, columns: list[str], where: str) -> pl.Da
     for column in columns:
         if column not in names:
             raise UserError(f"{where}: {section.source} has no column {column!r}; it has {', '.join(names)}")
+    for column, kind in frame.select(columns).collect_schema().items():
+        if kind.is_nested():
+            raise UserError(f"{where}: column {column!r} of {section.source} is a {kind}; expected text")
     try:
         table = frame.select(pl.col(columns).cast(pl.String)).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -59,17 +63,18 @@ def read_source(section: SourceSection, columns: list[str], where: str) -> pl.Da
     for column in columns:
         empty = table[column].is_null() | (table[column].str.strip_chars() == "")
         if empty.any():
-            row = empty.arg_true()[0]
+            row = empty.arg_true()[0] + (section.rows or (0, 0))[0]
             raise UserError(f"{where}: {section.source} row {row + 1} has an empty {column!r}; fix or remove the row")
     return table
 
 
 def _open(section: SourceSection, where: str) -> pl.LazyFrame:
-    source = section.source
-    reader = READERS.get(Path(source).suffix)
+    source = section.source if "://" in section.source else str(Path(section.source).expanduser())
+    reader = READERS.get(Path(source).suffix.lower())
     if reader is None:
         return _open_dataset(section, where)
-    options: dict[str, Any] = {} if reader is pl.scan_parquet else {"infer_schema_length": None}
+    # CSV cells are taken as text: a 007 or 1.50 read as a number would not come back as it stands
+    options = {pl.scan_csv: {"infer_schema": False}, pl.scan_ndjson: {"infer_schema_length": None}}.get(reader, {})
     if "://" not in source:
         if not glob.glob(source):
             raise UserError(f"{where}: file {source} does not exist; set {where}.source to an existing one")
@@ -85,8 +90,11 @@ def _open(section: SourceSection, where: str) -> pl.LazyFrame:
 
 def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:
     """A dataset folder or hub name through the `datasets` library."""
-    looks_local = section.source.startswith((".", "/", "~")) or section.source.count("/") > 1
-    if looks_local and not Path(section.source).expanduser().exists():
+    source = str(Path(section.source).expanduser())
+    looks_local = source.startswith((".", "/")) or source.count("/") > 1
+    if Path(source).is_file():
+        raise UserError(f"{where}: {source} has an unknown ending; expected .jsonl, .parquet or .csv")
+    if looks_local and not Path(source).exists():
         raise UserError(
             f"{where}: {section.source} does not exist; expected a .jsonl, .parquet or .csv file, a dataset folder, "
             "or a dataset name on the Hugging Face hub"
@@ -94,7 +102,7 @@ def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:
     import datasets
 
     try:
-        dataset = datasets.load_dataset(section.source, section.subset, split=section.split, revision=section.revision)
+        dataset = datasets.load_dataset(source, section.subset, split=section.split, revision=section.revision)
     except Exception as error:  # the library raises a dozen kinds; all mean "no such data", and none is ours to cure
         raise UserError(f"{where}: dataset {section.source!r} cannot be loaded: {_first_line(error)}") from error
     table: Any = dataset

@@ -61,7 +61,9 @@ def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Itera
     the config conflicts with the frozen one, or the questions are not usable.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise UserError(f"--run {name!r}: expected a name of letters, digits, '.', '_' and '-'; it is a folder in runs/")
+        raise UserError(
+            f"--run {name!r}: expected a name of letters, digits, '.', '_' and '-'; it is a folder in runs/"
+        )
     root = RUNS / name
     frozen_path = root / "config.json"
     if config_path is None and not frozen_path.is_file():

@@ -30,7 +30,10 @@ def write_rows(rows: list[Row], path: Path, schema: pa.Schema) -> None:
     for row in rows:
         if row.keys() != set(schema.names):
             raise ValueError(f"{path.name}: columns {sorted(row)} differ from the schema's {sorted(schema.names)}")
-    table = pa.Table.from_pylist(rows, schema=schema)
+    try:
+        table = pa.Table.from_pylist(rows, schema=schema)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path.name}: {error}") from error
     for field in schema:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"{path.name}: column {field.name} has nulls and must not")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from data.answers import Grader
+from data.equivalence import Grader
 from generate.aggregate import synthesiser, vote
 
 

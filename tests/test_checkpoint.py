@@ -113,7 +113,7 @@ def test_bf16_merge_is_seeded_and_keeps_on_average_what_nearest_loses(tmp_path: 
     weight = write_base(tmp_path / "base", torch.bfloat16)
     small = 1e-3 / 3  # every change is below half a unit in the last place (1/256 at 1)
     adapter = write_adapter(tmp_path / "adapter", A * small, B)
-    merged = []
+    merged: list[dict[str, Tensor]] = []
     for seed in [*range(400), 0]:
         target = tmp_path / f"seed-{len(merged)}"
         write_merged(tmp_path / "base", adapter, target, "bfloat16", seed)

@@ -57,7 +57,8 @@ class Fakes:
                 raise Killed
             self.left -= 1
             self.asked.append((name, list(prompt), seed))
-            return [*prompts.encode_response(self.say(name, seed)), prompts.end_id]
+            response: list[Any] = [*prompts.encode_response(self.say(name, seed)), prompts.end_id]
+            return response
 
         return FakeEngine(prompts, respond)
 
@@ -160,7 +161,7 @@ def test_the_rows_follow_from_the_seed(three: Path) -> None:
 
 
 @pytest.mark.parametrize("keep_all", [True, False])
-@pytest.mark.parametrize("requests", [0, 5, 23, 30, 35])
+@pytest.mark.parametrize("requests", [0, 23, 30])
 def test_a_killed_stage_goes_on_where_it_stopped(keep_all: bool, requests: int, three: Path) -> None:
     clean = generate("clean", Fakes(distinct, not keep_all))
     with pytest.raises(Killed):
@@ -275,7 +276,7 @@ def test_synthesis_adds_a_response_that_sees_all(keep_all: bool, three: Path) ->
 
 
 def test_vote_marks_one_of_the_majority(three: Path) -> None:
-    answers = {"chatty": "It is 1/2.", "plain": "The answer is 0.5.", "third": "The answer is 3, I am very sure of it."}
+    answers = {"chatty": "It is 1/2.", "plain": "The answer is 0.5.", "third": "The answer is 3."}
     rows = generate("t", Fakes(lambda peer, _: answers[peer], keep_all=True), "generate.aggregate=vote")
     for chain in chains(rows):
         # the fake's mean log-probability is -0.5 for all, so the earlier of the two that agree has it

@@ -17,7 +17,7 @@ from data.peers import load_tokenizer
 from data.run import open_run
 from data.schema import SCORES
 from data.shards import write_rows
-from score.logprob import LanguageModel, Pair
+from score.logprob import LanguageModel, Pair, load_language_model, score_pairs
 from score.weights import weights
 from tests.conftest import questions
 from train.loop import TrainingExample, lr_factor, open_adapter, train_adapter
@@ -115,6 +115,10 @@ def test_one_by_one_accumulated_equals_all_at_once(name: str, tiny_models: dict[
     section = LORA.model_copy(update={"epochs": 3})
     runs = [trained(folder, tmp_path / str(b), examples_of(folder), section, b) for b in (1, 150, 10**6)]
     tensors, losses = runs[-1]
+    lm = load_language_model(folder, "float32")
+    scored = score_pairs(lm, [example.pair for example in examples_of(folder)], 10**6, lambda *_: None)
+    naive = [e.weight * -fmean(logprobs) for e, logprobs in zip(examples_of(folder), scored, strict=True)]
+    assert losses[0] == pytest.approx(fmean(naive), abs=1e-4)  # lora_B begins at zero: the base's own loss
     assert len(losses) == 3
     assert losses[2] < losses[0]
     assert sum(tensor.abs().sum().item() for key, tensor in tensors.items() if "lora_B" in key) > 0.1
@@ -165,7 +169,7 @@ def test_uniform_weights_equal_plain_fine_tuning(tiny_models: dict[str, Path]) -
 
     def gradients(loss: Tensor) -> dict[str, Tensor]:
         model.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
     lm = LanguageModel(model.get_base_model())

@@ -90,7 +90,7 @@ def test_an_identical_answer_tells_more_than_an_unrelated_one(name: str, tiny_mo
     prompts = PeerPrompts(tokenizer, PeerSection(name=name, model="m"), TemplateSection(instruction="Solve."))
     lm = counting_model(len(tokenizer))
     question, answer, unrelated = "Tom has 3 pens and buys 4. How many?", "The answer is 7.", "Who knows; I don't."
-    target = [*prompts.encode_response(answer), prompts.end_id]
+    target: list[Any] = [*prompts.encode_response(answer), prompts.end_id]
     alone = prompts.solve(question)
     found = [pmi(lm, prompts.solve(question, [y]), alone, target).pmi_per_token for y in (answer, unrelated)]
     assert found[0] > 0.1 > found[1]

@@ -158,7 +158,8 @@ def test_a_response_encoded_comes_back(text: str, either: PeerPrompts) -> None:
     token_ids = either.encode_response(text)
     assert either.text(token_ids) == text
     assert either.decode(token_ids) == (text if either.is_chat else f" {text}")
-    assert either.cut([*token_ids, either.end_id]) == token_ids
+    ended: list[Any] = [*token_ids, either.end_id]
+    assert either.cut(ended) == token_ids
     assert not set(token_ids) & set(either.tokenizer.all_special_ids)
 
 
@@ -175,7 +176,7 @@ def test_cut_at_a_stop_string(plain: PeerPrompts) -> None:
 def test_the_first_of_several_stop_strings_counts(plain: PeerPrompts) -> None:
     prompts = peer_prompts(plain.tokenizer, stop=("END", "\n\n", "\nSolution"))
     token_ids = prompts.encode_response("It is 7.\nSolution 2: 8\n\nmore END")
-    assert prompts.text(prompts.cut(token_ids)) == "It is 7."
+    assert prompts.cut(token_ids) == prompts.encode_response("It is 7.")
     assert prompts.text(token_ids) == "It is 7."
     assert peer_prompts(plain.tokenizer, stop=()).stop_strings == []
 
@@ -203,9 +204,17 @@ def test_cut_at_end_tokens_and_trailing_space(either: PeerPrompts) -> None:
         assert either.text(token_ids) == "The answer is 7."
 
 
+def test_special_tokens_are_no_text(either: PeerPrompts) -> None:
+    response = either.encode_response("The answer is 7.")
+    pad = either.tokenizer.pad_token_id
+    assert either.text([pad, *response, pad]) == "The answer is 7."
+    assert either.cut([*response, pad]) == response
+
+
 def test_cut_of_nothing(either: PeerPrompts) -> None:
     end, seven = either.end_id, either.encode_response("7")
-    for token_ids in ([], [end], either.encode_response(" \n "), [end, *seven]):
+    nothing: list[list[Any]] = [[], [end], either.encode_response(" \n "), [end, *seven]]
+    for token_ids in nothing:
         assert either.cut(token_ids) == []
     assert either.text([]) == ""
 
@@ -223,13 +232,25 @@ def test_the_end_token_is_what_the_template_puts_after_an_answer(chatty: PeerPro
     assert (chatty.end_id, chatty.stop_ids) == (end, [end])
     assert not plain.is_chat
     assert (plain.end_id, plain.stop_ids) == (eos, [eos])
-    tokenizer.eos_token = "<eos>"  # as in Llama 3 and Gemma: turns end with a token of their own
+    tokenizer.add_special_tokens({"eos_token": "<eos>", "additional_special_tokens": ["<|end|>"]})
     prompts = peer_prompts(tokenizer)
     assert (prompts.end_id, prompts.stop_ids) == (end, sorted([end, eos]))
     tokenizer.chat_template = CHAT.replace("<|end|>", "<|end|>\n")
     assert peer_prompts(tokenizer).end_id == end
     tokenizer.chat_template = CHAT.replace("<|end|>", "\n")  # no token ends a turn
     assert peer_prompts(tokenizer).end_id == eos
+
+
+def test_the_end_token_need_not_have_a_role(chatty: PeerPrompts) -> None:
+    # as in Gemma 3 (<end_of_turn>) and Phi 3 (<|end|>): special among the added tokens, but neither EOS nor in the list
+    # of additional special tokens, so `all_special_ids` does not have it
+    tokenizer: Any = chatty.tokenizer
+    tokenizer.eos_token = "<eos>"
+    end, eos = (tokenizer.convert_tokens_to_ids(token) for token in ("<|end|>", "<eos>"))
+    assert tokenizer.added_tokens_decoder[end].special
+    assert end not in tokenizer.all_special_ids
+    prompts = peer_prompts(tokenizer)
+    assert (prompts.end_id, prompts.stop_ids) == (end, sorted([end, eos]))
 
 
 def test_template_of_a_peer(chatty: PeerPrompts, plain: PeerPrompts) -> None:
