@@ -74,7 +74,8 @@ def _open(section: SourceSection, where: str) -> pl.LazyFrame:
     if reader is None:
         return _open_dataset(section, where)
     # CSV cells are taken as text: a 007 or 1.50 read as a number would not come back as it stands
-    options = {pl.scan_csv: {"infer_schema": False}, pl.scan_ndjson: {"infer_schema_length": None}}.get(reader, {})
+    options: dict[str, Any] = {"infer_schema": False} if reader is pl.scan_csv else {}
+    options |= {"infer_schema_length": None} if reader is pl.scan_ndjson else {}
     if "://" not in source:
         if not glob.glob(source):
             raise UserError(f"{where}: file {source} does not exist; set {where}.source to an existing one")
