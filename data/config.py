@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -130,7 +130,7 @@ class PeerSection(Section):
     """One peer: a base model and how to talk to it."""
 
     name: str = Name
-    model: str | tuple[str, ...] = Field(
+    model: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="Hub name, model directory, GGUF file, or package:MODULE/FILE for a file inside an installed "
         "package; a list is one GGUF file in pieces."
     )
@@ -203,7 +203,7 @@ class ScoreSection(Section):
 class TrainSection(Section):
     """LoRA."""
 
-    rank: int = Field(16, ge=1, description="LoRA rank.")
+    rank: int = Field(16, ge=1, le=512, description="LoRA rank.")
     alpha: int = Field(32, ge=1, description="LoRA alpha; the update is scaled by alpha / rank.")
     lr: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
@@ -226,7 +226,10 @@ class EvaluateSection(Section):
 
 
 class RuntimeSection(Section):
-    """How the machine is used; may differ from call to call, and changes results by rounding at most."""
+    """How the machine is used; may differ from call to call, and changes results by rounding at most.
+
+    One exception: sampled responses of the transformers engine depend on its batches, so on `score_tokens`.
+    """
 
     resident: Literal["auto", "all", "one"] = Field(
         "auto",
@@ -335,7 +338,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string: --set score.weighting=rank needs no quotes in the shell
+        value = (
+            None if text.strip() == "null" else text
+        )  # a bare word is a string: --set score.weighting=rank needs no quotes in the shell
     *parents, last = key.strip().split(".")
     table: Any = raw
     for part in parents:

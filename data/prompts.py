@@ -14,9 +14,9 @@ stop. `token_ids` in chains are without it.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.config import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
@@ -69,8 +69,14 @@ class PeerPrompts:
 
     def encode_response(self, text: str) -> list[int]:
         """The one re-encoding of a response's text for this peer, without the end token."""
-        text = text if self.is_chat else f" {text}"  # the plain prompt ends in "Answer:", what follows has a blank
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        if self.is_chat:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        # encoded after the words it follows: some tokenizers put a blank of their own before any text
+        before = list(self.tokenizer.encode("Answer:", add_special_tokens=False))
+        whole = list(self.tokenizer.encode(f"Answer: {text}", add_special_tokens=False))
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        return list(self.tokenizer.encode(f" {text}", add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of response tokens, special tokens left out, white space kept."""
@@ -153,13 +159,9 @@ def load_prompts(config: Config, name: str) -> PeerPrompts:
     return PeerPrompts(load_tokenizer(directory), peer, config.templates_of(peer))
 
 
-def token_identity(config: Config, name: str) -> str:
-    """Peers with equal identities may exchange token ids: same tokenizer file, same kind of template."""
-    peer = config.peer(name)
-    directory = model_directory(peer, config)
-    state = hashlib.sha256(load_prompts(config, name).is_chat.to_bytes())
-    for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"):
-        path = Path(directory) / file
-        if path.is_file():
-            state.update(path.read_bytes())
-    return state.hexdigest()[:16]
+def token_identity(prompts: PeerPrompts) -> str:
+    """Peers with equal identities may exchange token ids: same tokenizer, same kind of template."""
+    tokenizer: Any = prompts.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    about = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{prompts.is_chat}/{about}".encode()).hexdigest()[:16]

@@ -48,6 +48,18 @@ class Run:
         """Folder of a stage's output: chains, scores, adapters or evals."""
         return self.round_dir(round_) / kind
 
+    def freeze(self) -> None:
+        """Keep the config for good. Called by the first stage once all that can be checked without weights is
+        checked, so that a config that was refused leaves nothing for the corrected one to conflict with."""
+        path = self.root / "config.json"
+        if path.is_file():
+            return
+        from data.prompts import load_prompts
+
+        for name in self.config.peer_names:
+            load_prompts(self.config, name)
+        shards.write_json(self.config.model_dump(mode="json"), path)
+
     def adapter_dir(self, round_: int, peer: str) -> Path | None:
         """A peer's adapter after a round; None for round 0, the untouched base."""
         return self.stage_dir(round_, "adapters") / peer if round_ else None
@@ -55,7 +67,7 @@ class Run:
 
 @contextmanager
 def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Iterator[Run]:
-    """Lock a run, resolve and freeze its config, and write its prompts if they are not there yet.
+    """Lock a run, resolve its config, and write its prompts if they are not there yet.
 
     Without a config file an existing run's frozen config is used. Raises UserError if another process holds the run,
     the config conflicts with the frozen one, or the questions are not usable.
@@ -71,12 +83,9 @@ def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Itera
     given = load_config(config_path, overrides) if config_path is not None else None
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
-        config = _freeze(frozen_path, given, overrides)
+        config = _resolve(frozen_path, given, overrides)
         run = Run(name, config)
-        if not frozen_path.is_file():
-            _write_prompts(run)  # first: a run whose questions were refused leaves nothing to conflict with
-            shards.write_json(config.model_dump(mode="json"), frozen_path)
-        elif shards.read_manifest(run.prompts_dir) is None:
+        if not frozen_path.is_file() or shards.read_manifest(run.prompts_dir) is None:
             _write_prompts(run)
         yield run
 
@@ -99,7 +108,7 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def _freeze(path: Path, given: Config | None, overrides: list[str]) -> Config:
+def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
     if not path.is_file():
         assert given is not None
         return given

@@ -71,7 +71,7 @@ def read_rows(path: Path, schema: pa.Schema) -> list[Row]:
     try:
         table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        first = str(error).splitlines()[0]
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"shard {path} is damaged ({first}); delete {path.parent} and run its stage again") from error
     if not table.schema.equals(schema, check_metadata=False):
         raise UserError(

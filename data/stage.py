@@ -3,6 +3,7 @@
 import importlib
 import os
 import platform
+import shutil
 import sys
 import time
 import traceback
@@ -57,6 +58,8 @@ class Stage:
             )
         if manifest is None:
             shards.write_json(self.fingerprint, started)
+        else:
+            shutil.rmtree(self.work, ignore_errors=True)  # of a call that was killed right after its manifest
         return manifest is None
 
     def finish(self, files: list[Path], rows: int, summary: dict[str, Any]) -> None:
@@ -157,5 +160,7 @@ def _quiet_environment() -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # a forked engine would inherit a CUDA context it cannot use, and the run's lock, which it could outlive us with
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }.items():
         os.environ.setdefault(key, value)

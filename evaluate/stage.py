@@ -20,6 +20,7 @@ from data.answers import clusters, extract, grade
 from data.config import digest
 from data.console import console, task
 from data.equivalence import Grader
+from data.errors import UserError
 from data.peers import check_peers, compute_dtype
 from data.prompts import PeerPrompts, load_prompts
 from data.run import Run
@@ -52,7 +53,7 @@ class Unit:
 
     def path(self, work: Path, kind: str) -> Path:
         """Where the unit's responses or verifier scores are kept until the stage is closed."""
-        return work / f"{kind}.{self.benchmark}.{self.peer}.{self.shard:05d}.parquet"
+        return work / f"{kind}~{self.benchmark}~{self.peer}~{self.shard:05d}.parquet"  # no name has a ~
 
 
 def main(run: Run, round_: int) -> None:
@@ -66,6 +67,8 @@ def main(run: Run, round_: int) -> None:
         "policies": [policy_identity(run, round_, name) for name in config.peer_names],
     })  # fmt: skip
     metrics_path = run.round_dir(round_) / "metrics.parquet"
+    run.freeze()
+    check_same_benchmarks(run, stage)
     work_to_do = stage.begin()
     if not work_to_do and metrics_path.is_file():
         console.print(f"{stage.title}: finished already")
@@ -87,6 +90,16 @@ def main(run: Run, round_: int) -> None:
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
+
+
+def check_same_benchmarks(run: Run, stage: Stage) -> None:
+    """All rounds of a run are measured on the same questions. Raises UserError if a benchmark changed since round 0."""
+    baseline = shards.read_manifest(run.stage_dir(0, "evals"))
+    if baseline and baseline["fingerprint"]["benchmarks"] != stage.fingerprint["benchmarks"]:
+        raise UserError(
+            f"a benchmark file has changed since round 0 of run {run.name!r} was evaluated; restore it, or use another "
+            "run name"
+        )
 
 
 @dataclass

@@ -52,6 +52,7 @@ class Completion:
     finish_reason: Literal["stop", "length", "context"]
 
 
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows for its buffers
 NOT_GENERATED = Completion([], "", 0.0, "context")
 
 
@@ -86,7 +87,9 @@ class VllmEngine:
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        lora: dict[str, Any] = {"enable_lora": True, "max_lora_rank": max(8, rank)} if adapter else {}
+        lora: dict[str, Any] = (
+            {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)} if adapter else {}
+        )
         self.prompts = prompts
         # on CPU vLLM takes torch down to one thread and disables the function that would undo it
         self.threads = torch.get_num_threads(), torch.set_num_threads
@@ -170,10 +173,14 @@ class TransformersEngine:
         dtype: str,
         adapter: Path | None = None,
     ) -> None:
+        from transformers import GenerationConfig
+
         from score.logprob import load_language_model
 
         self.prompts, self.runtime = prompts, runtime
         self.lm: Any = load_language_model(directory, dtype, adapter)
+        # a checkpoint's own defaults (a repetition penalty, say) would change what greedy means
+        self.lm.model.generation_config = GenerationConfig()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`. Sampled responses depend on the batch's seed, not on each request's."""

@@ -9,6 +9,7 @@ at a position before the next is loaded.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from data import shards
 from data.answers import extract
 from data.config import digest
 from data.console import task
-from data.equivalence import Grader, Kind
+from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers
 from data.prompts import PeerPrompts, load_prompts
@@ -26,7 +27,7 @@ from data.shards import Row
 from data.stage import Stage
 from generate.aggregate import synthesiser, vote
 from generate.chain import peer_order, request_seed
-from generate.engine import NOT_GENERATED, Completion, Engine, Request, Sampling
+from generate.engine import NOT_GENERATED, Advance, Completion, Engine, Request, Sampling
 from generate.pool import open_pool
 from train.checkpoint import policy_identity
 
@@ -51,7 +52,7 @@ class Unit:
 
     def path(self, work: Path) -> Path:
         """Where its rows are kept until the shard is complete."""
-        return work / f"shard-{self.shard:05d}.position-{self.position}.{self.peer}.parquet"
+        return work / f"shard-{self.shard:05d}~position-{self.position}~{self.peer}.parquet"  # no name has a ~
 
 
 def units(n_shards: int, positions: int, peers: list[str], keep_all: bool) -> list[Unit]:
@@ -65,6 +66,7 @@ def main(run: Run, round_: int) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, round_))
+    run.freeze()
     if not stage.begin():
         _already_done(stage)
         return
@@ -85,10 +87,11 @@ def main(run: Run, round_: int) -> None:
     aggregates = [row for row in rows if row["is_aggregate"]]
     stage.finish(files, len(rows), {
         "questions": sum(len(shard) for shard in questions),
-        "questions_too_long": too_long,
+        "questions_too_long": len(too_long),
         "tokens": sum(row["n_tokens"] for row in rows),
         "finish_reasons": dict(Counter(row["finish_reason"] for row in rows)),
         "aggregates_without_answer": sum(row["answer"] is None for row in aggregates),
+        "skipped": {"too_long": too_long},
     })  # fmt: skip
 
 
@@ -162,12 +165,12 @@ class Generation:
             return question.order[position - 1]
         return synthesiser(list(self.prompts), question.number, self.round)
 
-    def do(self, unit: Unit, engine: object, advance: object) -> None:
+    def do(self, unit: Unit, engine: Callable[[str], Engine], advance: Advance) -> None:
         """Do one unit unless its file, or its shard's, is there already."""
         mine = [q for q in self.questions[unit.shard] if self.peer_at(q, unit.position) == unit.peer]
         path = unit.path(self.stage.work)
         if self.part(unit.shard).is_file() or path.is_file():
-            advance(len(mine), 0)  # type: ignore[operator]
+            advance(len(mine), 0)
             return
         earlier = self.earlier(unit)
         prompts = [self.prompt(unit, q, earlier.get(q.id, [])) for q in mine]
@@ -241,30 +244,32 @@ class Generation:
         for unit in done:
             unit.path(self.stage.work).unlink()
 
-    def aggregate_index(self, rows: list[Row], grader: Grader, kind: Kind = "math") -> int:
+    def aggregate_index(self, rows: list[Row], grader: Grader) -> int:
         """Which of a chain's rows is the aggregate."""
         if self.run.config.generate.aggregate != "vote":
             return len(rows) - 1
         means = [row["logprob"] / max(1, row["n_tokens"]) for row in rows]
-        return vote([row["answer"] for row in rows], means, kind, grader)
+        # a response cut at the limit has no vote: score would drop the question if it won
+        answers = [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
+        return vote(answers, means, "math", grader)
 
 
 def complete(
-    engine: object,
+    engine: Callable[[str], Engine],
     peer: str,
     prompts: list[list[int]],
     seeds: list[int],
     sampling: Sampling,
     room: int,
-    advance: object,
+    advance: Advance,
 ) -> list[Completion]:
     """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`."""
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
     completions = [NOT_GENERATED] * len(prompts)
     if fits:
         requests = [Request(prompts[i], seeds[i]) for i in fits]
-        loaded: Engine = engine(peer)  # type: ignore[operator]
-        for index, completion in zip(fits, loaded.generate(requests, sampling, advance), strict=True):  # type: ignore[arg-type]
+        loaded = engine(peer)
+        for index, completion in zip(fits, loaded.generate(requests, sampling, advance), strict=True):
             completions[index] = completion
-    advance(len(prompts) - len(fits), 0)  # type: ignore[operator]
+    advance(len(prompts) - len(fits), 0)
     return completions

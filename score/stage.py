@@ -87,6 +87,7 @@ def main(run: Run, round_: int) -> None:
         "chains": digest(manifest["files"]),
         "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
     })  # fmt: skip
+    run.freeze()
     if not stage.begin():
         console.print(f"{stage.title}: finished already")
         return
@@ -142,7 +143,7 @@ class Scoring:
     def __post_init__(self) -> None:
         names = self.run.config.peer_names
         self.prompts: dict[str, PeerPrompts] = {name: load_prompts(self.run.config, name) for name in names}
-        self.identity = {name: token_identity(self.run.config, name) for name in names}
+        self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
         self.measured: dict[tuple[str, str, str | None], tuple[float, int]] = {}
 
     def target(self, scorer: str, row: Row) -> list[int]:

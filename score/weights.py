@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from statistics import fmean, median
 
@@ -45,7 +46,8 @@ def _raw(pmi: Sequence[float], agrees: Sequence[bool], section: ScoreSection) ->
     if section.weighting == "agreement":
         return [float(agree) for agree in agrees]
     if section.weighting == "rank":
-        return [(sum(q > p for q in pmi) + 0.5 * sum(q == p for q in pmi)) / len(pmi) for p in pmi]
+        ranked = sorted(pmi)
+        return [1 - 0.5 * (bisect_left(ranked, p) + bisect_right(ranked, p)) / len(pmi) for p in pmi]
     center = median(pmi) if section.center == "median" else section.center
     exponents = [-section.beta * (p - center) for p in pmi]
     if section.weighting == "exp":

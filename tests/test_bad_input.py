@@ -28,6 +28,7 @@ REFUSAL_CPU_SECONDS = 6.0
 Refuse = Callable[..., str]
 options_defect = pytest.mark.xfail(strict=True, reason="typer prints its usage instead of one line with error:")
 model_defect = pytest.mark.xfail(strict=True, reason="a model directory with a broken file ends in a traceback")
+source_defect = pytest.mark.xfail(strict=True, reason="./none is asked for at the hub, since Path drops the ./")
 frozen_defect = pytest.mark.xfail(strict=True, reason="the config is frozen before peers and gold answers are checked")
 
 
@@ -217,7 +218,9 @@ CONFIGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=source_defect) if case == "missing dataset folder" else case for case in CONFIGS]
+)
 def test_a_bad_config_is_refused(case: str, local: Path, refused: Refuse) -> None:
     (local / "empty.jsonl").touch()
     (local / "blank.jsonl").write_text("\n\n", encoding="utf-8")

@@ -85,7 +85,7 @@ def response(index: int, answer: str) -> str:
 
 def real_pairs(prompts: PeerPrompts, n: int) -> list[Pair]:
     """Prompts and targets as the score stage makes them; the last prompt is longer than Gemma's sliding window."""
-    rows = sums(n + 16)
+    rows = sums(n + 13)
     asked = [row["question"] for row in rows[: n - 1]] + [" ".join(row["question"] for row in rows[n:])]
     assert prompts.end_id is not None
     return [

@@ -11,7 +11,6 @@ run, round, peer and tensor: a checkpoint that was deleted comes back bit for bi
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from pathlib import Path
@@ -69,6 +68,7 @@ def merged_checkpoint(run: Run, round_: int, peer: PeerSection, base: Path, adap
     work = target.with_name(f"{target.name}.tmp")
     for name in (target.name, work.name):
         for stale in (run.root / ".checkpoints").glob(f"round=*/{name}"):
+            (stale / stamp.name).unlink(missing_ok=True)  # first: half a checkpoint must not look like a whole one
             shutil.rmtree(stale)
     write_merged(base, adapter, work, peer.dtype, request_seed(run.config.run.seed, round_, peer.name))
     shards.write_json({"adapter": identity, "round": round_}, work / stamp.name)
@@ -83,8 +83,9 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
 
     target.mkdir(parents=True)
     for file in base.iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and file.name != "merged_from.json":
+        if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt"):
             shutil.copyfile(file, target / file.name)
+    kind = getattr(torch, dtype)
     factors = load_file(adapter / "adapter_model.safetensors")
     scale = _scale(adapter)
     pending = {name.removesuffix(".lora_A.weight") for name in factors if name.endswith(".lora_A.weight")}
@@ -99,27 +100,20 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
             if (b.shape[0], a.shape[1]) != tuple(tensors[name].shape):
                 raise UserError(f"{adapter}: {module} does not fit the base's {name} {tuple(tensors[name].shape)}")
             merged = tensors[name].float() + scale * (b @ a)
-            tensors[name] = merged
-        kind = getattr(torch, dtype)
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and tensor.dtype != kind:
-                generator = torch.Generator().manual_seed(request_seed(seed, name))
-                tensors[name] = stochastic_round(tensor, generator) if _rounds(kind, stochastic) else tensor.to(kind)
+            generator = torch.Generator().manual_seed(request_seed(seed, name))
+            rounds = stochastic and kind is torch.bfloat16
+            tensors[name] = stochastic_round(merged, generator) if rounds else merged
+        # what is not adapted is rounded to nearest, as it is when the base is loaded
+        tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
         save_file(tensors, target / file.name, metadata={"format": "pt"})
     if pending:
         raise UserError(f"{adapter}: no tensor in {base} for {sorted(pending)[0]} and {len(pending) - 1} others")
 
 
-def _rounds(kind: object, stochastic: bool) -> bool:
-    import torch
-
-    return stochastic and kind is torch.bfloat16
-
-
 def _scale(adapter: Path) -> float:
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     rank, alpha = config["r"], config["lora_alpha"]
-    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+    return float(alpha / rank)
 
 
 def stochastic_round(values: Tensor, generator: Generator) -> Tensor:

@@ -43,6 +43,7 @@ def main(run: Run, round_: int) -> None:
         "scores": digest(manifest["files"]),
         "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
     })  # fmt: skip
+    run.freeze()
     if not stage.begin():
         console.print(f"{stage.title}: finished already")
         return
