@@ -215,6 +215,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     config = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+    verify(parse("$x+1$", config, parsing_timeout=None), parse("$1+x$", config, parsing_timeout=None))  # loads the rest
     connection.send("ready")
     while True:
         try:

@@ -109,6 +109,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"chatty": root / "chatty", "plain": root / "plain"}
 
 
+@pytest.fixture(autouse=True)
+def fresh_tokenizers() -> None:
+    """Tokenizers are cached; a test that changes one must not change it for the next."""
+    from data.peers import load_tokenizer
+
+    load_tokenizer.cache_clear()
+
+
 @pytest.fixture
 def project(tmp_path: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with questions and `tiny.toml`; the current directory for the test."""

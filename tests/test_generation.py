@@ -186,7 +186,7 @@ def test_a_lost_unit_and_a_lost_shard_are_made_again(three: Path) -> None:
     folder = Path("runs/t/round=1/chains")
     # shard 0 (8 questions) is finished; of shard 1 (4 questions) both earlier positions
     assert [path.name for path in shards.shard_paths(folder)] == ["part-00000.parquet"]
-    lost = sorted((folder / ".work").glob("shard-00001.position-1.*.parquet"))[0]
+    lost = sorted((folder / ".work").glob("shard-00001~position-1~*.parquet"))[0]
     n = len(shards.read_rows(lost, CHAINS))
     assert n > 0
     lost.unlink()
@@ -208,8 +208,8 @@ def test_too_long_questions_are_skipped_and_counted(three: Path) -> None:
     # numbers are places among all questions: that of the one after the long one is 6, and (6 + 1) mod 3 = 1
     assert [row["peer"] for row in chains(found)[5]] == ["plain", "third", "chatty"]
     assert manifest("t")["questions"] == 9
-    assert list(manifest("t")["questions_too_long"]) == [ids[5]]
-    assert "room for 720" in manifest("t")["questions_too_long"][ids[5]]
+    assert list(manifest("t")["skipped"]["too_long"]) == [ids[5]]
+    assert "room for 720" in manifest("t")["skipped"]["too_long"][ids[5]]
 
 
 def test_a_whole_shard_of_long_questions_is_an_empty_shard(three: Path) -> None:

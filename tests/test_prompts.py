@@ -261,13 +261,14 @@ def test_template_of_a_peer(chatty: PeerPrompts, plain: PeerPrompts) -> None:
         peer_prompts(plain.tokenizer, template="chat")
 
 
-def test_tokenizers_that_cannot_be_peers(plain: PeerPrompts) -> None:
-    tokenizer: Any = plain.tokenizer
+def test_tokenizers_that_cannot_be_peers(chatty: PeerPrompts, plain: PeerPrompts) -> None:
+    tokenizer: Any = chatty.tokenizer
     encode = tokenizer.encode
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer, "encode", lambda text, **_: [4, *encode(text, add_special_tokens=False)])
         with pytest.raises(UserError, match="'Yes' and 'No' begin with the same token"):
             peer_prompts(tokenizer)
+    tokenizer = plain.tokenizer
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS token"):
         peer_prompts(tokenizer)

@@ -28,9 +28,9 @@ TABLES = {"generate": (CHAINS, 1e-6), "score": (SCORES, 1e-5), "evaluate": (EVAL
 # Each stage is interrupted twice: by the signal, as soon as a file of the pattern is there.
 INTERRUPTIONS = {
     "generate": ((signal.SIGKILL, "part-00001.parquet"), (signal.SIGINT, "part-00004.parquet")),
-    "score": ((signal.SIGKILL, ".work/passes-*.chatty.parquet"), (signal.SIGINT, ".work/passes-*.plain.parquet")),
+    "score": ((signal.SIGKILL, ".work/passes*chatty*.parquet"), (signal.SIGINT, ".work/passes*plain*.parquet")),
     "train": ((signal.SIGKILL, ".work/chatty/checkpoint.pt"), (signal.SIGINT, ".work/plain/checkpoint.pt")),
-    "evaluate": ((signal.SIGKILL, ".work/responses.*.parquet"), (signal.SIGINT, ".work/current.*.parquet")),
+    "evaluate": ((signal.SIGKILL, ".work/responses*.parquet"), (signal.SIGINT, ".work/current*.parquet")),
 }
 ALL_STAGES = """
 from pathlib import Path
@@ -184,7 +184,7 @@ def test_prompts_that_were_cut_off_are_written_again(project: Path) -> None:
 
     with open_run("t", Path("tiny.toml"), ["run.shard_questions=2"]) as run:
         (run.prompts_dir / shards.SUCCESS).unlink()
-        (run.root / "config.json").unlink()
+        (run.root / "config.json").unlink(missing_ok=True)
     with open_run("t", Path("tiny.toml"), []) as run:
         rows = list(shards.read_stage(run.prompts_dir, PROMPTS))
     assert len(rows) == len({row["id"] for row in rows}) == 24
@@ -196,6 +196,6 @@ def test_prompts_of_a_run_that_was_never_frozen_are_checked(project: Path) -> No
     from data.schema import PROMPTS
 
     with open_run("t", Path("tiny.toml"), []) as run:
-        (run.root / "config.json").unlink()
+        (run.root / "config.json").unlink(missing_ok=True)
     with open_run("t", Path("tiny.toml"), ["prompts.limit=5"]) as run:
         assert len(list(shards.read_stage(run.prompts_dir, PROMPTS))) == 5
