@@ -106,6 +106,7 @@ def refused(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         before = outputs()
         capfd.readouterr()
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+            patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
             patch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
             run_stage(name, run, round_, Path(config) if config else None, list(overrides))
         out, err = capfd.readouterr()
