@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from data.equivalence import MAX_ANSWER_CHARS, UNSIGNED, Grader, Kind
@@ -144,6 +145,13 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
             same = next(equal)
             verdicts.append("timeout" if same is None else "correct" if same else "wrong")
     return verdicts
+
+
+def compare_all(groups: Iterable[Sequence[str | None]], kind: Kind, grader: Grader) -> None:
+    """Have all pairs within each group compared in one batch, so that the grader's workers are all busy; the grader
+    remembers the verdicts for the `clusters` that follow."""
+    distinct = (dict.fromkeys(answer for answer in answers if answer is not None) for answers in groups)
+    grader.equivalent([pair for answers in distinct for pair in combinations(answers, 2)], kind)
 
 
 def clusters(answers: Sequence[str | None], kind: Kind, grader: Grader) -> list[list[int]]:

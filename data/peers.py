@@ -6,6 +6,7 @@ has only pickled weights is refused.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import glob
 import hashlib
@@ -146,11 +147,20 @@ def _converted(peer: PeerSection, files: list[Path]) -> Path:
     target = CACHE / f"{peer.name}-{key}"
     if (target / "config.json").is_file():
         return target
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be at it: wait for its result
+        if not (target / "config.json").is_file():
+            _convert(peer, files, target)
+    return target
+
+
+def _convert(peer: PeerSection, files: list[Path], target: Path) -> None:
     from data.console import console
 
     console.print(f"  converting {files[0].name} for peer {peer.name} (once; the result is kept in {CACHE})")
-    work = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
+    work = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
     work.mkdir(parents=True)
     whole = work / "model.gguf"
     with whole.open("wb") as out:
@@ -163,11 +173,7 @@ def _converted(peer: PeerSection, files: list[Path]) -> Path:
         shutil.rmtree(work, ignore_errors=True)
         raise UserError(f"peer {peer.name}: {files[0]} cannot be converted: {error!r}") from error
     whole.unlink()
-    if target.exists():  # another process was faster
-        shutil.rmtree(work)
-    else:
-        os.replace(work, target)
-    return target
+    os.replace(work, target)
 
 
 def _dequantise(folder: Path, gguf: str, dtype: str) -> None:

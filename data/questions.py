@@ -76,6 +76,8 @@ def _open(section: SourceSection, where: str) -> pl.LazyFrame:
     # CSV cells are taken as text: a 007 or 1.50 read as a number would not come back as it stands
     options: dict[str, Any] = {"infer_schema": False} if reader is pl.scan_csv else {}
     options |= {"infer_schema_length": None} if reader is pl.scan_ndjson else {}
+    if Path(source).is_file():
+        source = glob.escape(source)  # a [ in the name of a file that is there is no pattern
     if "://" not in source:
         if not glob.glob(source):
             raise UserError(f"{where}: file {source} does not exist; set {where}.source to an existing one")

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from data import shards
-from data.answers import clusters, extract, grade
+from data.answers import clusters, compare_all, extract, grade
 from data.config import digest
 from data.console import console, task
 from data.equivalence import Grader
@@ -30,7 +30,7 @@ from data.stage import Stage
 from evaluate.benchmarks import Item, load_benchmarks
 from evaluate.metrics import metrics_row
 from generate.chain import request_seed
-from generate.engine import Sampling
+from generate.engine import Sampling, engine_kind
 from generate.pool import EnginePool, open_pool
 from generate.stage import complete
 from score.logprob import LanguageModel, load_language_model, token_batches
@@ -59,6 +59,7 @@ class Unit:
 def main(run: Run, round_: int) -> None:
     """Evaluate a round, or go on where an earlier call stopped."""
     check_peers(run.config)
+    engine_kind(run.config.generate)
     benchmarks = load_benchmarks(run.config)
     config = run.config
     stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), {
@@ -229,8 +230,12 @@ class Evaluation:
                 "cluster": None, "verifier_score": current.get(_key(row)) if row["sample"] else None,
                 "verifier_score_frozen": frozen.get(_key(row)) if row["sample"] else None,
             }  # fmt: skip
-        for item_id in items:
-            samples = [row for row in rows if row["item_id"] == item_id and row["sample"]]
+        drawn: dict[str, list[Row]] = {}
+        for row in rows:
+            if row["sample"]:
+                drawn.setdefault(row["item_id"], []).append(row)
+        compare_all([[row["answer"] for row in samples] for samples in drawn.values()], kind, grader)
+        for samples in drawn.values():
             for number, members in enumerate(clusters([row["answer"] for row in samples], kind, grader)):
                 for index in members:
                     samples[index]["cluster"] = number

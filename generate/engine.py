@@ -1,4 +1,4 @@
-"""One small protocol for inference, three engines: vLLM, transformers, and a fake for tests of pure logic.
+"""One small protocol for inference and two engines: vLLM and transformers (tests/fake_engine.py has a third).
 
 Prompts and responses are token ids; what ends a response comes from `PeerPrompts`. vLLM runs in this process on CPU
 and in its own on a GPU, where ending that process is what gives the memory back.
@@ -233,27 +233,6 @@ class TransformersEngine:
         """Drop the model."""
         self.lm = None
         gc.collect()
-
-
-class FakeEngine:
-    """For unit tests of pure logic: `respond(prompt, seed)` gives the token ids."""
-
-    def __init__(self, prompts: PeerPrompts, respond: Callable[[Sequence[int], int], list[int]]) -> None:
-        self.prompts, self.respond = prompts, respond
-        self.batches: list[int] = []
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
-        """See `Engine.generate`."""
-        self.batches.append(len(requests))
-        completions = []
-        for request in requests:
-            ids = self.prompts.cut(self.respond(request.prompt, request.seed)[: sampling.max_new_tokens])
-            completions.append(Completion(ids, self.prompts.text(ids), -0.5 * len(ids), "stop"))
-        advance(len(requests), sum(len(c.token_ids) for c in completions))
-        return completions
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
 
 def engine_kind(section: GenerateSection) -> Literal["vllm", "transformers"]:

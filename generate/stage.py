@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import shards
-from data.answers import extract
+from data.answers import compare_all, extract
 from data.config import digest
 from data.console import task
 from data.equivalence import Grader
@@ -27,7 +27,7 @@ from data.shards import Row
 from data.stage import Stage
 from generate.aggregate import synthesiser, vote
 from generate.chain import peer_order, request_seed
-from generate.engine import NOT_GENERATED, Advance, Completion, Engine, Request, Sampling
+from generate.engine import NOT_GENERATED, Advance, Completion, Engine, Request, Sampling, engine_kind
 from generate.pool import open_pool
 from train.checkpoint import policy_identity
 
@@ -65,6 +65,7 @@ def units(n_shards: int, positions: int, peers: list[str], keep_all: bool) -> li
 def main(run: Run, round_: int) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
+    engine_kind(run.config.generate)
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, round_))
     run.freeze()
     if not stage.begin():
@@ -237,6 +238,8 @@ class Generation:
             for row in shards.read_rows(unit.path(self.stage.work), CHAINS):
                 by_question[row["prompt_id"]].append(row)
         with Grader(self.run.config.evaluate.answer_timeout_seconds, self.run.config.runtime.grader_workers) as grader:
+            if self.run.config.generate.aggregate == "vote":
+                compare_all([[row["answer"] for row in rows] for rows in by_question.values()], "math", grader)
             for rows in by_question.values():
                 rows.sort(key=lambda row: row["position"])
                 rows[self.aggregate_index(rows, grader)]["is_aggregate"] = True

@@ -175,9 +175,10 @@ class Scoring:
                 if scorer not in scorers(section.scorer, row["peer"], chain.aggregate["peer"], names):
                     continue
                 span = self.span(scorer, chain.aggregate, target)
-                for peer, solutions in ((None, ()), (row["peer"], (row["response"],))):
-                    prompt = self.prompts[scorer].solve(chain.question, solutions)
-                    shard[chain.id, peer] = Pair(prompt, target), span
+                given = self.prompts[scorer].solve(chain.question, (row["response"],))
+                shard[chain.id, row["peer"]] = Pair(given, target), span
+                if (chain.id, None) not in shard:
+                    shard[chain.id, None] = Pair(self.prompts[scorer].solve(chain.question), target), span
         return jobs
 
     def measure(self) -> int:

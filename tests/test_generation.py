@@ -19,9 +19,9 @@ from data.run import Run, open_run
 from data.schema import CHAINS, PROMPTS
 from generate import stage
 from generate.chain import request_seed
-from generate.engine import FakeEngine
 from generate.pool import EnginePool
 from tests.conftest import questions, write_jsonl
+from tests.fake_engine import FakeEngine
 
 Say = Callable[[str, int], str]
 PEERS = ["chatty", "plain", "third"]
