@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "models"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -60,7 +61,14 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
         )
     if not (directory / "config.json").is_file():
         raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
-    config = read_json(directory / "config.json")
+    config = _read_config(peer, directory)
+    for file in directory.glob("*.safetensors"):
+        _check_weights(peer, file)
+    if not any((directory / name).is_file() for name in VOCABULARIES):
+        raise UserError(
+            f"peer {peer.name}: {directory} has no tokenizer; expected one of {', '.join(VOCABULARIES)} beside the "
+            "weights (tokenizer.save_pretrained writes it)"
+        )
     architecture = (config.get("architectures") or ["unknown"])[0]
     if not architecture.endswith("ForCausalLM"):
         raise UserError(f"peer {peer.name}: {directory} is a {architecture}; expected a ...ForCausalLM")
@@ -73,6 +81,26 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
             f"peer {peer.name}: its context is {longest} tokens; generate.context_tokens + max_new_tokens is "
             f"{positions} (scoring puts a response and the aggregate after the question); lower them"
         )
+
+
+def _read_config(peer: PeerSection, directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"peer {peer.name}: {path} cannot be read ({error}); fetch the model again") from error
+    return config
+
+
+def _check_weights(peer: PeerSection, file: Path) -> None:
+    """The header of a safetensors file must be readable and agree with its size."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"peer {peer.name}: {file} is damaged ({error}); fetch the model again") from error
 
 
 def _is_gguf(path: str) -> bool:

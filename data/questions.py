@@ -94,7 +94,7 @@ def _open(section: SourceSection, where: str) -> pl.LazyFrame:
 def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:
     """A dataset folder or hub name through the `datasets` library."""
     source = str(Path(section.source).expanduser())
-    looks_local = source.startswith((".", "/")) or source.count("/") > 1
+    looks_local = section.source.startswith((".", "/", "~")) or section.source.count("/") > 1
     if Path(source).is_file():
         raise UserError(f"{where}: {source} has an unknown ending; expected .jsonl, .parquet or .csv")
     if looks_local and not Path(source).exists():

@@ -119,6 +119,16 @@ def stage_app(name: str, summary: str, first_round: int) -> typer.Typer:
     return app
 
 
+def start(app: typer.Typer, module: str) -> None:
+    """Run a command line; wrong options are one line and status 2, too."""
+    try:
+        app(prog_name=f"python -m {module}", standalone_mode=False)
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", error.__str__)()
+        print(f"error: {message} (python -m {module} --help lists the options)", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def run_stage(name: str, run_name: str, round_: int, config: Path | None, overrides: list[str]) -> None:
     """Open the run, send the libraries' chatter to a log, run `<name>.stage.main(run, round)`."""
     _quiet_environment()

@@ -11,7 +11,7 @@ from data import shards
 from data.console import console
 from data.errors import UserError
 from data.run import RUNS
-from data.stage import guarded
+from data.stage import guarded, start
 
 STAGES = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
 
@@ -44,4 +44,4 @@ def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m data.status")
+    start(app, "data.status")

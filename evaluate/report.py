@@ -17,7 +17,7 @@ from data.errors import UserError
 from data.run import RUNS
 from data.schema import METRICS
 from data.shards import Row
-from data.stage import guarded
+from data.stage import guarded, start
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -132,4 +132,4 @@ def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m evaluate.report")
+    start(app, "evaluate.report")

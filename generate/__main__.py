@@ -1,6 +1,6 @@
 """`python -m generate --run NAME --round R [--config FILE] [--set key=value]`."""
 
-from data.stage import stage_app
+from data.stage import stage_app, start
 
 app = stage_app(
     "generate",
@@ -9,4 +9,4 @@ app = stage_app(
 )
 
 if __name__ == "__main__":
-    app(prog_name="python -m generate")
+    start(app, "generate")

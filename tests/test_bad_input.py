@@ -27,9 +27,6 @@ COMMANDS = [*STAGES, "evaluate.report", "data.status"]
 HELP_SECONDS = 1.0
 REFUSAL_CPU_SECONDS = 6.0
 Refuse = Callable[..., str]
-options_defect = pytest.mark.xfail(strict=True, reason="typer prints its usage instead of one line with error:")
-model_defect = pytest.mark.xfail(strict=True, reason="a broken file of a model is no error that names the peer")
-source_defect = pytest.mark.xfail(strict=True, reason="./none is asked for at the hub, since Path drops the ./")
 
 
 def judged(code: object, out: str, err: str, *words: str) -> str:
@@ -159,7 +156,6 @@ def test_report_and_status_of_an_unknown_run(project: Path) -> None:
         judged(done.returncode, done.stdout, done.stderr, *has)
 
 
-@options_defect
 @pytest.mark.parametrize(
     ("name", "arguments", "has"),
     [
@@ -220,9 +216,7 @@ CONFIGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=source_defect) if case == "missing dataset folder" else case for case in CONFIGS]
-)
+@pytest.mark.parametrize("case", CONFIGS)
 def test_a_bad_config_is_refused(case: str, local: Path, refused: Refuse) -> None:
     (local / "empty.jsonl").touch()
     (local / "blank.jsonl").write_text("\n\n", encoding="utf-8")
@@ -330,12 +324,9 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no tokenizer": (_without_tokenizer, ("tokenizer",)),
     "cut off": (lambda folder: _truncate(folder / "model.safetensors"), ("model.safetensors",)),
 }
-BROKEN = ("broken config", "no tokenizer", "cut off")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=model_defect) if case in BROKEN else case for case in MODELS]
-)
+@pytest.mark.parametrize("case", MODELS)
 def test_a_bad_model_is_refused(case: str, local: Path, refused: Refuse) -> None:
     spoil, has = MODELS[case]
     spoil(local / "models/plain")

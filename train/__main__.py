@@ -1,8 +1,8 @@
 """`python -m train --run NAME --round R [--config FILE] [--set key=value]`."""
 
-from data.stage import stage_app
+from data.stage import stage_app, start
 
 app = stage_app("train", "Train a LoRA adapter per peer on the weighted aggregates.", first_round=1)
 
 if __name__ == "__main__":
-    app(prog_name="python -m train")
+    start(app, "train")
