@@ -57,10 +57,12 @@ class SourceSection(Section):
     source: str = Field(
         min_length=1,
         description="A .jsonl, .parquet or .csv file (glob patterns and hf://datasets/... work), a local dataset "
-        "folder, or the name of a dataset on the Hugging Face hub.",
+        "folder, the name of a dataset on the Hugging Face hub, or nano: the project's own questions (data/nano.py).",
     )
-    split: str = Field("train", description="Split, for a dataset name or folder.")
-    subset: str | None = Field(None, description="Configuration (subset) of the dataset, for a name.")
+    split: str = Field("train", description="Split, for a dataset name or folder; of nano: train, validation or test.")
+    subset: str | None = Field(
+        None, description="Configuration (subset) of the dataset, for a name; arith or simul of nano."
+    )
     revision: str | None = Field(None, description="Revision of the dataset, for a name.")
     question_column: str = Field("question", description="Column that holds the question.")
     rows: tuple[int, int] | None = Field(
@@ -153,9 +155,10 @@ class GenerateSection(Section):
         "rotate",
         description="Order of the peers: rotated by question and round, as listed, or a seeded permutation.",
     )
-    aggregate: Literal["last", "vote", "synthesis"] = Field(
+    aggregate: Literal["last", "vote", "synthesis", "self"] = Field(
         "last",
-        description="The aggregate: last response, majority by equivalent answers, or one more response.",
+        description="The aggregate: last response, majority by equivalent answers, one more response, or (control "
+        "without peers) each model's own response to the question alone.",
     )
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")

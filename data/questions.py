@@ -16,6 +16,7 @@ import polars as pl
 from data.config import SourceSection
 from data.errors import UserError
 
+NANO = "nano"  # the questions that the project makes itself
 READERS: dict[str, Callable[..., pl.LazyFrame]] = {
     ".jsonl": pl.scan_ndjson,
     ".ndjson": pl.scan_ndjson,
@@ -69,6 +70,8 @@ def read_source(section: SourceSection, columns: list[str], where: str) -> pl.Da
 
 
 def _open(section: SourceSection, where: str) -> pl.LazyFrame:
+    if section.source == NANO:
+        return _open_nano(section)
     source = section.source if "://" in section.source else str(Path(section.source).expanduser())
     reader = READERS.get(Path(source).suffix.lower())
     if reader is None:
@@ -89,6 +92,13 @@ def _open(section: SourceSection, where: str) -> pl.LazyFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{where}: {source} cannot be read: {_first_line(error)}") from error
     return frame
+
+
+def _open_nano(section: SourceSection) -> pl.LazyFrame:
+    from data.nano import source
+
+    rows = source(section.subset, section.split)
+    return pl.DataFrame([{"question": row.question, "answer": row.answer} for row in rows]).lazy()
 
 
 def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:

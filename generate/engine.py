@@ -87,6 +87,8 @@ class VllmEngine:
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
+        from generate.nucleus import Nucleus
+
         lora: dict[str, Any] = (
             {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)} if adapter else {}
         )
@@ -99,17 +101,20 @@ class VllmEngine:
             max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
             max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
             gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
-            load_format="safetensors", disable_log_stats=True, **lora,
+            load_format="safetensors", disable_log_stats=True, logits_processors=[Nucleus], **lora,
         )  # fmt: skip
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`."""
         from vllm import SamplingParams
 
+        from generate.nucleus import KEY
+
         params = [
             SamplingParams(
-                temperature=sampling.temperature, top_p=sampling.top_p if sampling.temperature else 1.0,
-                max_tokens=sampling.max_new_tokens, seed=request.seed if sampling.temperature else None, logprobs=0,
+                temperature=sampling.temperature, max_tokens=sampling.max_new_tokens, logprobs=0,
+                seed=request.seed if sampling.temperature else None,
+                extra_args={KEY: sampling.top_p} if sampling.temperature and sampling.top_p < 1 else None,
                 stop=self.prompts.stop_strings or None, stop_token_ids=self.prompts.stop_ids,
             )
             for request in requests

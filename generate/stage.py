@@ -202,8 +202,10 @@ class Generation:
         return self.stage.folder / f"part-{shard:05d}.parquet"
 
     def earlier(self, unit: Unit) -> dict[str, list[str]]:
-        """Responses of the positions before, per question, in order; empty ones left out."""
+        """Responses of the positions before, per question, in order; empty ones left out. None for `self`."""
         responses: dict[str, list[str]] = {}
+        if self.run.config.generate.aggregate == "self":
+            return responses
         for position in range(1, unit.position):
             for peer in self.prompts:
                 path = Unit(unit.shard, position, peer).path(self.stage.work)
@@ -242,19 +244,23 @@ class Generation:
                 compare_all([[row["answer"] for row in rows] for rows in by_question.values()], "math", grader)
             for rows in by_question.values():
                 rows.sort(key=lambda row: row["position"])
-                rows[self.aggregate_index(rows, grader)]["is_aggregate"] = True
+                for index in self.aggregate_indices(rows, grader):
+                    rows[index]["is_aggregate"] = True
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:
             unit.path(self.stage.work).unlink()
 
-    def aggregate_index(self, rows: list[Row], grader: Grader) -> int:
-        """Which of a chain's rows is the aggregate."""
-        if self.run.config.generate.aggregate != "vote":
-            return len(rows) - 1
+    def aggregate_indices(self, rows: list[Row], grader: Grader) -> list[int]:
+        """Which of a chain's rows is the aggregate; all of them for `self`."""
+        kind = self.run.config.generate.aggregate
+        if kind == "self":
+            return list(range(len(rows)))
+        if kind != "vote":
+            return [len(rows) - 1]
         means = [row["logprob"] / max(1, row["n_tokens"]) for row in rows]
         # a response cut at the limit has no vote: score would drop the question if it won
         answers = [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
-        return vote(answers, means, "math", grader)
+        return [vote(answers, means, "math", grader)]
 
 
 def complete(

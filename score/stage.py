@@ -60,10 +60,9 @@ class Chain:
         """The question."""
         return str(self.rows[0]["question"])
 
-    @property
-    def aggregate(self) -> Row:
-        """The aggregate's row."""
-        return next(row for row in self.rows if row["is_aggregate"])
+    def aggregate(self, row: Row) -> Row:
+        """The aggregate that a response is measured against: itself if it is one, else the only one there is."""
+        return row if row["is_aggregate"] else next(other for other in self.rows if other["is_aggregate"])
 
     @property
     def responses(self) -> list[Row]:
@@ -116,7 +115,7 @@ def read_chains(folder: Path) -> Iterator[Chain]:
 
 def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
     """Why a peer does not train on a question; None if it does (or would, at weight 0)."""
-    aggregate, section = chain.aggregate, run.config.score
+    aggregate, section = chain.aggregate(row), run.config.score
     for role, text in (("aggregate", aggregate), ("response", row)):
         if text["n_tokens"] == 0:
             return f"{role}_empty"
@@ -126,7 +125,7 @@ def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
             return f"{role}_truncated"
         if text["answer"] is None:
             return f"{role}_no_answer"
-    if row["is_aggregate"] and not section.train_final:
+    if row["is_aggregate"] and not section.train_final and run.config.generate.aggregate != "self":
         return "is_aggregate"
     return None
 
@@ -168,13 +167,14 @@ class Scoring:
         jobs: dict[int, dict[tuple[str, str | None], tuple[Pair, slice]]] = {}
         for chain in self.chains:
             shard = jobs.setdefault(chain.shard, {})
-            target = self.target(scorer, chain.aggregate)
             for row in chain.responses:
                 if row["is_aggregate"] or drop_reason(self.run, chain, row):
                     continue
-                if scorer not in scorers(section.scorer, row["peer"], chain.aggregate["peer"], names):
+                aggregate = chain.aggregate(row)
+                if scorer not in scorers(section.scorer, row["peer"], aggregate["peer"], names):
                     continue
-                span = self.span(scorer, chain.aggregate, target)
+                target = self.target(scorer, aggregate)
+                span = self.span(scorer, aggregate, target)
                 given = self.prompts[scorer].solve(chain.question, (row["response"],))
                 shard[chain.id, row["peer"]] = Pair(given, target), span
                 if (chain.id, None) not in shard:
@@ -239,9 +239,10 @@ class Scoring:
         keys, pairs = [], []
         for chain in self.chains:
             for row in chain.responses:
-                if row["answer"] is not None and chain.aggregate["answer"] is not None:
+                aggregate = chain.aggregate(row)
+                if row["answer"] is not None and aggregate["answer"] is not None:
                     keys.append((chain.id, row["peer"]))
-                    pairs.append((row["answer"], chain.aggregate["answer"]))
+                    pairs.append((row["answer"], aggregate["answer"]))
         timeout, workers = (
             self.run.config.evaluate.answer_timeout_seconds,
             self.run.config.runtime.grader_workers,
@@ -252,10 +253,11 @@ class Scoring:
 
     def row(self, chain: Chain, row: Row, agreement: dict[tuple[str, str], bool]) -> Row:
         """One row of the scores, before the weights of PMI; a trained aggregate's author has weight 1 at once."""
-        peer, author = row["peer"], chain.aggregate["peer"]
+        aggregate = chain.aggregate(row)
+        peer, author = row["peer"], aggregate["peer"]
         section = self.run.config.score
         dropped = drop_reason(self.run, chain, row)
-        trained_text = row if section.target == "own" else chain.aggregate
+        trained_text = row if section.target == "own" else aggregate
         pmi = None
         if dropped is None and not row["is_aggregate"]:
             by = scorers(section.scorer, peer, author, self.run.config.peer_names)

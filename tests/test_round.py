@@ -16,11 +16,14 @@ import polars as pl
 import pytest
 
 from data import shards
+from data.config import load_config
+from data.prompts import load_prompts
 from data.run import RUNS
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from data.shards import Row
 from data.stage import run_stage
-from tests.conftest import ROOT, run_module, stage
+from generate.engine import Request, Sampling, TransformersEngine, VllmEngine
+from tests.conftest import ROOT, questions, run_module, stage
 from tests.conftest import _make_model as make_model
 
 FOLDERS = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
@@ -289,6 +292,31 @@ def test_vllm_gives_what_transformers_gives(one_process: Path, tiny_models: dict
     assert all(row["verifier_score"] is not None for row in evals if row["sample"])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_serves_an_adapter_beside_the_base(one_process: Path, tiny_models: dict[str, Path]) -> None:
+    """run.adapters = "unmerged": the responses of the adapted model, which are not those of the base."""
+    for name in ("generate", "score", "train"):
+        run_stage(name, "t", 1, Path("tiny.toml"), ["run.adapters=unmerged", "train.lr=3e-2"])
+    config = load_config(Path("tiny.toml"), [])
+    base, adapter, prompts = tiny_models["chatty"], RUNS / "t/round=1/adapters/chatty", load_prompts(config, "chatty")
+    requests = [Request(prompts.solve(row["question"]), 0) for row in questions(200, 20)]
+    greedy = Sampling(0.0, 1.0, 16)
+    vllm = VllmEngine(base, prompts, config.generate, config.runtime, "float32", 0, adapter)
+    try:
+        served = vllm.generate(requests, greedy, lambda *_: None)
+    finally:
+        vllm.close()
+    adapted, untouched = (
+        TransformersEngine(base, prompts, config.runtime, "float32", beside).generate(requests, greedy, lambda *_: None)
+        for beside in (adapter, None)
+    )
+    assert sum(a.token_ids == b.token_ids for a, b in zip(served, adapted, strict=True)) >= 18
+    assert sum(a.token_ids == b.token_ids for a, b in zip(served, untouched, strict=True)) <= 10
+    same = [(a, b) for a, b in zip(served, adapted, strict=True) if a.token_ids == b.token_ids]
+    assert max(abs(a.logprob - b.logprob) for a, b in same) < 0.01
+
+
 # --- other choices ----------------------------------------------------------------------------------------------
 
 
@@ -327,6 +355,7 @@ def test_a_round_without_examples(one_process: Path) -> None:
 VARIANTS = {
     "vote": "generate.aggregate=vote",
     "synthesis": "generate.aggregate=synthesis",
+    "self": "generate.aggregate=self",
     "fixed": "generate.order=fixed",
     "random": "generate.order=random",
     "mean": "score.scorer=mean",
