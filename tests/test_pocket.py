@@ -200,7 +200,7 @@ def test_greedy_text_of_vllm_is_that_of_transformers(name: str, float32_engine: 
         gaps.append(top_two_gap(float32_engine.lm, [*request.prompt, *common]))
     print(f"\n{name}: {equal} of {len(requests)} greedy texts are equal; top-two gaps where they part: {gaps}")
     print(f"{name}: first text: {ours[0].text!r}")
-    assert sum(len(completion.token_ids) for completion in ours) >= 3 * len(ours), "there is something to compare"
+    assert sum(len(completion.token_ids) for completion in ours) >= 4 * len(ours), "there is something to compare"
     assert equal >= 0.9 * len(requests)
     assert all(gap < 0.1 for gap in gaps)
 
