@@ -51,10 +51,10 @@ def _gaps(items: list[list[Row]], column: str, keep: float) -> tuple[list[float]
 
 def majority_correct(item: list[Row]) -> float:
     """maj@k of one item: is the largest cluster of equivalent answers correct? Of clusters tied for the largest, the
-    share that is. Samples without an answer do not vote; with no answer at all it is 0."""
+    share that is. Samples without an answer, or cut off before they stated one, do not vote; without votes it is 0."""
     sizes = Counter(row["cluster"] for row in item if row["cluster"] is not None)
     if not sizes:
         return 0.0
     largest = [cluster for cluster, size in sizes.items() if size == max(sizes.values())]
-    first = {row["cluster"]: row["correct"] for row in reversed(item)}
-    return accuracy([first[cluster] for cluster in largest])
+    correct = {row["cluster"] for row in item if row["correct"]}
+    return accuracy([cluster in correct for cluster in largest])

@@ -234,9 +234,14 @@ class Evaluation:
         for row in rows:
             if row["sample"]:
                 drawn.setdefault(row["item_id"], []).append(row)
-        compare_all([[row["answer"] for row in samples] for samples in drawn.values()], kind, grader)
-        for samples in drawn.values():
-            for number, members in enumerate(clusters([row["answer"] for row in samples], kind, grader)):
+        # a last number amid a calculation that was cut off is no vote
+        votes = {
+            id_: [None if row["verdict"] == "truncated" else row["answer"] for row in samples]
+            for id_, samples in drawn.items()
+        }
+        compare_all(votes.values(), kind, grader)
+        for id_, samples in drawn.items():
+            for number, members in enumerate(clusters(votes[id_], kind, grader)):
                 for index in members:
                     samples[index]["cluster"] = number
         return rows

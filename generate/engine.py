@@ -84,6 +84,7 @@ class VllmEngine:
         on_gpu = torch.cuda.is_available()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if on_gpu else "0")
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(runtime.kv_cache_gib)
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else vLLM leaves torch one thread
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 

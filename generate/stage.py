@@ -241,7 +241,7 @@ class Generation:
                 by_question[row["prompt_id"]].append(row)
         with Grader(self.run.config.evaluate.answer_timeout_seconds, self.run.config.runtime.grader_workers) as grader:
             if self.run.config.generate.aggregate == "vote":
-                compare_all([[row["answer"] for row in rows] for rows in by_question.values()], "math", grader)
+                compare_all([self.votes(rows) for rows in by_question.values()], "math", grader)
             for rows in by_question.values():
                 rows.sort(key=lambda row: row["position"])
                 for index in self.aggregate_indices(rows, grader):
@@ -258,9 +258,11 @@ class Generation:
         if kind != "vote":
             return [len(rows) - 1]
         means = [row["logprob"] / max(1, row["n_tokens"]) for row in rows]
-        # a response cut at the limit has no vote: score would drop the question if it won
-        answers = [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
-        return [vote(answers, means, "math", grader)]
+        return [vote(self.votes(rows), means, "math", grader)]
+
+    def votes(self, rows: list[Row]) -> list[str | None]:
+        """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
+        return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
 
 
 def complete(
