@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup round generate score train evaluate report status test check lock clean
+.PHONY: help setup round generate score train evaluate report status test check peers lock clean
 
 CONFIG ?= configs/pocket.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -47,8 +47,7 @@ ifneq ($(FROM_ONE)$(FROM_ZERO),)
   endif
 endif
 ifneq ($(EXTRA),)
-  ifeq ($(filter-out cpu gpu,$(EXTRA))$(wildcard requirements/$(EXTRA).txt),$(EXTRA)requirements/$(EXTRA).txt)
-  else
+  ifneq ($(filter-out cpu gpu,$(EXTRA))$(wildcard requirements/$(EXTRA).txt),$(EXTRA)requirements/$(EXTRA).txt)
     $(error EXTRA must name an optional list in requirements/ (EXTRA=pocket), not '$(EXTRA)')
   endif
 endif
@@ -144,6 +143,9 @@ check: setup  ## lint, format and types
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
+
+peers: setup  ## make the nano peers anew, from nothing (they come with the project)
+	@$(PY) -m peers.pretrain
 
 lock:  ## resolve the pinned lists in requirements/ anew
 	@[[ -x .cache/lock/bin/python ]] || $(PYTHON) -m venv .cache/lock

@@ -98,6 +98,12 @@ class BenchmarkSection(SourceSection):
         "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
     )
 
+    @model_validator(mode="after")
+    def _columns_differ(self) -> BenchmarkSection:
+        if self.question_column == self.answer_column:
+            raise ValueError(f"question_column and answer_column are both {self.answer_column!r}")
+        return self
+
 
 class TemplateSection(Section):
     """Wording of the prompts, and worked examples."""
@@ -163,10 +169,21 @@ class GenerateSection(Section):
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     max_new_tokens: int = Field(512, ge=1, description="Longest response in tokens.")
-    context_tokens: int = Field(4096, ge=16, description="Longest prompt plus response in tokens, in every stage.")
+    context_tokens: int = Field(
+        4096, ge=16, description="Longest prompt plus response in tokens; score puts one more response after it."
+    )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto", description="Inference engine; auto: vLLM where it is installed, else transformers."
     )
+
+    @model_validator(mode="after")
+    def _prompts_have_room(self) -> GenerateSection:
+        if self.max_new_tokens >= self.context_tokens:
+            raise ValueError(
+                f"max_new_tokens {self.max_new_tokens} must be below context_tokens {self.context_tokens}, "
+                "which hold the prompt, too"
+            )
+        return self
 
 
 class ScoreSection(Section):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "models"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
+STORED_AS = {"bfloat16": "BF16", "float32": "F32"}  # in safetensors
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -53,15 +55,19 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
             f"peer {peer.name}: model path {directory} does not exist; expected a model directory, a .gguf file, "
             "package:MODULE/FILE or a hub name"
         )
-    if not list(directory.glob("*.safetensors")):
+    index = directory / "model.safetensors.index.json"
+    listed = set(_read_json(peer, index)["weight_map"].values()) if index.is_file() else set()
+    missing = sorted(name for name in listed if not (directory / name).is_file())
+    if missing or not list(directory.glob("*.safetensors")):
         pickled = [path.name for pattern in PICKLES for path in directory.glob(pattern)]
         found = f"only pickled weights ({pickled[0]}), which are refused" if pickled else "no weights"
         raise UserError(
-            f"peer {peer.name}: {directory} has {found}; expected *.safetensors (convert it with save_pretrained)"
+            f"peer {peer.name}: {directory} has {f'no {missing[0]}' if missing else found}; expected *.safetensors "
+            "(convert it with save_pretrained)"
         )
     if not (directory / "config.json").is_file():
         raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
-    config = _read_config(peer, directory)
+    config = _read_json(peer, directory / "config.json")
     for file in directory.glob("*.safetensors"):
         _check_weights(peer, file)
     if not any((directory / name).is_file() for name in VOCABULARIES):
@@ -83,13 +89,12 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
         )
 
 
-def _read_config(peer: PeerSection, directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
+def _read_json(peer: PeerSection, path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"peer {peer.name}: {path} cannot be read ({error}); fetch the model again") from error
-    return config
+    return content
 
 
 def _check_weights(peer: PeerSection, file: Path) -> None:
@@ -143,15 +148,11 @@ def _directory(peer: PeerSection) -> Path | None:
 
 
 def model_directory(peer: PeerSection, config: Config) -> Path:
-    """The peer's base model as a directory; converts a GGUF file or downloads from the hub on first use."""
+    """The peer's base model as a directory with weights of its dtype; downloads and converts on first use."""
     files = _files(peer)
-    if files:
-        return _converted(peer, files)
-    directory = _directory(peer)
-    if directory is None:
-        directory = _downloaded(peer)
-        check_directory(peer, directory, _positions(config))
-    return directory
+    directory = _converted(peer, files) if files else _directory(peer) or _downloaded(peer)
+    check_directory(peer, directory, _positions(config))
+    return _in_dtype(peer, directory)
 
 
 def _downloaded(peer: PeerSection) -> Path:
@@ -170,38 +171,71 @@ def _downloaded(peer: PeerSection) -> Path:
 
 def _converted(peer: PeerSection, files: list[Path]) -> Path:
     """Dequantise a GGUF file (or pieces of one) into the cache, once."""
+
+    def make(work: Path) -> None:
+        whole = work / "model.gguf"
+        with whole.open("wb") as out:
+            for file in files:
+                with file.open("rb") as piece:
+                    shutil.copyfileobj(piece, out)
+        _dequantise(work, whole.name, peer.dtype)
+        whole.unlink()
+
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([stamps, peer.dtype]).encode()).hexdigest()[:12]
+    return _cached(peer, files[0], stamps, make)
+
+
+def _in_dtype(peer: PeerSection, directory: Path) -> Path:
+    """The directory if its weights are of the peer's dtype, else a converted copy in the cache: engines, scoring
+    and merges must all begin with the same numbers."""
+    from safetensors import safe_open
+
+    types = set()
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            types |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118 (no mapping)
+    if types.isdisjoint({"F64", "F32", "F16", "BF16"} - {STORED_AS[peer.dtype]}):
+        return directory
+
+    def make(work: Path) -> None:
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        for file in directory.iterdir():
+            if file.suffix == ".safetensors":
+                stored = {n: t.to(getattr(torch, peer.dtype)) if t.is_floating_point() else t
+                          for n, t in load_file(file).items()}  # fmt: skip
+                save_file(stored, work / file.name, metadata={"format": "pt"})
+            elif file.is_file():
+                shutil.copyfile(file, work / file.name)
+
+    return _cached(peer, directory, [weights_fingerprint(directory)], make)
+
+
+def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable[[Path], None]) -> Path:
+    """The model that `make` writes into a folder, made once for each identity of its source and dtype."""
+    key = hashlib.sha256(json.dumps([identity, peer.dtype]).encode()).hexdigest()[:12]
     target = CACHE / f"{peer.name}-{key}"
     if (target / "config.json").is_file():
         return target
+    from data.console import console
+
     CACHE.mkdir(parents=True, exist_ok=True)
     with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be at it: wait for its result
-        if not (target / "config.json").is_file():
-            _convert(peer, files, target)
+        if (target / "config.json").is_file():
+            return target
+        console.print(f"  converting {source.name} for peer {peer.name} (once; the result is kept in {CACHE})")
+        work = target.with_name(f"{target.name}.tmp")
+        shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
+        work.mkdir(parents=True)
+        try:
+            make(work)
+        except Exception as error:
+            shutil.rmtree(work, ignore_errors=True)
+            raise UserError(f"peer {peer.name}: {source} cannot be converted: {error!r}") from error
+        os.replace(work, target)
     return target
-
-
-def _convert(peer: PeerSection, files: list[Path], target: Path) -> None:
-    from data.console import console
-
-    console.print(f"  converting {files[0].name} for peer {peer.name} (once; the result is kept in {CACHE})")
-    work = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
-    work.mkdir(parents=True)
-    whole = work / "model.gguf"
-    with whole.open("wb") as out:
-        for file in files:
-            with file.open("rb") as piece:
-                shutil.copyfileobj(piece, out)
-    try:
-        _dequantise(work, whole.name, peer.dtype)
-    except Exception as error:
-        shutil.rmtree(work, ignore_errors=True)
-        raise UserError(f"peer {peer.name}: {files[0]} cannot be converted: {error!r}") from error
-    whole.unlink()
-    os.replace(work, target)
 
 
 def _dequantise(folder: Path, gguf: str, dtype: str) -> None:

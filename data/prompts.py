@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAIN_STOP = ("\nQuestion:",)
+DATE = "26 Jul 2024"  # for templates that would else put today's date into every prompt, such as Llama 3's
 
 
 class PeerPrompts:
@@ -130,13 +131,15 @@ class PeerPrompts:
             messages.append({"role": "assistant", "content": example.response})
         messages.append({"role": "user", "content": head + _body(question, solutions, closing)})
         return list(
-            self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+            self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False, date_string=DATE
+            )
         )
 
     def _end_of_turn(self) -> int | None:
         """The token that the chat template puts right after an assistant's words."""
         turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Yes"}]
-        ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False))
+        ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False, date_string=DATE))
         # many end-of-turn tokens have no role, so that `all_special_ids` alone does not have them
         added = self.tokenizer.added_tokens_decoder
         special = {*self.tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}

@@ -9,7 +9,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,12 @@ class Run:
         """Folder of a stage's output: chains, scores, adapters or evals."""
         return self.round_dir(round_) / kind
 
-    def freeze(self) -> None:
+    def freeze(self, check: Callable[[], object] = lambda: None) -> None:
         """Keep the config for good. Called by the first stage once all that can be checked without weights is
-        checked, so that a config that was refused leaves nothing for the corrected one to conflict with."""
+        checked, so that a config that was refused leaves nothing for the corrected one to conflict with.
+
+        `check` is what takes too long to be done in each call; it raises UserError.
+        """
         path = self.root / "config.json"
         if path.is_file():
             return
@@ -58,6 +61,7 @@ class Run:
 
         for name in self.config.peer_names:
             load_prompts(self.config, name)
+        check()
         shards.write_json(self.config.model_dump(mode="json"), path)
 
     def adapter_dir(self, round_: int, peer: str) -> Path | None:

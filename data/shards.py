@@ -72,14 +72,19 @@ def read_rows(path: Path, schema: pa.Schema) -> list[Row]:
         table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"shard {path} is damaged ({first}); delete {path.parent} and run its stage again") from error
+        raise UserError(f"shard {path} is damaged ({first}); delete {_unit(path)} and run its stage again") from error
     if not table.schema.equals(schema, check_metadata=False):
         raise UserError(
             f"shard {path} has columns {table.schema.names}, expected {schema.names} (same types); "
-            f"it was written by another version: delete {path.parent} and run its stage again"
+            f"it was written by another version: delete {_unit(path)} and run its stage again"
         )
     rows: list[Row] = table.to_pylist()
     return rows
+
+
+def _unit(path: Path) -> Path:
+    """What is to be deleted if a file is damaged: the stage's folder, or a file that stands alone (metrics.parquet)."""
+    return path.parent if path.name.startswith("part-") else path
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -40,12 +40,14 @@ class Stage:
         """Finished pieces of an unfinished stage; removed when the stage is closed."""
         return self.folder / ".work"
 
-    def begin(self) -> bool:
-        """True if there is work to do, False if the stage is finished under this very fingerprint.
+    def begin(self, also: Path | None = None) -> bool:
+        """True if there is work to do, False if the stage is finished under this very fingerprint, which it says
+        unless the file `also`, made from its output, is missing.
 
         Raises UserError if finished or unfinished output was made under another config or from other inputs.
         """
         from data import shards
+        from data.console import console
 
         manifest = shards.read_manifest(self.folder)
         started = self.folder / shards.STARTED
@@ -60,6 +62,8 @@ class Stage:
             shards.write_json(self.fingerprint, started)
         else:
             shutil.rmtree(self.work, ignore_errors=True)  # of a call that was killed right after its manifest
+            if also is None or also.is_file():
+                console.print(f"{self.title}: finished already")
         return manifest is None
 
     def finish(self, files: list[Path], rows: int, summary: dict[str, Any]) -> None:

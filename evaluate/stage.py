@@ -32,7 +32,7 @@ from evaluate.metrics import metrics_row
 from generate.chain import request_seed
 from generate.engine import Sampling, engine_kind
 from generate.pool import EnginePool, open_pool
-from generate.stage import complete
+from generate.stage import complete, readable_questions
 from score.logprob import LanguageModel, load_language_model, token_batches
 from train.checkpoint import policy, policy_identity
 
@@ -68,11 +68,10 @@ def main(run: Run, round_: int) -> None:
         "policies": [policy_identity(run, round_, name) for name in config.peer_names],
     })  # fmt: skip
     metrics_path = run.round_dir(round_) / "metrics.parquet"
-    run.freeze()
+    run.freeze(lambda: check_room(run, benchmarks))
     check_same_benchmarks(run, stage)
-    work_to_do = stage.begin()
+    work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
-        console.print(f"{stage.title}: finished already")
         return
     evaluation = Evaluation(run, round_, stage, benchmarks)
     if work_to_do:
@@ -91,6 +90,23 @@ def main(run: Run, round_: int) -> None:
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
+
+
+def check_room(run: Run, benchmarks: dict[str, list[Item]]) -> None:
+    """Raises UserError if no item of a benchmark fits a peer's context (all would count as wrong), or no question of
+    the prompts does, which generate would find out after this config is frozen."""
+    readable_questions(run, 1)
+    section = run.config.generate
+    room = section.context_tokens - section.max_new_tokens
+    for name in run.config.peer_names:
+        prompts = load_prompts(run.config, name)
+        for benchmark, items in benchmarks.items():
+            if all(len(prompts.solve(item.question)) > room for item in items):
+                raise UserError(
+                    f"benchmark {benchmark}: no question fits the context of peer {name}: generate.context_tokens "
+                    f"{section.context_tokens} less max_new_tokens {section.max_new_tokens} leaves {room} tokens for "
+                    "a prompt; raise the one or lower the other"
+                )
 
 
 def check_same_benchmarks(run: Run, stage: Stage) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from data import shards
 from data.answers import compare_all, extract
 from data.config import digest
-from data.console import task
+from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers
@@ -67,12 +67,14 @@ def main(run: Run, round_: int) -> None:
     check_peers(run.config)
     engine_kind(run.config.generate)
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, round_))
-    run.freeze()
+    run.freeze(lambda: readable_questions(run, round_))
     if not stage.begin():
-        _already_done(stage)
         return
     prompts = {name: load_prompts(run.config, name) for name in run.config.peer_names}
-    questions, too_long = readable_questions(run, round_, prompts)
+    questions, too_long = readable_questions(run, round_)
+    if too_long:
+        some = "; ".join(f"{id_} ({why})" for id_, why in list(too_long.items())[:3])
+        console.print(f"  {len(too_long)} questions are longer than the context and are skipped: {some}")
     positions = len(prompts) + (run.config.generate.aggregate == "synthesis")
     plan = Generation(run, round_, stage, prompts, questions)
     with open_pool(run, round_ - 1) as pool:
@@ -96,12 +98,6 @@ def main(run: Run, round_: int) -> None:
     })  # fmt: skip
 
 
-def _already_done(stage: Stage) -> None:
-    from data.console import console
-
-    console.print(f"{stage.title}: finished already")
-
-
 def fingerprint(run: Run, round_: int) -> dict[str, object]:
     """What the chains depend on."""
     config = run.config
@@ -112,14 +108,13 @@ def fingerprint(run: Run, round_: int) -> dict[str, object]:
     }
 
 
-def readable_questions(
-    run: Run, round_: int, prompts: dict[str, PeerPrompts]
-) -> tuple[list[list[Question]], dict[str, str]]:
+def readable_questions(run: Run, round_: int) -> tuple[list[list[Question]], dict[str, str]]:
     """The questions by shard, without those that do not fit some peer's context; those as {id: reason}.
 
     Raises UserError if none fits.
     """
     section = run.config.generate
+    prompts = {name: load_prompts(run.config, name) for name in run.config.peer_names}
     room = section.context_tokens - section.max_new_tokens
     kept: list[list[Question]] = []
     too_long: dict[str, str] = {}
@@ -136,11 +131,6 @@ def readable_questions(
                 shard.append(Question(row["id"], row["question"], number, order))
             number += 1
         kept.append(shard)
-    if too_long:
-        from data.console import console
-
-        some = "; ".join(f"{id_} ({why})" for id_, why in list(too_long.items())[:3])
-        console.print(f"  {len(too_long)} questions are longer than the context and are skipped: {some}")
     if not any(kept):
         raise UserError(
             f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} "

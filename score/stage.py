@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
@@ -88,20 +89,22 @@ def main(run: Run, round_: int) -> None:
     })  # fmt: skip
     run.freeze()
     if not stage.begin():
-        console.print(f"{stage.title}: finished already")
         return
     scoring = Scoring(run, round_, stage, list(read_chains(chains_dir)))
     tokens = scoring.measure()
     rows = scoring.rows()
     files = scoring.write(rows)
     trained = [row for row in rows if row["weight"] is not None]
-    pmi = sorted(row["pmi_per_token"] for row in rows if row["pmi_per_token"] is not None)
+    pmi: dict[str, list[float]] = {}
+    for row in rows:
+        if row["pmi_per_token"] is not None:
+            pmi.setdefault(row["peer"], []).append(row["pmi_per_token"])
     stage.finish(files, len(rows), {
-        "to_train": len(trained),
+        "to_train": sum(row["weight"] > 0 for row in trained),
         "dropped": dict(Counter(row["drop_reason"] for row in rows if row["drop_reason"])),
         "zero_weight": sum(row["weight"] == 0 for row in trained),
-        "median_pmi_nats_per_token": round(pmi[len(pmi) // 2], 4) if pmi else None,
-        "agree": sum(bool(row["agrees"]) for row in rows),
+        "median_pmi_nats_per_token": {peer: round(median(values), 4) for peer, values in pmi.items()},
+        "agree_with_others": sum(row["agrees"] and row["peer"] != row["aggregate_peer"] for row in rows),
         "tokens": tokens,
     })  # fmt: skip
 

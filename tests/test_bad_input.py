@@ -206,6 +206,8 @@ CONFIGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown choice": (("score.weighting=best",), ("score.weighting", "'sigmoid'", "'best'")),
     "wrong type": (("train.lr=fast",), ("train.lr", "number", "'fast'")),
     "section as value": (("train=3",), ("train", "3")),
+    "no room": (("generate.max_new_tokens=512",), ("max_new_tokens 512 must be below context_tokens 512",)),
+    "one column": (("benchmarks.0.answer_column=question",), ("answer_column are both 'question'",)),
     "empty clip": (("score.weight_min=30",), ("weight_min 30.0 must be below weight_max 20.0",)),
     "two errors": (("train.rank=0", "train.x=1"), ("train.rank", "unknown key 'train.x'")),
     "no equals sign": (("train.lr",), ("--set 'train.lr'", "section.key=value")),
@@ -307,10 +309,16 @@ def _without_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+def _without_a_shard(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
 MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "missing": (shutil.rmtree, ("models/plain does not exist", "model directory")),
     "pickled": (_pickled, ("only pickled weights (pytorch_model.bin)", "*.safetensors")),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ("no weights", "*.safetensors")),
+    "missing shard": (_without_a_shard, ("has no model-00002.safetensors",)),
     "no config": (lambda folder: (folder / "config.json").unlink(), ("has no config.json",)),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), ("config.json",)),
     "another task": (
@@ -449,3 +457,9 @@ def test_long_questions_are_skipped(project: Path, capfd: pytest.CaptureFixture[
 def test_only_long_questions_are_refused(project: Path, refused: Refuse) -> None:
     has = ("all 24 questions are longer than the context", "context_tokens 20", "max_new_tokens 16", "4 tokens")
     refused("generate", 1, "generate.context_tokens=20", has=has)
+    refused("evaluate", 0, "generate.context_tokens=20", has=has)
+    long = [{**row, "question": row["question"] * 30} for row in questions(100, 3)]
+    write_jsonl(project / "test.jsonl", long)
+    has = ("benchmark sums: no question fits the context of peer", "context_tokens 512", "leaves 496 tokens")
+    refused("evaluate", 0, has=has)
+    assert not Path("runs/t/config.json").exists()

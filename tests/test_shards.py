@@ -135,6 +135,14 @@ def test_a_shard_of_another_schema_is_refused(schema: pa.Schema, tmp_path: Path)
         shards.read_rows(path, schema)
 
 
+def test_the_cure_for_metrics_is_not_to_delete_the_round(tmp_path: Path) -> None:
+    for name, cure in (("metrics.parquet", f"delete {tmp_path / 'metrics.parquet'} "), ("part-00000.parquet", None)):
+        (tmp_path / name).write_bytes(b"PAR1")
+        with pytest.raises(UserError) as error:
+            shards.read_rows(tmp_path / name, SCHEMA)
+        assert (cure or f"delete {tmp_path} ") in str(error.value)
+
+
 def closed_stage(folder: Path) -> list[Path]:
     """A finished stage of two shards."""
     files = [folder / f"part-{number:05d}.parquet" for number in range(2)]

@@ -103,7 +103,6 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
             generator = torch.Generator().manual_seed(request_seed(seed, name))
             rounds = stochastic and kind is torch.bfloat16
             tensors[name] = stochastic_round(merged, generator) if rounds else merged
-        # what is not adapted is rounded to nearest, as it is when the base is loaded
         tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
         save_file(tensors, target / file.name, metadata={"format": "pt"})
     if pending:

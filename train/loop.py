@@ -54,7 +54,12 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
         r=section.rank, lora_alpha=section.alpha, target_modules="all-linear", lora_dropout=0.0, bias="none",
         task_type="CAUSAL_LM", base_model_name_or_path=str(base),
     )  # fmt: skip
-    return get_peft_model(model, lora)
+    adapted = get_peft_model(model, lora)
+    for name, module in adapted.named_modules():
+        layer = getattr(module, "base_layer", None)
+        if layer is not None and not isinstance(layer, torch.nn.Linear):
+            raise UserError(f"{name} of {base} is a {type(layer).__name__}; only torch.nn.Linear layers can be adapted")
+    return adapted
 
 
 def train_adapter(
@@ -77,7 +82,7 @@ def train_adapter(
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     base: Any = model.get_base_model()
     lm = LanguageModel(base)
-    model.train()
+    model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
@@ -96,7 +101,6 @@ def train_adapter(
         advance(len(batch), passed)
         if (number + 1) % checkpoint_steps == 0 and number + 1 < len(steps):
             _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
-    model.eval()
     return Trained(losses, tokens)
 
 

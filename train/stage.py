@@ -45,7 +45,6 @@ def main(run: Run, round_: int) -> None:
     })  # fmt: skip
     run.freeze()
     if not stage.begin():
-        console.print(f"{stage.title}: finished already")
         return
     for name in config.peer_names:
         PeerTraining(run, round_, stage, name).finish()

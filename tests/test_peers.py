@@ -1,0 +1,50 @@
+"""A peer's model directory: weights of its dtype, converted once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data import peers
+from data.config import GenerateSection, PeerSection
+from data.peers import model_directory
+
+CONFIG: Any = SimpleNamespace(generate=GenerateSection(context_tokens=512, max_new_tokens=16))
+
+
+def test_weights_of_another_type_are_converted_once(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "CACHE", tmp_path / "models")
+    stored = tiny_models["chatty"]
+    assert model_directory(PeerSection(name="a", model=str(stored)), CONFIG) == stored
+    wide = model_directory(PeerSection(name="a", model=str(stored), dtype="float32"), CONFIG)
+    before, after = load_file(stored / "model.safetensors"), load_file(wide / "model.safetensors")
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert before.keys() == after.keys() and all(torch.equal(after[name].bfloat16(), before[name]) for name in before)
+    assert {path.name for path in stored.iterdir()} == {path.name for path in wide.iterdir()}
+    assert capsys.readouterr().out.count("converting") == 1
+    assert model_directory(PeerSection(name="a", model=str(stored), dtype="float32"), CONFIG) == wide
+    back = model_directory(PeerSection(name="b", model=str(wide)), CONFIG)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(back / "model.safetensors").items())
+    assert capsys.readouterr().out.count("converting") == 1
+    assert not list((tmp_path / "models").glob("*.tmp"))
+
+
+def test_a_conversion_that_was_killed_begins_anew(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CACHE", tmp_path / "models")
+    peer = PeerSection(name="a", model=str(tiny_models["plain"]), dtype="float32")
+    whole = model_directory(peer, CONFIG)
+    left = whole.with_name(f"{whole.name}.tmp")
+    whole.rename(left)
+    (left / "model.safetensors").write_bytes(b"half")
+    again = model_directory(peer, CONFIG)
+    assert again == whole and not left.exists()
+    assert {tensor.dtype for tensor in load_file(again / "model.safetensors").values()} == {torch.float32}
