@@ -144,7 +144,7 @@ check: setup  ## lint, format and types
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
-peers: setup  ## make the nano peers anew, from nothing (they come with the project)
+peers: setup  ## make the three nano peers of configs/nano.toml from nothing
 	@$(PY) -m peers.pretrain
 
 lock:  ## resolve the pinned lists in requirements/ anew

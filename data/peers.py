@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.config import Config, PeerSection, RuntimeSection
 from data.errors import UserError
-from data.shards import read_json
+from data.shards import checksum, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,16 +55,19 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
             f"peer {peer.name}: model path {directory} does not exist; expected a model directory, a .gguf file, "
             "package:MODULE/FILE or a hub name"
         )
-    index = directory / "model.safetensors.index.json"
-    listed = set(_read_json(peer, index)["weight_map"].values()) if index.is_file() else set()
-    missing = sorted(name for name in listed if not (directory / name).is_file())
-    if missing or not list(directory.glob("*.safetensors")):
+    if not list(directory.glob("*.safetensors")):
         pickled = [path.name for pattern in PICKLES for path in directory.glob(pattern)]
         found = f"only pickled weights ({pickled[0]}), which are refused" if pickled else "no weights"
         raise UserError(
-            f"peer {peer.name}: {directory} has {f'no {missing[0]}' if missing else found}; expected *.safetensors "
-            "(convert it with save_pretrained)"
+            f"peer {peer.name}: {directory} has {found}; expected *.safetensors (convert it with save_pretrained)"
         )
+    index = directory / "model.safetensors.index.json"
+    if index.is_file() and not (directory / "model.safetensors").is_file():
+        listed = _read_json(peer, index).get("weight_map")
+        names = set(listed.values()) if isinstance(listed, dict) else {"weight_map"}
+        missing = sorted(name for name in names if not (directory / name).is_file())
+        if missing:
+            raise UserError(f"peer {peer.name}: {directory} has no {missing[0]}, which its index lists; fetch it again")
     if not (directory / "config.json").is_file():
         raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
     config = _read_json(peer, directory / "config.json")
@@ -91,9 +94,11 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
 
 def _read_json(peer: PeerSection, path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"peer {peer.name}: {path} cannot be read ({error}); fetch the model again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"peer {peer.name}: {path} holds no JSON object; fetch the model again")
     return content
 
 
@@ -201,15 +206,20 @@ def _in_dtype(peer: PeerSection, directory: Path) -> Path:
         import torch
         from safetensors.torch import load_file, save_file
 
-        for file in directory.iterdir():
-            if file.suffix == ".safetensors":
-                stored = {n: t.to(getattr(torch, peer.dtype)) if t.is_floating_point() else t
-                          for n, t in load_file(file).items()}  # fmt: skip
-                save_file(stored, work / file.name, metadata={"format": "pt"})
-            elif file.is_file():
-                shutil.copyfile(file, work / file.name)
+        for file in directory.glob("*.safetensors"):
+            stored = {n: t.to(getattr(torch, peer.dtype)) if t.is_floating_point() else t
+                      for n, t in load_file(file).items()}  # fmt: skip
+            save_file(stored, work / file.name, metadata={"format": "pt"})
+        for file in beside_weights(directory):
+            shutil.copyfile(file, work / file.name)
 
-    return _cached(peer, directory, [weights_fingerprint(directory)], make)
+    identity = [weights_fingerprint(directory), *(checksum(file) for file in beside_weights(directory))]
+    return _cached(peer, directory, identity, make)
+
+
+def beside_weights(directory: Path) -> list[Path]:
+    """Config, tokenizer and template files of a model directory."""
+    return sorted(file for file in directory.iterdir() if file.suffix in (".json", ".jinja", ".model", ".txt"))
 
 
 def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable[[Path], None]) -> Path:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from data.config import Config, Example, PeerSection, TemplateSection
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAIN_STOP = ("\nQuestion:",)
-DATE = "26 Jul 2024"  # for templates that would else put today's date into every prompt, such as Llama 3's
+# for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
+TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
 
 
 class PeerPrompts:
@@ -132,14 +134,14 @@ class PeerPrompts:
         messages.append({"role": "user", "content": head + _body(question, solutions, closing)})
         return list(
             self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False, date_string=DATE
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False, **TODAY
             )
         )
 
     def _end_of_turn(self) -> int | None:
         """The token that the chat template puts right after an assistant's words."""
         turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Yes"}]
-        ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False, date_string=DATE))
+        ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False, **TODAY))
         # many end-of-turn tokens have no role, so that `all_special_ids` alone does not have them
         added = self.tokenizer.added_tokens_decoder
         special = {*self.tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}

@@ -68,7 +68,8 @@ def main(run: Run, round_: int) -> None:
         "policies": [policy_identity(run, round_, name) for name in config.peer_names],
     })  # fmt: skip
     metrics_path = run.round_dir(round_) / "metrics.parquet"
-    run.freeze(lambda: check_room(run, benchmarks))
+    check_room(run, benchmarks)
+    run.freeze(lambda: readable_questions(run, 1))  # generate would refuse them only after this config is frozen
     check_same_benchmarks(run, stage)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
@@ -93,9 +94,7 @@ def main(run: Run, round_: int) -> None:
 
 
 def check_room(run: Run, benchmarks: dict[str, list[Item]]) -> None:
-    """Raises UserError if no item of a benchmark fits a peer's context (all would count as wrong), or no question of
-    the prompts does, which generate would find out after this config is frozen."""
-    readable_questions(run, 1)
+    """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
     section = run.config.generate
     room = section.context_tokens - section.max_new_tokens
     for name in run.config.peer_names:

@@ -68,6 +68,13 @@ class Engine(Protocol):
         ...
 
 
+def top_p(sampling: Sampling, on_gpu: bool) -> dict[str, Any]:
+    """How vLLM's `SamplingParams` are told the nucleus: by its own name on a GPU, for `generate.nucleus` on a CPU."""
+    if not sampling.temperature or sampling.top_p == 1:
+        return {}
+    return {"top_p": sampling.top_p} if on_gpu else {"extra_args": {"nucleus": sampling.top_p}}
+
+
 class VllmEngine:
     """vLLM with whole prefills.
 
@@ -88,7 +95,13 @@ class VllmEngine:
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        from generate.nucleus import Nucleus
+        # on a GPU vLLM has kernels for top-p, and takes no processor of this kind
+        processors: list[Any] = []
+        if not on_gpu:
+            from generate.nucleus import Nucleus
+
+            processors.append(Nucleus)
+        self.on_gpu = on_gpu
 
         lora: dict[str, Any] = (
             {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)} if adapter else {}
@@ -102,20 +115,17 @@ class VllmEngine:
             max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
             max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
             gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
-            load_format="safetensors", disable_log_stats=True, logits_processors=[Nucleus], **lora,
+            load_format="safetensors", disable_log_stats=True, logits_processors=processors, **lora,
         )  # fmt: skip
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`."""
         from vllm import SamplingParams
 
-        from generate.nucleus import KEY
-
         params = [
             SamplingParams(
                 temperature=sampling.temperature, max_tokens=sampling.max_new_tokens, logprobs=0,
-                seed=request.seed if sampling.temperature else None,
-                extra_args={KEY: sampling.top_p} if sampling.temperature and sampling.top_p < 1 else None,
+                seed=request.seed if sampling.temperature else None, **top_p(sampling, self.on_gpu),
                 stop=self.prompts.stop_strings or None, stop_token_ids=self.prompts.stop_ids,
             )
             for request in requests

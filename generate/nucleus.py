@@ -5,7 +5,8 @@
 vLLM sorts all V logits of every row for this, which on a CPU costs more than the forward pass (three times it for
 Gemma's 262 k tokens). The nucleus lies almost always among the `WIDTH` likeliest tokens: those are found by a partial
 selection, their probabilities by one log-sum-exp over the row, and only rows whose nucleus is wider are sorted. The
-result is the same set of tokens.
+result is the same set of tokens but for ties: all tokens tied with the last one are kept, where vLLM keeps as many of
+them as p needs, in no particular order.
 """
 
 from __future__ import annotations

@@ -55,8 +55,10 @@ class Unit:
         return work / f"shard-{self.shard:05d}~position-{self.position}~{self.peer}.parquet"  # no name has a ~
 
 
-def units(n_shards: int, positions: int, peers: list[str], keep_all: bool) -> list[Unit]:
-    """All units in an order that respects the positions and loads as few engines as possible."""
+def units(n_shards: int, positions: int, peers: list[str], keep_all: bool, alone: bool = False) -> list[Unit]:
+    """All units in an order that respects the positions (not if all answer `alone`) and loads few engines."""
+    if alone:
+        return [Unit(s, k, p) for p in peers for k in range(1, positions + 1) for s in range(n_shards)]
     if keep_all:
         return [Unit(s, k, p) for s in range(n_shards) for k in range(1, positions + 1) for p in peers]
     return [Unit(s, k, p) for k in range(1, positions + 1) for p in peers for s in range(n_shards)]
@@ -75,10 +77,11 @@ def main(run: Run, round_: int) -> None:
     if too_long:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(too_long.items())[:3])
         console.print(f"  {len(too_long)} questions are longer than the context and are skipped: {some}")
+    alone = run.config.generate.aggregate == "self"
     positions = len(prompts) + (run.config.generate.aggregate == "synthesis")
     plan = Generation(run, round_, stage, prompts, questions)
     with open_pool(run, round_ - 1) as pool:
-        todo = units(len(questions), positions, list(prompts), pool.keep_all)
+        todo = units(len(questions), positions, list(prompts), pool.keep_all, alone)
         total = sum(len(shard) for shard in questions) * positions
         with task(stage.title, total, "responses") as line:
             for unit in todo:

@@ -82,6 +82,11 @@ def test_units_position_by_position_with_one_engine_in_memory() -> None:
     assert found == [Unit(*unit) for unit in order]
 
 
+def test_units_peer_by_peer_if_all_answer_alone() -> None:
+    found = units(n_shards=2, positions=2, peers=["a", "b"], keep_all=False, alone=True)
+    assert [unit.peer for unit in found] == ["a"] * 4 + ["b"] * 4 and len(set(found)) == 8
+
+
 @pytest.mark.parametrize("keep_all", [True, False])
 def test_units_respect_positions_and_load_few_engines(keep_all: bool) -> None:
     found = units(4, 3, PEERS, keep_all)

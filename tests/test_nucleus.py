@@ -25,6 +25,12 @@ def test_by_hand() -> None:
             assert kept(logits, torch.tensor([p]), width)[0].nonzero()[:, 0].tolist() == expected, (p, width)
 
 
+def test_all_tokens_tied_with_the_edge_are_kept() -> None:
+    logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])
+    for width in (2, 5):
+        assert kept(logits, torch.tensor([0.6]), width)[0].tolist() == [True, True, True, True, False]
+
+
 @pytest.mark.parametrize("scale", [0.5, 3.0, 10.0])
 @pytest.mark.parametrize("width", [8, 128, 1000])
 def test_as_vllm_keeps(scale: float, width: int) -> None:
@@ -43,10 +49,14 @@ def test_only_requests_that_ask_are_masked() -> None:
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
+    from generate.engine import Sampling, top_p
     from generate.nucleus import KEY, Nucleus
 
     processor = Nucleus(None, torch.device("cpu"), False)  # type: ignore[arg-type]
-    asking, other = SamplingParams(extra_args={KEY: 0.5}), SamplingParams()
+    asking, other = SamplingParams(**top_p(Sampling(0.7, 0.5, 8), on_gpu=False)), SamplingParams()
+    assert asking.extra_args == {KEY: 0.5}
+    assert top_p(Sampling(0.7, 0.5, 8), on_gpu=True) == {"top_p": 0.5}
+    assert top_p(Sampling(0.0, 0.5, 8), on_gpu=False) == top_p(Sampling(0.7, 1.0, 8), on_gpu=True) == {}
     processor.update_state(BatchUpdate(2, removed=[], added=[(0, asking, None, []), (1, other, None, [])], moved=[]))
     masked = processor.apply(torch.tensor([[0.0, 5.0, 1.0]] * 2))
     assert masked.isinf().tolist() == [[True, False, True], [False, False, False]]

@@ -18,7 +18,7 @@ CONFIG: Any = SimpleNamespace(generate=GenerateSection(context_tokens=512, max_n
 
 
 def test_weights_of_another_type_are_converted_once(
-    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(peers, "CACHE", tmp_path / "models")
     stored = tiny_models["chatty"]
@@ -28,11 +28,11 @@ def test_weights_of_another_type_are_converted_once(
     assert {tensor.dtype for tensor in after.values()} == {torch.float32}
     assert before.keys() == after.keys() and all(torch.equal(after[name].bfloat16(), before[name]) for name in before)
     assert {path.name for path in stored.iterdir()} == {path.name for path in wide.iterdir()}
-    assert capsys.readouterr().out.count("converting") == 1
+    assert capfd.readouterr().out.count("converting") == 1
     assert model_directory(PeerSection(name="a", model=str(stored), dtype="float32"), CONFIG) == wide
     back = model_directory(PeerSection(name="b", model=str(wide)), CONFIG)
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(back / "model.safetensors").items())
-    assert capsys.readouterr().out.count("converting") == 1
+    assert capfd.readouterr().out.count("converting") == 1
     assert not list((tmp_path / "models").glob("*.tmp"))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from data import shards
 from data.config import PeerSection
 from data.errors import UserError
-from data.peers import check_adapter, model_directory, weights_fingerprint
+from data.peers import beside_weights, check_adapter, model_directory, weights_fingerprint
 from data.run import Run
 from generate.chain import request_seed
 
@@ -82,9 +82,8 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
     from safetensors.torch import load_file, save_file
 
     target.mkdir(parents=True)
-    for file in base.iterdir():
-        if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt"):
-            shutil.copyfile(file, target / file.name)
+    for file in beside_weights(base):
+        shutil.copyfile(file, target / file.name)
     kind = getattr(torch, dtype)
     factors = load_file(adapter / "adapter_model.safetensors")
     scale = _scale(adapter)
