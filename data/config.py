@@ -98,12 +98,6 @@ class BenchmarkSection(SourceSection):
         "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
     )
 
-    @model_validator(mode="after")
-    def _columns_differ(self) -> BenchmarkSection:
-        if self.question_column == self.answer_column:
-            raise ValueError(f"question_column and answer_column are both {self.answer_column!r}")
-        return self
-
 
 class TemplateSection(Section):
     """Wording of the prompts, and worked examples."""

@@ -27,7 +27,8 @@ def chatter_to(path: Path) -> Iterator[None]:
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     terminal = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    previous, console.file = console.file, terminal
+    previous = console._file  # None: whatever sys.stdout is at the time
+    console.file = terminal
     with path.open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -40,7 +41,7 @@ def chatter_to(path: Path) -> Iterator[None]:
             os.dup2(saved[1], 2)
             for descriptor in saved:
                 os.close(descriptor)
-            console.file = previous
+            console._file = previous
             terminal.close()
 
 

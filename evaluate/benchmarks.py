@@ -23,6 +23,8 @@ def load_benchmark(section: BenchmarkSection, where: str, seed: int) -> list[Ite
 
     Raises UserError if the same question comes with two different gold answers.
     """
+    if section.question_column == section.answer_column:
+        raise UserError(f"{where}: question_column and answer_column are both {section.answer_column!r}")
     table = read_source(section, [section.question_column, section.answer_column], where)
     items: dict[str, Item] = {}
     for question, gold in table.iter_rows():

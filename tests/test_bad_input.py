@@ -207,7 +207,6 @@ CONFIGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "wrong type": (("train.lr=fast",), ("train.lr", "number", "'fast'")),
     "section as value": (("train=3",), ("train", "3")),
     "no room": (("generate.max_new_tokens=512",), ("max_new_tokens 512 must be below context_tokens 512",)),
-    "one column": (("benchmarks.0.answer_column=question",), ("answer_column are both 'question'",)),
     "empty clip": (("score.weight_min=30",), ("weight_min 30.0 must be below weight_max 20.0",)),
     "two errors": (("train.rank=0", "train.x=1"), ("train.rank", "unknown key 'train.x'")),
     "no equals sign": (("train.lr",), ("--set 'train.lr'", "section.key=value")),
@@ -281,6 +280,10 @@ def test_two_gold_answers_are_refused(project: Path, refused: Refuse) -> None:
     rows = questions(100, 8)
     write_jsonl(project / "test.jsonl", [*rows, {**rows[3], "answer": "7"}])
     refused("evaluate", 0, has=("benchmarks.0", "Tom has 103 pens", "twice", "'7'", "remove one"))
+
+
+def test_one_column_for_question_and_answer_is_refused(project: Path, refused: Refuse) -> None:
+    refused("evaluate", 0, "benchmarks.0.answer_column=question", has=("benchmarks.0", "are both 'question'"))
 
 
 def test_a_benchmark_that_changed_is_refused(trained: Path, refused: Refuse) -> None:

@@ -334,6 +334,25 @@ def test_unmerged_adapters(one_process: Path) -> None:
 
 
 @pytest.mark.slow
+def test_without_peers_each_model_trains_on_its_own_answer(one_process: Path) -> None:
+    for name in ("generate", "score", "train"):
+        run_stage(name, "t", 1, Path("tiny.toml"), ["generate.aggregate=self"])
+    run_stage("generate", "fixed", 1, Path("tiny.toml"), ["generate.order=fixed", "prompts.shuffle=false"])
+    chains, scores = read("generate", 1), read("score", 1)
+    assert len(chains) == len(scores) == 48 and all(row["is_aggregate"] for row in chains)
+    own = {(row["prompt_id"], row["peer"]): row for row in chains}
+    for row in scores:
+        assert row["pmi"] is None and row["aggregate_peer"] == row["peer"]
+        assert row["target"] == own[row["prompt_id"], row["peer"]]["response"]
+        assert (row["weight"], row["drop_reason"]) == (1.0, None) or row["weight"] is None
+    assert sum(row["weight"] == 1.0 for row in scores) > 20
+    # a peer that stands first elsewhere has seen nothing there, and says the same
+    first = {row["prompt_id"]: row for row in read("generate", 1, run="fixed") if row["position"] == 1}
+    alone = [row for row in chains if row["peer"] == PEERS[0]]
+    assert sum(row["response"] == first[row["prompt_id"]]["response"] for row in alone) >= 22
+
+
+@pytest.mark.slow
 def test_a_round_without_examples(one_process: Path) -> None:
     """Two tokens are no answer, so nobody trains: the adapters are there, change nothing, and the next round runs."""
     from safetensors.torch import load_file
@@ -355,7 +374,6 @@ def test_a_round_without_examples(one_process: Path) -> None:
 VARIANTS = {
     "vote": "generate.aggregate=vote",
     "synthesis": "generate.aggregate=synthesis",
-    "self": "generate.aggregate=self",
     "fixed": "generate.order=fixed",
     "random": "generate.order=random",
     "mean": "score.scorer=mean",
