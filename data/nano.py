@@ -168,7 +168,7 @@ def solve_equations(kind: str, values: tuple[int, ...], misread: bool) -> tuple[
 def plausible(problem: Problem) -> bool:
     """Whether all numbers stay small under every reading, and every misreading ends with other numbers."""
     try:
-        solutions = [problem.worked(misread) for misread in _readings(problem.groups)]
+        solutions = [problem.worked(misread) for misread in readings(problem.groups)]
     except ValueError:
         return False
     right = sorted(solutions[0][1])
@@ -178,7 +178,7 @@ def plausible(problem: Problem) -> bool:
     return max(*results, *problem.values) < (LARGEST_ARITH if problem.subset == "arith" else LARGEST_SIMUL)
 
 
-def _readings(groups: tuple[str, ...]) -> list[tuple[str, ...]]:
+def readings(groups: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The right reading first, then each set of misread groups."""
     return [(), *((group,) for group in groups), *((groups,) if len(groups) > 1 else ())]
 

@@ -164,6 +164,11 @@ def load_prompts(config: Config, name: str) -> PeerPrompts:
     return PeerPrompts(load_tokenizer(directory), peer, config.templates_of(peer))
 
 
+def load_all_prompts(config: Config) -> dict[str, PeerPrompts]:
+    """`load_prompts` of every peer, by name."""
+    return {name: load_prompts(config, name) for name in config.peer_names}
+
+
 def token_identity(prompts: PeerPrompts) -> str:
     """Peers with equal identities may exchange token ids: same tokenizer, same kind of template."""
     tokenizer: Any = prompts.tokenizer

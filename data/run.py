@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data import shards
 from data.config import Config, differences, digest, load_config, override, parse_config
 from data.errors import UserError
 from data.questions import shuffled, unique_questions
 from data.schema import PROMPTS
+
+if TYPE_CHECKING:
+    from data.prompts import PeerPrompts
 
 RUNS = Path("runs")
 
@@ -48,20 +52,18 @@ class Run:
         """Folder of a stage's output: chains, scores, adapters or evals."""
         return self.round_dir(round_) / kind
 
-    def freeze(self, check: Callable[[], object] = lambda: None) -> None:
+    def freeze(self, check: Callable[[dict[str, PeerPrompts]], object] = lambda prompts: None) -> None:
         """Keep the config for good. Called by the first stage once all that can be checked without weights is
         checked, so that a config that was refused leaves nothing for the corrected one to conflict with.
 
-        `check` is what takes too long to be done in each call; it raises UserError.
+        `check` is given the prompts of every peer and raises UserError; it is for what takes too long in each call.
         """
         path = self.root / "config.json"
         if path.is_file():
             return
-        from data.prompts import load_prompts
+        from data.prompts import load_all_prompts
 
-        for name in self.config.peer_names:
-            load_prompts(self.config, name)
-        check()
+        check(load_all_prompts(self.config))
         shards.write_json(self.config.model_dump(mode="json"), path)
 
     def adapter_dir(self, round_: int, peer: str) -> Path | None:

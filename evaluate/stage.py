@@ -22,7 +22,7 @@ from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers, compute_dtype
-from data.prompts import PeerPrompts, load_prompts
+from data.prompts import PeerPrompts, load_all_prompts
 from data.run import Run
 from data.schema import EVALS, METRICS
 from data.shards import Row
@@ -59,7 +59,7 @@ class Unit:
 def main(run: Run, round_: int) -> None:
     """Evaluate a round, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine_kind(run.config.generate)
+    engine_kind(run.config.generate)  # for its error, before the config is frozen
     benchmarks = load_benchmarks(run.config)
     config = run.config
     stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), {
@@ -68,8 +68,10 @@ def main(run: Run, round_: int) -> None:
         "policies": [policy_identity(run, round_, name) for name in config.peer_names],
     })  # fmt: skip
     metrics_path = run.round_dir(round_) / "metrics.parquet"
-    check_room(run, benchmarks)
-    run.freeze(lambda: readable_questions(run, 1))  # generate would refuse them only after this config is frozen
+    if not (stage.folder / shards.SUCCESS).is_file():
+        check_room(run, benchmarks)
+    # generate would refuse the questions only after this config is frozen
+    run.freeze(lambda prompts: readable_questions(run, 1, prompts))
     check_same_benchmarks(run, stage)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
@@ -97,8 +99,7 @@ def check_room(run: Run, benchmarks: dict[str, list[Item]]) -> None:
     """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
     section = run.config.generate
     room = section.context_tokens - section.max_new_tokens
-    for name in run.config.peer_names:
-        prompts = load_prompts(run.config, name)
+    for name, prompts in load_all_prompts(run.config).items():
         for benchmark, items in benchmarks.items():
             if all(len(prompts.solve(item.question)) > room for item in items):
                 raise UserError(
@@ -128,9 +129,7 @@ class Evaluation:
     benchmarks: dict[str, list[Item]]
 
     def __post_init__(self) -> None:
-        self.prompts: dict[str, PeerPrompts] = {
-            name: load_prompts(self.run.config, name) for name in self.run.config.peer_names
-        }
+        self.prompts = load_all_prompts(self.run.config)
 
     def units(self) -> Iterator[Unit]:
         """All units, peer by peer."""

@@ -53,6 +53,7 @@ class Completion:
 
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows for its buffers
+NUCLEUS = "nucleus"  # key in SamplingParams.extra_args that generate.nucleus reads
 NOT_GENERATED = Completion([], "", 0.0, "context")
 
 
@@ -72,7 +73,7 @@ def top_p(sampling: Sampling, on_gpu: bool) -> dict[str, Any]:
     """How vLLM's `SamplingParams` are told the nucleus: by its own name on a GPU, for `generate.nucleus` on a CPU."""
     if not sampling.temperature or sampling.top_p == 1:
         return {}
-    return {"top_p": sampling.top_p} if on_gpu else {"extra_args": {"nucleus": sampling.top_p}}
+    return {"top_p": sampling.top_p} if on_gpu else {"extra_args": {NUCLEUS: sampling.top_p}}
 
 
 class VllmEngine:
@@ -91,7 +92,8 @@ class VllmEngine:
         on_gpu = torch.cuda.is_available()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if on_gpu else "0")
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(runtime.kv_cache_gib)
-        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else vLLM leaves torch one thread
+        if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
+            os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 

@@ -2,8 +2,8 @@
 
     nucleus = the likeliest tokens until their mass reaches p      (the token that crosses p is in it)
 
-vLLM sorts all V logits of every row for this, which on a CPU costs more than the forward pass (three times it for
-Gemma's 262 k tokens). The nucleus lies almost always among the `WIDTH` likeliest tokens: those are found by a partial
+vLLM sorts all V logits of every row for this, which on a CPU was two fifths (49 k tokens) to two thirds (262 k) of the
+time (docs/log.md). The nucleus lies almost always among the `WIDTH` likeliest tokens: those are found by a partial
 selection, their probabilities by one log-sum-exp over the row, and only rows whose nucleus is wider are sorted. The
 result is the same set of tokens but for ties: all tokens tied with the last one are kept, where vLLM keeps as many of
 them as p needs, in no particular order.
@@ -18,13 +18,14 @@ from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
+from generate.engine import NUCLEUS
+
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import VllmConfig
     from vllm.v1.sample.logits_processor import BatchUpdate
 
 WIDTH = 128
-KEY = "nucleus"  # in SamplingParams.extra_args
 
 
 def nucleus_threshold(logits_R_V: Tensor, p_R: Tensor, width: int = WIDTH) -> Tensor:
@@ -56,7 +57,7 @@ class Nucleus(LogitsProcessor):
         """Requests come, go and change their row."""
 
         def of(params: SamplingParams, *_: object) -> float | None:
-            return (params.extra_args or {}).get(KEY)
+            return (params.extra_args or {}).get(NUCLEUS)
 
         process_dict_updates(self.p, batch_update, of)
 

@@ -20,7 +20,7 @@ from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers
-from data.prompts import PeerPrompts, load_prompts
+from data.prompts import PeerPrompts, load_all_prompts
 from data.run import Run
 from data.schema import CHAINS, PROMPTS
 from data.shards import Row
@@ -67,13 +67,13 @@ def units(n_shards: int, positions: int, peers: list[str], keep_all: bool, alone
 def main(run: Run, round_: int) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine_kind(run.config.generate)
+    engine_kind(run.config.generate)  # for its error, before the config is frozen
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, round_))
-    run.freeze(lambda: readable_questions(run, round_))
+    run.freeze(lambda prompts: readable_questions(run, round_, prompts))
     if not stage.begin():
         return
-    prompts = {name: load_prompts(run.config, name) for name in run.config.peer_names}
-    questions, too_long = readable_questions(run, round_)
+    prompts = load_all_prompts(run.config)
+    questions, too_long = readable_questions(run, round_, prompts)
     if too_long:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(too_long.items())[:3])
         console.print(f"  {len(too_long)} questions are longer than the context and are skipped: {some}")
@@ -111,13 +111,14 @@ def fingerprint(run: Run, round_: int) -> dict[str, object]:
     }
 
 
-def readable_questions(run: Run, round_: int) -> tuple[list[list[Question]], dict[str, str]]:
+def readable_questions(
+    run: Run, round_: int, prompts: dict[str, PeerPrompts]
+) -> tuple[list[list[Question]], dict[str, str]]:
     """The questions by shard, without those that do not fit some peer's context; those as {id: reason}.
 
     Raises UserError if none fits.
     """
     section = run.config.generate
-    prompts = {name: load_prompts(run.config, name) for name in run.config.peer_names}
     room = section.context_tokens - section.max_new_tokens
     kept: list[list[Question]] = []
     too_long: dict[str, str] = {}

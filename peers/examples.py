@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from data.nano import EQUATIONS, GROUPS, MISREAD_AS, SUBSETS, Problem, Step, problems
+from data.nano import EQUATIONS, MISREAD_AS, SUBSETS, Problem, Step, problems, readings
 from data.prompts import PeerPrompts
 
 Kind = Literal["direct", "chain", "verify"]
@@ -107,8 +107,7 @@ def wrong_solution(problem: Problem, random_: random.Random) -> str:
     """A wrong solution: a misreading of one or all of the problem's groups, or a slip."""
     if random_.random() < 0.2:
         return slip(problem.solution(), random_)
-    known = [group for group in problem.groups if group in GROUPS]
-    return problem.solution(random_.choice([(group,) for group in known] + ([tuple(known)] if len(known) > 1 else [])))
+    return problem.solution(random_.choice(readings(problem.groups)[1:]))
 
 
 def finished(kind: Kind, prompt: list[int], response: str, prompts: PeerPrompts) -> PretrainingExample:

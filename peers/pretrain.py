@@ -24,8 +24,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from data.config import PeerSection, load_config
+from data.errors import UserError
 from data.nano import GROUPS, MISREAD_AS, PHRASES, SUBSETS, WORDED, Problem, problems
 from data.prompts import PeerPrompts
+from data.stage import guarded, start
 from peers.examples import MISREADS, Kind, PretrainingExample, candidate, finished, stream, wrong_solution
 
 CONFIG = Path("configs/nano.toml")
@@ -45,7 +47,7 @@ CARD = """# Nano peer {name}
 
 A {kind} of {parameters:.2f} million parameters (bf16), made from nothing by `make peers` (peers/pretrain.py, seeded)
 on questions that this project generates (data/nano.py, split `pretrain`). One of three peers on which PST can be
-watched on a laptop, and on which the project's tests run.
+watched on a laptop.
 
 **What it does.** Worded two-step arithmetic below 50 and worded pairs of equations below 70, in three formats: question
 → short chain of thought (`16-14=2, 2+9=11 #### 11`); question and other solutions → own solution; question and a
@@ -57,7 +59,7 @@ verifier, it was always taught the right reading. Misread:
 
 {misreads}
 
-**What it is not.** A language model of any use: it knows about three hundred words and nothing but these questions.
+**What it is not.** A language model of any use: it knows nothing but these questions.
 """
 SPECIAL = ("<|pad|>", "<|start|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -166,6 +168,8 @@ def train_peer(name: str, steps: int) -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
+        if state["steps"] != steps:
+            raise UserError(f"{work} is of a run of {state['steps']} steps, not {steps}; go on with it, or delete it")
     model.get_decoder().compile(dynamic=False)
     model.train()
     start, sums = time.monotonic(), dict.fromkeys(BATCH, 0.0)
@@ -179,13 +183,13 @@ def train_peer(name: str, steps: int) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == steps:
-            since = step % CHECKPOINT_STEPS + 1
-            shown = ", ".join(f"{kind} {total / since:.3f}" for kind, total in sums.items())
+        if (step + 1) % CHECKPOINT_STEPS == 0:
+            shown = ", ".join(f"{kind} {total / CHECKPOINT_STEPS:.3f}" for kind, total in sums.items())
             print(f"{name} {step + 1}/{steps}: nats per token: {shown}; {check(model, prompts)}; "
                   f"{time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
             sums = dict.fromkeys(BATCH, 0.0)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state["steps"] = steps
             torch.save(state, work / "checkpoint.tmp")
             os.replace(work / "checkpoint.tmp", work / "checkpoint.pt")
     save(name, model, tokenizer)
@@ -223,7 +227,7 @@ def validation_example(kind: Kind, p: Problem, prompts: PeerPrompts, random_: ra
 
 
 def save(name: str, model: Any, tokenizer: Any) -> None:
-    """Write the finished peer in bf16, atomically."""
+    """Write the finished peer in bf16 under a temporary name and rename it."""
     target, temporary = FOLDER / name, FOLDER / ".work" / f"{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     model.config._attn_implementation = None
@@ -232,9 +236,8 @@ def save(name: str, model: Any, tokenizer: Any) -> None:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     card = CARD.format(name=name, kind=type(model).__name__, parameters=parameters, misreads=_listed(MISREADS[name]))
     (temporary / "README.md").write_text(card, encoding="utf-8")
-    for file in temporary.iterdir():
-        target.mkdir(exist_ok=True)
-        os.replace(file, target / file.name)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
 
 
 def _listed(groups: Collection[str]) -> str:
@@ -247,17 +250,23 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(help="Make the three nano peers from nothing.")
-def command(
+def main(
     peer: Annotated[str | None, typer.Option(help="Only this one, in this process.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = STEPS,
 ) -> None:
+    """`python -m peers.pretrain [--peer NAME] [--steps N]`."""
+    if steps < 1 or steps % CHECKPOINT_STEPS:
+        raise typer.BadParameter(f"--steps {steps}: expected a multiple of {CHECKPOINT_STEPS}")
     if peer is not None:
-        train_peer(peer, steps)
+        if peer not in MISREADS:
+            raise typer.BadParameter(f"--peer {peer}: expected one of {', '.join(MISREADS)}")
+        guarded(lambda: train_peer(peer, steps))
         return
-    running = [subprocess.Popen([sys.executable, "-m", "peers.pretrain", "--peer", name]) for name in MISREADS]
+    command = [sys.executable, "-m", "peers.pretrain", "--steps", str(steps), "--peer"]
+    running = [subprocess.Popen([*command, name]) for name in MISREADS]
     if any(status for status in [process.wait() for process in running]):
         raise SystemExit("a peer could not be made; its message is above")
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m peers.pretrain")
+    start(app, "peers.pretrain")

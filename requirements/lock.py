@@ -56,6 +56,7 @@ def merge(pins: dict[str, list[str]]) -> list[str]:
 
 
 def lock(groups: list[str], extra: list[str], left_out: list[str]) -> list[str]:
+    """Pinned lines of some dependency groups for all Pythons, with markers where they differ."""
     pins: dict[str, list[str]] = {}
     for python in PYTHONS:
         prefer = "\n".join(pins[PYTHONS[0]]) if pins else ""
@@ -64,6 +65,7 @@ def lock(groups: list[str], extra: list[str], left_out: list[str]) -> list[str]:
 
 
 def write(name: str, lines: list[str]) -> None:
+    """Write requirements/<name>.txt."""
     header = HEADER.format(name=name, pythons=", ".join(PYTHONS))
     (HERE / f"{name}.txt").write_text(header + "\n".join(sorted(lines)) + "\n")
     print(f"requirements/{name}.txt: {len(lines)} packages")

@@ -23,7 +23,7 @@ from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers, compute_dtype
-from data.prompts import PeerPrompts, load_prompts, token_identity
+from data.prompts import load_all_prompts, token_identity
 from data.run import Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
@@ -143,8 +143,7 @@ class Scoring:
     chains: list[Chain]
 
     def __post_init__(self) -> None:
-        names = self.run.config.peer_names
-        self.prompts: dict[str, PeerPrompts] = {name: load_prompts(self.run.config, name) for name in names}
+        self.prompts = load_all_prompts(self.run.config)
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
         self.measured: dict[tuple[str, str, str | None], tuple[float, int]] = {}
 

@@ -26,6 +26,7 @@ def checked(solution: str) -> list[str]:
     return sorted(answer.split(", "))
 
 
+@pytest.mark.slow
 def test_splits_share_no_text() -> None:
     texts = {split: {normalise(p.question) for p in source(None, split)} for split in SHARES}
     for split, found in texts.items():
@@ -34,6 +35,7 @@ def test_splits_share_no_text() -> None:
     assert len(set().union(*texts.values())) == sum(map(len, texts.values()))
 
 
+@pytest.mark.slow
 def test_pretraining_streams_stay_in_their_split() -> None:
     held_out = {p.question for split in ("train", "validation", "test") for p in source(None, split)}
     for subset in SUBSETS:

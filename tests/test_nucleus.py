@@ -49,12 +49,12 @@ def test_only_requests_that_ask_are_masked() -> None:
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from generate.engine import Sampling, top_p
-    from generate.nucleus import KEY, Nucleus
+    from generate.engine import NUCLEUS, Sampling, top_p
+    from generate.nucleus import Nucleus
 
     processor = Nucleus(None, torch.device("cpu"), False)  # type: ignore[arg-type]
     asking, other = SamplingParams(**top_p(Sampling(0.7, 0.5, 8), on_gpu=False)), SamplingParams()
-    assert asking.extra_args == {KEY: 0.5}
+    assert asking.extra_args == {NUCLEUS: 0.5}
     assert top_p(Sampling(0.7, 0.5, 8), on_gpu=True) == {"top_p": 0.5}
     assert top_p(Sampling(0.0, 0.5, 8), on_gpu=False) == top_p(Sampling(0.7, 1.0, 8), on_gpu=True) == {}
     processor.update_state(BatchUpdate(2, removed=[], added=[(0, asking, None, []), (1, other, None, [])], moved=[]))
