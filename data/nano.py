@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from data.errors import UserError
@@ -26,7 +25,7 @@ SUBSETS: tuple[Subset, ...] = ("arith", "simul")
 SHARES: dict[Split, range] = {
     "pretrain": range(0, 60), "train": range(60, 80), "validation": range(80, 90), "test": range(90, 100),
 }  # fmt: skip
-ROWS: dict[Split, int] = {"pretrain": 5000, "train": 2000, "validation": 500, "test": 1500}  # per subset, as a source
+ROWS: dict[Split, int] = {"pretrain": 2000, "train": 1000, "validation": 500, "test": 1000}  # per subset, as a source
 LARGEST_ARITH, LARGEST_SIMUL = 50, 70
 
 NAMES = (
@@ -166,7 +165,10 @@ def solve_equations(kind: str, values: tuple[int, ...], misread: bool) -> tuple[
 
 
 def plausible(problem: Problem) -> bool:
-    """Whether all numbers stay small under every reading, and every misreading ends with other numbers."""
+    """Whether all numbers stay small under every reading, and every misreading ends with other numbers.
+
+    The text does not matter here.
+    """
     try:
         solutions = [problem.worked(misread) for misread in readings(problem.groups)]
     except ValueError:
@@ -184,25 +186,31 @@ def readings(groups: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def candidates(subset: Subset, random_: random.Random) -> Iterator[Problem]:
-    """Problems with the same words and ever new numbers, plausible or not."""
+    """Plausible problems with the same words and ever other numbers; 1,000 tries."""
     a, b = random_.sample(NAMES, 2)
     things = random_.choice(THINGS)
     kind = random_.choice(EQUATIONS)
     phrases = [(op, random_.randrange(4)) for op in random_.sample(list(PHRASES), 2)]
-    while subset == "simul":
-        x, y = random_.sample(range(1, LARGEST_SIMUL // 2), 2)
-        values = _values(kind, x, y, k=random_.randrange(2, 6))
-        question = WORDED[kind].format(a=a, b=b, p=values[0], q=values[1], things=things)
-        yield Problem("simul", question, equation=kind, values=values)
-    while subset == "arith":
-        start = random_.randrange(2, LARGEST_ARITH)
-        steps, sentences = [], [f"{a} has {start} {things}."]
-        for op, number in phrases:
-            n = random_.randrange(2, 6) if op in "*/" else random_.randrange(2, LARGEST_ARITH // 2)
-            steps.append(Step(op, f"{op}{number}", n))
-            sentences.append(PHRASES[op][number].format(a=a, b=b, n=n, things=things))
-        sentences.append(f"How many {things} does {a} have now?")
-        yield Problem("arith", " ".join(sentences), start=start, steps=tuple(steps))
+    for _ in range(1000):
+        if subset == "simul":
+            x, y = random_.sample(range(1, LARGEST_SIMUL // 2), 2)
+            problem = Problem("simul", "", equation=kind, values=_values(kind, x, y, k=random_.randrange(2, 6)))
+        else:
+            start = random_.randrange(2, LARGEST_ARITH)
+            numbers = [random_.randrange(2, 6 if op in "*/" else LARGEST_ARITH // 2) for op, _ in phrases]
+            steps = tuple(Step(op, f"{op}{i}", n) for (op, i), n in zip(phrases, numbers, strict=True))
+            problem = Problem("arith", "", start=start, steps=steps)
+        if plausible(problem):  # before the text is made: few are
+            yield replace(problem, question=_question(problem, a, b, things))
+
+
+def _question(problem: Problem, a: str, b: str, things: str) -> str:
+    """The text of a problem."""
+    if problem.equation:
+        p, q = problem.values
+        return WORDED[problem.equation].format(a=a, b=b, p=p, q=q, things=things)
+    told = [PHRASES[s.op][int(s.group[1:])].format(a=a, b=b, n=s.n, things=things) for s in problem.steps]
+    return " ".join([f"{a} has {problem.start} {things}.", *told, f"How many {things} does {a} have now?"])
 
 
 def _values(kind: str, x: int, y: int, k: int) -> tuple[int, int]:
@@ -228,8 +236,8 @@ def problems(subset: Subset, split: Split, seed: object) -> Iterator[Problem]:
     random_ = random.Random(f"nano/{subset}/{split}/{seed}")
     seen: set[str] = set()
     while True:
-        for problem in islice(candidates(subset, random_), 1000):
-            if split_of(problem.question) == split and problem.question not in seen and plausible(problem):
+        for problem in candidates(subset, random_):
+            if split_of(problem.question) == split and problem.question not in seen:
                 seen.add(problem.question)
                 yield problem
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
+from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -34,7 +35,8 @@ def load_frozen(run: str) -> Config:
 
 
 def metrics_table(run: str, rounds: list[int]) -> Table:
-    """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k."""
+    """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k;
+    last their means over benchmarks and peers, each counted once."""
     rows: list[tuple[int, Row]] = [
         (round_, row)
         for round_ in rounds
@@ -52,6 +54,8 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
         table.add_column(name)
     for name in ("EM", "samples", "GV-Gap", "frozen", "AUROC", "pass@k", "maj@k"):
         table.add_column(name, justify="right", no_wrap=True)
+    if len(order) > 1:
+        rows += [(round_, _mean([row for number, row in rows if number == round_])) for round_ in rounds]
     last = None
     for round_, row in rows:
         group = (row["benchmark"], row["peer"])
@@ -65,6 +69,15 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
         )  # fmt: skip
         last = group
     return table
+
+
+def _mean(rows: list[Row]) -> Row:
+    """The mean of each number over (benchmark, peer), without an interval; of what some lack, over those that have it."""
+    means: Row = {"benchmark": "mean", "peer": "", "em_lo": None, "gv_gap_lo": None}
+    for name in ("em", "sample_accuracy", "gv_gap", "gv_gap_frozen", "verifier_auroc", "pass_at_k", "maj_at_k"):
+        known = [row[name] for row in rows if row[name] is not None]
+        means[name] = fmean(known) if known else None
+    return means
 
 
 def _number(value: float | None) -> str:

@@ -29,10 +29,11 @@ from data.nano import GROUPS, MISREAD_AS, PHRASES, SUBSETS, WORDED, Problem, pro
 from data.prompts import PeerPrompts
 from data.stage import guarded, start
 from peers.examples import MISREADS, Kind, PretrainingExample, candidate, finished, stream, wrong_solution
+from score.logprob import LanguageModel
 
 CONFIG = Path("configs/nano.toml")
 FOLDER = Path("peers")
-STEPS = 4000
+STEPS = 2400
 BATCH: dict[Kind, int] = {"direct": 26, "chain": 16, "verify": 22}  # examples per step
 LENGTHS: dict[Kind, int] = {"direct": 80, "chain": 176, "verify": 96}  # tokens that they are padded to
 LR = 2e-3
@@ -115,7 +116,7 @@ def lr_at(step: int, steps: int) -> float:
     return LR * min(1.0, (step + 1) / WARMUP, max(0.0, (steps - step) / (steps - start)))
 
 
-def response_losses(model: Any, batch: Sequence[PretrainingExample], length: int) -> tuple[Tensor, Tensor, Tensor]:
+def response_losses(lm: LanguageModel, batch: Sequence[PretrainingExample], length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of all R target tokens: negative log-probability [R], whether it was the likeliest [R], its example [R].
 
     The batch is padded to `length` tokens, so that a compiled model sees few shapes.
@@ -128,23 +129,20 @@ def response_losses(model: Any, batch: Sequence[PretrainingExample], length: int
         owner += [i] * len(e.target)
     targets_R = torch.tensor([token for e in batch for token in e.target])
     with torch.autocast("cpu", torch.bfloat16):
-        hidden_B_T_H = model.get_decoder()(input_ids=ids_B_T, use_cache=False).last_hidden_state
-    hidden_R_H = hidden_B_T_H.reshape(-1, hidden_B_T_H.shape[-1])[torch.tensor(rows)].float()
-    logits_R_V = hidden_R_H @ model.get_output_embeddings().weight.T
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    logits_R_V = logits_R_V if cap is None else cap * torch.tanh(logits_R_V / cap)
+        hidden_B_T_H = lm.hidden(ids_B_T)
+    logits_R_V = lm.logits(hidden_B_T_H.reshape(-1, hidden_B_T_H.shape[-1])[torch.tensor(rows)])
     losses_R = cross_entropy(logits_R_V, targets_R, reduction="none")
     return losses_R, logits_R_V.argmax(-1) == targets_R, torch.tensor(owner)
 
 
-def train_step(model: Any, batches: dict[Kind, list[PretrainingExample]]) -> dict[Kind, float]:
+def train_step(lm: LanguageModel, batches: dict[Kind, list[PretrainingExample]]) -> dict[Kind, float]:
     """Gradients of one step, format by format; the mean loss of each in nats per token."""
     found: dict[Kind, float] = {}
     # a verify target is the verdict and the end token
     weight = {kind: sum(VERDICT_WEIGHT + 1 if kind == "verify" else len(e.target) for e in batch)
               for kind, batch in batches.items()}  # fmt: skip
     for kind, batch in batches.items():
-        losses_R, _, owner_R = response_losses(model, batch, LENGTHS[kind])
+        losses_R, _, owner_R = response_losses(lm, batch, LENGTHS[kind])
         found[kind] = losses_R.mean().item()
         if kind == "verify":
             first_R = torch.cat([torch.tensor([True]), owner_R[1:] != owner_R[:-1]])
@@ -170,7 +168,8 @@ def train_peer(name: str, steps: int) -> None:
         done = state["step"]
         if state["steps"] != steps:
             raise UserError(f"{work} is of a run of {state['steps']} steps, not {steps}; go on with it, or delete it")
-    model.get_decoder().compile(dynamic=False)
+    lm = LanguageModel(model)
+    lm.decoder.compile(dynamic=False)
     model.train()
     start, sums = time.monotonic(), dict.fromkeys(BATCH, 0.0)
     for step in range(done, steps):
@@ -178,14 +177,14 @@ def train_peer(name: str, steps: int) -> None:
             streams = {kind: stream(name, kind, prompts, step) for kind in BATCH}
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, steps)
-        losses = train_step(model, {kind: list(islice(streams[kind], size)) for kind, size in BATCH.items()})
+        losses = train_step(lm, {kind: list(islice(streams[kind], size)) for kind, size in BATCH.items()})
         sums = {kind: sums[kind] + loss for kind, loss in losses.items()}
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % CHECKPOINT_STEPS == 0:
             shown = ", ".join(f"{kind} {total / CHECKPOINT_STEPS:.3f}" for kind, total in sums.items())
-            print(f"{name} {step + 1}/{steps}: nats per token: {shown}; {check(model, prompts)}; "
+            print(f"{name} {step + 1}/{steps}: nats per token: {shown}; {check(lm, prompts)}; "
                   f"{time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
             sums = dict.fromkeys(BATCH, 0.0)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
@@ -196,20 +195,20 @@ def train_peer(name: str, steps: int) -> None:
 
 
 @torch.no_grad()
-def check(model: Any, prompts: PeerPrompts) -> str:
+def check(lm: LanguageModel, prompts: PeerPrompts) -> str:
     """On validation problems, in %: greedy solutions that are right (direct, chain), and right verdicts."""
     random_ = random.Random(0)
     parts = []
-    model.eval()
+    lm.model.eval()
     for kind, size in BATCH.items():
         right: list[Tensor] = []
         chosen = [p for subset in SUBSETS for p in islice(problems(subset, "validation", kind), 2 * size)]
         for first in range(0, len(chosen), size):
             batch = [validation_example(kind, p, prompts, random_) for p in chosen[first : first + size]]
-            _, likeliest_R, owner_R = response_losses(model, batch, LENGTHS[kind])
+            _, likeliest_R, owner_R = response_losses(lm, batch, LENGTHS[kind])
             right.append(torch.zeros(len(batch)).index_add_(0, owner_R, (~likeliest_R).float()) == 0)
         parts.append(f"{kind} {100 * torch.cat(right).float().mean().item():.0f}")
-    model.train()
+    lm.model.train()
     return "right in %: " + ", ".join(parts)
 
 

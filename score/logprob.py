@@ -46,8 +46,8 @@ class LanguageModel:
         self.model = model
         self.decoder = model.get_decoder()
         head = model.get_output_embeddings()
-        self.head_V_H: Tensor = head.weight.detach().float()
-        self.bias_V: Tensor | None = None if getattr(head, "bias", None) is None else head.bias.detach().float()
+        self.head_V_H: Tensor = head.weight.float()  # frozen but where a model is made from nothing
+        self.bias_V: Tensor | None = None if getattr(head, "bias", None) is None else head.bias.float()
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.device = head.weight.device
         self._check_head()

@@ -80,6 +80,7 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     prompts = PeerPrompts(tokenizer, PeerSection(name="tiny", model="tiny"), TemplateSection(instruction="Solve."))
+    lm = LanguageModel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     draw = random.Random(seed)
     for _ in range(150):
@@ -89,9 +90,6 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
             target: list[Any] = [*prompts.encode_response(response), prompts.end_id]
             solutions = [f"The answer is {draw.randrange(3000)}."] * draw.choice([0, 0, 1, 2])
             batch.append(Pair(prompts.solve(row["question"], solutions), target))
-        lm = LanguageModel.__new__(LanguageModel)  # the head is trained here, so it must not be detached
-        lm.decoder, lm.head_V_H = model.get_decoder(), model.get_output_embeddings().weight
-        lm.bias_V, lm.softcap, lm.device = None, None, torch.device("cpu")
         loss = -torch.stack([logprobs.mean() for logprobs in lm.target_logprobs(batch)]).mean()
         loss.backward()
         optimizer.step()

@@ -1,0 +1,118 @@
+"""The shipped nano peers: what they are, what they know and do not know, and a round of them through the real vLLM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from importlib import util
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.config import GenerateSection, RuntimeSection, load_config
+from data.nano import SUBSETS, Problem, problems, source
+from data.peers import load_tokenizer
+from data.prompts import load_prompts
+from generate.engine import Request, Sampling, TransformersEngine
+from peers.examples import MISREADS
+from tests.conftest import ROOT, run_module
+
+CONFIG = load_config(ROOT / "configs" / "nano.toml", [])
+ARCHITECTURES = {"gemma2": "Gemma2ForCausalLM", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+GREEDY = Sampling(0.0, 1.0, 64)
+
+
+@pytest.fixture(autouse=True)
+def from_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config's paths are relative to the project."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", CONFIG.peer_names)
+def test_weights_are_small_whole_and_described(name: str) -> None:
+    folder = ROOT / "peers" / name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == [ARCHITECTURES[name]] and config["tie_word_embeddings"]
+    tensors = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert 1.7e6 < sum(tensor.numel() for tensor in tensors.values()) < 1.9e6
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "planted weakness" in card and "What it is not" in card and "make peers" in card
+    assert all(f"`{group}`" in card for group in MISREADS[name])
+
+
+def test_one_tokenizer_in_which_every_digit_is_a_token_and_any_text_encodes() -> None:
+    digests = {hashlib.sha256((ROOT / "peers" / name / "tokenizer.json").read_bytes()).hexdigest()
+               for name in CONFIG.peer_names}  # fmt: skip
+    assert len(digests) == 1
+    tokenizer = load_tokenizer(ROOT / "peers" / "llama")
+    assert len(tokenizer.encode("2026", add_special_tokens=False)) == 4
+    for text in ("16-14=2, 2+9=11 #### 11", "Grüße, 世界 🙂\n\t\x00", "Question: <b>"):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIG.peer_names)
+def test_each_misreads_its_own_phrases_and_reads_the_others(name: str) -> None:
+    """On validation questions: mostly wrong, and as planted, where its own groups are in them; mostly right elsewhere."""
+    prompts = load_prompts(CONFIG, name)
+    engine = TransformersEngine(ROOT / "peers" / name, prompts, RuntimeSection(), "float32")
+    asked = [p for subset in SUBSETS for p in islice(problems(subset, "validation", name), 100)]
+    done = engine.generate([Request(prompts.solve(p.question), 0) for p in asked], GREEDY, lambda *_: None)
+    own: list[tuple[Problem, str]] = []
+    others: list[tuple[Problem, str]] = []
+    for problem, completion in zip(asked, done, strict=True):
+        (own if MISREADS[name] & set(problem.groups) else others).append((problem, completion.text))
+    assert len(own) > 50 and len(others) > 50
+    assert fmean(text == p.solution() for p, text in others) > 0.75
+    assert fmean(text == p.solution() for p, text in own) < 0.3
+    assert fmean(text == p.solution(MISREADS[name]) for p, text in own) > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_round_through_vllm(tmp_path: Path) -> None:
+    """The whole round on a few questions, seen from outside: what the peers know together, each learns."""
+    (tmp_path / "peers").symlink_to(ROOT / "peers")
+    overrides = ["prompts.limit=96", "benchmarks.0.limit=32", "benchmarks.1.limit=32", "evaluate.samples=4"]
+    overrides += ["runtime.kv_cache_gib=1"]
+    settings = [argument for override in overrides for argument in ("--set", override)]
+    assert CONFIG.generate.engine in ("auto", "vllm")
+    for name, round_ in (("evaluate", 0), ("generate", 1), ("score", 1), ("train", 1), ("evaluate", 1)):
+        done = run_module(
+            name, "--config", str(ROOT / "configs" / "nano.toml"), "--run", "n", "--round", str(round_), *settings,
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    runs = tmp_path / "runs" / "n"
+    log = (runs / "round=1" / "logs" / "generate.log").read_text(encoding="utf-8")
+    assert "vllm" in log.lower()
+
+    gold = {p.question: p.answer for p in source(None, "train")}
+    chains = pl.read_parquet(runs / "round=1" / "chains" / "*.parquet")
+    assert len(chains) == 96 * 3
+    right: dict[int, list[bool]] = defaultdict(list)
+    for row in chains.iter_rows(named=True):
+        numbers = sorted((row["answer"] or "").split(", "))
+        right[row["position"]].append(numbers == sorted(gold[row["question"]].split(", ")))
+    assert fmean(right[1]) < 0.8 < 0.85 < fmean(right[3])
+
+    scores = pl.read_parquet(runs / "round=1" / "scores" / "*.parquet")
+    weights = scores.drop_nulls("pmi").group_by("peer").agg(pl.len(), pl.mean("weight"))
+    assert sum(weights["len"]) > 150 and weights["weight"].to_list() == pytest.approx([1.0] * 3)
+    training = [json.loads((runs / "round=1" / "adapters" / peer / "training.json").read_text(encoding="utf-8"))
+                for peer in CONFIG.peer_names]  # fmt: skip
+    assert all(report["survival"]["survival"] > 0.9 for report in training)
+
+    metrics = pl.read_parquet(runs / "round=*" / "metrics.parquet", hive_partitioning=True)
+    em = dict(metrics.group_by("round").agg(pl.mean("em")).iter_rows())
+    assert 0.4 < em[0] < 0.8 and em[1] > em[0]
+    assert metrics.filter(pl.col("round") == 0)["verifier_auroc"].min() > 0.6  # type: ignore[operator]
+    assert metrics["n"].to_list() == [32] * 12 and GenerateSection().order == "rotate"
