@@ -6,7 +6,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .NOTPARALLEL:
 .PHONY: help setup round generate score train evaluate report status test check peers lock clean
 
-CONFIG ?= configs/pocket.toml
+CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
 ROUND  ?=
 SET    ?=
@@ -144,7 +144,7 @@ check: setup  ## lint, format and types
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
-peers: setup  ## make the three nano peers of configs/nano.toml from nothing
+peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
 	@$(PY) -m peers.pretrain
 
 lock:  ## resolve the pinned lists in requirements/ anew

@@ -227,8 +227,11 @@ def validation_example(kind: Kind, p: Problem, prompts: PeerPrompts, random_: ra
 
 def save(name: str, model: Any, tokenizer: Any) -> None:
     """Write the finished peer in bf16 under a temporary name and rename it."""
+    import transformers
+
     target, temporary = FOLDER / name, FOLDER / ".work" / f"{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
+    transformers.utils.logging.disable_progress_bar()
     model.config._attn_implementation = None
     model.to(torch.bfloat16).save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
