@@ -72,7 +72,7 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
 
 
 def _mean(rows: list[Row]) -> Row:
-    """The mean of each number over (benchmark, peer), without an interval; of what some lack, over those that have it."""
+    """The mean of each number over those of (benchmark, peer) that have it, without an interval."""
     means: Row = {"benchmark": "mean", "peer": "", "em_lo": None, "gv_gap_lo": None}
     for name in ("em", "sample_accuracy", "gv_gap", "gv_gap_frozen", "verifier_auroc", "pass_at_k", "maj_at_k"):
         known = [row[name] for row in rows if row[name] is not None]

@@ -116,7 +116,9 @@ def lr_at(step: int, steps: int) -> float:
     return LR * min(1.0, (step + 1) / WARMUP, max(0.0, (steps - step) / (steps - start)))
 
 
-def response_losses(lm: LanguageModel, batch: Sequence[PretrainingExample], length: int) -> tuple[Tensor, Tensor, Tensor]:
+def response_losses(
+    lm: LanguageModel, batch: Sequence[PretrainingExample], length: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of all R target tokens: negative log-probability [R], whether it was the likeliest [R], its example [R].
 
     The batch is padded to `length` tokens, so that a compiled model sees few shapes.

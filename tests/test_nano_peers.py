@@ -61,7 +61,7 @@ def test_one_tokenizer_in_which_every_digit_is_a_token_and_any_text_encodes() ->
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIG.peer_names)
 def test_each_misreads_its_own_phrases_and_reads_the_others(name: str) -> None:
-    """On validation questions: mostly wrong, and as planted, where its own groups are in them; mostly right elsewhere."""
+    """On validation questions: mostly wrong, as planted, where its own groups are in them; elsewhere mostly right."""
     prompts = load_prompts(CONFIG, name)
     engine = TransformersEngine(ROOT / "peers" / name, prompts, RuntimeSection(), "float32")
     asked = [p for subset in SUBSETS for p in islice(problems(subset, "validation", name), 100)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def test_the_learning_rate_warms_up_stays_and_decays() -> None:
     rates = [pretrain.lr_at(step, 1000) for step in range(1001)]
     assert rates[0] == pretrain.LR / pretrain.WARMUP and rates[1000] == 0 and max(rates) == pretrain.LR
     assert all(rate == pretrain.LR for rate in rates[pretrain.WARMUP : 300])
-    assert all(after < before for before, after in zip(rates[301:], rates[302:], strict=False))
+    assert all(after < before for before, after in pairwise(rates[301:]))
 
 
 def test_a_step_weighs_the_verdict(small: Path) -> None:
