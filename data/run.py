@@ -97,17 +97,15 @@ def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Itera
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the run's lock; the system releases it when the process ends, however it ends."""
+def locked(root: Path, ways_out: str = "wait for it, stop it, or use another --run name") -> Iterator[None]:
+    """Hold a folder's lock; the system releases it when the process ends, however it ends."""
     with (root / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise UserError(
-                f"{root} is in use by another process (pid {holder}); wait for it, stop it, or use another --run name"
-            ) from None
+            raise UserError(f"{root} is in use by another process (pid {holder}); {ways_out}") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -27,6 +27,7 @@ from data.config import PeerSection, load_config
 from data.errors import UserError
 from data.nano import GROUPS, MISREAD_AS, PHRASES, SUBSETS, WORDED, Problem, problems
 from data.prompts import PeerPrompts
+from data.run import locked
 from data.stage import guarded, start
 from peers.examples import MISREADS, Kind, PretrainingExample, candidate, finished, stream, wrong_solution
 from score.logprob import LanguageModel
@@ -154,10 +155,15 @@ def train_step(lm: LanguageModel, batches: dict[Kind, list[PretrainingExample]])
 
 
 def train_peer(name: str, steps: int) -> None:
-    """Make one peer, or go on where an earlier call stopped."""
+    """Make one peer, or go on where an earlier call stopped. Raises UserError if another process is at it."""
     torch.set_num_threads(1)
     work = FOLDER / ".work" / name
     work.mkdir(parents=True, exist_ok=True)
+    with locked(work, "wait for it, or stop it"):
+        _train_peer(name, steps, work)
+
+
+def _train_peer(name: str, steps: int, work: Path) -> None:
     tokenizer = make_tokenizer()
     prompts = PeerPrompts(tokenizer, PeerSection(name=name, model=name), load_config(CONFIG, []).templates)
     model = make_model(name, tokenizer)
@@ -244,6 +250,19 @@ def save(name: str, model: Any, tokenizer: Any) -> None:
     os.replace(temporary, target)
 
 
+def train_all(steps: int) -> None:
+    """All peers side by side, each in its own process. Raises UserError if one of them failed."""
+    command = [sys.executable, "-m", "peers.pretrain", "--steps", str(steps), "--peer"]
+    running = {name: subprocess.Popen([*command, name]) for name in MISREADS}
+    try:
+        failed = [name for name, process in running.items() if process.wait()]
+    finally:
+        for process in running.values():
+            process.terminate()
+    if failed:
+        raise UserError(f"{', '.join(failed)} could not be made (the message is above); run the same command again")
+
+
 def _listed(groups: Collection[str]) -> str:
     """The phrase groups as a Markdown list with their words."""
     words = {f"{op}{i}": f"{text} (read as {MISREAD_AS[op]})" for op in PHRASES for i, text in enumerate(PHRASES[op])}
@@ -265,11 +284,8 @@ def main(
         if peer not in MISREADS:
             raise typer.BadParameter(f"--peer {peer}: expected one of {', '.join(MISREADS)}")
         guarded(lambda: train_peer(peer, steps))
-        return
-    command = [sys.executable, "-m", "peers.pretrain", "--steps", str(steps), "--peer"]
-    running = [subprocess.Popen([*command, name]) for name in MISREADS]
-    if any(status for status in [process.wait() for process in running]):
-        raise SystemExit("a peer could not be made; its message is above")
+    else:
+        guarded(lambda: train_all(steps))
 
 
 if __name__ == "__main__":

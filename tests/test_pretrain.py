@@ -16,6 +16,7 @@ from data.config import PeerSection, load_config
 from data.errors import UserError
 from data.nano import problems, source
 from data.prompts import PeerPrompts
+from data.run import locked
 from peers import pretrain
 from peers.examples import MISREAD_SHARE, MISREADS, Kind, candidate, misread_by, stream, wrong_solution
 
@@ -55,6 +56,12 @@ def test_a_killed_run_goes_on_where_it_stopped(small: Path, monkeypatch: pytest.
     again = load_file(small / "gemma2" / "model.safetensors")
     torch.set_num_threads(threads)
     assert whole.keys() == again.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_two_processes_do_not_make_the_same_peer(small: Path) -> None:
+    (small / ".work" / "llama").mkdir(parents=True)
+    with locked(small / ".work" / "llama"), pytest.raises(UserError, match=r"in use by another process .* or stop it"):
+        pretrain.train_peer("llama", 2)
 
 
 def test_examples_teach_what_they_claim() -> None:
