@@ -34,7 +34,7 @@ from pathlib import Path
 from data.stage import run_stage
 if __name__ == "__main__":
     few = ["prompts.limit=96", "benchmarks.0.limit=32", "benchmarks.1.limit=32", "evaluate.samples=4"]
-    few += ["train.batch_size=4"]  # with 32 there would be two steps
+    few += ["train.batch_size=8", "train.epochs=4"]  # few questions, but more than the two steps of a batch of 32
     for name, round_ in (("evaluate", 0), ("generate", 1), ("score", 1), ("train", 1), ("evaluate", 1)):
         run_stage(name, "n", round_, Path(sys.argv[1]), few)
 """
