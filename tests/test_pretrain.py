@@ -19,6 +19,7 @@ from data.prompts import PeerPrompts
 from data.run import locked
 from peers import pretrain
 from peers.examples import MISREAD_SHARE, MISREADS, Kind, candidate, misread_by, stream, wrong_solution
+from score.logprob import LanguageModel
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_step_weighs_the_verdict(small: Path) -> None:
     config = load_config(pretrain.CONFIG, [])
     tokenizer = pretrain.make_tokenizer()
     prompts = PeerPrompts(tokenizer, PeerSection(name="p", model="p"), config.templates)
-    lm = pretrain.LanguageModel(pretrain.make_model("llama", tokenizer))
+    lm = LanguageModel(pretrain.make_model("llama", tokenizer))
     batches = {kind: list(islice(stream("llama", kind, prompts, 0), 2)) for kind in pretrain.BATCH}
     pretrain.train_step(lm, batches)
     found = lm.model.get_output_embeddings().weight.grad
@@ -114,7 +115,7 @@ def test_a_step_weighs_the_verdict(small: Path) -> None:
             shares = torch.ones(len(losses))
             shares[0] = pretrain.VERDICT_WEIGHT if kind == "verify" else 1.0
             total, weight = total + (shares * losses).sum(), weight + shares.sum().item()
-    (total / weight).backward()  # type: ignore[no-untyped-call]
+    (total / weight).backward()
     wanted = lm.model.get_output_embeddings().weight.grad
     assert found is not None and wanted is not None
     assert (found - wanted).norm() < 0.02 * wanted.norm()  # bf16 products
