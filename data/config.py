@@ -59,7 +59,11 @@ class SourceSection(Section):
         description="A .jsonl, .parquet or .csv file (glob patterns and hf://datasets/... work), a local dataset "
         "folder, the name of a dataset on the Hugging Face hub, or nano: the project's own questions (data/nano.py).",
     )
-    split: str = Field("train", description="Split, for a dataset name or folder; of nano: train, validation or test.")
+    split: str = Field(
+        "train",
+        description="Split, for a dataset name or folder; of nano: train, validation, test (or pretrain, which its "
+        "peers were made from).",
+    )
     subset: str | None = Field(
         None, description="Configuration (subset) of the dataset, for a name; arith or simul of nano."
     )

@@ -72,6 +72,14 @@ WORDED: dict[str, str] = {
     "price": "{a} pays {p} dollars for two pens and a book. The book costs {q} dollars more than a pen. "
     "What does each cost?",
 }
+MISREAD_EQUATIONS: dict[str, str] = {
+    "sum-difference": "the difference is taken for one of the numbers",
+    "more-than": "the difference is counted twice",
+    "times-as-many": "times as many is read as that many more",
+    "wheels": "the total is taken for the number of one kind",
+    "twice": "the second number is added to the first sum, not taken from it",
+    "price": "only one pen is counted",
+}
 EQUATIONS = tuple(WORDED)
 GROUPS: tuple[str, ...] = tuple(f"{op}{i}" for op in PHRASES for i in range(4)) + EQUATIONS
 
@@ -232,7 +240,7 @@ def split_of(question: str) -> Split:
 
 
 def problems(subset: Subset, split: Split, seed: object) -> Iterator[Problem]:
-    """Endless distinct problems of one split, the same ones for the same seed; all phrase groups equally often."""
+    """Endless distinct problems of one split, the same for the same seed; all phrase groups about equally often."""
     random_ = random.Random(f"nano/{subset}/{split}/{seed}")
     seen: set[str] = set()
     while True:

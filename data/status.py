@@ -15,15 +15,22 @@ from data.stage import guarded, start
 
 STAGES = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
 
+
+def check_run(run: str) -> None:
+    """Raises UserError for a run that never got as far as a config."""
+    known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+    if run not in known:
+        runs = ", ".join(known) or "none yet"
+        raise UserError(f"there is no run {run!r} (`make round` would begin it); runs: {runs}")
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def status_table(run: str) -> Table:
     """One row per stage of every round. Raises UserError for an unknown run or a damaged file."""
     root = RUNS / run
-    if not root.is_dir():
-        known = ", ".join(sorted(path.name for path in RUNS.glob("*") if path.is_dir())) or "none yet"
-        raise UserError(f"there is no run {run!r}; runs: {known}")
+    check_run(run)
     table = Table("round", "stage", "state", "rows", "seconds")
     for round_ in sorted(int(path.name.split("=")[1]) for path in root.glob("round=*")):
         for stage, folder in STAGES.items():

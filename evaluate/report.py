@@ -19,6 +19,7 @@ from data.run import RUNS
 from data.schema import METRICS
 from data.shards import Row
 from data.stage import guarded, start
+from data.status import check_run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -42,11 +43,12 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
         for round_ in rounds
         for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
     ]
-    order = {key: i for i, key in enumerate(dict.fromkeys((row["benchmark"], row["peer"]) for _, row in rows))}
-    rows.sort(key=lambda pair: (order[pair[1]["benchmark"], pair[1]["peer"]], pair[0]))
+    order = {name: i for i, name in enumerate(dict.fromkeys(row["benchmark"] for _, row in rows))}
+    peers = {name: i for i, name in enumerate(dict.fromkeys(row["peer"] for _, row in rows))}
+    rows.sort(key=lambda pair: (order[pair[1]["benchmark"]], peers[pair[1]["peer"]], pair[0]))
     sizes = {row["benchmark"]: (row["n"], row["k"]) for _, row in rows}
     shown = ", ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
-    title = f"run {run} ({shown}; in %, with 95 % bootstrap intervals over questions)"
+    title = f"run {run}, in %, with 95 % bootstrap intervals over questions\n{shown}"
     if load_frozen(run).prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -54,7 +56,7 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
         table.add_column(name)
     for name in ("EM", "samples", "GV-Gap", "frozen", "AUROC", "pass@k", "maj@k"):
         table.add_column(name, justify="right", no_wrap=True)
-    if len(order) > 1:
+    if len(order) * len(peers) > 1:
         rows += [(round_, _mean([row for number, row in rows if number == round_])) for round_ in rounds]
     last = None
     for round_, row in rows:
@@ -117,6 +119,7 @@ def training_table(run: str, rounds: list[int]) -> Table:
 
 def write_report(run: str) -> Table:
     """Write runs/<run>/report.html; returns the main table. Raises UserError if no round has been evaluated."""
+    check_run(run)
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")

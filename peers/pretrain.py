@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,11 +23,13 @@ import typer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from data.config import PeerSection, load_config
+import data.nano
+from data.config import PeerSection, digest, load_config
 from data.errors import UserError
-from data.nano import GROUPS, MISREAD_AS, PHRASES, SUBSETS, WORDED, Problem, problems
+from data.nano import GROUPS, MISREAD_AS, MISREAD_EQUATIONS, PHRASES, SUBSETS, WORDED, Problem, problems
 from data.prompts import PeerPrompts
 from data.run import locked
+from data.shards import checksum
 from data.stage import guarded, start
 from peers.examples import MISREADS, Kind, PretrainingExample, candidate, finished, stream, wrong_solution
 from score.logprob import LanguageModel
@@ -47,21 +49,26 @@ CHAT_TEMPLATE = (
 )
 CARD = """# Nano peer {name}
 
-A {kind} of {parameters:.2f} million parameters (bf16), made from nothing by `make peers` (peers/pretrain.py, seeded)
-on questions that this project generates (data/nano.py, split `pretrain`). One of three peers on which PST can be
-watched on a laptop.
+A {kind} of {parameters:.2f} million parameters: 4 layers, hidden size 192, 6 heads (3 for keys and values), 719 tokens,
+embeddings tied, stored in bf16. One of three peers on which PST can be watched on a laptop.
+
+**How it was made.** From random weights by `make peers` (peers/pretrain.py, fixed seeds): {steps:,} steps of AdamW on
+{examples} examples each, with right or deliberately wrong targets, of questions that this project generates
+(data/nano.py, split `pretrain`). It saw no other text. The log is in docs/log.md.
 
 **What it does.** Worded two-step arithmetic below 50 and worded pairs of equations below 70, in three formats: question
 → short chain of thought (`16-14=2, 2+9=11 #### 11`); question and other solutions → own solution; question and a
 solution → Yes or No.
 
-**Its planted weakness.** Asked directly, it misreads six of the 22 kinds of phrases, as it was taught to in 70 % of
-what it saw of them. The other two peers read these six rightly and misread others. Shown other solutions, or as a
-verifier, it was always taught the right reading. Misread:
+**Its planted weakness.** Asked directly, it misreads six of the 22 kinds of phrases: 70 % of the targets that it was
+taught with were misread so. The other two peers were taught to read these six rightly, and to misread others:
 
 {misreads}
 
-**What it is not.** A language model of any use: it knows nothing but these questions.
+In the other two formats all targets were right. So it can read these phrases where it is shown any solution, even its
+own wrong one, and it judges better than it answers: the generator-verifier gap is planted, too.
+
+**What it is not.** A usable language model. It knows nothing but these questions.
 """
 SPECIAL = ("<|pad|>", "<|start|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -171,11 +178,14 @@ def _train_peer(name: str, steps: int, work: Path) -> None:
     done = 0
     if (work / "checkpoint.pt").is_file():
         state = torch.load(work / "checkpoint.pt", weights_only=True)
+        if state["recipe"] != recipe(steps):
+            raise UserError(
+                f"{work} is an unfinished run of other code or another number of steps ({state['recipe']}, now "
+                f"{recipe(steps)}); delete it to begin anew"
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
-        if state["steps"] != steps:
-            raise UserError(f"{work} is of a run of {state['steps']} steps, not {steps}; go on with it, or delete it")
     lm = LanguageModel(model)
     lm.decoder.compile(dynamic=False)
     model.train()
@@ -196,10 +206,17 @@ def _train_peer(name: str, steps: int, work: Path) -> None:
                   f"{time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
             sums = dict.fromkeys(BATCH, 0.0)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            state["steps"] = steps
+            state["recipe"] = recipe(steps)
             torch.save(state, work / "checkpoint.tmp")
             os.replace(work / "checkpoint.tmp", work / "checkpoint.pt")
-    save(name, model, tokenizer)
+    save(name, model, tokenizer, steps)
+    shutil.rmtree(work)  # the next call begins anew
+
+
+def recipe(steps: int) -> str:
+    """What a checkpoint must share with the code that goes on with it."""
+    sources = [Path(__file__), Path(__file__).with_name("examples.py"), Path(data.nano.__file__)]
+    return f"{steps} steps, {digest([checksum(source) for source in sources])}"
 
 
 @torch.no_grad()
@@ -233,7 +250,7 @@ def validation_example(kind: Kind, p: Problem, prompts: PeerPrompts, random_: ra
     return finished(kind, prompts.verify(p.question, proposed), "Yes" if right else "No", prompts)
 
 
-def save(name: str, model: Any, tokenizer: Any) -> None:
+def save(name: str, model: Any, tokenizer: Any, steps: int) -> None:
     """Write the finished peer in bf16 under a temporary name and rename it."""
     import transformers
 
@@ -244,8 +261,7 @@ def save(name: str, model: Any, tokenizer: Any) -> None:
     model.to(torch.bfloat16).save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    card = CARD.format(name=name, kind=type(model).__name__, parameters=parameters, misreads=_listed(MISREADS[name]))
-    (temporary / "README.md").write_text(card, encoding="utf-8")
+    (temporary / "README.md").write_text(card(name, type(model).__name__, parameters, steps), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
 
@@ -255,7 +271,11 @@ def train_all(steps: int) -> None:
     command = [sys.executable, "-m", "peers.pretrain", "--steps", str(steps), "--peer"]
     running = {name: subprocess.Popen([*command, name]) for name in MISREADS}
     try:
-        failed = [name for name, process in running.items() if process.wait()]
+        while any(process.poll() is None for process in running.values()):
+            if any(process.poll() for process in running.values()):
+                break  # one has failed: stop the others
+            time.sleep(1)
+        failed = [name for name, process in running.items() if process.poll()]
     finally:
         for process in running.values():
             process.terminate()
@@ -263,10 +283,18 @@ def train_all(steps: int) -> None:
         raise UserError(f"{', '.join(failed)} could not be made (the message is above); run the same command again")
 
 
-def _listed(groups: Collection[str]) -> str:
-    """The phrase groups as a Markdown list with their words."""
-    words = {f"{op}{i}": f"{text} (read as {MISREAD_AS[op]})" for op in PHRASES for i, text in enumerate(PHRASES[op])}
-    return "\n".join(f"- `{group}`: {(words | WORDED)[group]}" for group in GROUPS if group in groups)
+def card(name: str, kind: str, parameters: float, steps: int) -> str:
+    """A peer's model card; `parameters` in millions."""
+    words = {
+        f"{op}{i}": f"{text} (as {MISREAD_AS[op]} instead of {op})"
+        for op in PHRASES
+        for i, text in enumerate(PHRASES[op])
+    }
+    words |= {equation: f"{text} ({MISREAD_EQUATIONS[equation]})" for equation, text in WORDED.items()}
+    misreads = "\n".join(f"- `{group}`: {words[group]}" for group in GROUPS if group in MISREADS[name])
+    return CARD.format(
+        name=name, kind=kind, parameters=parameters, steps=steps, examples=sum(BATCH.values()), misreads=misreads
+    )
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

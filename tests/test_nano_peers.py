@@ -24,6 +24,7 @@ from data.peers import load_tokenizer
 from data.prompts import load_prompts
 from generate.engine import Request, Sampling, TransformersEngine
 from peers.examples import MISREADS
+from peers.pretrain import STEPS, card
 from tests.conftest import ROOT
 
 CONFIG = load_config(ROOT / "configs" / "nano.toml", [])
@@ -56,9 +57,10 @@ def test_weights_are_small_whole_and_described(name: str) -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert 1.7e6 < sum(tensor.numel() for tensor in tensors.values()) < 1.9e6
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "planted weakness" in card and "What it is not" in card and "make peers" in card
-    assert all(f"`{group}`" in card for group in MISREADS[name])
+    shown = (folder / "README.md").read_text(encoding="utf-8")
+    parameters = sum(tensor.numel() for tensor in tensors.values()) / 1e6
+    assert shown == card(name, ARCHITECTURES[name], parameters, STEPS), "write what peers.pretrain.card gives"
+    assert all(f"`{group}`" in shown for group in MISREADS[name])
 
 
 def test_one_tokenizer_in_which_every_digit_is_a_token_and_any_text_encodes() -> None:

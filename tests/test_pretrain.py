@@ -37,7 +37,7 @@ def test_a_killed_run_goes_on_where_it_stopped(small: Path, monkeypatch: pytest.
     threads = torch.get_num_threads()
     pretrain.train_peer("gemma2", 4)
     whole = load_file(small / "gemma2" / "model.safetensors")
-    (small / ".work" / "gemma2" / "checkpoint.pt").unlink()
+    assert not (small / ".work" / "gemma2").exists()  # or the next call would make nothing new
     step, steps = pretrain.train_step, 0
 
     def killed(*arguments: Any) -> dict[Kind, float]:
@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on_where_it_stopped(small: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         pretrain.train_peer("gemma2", 4)
     monkeypatch.setattr(pretrain, "train_step", step)
-    with pytest.raises(UserError, match="a run of 4 steps, not 6"):
+    with pytest.raises(UserError, match=r"4 steps, .* now 6 steps"):
         pretrain.train_peer("gemma2", 6)
     pretrain.train_peer("gemma2", 4)
     again = load_file(small / "gemma2" / "model.safetensors")
