@@ -49,8 +49,8 @@ CHAT_TEMPLATE = (
 )
 CARD = """# Nano peer {name}
 
-A {kind} of {parameters:.2f} million parameters: 4 layers, hidden size 192, 6 heads (3 for keys and values), 719 tokens,
-embeddings tied, stored in bf16. One of three peers on which PST can be watched on a laptop.
+A {kind} of {parameters:.2f} million parameters: 4 layers, hidden size 192, 6 heads (3 for keys and values),
+byte-level BPE, embeddings tied, stored in bf16. One of three peers on which PST can be watched on a laptop.
 
 **How it was made.** From random weights by `make peers` (peers/pretrain.py, fixed seeds): {steps:,} steps of AdamW on
 {examples} examples each, with right or deliberately wrong targets, of questions that this project generates
