@@ -36,8 +36,8 @@ def test_the_mean_counts_every_benchmark_and_peer_once(
         "benchmarks": [{"name": name, "source": "b.jsonl"} for name in benchmarks],
     }  # fmt: skip
     for round_, better in ((0, 0.0), (1, 0.25)):
-        rows = [metrics("a", "p", 0.25 + better, 0.5), metrics("a", "q", 0.5 + better, None)]
-        rows += [metrics("b", "p", 0.75 + better, 0.7), metrics("b", "q", 0.5 + better, 0.6)]
+        rows = [metrics("a", "p", 0.25 + better, 0.5), metrics("b", "p", 0.75 + better, 0.7)]
+        rows += [metrics("a", "q", 0.5 + better, None), metrics("b", "q", 0.5 + better, 0.6)]
         shards.write_rows(
             [row for row in rows if row["benchmark"] in benchmarks],
             RUNS / "r" / f"round={round_}" / "metrics.parquet", METRICS,
@@ -46,6 +46,8 @@ def test_the_mean_counts_every_benchmark_and_peer_once(
     page = Console(file=StringIO(), width=160, record=True)
     page.print(metrics_table("r", [0, 1]))
     lines = [line.split() for line in page.export_text().splitlines()]
+    shown = [tuple(line[:3]) for line in lines if line[:1] in (["a"], ["b"])]
+    assert shown == [(name, peer, "0") for name in benchmarks for peer in ("p", "q")]  # each benchmark's peers together
     means = [line for line in lines if line[:1] == ["mean"]]
     if len(benchmarks) == 1:
         assert means == [["mean", "0", "37.5", "37.5", "3.8", "1.9", "50.0", "37.5", "37.5"]]
