@@ -26,11 +26,12 @@ from torch.nn.functional import cross_entropy
 import data.nano
 from data.config import PeerSection, digest, load_config
 from data.errors import UserError
-from data.nano import GROUPS, MISREAD_AS, MISREAD_EQUATIONS, PHRASES, SUBSETS, WORDED, Problem, problems
+from data.nano import SUBSETS, Problem, problems
 from data.prompts import PeerPrompts
 from data.run import locked
 from data.shards import checksum
 from data.stage import guarded, start
+from peers.card import card
 from peers.examples import MISREADS, Kind, PretrainingExample, candidate, finished, stream, wrong_solution
 from score.logprob import LanguageModel
 
@@ -47,29 +48,6 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-CARD = """# Nano peer {name}
-
-A {kind} of {parameters:.2f} million parameters: 4 layers, hidden size 192, 6 heads (3 for keys and values),
-byte-level BPE, embeddings tied, stored in bf16. One of three peers on which PST can be watched on a laptop.
-
-**How it was made.** From random weights by `make peers` (peers/pretrain.py, fixed seeds): {steps:,} steps of AdamW on
-{examples} examples each, with right or deliberately wrong targets, of questions that this project generates
-(data/nano.py, split `pretrain`). It saw no other text. The log is in docs/log.md.
-
-**What it does.** Worded two-step arithmetic below 50 and worded pairs of equations below 70, in three formats: question
-→ short chain of thought (`16-14=2, 2+9=11 #### 11`); question and other solutions → own solution; question and a
-solution → Yes or No.
-
-**Its planted weakness.** Asked directly, it misreads six of the 22 kinds of phrases: 70 % of the targets that it was
-taught with were misread so. The other two peers were taught to read these six rightly, and to misread others:
-
-{misreads}
-
-In the other two formats all targets were right. So it can read these phrases where it is shown any solution, even its
-own wrong one, and it judges better than it answers: the generator-verifier gap is planted, too.
-
-**What it is not.** A usable language model. It knows nothing but these questions.
-"""
 SPECIAL = ("<|pad|>", "<|start|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", {"query_pre_attn_scalar": 32, "sliding_window": 1024, "attn_logit_softcapping": 50.0}),
@@ -261,7 +239,9 @@ def save(name: str, model: Any, tokenizer: Any, steps: int) -> None:
     model.to(torch.bfloat16).save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    (temporary / "README.md").write_text(card(name, type(model).__name__, parameters, steps), encoding="utf-8")
+    (temporary / "README.md").write_text(
+        card(name, type(model).__name__, parameters, steps, sum(BATCH.values())), encoding="utf-8"
+    )
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
 
@@ -279,22 +259,9 @@ def train_all(steps: int) -> None:
     finally:
         for process in running.values():
             process.terminate()
+            process.wait()  # until then it holds its peer's lock
     if failed:
         raise UserError(f"{', '.join(failed)} could not be made (the message is above); run the same command again")
-
-
-def card(name: str, kind: str, parameters: float, steps: int) -> str:
-    """A peer's model card; `parameters` in millions."""
-    words = {
-        f"{op}{i}": f"{text} (as {MISREAD_AS[op]} instead of {op})"
-        for op in PHRASES
-        for i, text in enumerate(PHRASES[op])
-    }
-    words |= {equation: f"{text} ({MISREAD_EQUATIONS[equation]})" for equation, text in WORDED.items()}
-    misreads = "\n".join(f"- `{group}`: {words[group]}" for group in GROUPS if group in MISREADS[name])
-    return CARD.format(
-        name=name, kind=kind, parameters=parameters, steps=steps, examples=sum(BATCH.values()), misreads=misreads
-    )
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -23,8 +23,9 @@ from data.nano import SUBSETS, Problem, problems, source
 from data.peers import load_tokenizer
 from data.prompts import load_prompts
 from generate.engine import Request, Sampling, TransformersEngine
+from peers.card import card
 from peers.examples import MISREADS
-from peers.pretrain import STEPS, card
+from peers.pretrain import BATCH, STEPS
 from tests.conftest import ROOT
 
 CONFIG = load_config(ROOT / "configs" / "nano.toml", [])
@@ -59,7 +60,7 @@ def test_weights_are_small_whole_and_described(name: str) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     shown = (folder / "README.md").read_text(encoding="utf-8")
     parameters = sum(tensor.numel() for tensor in tensors.values()) / 1e6
-    assert shown == card(name, ARCHITECTURES[name], parameters, STEPS), "write what peers.pretrain.card gives"
+    assert shown == card(name, ARCHITECTURES[name], parameters, STEPS, sum(BATCH.values())), "write what card gives"
     assert all(f"`{group}`" in shown for group in MISREADS[name])
 
 
@@ -94,7 +95,7 @@ def test_each_misreads_its_own_phrases_and_reads_the_others(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_a_round_through_vllm(tmp_path: Path) -> None:
-    """The whole round on a few questions, seen from outside: what the peers know together, each learns."""
+    """The whole round on a few questions, seen from outside: the chain does better than its first peer, and all learn."""
     (tmp_path / "peers").symlink_to(ROOT / "peers")
     assert CONFIG.generate.engine in ("auto", "vllm")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

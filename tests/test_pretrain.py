@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice, pairwise
 from pathlib import Path
@@ -63,6 +65,20 @@ def test_two_processes_do_not_make_the_same_peer(small: Path) -> None:
     (small / ".work" / "llama").mkdir(parents=True)
     with locked(small / ".work" / "llama"), pytest.raises(UserError, match=r"in use by another process .* or stop it"):
         pretrain.train_peer("llama", 2)
+
+
+def test_one_that_fails_stops_the_others(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, popen = [], subprocess.Popen
+
+    def fake(command: list[str]) -> subprocess.Popen[bytes]:
+        body = "raise SystemExit(3)" if command[-1] == "llama" else "import time; time.sleep(60)"
+        started.append(popen([sys.executable, "-c", body]))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", fake)
+    with pytest.raises(UserError, match=r"^llama could not be made"):
+        pretrain.train_all(2)
+    assert len(started) == 3 and all(process.poll() for process in started)  # ended, none of its own accord
 
 
 def test_examples_teach_what_they_claim() -> None:
