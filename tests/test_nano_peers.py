@@ -95,7 +95,7 @@ def test_each_misreads_its_own_phrases_and_reads_the_others(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_a_round_through_vllm(tmp_path: Path) -> None:
-    """The whole round on a few questions, seen from outside: the chain does better than its first peer, and all learn."""
+    """The whole round on a few questions, seen from outside: the chain beats its first peer, and all learn."""
     (tmp_path / "peers").symlink_to(ROOT / "peers")
     assert CONFIG.generate.engine in ("auto", "vllm")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
