@@ -174,6 +174,8 @@ def _quiet_environment() -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # torch asks for huge pages for large tensors: first touches of fresh memory were a third of a forward on CPU
+        "THP_MEM_ALLOC_ENABLE": "1",
         # a forked engine would inherit a CUDA context it cannot use, and the run's lock, which it could outlive us with
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }.items():

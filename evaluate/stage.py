@@ -33,7 +33,7 @@ from generate.chain import request_seed
 from generate.engine import Sampling, engine_kind
 from generate.pool import EnginePool, open_pool
 from generate.stage import complete, readable_questions
-from score.logprob import LanguageModel, load_language_model, token_batches
+from score.logprob import LanguageModel, load_language_model, score_next
 from train.checkpoint import policy, policy_identity
 
 RESPONSES = pa.schema([EVALS.field(n) for n in (
@@ -280,15 +280,7 @@ def _key(row: Row) -> str:
 def verifier_scores(
     lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any
 ) -> list[float]:
-    """log p(Yes) - log p(No), in nats, after each (question, response): one prefill each."""
-    import torch
-
+    """log p(Yes) - log p(No), in nats, after each (question, response): a difference of two logits, one prefill each."""
     tokens = [prompts.verify(question, response) for question, response in asked]
-    scores = [0.0] * len(asked)
-    for batch in token_batches([len(prompt) for prompt in tokens], budget):
-        with torch.no_grad():
-            found = lm.next_token_logprobs([tokens[i] for i in batch], [prompts.yes_id, prompts.no_id])
-        for index, (yes, no) in zip(batch, found.tolist(), strict=True):
-            scores[index] = yes - no
-        advance(len(batch), sum(len(tokens[i]) for i in batch))
-    return scores
+    found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance)
+    return [yes - no for yes, no in found]

@@ -204,7 +204,8 @@ class TransformersEngine:
         """See `Engine.generate`. Sampled responses depend on the batch's seed, not on each request's."""
         import torch
 
-        from score.logprob import Pair, score_pairs, token_batches
+        from score.logprob import Pair, score_pairs
+        from score.packing import token_batches
 
         completions: list[Completion] = [NOT_GENERATED] * len(requests)
         lengths = [len(request.prompt) + sampling.max_new_tokens for request in requests]

@@ -1,31 +1,32 @@
-"""Teacher-forced log-probabilities: one function for scoring, the verifier and the training loss.
+"""Teacher-forced log-probabilities: one function for scoring and the training loss, its logits for the verifier.
 
     log p(t_k | prompt, t_<k) = z_k[t_k] - log sum_v exp z_k[v],   z_k = head(h at the position before t_k)
 
 Hidden states may be bf16. The logits are float32: a difference of two sums of bf16 log-softmax values is off by up
-to half a nat over 50 tokens, which is more than a typical PMI. They are computed for the rows that are read, in
-chunks, never for a whole [batch, length, vocabulary] block.
+to half a nat over 50 tokens, which is more than a typical PMI. They are computed for the rows that are read, one block
+of the vocabulary after the other (score/head.py); a prefix that sequences share is computed once (score/packing.py).
 
-Axes: B sequences, T padded positions, R rows that are read, H hidden size, V vocabulary, C columns that are read.
+Axes: B packed rows, T padded places, R hidden states that are read, H hidden size, V vocabulary, C tokens asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from data.errors import UserError
+from score.head import logsumexp
+from score.packing import Row, pack, row_batches, visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK_LOGITS = 2**26  # float32 logits that exist at once: 256 MiB
+MASKS = {"full_attention", "sliding_attention"}  # kinds of layers that packed rows are built for
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,28 @@ class Pair:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
 
+    @property
+    def inputs(self) -> list[int]:
+        """What goes through the model: the last target token is predicted, never read."""
+        return [*self.prompt, *self.target[:-1]]
+
 
 class LanguageModel:
-    """A causal LM split into the decoder (in its own dtype) and a float32 head on selected rows."""
+    """A causal LM split into the decoder (in its own dtype) and a head whose logits are float32, on selected rows."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.decoder = model.get_decoder()
         head = model.get_output_embeddings()
-        self.head_V_H: Tensor = head.weight.float()  # frozen but where a model is made from nothing
+        self.head_V_H: Tensor = head.weight  # frozen but where a model is made from nothing
         self.bias_V: Tensor | None = None if getattr(head, "bias", None) is None else head.bias.float()
-        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        config: Any = model.config
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+        self.window: int | None = getattr(config, "sliding_window", None)
         self.device = head.weight.device
         self._check_head()
+        self.sharing = self._can_share()
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -65,67 +75,103 @@ class LanguageModel:
                 f"(off by {error:.3g}); it cannot be a peer yet"
             )
 
+    @torch.no_grad()
+    def _can_share(self) -> bool:
+        """Whether this architecture takes a packed row for what it is; those that do not are given plain sequences."""
+        if not self.layer_types <= MASKS:
+            return False
+        sequences = [[*range(1, 9)], [*range(1, 7), 9, 10, 11], [*range(1, 7), 12]]
+        rows = pack(sequences)
+        packed = self.hidden_of(rows)[0]
+        for i, sequence in enumerate(sequences):
+            alone = self.hidden(torch.tensor([sequence], device=self.device))[0]
+            if not (packed[rows[0].paths[i]] - alone).abs().max() <= 0.05 * alone.abs().max():
+                return False
+        return True
+
     def hidden(self, ids_B_T: Tensor) -> Tensor:
         """Last hidden states [B, T, H]. No attention mask: in a right-padded causal batch nothing real sees padding."""
         hidden: Tensor = self.decoder(input_ids=ids_B_T, use_cache=False).last_hidden_state
         return hidden
 
+    def hidden_of(self, rows: Sequence[Row]) -> Tensor:
+        """Last hidden states [B, T, H] of packed rows."""
+        longest = max(len(row) for row in rows)
+        ids_B_T = self._pad([row.tokens for row in rows], longest)
+        if all(len(row.branches) == 1 for row in rows):
+            return self.hidden(ids_B_T)
+        depths_B_T = self._pad([row.depths for row in rows], longest)
+        sees_B_1_T_T = torch.stack([visible(row, longest) for row in rows])[:, None].to(self.device)
+        masks = {"full_attention": self._mask(sees_B_1_T_T)}
+        if "sliding_attention" in self.layer_types:
+            distance_B_T_T = depths_B_T[:, :, None] - depths_B_T[:, None, :]
+            masks["sliding_attention"] = self._mask(sees_B_1_T_T & (distance_B_T_T < self.window)[:, None])
+        whole: Any = masks if getattr(self.model.config, "layer_types", None) else masks["full_attention"]
+        hidden: Tensor = self.decoder(
+            input_ids=ids_B_T, attention_mask=whole, position_ids=depths_B_T, use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def _mask(self, sees: Tensor) -> Tensor:
+        """What is added to the attention scores."""
+        dtype = self.head_V_H.dtype
+        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)
+
     def logits(self, hidden_R_H: Tensor) -> Tensor:
-        """Float32 logits [R, V]."""
-        logits = torch.nn.functional.linear(hidden_R_H.float(), self.head_V_H, self.bias_V)
+        """Float32 logits [R, V]: for few rows, or a small vocabulary."""
+        logits = torch.nn.functional.linear(hidden_R_H.float(), self.head_V_H.float(), self.bias_V)
+        return self._capped(logits)
+
+    def token_logits(self, hidden_R_H: Tensor, tokens_R_C: Tensor) -> Tensor:
+        """Float32 logits [R, C] of some tokens after each row. Differentiable."""
+        head_R_C_H = self.head_V_H[tokens_R_C].float()
+        logits = torch.einsum("rh,rch->rc", hidden_R_H.float(), head_R_C_H)
+        return self._capped(logits if self.bias_V is None else logits + self.bias_V[tokens_R_C])
+
+    def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def row_logprobs(self, hidden_R_H: Tensor, columns_R_C: Tensor) -> Tensor:
-        """Natural-log probabilities [R, C] of the tokens `columns_R_C` after each row, in nats. Differentiable."""
-        rows = max(1, CHUNK_LOGITS // self.head_V_H.shape[0])
-        chunks = []
-        for first in range(0, len(hidden_R_H), rows):
-            part = hidden_R_H[first : first + rows], columns_R_C[first : first + rows]
-            if torch.is_grad_enabled() and hidden_R_H.requires_grad:
-                chunks.append(checkpoint(self._chunk, *part, use_reentrant=False))
-            else:
-                chunks.append(self._chunk(*part))
-        return torch.cat(chunks)
+    def row_logprobs(self, hidden_R_H: Tensor, tokens_R: Tensor) -> Tensor:
+        """Natural-log probability [R] of one token after each row, in nats. Differentiable."""
+        if self.head_V_H.requires_grad and torch.is_grad_enabled():  # a model that is made from nothing
+            return self.logits(hidden_R_H).log_softmax(1).gather(1, tokens_R[:, None])[:, 0]
+        # float32 from here: for a likely token two gradients almost cancel, which rounding must not see one by one
+        exact_R_H = hidden_R_H.float()
+        normaliser_R = logsumexp(exact_R_H, self.head_V_H, self.bias_V, self.softcap, hidden_R_H.dtype)
+        return self.token_logits(exact_R_H, tokens_R[:, None])[:, 0] - normaliser_R
 
-    def _chunk(self, hidden_R_H: Tensor, columns_R_C: Tensor) -> Tensor:
-        logits = self.logits(hidden_R_H)
-        return logits.gather(1, columns_R_C) - logits.logsumexp(1, keepdim=True)
+    def batch_logprobs(self, rows: Sequence[Row], pairs: Sequence[Pair]) -> dict[int, Tensor]:
+        """{i: per-token target log-probabilities of pairs[i], float32 [len(target)]} for the pairs packed into `rows`.
+
+        One forward, in nats, differentiable.
+        """
+        hidden_B_T_H = self.hidden_of(rows)
+        owners, read, tokens = [], [], []
+        for hidden_T_H, row in zip(hidden_B_T_H, rows, strict=True):
+            for i, path in row.paths.items():
+                owners.append(i)
+                read.append(hidden_T_H[path[len(pairs[i].prompt) - 1 :]])
+                tokens += pairs[i].target
+        flat = self.row_logprobs(torch.cat(read), torch.tensor(tokens, device=self.device))
+        return dict(zip(owners, flat.split([len(pairs[i].target) for i in owners]), strict=True))
 
     def target_logprobs(self, pairs: Sequence[Pair]) -> list[Tensor]:
         """Per-token target log-probabilities, one float32 tensor [len(target)] per pair, in nats. Differentiable.
 
-        One forward over the right-padded batch. Raises ValueError for an empty prompt or target.
+        One forward over the packed batch. Raises ValueError for an empty prompt or target.
         """
-        if any(not pair.prompt or not pair.target for pair in pairs):
-            raise ValueError("a prompt or a target is empty")
-        hidden_B_T_H = self.hidden(self._pad([[*pair.prompt, *pair.target[:-1]] for pair in pairs]))
-        rows = [hidden_B_T_H[i, len(p.prompt) - 1 : len(p) - 1] for i, p in enumerate(pairs)]
-        columns = torch.tensor([token for pair in pairs for token in pair.target], device=self.device)
-        flat = self.row_logprobs(torch.cat(rows), columns[:, None])[:, 0]
-        return list(flat.split([len(pair.target) for pair in pairs]))
+        found = self.batch_logprobs(pack(inputs_of(pairs), self.sharing), pairs)
+        return [found[i] for i in range(len(pairs))]
 
-    def next_token_logprobs(self, prompts: Sequence[Sequence[int]], columns: Sequence[int]) -> Tensor:
-        """Log-probabilities [B, C] of some tokens right after each prompt: one prefill, in nats."""
-        hidden_B_T_H = self.hidden(self._pad(prompts))
-        last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
-        rows = hidden_B_T_H[torch.arange(len(prompts), device=self.device), last]
-        return self.row_logprobs(rows, torch.tensor([list(columns)] * len(prompts), device=self.device))
-
-    def _pad(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        longest = max(len(sequence) for sequence in sequences)
+    def _pad(self, sequences: Sequence[Sequence[int]], longest: int) -> Tensor:
         return torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=self.device)
 
 
-def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of at most `budget` padded tokens, longest first (so that the peak comes at once).
-
-    A sequence longer than the budget is a batch of its own. Every index comes exactly once.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    while order:
-        size = max(1, budget // max(1, lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
+def inputs_of(pairs: Sequence[Pair]) -> list[list[int]]:
+    """What goes through the model for each pair. Raises ValueError for an empty prompt or target."""
+    if any(not pair.prompt or not pair.target for pair in pairs):
+        raise ValueError("a prompt or a target is empty")
+    return [pair.inputs for pair in pairs]
 
 
 @torch.no_grad()
@@ -134,11 +180,29 @@ def score_pairs(
 ) -> list[list[float]]:
     """Per-token target log-probabilities of all pairs, in their order; `advance(items, tokens)` reports progress."""
     scores: list[list[float]] = [[] for _ in pairs]
-    for batch in token_batches([len(pair) for pair in pairs], budget):
-        for index, logprobs in zip(batch, lm.target_logprobs([pairs[i] for i in batch]), strict=True):
-            scores[index] = logprobs.tolist()
-        advance(len(batch), sum(len(pairs[i]) for i in batch))
+    for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
+        found = lm.batch_logprobs(rows, pairs)
+        for i, logprobs in found.items():
+            scores[i] = logprobs.tolist()
+        advance(len(found), sum(len(pairs[i]) for i in found))
     return scores
+
+
+@torch.no_grad()
+def score_next(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], tokens: Sequence[int], budget: int,
+    advance: Callable[[int, int], None],
+) -> list[list[float]]:  # fmt: skip
+    """Logits of some tokens right after each prompt, in the prompts' order."""
+    logits: list[list[float]] = [[] for _ in prompts]
+    for rows in row_batches(prompts, budget, lm.sharing):
+        hidden_B_T_H = lm.hidden_of(rows)
+        ends = [(i, hidden_B_T_H[b, path[-1]]) for b, row in enumerate(rows) for i, path in row.paths.items()]
+        columns = torch.tensor([list(tokens)] * len(ends), device=lm.device)
+        for (i, _), found in zip(ends, lm.token_logits(torch.stack([h for _, h in ends]), columns), strict=True):
+            logits[i] = found.tolist()
+        advance(len(ends), sum(len(prompts[i]) for i, _ in ends))
+    return logits
 
 
 def span_of(decode: Callable[[Sequence[int]], str], target: Sequence[int], start: int, end: int) -> slice:
@@ -155,12 +219,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreTrainedModel:
+def load_model(
+    directory: Path, dtype: str, adapter: Path | None = None, attention: str | None = None
+) -> PreTrainedModel:
     """A model for teacher forcing: eval mode, eager attention where soft-capped scores need it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else attention or "sdpa"
     model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False
     )
@@ -174,4 +240,4 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
 
 def load_language_model(directory: Path, dtype: str, adapter: Path | None = None) -> LanguageModel:
     """`load_model`, ready to score."""
-    return LanguageModel(load_model(directory, dtype, adapter))
+    return LanguageModel(load_model(directory, dtype, adapter).requires_grad_(False))

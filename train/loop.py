@@ -13,7 +13,9 @@ import torch
 
 from data.config import TrainSection
 from data.errors import UserError
-from score.logprob import LanguageModel, Pair, load_model, token_batches
+from score.logprob import LanguageModel, Pair, inputs_of, load_model
+from score.packing import row_batches
+from train.lora import fuse, refresh
 from train.loss import optimiser_steps, weighted_nll
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    model: Any = load_model(base, dtype)
+    model: Any = load_model(base, dtype, attention="eager")  # on a CPU the backward of the fused kernel is slow
     if previous is not None:
         return PeftModel.from_pretrained(model, str(previous), is_trainable=True)
     torch.manual_seed(seed)  # of lora_A; lora_B begins at zero
@@ -81,11 +83,13 @@ def train_adapter(
     done, losses, tokens = _resume(work, model, optimizer, schedule)
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     base: Any = model.get_base_model()
+    layers = fuse(model)
     lm = LanguageModel(base)
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
+        refresh(layers)
         loss, passed = _backward(lm, batch, token_budget, accelerator)
         if not math.isfinite(loss):
             raise UserError(
@@ -106,10 +110,10 @@ def train_adapter(
 
 def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any) -> tuple[float, int]:
     """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the tokens passed."""
-    total = 0.0
-    for micro in token_batches([len(example.pair) for example in batch], budget):
-        logprobs = lm.target_logprobs([batch[i].pair for i in micro])
-        loss = weighted_nll(logprobs, [batch[i].weight for i in micro], len(batch))
+    total, pairs = 0.0, [example.pair for example in batch]
+    for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
+        found = lm.batch_logprobs(rows, pairs)
+        loss = weighted_nll(list(found.values()), [batch[i].weight for i in found], len(batch))
         accelerator.backward(loss)
         total += loss.item()
     return total, sum(len(example.pair) for example in batch)

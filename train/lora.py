@@ -1,0 +1,80 @@
+"""The forward and backward of LoRA layers in one matrix product each, with the sum kept in float32.
+
+    y = x W^T + s (x A^T) B^T = [x, x A^T] [W, s B]^T
+
+PEFT keeps the adapter in float32 and adds its branch to a base output that was rounded to the weights' type before: two
+slow products on a CPU, and in bf16 a branch smaller than half a unit in the last place is lost (a small adapter is mostly
+that). Here the branch is more columns of the one product, whose sums are float32 inside; the result is rounded once. `W` is
+kept inside [W, s B], so the weights are there once. PEFT still owns the adapter: how it begins, is saved and is loaded.
+
+Axes: N rows (all but the last axis of x), I inputs, O outputs, r rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+ADAPTER = "default"  # PEFT's name for the one there is
+
+
+class FusedLinear(LoraLinear):  # type: ignore[misc]  # PEFT's classes have no types
+    """PEFT's LoRA layer with another forward; `fuse` turns layers into it."""
+
+    whole_O_IR: Tensor
+
+    def widen(self) -> None:
+        """Put the base weight into [W, s B], with zeros for B."""
+        base: Any = self.get_base_layer()
+        room = base.weight.new_zeros(base.out_features, self.r[ADAPTER])
+        self.register_buffer("whole_O_IR", torch.cat([base.weight.data, room], 1), persistent=False)
+        base.weight.data = self.whole_O_IR[:, : base.in_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., I] → [.., O]"""
+        a_R_I, b_O_R = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
+        y: Tensor = _Product.apply(x, a_R_I, b_O_R, self.whole_O_IR, self.scaling[ADAPTER])
+        bias = self.get_base_layer().bias
+        return y if bias is None else y + bias
+
+
+def fuse(model: nn.Module) -> list[FusedLinear]:
+    """Replace the forward of every LoRA layer of a PEFT model. The layers want a `refresh` after each change of B."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    for layer in layers:
+        layer.__class__ = FusedLinear
+        layer.widen()
+    return layers
+
+
+@torch.no_grad()
+def refresh(layers: list[FusedLinear]) -> None:
+    """Write s B beside the base weights."""
+    for layer in layers:
+        b_O_R = layer.lora_B[ADAPTER].weight
+        layer.whole_O_IR[:, -b_O_R.shape[1] :] = layer.scaling[ADAPTER] * b_O_R
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a_R_I: Tensor, b_O_R: Tensor, whole_O_IR: Tensor, scale: float) -> Tensor:
+        a_R_I = a_R_I.to(x.dtype)
+        down = x @ a_R_I.T
+        ctx.save_for_backward(x, down, a_R_I, whole_O_IR)
+        ctx.scale = scale
+        return torch.cat([x, down], -1) @ whole_O_IR.T
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, down, a_R_I, whole_O_IR = ctx.saved_tensors
+        inputs = x.shape[-1]
+        dy_N_O = gradients[0].reshape(-1, len(whole_O_IR))
+        both_N_IR = dy_N_O @ whole_O_IR
+        ddown_N_R = both_N_IR[:, inputs:]
+        dx_N_I = torch.addmm(both_N_IR[:, :inputs], ddown_N_R, a_R_I)
+        da_R_I = ddown_N_R.T @ x.reshape(-1, inputs)
+        db_O_R = ctx.scale * (dy_N_O.T @ down.reshape(-1, len(a_R_I)))
+        return dx_N_I.view(x.shape), da_R_I.float(), db_O_R.float(), None, None
