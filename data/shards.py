@@ -119,12 +119,6 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
-def read_stage(folder: Path, schema: pa.Schema) -> Iterator[Row]:
-    """All rows of a stage, shard after shard."""
-    for path in shard_paths(folder):
-        yield from read_rows(path, schema)
-
-
 def checksum(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:

@@ -295,7 +295,7 @@ class Scoring:
         for shard in range(len(self.sources)):
             table = with_weights(shards.read_table(self.unweighted(shard), SCORES), values)
             part = self.stage.folder / f"part-{shard:05d}.parquet"
-            if not part.is_file():
+            if len(table) and not part.is_file():  # chains has no rows where all questions were too long
                 shards.write_table(table, part)
             rows += len(table)
             trained = table["weight"].drop_null().to_numpy()

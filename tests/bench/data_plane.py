@@ -5,15 +5,18 @@
 The questions are synthetic and the peers are the shipped ones, of which only the tokenizers are loaded: a fake engine
 answers, and in place of a forward pass each pair gets made-up log-probabilities. Everything else is what a round does.
 Every step runs in a process of its own, first on a few questions in another run, so that imports and caches are not
-part of its time; its memory is the largest resident set that the process has had, imports included.
+part of its time; its memory is the largest resident set that the process has had, imports included. Compare the CPU
+seconds where the machine has other work: they do not count it, nor what the disk takes.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,10 +24,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from unittest import mock
-
-import typer
 
 from data.prompts import PeerPrompts, load_prompts
 from data.run import Run, open_run
@@ -40,9 +41,9 @@ THINGS = ("tickets", "pens", "apples", "shells", "cards")
 
 
 def questions(n: int) -> Iterator[dict[str, str]]:
-    """Questions of about the length of those of the default run, all different."""
+    """Questions of about the length of those of the default run, all different, as long for each n."""
     draw = random.Random(n)
-    for number in range(n):
+    for number in range(100_000, 100_000 + n):
         name, thing = draw.choice(NAMES), draw.choice(THINGS)
         yield {
             "question": f"{name} has {number} {thing}. {name} shares them equally with friends, {draw.randrange(2, 9)} "
@@ -119,12 +120,15 @@ def do_step(step: str, n: int) -> None:
 
 
 def measure(step: str, n: int) -> None:
-    """In a process of its own: the step's seconds and the process's largest resident set in MiB, as JSON."""
-    do_step(step, WARM_UP)
-    start = time.perf_counter()
+    """In a process of its own: print the step's seconds, its CPU seconds, and the largest resident set in MiB."""
+    shutil.rmtree(f"runs/n{WARM_UP}", ignore_errors=True)
+    for each in STEPS:
+        do_step(each, WARM_UP)
+    start, cpu = time.perf_counter(), time.process_time()
     do_step(step, n)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+    mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "mib": mib}))
 
 
 def run_measure(step: str, n: int, folder: Path) -> dict[str, float]:
@@ -136,30 +140,29 @@ def run_measure(step: str, n: int, folder: Path) -> dict[str, float]:
     return found
 
 
-def main(
-    sizes: Annotated[list[int] | None, typer.Option(help="Numbers of questions; ratios are to the first.")] = None,
-) -> None:
-    """Print seconds per question and peak memory of each step at each size, and their ratios to the first size."""
-    print(
-        f"{'step':>10} {'questions':>10} {'seconds':>9} {'ms/question':>12} {'ratio':>6} {'peak MiB':>9} {'ratio':>6}"
-    )
+def main(sizes: Sequence[int]) -> None:
+    """Print time per question and peak memory of each step at each size, and their ratios to the first size."""
+    columns = ("step", "questions", "seconds", "ms/question", "ratio", "CPU ms/question", "ratio", "peak MiB", "ratio")
+    print("{:>9} {:>10} {:>8} {:>12} {:>6} {:>16} {:>6} {:>9} {:>6}".format(*columns))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "configs").symlink_to(ROOT / "configs")
         (folder / "peers").symlink_to(ROOT / "peers")
         (folder / "held-out.jsonl").write_text('{"question": "What is 6 times 7?", "answer": "42"}\n', encoding="utf-8")
-        first: dict[str, tuple[float, float]] = {}
-        for n in sizes or (1_000, 10_000, 100_000):
+        first: dict[str, tuple[float, float, float]] = {}
+        for n in sizes:
             for step in STEPS:
                 found = run_measure(step, n, folder)
-                each, mib = 1000 * found["seconds"] / n, found["mib"]
-                base = first.setdefault(step, (each, mib))
+                each, cpu, mib = 1000 * found["seconds"] / n, 1000 * found["cpu_seconds"] / n, found["mib"]
+                each_1, cpu_1, mib_1 = first.setdefault(step, (each, cpu, mib))
                 print(
-                    f"{step:>10} {n:>10,} {found['seconds']:>9.1f} {each:>12.3f} {each / base[0]:>6.2f} {mib:>9.0f} "
-                    f"{mib / base[1]:>6.2f}",
+                    f"{step:>9} {n:>10,} {found['seconds']:>8.1f} {each:>12.3f} {each / each_1:>6.2f} {cpu:>16.3f} "
+                    f"{cpu / cpu_1:>6.2f} {mib:>9.0f} {mib / mib_1:>6.2f}",
                     flush=True,
                 )
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="numbers of questions")
+    main(parser.parse_args().sizes)
