@@ -273,6 +273,10 @@ class Grader:
         while self._workers:
             self._workers.pop().kill()
 
+    def forget(self) -> None:
+        """Drop what is remembered, so that memory does not grow with the number of shards; the workers stay."""
+        self._known.clear()
+
     def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
         """One verdict per pair, in order; None if the pair ran out of time or its worker died."""
         keys = [(kind, min(pair), max(pair)) for pair in pairs]

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from data.config import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
@@ -26,6 +26,7 @@ from data.peers import load_tokenizer, model_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Kind = Literal["solve", "review", "synthesis", "verify"]
 PLAIN_STOP = ("\nQuestion:",)
 # for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
 TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
@@ -52,23 +53,28 @@ class PeerPrompts:
 
     def solve(self, question: str, solutions: Sequence[str] = ()) -> list[int]:
         """Prompt for x alone, or for x with solutions under the very same request (what the PMI compares)."""
-        return self._render(self.wording.instruction, question, solutions, self._examples(with_solutions=False))
+        return self.all_of("solve", [(question, solutions)])[0]
 
     def review(self, question: str, solutions: Sequence[str]) -> list[int]:
         """Prompt of chain positions 2 and later; position 1 has no solutions and is `solve`."""
-        if not solutions:
-            return self.solve(question)
-        examples = self._examples(with_solutions=True) or self._examples(with_solutions=False)
-        return self._render(self.wording.review, question, solutions, examples)
+        return self.all_of("review", [(question, solutions)])[0]
 
     def synthesis(self, question: str, solutions: Sequence[str]) -> list[int]:
         """Prompt of the extra response of aggregate = 'synthesis'."""
-        examples = self._examples(with_solutions=True) or self._examples(with_solutions=False)
-        return self._render(self.wording.synthesis, question, solutions, examples)
+        return self.all_of("synthesis", [(question, solutions)])[0]
 
     def verify(self, question: str, solution: str) -> list[int]:
         """Prompt whose next token is Yes or No."""
-        return self._render("", question, (solution,), self.wording.verify_examples, self.wording.verify)
+        return self.all_of("verify", [(question, (solution,))])[0]
+
+    def all_of(self, kind: Kind, asked: Iterable[tuple[str, Sequence[str]]]) -> list[list[int]]:
+        """Prompts of one kind for many (question, solutions): tokenised in one call, in half the time."""
+        texts = [self._text(kind, question, solutions) for question, solutions in asked]
+        if not texts:
+            return []
+        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        bos = None if self.is_chat else self.tokenizer.bos_token_id  # a chat template writes its own
+        return found if bos is None else [[bos, *ids] for ids in found]
 
     def encode_response(self, text: str) -> list[int]:
         """The one re-encoding of a response's text for this peer, without the end token."""
@@ -106,6 +112,15 @@ class PeerPrompts:
     def _examples(self, with_solutions: bool) -> list[Example]:
         return [example for example in self.wording.examples if bool(example.solutions) == with_solutions]
 
+    def _text(self, kind: Kind, question: str, solutions: Sequence[str]) -> str:
+        if kind == "verify":
+            return self._render("", question, solutions, self.wording.verify_examples, self.wording.verify)
+        if kind == "solve" or (kind == "review" and not solutions):
+            return self._render(self.wording.instruction, question, solutions, self._examples(with_solutions=False))
+        request = self.wording.review if kind == "review" else self.wording.synthesis
+        examples = self._examples(with_solutions=True) or self._examples(with_solutions=False)
+        return self._render(request, question, solutions, examples)
+
     def _render(
         self,
         request: str,
@@ -113,30 +128,25 @@ class PeerPrompts:
         solutions: Sequence[str],
         examples: Sequence[Example],
         closing: str = "",
-    ) -> list[int]:
+    ) -> str:
         if self.is_chat:
             return self._render_chat(request, question, solutions, examples, closing)
         parts = [request] if request else []
         parts += [f"{_body(e.question, e.solutions, closing)}\nAnswer: {e.response}" for e in examples]
         parts.append(f"{_body(question, solutions, closing)}\nAnswer:")
-        ids = list(self.tokenizer.encode("\n\n".join(parts), add_special_tokens=False))
-        bos = self.tokenizer.bos_token_id
-        return ids if bos is None else [bos, *ids]
+        return "\n\n".join(parts)
 
     def _render_chat(
         self, request: str, question: str, solutions: Sequence[str], examples: Sequence[Example], closing: str
-    ) -> list[int]:
+    ) -> str:
         head = f"{request}\n\n" if request else ""
         messages = []
         for example in examples:
             messages.append({"role": "user", "content": head + _body(example.question, example.solutions, closing)})
             messages.append({"role": "assistant", "content": example.response})
         messages.append({"role": "user", "content": head + _body(question, solutions, closing)})
-        return list(
-            self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False, **TODAY
-            )
-        )
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **TODAY)
+        return str(text)
 
     def _end_of_turn(self) -> int | None:
         """The token that the chat template puts right after an assistant's words."""

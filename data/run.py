@@ -150,15 +150,15 @@ def _write_prompts(run: Run) -> None:
             raise UserError("prompts: every question is also in a benchmark; nothing is left to train on")
     ids = shuffled(list(questions), seed) if section.shuffle else list(questions)
     ids = ids[: section.limit]
-    rows = [{"id": id_, "question": questions[id_], "source": section.source} for id_ in ids]
     shutil.rmtree(run.prompts_dir, ignore_errors=True)  # of a call that was killed before it could freeze its config
     size = run.config.run.shard_questions
     files = []
-    for number, first in enumerate(range(0, len(rows), size)):
+    for number, first in enumerate(range(0, len(ids), size)):
+        rows = [{"id": id_, "question": questions[id_], "source": section.source} for id_ in ids[first : first + size]]
         files.append(run.prompts_dir / f"part-{number:05d}.parquet")
-        shards.write_rows(rows[first : first + size], files[-1], PROMPTS)
+        shards.write_rows(rows, files[-1], PROMPTS)
     manifest = {
-        "stage": "prompts", "rows": len(rows), "duplicates_dropped": duplicates, "overlap": len(overlap),
+        "stage": "prompts", "rows": len(ids), "duplicates_dropped": duplicates, "overlap": len(overlap),
         "overlap_rule": section.overlap, "config": digest(run.config.prompts.model_dump(mode="json")),
     }  # fmt: skip
     shards.write_manifest(run.prompts_dir, manifest, files)

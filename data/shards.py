@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ def write_rows(rows: list[Row], path: Path, schema: pa.Schema) -> None:
         table = pa.Table.from_pylist(rows, schema=schema)
     except pa.ArrowException as error:
         raise ValueError(f"{path.name}: {error}") from error
-    for field in schema:
+    write_table(table, path)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write an Arrow table as one Parquet file, atomically. Raises ValueError for a null where its schema has none."""
+    for field in table.schema:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"{path.name}: column {field.name} has nulls and must not")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,20 +72,41 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
 
 
-def read_rows(path: Path, schema: pa.Schema) -> list[Row]:
-    """Read one shard. Raises UserError if it is damaged or its columns are not the schema's."""
+def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """One shard, or the named columns of it, which alone are read from disk.
+
+    Raises UserError if it is damaged or its columns are not the schema's.
+    """
+    with _opened(path) as file:
+        found, table = file.schema_arrow, file.read(None if columns is None else list(columns))
+    if not found.equals(schema, check_metadata=False):
+        raise UserError(
+            f"shard {path} has columns {found.names}, expected {schema.names} (same types); "
+            f"it was written by another version: delete {_unit(path)} and run its stage again"
+        )
+    return table
+
+
+def read_rows(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> list[Row]:
+    """The rows of `read_table`. Raises UserError as it does."""
+    rows: list[Row] = read_table(path, schema, columns).to_pylist()
+    return rows
+
+
+def row_count(path: Path) -> int:
+    """Rows of a shard, from its metadata alone. Raises UserError if it is damaged."""
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        table = pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path) as file:
+            yield file
     except (OSError, pa.ArrowException) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"shard {path} is damaged ({first}); delete {_unit(path)} and run its stage again") from error
-    if not table.schema.equals(schema, check_metadata=False):
-        raise UserError(
-            f"shard {path} has columns {table.schema.names}, expected {schema.names} (same types); "
-            f"it was written by another version: delete {_unit(path)} and run its stage again"
-        )
-    rows: list[Row] = table.to_pylist()
-    return rows
 
 
 def _unit(path: Path) -> Path:
@@ -90,12 +117,6 @@ def _unit(path: Path) -> Path:
 def shard_paths(folder: Path) -> list[Path]:
     """The finished shards of a stage in order."""
     return sorted(folder.glob("part-*.parquet"))
-
-
-def read_stage(folder: Path, schema: pa.Schema) -> Iterator[Row]:
-    """All rows of a stage, shard after shard."""
-    for path in shard_paths(folder):
-        yield from read_rows(path, schema)
 
 
 def checksum(path: Path) -> str:

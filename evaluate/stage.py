@@ -10,6 +10,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ from train.checkpoint import policy, policy_identity
 RESPONSES = pa.schema([EVALS.field(n) for n in (
     "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
 )])  # fmt: skip
+MEASURED = (  # the columns of evals that metrics are made of
+    "benchmark", "item_id", "peer", "sample", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
+    "verifier_score", "verifier_score_frozen",
+)  # fmt: skip
 VERDICTS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False)])
 
 
@@ -71,7 +76,7 @@ def main(run: Run, round_: int) -> None:
     if not (stage.folder / shards.SUCCESS).is_file():
         check_room(run, benchmarks)
     # generate would refuse the questions only after this config is frozen
-    run.freeze(lambda prompts: readable_questions(run, 1, prompts))
+    run.freeze(lambda prompts: check_questions(run, prompts))
     check_same_benchmarks(run, stage)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
@@ -81,30 +86,39 @@ def main(run: Run, round_: int) -> None:
         evaluation.respond()
         evaluation.verify()
         evaluation.assemble()
-    rows = list(shards.read_stage(stage.folder, EVALS))
-    shards.write_rows(evaluation.metrics(rows), metrics_path, METRICS)
+    shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
     if work_to_do:
-        stage.finish(shards.shard_paths(stage.folder), len(rows), {
-            "items": {name: len(items) for name, items in benchmarks.items()},
-            "tokens": sum(row["n_tokens"] for row in rows),
-            "verdicts": dict(Counter(row["verdict"] for row in rows)),
-            "not_fitting_the_context": sum(row["finish_reason"] == "context" for row in rows),
-        })  # fmt: skip
+        rows, counts = count_evals(stage.folder)
+        items = {name: len(items) for name, items in benchmarks.items()}
+        stage.finish(shards.shard_paths(stage.folder), rows, {"items": items, **counts})
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
 
 
+def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Rows of a finished stage, and what its summary tells of them."""
+    rows = tokens = not_fitting = 0
+    verdicts: Counter[str] = Counter()
+    for path in shards.shard_paths(folder):
+        table = shards.read_table(path, EVALS, ["verdict", "finish_reason", "n_tokens"])
+        rows += len(table)
+        tokens += sum(table["n_tokens"].to_pylist())
+        verdicts.update(table["verdict"].to_pylist())
+        not_fitting += table["finish_reason"].to_pylist().count("context")
+    return rows, {"tokens": tokens, "verdicts": dict(verdicts), "not_fitting_the_context": not_fitting}
+
+
 def check_room(run: Run, benchmarks: dict[str, list[Item]]) -> None:
     """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
     section = run.config.generate
-    room = section.context_tokens - section.max_new_tokens
+    limit = room(section)
     for name, prompts in load_all_prompts(run.config).items():
         for benchmark, items in benchmarks.items():
-            if all(len(prompts.solve(item.question)) > room for item in items):
+            if all(len(prompts.solve(item.question)) > limit for item in items):
                 raise UserError(
                     f"benchmark {benchmark}: no question fits the context of peer {name}: generate.context_tokens "
-                    f"{section.context_tokens} less max_new_tokens {section.max_new_tokens} leaves {room} tokens for "
+                    f"{section.context_tokens} less max_new_tokens {section.max_new_tokens} leaves {limit} tokens for "
                     "a prompt; raise the one or lower the other"
                 )
 
@@ -156,8 +170,8 @@ class Evaluation:
     def respond_to(self, unit: Unit, pool: EnginePool, advance: Any) -> None:
         """One unit's responses, written as one file: sample 0 is greedy."""
         section, chain = self.run.config.evaluate, self.run.config.generate
-        room = chain.context_tokens - chain.max_new_tokens
-        solve = {item.id: self.prompts[unit.peer].solve(item.question) for item in unit.items}
+        tokens = self.prompts[unit.peer].all_of("solve", [(item.question, ()) for item in unit.items])
+        solve = {item.id: ids for item, ids in zip(unit.items, tokens, strict=True)}
         rows = []
         greedy, drawn = [0], list(range(1, section.samples + 1))
         for numbers, sampling in (
@@ -167,7 +181,7 @@ class Evaluation:
             asked = [(item, number) for item in unit.items for number in numbers]
             seeds = [request_seed(self.run.config.run.seed, self.round, unit.peer, i.id, n) for i, n in asked]
             prompts = [solve[item.id] for item, _ in asked]
-            completions = complete(pool.get, unit.peer, prompts, seeds, sampling, room, advance)
+            completions = complete(pool.get, unit.peer, prompts, seeds, sampling, room(chain), advance)
             for (item, number), completion in zip(asked, completions, strict=True):
                 rows.append({
                     "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,
@@ -188,17 +202,21 @@ class Evaluation:
                 directory, adapter = policy(self.run, round_, peer)
                 dtype = compute_dtype(self.run.config.peer(peer), self.run.config.runtime)
                 lm = load_language_model(directory, dtype, adapter)
-                questions = [self.questions(unit) for unit in todo]
                 label = f"{self.stage.title}, {kind} verifier, {peer}"
-                with task(label, sum(map(len, questions)), "responses") as line:
-                    for unit, asked in zip(todo, questions, strict=True):
-                        scores = verifier_scores(
-                            lm, self.prompts[peer], list(asked.values()), self.budget, line.advance
-                        )
-                        rows = [{"key": key, "score": s} for key, s in zip(asked, scores, strict=True)]
-                        shards.write_rows(rows, unit.path(self.stage.work, kind), VERDICTS)
+                k = self.run.config.evaluate.samples
+                with task(label, k * sum(len(unit.items) for unit in todo), "responses") as line:
+                    for unit in todo:
+                        self.verify_unit(lm, unit, kind, line.advance)
                 del lm
                 gc.collect()
+
+    def verify_unit(self, lm: LanguageModel, unit: Unit, kind: str, advance: Any) -> None:
+        """One unit's verifier scores, written as one file."""
+        asked = self.questions(unit)
+        scores = verifier_scores(lm, self.prompts[unit.peer], list(asked.values()), self.budget, advance)
+        advance(self.run.config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
+        rows = [{"key": key, "score": score} for key, score in zip(asked, scores, strict=True)]
+        shards.write_rows(rows, unit.path(self.stage.work, kind), VERDICTS)
 
     @property
     def budget(self) -> int:
@@ -219,10 +237,14 @@ class Evaluation:
             Grader(section.answer_timeout_seconds, runtime.grader_workers) as grader,
             task(f"{self.stage.title}, grading", sum(1 for _ in self.units()), "shards") as line,
         ):
-            for number, unit in enumerate(self.units()):
-                rows = self.graded(unit, kinds[unit.benchmark], grader)
-                shards.write_rows(rows, self.stage.folder / f"part-{number:05d}.parquet", EVALS)
+            for unit, path in self.parts():
+                shards.write_rows(self.graded(unit, kinds[unit.benchmark], grader), path, EVALS)
                 line.advance(1)
+
+    def parts(self) -> Iterator[tuple[Unit, Path]]:
+        """All units, each with the finished shard that it becomes."""
+        for number, unit in enumerate(self.units()):
+            yield unit, self.stage.folder / f"part-{number:05d}.parquet"
 
     def graded(self, unit: Unit, kind: Any, grader: Grader) -> list[Row]:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
@@ -265,12 +287,14 @@ class Evaluation:
         rows = shards.read_rows(unit.path(self.stage.work, kind), VERDICTS)
         return {row["key"]: row["score"] for row in rows}
 
-    def metrics(self, rows: list[Row]) -> list[Row]:
-        """One row per (benchmark, peer)."""
-        groups: dict[tuple[str, str], list[Row]] = {}
-        for row in rows:
-            groups.setdefault((row["benchmark"], row["peer"]), []).append(row)
-        return [metrics_row(group, self.run.config.evaluate, self.run.config.run.seed) for group in groups.values()]
+    def metrics(self) -> list[Row]:
+        """One row per (benchmark, peer), of which one at a time is in memory."""
+        section, seed = self.run.config.evaluate, self.run.config.run.seed
+        found = []
+        for _, parts in groupby(self.parts(), key=lambda part: (part[0].peer, part[0].benchmark)):
+            rows = [row for _, path in parts for row in shards.read_rows(path, EVALS, MEASURED)]
+            found.append(metrics_row(rows, section, seed))
+        return found
 
 
 def _key(row: Row) -> str:
@@ -281,6 +305,6 @@ def verifier_scores(
     lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any
 ) -> list[float]:
     """log p(Yes) - log p(No), in nats, after each (question, response): a difference of two logits, one prefill each."""
-    tokens = [prompts.verify(question, response) for question, response in asked]
+    tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
     found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance)
     return [yes - no for yes, no in found]

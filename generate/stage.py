@@ -4,6 +4,9 @@ The unit of work is one peer's requests at one position for one shard of questio
 Parquet file under `.work/`; when all positions of a shard are there it becomes `part-*.parquet`. With all engines in
 memory the shards are done one after the other; with one at a time each peer does its requests of all shards
 at a position before the next is loaded.
+
+Memory holds one shard at a time, however many there are: a unit reads the questions and the earlier responses of its
+own shard alone, and the summary is counted from a few columns of one shard after the other.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from data import shards
 from data.answers import compare_all, extract
-from data.config import digest
+from data.config import GenerateSection, digest
 from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
@@ -30,6 +35,8 @@ from generate.chain import peer_order, request_seed
 from generate.engine import NOT_GENERATED, Advance, Completion, Engine, Request, Sampling, engine_kind
 from generate.pool import open_pool
 from train.checkpoint import policy_identity
+
+TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 
 @dataclass(frozen=True)
@@ -69,36 +76,51 @@ def main(run: Run, round_: int) -> None:
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, round_))
-    run.freeze(lambda prompts: readable_questions(run, round_, prompts))
+    run.freeze(lambda prompts: check_questions(run, prompts))
     if not stage.begin():
         return
-    prompts = load_all_prompts(run.config)
-    questions, too_long = readable_questions(run, round_, prompts)
-    if too_long:
-        some = "; ".join(f"{id_} ({why})" for id_, why in list(too_long.items())[:3])
-        console.print(f"  {len(too_long)} questions are longer than the context and are skipped: {some}")
-    alone = run.config.generate.aggregate == "self"
-    positions = len(prompts) + (run.config.generate.aggregate == "synthesis")
-    plan = Generation(run, round_, stage, prompts, questions)
-    with open_pool(run, round_ - 1) as pool:
-        todo = units(len(questions), positions, list(prompts), pool.keep_all, alone)
-        total = sum(len(shard) for shard in questions) * positions
-        with task(stage.title, total, "responses") as line:
-            for unit in todo:
-                plan.do(unit, pool.get, line.advance)
-                if all(u.path(stage.work).is_file() for u in todo if u.shard == unit.shard):
-                    plan.assemble(unit.shard, [u for u in todo if u.shard == unit.shard])
-    files = shards.shard_paths(stage.folder)
-    rows = list(shards.read_stage(stage.folder, CHAINS))
-    aggregates = [row for row in rows if row["is_aggregate"]]
-    stage.finish(files, len(rows), {
-        "questions": sum(len(shard) for shard in questions),
-        "questions_too_long": len(too_long),
-        "tokens": sum(row["n_tokens"] for row in rows),
-        "finish_reasons": dict(Counter(row["finish_reason"] for row in rows)),
-        "aggregates_without_answer": sum(row["answer"] is None for row in aggregates),
-        "skipped": {"too_long": too_long},
+    plan = Generation(run, round_, load_all_prompts(run.config))
+    n_too_long, shown = plan.check_lengths()
+    if n_too_long:
+        some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
+        console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
+    kept = plan.n_questions - n_too_long
+    generate(plan, stage, kept)
+    rows, counts = count_chains(stage.folder)
+    stage.finish(shards.shard_paths(stage.folder), rows, {
+        "questions": kept, "questions_too_long": n_too_long, **counts, "skipped": {"too_long": shown},
     })  # fmt: skip
+
+
+def generate(plan: Generation, stage: Stage, n_questions: int) -> None:
+    """Do all units that are not done, and assemble each shard once its last one is."""
+    config = plan.run.config
+    positions = len(config.peers) + (config.generate.aggregate == "synthesis")
+    with (
+        open_pool(plan.run, plan.round - 1) as pool,
+        Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
+        task(stage.title, n_questions * positions, "responses") as line,
+    ):
+        todo = units(plan.n_shards, positions, config.peer_names, pool.keep_all, config.generate.aggregate == "self")
+        done: dict[int, list[Unit]] = {}
+        for unit in todo:
+            plan.do(unit, pool.get, line.advance)
+            done.setdefault(unit.shard, []).append(unit)
+            if len(done[unit.shard]) == len(config.peers) * positions:
+                plan.assemble(unit.shard, done.pop(unit.shard), grader)
+
+
+def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Rows of a finished round of chains, and what its summary tells of them."""
+    rows = tokens = unanswered = 0
+    reasons: Counter[str] = Counter()
+    for path in shards.shard_paths(folder):
+        table = shards.read_table(path, CHAINS, ["is_aggregate", "answer", "finish_reason", "n_tokens"])
+        rows += len(table)
+        tokens += sum(table["n_tokens"].to_pylist())
+        reasons.update(table["finish_reason"].to_pylist())
+        unanswered += table.filter(table["is_aggregate"])["answer"].null_count
+    return rows, {"tokens": tokens, "finish_reasons": dict(reasons), "aggregates_without_answer": unanswered}
 
 
 def fingerprint(run: Run, round_: int) -> dict[str, object]:
@@ -111,67 +133,109 @@ def fingerprint(run: Run, round_: int) -> dict[str, object]:
     }
 
 
-def readable_questions(
-    run: Run, round_: int, prompts: dict[str, PeerPrompts]
-) -> tuple[list[list[Question]], dict[str, str]]:
-    """The questions by shard, without those that do not fit some peer's context; those as {id: reason}.
-
-    Raises UserError if none fits.
-    """
+def check_questions(run: Run, prompts: dict[str, PeerPrompts]) -> None:
+    """Raises UserError if no question fits all peers' contexts. Stops at the first shard with one that does."""
     section = run.config.generate
-    room = section.context_tokens - section.max_new_tokens
-    kept: list[list[Question]] = []
-    too_long: dict[str, str] = {}
     number = 0
     for path in shards.shard_paths(run.prompts_dir):
-        shard = []
-        for row in shards.read_rows(path, PROMPTS):
-            lengths = {name: len(p.solve(row["question"])) for name, p in prompts.items()}
-            longest = max(lengths, key=lambda name: lengths[name])
-            if lengths[longest] > room:
-                too_long[row["id"]] = f"{lengths[longest]} tokens for {longest}, room for {room}"
-            else:
-                order = peer_order(list(prompts), section.order, number, round_, run.config.run.seed, row["id"])
-                shard.append(Question(row["id"], row["question"], number, order))
-            number += 1
-        kept.append(shard)
-    if not any(kept):
-        raise UserError(
-            f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} "
-            f"less max_new_tokens {section.max_new_tokens} leaves {room} tokens for a prompt; raise the one or lower "
-            "the other"
-        )
-    return kept, too_long
+        rows = shards.read_rows(path, PROMPTS)
+        if len(too_long(rows, prompts, room(section))) < len(rows):
+            return
+        number += len(rows)
+    raise UserError(
+        f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} "
+        f"less max_new_tokens {section.max_new_tokens} leaves {room(section)} tokens for a prompt; raise the one or "
+        "lower the other"
+    )
 
 
-@dataclass
+def room(section: GenerateSection) -> int:
+    """Longest prompt in tokens."""
+    return section.context_tokens - section.max_new_tokens
+
+
+def too_long(rows: list[Row], prompts: dict[str, PeerPrompts], limit: int) -> dict[str, str]:
+    """{id: reason} of the questions that alone take some peer more than `limit` tokens."""
+    asked = [(row["question"], ()) for row in rows]
+    lengths = {name: [len(ids) for ids in p.all_of("solve", asked)] for name, p in prompts.items()}
+    found = {}
+    for index, row in enumerate(rows):
+        longest = max(lengths, key=lambda name: lengths[name][index])
+        if lengths[longest][index] > limit:
+            found[row["id"]] = f"{lengths[longest][index]} tokens for {longest}, room for {limit}"
+    return found
+
+
 class Generation:
-    """The state of one generate stage: what is asked of whom."""
+    """What is asked of whom in one round.
 
-    run: Run
-    round: int
-    stage: Stage
-    prompts: dict[str, PeerPrompts]
-    questions: list[list[Question]]
+    It holds no question and no response, so a unit can be done by any process that has the prompts of the unit's peer;
+    it needs the file that `check_lengths` has written for its shard, and its shard's units of earlier positions.
+    """
+
+    def __init__(self, run: Run, round_: int, prompts: dict[str, PeerPrompts]) -> None:
+        self.run, self.round, self.prompts = run, round_, prompts
+        self.peers = run.config.peer_names
+        self.folder = run.stage_dir(round_, "chains")
+        self.work = self.folder / ".work"
+        self.sources = shards.shard_paths(run.prompts_dir)
+        self.first = [0, *accumulate(shards.row_count(path) for path in self.sources)]  # number of each shard's first
+
+    @property
+    def n_shards(self) -> int:
+        """Shards of questions."""
+        return len(self.sources)
+
+    @property
+    def n_questions(self) -> int:
+        """All questions, with those that are too long."""
+        return self.first[-1]
+
+    def check_lengths(self) -> tuple[int, dict[str, str]]:
+        """Note for each shard which of its questions are too long for some peer; `prompts` must be those of all peers.
+
+        Returns how many there are, and the first TOO_LONG_SHOWN of them as {id: reason}.
+        """
+        count, shown = 0, dict[str, str]()
+        for shard, source in enumerate(self.sources):
+            path = self.too_long_path(shard)
+            if not path.is_file():
+                shards.write_json(too_long(shards.read_rows(source, PROMPTS), self.prompts, self.room), path)
+            found: dict[str, str] = shards.read_json(path)
+            count += len(found)
+            shown |= dict(list(found.items())[: TOO_LONG_SHOWN - len(shown)])
+        return count, shown
+
+    def too_long_path(self, shard: int) -> Path:
+        """Which questions of a shard are too long, as {id: reason}."""
+        return self.work / f"shard-{shard:05d}~too-long.json"
+
+    def questions(self, shard: int) -> list[Question]:
+        """The questions of a shard that fit. A question's number is its place among those of all shards."""
+        skipped = shards.read_json(self.too_long_path(shard))
+        order, seed = self.run.config.generate.order, self.run.config.run.seed
+        return [
+            Question(row["id"], row["question"], n, peer_order(self.peers, order, n, self.round, seed, row["id"]))
+            for n, row in enumerate(shards.read_rows(self.sources[shard], PROMPTS), start=self.first[shard])
+            if row["id"] not in skipped
+        ]
 
     def peer_at(self, question: Question, position: int) -> str:
         """Who answers at a position; position N + 1 is the synthesis."""
         if position <= len(question.order):
             return question.order[position - 1]
-        return synthesiser(list(self.prompts), question.number, self.round)
+        return synthesiser(self.peers, question.number, self.round)
 
     def do(self, unit: Unit, engine: Callable[[str], Engine], advance: Advance) -> None:
         """Do one unit unless its file, or its shard's, is there already."""
-        mine = [q for q in self.questions[unit.shard] if self.peer_at(q, unit.position) == unit.peer]
-        path = unit.path(self.stage.work)
+        mine = [q for q in self.questions(unit.shard) if self.peer_at(q, unit.position) == unit.peer]
+        path = unit.path(self.work)
         if self.part(unit.shard).is_file() or path.is_file():
             advance(len(mine), 0)
             return
-        earlier = self.earlier(unit)
-        prompts = [self.prompt(unit, q, earlier.get(q.id, [])) for q in mine]
-        completions = complete(
-            engine, unit.peer, prompts, [self.seed(unit, q) for q in mine], self.sampling, self.room, advance
-        )
+        prompts = self.prompts_of(unit, mine)
+        seeds = [self.seed(unit, question) for question in mine]
+        completions = complete(engine, unit.peer, prompts, seeds, self.sampling, self.room, advance)
         rows = [self.row(unit, q, c) for q, c in zip(mine, completions, strict=True)]
         shards.write_rows(rows, path, CHAINS)
 
@@ -184,8 +248,7 @@ class Generation:
     @property
     def room(self) -> int:
         """Longest prompt in tokens."""
-        section = self.run.config.generate
-        return section.context_tokens - section.max_new_tokens
+        return room(self.run.config.generate)
 
     def seed(self, unit: Unit, question: Question) -> int:
         """Seed of one request."""
@@ -193,7 +256,7 @@ class Generation:
 
     def part(self, shard: int) -> Path:
         """The finished shard."""
-        return self.stage.folder / f"part-{shard:05d}.parquet"
+        return self.folder / f"part-{shard:05d}.parquet"
 
     def earlier(self, unit: Unit) -> dict[str, list[str]]:
         """Responses of the positions before, per question, in order; empty ones left out. None for `self`."""
@@ -201,19 +264,18 @@ class Generation:
         if self.run.config.generate.aggregate == "self":
             return responses
         for position in range(1, unit.position):
-            for peer in self.prompts:
-                path = Unit(unit.shard, position, peer).path(self.stage.work)
-                for row in shards.read_rows(path, CHAINS):
+            for peer in self.peers:
+                path = Unit(unit.shard, position, peer).path(self.work)
+                for row in shards.read_rows(path, CHAINS, ["prompt_id", "response"]):
                     if row["response"]:
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
         return responses
 
-    def prompt(self, unit: Unit, question: Question, earlier: list[str]) -> list[int]:
-        """Tokens that the peer is given."""
-        prompts = self.prompts[unit.peer]
-        if unit.position > len(question.order):
-            return prompts.synthesis(question.text, earlier)
-        return prompts.review(question.text, earlier)
+    def prompts_of(self, unit: Unit, questions: list[Question]) -> list[list[int]]:
+        """Tokens that the peer is given for each question."""
+        earlier = self.earlier(unit)
+        asked = [(question.text, earlier.get(question.id, [])) for question in questions]
+        return self.prompts[unit.peer].all_of("synthesis" if unit.position > len(self.peers) else "review", asked)
 
     def row(self, unit: Unit, question: Question, completion: Completion) -> Row:
         """One row of the chains."""
@@ -225,24 +287,24 @@ class Generation:
             "logprob": completion.logprob, "token_ids": completion.token_ids,
         }  # fmt: skip
 
-    def assemble(self, shard: int, done: list[Unit]) -> None:
+    def assemble(self, shard: int, done: list[Unit], grader: Grader) -> None:
         """Join the units of a shard, mark the aggregates, write the shard, remove the units."""
         if self.part(shard).is_file():
             return
-        by_question: dict[str, list[Row]] = {q.id: [] for q in self.questions[shard]}
+        by_question: dict[str, list[Row]] = {question.id: [] for question in self.questions(shard)}
         for unit in done:
-            for row in shards.read_rows(unit.path(self.stage.work), CHAINS):
+            for row in shards.read_rows(unit.path(self.work), CHAINS):
                 by_question[row["prompt_id"]].append(row)
-        with Grader(self.run.config.evaluate.answer_timeout_seconds, self.run.config.runtime.grader_workers) as grader:
-            if self.run.config.generate.aggregate == "vote":
-                compare_all([self.votes(rows) for rows in by_question.values()], "math", grader)
-            for rows in by_question.values():
-                rows.sort(key=lambda row: row["position"])
-                for index in self.aggregate_indices(rows, grader):
-                    rows[index]["is_aggregate"] = True
+        if self.run.config.generate.aggregate == "vote":
+            compare_all([self.votes(rows) for rows in by_question.values()], "math", grader)
+        for rows in by_question.values():
+            rows.sort(key=lambda row: row["position"])
+            for index in self.aggregate_indices(rows, grader):
+                rows[index]["is_aggregate"] = True
+        grader.forget()
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:
-            unit.path(self.stage.work).unlink()
+            unit.path(self.work).unlink()
 
     def aggregate_indices(self, rows: list[Row], grader: Grader) -> list[int]:
         """Which of a chain's rows is the aggregate; all of them for `self`."""

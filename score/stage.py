@@ -1,13 +1,16 @@
 """The score stage: chains → scores, one row per (prompt, peer).
 
 Each scorer is loaded once and does all its passes, shard by shard; `log p(a | x)` is computed once per (scorer,
-prompt), however many responses it is compared with. Weights need the whole round, so the shards are written at the end.
+prompt), however many responses it is compared with. Then each shard's rows are made but for the weights of PMI, which
+need the whole round: of it, two compact arrays per peer are in memory, and the shards are written at the end, one after
+the other. All pieces are files under `.work/`, so each step goes on where it stopped.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +18,7 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data import shards
 from data.answers import extract
@@ -43,13 +47,16 @@ PASSES = pa.schema(
     ]
 )
 
+# The columns of chains that say which passes are needed.
+WHO = ("prompt_id", "peer", "is_aggregate", "answer", "finish_reason", "n_tokens")
+Passes = dict[tuple[str, str, str | None], tuple[float, int]]
+
 
 @dataclass(frozen=True)
 class Chain:
     """All responses to one question, in order, and which of them is the aggregate."""
 
     rows: list[Row]
-    shard: int
 
     @property
     def id(self) -> str:
@@ -90,30 +97,17 @@ def main(run: Run, round_: int) -> None:
     run.freeze()
     if not stage.begin():
         return
-    scoring = Scoring(run, round_, stage, list(read_chains(chains_dir)))
+    scoring = Scoring(run, round_, stage, shards.shard_paths(chains_dir))
     tokens = scoring.measure()
-    rows = scoring.rows()
-    files = scoring.write(rows)
-    trained = [row for row in rows if row["weight"] is not None]
-    pmi: dict[str, list[float]] = {}
-    for row in rows:
-        if row["pmi_per_token"] is not None:
-            pmi.setdefault(row["peer"], []).append(row["pmi_per_token"])
-    stage.finish(files, len(rows), {
-        "to_train": sum(row["weight"] > 0 for row in trained),
-        "dropped": dict(Counter(row["drop_reason"] for row in rows if row["drop_reason"])),
-        "zero_weight": sum(row["weight"] == 0 for row in trained),
-        "median_pmi_nats_per_token": {peer: round(median(values), 4) for peer, values in pmi.items()},
-        "agree_with_others": sum(row["agrees"] and row["peer"] != row["aggregate_peer"] for row in rows),
-        "tokens": tokens,
-    })  # fmt: skip
+    scoring.compare()
+    rows, counts = scoring.weigh()
+    stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens})
 
 
-def read_chains(folder: Path) -> Iterator[Chain]:
-    """The chains of a round, shard by shard. A shard's rows are sorted by question and position."""
-    for number, path in enumerate(shards.shard_paths(folder)):
-        for _, rows in groupby(shards.read_rows(path, CHAINS), key=lambda row: row["prompt_id"]):
-            yield Chain(list(rows), number)
+def read_chains(path: Path, columns: Sequence[str] | None = None) -> Iterator[Chain]:
+    """The chains of a shard. Its rows are sorted by question and position."""
+    for _, rows in groupby(shards.read_rows(path, CHAINS, columns), key=lambda row: row["prompt_id"]):
+        yield Chain(list(rows))
 
 
 def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
@@ -135,17 +129,83 @@ def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
 
 @dataclass
 class Scoring:
-    """The state of one score stage."""
+    """The state of one score stage: of the chains, which files they are in."""
 
     run: Run
     round: int
     stage: Stage
-    chains: list[Chain]
+    sources: list[Path]
 
     def __post_init__(self) -> None:
         self.prompts = load_all_prompts(self.run.config)
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
-        self.measured: dict[tuple[str, str, str | None], tuple[float, int]] = {}
+
+    # --- passes through the scorers ---
+
+    def measure(self) -> int:
+        """Do all passes that are not on disk yet; returns how many tokens went through a model in this call."""
+        config, tokens = self.run.config, 0
+        for scorer in config.peer_names:
+            todo = [shard for shard in range(len(self.sources)) if not self.path(scorer, shard).is_file()]
+            total = sum(self.count(scorer, shard) for shard in todo)
+            if not total:
+                continue
+            directory, adapter = policy(self.run, self.round - 1, scorer)
+            console.print(f"  loading {scorer}")
+            lm = load_language_model(directory, compute_dtype(config.peer(scorer), config.runtime), adapter)
+            with task(f"{self.stage.title}, {scorer}", total, "passes") as line:
+                for shard in todo:
+                    self.measure_shard(lm, scorer, shard, line.advance)
+                tokens += line.tokens
+            del lm
+        return tokens
+
+    def count(self, scorer: str, shard: int) -> int:
+        """How many passes a scorer has to do for a shard."""
+        needed = [len(self.asked_of(scorer, chain)) for chain in read_chains(self.sources[shard], WHO)]
+        return sum(n + 1 for n in needed if n)
+
+    def asked_of(self, scorer: str, chain: Chain) -> list[Row]:
+        """The responses whose PMI with the aggregate takes passes of a scorer."""
+        names, kind = self.run.config.peer_names, self.run.config.score.scorer
+        return [
+            row
+            for row in chain.responses
+            if not row["is_aggregate"]
+            and not drop_reason(self.run, chain, row)
+            and scorer in scorers(kind, row["peer"], chain.aggregate(row)["peer"], names)
+        ]
+
+    def measure_shard(self, lm: Any, scorer: str, shard: int, advance: Any) -> None:
+        """One shard's passes of one scorer, written as one file."""
+        keys, pairs, spans = self.passes(scorer, shard)
+        scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance)
+        rows = []
+        for (prompt_id, peer), span, logprobs in zip(keys, spans, scores, strict=True):
+            summed = logprobs[span]
+            rows.append({"prompt_id": prompt_id, "peer": peer, "logp": sum(summed), "n_tokens": len(summed)})
+        shards.write_rows(rows, self.path(scorer, shard), PASSES)
+
+    def passes(self, scorer: str, shard: int) -> tuple[list[tuple[str, str | None]], list[Pair], list[slice]]:
+        """What a scorer has to pass through its model: (prompt, whose response or None), the pair, what is summed."""
+        keys: list[tuple[str, str | None]] = []
+        asked: list[tuple[str, tuple[str, ...]]] = []
+        targets: list[list[int]] = []
+        spans: list[slice] = []
+        for chain in read_chains(self.sources[shard]):
+            responses = self.asked_of(scorer, chain)
+            if not responses:
+                continue
+            aggregate = chain.aggregate(responses[0])
+            target = self.target(scorer, aggregate)
+            span = self.span(scorer, aggregate, target)
+            for row in (responses[0], None, *responses[1:]):
+                keys.append((chain.id, row["peer"] if row else None))
+                asked.append((chain.question, (row["response"],) if row else ()))
+                targets.append(target)
+                spans.append(span)
+        prompts = self.prompts[scorer].all_of("solve", asked)
+        return keys, [Pair(prompt, target) for prompt, target in zip(prompts, targets, strict=True)], spans
 
     def target(self, scorer: str, row: Row) -> list[int]:
         """A response as target tokens of `scorer`, with its end token: from the file where the author shares the
@@ -163,97 +223,45 @@ class Scoring:
         assert found is not None, "a response without an answer was dropped before"
         return span_of(self.prompts[scorer].decode, target[:-1], found.start, found.end)
 
-    def passes(self, scorer: str) -> dict[int, dict[tuple[str, str | None], tuple[Pair, slice]]]:
-        """By shard, what a scorer has to pass through its model: {(prompt, whose response or None): pair, span}."""
-        names, section = self.run.config.peer_names, self.run.config.score
-        jobs: dict[int, dict[tuple[str, str | None], tuple[Pair, slice]]] = {}
-        for chain in self.chains:
-            shard = jobs.setdefault(chain.shard, {})
-            for row in chain.responses:
-                if row["is_aggregate"] or drop_reason(self.run, chain, row):
-                    continue
-                aggregate = chain.aggregate(row)
-                if scorer not in scorers(section.scorer, row["peer"], aggregate["peer"], names):
-                    continue
-                target = self.target(scorer, aggregate)
-                span = self.span(scorer, aggregate, target)
-                given = self.prompts[scorer].solve(chain.question, (row["response"],))
-                shard[chain.id, row["peer"]] = Pair(given, target), span
-                if (chain.id, None) not in shard:
-                    shard[chain.id, None] = Pair(self.prompts[scorer].solve(chain.question), target), span
-        return jobs
-
-    def measure(self) -> int:
-        """Do all passes that are not on disk yet; returns how many tokens went through a model in this call."""
-        config, tokens = self.run.config, 0
-        for scorer in config.peer_names:
-            jobs = self.passes(scorer)
-            todo = {shard: job for shard, job in jobs.items() if not self.path(scorer, shard).is_file()}
-            if any(todo.values()):
-                directory, adapter = policy(self.run, self.round - 1, scorer)
-                console.print(f"  loading {scorer}")
-                lm = load_language_model(directory, compute_dtype(config.peer(scorer), config.runtime), adapter)
-                total = sum(len(job) for job in todo.values())
-                with task(f"{self.stage.title}, {scorer}", total, "passes") as line:
-                    for shard, job in todo.items():
-                        self.measure_shard(lm, scorer, shard, job, line.advance)
-                    tokens += line.tokens
-                del lm
-            for shard in jobs:
-                path = self.path(scorer, shard)
-                for row in shards.read_rows(path, PASSES) if path.is_file() else []:
-                    self.measured[scorer, row["prompt_id"], row["peer"]] = row["logp"], row["n_tokens"]
-        return tokens
-
-    def measure_shard(self, lm: Any, scorer: str, shard: int, job: dict[Any, Any], advance: Any) -> None:
-        """One shard's passes of one scorer, written as one file."""
-        pairs = [pair for pair, _ in job.values()]
-        scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance)
-        rows = []
-        for ((prompt_id, peer), (_, span)), logprobs in zip(job.items(), scores, strict=True):
-            summed = logprobs[span]
-            rows.append({"prompt_id": prompt_id, "peer": peer, "logp": sum(summed), "n_tokens": len(summed)})
-        shards.write_rows(rows, self.path(scorer, shard), PASSES)
-
     def path(self, scorer: str, shard: int) -> Path:
         """Where a scorer's passes of a shard are kept until the stage is closed."""
         return self.stage.work / f"passes-{shard:05d}.{scorer}.parquet"
 
-    def rows(self) -> list[Row]:
-        """The scores of the round, weights included."""
-        agreement = self.agreement()
-        rows = [self.row(chain, row, agreement) for chain in self.chains for row in chain.responses]
-        for peer in self.run.config.peer_names:
-            mine = [row for row in rows if row["peer"] == peer and row["pmi"] is not None]
-            seed = request_seed(self.run.config.run.seed, self.round, peer, "weights")
-            values = weights(
-                [row["pmi_per_token"] for row in mine],
-                [row["agrees"] for row in mine],
-                self.run.config.score,
-                seed,
-            )
-            for row, weight in zip(mine, values, strict=True):
-                row["weight"] = weight
-        return rows
+    # --- rows without their weights ---
 
-    def agreement(self) -> dict[tuple[str, str], bool]:
-        """{(prompt, peer): the answer is equivalent to the aggregate's}; a comparison that times out is a no."""
-        keys, pairs = [], []
-        for chain in self.chains:
-            for row in chain.responses:
-                aggregate = chain.aggregate(row)
-                if row["answer"] is not None and aggregate["answer"] is not None:
-                    keys.append((chain.id, row["peer"]))
-                    pairs.append((row["answer"], aggregate["answer"]))
-        timeout, workers = (
-            self.run.config.evaluate.answer_timeout_seconds,
-            self.run.config.runtime.grader_workers,
-        )
-        with Grader(timeout, workers) as grader:
-            same = grader.equivalent(pairs, "math")
-        return {key: bool(answer) for key, answer in zip(keys, same, strict=True)}
+    def compare(self) -> None:
+        """Make the rows of all shards that are not on disk yet, with PMI and agreement but without weights."""
+        section, workers = self.run.config.evaluate, self.run.config.runtime.grader_workers
+        with (
+            Grader(section.answer_timeout_seconds, workers) as grader,
+            task(f"{self.stage.title}, PMI", len(self.sources), "shards") as line,
+        ):
+            for shard in range(len(self.sources)):
+                if not self.unweighted(shard).is_file():
+                    shards.write_rows(self.rows(shard, grader), self.unweighted(shard), SCORES)
+                    grader.forget()
+                line.advance(1)
 
-    def row(self, chain: Chain, row: Row, agreement: dict[tuple[str, str], bool]) -> Row:
+    def unweighted(self, shard: int) -> Path:
+        """Where a shard's rows are kept until the whole round's are there."""
+        return self.stage.work / f"unweighted-{shard:05d}.parquet"
+
+    def rows(self, shard: int, grader: Grader) -> list[Row]:
+        """The scores of a shard, the weights of PMI still null."""
+        chains = list(read_chains(self.sources[shard]))
+        agreement, measured = agreements(chains, grader), self.measured(shard)
+        return [self.row(chain, row, agreement, measured) for chain in chains for row in chain.responses]
+
+    def measured(self, shard: int) -> Passes:
+        """{(scorer, prompt, whose response or None): (log-probability, tokens)} of a shard."""
+        found: Passes = {}
+        for scorer in self.run.config.peer_names:
+            path = self.path(scorer, shard)
+            for row in shards.read_rows(path, PASSES) if path.is_file() else []:
+                found[scorer, row["prompt_id"], row["peer"]] = row["logp"], row["n_tokens"]
+        return found
+
+    def row(self, chain: Chain, row: Row, agreement: dict[tuple[str, str], bool], measured: Passes) -> Row:
         """One row of the scores, before the weights of PMI; a trained aggregate's author has weight 1 at once."""
         aggregate = chain.aggregate(row)
         peer, author = row["peer"], aggregate["peer"]
@@ -263,7 +271,7 @@ class Scoring:
         pmi = None
         if dropped is None and not row["is_aggregate"]:
             by = scorers(section.scorer, peer, author, self.run.config.peer_names)
-            pmi = combine([self.measurement(scorer, chain.id, peer) for scorer in by])
+            pmi = combine([measurement(measured, scorer, chain.id, peer) for scorer in by])
         return {
             "prompt_id": chain.id, "peer": peer, "position": row["position"], "aggregate_peer": author,
             "logp_given_response": pmi and pmi.logp_given_response, "logp_alone": pmi and pmi.logp_alone,
@@ -274,17 +282,75 @@ class Scoring:
             "target": trained_text["response"], "target_token_ids": self.target(peer, trained_text),
         }  # fmt: skip
 
-    def measurement(self, scorer: str, prompt_id: str, peer: str) -> Measured:
-        """Both passes of one scorer for one response."""
-        given, _ = self.measured[scorer, prompt_id, peer]
-        alone, n_tokens = self.measured[scorer, prompt_id, None]
-        return Measured(given, alone, n_tokens)
+    # --- weights ---
 
-    def write(self, rows: list[Row]) -> list[Path]:
-        """Shards that mirror those of the chains."""
-        shard_of = {chain.id: chain.shard for chain in self.chains}
-        files = []
-        for number in sorted(set(shard_of.values())):
-            files.append(self.stage.folder / f"part-{number:05d}.parquet")
-            shards.write_rows([row for row in rows if shard_of[row["prompt_id"]] == number], files[-1], SCORES)
-        return files
+    def weigh(self) -> tuple[int, dict[str, Any]]:
+        """Give every row its weight and write the shards that are not there yet, which mirror those of the chains.
+
+        Returns the number of rows, and what the summary tells of them.
+        """
+        values, medians = self.round_weights()
+        rows, counts = 0, Counter[str]()
+        reasons: Counter[str] = Counter()
+        for shard in range(len(self.sources)):
+            table = with_weights(shards.read_table(self.unweighted(shard), SCORES), values)
+            part = self.stage.folder / f"part-{shard:05d}.parquet"
+            if len(table) and not part.is_file():  # chains has no rows where all questions were too long
+                shards.write_table(table, part)
+            rows += len(table)
+            trained = table["weight"].drop_null().to_numpy()
+            counts["to_train"] += int((trained > 0).sum())
+            counts["zero_weight"] += int((trained == 0).sum())
+            reasons.update(table["drop_reason"].drop_null().to_pylist())
+            others = pc.not_equal(table["peer"], table["aggregate_peer"])
+            counts["agree_with_others"] += len(table.filter(pc.and_(table["agrees"], others)))
+        return rows, {
+            "to_train": counts["to_train"], "dropped": dict(reasons), "zero_weight": counts["zero_weight"],
+            "median_pmi_nats_per_token": medians, "agree_with_others": counts["agree_with_others"],
+        }  # fmt: skip
+
+    def round_weights(self) -> tuple[dict[str, Iterator[float]], dict[str, float]]:
+        """{peer: weights of its rows that have a PMI, in the order of the shards}, {peer: its median PMI per token}.
+
+        Of the round, only PMI per token and agreement of each row are in memory.
+        """
+        pmi = {peer: array("d") for peer in self.run.config.peer_names}
+        agrees = {peer: array("b") for peer in pmi}
+        for shard in range(len(self.sources)):
+            table = shards.read_table(self.unweighted(shard), SCORES, ["peer", "pmi_per_token", "agrees"])
+            for row in table.filter(table["pmi_per_token"].is_valid()).to_pylist():
+                pmi[row["peer"]].append(row["pmi_per_token"])
+                agrees[row["peer"]].append(row["agrees"])
+        values = {}
+        for peer in pmi:
+            seed = request_seed(self.run.config.run.seed, self.round, peer, "weights")
+            values[peer] = iter(array("d", weights(pmi[peer], agrees[peer], self.run.config.score, seed)))
+        return values, {peer: round(median(found), 4) for peer, found in pmi.items() if found}
+
+
+def agreements(chains: list[Chain], grader: Grader) -> dict[tuple[str, str], bool]:
+    """{(prompt, peer): the answer is equivalent to the aggregate's}; a comparison that times out is a no."""
+    keys, pairs = [], []
+    for chain in chains:
+        for row in chain.responses:
+            aggregate = chain.aggregate(row)
+            if row["answer"] is not None and aggregate["answer"] is not None:
+                keys.append((chain.id, row["peer"]))
+                pairs.append((row["answer"], aggregate["answer"]))
+    same = grader.equivalent(pairs, "math")
+    return {key: bool(answer) for key, answer in zip(keys, same, strict=True)}
+
+
+def measurement(measured: Passes, scorer: str, prompt_id: str, peer: str) -> Measured:
+    """Both passes of one scorer for one response."""
+    given, _ = measured[scorer, prompt_id, peer]
+    alone, n_tokens = measured[scorer, prompt_id, None]
+    return Measured(given, alone, n_tokens)
+
+
+def with_weights(table: pa.Table, values: dict[str, Iterator[float]]) -> pa.Table:
+    """Rows of a shard in which each that has a PMI takes the next weight of its peer."""
+    columns = (table[name].to_pylist() for name in ("peer", "pmi_per_token", "weight"))
+    column = [weight if pmi is None else next(values[peer]) for peer, pmi, weight in zip(*columns, strict=True)]
+    index = SCORES.get_field_index("weight")
+    return table.set_column(index, SCORES.field(index), pa.array(column, SCORES.field(index).type))

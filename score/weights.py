@@ -23,7 +23,7 @@ from statistics import fmean, median
 from data.config import ScoreSection
 
 
-def weights(pmi_per_token: Sequence[float], agrees: Sequence[bool], section: ScoreSection, seed: int) -> list[float]:
+def weights(pmi_per_token: Sequence[float], agrees: Sequence[int], section: ScoreSection, seed: int) -> list[float]:
     """Weights with mean 1 over those above 0, same length and order as the input; `seed` is for `shuffled`."""
     if not pmi_per_token:
         return []
@@ -40,7 +40,7 @@ def weights(pmi_per_token: Sequence[float], agrees: Sequence[bool], section: Sco
     return normalised
 
 
-def _raw(pmi: Sequence[float], agrees: Sequence[bool], section: ScoreSection) -> list[float]:
+def _raw(pmi: Sequence[float], agrees: Sequence[int], section: ScoreSection) -> list[float]:
     if section.weighting == "uniform":
         return [1.0] * len(pmi)
     if section.weighting == "agreement":

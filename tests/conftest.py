@@ -14,7 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+
+from data import shards
+from data.shards import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))
@@ -37,6 +41,11 @@ def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
     """Rows as JSONL."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def read_stage(folder: Path, schema: pa.Schema) -> list[Row]:
+    """All rows of a stage."""
+    return [row for path in shards.shard_paths(folder) for row in shards.read_rows(path, schema)]
 
 
 def _tokenizer(chat: bool) -> Any:

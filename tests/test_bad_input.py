@@ -20,7 +20,7 @@ from data.prompts import load_prompts
 from data.run import RUNS, open_run
 from data.schema import CHAINS, EVALS, PROMPTS, SCORES
 from data.stage import run_stage
-from tests.conftest import questions, run_module, stage, write_jsonl
+from tests.conftest import questions, read_stage, run_module, stage, write_jsonl
 
 STAGES = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
 COMMANDS = [*STAGES, "evaluate.report", "data.status"]
@@ -229,7 +229,7 @@ def test_a_bad_config_is_refused(case: str, local: Path, refused: Refuse) -> Non
     assert not (local / "runs/t/config.json").exists()
     if case == "missing prompt file":  # a refused start leaves nothing that conflicts with the corrected one
         with open_run("t", Path("tiny.toml"), []) as run:
-            assert len(list(shards.read_stage(run.prompts_dir, PROMPTS))) == 24
+            assert len(read_stage(run.prompts_dir, PROMPTS)) == 24
 
 
 def test_one_peer_is_refused(project: Path, refused: Refuse) -> None:
@@ -264,7 +264,7 @@ def test_an_overlap_with_the_benchmark(project: Path, refused: Refuse) -> None:
     expected = {"drop": 24, "transductive": 26}
     for rule, count in expected.items():
         with open_run(rule, Path("tiny.toml"), [f"prompts.overlap={rule}"]) as run:
-            rows = list(shards.read_stage(run.prompts_dir, PROMPTS))
+            rows = read_stage(run.prompts_dir, PROMPTS)
             manifest = shards.read_manifest(run.prompts_dir)
         assert len(rows) == count and len({row["id"] for row in rows}) == count
         assert manifest is not None and (manifest["overlap"], manifest["overlap_rule"]) == (2, rule)
@@ -444,16 +444,16 @@ def test_long_questions_are_skipped(project: Path, capfd: pytest.CaptureFixture[
     assert "9 questions are longer than the context and are skipped" in out and "room for 496" in out
     chains = Path("runs/t/round=1/chains")
     manifest = shards.read_manifest(chains)
-    prompts = [row["id"] for row in shards.read_stage(Path("runs/t/prompts"), PROMPTS)]
+    prompts = [row["id"] for row in read_stage(Path("runs/t/prompts"), PROMPTS)]
     assert manifest is not None and list(manifest["skipped"]["too_long"]) == prompts[:9]
     assert prompts[0] in out and manifest["questions"] == 15
-    rows = list(shards.read_stage(chains, CHAINS))
+    rows = read_stage(chains, CHAINS)
     assert {row["prompt_id"] for row in rows} == set(prompts[9:]) and len(rows) == 30
     last = [row for row in rows if row["prompt_id"] == prompts[-1]]
     assert [row["finish_reason"] for row in last][1] == "context" and last[1]["n_tokens"] == 0
-    scores = list(shards.read_stage(Path("runs/t/round=1/scores"), SCORES))
+    scores = read_stage(Path("runs/t/round=1/scores"), SCORES)
     assert len(scores) == 30 and {row["drop_reason"] for row in scores[-2:]} == {"aggregate_empty"}
-    evals = [row for row in shards.read_stage(Path("runs/t/round=0/evals"), EVALS) if len(row["question"]) > 2000]
+    evals = [row for row in read_stage(Path("runs/t/round=0/evals"), EVALS) if len(row["question"]) > 2000]
     assert len(evals) == 2 * 3 and {(row["finish_reason"], row["correct"]) for row in evals} == {("context", False)}
     assert "not fitting the context 6" in capfd.readouterr().out
 

@@ -20,7 +20,7 @@ from data.schema import CHAINS, PROMPTS
 from generate import stage
 from generate.chain import request_seed
 from generate.pool import EnginePool
-from tests.conftest import questions, write_jsonl
+from tests.conftest import questions, read_stage, write_jsonl
 from tests.fake_engine import FakeEngine
 
 Say = Callable[[str, int], str]
@@ -86,7 +86,7 @@ def generate(name: str, fakes: Fakes, *overrides: str, round_: int = 1) -> list[
     with pytest.MonkeyPatch.context() as patch, opened(name, *overrides) as run:
         patch.setattr(stage, "open_pool", fakes.open)
         stage.main(run, round_)
-        return list(shards.read_stage(run.stage_dir(round_, "chains"), CHAINS))
+        return read_stage(run.stage_dir(round_, "chains"), CHAINS)
 
 
 def chains(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -116,7 +116,7 @@ def test_position_k_sees_the_earlier_responses_in_order(three: Path) -> None:
     prompts = prompts_of("t")
     by_seed = {seed: (peer, prompt) for peer, prompt, seed in fakes.asked}
     assert len(by_seed) == len(fakes.asked) == len(rows) == 12 * 3
-    asked = [row["id"] for row in shards.read_stage(Path("runs/t/prompts"), PROMPTS)]
+    asked = [row["id"] for row in read_stage(Path("runs/t/prompts"), PROMPTS)]
     for number, chain in enumerate(chains(rows)):
         assert chain[0]["prompt_id"] == asked[number]
         shift = (number + 1) % 3  # rotated by question and round 1
@@ -203,13 +203,24 @@ def test_too_long_questions_are_skipped_and_counted(three: Path) -> None:
     rows = [*questions(0, 5), {"question": "Long? " * 400, "answer": "1"}, *questions(5, 4)]
     write_jsonl(three / "train.jsonl", rows)
     found = generate("t", Fakes(distinct, keep_all=True), "prompts.shuffle=false")
-    ids = [row["id"] for row in shards.read_stage(Path("runs/t/prompts"), PROMPTS)]
+    ids = [row["id"] for row in read_stage(Path("runs/t/prompts"), PROMPTS)]
     assert [chain[0]["prompt_id"] for chain in chains(found)] == [id_ for i, id_ in enumerate(ids) if i != 5]
     # numbers are places among all questions: that of the one after the long one is 6, and (6 + 1) mod 3 = 1
     assert [row["peer"] for row in chains(found)[5]] == ["plain", "third", "chatty"]
     assert manifest("t")["questions"] == 9
     assert list(manifest("t")["skipped"]["too_long"]) == [ids[5]]
     assert "room for 720" in manifest("t")["skipped"]["too_long"][ids[5]]
+
+
+def test_the_manifest_names_only_some_of_many_long_questions(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "TOO_LONG_SHOWN", 5)
+    long = [{"question": f"Long {i}? " * 300, "answer": "1"} for i in range(10)]
+    write_jsonl(three / "train.jsonl", [*long, *questions(0, 3)])
+    found = generate("t", Fakes(distinct, keep_all=True), "prompts.shuffle=false")
+    ids = [row["id"] for row in read_stage(Path("runs/t/prompts"), PROMPTS)]
+    assert manifest("t")["questions_too_long"] == 10
+    assert list(manifest("t")["skipped"]["too_long"]) == ids[:5]
+    assert [id_ for id_ in ids if id_ not in {row["prompt_id"] for row in found}] == ids[:10]
 
 
 def test_a_whole_shard_of_long_questions_is_an_empty_shard(three: Path) -> None:

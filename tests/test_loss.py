@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -99,7 +100,7 @@ def examples_of(folder: Path, n: int = 8) -> list[TrainingExample]:
 
 
 def trained(
-    folder: Path, work: Path, examples: list[TrainingExample], section: TrainSection, budget: int
+    folder: Path, work: Path, examples: Sequence[TrainingExample], section: TrainSection, budget: int
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Adapter tensors and losses after training from the same beginning."""
     from peft import get_peft_model_state_dict

@@ -289,3 +289,12 @@ def test_yes_and_no_follow_the_prompt_as_tokens(either: PeerPrompts) -> None:
     for token, word in ((either.yes_id, "Yes"), (either.no_id, "No")):
         whole = either.decode(either.encode_response(word)).strip()
         assert whole.startswith(either.decode([token]).strip())
+
+
+def test_many_at_once_are_what_they_are_one_by_one(either: PeerPrompts) -> None:
+    asked = [(text, solutions) for text in TEXTS for solutions in ((), ("a",), ("a", "b"))]
+    assert either.all_of("solve", asked) == [either.solve(*one) for one in asked]
+    assert either.all_of("review", asked) == [either.review(*one) for one in asked]
+    assert either.all_of("synthesis", asked) == [either.synthesis(*one) for one in asked]
+    assert either.all_of("verify", [(text, ("a",)) for text in TEXTS]) == [either.verify(text, "a") for text in TEXTS]
+    assert either.all_of("solve", []) == []

@@ -19,7 +19,7 @@ import pytest
 from data import shards
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from data.shards import Row
-from tests.conftest import ROOT, questions, stage, write_jsonl
+from tests.conftest import ROOT, questions, read_stage, stage, write_jsonl
 
 ROUND = Path("runs/t/round=1")
 OTHER = Path("runs/u/round=1")
@@ -169,7 +169,7 @@ def test_an_interrupted_stage_goes_on(name: str, finished: Path) -> None:
         assert_same_training()
     else:
         schema, tolerance = TABLES[name]
-        left, right = (list(shards.read_stage(path / FOLDERS[name], schema)) for path in (ROUND, OTHER))
+        left, right = (read_stage(path / FOLDERS[name], schema) for path in (ROUND, OTHER))
         assert_same(left, right, tolerance)
     if name == "evaluate":
         left, right = (shards.read_rows(path / "metrics.parquet", METRICS) for path in (ROUND, OTHER))
@@ -185,7 +185,7 @@ def test_prompts_that_were_cut_off_are_written_again(project: Path) -> None:
         (run.prompts_dir / shards.SUCCESS).unlink()
         (run.root / "config.json").unlink(missing_ok=True)
     with open_run("t", Path("tiny.toml"), []) as run:
-        rows = list(shards.read_stage(run.prompts_dir, PROMPTS))
+        rows = read_stage(run.prompts_dir, PROMPTS)
     assert len(rows) == len({row["id"] for row in rows}) == 24
 
 
@@ -197,4 +197,4 @@ def test_prompts_of_a_run_that_was_never_frozen_are_checked(project: Path) -> No
     with open_run("t", Path("tiny.toml"), []) as run:
         (run.root / "config.json").unlink(missing_ok=True)
     with open_run("t", Path("tiny.toml"), ["prompts.limit=5"]) as run:
-        assert len(list(shards.read_stage(run.prompts_dir, PROMPTS))) == 5
+        assert len(read_stage(run.prompts_dir, PROMPTS)) == 5

@@ -23,7 +23,7 @@ from data.schema import CHAINS, EVALS, METRICS, SCORES
 from data.shards import Row
 from data.stage import run_stage
 from generate.engine import Request, Sampling, TransformersEngine, VllmEngine
-from tests.conftest import ROOT, questions, run_module, stage
+from tests.conftest import ROOT, questions, read_stage, run_module, stage
 from tests.conftest import _make_model as make_model
 
 FOLDERS = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
@@ -67,7 +67,7 @@ def read(name: str, round_: int, run: str = "t") -> list[Row]:
     schema = {"generate": CHAINS, "score": SCORES, "evaluate": EVALS}[name]
     folder = RUNS / run / f"round={round_}" / FOLDERS[name]
     manifest = shards.read_manifest(folder)
-    rows = list(shards.read_stage(folder, schema))
+    rows = read_stage(folder, schema)
     assert manifest is not None and manifest["rows"] == len(rows) > 0
     return rows
 

@@ -11,6 +11,7 @@ import pytest
 
 from data import shards
 from data.errors import UserError
+from tests.conftest import read_stage
 
 SCHEMA = pa.schema(
     [
@@ -91,7 +92,7 @@ def test_a_write_that_fails_leaves_what_was_there(moment: str, tmp_path: Path, m
     assert shards.read_rows(path, SCHEMA) == ROWS[:1]
     for target in (path, tmp_path / "part-00001.parquet"):
         shards.write_rows(ROWS, target, SCHEMA)
-    assert list(shards.read_stage(tmp_path, SCHEMA)) == [*ROWS, *ROWS]
+    assert read_stage(tmp_path, SCHEMA) == [*ROWS, *ROWS]
     assert no_leftovers(tmp_path)
 
 
@@ -101,7 +102,7 @@ def test_shards_are_read_in_order_and_alone(tmp_path: Path) -> None:
         shards.write_rows(rows, tmp_path / f"part-{number:05d}.parquet", SCHEMA)
     shards.write_rows(ROWS, tmp_path / "metrics.parquet", SCHEMA)
     (tmp_path / "part-00003.parquet.tmp").write_bytes(b"half")
-    assert [row["n"] for row in shards.read_stage(tmp_path, SCHEMA)] == [0, 2, 10]
+    assert [row["n"] for row in read_stage(tmp_path, SCHEMA)] == [0, 2, 10]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "no parquet", "missing"])
@@ -189,3 +190,16 @@ def test_json_is_written_whole_and_read_with_a_cure(tmp_path: Path) -> None:
         shards.read_json(path)
     with pytest.raises(UserError, match=r"none\.json cannot be read"):
         shards.read_json(tmp_path / "none.json")
+
+
+def test_some_columns_and_the_number_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.parquet"
+    shards.write_rows(ROWS, path, SCHEMA)
+    assert shards.read_rows(path, SCHEMA, ["n"]) == [{"n": row["n"]} for row in ROWS]
+    assert shards.row_count(path) == len(ROWS)
+    other = SCHEMA.append(pa.field("more", pa.int32()))
+    with pytest.raises(UserError, match="expected"):  # the whole schema is checked, whatever is read
+        shards.read_rows(path, other, ["n"])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="damaged"):
+        shards.row_count(path)

@@ -13,19 +13,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from data import shards
 from data.config import digest
 from data.console import console, task
 from data.errors import UserError
 from data.peers import adapter_identity, check_peers, compute_dtype, model_directory
-from data.prompts import load_prompts
+from data.prompts import PeerPrompts, load_prompts
 from data.run import Run
-from data.schema import SCORES
+from data.schema import SCORES, TOKENS
 from data.stage import Stage
 from generate.chain import request_seed
-from score.logprob import Pair
 from train.checkpoint import merged_checkpoint, policy_identity
-from train.loop import TrainingExample, open_adapter, train_adapter
+from train.examples import EXAMPLES, Examples, write_examples
+from train.loop import open_adapter, train_adapter
 from train.survival import survival
 
 SURVIVAL_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
@@ -59,14 +62,26 @@ def main(run: Run, round_: int) -> None:
     })  # fmt: skip
 
 
-def training_examples(run: Run, round_: int, name: str) -> list[TrainingExample]:
-    """What a peer trains on: its scored rows with a weight above 0, the prompt being x alone, as at test time."""
-    prompts = load_prompts(run.config, name)
-    return [
-        TrainingExample(Pair(prompts.solve(row["question"]), row["target_token_ids"]), row["weight"])
-        for row in shards.read_stage(run.stage_dir(round_, "scores"), SCORES)
-        if row["peer"] == name and row["weight"]
-    ]
+def training_examples(run: Run, round_: int, name: str) -> Examples:
+    """What a peer trains on: its scored rows with a weight above 0, the prompt being x alone, as at test time.
+
+    They are written once, shard by shard, to a file beside the peer's checkpoints.
+    """
+    path = run.stage_dir(round_, "adapters") / ".work" / name / "examples.arrow"
+    if not path.is_file():
+        prompts = load_prompts(run.config, name)
+        paths = shards.shard_paths(run.stage_dir(round_, "scores"))
+        write_examples((examples_of(path, name, prompts) for path in paths), path)
+    return Examples(path)
+
+
+def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
+    """A peer's examples from one shard of scores."""
+    table = shards.read_table(path, SCORES, ["peer", "weight", "question", "target_token_ids"])
+    table = table.filter(pc.and_(pc.equal(table["peer"], name), pc.greater(table["weight"], 0)))
+    asked = [(question, ()) for question in table["question"].to_pylist()]
+    tokens = pa.array(prompts.all_of("solve", asked), TOKENS)
+    return pa.table([tokens, table["target_token_ids"], table["weight"]], schema=EXAMPLES)
 
 
 @dataclass
@@ -120,7 +135,7 @@ class PeerTraining:
         """Of the adapter's initial values and of the order of examples."""
         return request_seed(self.run.config.run.seed, self.round, self.name, "train")
 
-    def publish(self, adapter: Path, base: Path, examples: list[TrainingExample], report: dict[str, Any]) -> None:
+    def publish(self, adapter: Path, base: Path, examples: Examples, report: dict[str, Any]) -> None:
         """Measure the merge and rename the adapter into place; training.json is in it, so it is whole or absent."""
         config, peer = self.run.config, self.run.config.peer(self.name)
         report |= {

@@ -1,0 +1,126 @@
+"""Memory of a stage follows from the size of a shard, not from the number of questions."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import generate.stage
+import score.stage
+from data import shards
+from data.equivalence import Grader
+from data.run import open_run
+from data.schema import EVALS, SCORES
+from data.shards import Row
+from evaluate.stage import count_evals
+from tests.bench.data_plane import open_banks, questions, score_pairs
+from tests.conftest import read_stage, write_jsonl
+from train.stage import training_examples
+
+SMALL, LARGE, SHARD = 96, 480, 16
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Most bytes that Python objects took at once, beyond those that were there before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def peaks_of_a_round(n: int) -> dict[str, int]:
+    """Peaks of the steps of a round of n questions up to the examples to train on."""
+    source = write_jsonl(Path(f"train-{n}.jsonl"), list(questions(n)))
+    overrides = [f"prompts.source={source}", f"run.shard_questions={SHARD}", "generate.max_new_tokens=64"]
+    with open_run(f"n{n}", Path("tiny.toml"), overrides) as run:
+        peaks = {
+            "generate": peak_of(lambda: generate.stage.main(run, 1)),
+            "score": peak_of(lambda: score.stage.main(run, 1)),
+            "train": peak_of(lambda: training_examples(run, 1, "plain")),
+        }
+        assert len(shards.shard_paths(run.stage_dir(1, "scores"))) == n / SHARD
+        examples = training_examples(run, 1, "plain")
+        peaks["examples"] = peak_of(lambda: sum(len(examples[i].pair) for i in range(len(examples))))
+        assert n / 4 < len(examples) < n
+    return peaks
+
+
+def with_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine and a scorer without models."""
+    monkeypatch.setattr(generate.stage, "open_pool", open_banks)
+    monkeypatch.setattr(score.stage, "load_language_model", lambda *_: None)
+    monkeypatch.setattr(score.stage, "score_pairs", score_pairs)
+
+
+def test_no_stage_holds_the_round(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fakes(monkeypatch)
+    peaks_of_a_round(SHARD)  # what is imported and cached once
+    small, large = peaks_of_a_round(SMALL), peaks_of_a_round(LARGE)
+    # five times the questions; names of files, checksums and two numbers per row may grow
+    assert all(large[step] < 1.3 * small[step] + 20_000 for step in small), (small, large)
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing is cleaned up after it."""
+
+
+def test_scoring_that_is_killed_after_each_of_its_files_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fakes(monkeypatch)
+    found: dict[str, list[Row]] = {}
+    written: list[Path] = []
+    limit, replace = 10**9, shards.replace
+
+    def replace_or_die(temporary: Path, path: Path) -> None:
+        if len(written) == limit:
+            raise Killed
+        written.append(path)
+        replace(temporary, path)
+
+    monkeypatch.setattr(shards, "replace", replace_or_die)
+    made: list[Path] = []
+    for name in ("clean", "killed"):
+        with open_run(name, Path("tiny.toml"), ["generate.max_new_tokens=64"]) as run:
+            generate.stage.main(run, 1)
+            limit = 2 if name == "killed" else limit  # _STARTED.json, one more file, and the end
+            while shards.read_manifest(run.stage_dir(1, "scores")) is None:
+                written.clear()
+                with suppress(Killed):
+                    score.stage.main(run, 1)
+                made += written[1:]
+            found[name] = read_stage(run.stage_dir(1, "scores"), SCORES)
+    assert found["clean"] == found["killed"] and len(found["clean"]) == 48
+    # for each of 3 shards: passes of 2 scorers, rows without weights, rows; then the manifest; and nothing twice
+    assert len(made) == len(set(made)) == 2 * (3 * 4 + 1)
+
+
+def test_the_summary_of_evals_is_counted_shard_by_shard(tmp_path: Path) -> None:
+    row = {
+        "benchmark": "b", "item_id": "i", "peer": "p", "sample": 0, "question": "q" * 500, "response": "r" * 500,
+        "answer": None, "gold": "1", "correct": False, "verdict": "no_answer", "finish_reason": "context",
+        "n_tokens": 2, "cluster": None, "verifier_score": None, "verifier_score_frozen": None,
+    }  # fmt: skip
+    peaks = []
+    for n in (4, 40):
+        for number in range(n):
+            shards.write_rows([row] * 256, tmp_path / f"part-{number:05d}.parquet", EVALS)
+        rows, counts = count_evals(tmp_path)
+        assert rows == 256 * n and counts == {
+            "tokens": 512 * n, "verdicts": {"no_answer": 256 * n}, "not_fitting_the_context": 256 * n
+        }  # fmt: skip
+        peaks.append(peak_of(lambda: count_evals(tmp_path)))
+    assert peaks[1] < 1.3 * peaks[0] + 20_000, peaks
+
+
+def test_a_grader_forgets_when_it_is_told_to() -> None:
+    with Grader() as grader:
+        assert grader.equivalent([("1/2", "0.5")], "math") == [True]
+        assert len(grader._known) == 1
+        grader.forget()
+        assert grader._known == {}
+        assert grader.equivalent([("1/2", "0.5")], "math") == [True]

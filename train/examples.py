@@ -1,0 +1,56 @@
+"""The examples of one peer in one round: a file that is mapped into memory, not lists of tokens.
+
+Pages of a mapped file are the system's to drop, so what training holds does not grow with the number of questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import overload
+
+import pyarrow as pa
+
+from data.schema import TOKENS
+from data.shards import replace
+from score.logprob import Pair
+from train.loop import TrainingExample
+
+EXAMPLES = pa.schema([pa.field(name, kind, nullable=False) for name, kind in (
+    ("prompt", TOKENS), ("target", TOKENS), ("weight", pa.float64()),
+)])  # fmt: skip
+
+
+def write_examples(tables: Iterable[pa.Table], path: Path) -> None:
+    """Write tables of EXAMPLES one after the other as one Arrow IPC file, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, EXAMPLES) as writer:
+        for table in tables:
+            writer.write_table(table)
+    replace(temporary, path)
+
+
+class Examples(Sequence[TrainingExample]):
+    """Examples read from the file when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as source:  # the table keeps the mapping
+            self.table = pa.ipc.open_file(source).read_all()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> TrainingExample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TrainingExample]: ...
+
+    def __getitem__(self, index: int | slice) -> TrainingExample | list[TrainingExample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        row = self.table.slice(index % len(self), 1).to_pylist()[0]
+        return TrainingExample(Pair(row["prompt"], row["target"]), row["weight"])
