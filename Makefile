@@ -114,9 +114,7 @@ setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists
 	@bash -euo pipefail -c "$$SETUP"
 
 round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
-	$(call stage,evaluate,0)
-	$(foreach r,$(shell seq 1 $(ROUND)),$(foreach s,generate score train evaluate,$(call stage,$(s),$(r))))
-	@$(PY) -m evaluate.report --run '$(RUN)'
+	$(call stage,data.round,$(ROUND))
 
 generate: setup  ## one stage of ROUND=3: the peers answer each question in a chain
 	$(call stage,generate,$(ROUND))

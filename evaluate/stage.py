@@ -1,15 +1,15 @@
 """The evaluate stage: exact match and generator-verifier gap of every peer on every benchmark.
 
-Responses first (one engine at a time), then verifier scores (one model at a time: the peer's current policy, and its
-round-0 model for `verifier_score_frozen`), then grading, the shards, and metrics.parquet.
+Responses first, then verifier scores (by the peer's round-0 model for `verifier_score_frozen`, and by its current
+policy), each peer's in its own process; then grading, the shards, and metrics.parquet.
 """
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,21 @@ from data.config import digest
 from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
-from data.peers import check_peers, compute_dtype
-from data.prompts import PeerPrompts, load_all_prompts
+from data.peers import check_peers
+from data.prompts import PeerPrompts, load_all_prompts, load_prompts
 from data.run import Run
 from data.schema import EVALS, METRICS
 from data.shards import Row
 from data.stage import Stage
+from data.workers import Advance, Workers
 from evaluate.benchmarks import Item, load_benchmarks
 from evaluate.metrics import metrics_row
+from generate import loaded
 from generate.chain import request_seed
 from generate.engine import Sampling, engine_kind
-from generate.pool import EnginePool, open_pool
-from generate.stage import complete, readable_questions
-from score.logprob import LanguageModel, load_language_model, score_next
-from train.checkpoint import policy, policy_identity
+from generate.stage import check_questions, complete, room
+from score.logprob import LanguageModel, score_next
+from train.checkpoint import policy_identity
 
 RESPONSES = pa.schema([EVALS.field(n) for n in (
     "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
@@ -61,7 +62,7 @@ class Unit:
         return work / f"{kind}~{self.benchmark}~{self.peer}~{self.shard:05d}.parquet"  # no name has a ~
 
 
-def main(run: Run, round_: int) -> None:
+def main(run: Run, round_: int, workers: Workers) -> None:
     """Evaluate a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
@@ -81,10 +82,11 @@ def main(run: Run, round_: int) -> None:
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
         return
-    evaluation = Evaluation(run, round_, stage, benchmarks)
+    evaluation = Evaluation(run, round_, benchmarks)
     if work_to_do:
-        evaluation.respond()
-        evaluation.verify()
+        workers.warm()
+        evaluation.respond(workers)
+        evaluation.verify(workers)
         evaluation.assemble()
     shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
     if work_to_do:
@@ -133,17 +135,28 @@ def check_same_benchmarks(run: Run, stage: Stage) -> None:
         )
 
 
-@dataclass
+def respond_to_all(run: Run, round_: int, units: list[Unit], advance: Advance) -> None:
+    """Responses of a peer, in its process."""
+    evaluation = Evaluation(run, round_, {})
+    for unit in units:
+        evaluation.respond_to(unit, advance)
+
+
+def verify_all(run: Run, round_: int, units: list[Unit], kind: str, advance: Advance) -> None:
+    """Verifier scores of a peer, in its process."""
+    evaluation = Evaluation(run, round_, {})
+    for unit in units:
+        lm = loaded.language_model(run, 0 if kind == "frozen" else round_, unit.peer)
+        evaluation.verify_unit(lm, unit, kind, advance)
+
+
 class Evaluation:
-    """The state of one evaluate stage."""
+    """One evaluate stage."""
 
-    run: Run
-    round: int
-    stage: Stage
-    benchmarks: dict[str, list[Item]]
-
-    def __post_init__(self) -> None:
-        self.prompts = load_all_prompts(self.run.config)
+    def __init__(self, run: Run, round_: int, benchmarks: dict[str, list[Item]]) -> None:
+        self.run, self.round, self.benchmarks = run, round_, benchmarks
+        self.folder = run.stage_dir(round_, "evals")
+        self.work = self.folder / ".work"
 
     def units(self) -> Iterator[Unit]:
         """All units, peer by peer."""
@@ -153,26 +166,27 @@ class Evaluation:
                 for number, first in enumerate(range(0, len(items), size)):
                     yield Unit(peer, benchmark, number, items[first : first + size])
 
-    def respond(self) -> None:
-        """Greedy and sampled responses of every peer, one engine at a time."""
+    def respond(self, workers: Workers) -> None:
+        """Greedy and sampled responses of every peer."""
         k = self.run.config.evaluate.samples
-        total = (k + 1) * sum(len(unit.items) for unit in self.units())
-        with (
-            open_pool(self.run, self.round, keep_all=False) as pool,
-            task(f"{self.stage.title}, responses", total, "responses") as line,
-        ):
-            for unit in self.units():
-                if unit.path(self.stage.work, "responses").is_file():
-                    line.advance((k + 1) * len(unit.items), 0)
-                else:
-                    self.respond_to(unit, pool, line.advance)
+        todo: dict[str, list[Unit]] = {}
+        for unit in self.units():
+            if not unit.path(self.work, "responses").is_file():
+                todo.setdefault(unit.peer, []).append(unit)
+        for peer, units in todo.items():
+            workers.submit(peer, respond_to_all, self.round, units)
+        total = (k + 1) * sum(len(unit.items) for units in todo.values() for unit in units)
+        with task(f"evaluate round {self.round}, responses", total, "responses") as line:
+            for _ in workers.results(line):
+                pass
 
-    def respond_to(self, unit: Unit, pool: EnginePool, advance: Any) -> None:
+    def respond_to(self, unit: Unit, advance: Advance) -> None:
         """One unit's responses, written as one file: sample 0 is greedy."""
         section, chain = self.run.config.evaluate, self.run.config.generate
-        tokens = self.prompts[unit.peer].all_of("solve", [(item.question, ()) for item in unit.items])
+        tokens = load_prompts(self.run.config, unit.peer).all_of("solve", [(item.question, ()) for item in unit.items])
         solve = {item.id: ids for item, ids in zip(unit.items, tokens, strict=True)}
         rows = []
+        engine = partial(loaded.engine, self.run, self.round, unit.peer)
         greedy, drawn = [0], list(range(1, section.samples + 1))
         for numbers, sampling in (
             (greedy, Sampling(0.0, 1.0, chain.max_new_tokens)),
@@ -181,42 +195,37 @@ class Evaluation:
             asked = [(item, number) for item in unit.items for number in numbers]
             seeds = [request_seed(self.run.config.run.seed, self.round, unit.peer, i.id, n) for i, n in asked]
             prompts = [solve[item.id] for item, _ in asked]
-            completions = complete(pool.get, unit.peer, prompts, seeds, sampling, room(chain), advance)
+            completions = complete(engine, prompts, seeds, sampling, room(chain), advance)
             for (item, number), completion in zip(asked, completions, strict=True):
                 rows.append({
                     "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,
                     "response": completion.text, "finish_reason": completion.finish_reason,
                     "n_tokens": len(completion.token_ids),
                 })  # fmt: skip
-        shards.write_rows(rows, unit.path(self.stage.work, "responses"), RESPONSES)
+        shards.write_rows(rows, unit.path(self.work, "responses"), RESPONSES)
 
-    def verify(self) -> None:
-        """Verifier scores of all sampled responses: under the current policy, and under round 0's."""
-        for kind, round_ in (("current", self.round), ("frozen", 0)):
-            if kind == "frozen" and self.round == 0:
-                continue  # the current policy is round 0's
+    def verify(self, workers: Workers) -> None:
+        """Verifier scores of all sampled responses: under round 0's policy, and under the current one, which the next
+        round's score finds loaded."""
+        k, total = self.run.config.evaluate.samples, 0
+        for kind in ("frozen", "current") if self.round else ("current",):  # the current policy may be round 0's
             for peer in self.run.config.peer_names:
-                todo = [u for u in self.units() if u.peer == peer and not u.path(self.stage.work, kind).is_file()]
-                if not todo:
-                    continue
-                directory, adapter = policy(self.run, round_, peer)
-                dtype = compute_dtype(self.run.config.peer(peer), self.run.config.runtime)
-                lm = load_language_model(directory, dtype, adapter)
-                label = f"{self.stage.title}, {kind} verifier, {peer}"
-                k = self.run.config.evaluate.samples
-                with task(label, k * sum(len(unit.items) for unit in todo), "responses") as line:
-                    for unit in todo:
-                        self.verify_unit(lm, unit, kind, line.advance)
-                del lm
-                gc.collect()
+                todo = [u for u in self.units() if u.peer == peer and not u.path(self.work, kind).is_file()]
+                if todo:
+                    workers.submit(peer, verify_all, self.round, todo, kind)
+                total += k * sum(len(unit.items) for unit in todo)
+        with task(f"evaluate round {self.round}, verifier", total, "responses") as line:
+            for _ in workers.results(line):
+                pass
 
-    def verify_unit(self, lm: LanguageModel, unit: Unit, kind: str, advance: Any) -> None:
+    def verify_unit(self, lm: LanguageModel, unit: Unit, kind: str, advance: Advance) -> None:
         """One unit's verifier scores, written as one file."""
         asked = self.questions(unit)
-        scores = verifier_scores(lm, self.prompts[unit.peer], list(asked.values()), self.budget, advance)
+        prompts = load_prompts(self.run.config, unit.peer)
+        scores = verifier_scores(lm, prompts, list(asked.values()), self.budget, advance)
         advance(self.run.config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": score} for key, score in zip(asked, scores, strict=True)]
-        shards.write_rows(rows, unit.path(self.stage.work, kind), VERDICTS)
+        shards.write_rows(rows, unit.path(self.work, kind), VERDICTS)
 
     @property
     def budget(self) -> int:
@@ -226,7 +235,7 @@ class Evaluation:
     def questions(self, unit: Unit) -> dict[str, tuple[str, str]]:
         """{key: (question, response)} of the distinct sampled responses of a unit; equal ones are asked once."""
         texts = {item.id: item.question for item in unit.items}
-        rows = shards.read_rows(unit.path(self.stage.work, "responses"), RESPONSES)
+        rows = shards.read_rows(unit.path(self.work, "responses"), RESPONSES)
         return {_key(row): (texts[row["item_id"]], row["response"]) for row in rows if row["sample"]}
 
     def assemble(self) -> None:
@@ -235,7 +244,7 @@ class Evaluation:
         kinds = {benchmark.name: benchmark.answers for benchmark in self.run.config.benchmarks}
         with (
             Grader(section.answer_timeout_seconds, runtime.grader_workers) as grader,
-            task(f"{self.stage.title}, grading", sum(1 for _ in self.units()), "shards") as line,
+            task(f"evaluate round {self.round}, grading", sum(1 for _ in self.units()), "shards") as line,
         ):
             for unit, path in self.parts():
                 shards.write_rows(self.graded(unit, kinds[unit.benchmark], grader), path, EVALS)
@@ -244,12 +253,12 @@ class Evaluation:
     def parts(self) -> Iterator[tuple[Unit, Path]]:
         """All units, each with the finished shard that it becomes."""
         for number, unit in enumerate(self.units()):
-            yield unit, self.stage.folder / f"part-{number:05d}.parquet"
+            yield unit, self.folder / f"part-{number:05d}.parquet"
 
     def graded(self, unit: Unit, kind: Any, grader: Grader) -> list[Row]:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
         items = {item.id: item for item in unit.items}
-        rows = shards.read_rows(unit.path(self.stage.work, "responses"), RESPONSES)
+        rows = shards.read_rows(unit.path(self.work, "responses"), RESPONSES)
         current, frozen = (
             self.scores(unit, "current"),
             self.scores(unit, "frozen" if self.round else "current"),
@@ -284,7 +293,7 @@ class Evaluation:
 
     def scores(self, unit: Unit, kind: str) -> dict[str, float]:
         """Verifier scores of a unit by key."""
-        rows = shards.read_rows(unit.path(self.stage.work, kind), VERDICTS)
+        rows = shards.read_rows(unit.path(self.work, kind), VERDICTS)
         return {row["key"]: row["score"] for row in rows}
 
     def metrics(self) -> list[Row]:
@@ -304,7 +313,7 @@ def _key(row: Row) -> str:
 def verifier_scores(
     lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any
 ) -> list[float]:
-    """log p(Yes) - log p(No), in nats, after each (question, response): a difference of two logits, one prefill each."""
+    """log p(Yes) - log p(No), in nats, after each (question, response): two logits of one prefill."""
     tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
     found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance)
     return [yes - no for yes, no in found]

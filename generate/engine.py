@@ -85,7 +85,7 @@ class VllmEngine:
 
     def __init__(
         self, directory: Path, prompts: PeerPrompts, section: GenerateSection, runtime: RuntimeSection,
-        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16, share: float = 1.0,
+        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16,
     ) -> None:  # fmt: skip
         import torch
 
@@ -116,7 +116,7 @@ class VllmEngine:
             model=str(directory), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
             max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
             max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
-            gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
+            gpu_memory_utilization=runtime.gpu_memory_utilization, trust_remote_code=False,
             load_format="safetensors", disable_log_stats=True, logits_processors=processors, **lora,
         )  # fmt: skip
 

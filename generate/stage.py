@@ -1,9 +1,8 @@
 """The generate stage: prompts → chains.
 
-The unit of work is one peer's requests at one position for one shard of questions. Each finished unit is a small
-Parquet file under `.work/`; when all positions of a shard are there it becomes `part-*.parquet`. With all engines in
-memory the shards are done one after the other; with one at a time each peer does its requests of all shards
-at a position before the next is loaded.
+The unit of work is one peer's requests at one position for one shard of questions, done in the peer's process. Each
+finished unit is a small Parquet file under `.work/`; a shard's units of a position are asked for when all of the
+position before are there, and when all positions are, it becomes `part-*.parquet`.
 
 Memory holds one shard at a time, however many there are: a unit reads the questions and the earlier responses of its
 own shard alone, and the summary is counted from a few columns of one shard after the other.
@@ -25,15 +24,16 @@ from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers
-from data.prompts import PeerPrompts, load_all_prompts
+from data.prompts import PeerPrompts, load_all_prompts, load_prompts
 from data.run import Run
 from data.schema import CHAINS, PROMPTS
 from data.shards import Row
 from data.stage import Stage
+from data.workers import Workers
+from generate import loaded
 from generate.aggregate import synthesiser, vote
 from generate.chain import peer_order, request_seed
 from generate.engine import NOT_GENERATED, Advance, Completion, Engine, Request, Sampling, engine_kind
-from generate.pool import open_pool
 from train.checkpoint import policy_identity
 
 TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
@@ -62,16 +62,7 @@ class Unit:
         return work / f"shard-{self.shard:05d}~position-{self.position}~{self.peer}.parquet"  # no name has a ~
 
 
-def units(n_shards: int, positions: int, peers: list[str], keep_all: bool, alone: bool = False) -> list[Unit]:
-    """All units in an order that respects the positions (not if all answer `alone`) and loads few engines."""
-    if alone:
-        return [Unit(s, k, p) for p in peers for k in range(1, positions + 1) for s in range(n_shards)]
-    if keep_all:
-        return [Unit(s, k, p) for s in range(n_shards) for k in range(1, positions + 1) for p in peers]
-    return [Unit(s, k, p) for k in range(1, positions + 1) for p in peers for s in range(n_shards)]
-
-
-def main(run: Run, round_: int) -> None:
+def main(run: Run, round_: int, workers: Workers) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
@@ -79,35 +70,55 @@ def main(run: Run, round_: int) -> None:
     run.freeze(lambda prompts: check_questions(run, prompts))
     if not stage.begin():
         return
+    workers.warm()
     plan = Generation(run, round_, load_all_prompts(run.config))
     n_too_long, shown = plan.check_lengths()
     if n_too_long:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
         console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
     kept = plan.n_questions - n_too_long
-    generate(plan, stage, kept)
+    generate(plan, stage, kept, workers)
     rows, counts = count_chains(stage.folder)
     stage.finish(shards.shard_paths(stage.folder), rows, {
         "questions": kept, "questions_too_long": n_too_long, **counts, "skipped": {"too_long": shown},
     })  # fmt: skip
 
 
-def generate(plan: Generation, stage: Stage, n_questions: int) -> None:
+def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers) -> None:
     """Do all units that are not done, and assemble each shard once its last one is."""
     config = plan.run.config
-    positions = len(config.peers) + (config.generate.aggregate == "synthesis")
+    peers, positions = config.peer_names, plan.positions
+    left = {(shard, position): set(peers) for shard in range(plan.n_shards) for position in range(1, positions + 1)}
+
+    def ask(shard: int, position: int) -> None:
+        for peer in peers:
+            workers.submit(peer, do_unit, plan.round, Unit(shard, position, peer), plan.first)
+
     with (
-        open_pool(plan.run, plan.round - 1) as pool,
         Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
         task(stage.title, n_questions * positions, "responses") as line,
     ):
-        todo = units(plan.n_shards, positions, config.peer_names, pool.keep_all, config.generate.aggregate == "self")
-        done: dict[int, list[Unit]] = {}
-        for unit in todo:
-            plan.do(unit, pool.get, line.advance)
-            done.setdefault(unit.shard, []).append(unit)
-            if len(done[unit.shard]) == len(config.peers) * positions:
-                plan.assemble(unit.shard, done.pop(unit.shard), grader)
+        for shard in range(plan.n_shards):
+            if plan.part(shard).is_file():
+                line.advance(len(plan.questions(shard)) * positions)
+                continue
+            for position in range(1, positions + 1 if plan.alone else 2):
+                ask(shard, position)
+        for job, _ in workers.results(line):
+            unit: Unit = job.arguments[1]
+            left[unit.shard, unit.position].discard(unit.peer)
+            if left[unit.shard, unit.position]:
+                continue
+            if unit.position < positions and not plan.alone:
+                ask(unit.shard, unit.position + 1)
+            elif not any(left[unit.shard, position] for position in range(1, positions + 1)):
+                plan.assemble(unit.shard, grader)
+
+
+def do_unit(run: Run, round_: int, unit: Unit, first: list[int], advance: Advance) -> None:
+    """`Generation.do` in the process of the unit's peer."""
+    plan = Generation(run, round_, {unit.peer: load_prompts(run.config, unit.peer)}, first)
+    plan.do(unit, lambda: loaded.engine(run, round_ - 1, unit.peer), advance)
 
 
 def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -173,13 +184,16 @@ class Generation:
     it needs the file that `check_lengths` has written for its shard, and its shard's units of earlier positions.
     """
 
-    def __init__(self, run: Run, round_: int, prompts: dict[str, PeerPrompts]) -> None:
+    def __init__(self, run: Run, round_: int, prompts: dict[str, PeerPrompts], first: list[int] | None = None) -> None:
         self.run, self.round, self.prompts = run, round_, prompts
         self.peers = run.config.peer_names
+        self.alone = run.config.generate.aggregate == "self"  # no peer sees another's response
+        self.positions = len(self.peers) + (run.config.generate.aggregate == "synthesis")
         self.folder = run.stage_dir(round_, "chains")
         self.work = self.folder / ".work"
         self.sources = shards.shard_paths(run.prompts_dir)
-        self.first = [0, *accumulate(shards.row_count(path) for path in self.sources)]  # number of each shard's first
+        # number of each shard's first question
+        self.first = first or [0, *accumulate(shards.row_count(path) for path in self.sources)]
 
     @property
     def n_shards(self) -> int:
@@ -226,16 +240,20 @@ class Generation:
             return question.order[position - 1]
         return synthesiser(self.peers, question.number, self.round)
 
-    def do(self, unit: Unit, engine: Callable[[str], Engine], advance: Advance) -> None:
-        """Do one unit unless its file, or its shard's, is there already."""
+    def units(self, shard: int) -> list[Unit]:
+        """All units of a shard."""
+        return [Unit(shard, position, peer) for position in range(1, self.positions + 1) for peer in self.peers]
+
+    def do(self, unit: Unit, engine: Callable[[], Engine], advance: Advance) -> None:
+        """Do one unit unless its file is there already."""
         mine = [q for q in self.questions(unit.shard) if self.peer_at(q, unit.position) == unit.peer]
         path = unit.path(self.work)
-        if self.part(unit.shard).is_file() or path.is_file():
+        if path.is_file():
             advance(len(mine), 0)
             return
         prompts = self.prompts_of(unit, mine)
         seeds = [self.seed(unit, question) for question in mine]
-        completions = complete(engine, unit.peer, prompts, seeds, self.sampling, self.room, advance)
+        completions = complete(engine, prompts, seeds, self.sampling, self.room, advance)
         rows = [self.row(unit, q, c) for q, c in zip(mine, completions, strict=True)]
         shards.write_rows(rows, path, CHAINS)
 
@@ -261,7 +279,7 @@ class Generation:
     def earlier(self, unit: Unit) -> dict[str, list[str]]:
         """Responses of the positions before, per question, in order; empty ones left out. None for `self`."""
         responses: dict[str, list[str]] = {}
-        if self.run.config.generate.aggregate == "self":
+        if self.alone:
             return responses
         for position in range(1, unit.position):
             for peer in self.peers:
@@ -287,10 +305,9 @@ class Generation:
             "logprob": completion.logprob, "token_ids": completion.token_ids,
         }  # fmt: skip
 
-    def assemble(self, shard: int, done: list[Unit], grader: Grader) -> None:
+    def assemble(self, shard: int, grader: Grader) -> None:
         """Join the units of a shard, mark the aggregates, write the shard, remove the units."""
-        if self.part(shard).is_file():
-            return
+        done = self.units(shard)
         by_question: dict[str, list[Row]] = {question.id: [] for question in self.questions(shard)}
         for unit in done:
             for row in shards.read_rows(unit.path(self.work), CHAINS):
@@ -322,8 +339,7 @@ class Generation:
 
 
 def complete(
-    engine: Callable[[str], Engine],
-    peer: str,
+    engine: Callable[[], Engine],
     prompts: list[list[int]],
     seeds: list[int],
     sampling: Sampling,
@@ -335,8 +351,7 @@ def complete(
     completions = [NOT_GENERATED] * len(prompts)
     if fits:
         requests = [Request(prompts[i], seeds[i]) for i in fits]
-        loaded = engine(peer)
-        for index, completion in zip(fits, loaded.generate(requests, sampling, advance), strict=True):
+        for index, completion in zip(fits, engine().generate(requests, sampling, advance), strict=True):
             completions[index] = completion
     advance(len(prompts) - len(fits), 0)
     return completions

@@ -2,9 +2,9 @@
 
     lse_r = log sum_v exp z_rv,   z = cap(h W^T + b),   d lse_r / d h_r = sum_v softmax(z_r)_v cap'(z_rv) W_v
 
-Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135), whose
-keys and values would be W: a [rows, vocabulary] block is never there, and no second pass computes the logits again for
-the gradient.
+Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135),
+whose keys and values would be W: a [rows, vocabulary] block is never there, and no second pass computes the logits again
+for the gradient.
 
 Axes: R rows, H hidden size, V vocabulary, N one block of it.
 """
@@ -27,8 +27,8 @@ OTHER_BLOCK = 16384  # elsewhere few large kernels are better
 def products_of(dtype: torch.dtype) -> Iterator[None]:
     """Matrix products of float32 tensors that hold numbers of `dtype`.
 
-    For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them in the matrix units and
-    add up in float32: the result is that of a float32 product, several times faster.
+    For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them in the matrix units
+    and add up in float32: the result is that of a float32 product, several times faster.
     """
     setting: Any = torch.backends.mkldnn.matmul
     before = setting.fp32_precision

@@ -23,20 +23,22 @@ import pyarrow.compute as pc
 from data import shards
 from data.answers import extract
 from data.config import digest
-from data.console import console, task
+from data.console import task
 from data.equivalence import Grader
 from data.errors import UserError
-from data.peers import check_peers, compute_dtype
+from data.peers import check_peers
 from data.prompts import load_all_prompts, token_identity
 from data.run import Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
 from data.stage import Stage
+from data.workers import Advance, Workers
+from generate import loaded
 from generate.chain import request_seed
-from score.logprob import Pair, load_language_model, score_pairs, span_of
+from score.logprob import LanguageModel, Pair, score_pairs, span_of
 from score.pmi import Measured, combine, scorers
 from score.weights import weights
-from train.checkpoint import policy, policy_identity
+from train.checkpoint import policy_identity
 
 PASSES = pa.schema(
     [
@@ -81,7 +83,7 @@ class Chain:
         return list(seen.values())
 
 
-def main(run: Run, round_: int) -> None:
+def main(run: Run, round_: int, workers: Workers) -> None:
     """Score a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     chains_dir = run.stage_dir(round_, "chains")
@@ -97,8 +99,9 @@ def main(run: Run, round_: int) -> None:
     run.freeze()
     if not stage.begin():
         return
-    scoring = Scoring(run, round_, stage, shards.shard_paths(chains_dir))
-    tokens = scoring.measure()
+    workers.warm()
+    scoring = Scoring(run, round_)
+    tokens = scoring.measure(workers)
     scoring.compare()
     rows, counts = scoring.weigh()
     stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens})
@@ -127,38 +130,36 @@ def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
     return None
 
 
-@dataclass
+def measure_shards(run: Run, round_: int, scorer: str, todo: list[int], advance: Advance) -> int:
+    """A scorer's passes of some shards, in its process; returns how many tokens went through the model."""
+    lm = loaded.language_model(run, round_ - 1, scorer)
+    scoring = Scoring(run, round_)
+    return sum(scoring.measure_shard(lm, scorer, shard, advance) for shard in todo)
+
+
 class Scoring:
-    """The state of one score stage: of the chains, which files they are in."""
+    """One score stage: of the chains, which files they are in."""
 
-    run: Run
-    round: int
-    stage: Stage
-    sources: list[Path]
-
-    def __post_init__(self) -> None:
-        self.prompts = load_all_prompts(self.run.config)
+    def __init__(self, run: Run, round_: int) -> None:
+        self.run, self.round = run, round_
+        self.folder = run.stage_dir(round_, "scores")
+        self.sources = shards.shard_paths(run.stage_dir(round_, "chains"))
+        self.prompts = load_all_prompts(run.config)
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
 
     # --- passes through the scorers ---
 
-    def measure(self) -> int:
-        """Do all passes that are not on disk yet; returns how many tokens went through a model in this call."""
-        config, tokens = self.run.config, 0
-        for scorer in config.peer_names:
+    def measure(self, workers: Workers) -> int:
+        """Have all passes done that are not on disk yet; returns how many tokens went through a model in this call."""
+        total = 0
+        for scorer in self.run.config.peer_names:
             todo = [shard for shard in range(len(self.sources)) if not self.path(scorer, shard).is_file()]
-            total = sum(self.count(scorer, shard) for shard in todo)
-            if not total:
-                continue
-            directory, adapter = policy(self.run, self.round - 1, scorer)
-            console.print(f"  loading {scorer}")
-            lm = load_language_model(directory, compute_dtype(config.peer(scorer), config.runtime), adapter)
-            with task(f"{self.stage.title}, {scorer}", total, "passes") as line:
-                for shard in todo:
-                    self.measure_shard(lm, scorer, shard, line.advance)
-                tokens += line.tokens
-            del lm
-        return tokens
+            passes = sum(self.count(scorer, shard) for shard in todo)
+            if passes:
+                workers.submit(scorer, measure_shards, self.round, scorer, todo)
+            total += passes
+        with task(f"score round {self.round}", total, "passes") as line:
+            return sum(tokens for _, tokens in workers.results(line))
 
     def count(self, scorer: str, shard: int) -> int:
         """How many passes a scorer has to do for a shard."""
@@ -176,8 +177,8 @@ class Scoring:
             and scorer in scorers(kind, row["peer"], chain.aggregate(row)["peer"], names)
         ]
 
-    def measure_shard(self, lm: Any, scorer: str, shard: int, advance: Any) -> None:
-        """One shard's passes of one scorer, written as one file."""
+    def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance) -> int:
+        """One shard's passes of one scorer, written as one file; returns their tokens."""
         keys, pairs, spans = self.passes(scorer, shard)
         scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance)
         rows = []
@@ -185,6 +186,7 @@ class Scoring:
             summed = logprobs[span]
             rows.append({"prompt_id": prompt_id, "peer": peer, "logp": sum(summed), "n_tokens": len(summed)})
         shards.write_rows(rows, self.path(scorer, shard), PASSES)
+        return sum(map(len, pairs))
 
     def passes(self, scorer: str, shard: int) -> tuple[list[tuple[str, str | None]], list[Pair], list[slice]]:
         """What a scorer has to pass through its model: (prompt, whose response or None), the pair, what is summed."""
@@ -225,7 +227,7 @@ class Scoring:
 
     def path(self, scorer: str, shard: int) -> Path:
         """Where a scorer's passes of a shard are kept until the stage is closed."""
-        return self.stage.work / f"passes-{shard:05d}.{scorer}.parquet"
+        return self.folder / ".work" / f"passes-{shard:05d}.{scorer}.parquet"
 
     # --- rows without their weights ---
 
@@ -234,7 +236,7 @@ class Scoring:
         section, workers = self.run.config.evaluate, self.run.config.runtime.grader_workers
         with (
             Grader(section.answer_timeout_seconds, workers) as grader,
-            task(f"{self.stage.title}, PMI", len(self.sources), "shards") as line,
+            task(f"score round {self.round}, PMI", len(self.sources), "shards") as line,
         ):
             for shard in range(len(self.sources)):
                 if not self.unweighted(shard).is_file():
@@ -244,7 +246,7 @@ class Scoring:
 
     def unweighted(self, shard: int) -> Path:
         """Where a shard's rows are kept until the whole round's are there."""
-        return self.stage.work / f"unweighted-{shard:05d}.parquet"
+        return self.folder / ".work" / f"unweighted-{shard:05d}.parquet"
 
     def rows(self, shard: int, grader: Grader) -> list[Row]:
         """The scores of a shard, the weights of PMI still null."""
@@ -294,7 +296,7 @@ class Scoring:
         reasons: Counter[str] = Counter()
         for shard in range(len(self.sources)):
             table = with_weights(shards.read_table(self.unweighted(shard), SCORES), values)
-            part = self.stage.folder / f"part-{shard:05d}.parquet"
+            part = self.folder / f"part-{shard:05d}.parquet"
             if len(table) and not part.is_file():  # chains has no rows where all questions were too long
                 shards.write_table(table, part)
             rows += len(table)

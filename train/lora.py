@@ -2,10 +2,11 @@
 
     y = x W^T + s (x A^T) B^T = [x, x A^T] [W, s B]^T
 
-PEFT keeps the adapter in float32 and adds its branch to a base output that was rounded to the weights' type before: two
-slow products on a CPU, and in bf16 a branch smaller than half a unit in the last place is lost (a small adapter is mostly
-that). Here the branch is more columns of the one product, whose sums are float32 inside; the result is rounded once. `W` is
-kept inside [W, s B], so the weights are there once. PEFT still owns the adapter: how it begins, is saved and is loaded.
+PEFT keeps the adapter in float32 and adds its branch to a base output that was rounded to the weights' type before. On
+a CPU those are slow products, and in bf16 a branch smaller than half a unit in the last place is lost, which a small
+adapter mostly is. Here the branch is more columns of the one product, whose sums are float32 inside; the result is
+rounded once. `W` is kept inside [W, s B], so the weights are there once. PEFT still owns the adapter: how it begins, is
+saved and is loaded.
 
 Axes: N rows (all but the last axis of x), I inputs, O outputs, r rank.
 """

@@ -1,6 +1,6 @@
 """The train stage: scores → one PEFT adapter per peer, and the merged checkpoint that the next stages use.
 
-Peers are trained one after the other; within a peer a kill costs at most `runtime.checkpoint_steps` steps.
+Each peer is trained in its own process; within a peer a kill costs at most `runtime.checkpoint_steps` steps.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from data.prompts import PeerPrompts, load_prompts
 from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
+from data.workers import Advance, Workers
 from generate.chain import request_seed
 from train.checkpoint import merged_checkpoint, policy_identity
 from train.examples import EXAMPLES, Examples, write_examples
@@ -34,7 +35,7 @@ from train.survival import survival
 SURVIVAL_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
 
 
-def main(run: Run, round_: int) -> None:
+def main(run: Run, round_: int, workers: Workers) -> None:
     """Train all peers of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     config, scores_dir = run.config, run.stage_dir(round_, "scores")
@@ -49,8 +50,12 @@ def main(run: Run, round_: int) -> None:
     run.freeze()
     if not stage.begin():
         return
-    for name in config.peer_names:
-        PeerTraining(run, round_, stage, name).finish()
+    workers.warm()
+    with task(stage.title, manifest["to_train"] * config.train.epochs, "examples") as line:
+        for name in config.peer_names:
+            workers.submit(name, train_peer, round_, name)
+        for _ in workers.results(line):
+            pass
     reports = {name: shards.read_json(stage.folder / name / "training.json") for name in config.peer_names}
     files = [file for name in reports for file in sorted((stage.folder / name).iterdir())]
     stage.finish(files, sum(report["examples"] for report in reports.values()), {
@@ -84,27 +89,32 @@ def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
     return pa.table([tokens, table["target_token_ids"], table["weight"]], schema=EXAMPLES)
 
 
+def train_peer(run: Run, round_: int, name: str, advance: Advance) -> None:
+    """`PeerTraining.finish`, in the peer's process."""
+    PeerTraining(run, round_, name).finish(advance)
+
+
 @dataclass
 class PeerTraining:
     """Training of one peer in one round."""
 
     run: Run
     round: int
-    stage: Stage
     name: str
 
     @property
     def folder(self) -> Path:
         """The finished adapter."""
-        return self.stage.folder / self.name
+        return self.run.stage_dir(self.round, "adapters") / self.name
 
-    def finish(self) -> None:
+    def finish(self, advance: Advance) -> None:
         """Train, measure what survives the merge, and give the adapter its final name, unless that was done."""
         if (self.folder / "training.json").is_file():
+            advance(shards.read_json(self.folder / "training.json")["examples"] * self.run.config.train.epochs, 0)
             return
         config, peer = self.run.config, self.run.config.peer(self.name)
         base = model_directory(peer, config)
-        work = self.stage.work / self.name
+        work = self.folder.parent / ".work" / self.name
         examples = training_examples(self.run, self.round, self.name)
         report: dict[str, Any] = {"examples": len(examples), "tokens": 0, "losses": [], "loss": "no examples"}
         adapter = work / "adapter"
@@ -112,11 +122,10 @@ class PeerTraining:
         dtype = compute_dtype(peer, config.runtime)
         model = open_adapter(base, dtype, config.train, self.run.adapter_dir(self.round - 1, self.name), self.seed)
         if examples:
-            with task(f"{self.stage.title}, {self.name}", len(examples) * config.train.epochs, "examples") as line:
-                trained = train_adapter(
-                    model, examples, config.train, self.seed, config.runtime.train_tokens, work,
-                    config.runtime.checkpoint_steps, line.advance,
-                )  # fmt: skip
+            trained = train_adapter(
+                model, examples, config.train, self.seed, config.runtime.train_tokens, work,
+                config.runtime.checkpoint_steps, advance,
+            )  # fmt: skip
             report |= {
                 "tokens": trained.tokens,
                 "losses": trained.losses,

@@ -1,0 +1,289 @@
+"""One process per peer for all that needs its model; the main process plans, joins and writes, and never loads torch.
+
+Side by side, the peers' processes share the cores: small models leave most of a core's time to Python and to single
+threads, so N processes of one thread do more than one of N threads. A process that is the only one at work takes all
+cores. It keeps its libraries, its engine and its model from one job to the next, and from one stage to the next where
+a command runs several. Where the models do not fit side by side (or share a GPU), one process lives at a time, and its
+end gives all its memory back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from io import TextIOBase
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.console import Task, console
+from data.errors import UserError
+from data.run import Run
+
+Advance = Callable[[int, int], None]
+Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
+PR_SET_PDEATHSIG = 1
+HEAVY = ["data.preload"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call that needs a peer's process."""
+
+    peer: str
+    work: Work
+    arguments: tuple[Any, ...]
+
+
+class Workers(Protocol):
+    """Where the stages send what needs a model."""
+
+    @property
+    def together(self) -> bool:
+        """Whether peers work side by side."""
+        ...
+
+    def warm(self) -> None:
+        """Begin to load the libraries, while the caller gets its first jobs ready."""
+        ...
+
+    def submit(self, peer: str, work: Work, *arguments: Any) -> None:
+        """Queue `work(run, *arguments, advance)` for a peer; its jobs are done in order."""
+        ...
+
+    def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
+        """Each job with its result as they finish, until none is left; more may be submitted meanwhile.
+
+        Raises what a job has raised.
+        """
+        ...
+
+
+class Processes(AbstractContextManager["Processes"]):
+    """`Workers` in processes of their own. Those that run end with this object, whatever ends it."""
+
+    def __init__(self, run: Run, together: bool | None = None) -> None:
+        self.run, self.choice = run, together
+        self.log: Path | None = None  # where the libraries of the workers print to
+        self.queues: dict[str, deque[Job]] = {name: deque() for name in run.config.peer_names}
+        self.workers: dict[str, _Worker] = {}
+        # a fork of a process that has only imported starts at once; one that may have a CUDA context must not be forked
+        kind = "spawn" if _gpu_is_there() else "forkserver"
+        self.context: Any = multiprocessing.get_context(kind)
+        if kind == "forkserver":
+            self.context.set_forkserver_preload(HEAVY)
+        self.busy = self.context.Value("i", 0)
+
+    @cached_property
+    def together(self) -> bool:
+        """See `Workers.together`."""
+        return fits_together(self.run) if self.choice is None else self.choice
+
+    def warm(self) -> None:
+        """See `Workers.warm`."""
+        if isinstance(self.context, ForkServerContext):
+            ensure_running()
+
+    def submit(self, peer: str, work: Work, *arguments: Any) -> None:
+        """See `Workers.submit`."""
+        self.queues[peer].append(Job(peer, work, arguments))
+
+    def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
+        """See `Workers.results`."""
+        while self._dispatch():
+            at_work = {worker.connection: worker for worker in self.workers.values() if worker.job}
+            for connection in wait(list(at_work)):
+                worker = at_work[connection]  # type: ignore[index]
+                kind, value = self._hear(worker)
+                if kind == "advance" and line is not None:
+                    line.advance(*value)
+                elif kind == "print":
+                    console.print(value, end="")
+                elif kind == "refused":
+                    raise value
+                elif kind == "failed":
+                    raise RuntimeError(f"in the process of peer {worker.name}:\n{value}")
+                elif kind == "done":
+                    job, worker.job = worker.job, None
+                    assert job is not None
+                    yield job, value
+
+    def _dispatch(self) -> bool:
+        """Give idle workers their next job; False if nothing is left to do or to wait for."""
+        waiting = [name for name, queue in self.queues.items() if queue]
+        at_work = [name for name, worker in self.workers.items() if worker.job]
+        if not self.together:
+            stay = [name for name in self.workers if name in waiting]
+            waiting = [] if at_work else (stay or waiting)[:1]
+            for name in [name for name in self.workers if waiting and name not in waiting]:
+                self.workers.pop(name).end()
+        for name in waiting:
+            if name not in self.workers:
+                self.workers[name] = _Worker(name, self)
+            worker = self.workers[name]
+            if worker.job is None:
+                worker.job = self.queues[name].popleft()
+                worker.connection.send((self.log, worker.job.work, worker.job.arguments))
+        return bool(waiting or at_work)
+
+    def _hear(self, worker: _Worker) -> tuple[str, Any]:
+        try:
+            message: tuple[str, Any] = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            raise UserError(
+                f"the process of peer {worker.name} was ended from outside (exit code {worker.process.exitcode}; -9 is "
+                "most often a lack of memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens "
+                f"or kv_cache_gib); its log is {self.log}. What is finished is kept: give the same command again"
+            ) from None
+        return message
+
+    def release(self) -> None:
+        """End the processes of a stage where the next one's would not fit beside them."""
+        if not self.together:
+            self.close()
+
+    def close(self) -> None:
+        """End all processes at once: whatever a job has finished is on disk."""
+        while self.workers:
+            self.workers.popitem()[1].end()
+        for queue in self.queues.values():
+            queue.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self, name: str, parent: Processes) -> None:
+        self.name = name
+        self.job: Job | None = None
+        self.connection, theirs = multiprocessing.Pipe()
+        arguments = (theirs, parent.run, parent.busy)
+        self.process = parent.context.Process(target=_serve, args=arguments, name=f"pst-{name}")
+        self.process.start()
+        theirs.close()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+# --- in the worker ---
+
+
+def _serve(connection: Connection, run: Run, busy: Any) -> None:
+    """Do jobs until the other end of the pipe is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    console.file = _Messages(connection)
+    balance = _Balance(busy)
+
+    def advance(items: int, tokens: int) -> None:
+        connection.send(("advance", (items, tokens)))
+        balance()
+
+    while True:
+        try:
+            log, work, arguments = connection.recv()
+        except EOFError:
+            return
+        if log is not None:
+            _print_to(log)
+        with busy.get_lock():
+            busy.value += 1
+        balance()
+        try:
+            answer = "done", work(run, *arguments, advance)
+        except UserError as error:
+            answer = "refused", error
+        except Exception:
+            traceback.print_exc()
+            answer = "failed", traceback.format_exc()
+        with busy.get_lock():
+            busy.value -= 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        connection.send(answer)
+
+
+class _Balance:
+    """Gives torch its share of the cores: all of them to a process that is alone at work."""
+
+    def __init__(self, busy: Any) -> None:
+        import torch
+
+        self.busy, self.set_threads = busy, torch.set_num_threads  # vLLM on CPU puts a function that does nothing there
+        self.cores, self.threads = len(os.sched_getaffinity(0)), 0
+
+    def __call__(self) -> None:
+        threads = max(1, self.cores // max(1, self.busy.value))
+        if threads != self.threads:
+            self.threads = threads
+            self.set_threads(threads)
+
+
+class _Messages(TextIOBase):
+    """What a worker tells the person goes through the parent, which knows where the progress line is."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def write(self, text: str) -> int:
+        """Send a piece of text."""
+        self.connection.send(("print", text))
+        return len(text)
+
+
+def _print_to(log: Path) -> None:
+    """Send what libraries print, on whatever level, to a stage's log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+# --- how many at a time ---
+
+GIB = 2**30
+
+
+def fits_together(run: Run) -> bool:
+    """Whether all peers' processes may live side by side: `runtime.resident`, or by memory on a CPU."""
+    import psutil
+
+    choice = run.config.runtime.resident
+    if choice != "auto":
+        return choice == "all"
+    if _gpu_is_there():
+        return False
+    from data.peers import model_directory
+
+    directories = [model_directory(peer, run.config) for peer in run.config.peers]
+    weights = sum(file.stat().st_size for folder in directories for file in folder.glob("*.safetensors"))
+    # weights: in the engine, there once more while they are repacked, in the scorer or the trainer, which may hold them
+    # in float32; the libraries and activations of a process take about 2 GiB
+    need = 4 * weights + len(directories) * (run.config.runtime.kv_cache_gib + 2) * GIB
+    return bool(need < 0.7 * psutil.virtual_memory().available)
+
+
+def _gpu_is_there() -> bool:
+    """Without importing torch, which the main process does without."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""

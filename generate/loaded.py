@@ -1,0 +1,72 @@
+"""What a peer's process has loaded: an engine and a language model, each kept while it is the policy asked for."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from data.console import console
+from data.run import Run
+from generate.engine import Engine
+
+if TYPE_CHECKING:
+    from score.logprob import LanguageModel
+
+_held: dict[str, tuple[Any, Any]] = {}  # kind -> (which policy, the thing)
+
+
+def engine(run: Run, round_: int, name: str) -> Engine:
+    """An inference engine with a peer's policy after a round (0: the base model)."""
+    return _get("engine", run, round_, name, lambda: _load_engine(run, round_, name))
+
+
+def language_model(run: Run, round_: int, name: str) -> LanguageModel:
+    """The same policy for teacher forcing."""
+    return _get("language model", run, round_, name, lambda: _load_language_model(run, round_, name))
+
+
+def _get(kind: str, run: Run, round_: int, name: str, load: Callable[[], Any]) -> Any:
+    from train.checkpoint import policy_identity
+
+    which = name, policy_identity(run, round_, name)
+    if kind not in _held or _held[kind][0] != which:
+        _drop(kind)
+        _held[kind] = which, load()
+    return _held[kind][1]
+
+
+def _drop(kind: str) -> None:
+    if kind in _held:
+        thing = _held.pop(kind)[1]
+        if hasattr(thing, "close"):
+            thing.close()
+        del thing
+        gc.collect()
+
+
+def _load_engine(run: Run, round_: int, name: str) -> Engine:
+    from data.peers import compute_dtype
+    from data.prompts import load_prompts
+    from generate.engine import TransformersEngine, VllmEngine, engine_kind
+    from train.checkpoint import policy
+
+    config = run.config
+    console.print(f"  loading {name}")
+    dtype = compute_dtype(config.peer(name), config.runtime)
+    directory, adapter = policy(run, round_, name)
+    prompts = load_prompts(config, name)
+    if engine_kind(config.generate) == "transformers":
+        return TransformersEngine(directory, prompts, config.runtime, dtype, adapter)
+    return VllmEngine(
+        directory, prompts, config.generate, config.runtime, dtype, config.run.seed, adapter, config.train.rank
+    )
+
+
+def _load_language_model(run: Run, round_: int, name: str) -> LanguageModel:
+    from data.peers import compute_dtype
+    from score.logprob import load_language_model
+    from train.checkpoint import policy
+
+    directory, adapter = policy(run, round_, name)
+    return load_language_model(directory, compute_dtype(run.config.peer(name), run.config.runtime), adapter)
