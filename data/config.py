@@ -251,7 +251,8 @@ class RuntimeSection(Section):
 
     resident: Literal["auto", "all", "one"] = Field(
         "auto",
-        description="Keep all engines in memory or one at a time; auto: all on CPU if they fit, one on GPU.",
+        description="The peers' processes side by side or one at a time; auto: side by side on CPU if they fit into "
+        "memory, one at a time on GPU.",
     )
     compute: Literal["auto", "weights", "float32"] = Field(
         "auto",
@@ -261,7 +262,7 @@ class RuntimeSection(Section):
     kv_cache_gib: int = Field(2, ge=1, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
     max_num_seqs: int = Field(128, ge=1, description="Requests that vLLM decodes at once.")
-    score_tokens: int = Field(4096, ge=1, description="Token budget (padded) of one scoring batch.")
+    score_tokens: int = Field(2048, ge=1, description="Token budget (padded) of one scoring batch.")
     train_tokens: int = Field(2048, ge=1, description="Token budget (padded) of one training micro-batch.")
     checkpoint_steps: int = Field(10, ge=1, description="Optimiser steps between training checkpoints.")
     grader_workers: int = Field(2, ge=1, description="Processes that compare answers.")

@@ -9,6 +9,7 @@ non-negative integers: a misreading is a plausible wrong solution, not a broken 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Collection, Iterator
@@ -251,7 +252,8 @@ def problems(subset: Subset, split: Split, seed: object) -> Iterator[Problem]:
                 break
 
 
-def source(subset: str | None, split: str) -> list[Problem]:
+@functools.cache  # seconds of work, asked for by each evaluation
+def source(subset: str | None, split: str) -> tuple[Problem, ...]:
     """The rows of the built-in source `nano`: both subsets in turn, or one. Raises UserError for an unknown name."""
     if split not in SHARES or (subset is not None and subset not in SUBSETS):
         raise UserError(
@@ -260,4 +262,4 @@ def source(subset: str | None, split: str) -> list[Problem]:
         )
     chosen: list[Subset] = [name for name in SUBSETS if subset in (None, name)]
     streams = [problems(name, split, 0) for name in chosen]
-    return [next(stream) for _ in range(ROWS[split]) for stream in streams]
+    return tuple(next(stream) for _ in range(ROWS[split]) for stream in streams)

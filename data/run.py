@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from data.prompts import PeerPrompts
 
 RUNS = Path("runs")
+OUTPUT = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}  # folders by stage
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Run:
     def adapter_dir(self, round_: int, peer: str) -> Path | None:
         """A peer's adapter after a round; None for round 0, the untouched base."""
         return self.stage_dir(round_, "adapters") / peer if round_ else None
+
+
+def stage_is_finished(run: str, stage: str, round_: int) -> bool:
+    """Whether a stage of a run has its manifest; what is in it is not looked at."""
+    return (RUNS / run / f"round={round_}" / OUTPUT[stage] / shards.SUCCESS).is_file()
 
 
 @contextmanager

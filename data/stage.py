@@ -149,15 +149,21 @@ def start(app: typer.Typer, module: str) -> None:
 
 
 def run_stages(
-    plan: Plan, run_name: str, config: Path | None, overrides: list[str], afterwards: Callable[[str], None]
+    plan: Plan,
+    run_name: str,
+    config: Path | None,
+    overrides: list[str],
+    afterwards: Callable[[str], None] = lambda run: None,
 ) -> None:
     """Open the run and do its stages one after the other, the peers' processes living through all of them."""
     _quiet_environment()
 
     def body() -> None:
-        from data.run import open_run
-        from data.workers import Processes
+        from data.run import open_run, stage_is_finished
+        from data.workers import Processes, warm
 
+        if not all(stage_is_finished(run_name, name, round_) for name, round_ in plan):
+            warm()
         with open_run(run_name, config, overrides) as run, Processes(run) as workers:
             for name, round_ in plan:
                 do_stage(name, run, round_, workers)

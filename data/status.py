@@ -10,10 +10,8 @@ from rich.table import Table
 from data import shards
 from data.console import console
 from data.errors import UserError
-from data.run import RUNS
+from data.run import OUTPUT, RUNS
 from data.stage import guarded, start
-
-STAGES = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
 
 
 def check_run(run: str) -> None:
@@ -33,7 +31,7 @@ def status_table(run: str) -> Table:
     check_run(run)
     table = Table("round", "stage", "state", "rows", "seconds")
     for round_ in sorted(int(path.name.split("=")[1]) for path in root.glob("round=*")):
-        for stage, folder in STAGES.items():
+        for stage, folder in OUTPUT.items():
             if round_ == 0 and stage != "evaluate":
                 continue
             path = root / f"round={round_}" / folder

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from data.console import Task, console
 from data.errors import UserError
@@ -34,7 +34,6 @@ from data.run import Run
 Advance = Callable[[int, int], None]
 Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
 PR_SET_PDEATHSIG = 1
-HEAVY = ["data.preload"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,6 @@ class Workers(Protocol):
     @property
     def together(self) -> bool:
         """Whether peers work side by side."""
-        ...
-
-    def warm(self) -> None:
-        """Begin to load the libraries, while the caller gets its first jobs ready."""
         ...
 
     def submit(self, peer: str, work: Work, *arguments: Any) -> None:
@@ -78,22 +73,13 @@ class Processes(AbstractContextManager["Processes"]):
         self.log: Path | None = None  # where the libraries of the workers print to
         self.queues: dict[str, deque[Job]] = {name: deque() for name in run.config.peer_names}
         self.workers: dict[str, _Worker] = {}
-        # a fork of a process that has only imported starts at once; one that may have a CUDA context must not be forked
-        kind = "spawn" if _gpu_is_there() else "forkserver"
-        self.context: Any = multiprocessing.get_context(kind)
-        if kind == "forkserver":
-            self.context.set_forkserver_preload(HEAVY)
+        self.context = _context()
         self.busy = self.context.Value("i", 0)
 
     @cached_property
     def together(self) -> bool:
         """See `Workers.together`."""
         return fits_together(self.run) if self.choice is None else self.choice
-
-    def warm(self) -> None:
-        """See `Workers.warm`."""
-        if isinstance(self.context, ForkServerContext):
-            ensure_running()
 
     def submit(self, peer: str, work: Work, *arguments: Any) -> None:
         """See `Workers.submit`."""
@@ -165,6 +151,20 @@ class Processes(AbstractContextManager["Processes"]):
         self.close()
 
 
+def _context() -> Any:
+    """How workers are started: as forks of a process that has imported what is heavy; anew where there may be CUDA,
+    whose contexts a fork would break."""
+    return multiprocessing.get_context("spawn" if _gpu_is_there() else "forkserver")
+
+
+def warm() -> None:
+    """Begin to import what is heavy, in the background, while the main process reads the config and the questions."""
+    context = _context()
+    if isinstance(context, ForkServerContext):
+        context.set_forkserver_preload(["data.preload"])
+        ensure_running()
+
+
 class _Worker:
     """A process and the pipe to it."""
 
@@ -172,7 +172,7 @@ class _Worker:
         self.name = name
         self.job: Job | None = None
         self.connection, theirs = multiprocessing.Pipe()
-        arguments = (theirs, parent.run, parent.busy)
+        arguments = (theirs, parent.run, Path.cwd(), parent.busy)
         self.process = parent.context.Process(target=_serve, args=arguments, name=f"pst-{name}")
         self.process.start()
         theirs.close()
@@ -186,11 +186,12 @@ class _Worker:
 # --- in the worker ---
 
 
-def _serve(connection: Connection, run: Run, busy: Any) -> None:
-    """Do jobs until the other end of the pipe is gone."""
+def _serve(connection: Connection, run: Run, folder: Path, busy: Any) -> None:
+    """Do jobs in `folder` until the other end of the pipe is gone."""
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    console.file = _Messages(connection)
+    console.file = cast("IO[str]", _Messages(connection))
     balance = _Balance(busy)
 
     def advance(items: int, tokens: int) -> None:

@@ -84,7 +84,6 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         return
     evaluation = Evaluation(run, round_, benchmarks)
     if work_to_do:
-        workers.warm()
         evaluation.respond(workers)
         evaluation.verify(workers)
         evaluation.assemble()
@@ -189,8 +188,8 @@ class Evaluation:
         engine = partial(loaded.engine, self.run, self.round, unit.peer)
         greedy, drawn = [0], list(range(1, section.samples + 1))
         for numbers, sampling in (
-            (greedy, Sampling(0.0, 1.0, chain.max_new_tokens)),
-            (drawn, Sampling(section.temperature, section.top_p, chain.max_new_tokens)),
+            (greedy, Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False)),
+            (drawn, Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)),
         ):
             asked = [(item, number) for item in unit.items for number in numbers]
             seeds = [request_seed(self.run.config.run.seed, self.round, unit.peer, i.id, n) for i, n in asked]

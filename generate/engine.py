@@ -28,6 +28,7 @@ class Sampling:
     temperature: float
     top_p: float
     max_new_tokens: int
+    logprobs: bool = True  # evaluate does without
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Request:
 class Completion:
     """A response: its tokens without stop string and end token, and their log-probability.
 
-    `logprob` is the sum over `token_ids` in nats at temperature 1, whatever the sampling temperature was.
+    `logprob` is the sum over `token_ids` in nats at temperature 1, whatever the sampling temperature was; 0 where it
+    was not asked for.
     `finish_reason` is `stop`, `length` (the token limit) or `context` (the prompt did not fit; nothing was generated).
     """
 
@@ -122,27 +124,32 @@ class VllmEngine:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`."""
+        import torch
         from vllm import SamplingParams
 
         params = [
             SamplingParams(
-                temperature=sampling.temperature, max_tokens=sampling.max_new_tokens, logprobs=0,
+                temperature=sampling.temperature, max_tokens=sampling.max_new_tokens,
+                logprobs=0 if sampling.logprobs else None,
                 seed=request.seed if sampling.temperature else None, **top_p(sampling, self.on_gpu),
                 stop=self.prompts.stop_strings or None, stop_token_ids=self.prompts.stop_ids,
+                detokenize=bool(self.prompts.stop_strings),  # the text is made from the tokens, once, below
             )
             for request in requests
         ]  # fmt: skip
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": list(request.prompt)} for request in requests], params,
-            # vLLM calls it twice: around the iterable of prompts, and for the bar of the responses
-            use_tqdm=lambda *prompts, **options: prompts[0] if prompts else _Bar(advance, **options),
-            lora_request=self.lora,
-        )  # fmt: skip
+        # vLLM compiles a function that ranks tokens: on a CPU that takes seconds in every process and gains nothing
+        with torch.compiler.set_stance("default" if self.on_gpu else "force_eager"):
+            outputs = self.llm.generate(
+                [{"prompt_token_ids": list(request.prompt)} for request in requests], params,
+                # vLLM calls it twice: around the iterable of prompts, and for the bar of the responses
+                use_tqdm=lambda *prompts, **options: prompts[0] if prompts else _Bar(advance, **options),
+                lora_request=self.lora,
+            )  # fmt: skip
         return [self._completion(output.outputs[0]) for output in outputs]
 
     def _completion(self, output: Any) -> Completion:
         token_ids = self.prompts.cut(output.token_ids)
-        steps = zip(token_ids, output.logprobs, strict=False)  # the cut leaves out the tail
+        steps = zip(token_ids, output.logprobs or [], strict=False)  # the cut leaves out the tail
         logprob = sum(step[token].logprob for token, step in steps)
         reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
         return Completion(token_ids, self.prompts.text(token_ids), logprob, reason)

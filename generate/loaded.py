@@ -18,12 +18,14 @@ _held: dict[str, tuple[Any, Any]] = {}  # kind -> (which policy, the thing)
 
 def engine(run: Run, round_: int, name: str) -> Engine:
     """An inference engine with a peer's policy after a round (0: the base model)."""
-    return _get("engine", run, round_, name, lambda: _load_engine(run, round_, name))
+    found: Engine = _get("engine", run, round_, name, lambda: _load_engine(run, round_, name))
+    return found
 
 
 def language_model(run: Run, round_: int, name: str) -> LanguageModel:
     """The same policy for teacher forcing."""
-    return _get("language model", run, round_, name, lambda: _load_language_model(run, round_, name))
+    found: LanguageModel = _get("language model", run, round_, name, lambda: _load_language_model(run, round_, name))
+    return found
 
 
 def _get(kind: str, run: Run, round_: int, name: str, load: Callable[[], Any]) -> Any:

@@ -70,7 +70,6 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze(lambda prompts: check_questions(run, prompts))
     if not stage.begin():
         return
-    workers.warm()
     plan = Generation(run, round_, load_all_prompts(run.config))
     n_too_long, shown = plan.check_lengths()
     if n_too_long:

@@ -3,8 +3,8 @@
     lse_r = log sum_v exp z_rv,   z = cap(h W^T + b),   d lse_r / d h_r = sum_v softmax(z_r)_v cap'(z_rv) W_v
 
 Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135),
-whose keys and values would be W: a [rows, vocabulary] block is never there, and no second pass computes the logits again
-for the gradient.
+whose keys and values would be W: a [rows, vocabulary] block is never there, and no second pass computes the logits
+again for the gradient.
 
 Axes: R rows, H hidden size, V vocabulary, N one block of it.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def products_of(dtype: torch.dtype) -> Iterator[None]:
     For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them in the matrix units
     and add up in float32: the result is that of a float32 product, several times faster.
     """
-    setting: Any = torch.backends.mkldnn.matmul
+    setting = cast(Any, torch.backends.mkldnn).matmul
     before = setting.fp32_precision
     setting.fp32_precision = "bf16" if dtype is torch.bfloat16 else "ieee"
     try:
@@ -47,7 +47,12 @@ def logsumexp(
     `hidden_R_H` is float32; `held` is the type that its numbers came in.
     """
     exact = held if held == head_V_H.dtype else torch.float32
-    return torch.cat([_LogSumExp.apply(part, head_V_H, bias_V, softcap, exact) for part in hidden_R_H.split(ROWS)])
+    parts = [_of_rows(part, head_V_H, bias_V, softcap, exact) for part in hidden_R_H.split(ROWS)]
+    return torch.cat(parts)
+
+
+def _of_rows(*arguments: Any) -> Tensor:
+    return cast(Tensor, cast(Any, _LogSumExp).apply(*arguments))
 
 
 class _LogSumExp(torch.autograd.Function):

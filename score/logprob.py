@@ -57,7 +57,7 @@ class LanguageModel:
         config: Any = model.config
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-        self.window: int | None = getattr(config, "sliding_window", None)
+        self.window: int = getattr(config, "sliding_window", None) or 0  # 0: no such layer
         self.device = head.weight.device
         self._check_head()
         self.sharing = self._can_share()
@@ -146,7 +146,9 @@ class LanguageModel:
         One forward, in nats, differentiable.
         """
         hidden_B_T_H = self.hidden_of(rows)
-        owners, read, tokens = [], [], []
+        owners: list[int] = []
+        read: list[Tensor] = []
+        tokens: list[int] = []
         for hidden_T_H, row in zip(hidden_B_T_H, rows, strict=True):
             for i, path in row.paths.items():
                 owners.append(i)

@@ -5,8 +5,8 @@
     a | x, y2    x y2 a                         └─ y2 a
 
 A row is a tree of tokens laid out one branch after the other. A token sees its ancestors and itself, and its position
-is its depth, so its hidden state is the one that it would have in its sequence alone. In a row of one branch that is what
-any causal model does anyway.
+is its depth, so its hidden state is the one that it would have in its sequence alone. In a row of one branch that is
+what any causal model does anyway.
 """
 
 from __future__ import annotations

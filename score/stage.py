@@ -99,7 +99,6 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze()
     if not stage.begin():
         return
-    workers.warm()
     scoring = Scoring(run, round_)
     tokens = scoring.measure(workers)
     scoring.compare()

@@ -174,6 +174,13 @@ def run_module(
     )  # fmt: skip
 
 
+def run_stage(name: str, run: str, round_: int, config: Path | None, overrides: list[str]) -> None:
+    """One stage, called from this process; its peers' processes are forks of a server that all tests share."""
+    from data.stage import run_stages
+
+    run_stages([(name, round_)], run, config, overrides)
+
+
 def stage(name: str, round_: int, cwd: Path, *arguments: str, run: str = "t") -> subprocess.CompletedProcess[str]:
     """One stage of run `t` under tiny.toml."""
     return run_module(name, "--config", "tiny.toml", "--run", run, "--round", str(round_), *arguments, cwd=cwd)

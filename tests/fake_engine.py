@@ -1,10 +1,15 @@
-"""An engine without a model, for tests of pure logic."""
+"""An engine without a model, and workers without processes, for tests of pure logic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from data.console import Task
 from data.prompts import PeerPrompts
+from data.run import Run
+from data.workers import Job, Work
 from generate.engine import Advance, Completion, Request, Sampling
 
 
@@ -27,3 +32,26 @@ class FakeEngine:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class Inline:
+    """`Workers` in this very process: all of a peer's queued jobs before another's, or all in the order they came."""
+
+    def __init__(self, run: Run, together: bool = True) -> None:
+        self.run, self.together = run, together
+        self.jobs: deque[Job] = deque()
+        self.stretches: list[str] = []  # peers in the order in which they worked
+
+    def submit(self, peer: str, work: Work, *arguments: Any) -> None:
+        """See `Workers.submit`."""
+        self.jobs.append(Job(peer, work, arguments))
+
+    def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
+        """See `Workers.results`."""
+        while self.jobs:
+            mine = [job for job in self.jobs if self.stretches and job.peer == self.stretches[-1]]
+            job = self.jobs[0] if self.together or not mine else mine[0]
+            self.jobs.remove(job)
+            if self.stretches[-1:] != [job.peer]:
+                self.stretches.append(job.peer)
+            yield job, job.work(self.run, *job.arguments, line.advance if line else lambda *_: None)

@@ -19,8 +19,7 @@ from data.peers import load_tokenizer
 from data.prompts import load_prompts
 from data.run import RUNS, open_run
 from data.schema import CHAINS, EVALS, PROMPTS, SCORES
-from data.stage import run_stage
-from tests.conftest import questions, read_stage, run_module, stage, write_jsonl
+from tests.conftest import questions, read_stage, run_module, run_stage, stage, write_jsonl
 
 STAGES = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
 COMMANDS = [*STAGES, "evaluate.report", "data.status"]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from typing import Literal
 
 import pytest
 
 from generate.chain import peer_order, request_seed
-from generate.stage import Unit, units
 
 PEERS = ["a", "b", "c"]
 
@@ -68,31 +66,3 @@ def test_request_seed_follows_from_its_parts() -> None:
     assert request_seed(1, 23) != request_seed(12, 3)
     # sha256("17/1/ab/2") begins a74000f5; the upper 31 bits of it. A resumed run of another day must draw the same.
     assert request_seed(17, 1, "ab", 2) == 0xA74000F5 >> 1
-
-
-def test_units_shard_by_shard_with_all_engines_in_memory() -> None:
-    found = units(n_shards=2, positions=2, peers=["a", "b"], keep_all=True)
-    order = [(0, 1, "a"), (0, 1, "b"), (0, 2, "a"), (0, 2, "b"), (1, 1, "a"), (1, 1, "b"), (1, 2, "a"), (1, 2, "b")]
-    assert found == [Unit(*unit) for unit in order]
-
-
-def test_units_position_by_position_with_one_engine_in_memory() -> None:
-    found = units(n_shards=2, positions=2, peers=["a", "b"], keep_all=False)
-    order = [(0, 1, "a"), (1, 1, "a"), (0, 1, "b"), (1, 1, "b"), (0, 2, "a"), (1, 2, "a"), (0, 2, "b"), (1, 2, "b")]
-    assert found == [Unit(*unit) for unit in order]
-
-
-def test_units_peer_by_peer_if_all_answer_alone() -> None:
-    found = units(n_shards=2, positions=2, peers=["a", "b"], keep_all=False, alone=True)
-    assert [unit.peer for unit in found] == ["a"] * 4 + ["b"] * 4 and len(set(found)) == 8
-
-
-@pytest.mark.parametrize("keep_all", [True, False])
-def test_units_respect_positions_and_load_few_engines(keep_all: bool) -> None:
-    found = units(4, 3, PEERS, keep_all)
-    assert len(set(found)) == len(found) == 4 * 3 * 3
-    for shard in range(4):
-        positions = [unit.position for unit in found if unit.shard == shard]
-        assert positions == sorted(positions)
-    if not keep_all:  # 3 positions of 3 peers: 9 stretches of one peer, whatever the number of shards
-        assert 1 + sum(before.peer != after.peer for before, after in pairwise(found)) == 9

@@ -17,11 +17,10 @@ from data.errors import UserError
 from data.prompts import PeerPrompts, load_prompts
 from data.run import Run, open_run
 from data.schema import CHAINS, PROMPTS
-from generate import stage
+from generate import loaded, stage
 from generate.chain import request_seed
-from generate.pool import EnginePool
 from tests.conftest import questions, read_stage, write_jsonl
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, Inline
 
 Say = Callable[[str, int], str]
 PEERS = ["chatty", "plain", "third"]
@@ -40,16 +39,12 @@ class Killed(Exception):
 class Fakes:
     """Fake engines in place of the pool: what they were asked, and how many requests they live for."""
 
-    def __init__(self, say: Say, keep_all: bool, requests: int = 10**9) -> None:
-        self.say, self.keep_all, self.left = say, keep_all, requests
+    def __init__(self, say: Say, together: bool, requests: int = 10**9) -> None:
+        self.say, self.together, self.left = say, together, requests
         self.asked: list[tuple[str, list[int], int]] = []
 
-    def open(self, run: Run, _: int) -> EnginePool:
-        """In place of `open_pool`."""
-        return EnginePool(lambda name, _: self.engine(run, name), run.config.peer_names, self.keep_all)
-
-    def engine(self, run: Run, name: str) -> FakeEngine:
-        """One peer's engine."""
+    def engine(self, run: Run, _: int, name: str) -> FakeEngine:
+        """In place of `loaded.engine`."""
         prompts = load_prompts(run.config, name)
 
         def respond(prompt: Sequence[int], seed: int) -> list[int]:
@@ -84,8 +79,8 @@ def opened(name: str, *overrides: str) -> Iterator[Run]:
 def generate(name: str, fakes: Fakes, *overrides: str, round_: int = 1) -> list[dict[str, Any]]:
     """Run the stage with fake engines; the rows."""
     with pytest.MonkeyPatch.context() as patch, opened(name, *overrides) as run:
-        patch.setattr(stage, "open_pool", fakes.open)
-        stage.main(run, round_)
+        patch.setattr(loaded, "engine", fakes.engine)
+        stage.main(run, round_, Inline(run, fakes.together))
         return read_stage(run.stage_dir(round_, "chains"), CHAINS)
 
 
@@ -111,7 +106,7 @@ def manifest(name: str) -> dict[str, Any]:
 
 
 def test_position_k_sees_the_earlier_responses_in_order(three: Path) -> None:
-    fakes = Fakes(distinct, keep_all=True)
+    fakes = Fakes(distinct, together=True)
     rows = generate("t", fakes)
     prompts = prompts_of("t")
     by_seed = {seed: (peer, prompt) for peer, prompt, seed in fakes.asked}
@@ -136,7 +131,7 @@ def test_position_k_sees_the_earlier_responses_in_order(three: Path) -> None:
 
 
 def test_rows_say_what_was_generated(three: Path) -> None:
-    rows = generate("t", Fakes(distinct, keep_all=True))
+    rows = generate("t", Fakes(distinct, together=True))
     prompts = prompts_of("t")
     for row in rows:
         response = distinct(row["peer"], request_seed(17, 1, row["prompt_id"], row["position"]))
@@ -151,7 +146,7 @@ def test_rows_say_what_was_generated(three: Path) -> None:
 
 
 def test_the_rows_follow_from_the_seed(three: Path) -> None:
-    runs = {name: Fakes(distinct, keep_all=True) for name in "abc"}
+    runs = {name: Fakes(distinct, together=True) for name in "abc"}
     rows = generate("a", runs["a"])
     assert generate("b", runs["b"]) == rows
     generate("c", runs["c"], "run.seed=18")
@@ -160,27 +155,36 @@ def test_the_rows_follow_from_the_seed(three: Path) -> None:
     assert seeds["a"].isdisjoint(seeds["c"])
 
 
-@pytest.mark.parametrize("keep_all", [True, False])
+def test_one_engine_at_a_time_is_loaded_once_a_position(three: Path) -> None:
+    fakes = Fakes(distinct, together=False)
+    with pytest.MonkeyPatch.context() as patch, opened("t") as run:
+        patch.setattr(loaded, "engine", fakes.engine)
+        workers = Inline(run, together=False)
+        stage.main(run, 1, workers)
+    assert len(workers.stretches) <= 7  # 3 positions of 3 peers, less two where a peer goes on with the next position
+
+
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("requests", [0, 23, 30])
-def test_a_killed_stage_goes_on_where_it_stopped(keep_all: bool, requests: int, three: Path) -> None:
-    clean = generate("clean", Fakes(distinct, not keep_all))
+def test_a_killed_stage_goes_on_where_it_stopped(together: bool, requests: int, three: Path) -> None:
+    clean = generate("clean", Fakes(distinct, not together))
     with pytest.raises(Killed):
-        generate("t", Fakes(distinct, keep_all, requests))
+        generate("t", Fakes(distinct, together, requests))
     folder = Path("runs/t/round=1/chains")
     assert not (folder / shards.SUCCESS).exists()
     done = sum(len(shards.read_rows(path, CHAINS)) for path in folder.rglob("*.parquet"))
     assert requests - 8 < done <= requests  # a unit has at most 8 requests
-    again = Fakes(distinct, keep_all)
+    again = Fakes(distinct, together)
     assert generate("t", again) == clean
     assert len(again.asked) == len(clean) - done
     assert not (folder / ".work").exists()
-    finished = Fakes(distinct, keep_all)
+    finished = Fakes(distinct, together)
     assert generate("t", finished) == clean
     assert finished.asked == []
 
 
 def test_a_lost_unit_and_a_lost_shard_are_made_again(three: Path) -> None:
-    clean = generate("clean", Fakes(distinct, keep_all=True))
+    clean = generate("clean", Fakes(distinct, together=True))
     with pytest.raises(Killed):
         generate("t", Fakes(distinct, True, requests=34))
     folder = Path("runs/t/round=1/chains")
@@ -202,7 +206,7 @@ def test_a_lost_unit_and_a_lost_shard_are_made_again(three: Path) -> None:
 def test_too_long_questions_are_skipped_and_counted(three: Path) -> None:
     rows = [*questions(0, 5), {"question": "Long? " * 400, "answer": "1"}, *questions(5, 4)]
     write_jsonl(three / "train.jsonl", rows)
-    found = generate("t", Fakes(distinct, keep_all=True), "prompts.shuffle=false")
+    found = generate("t", Fakes(distinct, together=True), "prompts.shuffle=false")
     ids = [row["id"] for row in read_stage(Path("runs/t/prompts"), PROMPTS)]
     assert [chain[0]["prompt_id"] for chain in chains(found)] == [id_ for i, id_ in enumerate(ids) if i != 5]
     # numbers are places among all questions: that of the one after the long one is 6, and (6 + 1) mod 3 = 1
@@ -216,7 +220,7 @@ def test_the_manifest_names_only_some_of_many_long_questions(three: Path, monkey
     monkeypatch.setattr(stage, "TOO_LONG_SHOWN", 5)
     long = [{"question": f"Long {i}? " * 300, "answer": "1"} for i in range(10)]
     write_jsonl(three / "train.jsonl", [*long, *questions(0, 3)])
-    found = generate("t", Fakes(distinct, keep_all=True), "prompts.shuffle=false")
+    found = generate("t", Fakes(distinct, together=True), "prompts.shuffle=false")
     ids = [row["id"] for row in read_stage(Path("runs/t/prompts"), PROMPTS)]
     assert manifest("t")["questions_too_long"] == 10
     assert list(manifest("t")["skipped"]["too_long"]) == ids[:5]
@@ -226,7 +230,7 @@ def test_the_manifest_names_only_some_of_many_long_questions(three: Path, monkey
 def test_a_whole_shard_of_long_questions_is_an_empty_shard(three: Path) -> None:
     long = [{"question": f"Long {i}? " * 300, "answer": "1"} for i in range(8)]
     write_jsonl(three / "train.jsonl", [*long, *questions(0, 3)])
-    found = generate("t", Fakes(distinct, keep_all=False), "prompts.shuffle=false")
+    found = generate("t", Fakes(distinct, together=False), "prompts.shuffle=false")
     assert len(found) == 9
     assert len(manifest("t")["files"]) == 2
 
@@ -234,7 +238,7 @@ def test_a_whole_shard_of_long_questions_is_an_empty_shard(three: Path) -> None:
 def test_only_long_questions_is_an_error(three: Path) -> None:
     write_jsonl(three / "train.jsonl", [{"question": f"Long {i}? " * 300, "answer": "1"} for i in range(2)])
     with pytest.raises(UserError, match=r"all 2 questions are longer than the context: .*leaves 720 tokens"):
-        generate("t", Fakes(distinct, keep_all=True))
+        generate("t", Fakes(distinct, together=True))
 
 
 def test_a_chain_that_outgrows_the_context_goes_on_without_a_response(three: Path) -> None:
@@ -242,7 +246,7 @@ def test_a_chain_that_outgrows_the_context_goes_on_without_a_response(three: Pat
     def wordy(_: str, seed: int) -> str:
         return "x" * 30 + f" {seed % 10}"
 
-    fakes = Fakes(wordy, keep_all=True)
+    fakes = Fakes(wordy, together=True)
     rows = generate("t", fakes, "generate.context_tokens=108")
     reasons = Counter((row["position"], row["finish_reason"]) for row in rows)
     assert reasons == {(1, "stop"): 12, (2, "context"): 12, (3, "context"): 12}
@@ -256,7 +260,7 @@ def test_a_chain_that_outgrows_the_context_goes_on_without_a_response(three: Pat
 
 
 def test_an_empty_response_is_not_shown_to_those_after(three: Path) -> None:
-    fakes = Fakes(lambda peer, seed: "" if peer == "plain" else distinct(peer, seed), keep_all=True)
+    fakes = Fakes(lambda peer, seed: "" if peer == "plain" else distinct(peer, seed), together=True)
     rows = generate("t", fakes, "generate.order=fixed")
     prompts = prompts_of("t")
     by_seed = {seed: prompt for _, prompt, seed in fakes.asked}
@@ -267,9 +271,9 @@ def test_an_empty_response_is_not_shown_to_those_after(three: Path) -> None:
         assert "Solution 2" not in text
 
 
-@pytest.mark.parametrize("keep_all", [True, False])
-def test_synthesis_adds_a_response_that_sees_all(keep_all: bool, three: Path) -> None:
-    fakes = Fakes(distinct, keep_all)
+@pytest.mark.parametrize("together", [True, False])
+def test_synthesis_adds_a_response_that_sees_all(together: bool, three: Path) -> None:
+    fakes = Fakes(distinct, together)
     rows = generate("t", fakes, "generate.aggregate=synthesis", "templates.synthesis=Write the last word.")
     prompts = prompts_of("t")
     by_seed = {seed: prompt for _, prompt, seed in fakes.asked}
@@ -288,7 +292,7 @@ def test_synthesis_adds_a_response_that_sees_all(keep_all: bool, three: Path) ->
 
 def test_vote_marks_one_of_the_majority(three: Path) -> None:
     answers = {"chatty": "It is 1/2.", "plain": "The answer is 0.5.", "third": "The answer is 3."}
-    rows = generate("t", Fakes(lambda peer, _: answers[peer], keep_all=True), "generate.aggregate=vote")
+    rows = generate("t", Fakes(lambda peer, _: answers[peer], together=True), "generate.aggregate=vote")
     for chain in chains(rows):
         # the fake's mean log-probability is -0.5 for all, so the earlier of the two that agree has it
         winner = next(row for row in chain if row["peer"] != "third")
@@ -296,10 +300,10 @@ def test_vote_marks_one_of_the_majority(three: Path) -> None:
 
 
 def test_chains_under_another_config_are_refused(three: Path) -> None:
-    generate("t", Fakes(distinct, keep_all=True))
+    generate("t", Fakes(distinct, together=True))
     with pytest.raises(UserError, match=r"generate\.order: \"rotate\" -> \"fixed\""):
-        generate("t", Fakes(distinct, keep_all=True), "generate.order=fixed")
+        generate("t", Fakes(distinct, together=True), "generate.order=fixed")
     path = Path("runs/t/prompts/part-00001.parquet")
     path.unlink()
     with pytest.raises(UserError, match=r"part-00001\.parquet is missing"):
-        generate("t", Fakes(distinct, keep_all=True))
+        generate("t", Fakes(distinct, together=True))

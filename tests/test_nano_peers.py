@@ -33,7 +33,7 @@ ARCHITECTURES = {"gemma2": "Gemma2ForCausalLM", "llama": "LlamaForCausalLM", "qw
 ROUND = """
 import sys
 from pathlib import Path
-from data.stage import run_stage
+from tests.conftest import run_stage
 if __name__ == "__main__":
     few = ["prompts.limit=96", "benchmarks.0.limit=32", "benchmarks.1.limit=32", "evaluate.samples=4"]
     few += ["train.batch_size=8", "train.epochs=4"]  # few questions, but more than the two steps of a batch of 32

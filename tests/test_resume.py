@@ -34,7 +34,7 @@ INTERRUPTIONS = {
 }
 ALL_STAGES = """
 from pathlib import Path
-from data.stage import run_stage
+from tests.conftest import run_stage
 if __name__ == "__main__":
     for name in ("generate", "score", "train", "evaluate"):
         run_stage(name, "u", 1, Path("tiny.toml"), [])

@@ -21,9 +21,8 @@ from data.prompts import load_prompts
 from data.run import RUNS
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from data.shards import Row
-from data.stage import run_stage
 from generate.engine import Request, Sampling, TransformersEngine, VllmEngine
-from tests.conftest import ROOT, questions, read_stage, run_module, stage
+from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, stage
 from tests.conftest import _make_model as make_model
 
 FOLDERS = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
@@ -31,7 +30,7 @@ PEERS = ("chatty", "plain")
 ADAPTER = "adapter_model.safetensors"
 VLLM_STAGES = """
 from pathlib import Path
-from data.stage import run_stage
+from tests.conftest import run_stage
 if __name__ == "__main__":
     run_stage("evaluate", "v", 0, Path("tiny.toml"), ["generate.engine=vllm"])
     run_stage("generate", "v", 1, Path("tiny.toml"), ["generate.engine=vllm"])

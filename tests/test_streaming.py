@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import generate.loaded
 import generate.stage
 import score.stage
 from data import shards
@@ -17,8 +18,9 @@ from data.run import open_run
 from data.schema import EVALS, SCORES
 from data.shards import Row
 from evaluate.stage import count_evals
-from tests.bench.data_plane import open_banks, questions, score_pairs
+from tests.bench.data_plane import bank_engine, questions, score_pairs
 from tests.conftest import read_stage, write_jsonl
+from tests.fake_engine import Inline
 from train.stage import training_examples
 
 SMALL, LARGE, SHARD = 96, 480, 16
@@ -40,8 +42,8 @@ def peaks_of_a_round(n: int) -> dict[str, int]:
     overrides = [f"prompts.source={source}", f"run.shard_questions={SHARD}", "generate.max_new_tokens=64"]
     with open_run(f"n{n}", Path("tiny.toml"), overrides) as run:
         peaks = {
-            "generate": peak_of(lambda: generate.stage.main(run, 1)),
-            "score": peak_of(lambda: score.stage.main(run, 1)),
+            "generate": peak_of(lambda: generate.stage.main(run, 1, Inline(run))),
+            "score": peak_of(lambda: score.stage.main(run, 1, Inline(run))),
             "train": peak_of(lambda: training_examples(run, 1, "plain")),
         }
         assert len(shards.shard_paths(run.stage_dir(1, "scores"))) == n / SHARD
@@ -53,8 +55,8 @@ def peaks_of_a_round(n: int) -> dict[str, int]:
 
 def with_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine and a scorer without models."""
-    monkeypatch.setattr(generate.stage, "open_pool", open_banks)
-    monkeypatch.setattr(score.stage, "load_language_model", lambda *_: None)
+    monkeypatch.setattr(generate.loaded, "engine", bank_engine)
+    monkeypatch.setattr(generate.loaded, "language_model", lambda *_: None)
     monkeypatch.setattr(score.stage, "score_pairs", score_pairs)
 
 
@@ -86,12 +88,12 @@ def test_scoring_that_is_killed_after_each_of_its_files_goes_on(project: Path, m
     made: list[Path] = []
     for name in ("clean", "killed"):
         with open_run(name, Path("tiny.toml"), ["generate.max_new_tokens=64"]) as run:
-            generate.stage.main(run, 1)
+            generate.stage.main(run, 1, Inline(run))
             limit = 2 if name == "killed" else limit  # _STARTED.json, one more file, and the end
             while shards.read_manifest(run.stage_dir(1, "scores")) is None:
                 written.clear()
                 with suppress(Killed):
-                    score.stage.main(run, 1)
+                    score.stage.main(run, 1, Inline(run))
                 made += written[1:]
             found[name] = read_stage(run.stage_dir(1, "scores"), SCORES)
     assert found["clean"] == found["killed"] and len(found["clean"]) == 48

@@ -13,7 +13,7 @@ Axes: N rows (all but the last axis of x), I inputs, O outputs, r rank.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 ADAPTER = "default"  # PEFT's name for the one there is
 
 
-class FusedLinear(LoraLinear):  # type: ignore[misc]  # PEFT's classes have no types
+class FusedLinear(LoraLinear):
     """PEFT's LoRA layer with another forward; `fuse` turns layers into it."""
 
     whole_O_IR: Tensor
@@ -34,28 +34,28 @@ class FusedLinear(LoraLinear):  # type: ignore[misc]  # PEFT's classes have no t
         self.register_buffer("whole_O_IR", torch.cat([base.weight.data, room], 1), persistent=False)
         base.weight.data = self.whole_O_IR[:, : base.in_features]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """[.., I] → [.., O]"""
-        a_R_I, b_O_R = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
-        y: Tensor = _Product.apply(x, a_R_I, b_O_R, self.whole_O_IR, self.scaling[ADAPTER])
-        bias = self.get_base_layer().bias
-        return y if bias is None else y + bias
+        a, b, base = self.lora_A[ADAPTER], self.lora_B[ADAPTER], cast(Any, self.get_base_layer())
+        product: Any = _Product
+        y: Tensor = product.apply(x, a.weight, b.weight, self.whole_O_IR, self.scaling[ADAPTER])
+        return y if base.bias is None else y + base.bias
 
 
 def fuse(model: nn.Module) -> list[FusedLinear]:
     """Replace the forward of every LoRA layer of a PEFT model. The layers want a `refresh` after each change of B."""
-    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    layers: Any = [module for module in model.modules() if isinstance(module, LoraLinear)]
     for layer in layers:
         layer.__class__ = FusedLinear
         layer.widen()
-    return layers
+    return cast(list[FusedLinear], layers)
 
 
 @torch.no_grad()
 def refresh(layers: list[FusedLinear]) -> None:
     """Write s B beside the base weights."""
     for layer in layers:
-        b_O_R = layer.lora_B[ADAPTER].weight
+        b_O_R = cast(Tensor, layer.lora_B[ADAPTER].weight)
         layer.whole_O_IR[:, -b_O_R.shape[1] :] = layer.scaling[ADAPTER] * b_O_R
 
 

@@ -50,7 +50,6 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze()
     if not stage.begin():
         return
-    workers.warm()
     with task(stage.title, manifest["to_train"] * config.train.epochs, "examples") as line:
         for name in config.peer_names:
             workers.submit(name, train_peer, round_, name)

@@ -30,8 +30,8 @@ from unittest import mock
 from data.prompts import PeerPrompts, load_prompts
 from data.run import Run, open_run
 from generate.engine import Advance, Completion, Request, Sampling
-from generate.pool import EnginePool
 from score.logprob import Pair
+from tests.fake_engine import Inline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WARM_UP = 64
@@ -71,9 +71,9 @@ class BankEngine:
         """Nothing to give back."""
 
 
-def open_banks(run: Run, _: int) -> EnginePool:
-    """In place of `open_pool`."""
-    return EnginePool(lambda name, _: BankEngine(load_prompts(run.config, name)), run.config.peer_names, keep_all=True)
+def bank_engine(run: Run, _: int, name: str) -> BankEngine:
+    """In place of `loaded.engine`."""
+    return BankEngine(load_prompts(run.config, name))
 
 
 def score_pairs(_: Any, pairs: Sequence[Pair], budget: int, advance: Advance) -> list[list[float]]:
@@ -97,6 +97,7 @@ def opened(n: int) -> Iterator[Run]:
 
 def do_step(step: str, n: int) -> None:
     """One step of a round of n questions; the steps before it are there."""
+    import generate.loaded
     import generate.stage
     import score.stage
     from train.stage import training_examples
@@ -105,14 +106,14 @@ def do_step(step: str, n: int) -> None:
         if step == "prompts":
             run.freeze()  # else the next process would write them again
         elif step == "generate":
-            with mock.patch.object(generate.stage, "open_pool", open_banks):
-                generate.stage.main(run, 1)
+            with mock.patch.object(generate.loaded, "engine", bank_engine):
+                generate.stage.main(run, 1, Inline(run))
         elif step == "score":
             with (
-                mock.patch.object(score.stage, "load_language_model", lambda *_: None),
+                mock.patch.object(generate.loaded, "language_model", lambda *_: None),
                 mock.patch.object(score.stage, "score_pairs", score_pairs),
             ):
-                score.stage.main(run, 1)
+                score.stage.main(run, 1, Inline(run))
         elif step == "examples":
             for name in run.config.peer_names:
                 examples = training_examples(run, 1, name)
