@@ -1,0 +1,1 @@
+"""`make bench`: this project and others on the same inputs. Not collected by pytest."""
