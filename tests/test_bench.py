@@ -12,7 +12,7 @@ from score.logprob import Pair
 from tests.bench.inputs import Maker, configuration, in_words, stream
 from tests.bench.limits import Flops, Shapes, flops, seconds
 from tests.bench.measure import Contender, alternate, full_seconds
-from tests.bench.table import BEGIN, END, PAGE, latest, ratios, render, spread
+from tests.bench.table import BEGIN, END, PAGE, Record, latest, ratios, render, spread
 
 
 def test_extrapolation_leaves_the_start_up_as_it_is() -> None:
@@ -70,7 +70,7 @@ def test_table_shows_the_last_session() -> None:
     run = {"kind": "run", "options": "", "unit": "tokens", "whole": 10, "generated_tokens": None, "wall_seconds": 3.0,
            "work_seconds": 2.0, "seconds": 3.0, "peak_mib": 1024.0, "rate_without_startup": 5.0}  # fmt: skip
     key = {"part": "score", "model": "nano"}
-    records = [
+    records: list[Record] = [
         {**key, "session": "1", "kind": "note", "text": "old"},
         {**key, "session": "2", "kind": "about", "text": "ten tokens"},
         {**key, **run, "session": "2", "system": "ours", "repeat": 0, "rate": 6.0, "amount": 10},
