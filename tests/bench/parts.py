@@ -121,7 +121,8 @@ class Bench:
         if packing and contenders[-1].last:
             per_step = contenders[-1].last["examples_per_step"]
             self.session.note("train", self.model, f"With packing TRL had {per_step:.1f} examples per optimiser step.")
-        self.same_loss()
+        if not contenders[1].failed:
+            self.same_loss()
 
     def same_loss(self, steps: int = 6, batch: int = 8) -> None:
         """Both trainers in float32 at a constant rate, on targets of one length: the mean over a batch's tokens (TRL's
