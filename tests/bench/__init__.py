@@ -1,1 +1,1 @@
-"""Measurements that are too long for the tests."""
+"""Benchmarks, not tests: this project beside the systems that one would otherwise use (`make bench`), and its data plane."""
