@@ -1,6 +1,7 @@
-"""Imported once by the process that all peers' processes are forked from: what takes seconds to import."""
+"""Imported once by the process that all peers' processes are forked from: what takes seconds to import.
 
-import contextlib
+data/preload_vllm.py has the rest, for stages that need an engine.
+"""
 
 import peft  # noqa: F401
 import torch  # noqa: F401
@@ -8,7 +9,3 @@ import transformers.models.auto.modeling_auto  # noqa: F401
 
 import score.logprob  # noqa: F401
 import train.loop  # noqa: F401
-
-with contextlib.suppress(ImportError):  # there are platforms without vLLM
-    import vllm.entrypoints.llm
-    import vllm.lora.request  # noqa: F401

@@ -78,9 +78,15 @@ def stage_is_finished(run: str, stage: str, round_: int) -> bool:
 
 
 @contextmanager
-def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Iterator[Run]:
+def open_run(
+    name: str,
+    config_path: Path | None,
+    overrides: list[str],
+    resolved: Callable[[Config], None] = lambda config: None,
+) -> Iterator[Run]:
     """Lock a run, resolve its config, and write its prompts if they are not there yet.
 
+    `resolved` is given the config before the prompts are written.
     Without a config file an existing run's frozen config is used. Raises UserError if another process holds the run,
     the config conflicts with the frozen one, or the questions are not usable.
     """
@@ -96,6 +102,7 @@ def open_run(name: str, config_path: Path | None, overrides: list[str]) -> Itera
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
         config = _resolve(frozen_path, given, overrides)
+        resolved(config)
         run = Run(name, config)
         if not frozen_path.is_file() or shards.read_manifest(run.prompts_dir) is None:
             _write_prompts(run)

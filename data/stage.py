@@ -159,12 +159,19 @@ def run_stages(
     quiet_environment()
 
     def body() -> None:
+        from data.config import Config
         from data.run import open_run, stage_is_finished
         from data.workers import Processes, warm
 
-        if not all(stage_is_finished(run_name, name, round_) for name, round_ in plan):
-            warm()
-        with open_run(run_name, config, overrides) as run, Processes(run) as workers:
+        todo = {name for name, round_ in plan if not stage_is_finished(run_name, name, round_)}
+
+        def begin(config: Config) -> None:
+            from generate.engine import engine_kind
+
+            if todo:
+                warm(engine=bool(todo & {"generate", "evaluate"}) and engine_kind(config.generate) == "vllm")
+
+        with open_run(run_name, config, overrides, begin) as run, Processes(run) as workers:
             for name, round_ in plan:
                 do_stage(name, run, round_, workers)
         afterwards(run_name)

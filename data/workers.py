@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
+
+from tqdm import tqdm
 
 from data.console import Task, console
 from data.errors import UserError
@@ -157,11 +160,12 @@ def _context() -> Any:
     return multiprocessing.get_context("spawn" if _gpu_is_there() else "forkserver")
 
 
-def warm() -> None:
-    """Begin to import what is heavy, in the background, while the main process reads the config and the questions."""
+def warm(engine: bool) -> None:
+    """Begin to import what is heavy, in the background, while the main process reads the questions; vLLM, too, if an
+    `engine` will be needed."""
     context = _context()
     if isinstance(context, ForkServerContext):
-        context.set_forkserver_preload(["data.preload"])
+        context.set_forkserver_preload(["data.preload", *(["data.preload_vllm"] if engine else [])])
         ensure_running()
 
 
@@ -191,6 +195,8 @@ def _serve(connection: Connection, run: Run, folder: Path, busy: Any) -> None:
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # its own lock would be a system-wide semaphore, which a process that is killed leaves behind
+    tqdm.set_lock(threading.RLock())
     console.file = cast("IO[str]", _Messages(connection))
     balance = _Balance(busy)
 

@@ -1,1 +1,1 @@
-"""Benchmarks, not tests: this project beside the systems that one would otherwise use (`make bench`), and its data plane."""
+"""Benchmarks, not tests: this project beside what one would otherwise use (`make bench`), and its data plane."""
