@@ -259,6 +259,11 @@ class RuntimeSection(Section):
         description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on "
         "CPUs without bf16 matrix units, where it is faster (and closer to exact).",
     )
+    compile: bool = Field(
+        True,
+        description="Let score and train compile a model's layers (torch.compile) where more than a minute and a half "
+        "of work is left for them.",
+    )
     kv_cache_gib: int = Field(2, ge=1, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
     max_num_seqs: int = Field(128, ge=1, description="Requests that vLLM decodes at once.")

@@ -3,9 +3,17 @@
 data/preload_vllm.py has the rest, for stages that need an engine.
 """
 
-import peft  # noqa: F401
-import torch  # noqa: F401
-import transformers.models.auto.modeling_auto  # noqa: F401
+import os
+import signal
 
-import score.logprob  # noqa: F401
-import train.loop  # noqa: F401
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+# a reader of the command's output must not wait for this process; workers print to their logs
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+os.dup2(1, 2)
+
+import peft  # noqa: E402, F401
+import torch  # noqa: E402, F401
+import transformers.models.auto.modeling_auto  # noqa: E402, F401
+
+import score.logprob  # noqa: E402, F401
+import train.loop  # noqa: E402, F401

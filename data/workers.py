@@ -9,7 +9,6 @@ end gives all its memory back.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -26,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, NoReturn, Protocol, cast
 
 from tqdm import tqdm
 
@@ -36,7 +35,6 @@ from data.run import Run
 
 Advance = Callable[[int, int], None]
 Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Processes(AbstractContextManager["Processes"]):
                 if kind == "advance" and line is not None:
                     line.advance(*value)
                 elif kind == "print":
-                    console.print(value, end="")
+                    console.print(value, end="", markup=False, soft_wrap=True)
                 elif kind == "refused":
                     raise value
                 elif kind == "failed":
@@ -106,6 +104,7 @@ class Processes(AbstractContextManager["Processes"]):
                 elif kind == "done":
                     job, worker.job = worker.job, None
                     assert job is not None
+                    self._dispatch()  # the caller may take its time
                     yield job, value
 
     def _dispatch(self) -> bool:
@@ -123,24 +122,30 @@ class Processes(AbstractContextManager["Processes"]):
             worker = self.workers[name]
             if worker.job is None:
                 worker.job = self.queues[name].popleft()
-                worker.connection.send((self.log, worker.job.work, worker.job.arguments))
+                try:
+                    worker.connection.send((self.log, worker.job.work, worker.job.arguments))
+                except OSError:
+                    self._dead(worker)
         return bool(waiting or at_work)
 
     def _hear(self, worker: _Worker) -> tuple[str, Any]:
         try:
             message: tuple[str, Any] = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
-            worker.process.join()
-            raise UserError(
-                f"the process of peer {worker.name} was ended from outside (exit code {worker.process.exitcode}; -9 is "
-                "most often a lack of memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens "
-                f"or kv_cache_gib); its log is {self.log}. What is finished is kept: give the same command again"
-            ) from None
+        except (EOFError, OSError):
+            self._dead(worker)
         return message
+
+    def _dead(self, worker: _Worker) -> NoReturn:
+        worker.process.join()
+        raise UserError(
+            f"the process of peer {worker.name} was ended from outside (exit code {worker.process.exitcode}; -9 is mostly "
+            "a lack of memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens or kv_cache_gib); "
+            f"its log is {self.log}. What is finished is kept: give the same command again"
+        )
 
     def release(self) -> None:
         """End the processes of a stage where the next one's would not fit beside them."""
-        if not self.together:
+        if self.workers and not self.together:
             self.close()
 
     def close(self) -> None:
@@ -176,7 +181,10 @@ class _Worker:
         self.name = name
         self.job: Job | None = None
         self.connection, theirs = multiprocessing.Pipe()
-        arguments = (theirs, parent.run, Path.cwd(), parent.busy)
+        # what `auto` has come to, for what a process may keep loaded
+        runtime = parent.run.config.runtime.model_copy(update={"resident": "all" if parent.together else "one"})
+        run = Run(parent.run.name, parent.run.config.model_copy(update={"runtime": runtime}))
+        arguments = (theirs, run, Path.cwd(), parent.busy)
         self.process = parent.context.Process(target=_serve, args=arguments, name=f"pst-{name}")
         self.process.start()
         theirs.close()
@@ -194,7 +202,7 @@ def _serve(connection: Connection, run: Run, folder: Path, busy: Any) -> None:
     """Do jobs in `folder` until the other end of the pipe is gone."""
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     # its own lock would be a system-wide semaphore, which a process that is killed leaves behind
     tqdm.set_lock(threading.RLock())
     console.file = cast("IO[str]", _Messages(connection))
@@ -228,13 +236,22 @@ def _serve(connection: Connection, run: Run, folder: Path, busy: Any) -> None:
         connection.send(answer)
 
 
+def _die_with_parent() -> None:
+    """End this process when the one that asked for it is gone, whatever it is busy with: nothing may be written to a
+    run that nobody holds the lock of."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class _Balance:
     """Gives torch its share of the cores: all of them to a process that is alone at work."""
 
     def __init__(self, busy: Any) -> None:
         import torch
 
-        self.busy, self.set_threads = busy, torch.set_num_threads  # vLLM on CPU puts a function that does nothing there
+        self.busy, self.set_threads = busy, torch.set_num_threads
         self.cores, self.threads = len(os.sched_getaffinity(0)), 0
 
     def __call__(self) -> None:
@@ -285,12 +302,13 @@ def fits_together(run: Run) -> bool:
 
     directories = [model_directory(peer, run.config) for peer in run.config.peers]
     weights = sum(file.stat().st_size for folder in directories for file in folder.glob("*.safetensors"))
-    # weights: in the engine, there once more while they are repacked, in the scorer or the trainer, which may hold them
-    # in float32; the libraries and activations of a process take about 2 GiB
-    need = 4 * weights + len(directories) * (run.config.runtime.kv_cache_gib + 2) * GIB
+    # weights: in the engine, there once more while they are repacked, in the scorer or the trainer, all of which may
+    # hold them in float32; the libraries and activations of a process take about 2 GiB
+    need = 8 * weights + len(directories) * (run.config.runtime.kv_cache_gib + 2) * GIB
     return bool(need < 0.7 * psutil.virtual_memory().available)
 
 
 def _gpu_is_there() -> bool:
     """Without importing torch, which the main process does without."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    devices = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]  # dxg: WSL 2
+    return bool(devices) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")

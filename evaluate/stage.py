@@ -144,8 +144,8 @@ def respond_to_all(run: Run, round_: int, units: list[Unit], advance: Advance) -
 def verify_all(run: Run, round_: int, units: list[Unit], kind: str, advance: Advance) -> None:
     """Verifier scores of a peer, in its process."""
     evaluation = Evaluation(run, round_, {})
+    lm = loaded.language_model(run, 0 if kind == "frozen" else round_, units[0].peer)
     for unit in units:
-        lm = loaded.language_model(run, 0 if kind == "frozen" else round_, unit.peer)
         evaluation.verify_unit(lm, unit, kind, advance)
 
 

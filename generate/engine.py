@@ -1,7 +1,7 @@
 """One small protocol for inference and two engines: vLLM and transformers (tests/fake_engine.py has a third).
 
-Prompts and responses are token ids; what ends a response comes from `PeerPrompts`. vLLM runs in this process on CPU
-and in its own on a GPU, where ending that process is what gives the memory back.
+Prompts and responses are token ids; what ends a response comes from `PeerPrompts`. vLLM runs within the peer's process
+(data/workers.py), whose end gives its memory back.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class VllmEngine:
 
     def __init__(
         self, directory: Path, prompts: PeerPrompts, section: GenerateSection, runtime: RuntimeSection,
-        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16,
+        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16, share: float = 1.0,
     ) -> None:  # fmt: skip
         import torch
 
         on_gpu = torch.cuda.is_available()
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if on_gpu else "0")
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the peer's process is the one that ends
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(runtime.kv_cache_gib)
         if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
             os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
@@ -111,16 +111,16 @@ class VllmEngine:
             {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)} if adapter else {}
         )
         self.prompts = prompts
-        # on CPU vLLM takes torch down to one thread and disables the function that would undo it
-        self.threads = torch.get_num_threads(), torch.set_num_threads
+        set_threads = torch.set_num_threads
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
         self.llm: Any = LLM(
             model=str(directory), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
             max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
             max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
-            gpu_memory_utilization=runtime.gpu_memory_utilization, trust_remote_code=False,
+            gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
             load_format="safetensors", disable_log_stats=True, logits_processors=processors, **lora,
         )  # fmt: skip
+        torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`."""
@@ -159,10 +159,6 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
         self.llm = None
         gc.collect()
-        import torch
-
-        threads, torch.set_num_threads = self.threads
-        torch.set_num_threads(threads)
 
 
 class _Bar:

@@ -29,13 +29,19 @@ def language_model(run: Run, round_: int, name: str) -> LanguageModel:
 
 
 def _get(kind: str, run: Run, round_: int, name: str, load: Callable[[], Any]) -> Any:
-    from train.checkpoint import policy_identity
-
-    which = name, policy_identity(run, round_, name)
+    which = run.root.resolve(), round_, name  # the run is locked: its policies do not change
     if kind not in _held or _held[kind][0] != which:
+        if run.config.runtime.resident == "one":  # there is no room for two kinds either
+            drop_all()
         _drop(kind)
         _held[kind] = which, load()
     return _held[kind][1]
+
+
+def drop_all() -> None:
+    """Give all memory back."""
+    for kind in list(_held):
+        _drop(kind)
 
 
 def _drop(kind: str) -> None:
@@ -61,7 +67,15 @@ def _load_engine(run: Run, round_: int, name: str) -> Engine:
     if engine_kind(config.generate) == "transformers":
         return TransformersEngine(directory, prompts, config.runtime, dtype, adapter)
     return VllmEngine(
-        directory, prompts, config.generate, config.runtime, dtype, config.run.seed, adapter, config.train.rank
+        directory,
+        prompts,
+        config.generate,
+        config.runtime,
+        dtype,
+        config.run.seed,
+        adapter,
+        config.train.rank,
+        share=1 / len(config.peers) if config.runtime.resident == "all" else 1.0,
     )
 
 
@@ -71,4 +85,6 @@ def _load_language_model(run: Run, round_: int, name: str) -> LanguageModel:
     from train.checkpoint import policy
 
     directory, adapter = policy(run, round_, name)
-    return load_language_model(directory, compute_dtype(run.config.peer(name), run.config.runtime), adapter)
+    lm = load_language_model(directory, compute_dtype(run.config.peer(name), run.config.runtime), adapter)
+    lm.may_compile = run.config.runtime.compile
+    return lm

@@ -12,7 +12,7 @@ Axes: R rows, H hidden size, V vocabulary, N one block of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -28,7 +28,8 @@ def products_of(dtype: torch.dtype) -> Iterator[None]:
     """Matrix products of float32 tensors that hold numbers of `dtype`.
 
     For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them in the matrix units
-    and add up in float32: the result is that of a float32 product, several times faster.
+    and add up in float32: the result is that of a float32 product, several times faster. (Probabilities, in the
+    gradient's product, are rounded: relatively, so that small ones stay what they are.)
     """
     setting = cast(Any, torch.backends.mkldnn).matmul
     before = setting.fp32_precision
@@ -97,7 +98,9 @@ def _accumulate(
         top_R = new_top_R
         if wants_gradient:
             p_R_N = p_R_N if slope_R_N is None else p_R_N.mul_(slope_R_N)
-            gradient_R_H.mul_(scale_R[:, None]).addmm_(p_R_N, block_N_H)
+            # the likeliest token's p is 1, exact in bf16; times a slope it is not, and its target's gradient is float32
+            with products_of(torch.float32) if slope_R_N is not None else nullcontext():
+                gradient_R_H.mul_(scale_R[:, None]).addmm_(p_R_N, block_N_H)
     if wants_gradient:
         gradient_R_H /= sum_R[:, None]
     return top_R.add_(sum_R.log_()), gradient_R_H

@@ -11,6 +11,9 @@ Axes: B packed rows, T padded places, R hidden states that are read, H hidden si
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +23,14 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from score.head import logsumexp
+from score.head import ROWS, logsumexp
 from score.packing import Row, pack, row_batches, visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MASKS = {"full_attention", "sliding_attention"}  # kinds of layers that packed rows are built for
+COMPILING_PAYS = 90.0  # seconds of work left: compiling takes 10 to 30, and takes a quarter to two fifths off the rest
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class Pair:
         return [*self.prompt, *self.target[:-1]]
 
 
+@dataclass(frozen=True)
+class Read:
+    """Hidden states of one forward that are read, pair by pair, and the target tokens that they predict."""
+
+    owners: list[int]
+    hidden_R_H: Tensor
+    tokens: list[int]
+
+
 class LanguageModel:
     """A causal LM split into the decoder (in its own dtype) and a head whose logits are float32, on selected rows."""
 
@@ -57,8 +70,10 @@ class LanguageModel:
         config: Any = model.config
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-        self.window: int = getattr(config, "sliding_window", None) or 0  # 0: no such layer
+        uses = getattr(config, "use_sliding_window", True)  # Qwen 2 has a window that is mostly switched off
+        self.window: int = (getattr(config, "sliding_window", None) or 0) if uses else 0  # 0: no such layer
         self.device = head.weight.device
+        self.may_compile, self.compiled = True, False
         self._check_head()
         self.sharing = self._can_share()
 
@@ -78,16 +93,29 @@ class LanguageModel:
     @torch.no_grad()
     def _can_share(self) -> bool:
         """Whether this architecture takes a packed row for what it is; those that do not are given plain sequences."""
-        if not self.layer_types <= MASKS:
-            return False
+        told_apart = getattr(self.model.config, "layer_types", None) is not None
+        if not self.layer_types <= MASKS or (self.window and not told_apart):
+            return False  # in some families every layer has the window, which a mask of ours would leave out
         sequences = [[*range(1, 9)], [*range(1, 7), 9, 10, 11], [*range(1, 7), 12]]
         rows = pack(sequences)
-        packed = self.hidden_of(rows)[0]
+        try:
+            packed = self.hidden_of(rows)[0]
+        except Exception:  # it takes no positions or no such mask, and says so in its own way
+            return False
         for i, sequence in enumerate(sequences):
             alone = self.hidden(torch.tensor([sequence], device=self.device))[0]
-            if not (packed[rows[0].paths[i]] - alone).abs().max() <= 0.05 * alone.abs().max():
+            apart = (packed[rows[0].paths[i]] - alone).norm(dim=-1) / alone.norm(dim=-1)
+            if not apart.max() <= 0.05:
                 return False
         return True
+
+    def compile_if_it_pays(self, seconds_left: float) -> None:
+        """Compile the decoder's layers, once for all of them, if so much work is left that this saves time."""
+        if self.may_compile and not self.compiled and seconds_left > COMPILING_PAYS:
+            self.compiled = True
+            if compiler_is_there():
+                for layer in getattr(self.decoder, "layers", []):
+                    layer.compile(dynamic=True)
 
     def hidden(self, ids_B_T: Tensor) -> Tensor:
         """Last hidden states [B, T, H]. No attention mask: in a right-padded causal batch nothing real sees padding."""
@@ -98,7 +126,8 @@ class LanguageModel:
         """Last hidden states [B, T, H] of packed rows."""
         longest = max(len(row) for row in rows)
         ids_B_T = self._pad([row.tokens for row in rows], longest)
-        if all(len(row.branches) == 1 for row in rows):
+        # compiled layers get a mask always: without one they would be compiled once more
+        if all(len(row.branches) == 1 for row in rows) and not (self.compiled and self.sharing):
             return self.hidden(ids_B_T)
         depths_B_T = self._pad([row.depths for row in rows], longest)
         sees_B_1_T_T = torch.stack([visible(row, longest) for row in rows])[:, None].to(self.device)
@@ -140,21 +169,24 @@ class LanguageModel:
         normaliser_R = logsumexp(exact_R_H, self.head_V_H, self.bias_V, self.softcap, hidden_R_H.dtype)
         return self.token_logits(exact_R_H, tokens_R[:, None])[:, 0] - normaliser_R
 
-    def batch_logprobs(self, rows: Sequence[Row], pairs: Sequence[Pair]) -> dict[int, Tensor]:
-        """{i: per-token target log-probabilities of pairs[i], float32 [len(target)]} for the pairs packed into `rows`.
-
-        One forward, in nats, differentiable.
-        """
+    def read(self, rows: Sequence[Row], pairs: Sequence[Pair]) -> Read:
+        """One forward over packed rows: the hidden states that predict the targets of the pairs in them."""
         hidden_B_T_H = self.hidden_of(rows)
         owners: list[int] = []
-        read: list[Tensor] = []
+        parts: list[Tensor] = []
         tokens: list[int] = []
         for hidden_T_H, row in zip(hidden_B_T_H, rows, strict=True):
             for i, path in row.paths.items():
                 owners.append(i)
-                read.append(hidden_T_H[path[len(pairs[i].prompt) - 1 :]])
+                parts.append(hidden_T_H[path[len(pairs[i].prompt) - 1 :]])
                 tokens += pairs[i].target
-        flat = self.row_logprobs(torch.cat(read), torch.tensor(tokens, device=self.device))
+        return Read(owners, torch.cat(parts), tokens)
+
+    def logprobs(self, batches: Sequence[Read], pairs: Sequence[Pair]) -> dict[int, Tensor]:
+        """{i: per-token target log-probabilities of pairs[i], float32 [len(target)]}, in nats, differentiable."""
+        owners = [i for batch in batches for i in batch.owners]
+        tokens_R = torch.tensor([token for batch in batches for token in batch.tokens], device=self.device)
+        flat = self.row_logprobs(torch.cat([batch.hidden_R_H for batch in batches]), tokens_R)
         return dict(zip(owners, flat.split([len(pairs[i].target) for i in owners]), strict=True))
 
     def target_logprobs(self, pairs: Sequence[Pair]) -> list[Tensor]:
@@ -162,11 +194,35 @@ class LanguageModel:
 
         One forward over the packed batch. Raises ValueError for an empty prompt or target.
         """
-        found = self.batch_logprobs(pack(inputs_of(pairs), self.sharing), pairs)
+        found = self.logprobs([self.read(pack(inputs_of(pairs), self.sharing), pairs)], pairs)
         return [found[i] for i in range(len(pairs))]
 
     def _pad(self, sequences: Sequence[Sequence[int]], longest: int) -> Tensor:
         return torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=self.device)
+
+
+def compiler_is_there() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
+    return torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+class Pace:
+    """How long the rest will take, from the pace so far. The first steps, which warm up, do not count."""
+
+    WARM_UP = 2
+
+    def __init__(self, total: int) -> None:
+        self.left, self.steps, self.done, self.start = total, 0, 0, 0.0
+
+    def after(self, amount: int) -> float:
+        """Seconds left after one more step; 0 as long as that cannot be told."""
+        self.left -= amount
+        self.steps += 1
+        if self.steps <= self.WARM_UP:
+            self.start = time.monotonic()
+            return 0.0
+        self.done += amount
+        return (time.monotonic() - self.start) / self.done * self.left
 
 
 def inputs_of(pairs: Sequence[Pair]) -> list[list[int]]:
@@ -182,12 +238,25 @@ def score_pairs(
 ) -> list[list[float]]:
     """Per-token target log-probabilities of all pairs, in their order; `advance(items, tokens)` reports progress."""
     scores: list[list[float]] = [[] for _ in pairs]
+    pace = Pace(sum(map(len, pairs)))
+    waiting: list[Read] = []  # the head costs least for many rows at once
     for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
-        found = lm.batch_logprobs(rows, pairs)
-        for i, logprobs in found.items():
-            scores[i] = logprobs.tolist()
-        advance(len(found), sum(len(pairs[i]) for i in found))
+        waiting.append(lm.read(rows, pairs))
+        if sum(len(batch.tokens) for batch in waiting) >= ROWS:
+            _write(lm.logprobs(waiting, pairs), scores)
+            waiting = []
+        owners = {i for row in rows for i in row.paths}
+        tokens = sum(len(pairs[i]) for i in owners)
+        advance(len(owners), tokens)
+        lm.compile_if_it_pays(pace.after(tokens))
+    if waiting:
+        _write(lm.logprobs(waiting, pairs), scores)
     return scores
+
+
+def _write(found: dict[int, Tensor], scores: list[list[float]]) -> None:
+    for i, logprobs in found.items():
+        scores[i] = logprobs.tolist()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 
 from data.config import TrainSection
 from data.errors import UserError
-from score.logprob import LanguageModel, Pair, inputs_of, load_model
+from score.logprob import LanguageModel, Pace, Pair, inputs_of, load_model
 from score.packing import row_batches
 from train.lora import fuse, refresh
 from train.loss import optimiser_steps, weighted_nll
@@ -66,7 +66,7 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
 
 def train_adapter(
     model: PeftModel, examples: Sequence[TrainingExample], section: TrainSection, seed: int, token_budget: int,
-    work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
+    work: Path, checkpoint_steps: int, advance: Callable[[int, int], None], may_compile: bool = True,
 ) -> Trained:  # fmt: skip
     """Train in place; goes on from `work/checkpoint.pt` if there is one.
 
@@ -85,8 +85,10 @@ def train_adapter(
     base: Any = model.get_base_model()
     layers = fuse(model)
     lm = LanguageModel(base)
+    lm.may_compile = may_compile
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
+    pace = Pace(sum(map(len, steps[done:])))
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
         refresh(layers)
@@ -103,6 +105,7 @@ def train_adapter(
         losses.append(loss)
         tokens += passed
         advance(len(batch), passed)
+        lm.compile_if_it_pays(pace.after(len(batch)))
         if (number + 1) % checkpoint_steps == 0 and number + 1 < len(steps):
             _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
     return Trained(losses, tokens)
@@ -112,7 +115,7 @@ def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, acce
     """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the tokens passed."""
     total, pairs = 0.0, [example.pair for example in batch]
     for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
-        found = lm.batch_logprobs(rows, pairs)
+        found = lm.logprobs([lm.read(rows, pairs)], pairs)
         loss = weighted_nll(list(found.values()), [batch[i].weight for i in found], len(batch))
         accelerator.backward(loss)
         total += loss.item()

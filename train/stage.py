@@ -26,6 +26,7 @@ from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
 from data.workers import Advance, Workers
+from generate import loaded
 from generate.chain import request_seed
 from train.checkpoint import merged_checkpoint, policy_identity
 from train.examples import EXAMPLES, Examples, write_examples
@@ -90,6 +91,7 @@ def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
 
 def train_peer(run: Run, round_: int, name: str, advance: Advance) -> None:
     """`PeerTraining.finish`, in the peer's process."""
+    loaded.drop_all()  # the next round's policy is another one
     PeerTraining(run, round_, name).finish(advance)
 
 
@@ -123,7 +125,7 @@ class PeerTraining:
         if examples:
             trained = train_adapter(
                 model, examples, config.train, self.seed, config.runtime.train_tokens, work,
-                config.runtime.checkpoint_steps, advance,
+                config.runtime.checkpoint_steps, advance, config.runtime.compile,
             )  # fmt: skip
             report |= {
                 "tokens": trained.tokens,

@@ -1,0 +1,67 @@
+"""The head's log-sum-exp over blocks of the vocabulary: value, gradient, exactness of bf16 products."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+
+from score import head
+from score.head import logsumexp, products_of
+
+ROWS, HIDDEN, VOCABULARY = 37, 24, 1000
+
+
+def reference(hidden: Any, weight: Any, bias: Any, softcap: float | None) -> Any:
+    """The plain formula in float64."""
+    z = hidden.double() @ weight.double().T + (0 if bias is None else bias.double())
+    return (z if softcap is None else softcap * torch.tanh(z / softcap)).logsumexp(1)
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_value_and_gradient(
+    dtype: torch.dtype, with_bias: bool, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "BLOCK", {"cpu": 96})  # eleven blocks, the last of 40
+    monkeypatch.setattr(head, "ROWS", 16)
+    torch.manual_seed(1)
+    hidden = torch.randn(ROWS, HIDDEN).to(dtype).float().requires_grad_()
+    weight = (3 * torch.randn(VOCABULARY, HIDDEN)).to(dtype)
+    bias = torch.randn(VOCABULARY) if with_bias else None
+    found = logsumexp(hidden, weight, bias, softcap, dtype)
+    scale = torch.randn(ROWS)
+    (found * scale).sum().backward()
+    exact = hidden.detach().double().requires_grad_()
+    expected = reference(exact, weight, bias, softcap)
+    (expected * scale.double()).sum().backward()
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-5)  # bf16 operands, float32 sums
+    assert hidden.grad is not None and exact.grad is not None
+    error = (hidden.grad.double() - exact.grad).abs().max() / exact.grad.abs().max()
+    assert error < (1e-5 if dtype is torch.float32 else 4e-3)  # probabilities become bf16 in the gradient's product
+
+
+def test_without_a_gradient_none_is_made() -> None:
+    hidden = torch.randn(3, HIDDEN)
+    with torch.no_grad():
+        found = logsumexp(hidden, torch.randn(VOCABULARY, HIDDEN), None, None, torch.float32)
+    assert not found.requires_grad
+
+
+def test_large_logits_neither_overflow_nor_vanish() -> None:
+    weight = torch.tensor([[1.0], [2.0], [-1.0]])
+    hidden = torch.tensor([[1000.0], [-1000.0], [0.0]])
+    found = logsumexp(hidden, weight, None, None, torch.float32)
+    assert found.tolist() == pytest.approx([2000.0, 1000.0, 1.0986123])
+
+
+def test_the_setting_for_products_is_put_back() -> None:
+    setting = cast(Any, torch.backends.mkldnn).matmul
+    before = setting.fp32_precision
+    with pytest.raises(KeyError), products_of(torch.bfloat16):
+        assert setting.fp32_precision == "bf16"
+        raise KeyError
+    assert setting.fp32_precision == before
