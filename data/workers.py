@@ -138,9 +138,9 @@ class Processes(AbstractContextManager["Processes"]):
     def _dead(self, worker: _Worker) -> NoReturn:
         worker.process.join()
         raise UserError(
-            f"the process of peer {worker.name} was ended from outside (exit code {worker.process.exitcode}; -9 is mostly "
-            "a lack of memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens or kv_cache_gib); "
-            f"its log is {self.log}. What is finished is kept: give the same command again"
+            f"the process of peer {worker.name} was ended from outside (exit code {worker.process.exitcode}; -9 is "
+            "mostly a lack of memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens or "
+            f"kv_cache_gib); its log is {self.log}. What is finished is kept: give the same command again"
         )
 
     def release(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -35,8 +35,10 @@ from generate import loaded
 from generate.chain import request_seed
 from generate.engine import Sampling, engine_kind
 from generate.stage import check_questions, complete, room
-from score.logprob import LanguageModel, score_next
 from train.checkpoint import policy_identity
+
+if TYPE_CHECKING:  # torch is imported by the peers' processes alone
+    from score.logprob import LanguageModel
 
 RESPONSES = pa.schema([EVALS.field(n) for n in (
     "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
@@ -313,6 +315,8 @@ def verifier_scores(
     lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any
 ) -> list[float]:
     """log p(Yes) - log p(No), in nats, after each (question, response): two logits of one prefill."""
+    from score.logprob import score_next
+
     tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
     found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance)
     return [yes - no for yes, no in found]

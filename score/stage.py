@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,10 +35,12 @@ from data.stage import Stage
 from data.workers import Advance, Workers
 from generate import loaded
 from generate.chain import request_seed
-from score.logprob import LanguageModel, Pair, score_pairs, span_of
 from score.pmi import Measured, combine, scorers
 from score.weights import weights
 from train.checkpoint import policy_identity
+
+if TYPE_CHECKING:  # torch is imported by the peers' processes alone
+    from score.logprob import LanguageModel, Pair
 
 PASSES = pa.schema(
     [
@@ -178,6 +180,8 @@ class Scoring:
 
     def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance) -> int:
         """One shard's passes of one scorer, written as one file; returns their tokens."""
+        from score.logprob import score_pairs
+
         keys, pairs, spans = self.passes(scorer, shard)
         scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance)
         rows = []
@@ -189,6 +193,8 @@ class Scoring:
 
     def passes(self, scorer: str, shard: int) -> tuple[list[tuple[str, str | None]], list[Pair], list[slice]]:
         """What a scorer has to pass through its model: (prompt, whose response or None), the pair, what is summed."""
+        from score.logprob import Pair
+
         keys: list[tuple[str, str | None]] = []
         asked: list[tuple[str, tuple[str, ...]]] = []
         targets: list[list[int]] = []
@@ -220,6 +226,8 @@ class Scoring:
         """Which target tokens are summed."""
         if self.run.config.score.pmi_target == "response":
             return slice(0, len(target))
+        from score.logprob import span_of
+
         found = extract(row["response"])
         assert found is not None, "a response without an answer was dropped before"
         return span_of(self.prompts[scorer].decode, target[:-1], found.start, found.end)

@@ -57,7 +57,7 @@ def with_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine and a scorer without models."""
     monkeypatch.setattr(generate.loaded, "engine", bank_engine)
     monkeypatch.setattr(generate.loaded, "language_model", lambda *_: None)
-    monkeypatch.setattr(score.stage, "score_pairs", score_pairs)
+    monkeypatch.setattr("score.logprob.score_pairs", score_pairs)
 
 
 def test_no_stage_holds_the_round(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

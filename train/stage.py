@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,9 +29,9 @@ from data.workers import Advance, Workers
 from generate import loaded
 from generate.chain import request_seed
 from train.checkpoint import merged_checkpoint, policy_identity
-from train.examples import EXAMPLES, Examples, write_examples
-from train.loop import open_adapter, train_adapter
-from train.survival import survival
+
+if TYPE_CHECKING:  # torch is imported by the peers' processes alone
+    from train.examples import Examples
 
 SURVIVAL_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
 
@@ -72,6 +72,8 @@ def training_examples(run: Run, round_: int, name: str) -> Examples:
 
     They are written once, shard by shard, to a file beside the peer's checkpoints.
     """
+    from train.examples import Examples, write_examples
+
     path = run.stage_dir(round_, "adapters") / ".work" / name / "examples.arrow"
     if not path.is_file():
         prompts = load_prompts(run.config, name)
@@ -82,6 +84,8 @@ def training_examples(run: Run, round_: int, name: str) -> Examples:
 
 def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
     """A peer's examples from one shard of scores."""
+    from train.examples import EXAMPLES
+
     table = shards.read_table(path, SCORES, ["peer", "weight", "question", "target_token_ids"])
     table = table.filter(pc.and_(pc.equal(table["peer"], name), pc.greater(table["weight"], 0)))
     asked = [(question, ()) for question in table["question"].to_pylist()]
@@ -110,6 +114,8 @@ class PeerTraining:
 
     def finish(self, advance: Advance) -> None:
         """Train, measure what survives the merge, and give the adapter its final name, unless that was done."""
+        from train.loop import open_adapter, train_adapter
+
         if (self.folder / "training.json").is_file():
             advance(shards.read_json(self.folder / "training.json")["examples"] * self.run.config.train.epochs, 0)
             return
@@ -147,6 +153,8 @@ class PeerTraining:
 
     def publish(self, adapter: Path, base: Path, examples: Examples, report: dict[str, Any]) -> None:
         """Measure the merge and rename the adapter into place; training.json is in it, so it is whole or absent."""
+        from train.survival import survival
+
         config, peer = self.run.config, self.run.config.peer(self.name)
         report |= {
             "survival": None,

@@ -99,6 +99,7 @@ def do_step(step: str, n: int) -> None:
     """One step of a round of n questions; the steps before it are there."""
     import generate.loaded
     import generate.stage
+    import score.logprob
     import score.stage
     from train.stage import training_examples
 
@@ -111,7 +112,7 @@ def do_step(step: str, n: int) -> None:
         elif step == "score":
             with (
                 mock.patch.object(generate.loaded, "language_model", lambda *_: None),
-                mock.patch.object(score.stage, "score_pairs", score_pairs),
+                mock.patch.object(score.logprob, "score_pairs", score_pairs),
             ):
                 score.stage.main(run, 1, Inline(run))
         elif step == "examples":
