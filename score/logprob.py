@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MASKS = {"full_attention", "sliding_attention"}  # kinds of layers that packed rows are built for
-COMPILING_PAYS = 90.0  # seconds of work left: compiling takes 10 to 30, and takes a quarter to two fifths off the rest
+COMPILING_PAYS = 240.0  # seconds of work left: compiling takes 20 to 75, and takes a quarter to a third off the rest
 
 
 @dataclass(frozen=True)
