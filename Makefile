@@ -117,6 +117,7 @@ setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists
 
 round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
 	$(call stage,data.round,$(ROUND))
+	@$(PY) -m evaluate.report --run '$(RUN)'
 
 generate: setup  ## one stage of ROUND=3: the peers answer each question in a chain
 	$(call stage,generate,$(ROUND))

@@ -1,4 +1,4 @@
-"""`python -m data.round --run NAME --round R`: all stages up to and including round R, and the table.
+"""`python -m data.round --run NAME --round R`: all stages up to and including round R.
 
 What `make round` runs. The peers' processes live through all stages, so libraries are loaded once, generate finds the
 engines that evaluate has used, and score the models that have verified.
@@ -13,14 +13,7 @@ def plan(last: int) -> Plan:
     return [("evaluate", 0), *((stage, round_) for round_ in range(1, last + 1) for stage in stages)]
 
 
-def report(run: str) -> None:
-    """Print the table of all rounds and write the page."""
-    from evaluate.report import show
-
-    show(run)
-
-
-app = stage_app("round", "Run every stage up to and including a round; finished ones are skipped.", 1, plan, report)
+app = stage_app("round", "Run every stage up to and including a round; finished ones are skipped.", 1, plan)
 
 if __name__ == "__main__":
     start(app, "data.round")

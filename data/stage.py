@@ -114,10 +114,9 @@ def stage_app(
     summary: str,
     first_round: int,
     plan: Callable[[int], Plan] | None = None,
-    afterwards: Callable[[str], None] = lambda run: None,
 ) -> typer.Typer:
     """A command line that runs a stage, or the stages of `plan(round)`: parse, check, and only then import what is
-    heavy. `afterwards` is given the run's name."""
+    heavy."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.command(help=summary)
@@ -133,7 +132,7 @@ def stage_app(
         ] = None,
     ) -> None:
         todo = plan(round_) if plan else [(name, round_)]
-        run_stages(todo, run, config, set_ or [], afterwards)
+        run_stages(todo, run, config, set_ or [])
 
     return app
 
@@ -153,7 +152,6 @@ def run_stages(
     run_name: str,
     config: Path | None,
     overrides: list[str],
-    afterwards: Callable[[str], None] = lambda run: None,
 ) -> None:
     """Open the run and do its stages one after the other, the peers' processes living through all of them."""
     quiet_environment()
@@ -174,7 +172,6 @@ def run_stages(
         with open_run(run_name, config, overrides, begin) as run, Processes(run) as workers:
             for name, round_ in plan:
                 do_stage(name, run, round_, workers)
-        afterwards(run_name)
 
     guarded(body)
 
