@@ -1,4 +1,4 @@
-"""One process per peer for all that needs its model; the main process plans, joins and writes, and never loads torch.
+"""One process per peer for all that needs its model; the main process plans, joins and writes, and runs no model.
 
 Side by side, the peers' processes share the cores: small models leave most of a core's time to Python and to single
 threads, so N processes of one thread do more than one of N threads. A process that is the only one at work takes all
@@ -49,11 +49,6 @@ class Job:
 class Workers(Protocol):
     """Where the stages send what needs a model."""
 
-    @property
-    def together(self) -> bool:
-        """Whether peers work side by side."""
-        ...
-
     def submit(self, peer: str, work: Work, *arguments: Any) -> None:
         """Queue `work(run, *arguments, advance)` for a peer; its jobs are done in order."""
         ...
@@ -79,7 +74,7 @@ class Processes(AbstractContextManager["Processes"]):
 
     @cached_property
     def together(self) -> bool:
-        """See `Workers.together`."""
+        """Whether peers work side by side."""
         return fits_together(self.run) if self.choice is None else self.choice
 
     def submit(self, peer: str, work: Work, *arguments: Any) -> None:
@@ -309,6 +304,6 @@ def fits_together(run: Run) -> bool:
 
 
 def _gpu_is_there() -> bool:
-    """Without importing torch, which the main process does without."""
+    """Without importing torch, which takes a second."""
     devices = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]  # dxg: WSL 2
     return bool(devices) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")

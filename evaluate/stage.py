@@ -37,7 +37,7 @@ from generate.engine import Sampling, engine_kind
 from generate.stage import check_questions, complete, room
 from train.checkpoint import policy_identity
 
-if TYPE_CHECKING:  # torch is imported by the peers' processes alone
+if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from score.logprob import LanguageModel
 
 RESPONSES = pa.schema([EVALS.field(n) for n in (

@@ -218,7 +218,7 @@ class TransformersEngine:
                 reason: Literal["stop", "length"] = "length" if length else "stop"
                 completions[index] = Completion(ids, self.prompts.text(ids), 0.0, reason)
             advance(len(batch), sum(len(completions[i].token_ids) for i in batch))
-        filled = [i for i, completion in enumerate(completions) if completion.token_ids]
+        filled = [i for i, completion in enumerate(completions) if completion.token_ids] if sampling.logprobs else []
         pairs = [Pair(requests[i].prompt, completions[i].token_ids) for i in filled]
         scores = score_pairs(self.lm, pairs, self.runtime.score_tokens, lambda *_: None)
         for index, logprobs in zip(filled, scores, strict=True):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MASKS = {"full_attention", "sliding_attention"}  # kinds of layers that packed rows are built for
-COMPILING_PAYS = 240.0  # seconds of work left: compiling takes 20 to 75, and takes a quarter to a third off the rest
+COMPILING_PAYS = 240.0  # seconds of work left: compiling took 20 to 58, and took a quarter to a third off the rest
 
 
 @dataclass(frozen=True)
@@ -241,13 +241,13 @@ def score_pairs(
     pace = Pace(sum(map(len, pairs)))
     waiting: list[Read] = []  # the head costs least for many rows at once
     for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
-        waiting.append(lm.read(rows, pairs))
+        read = lm.read(rows, pairs)
+        waiting.append(read)
         if sum(len(batch.tokens) for batch in waiting) >= ROWS:
             _write(lm.logprobs(waiting, pairs), scores)
             waiting = []
-        owners = {i for row in rows for i in row.paths}
-        tokens = sum(len(pairs[i]) for i in owners)
-        advance(len(owners), tokens)
+        tokens = sum(len(pairs[i]) for i in read.owners)
+        advance(len(read.owners), tokens)
         lm.compile_if_it_pays(pace.after(tokens))
     if waiting:
         _write(lm.logprobs(waiting, pairs), scores)

@@ -39,7 +39,7 @@ from score.pmi import Measured, combine, scorers
 from score.weights import weights
 from train.checkpoint import policy_identity
 
-if TYPE_CHECKING:  # torch is imported by the peers' processes alone
+if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from score.logprob import LanguageModel, Pair
 
 PASSES = pa.schema(
@@ -132,7 +132,7 @@ def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
 
 
 def measure_shards(run: Run, round_: int, scorer: str, todo: list[int], advance: Advance) -> int:
-    """A scorer's passes of some shards, in its process; returns how many tokens went through the model."""
+    """A scorer's passes of some shards, in its process; returns how many tokens their sequences have."""
     lm = loaded.language_model(run, round_ - 1, scorer)
     scoring = Scoring(run, round_)
     return sum(scoring.measure_shard(lm, scorer, shard, advance) for shard in todo)
@@ -151,7 +151,7 @@ class Scoring:
     # --- passes through the scorers ---
 
     def measure(self, workers: Workers) -> int:
-        """Have all passes done that are not on disk yet; returns how many tokens went through a model in this call."""
+        """Have all passes done that are not on disk yet; returns how many tokens their sequences have."""
         total = 0
         for scorer in self.run.config.peer_names:
             todo = [shard for shard in range(len(self.sources)) if not self.path(scorer, shard).is_file()]

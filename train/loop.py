@@ -34,7 +34,7 @@ class TrainingExample:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run did: loss per optimiser step (weighted, nats per token), tokens passed through the model."""
+    """What a training run did: loss per optimiser step (weighted, nats per token), tokens of the examples."""
 
     losses: list[float]
     tokens: int
@@ -112,7 +112,7 @@ def train_adapter(
 
 
 def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any) -> tuple[float, int]:
-    """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the tokens passed."""
+    """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the examples' tokens."""
     total, pairs = 0.0, [example.pair for example in batch]
     for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
         found = lm.logprobs([lm.read(rows, pairs)], pairs)

@@ -30,7 +30,7 @@ from generate import loaded
 from generate.chain import request_seed
 from train.checkpoint import merged_checkpoint, policy_identity
 
-if TYPE_CHECKING:  # torch is imported by the peers' processes alone
+if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from train.examples import Examples
 
 SURVIVAL_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
