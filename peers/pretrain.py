@@ -117,7 +117,7 @@ def response_losses(
         owner += [i] * len(e.target)
     targets_R = torch.tensor([token for e in batch for token in e.target])
     with torch.autocast("cpu", torch.bfloat16):
-        hidden_B_T_H = lm.hidden(ids_B_T)
+        hidden_B_T_H = lm.padded_hidden(ids_B_T)
     logits_R_V = lm.logits(hidden_B_T_H.reshape(-1, hidden_B_T_H.shape[-1])[torch.tensor(rows)])
     losses_R = cross_entropy(logits_R_V, targets_R, reduction="none")
     return losses_R, logits_R_V.argmax(-1) == targets_R, torch.tensor(owner)

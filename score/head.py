@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from score import kernel
+
 ROWS = 2048  # at once: with a block of 1,024 tokens 8 MiB of float32 logits, which stay in a CPU's cache
 BLOCK = {"cpu": 1024}  # tokens of the vocabulary at once
 OTHER_BLOCK = 16384  # elsewhere few large kernels are better
@@ -48,7 +50,10 @@ def logsumexp(
     `hidden_R_H` is float32; `held` is the type that its numbers came in.
     """
     exact = held if held == head_V_H.dtype else torch.float32
-    parts = [_of_rows(part, head_V_H, bias_V, softcap, exact) for part in hidden_R_H.split(ROWS)]
+    rows = ROWS
+    if hidden_R_H.requires_grad and kernel.takes(hidden_R_H, head_V_H, softcap, exact):
+        rows = min(rows, kernel.rows_at_once(hidden_R_H.shape[1]))
+    parts = [_of_rows(part, head_V_H, bias_V, softcap, exact) for part in hidden_R_H.split(rows)]
     return torch.cat(parts)
 
 
@@ -61,8 +66,12 @@ class _LogSumExp(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, held: torch.dtype
     ) -> Tensor:
-        with products_of(held):
-            lse_R, gradient_R_H = _accumulate(hidden_R_H, head_V_H, bias_V, softcap, ctx.needs_input_grad[0])
+        wants_gradient = ctx.needs_input_grad[0]
+        if kernel.takes(hidden_R_H, head_V_H, softcap, held):
+            lse_R, gradient_R_H = kernel.logsumexp(hidden_R_H, head_V_H, bias_V, wants_gradient)
+        else:
+            with products_of(held):
+                lse_R, gradient_R_H = _accumulate(hidden_R_H, head_V_H, bias_V, softcap, wants_gradient)
         ctx.save_for_backward(gradient_R_H)
         return lse_R
 

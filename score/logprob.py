@@ -6,7 +6,8 @@ Hidden states may be bf16. The logits are float32: a difference of two sums of b
 to half a nat over 50 tokens, which is more than a typical PMI. They are computed for the rows that are read, one block
 of the vocabulary after the other (score/head.py); a prefix that sequences share is computed once (score/packing.py).
 
-Axes: B packed rows, T padded places, R hidden states that are read, H hidden size, V vocabulary, C tokens asked for.
+Axes: N tokens of a packed batch, S sequences of T padded places, R hidden states that are read, H hidden size,
+V vocabulary, C tokens asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,13 +24,13 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from score.attention import PACKED, Forest, register
 from score.head import ROWS, logsumexp
-from score.packing import Row, pack, row_batches, visible
+from score.packing import pack, packed_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MASKS = {"full_attention", "sliding_attention"}  # kinds of layers that packed rows are built for
 COMPILING_PAYS = 240.0  # seconds of work left: compiling took 20 to 58, and took a quarter to a third off the rest
 
 
@@ -69,19 +70,16 @@ class LanguageModel:
         self.bias_V: Tensor | None = None if getattr(head, "bias", None) is None else head.bias.float()
         config: Any = model.config
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-        uses = getattr(config, "use_sliding_window", True)  # Qwen 2 has a window that is mostly switched off
-        self.window: int = (getattr(config, "sliding_window", None) or 0) if uses else 0  # 0: no such layer
         self.device = head.weight.device
         self.may_compile, self.compiled = True, False
         self._check_head()
-        self.sharing = self._can_share()
+        self.packed = self._can_pack()
 
     @torch.no_grad()
     def _check_head(self) -> None:
         """Architectures scale or cap their logits in their own ways: compare with the model's own head once."""
         ids = torch.arange(1, 9, device=self.device)[None]
-        ours = self.logits(self.hidden(ids)[0])
+        ours = self.logits(self.padded_hidden(ids)[0])
         theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
         error = (ours - theirs).abs().max().item()
         if not error <= 0.02 * theirs.abs().max().item() + 1e-3:
@@ -91,60 +89,62 @@ class LanguageModel:
             )
 
     @torch.no_grad()
-    def _can_share(self) -> bool:
-        """Whether this architecture takes a packed row for what it is; those that do not are given plain sequences."""
-        told_apart = getattr(self.model.config, "layer_types", None) is not None
-        if not self.layer_types <= MASKS or (self.window and not told_apart):
-            return False  # in some families every layer has the window, which a mask of ours would leave out
-        sequences = [[*range(1, 9)], [*range(1, 7), 9, 10, 11], [*range(1, 7), 12]]
-        rows = pack(sequences)
-        try:
-            packed = self.hidden_of(rows)[0]
-        except Exception:  # it takes no positions or no such mask, and says so in its own way
+    def _can_pack(self) -> bool:
+        """Whether this architecture computes in a packed batch what it does for each sequence alone."""
+        config: Any = self.model.config
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or [f"{'sliding' if window else 'full'}_attention"])
+        if not kinds <= {"full_attention", "sliding_attention"}:
             return False
-        for i, sequence in enumerate(sequences):
-            alone = self.hidden(torch.tensor([sequence], device=self.device))[0]
-            apart = (packed[rows[0].paths[i]] - alone).norm(dim=-1) / alone.norm(dim=-1)
-            if not apart.max() <= 0.05:
-                return False
-        return True
+        stem, ends = [*range(1, 7)], ([1, 2], [3, 4, 5], [6])
+        sequences = [[*stem, *end] for end in ends]
+        alone = [self.padded_hidden(torch.tensor([sequence], device=self.device))[0] for sequence in sequences]
+        forest = Forest(pack(sequences, budget=256), self.device)
+        register()
+        try:
+            packed = self._packed_hidden(forest)
+        except Exception:  # it takes no positions or no such attention, and says so in its own way
+            return False
+        apart = [(packed[forest.paths[i]] - h).norm(dim=-1) / h.norm(dim=-1) for i, h in enumerate(alone)]
+        asked = {"sliding_attention" if window else "full_attention" for window in forest.kinds[0].masks}
+        return max(each.max().item() for each in apart) <= 0.05 and asked == kinds
 
     def compile_if_it_pays(self, seconds_left: float) -> None:
         """Compile the decoder's layers, once for all of them, if so much work is left that this saves time."""
         if self.may_compile and not self.compiled and seconds_left > COMPILING_PAYS:
             self.compiled = True
             if compiler_is_there():
+                register(apart=True)
                 for layer in getattr(self.decoder, "layers", []):
                     layer.compile(dynamic=True)
 
-    def hidden(self, ids_B_T: Tensor) -> Tensor:
-        """Last hidden states [B, T, H]. No attention mask: in a right-padded causal batch nothing real sees padding."""
-        hidden: Tensor = self.decoder(input_ids=ids_B_T, use_cache=False).last_hidden_state
+    def hidden(self, forest: Forest) -> Tensor:
+        """Last hidden states [N, H] of a packed batch's tokens."""
+        if self.packed:
+            return self._packed_hidden(forest)
+        padded = [self.padded_hidden(forest.tokens_N[kind.queries_S_Q]).flatten(0, 1) for kind in forest.kinds]
+        return torch.cat(padded).index_select(0, forest.order_N)
+
+    def _packed_hidden(self, forest: Forest) -> Tensor:
+        config: Any = self.decoder.config
+        before, config._attn_implementation = config._attn_implementation, PACKED
+        try:
+            hidden: Tensor = self.decoder(
+                input_ids=forest.tokens_N[None], position_ids=forest.depths_N[None], use_cache=False, forest=forest
+            ).last_hidden_state
+        finally:
+            config._attn_implementation = before
+        return hidden[0]
+
+    def padded_hidden(self, ids_S_T: Tensor) -> Tensor:
+        """[S, T, H]. No attention mask: in a right-padded causal batch nothing real sees padding."""
+        hidden: Tensor = self.decoder(input_ids=ids_S_T, use_cache=False).last_hidden_state
         return hidden
 
-    def hidden_of(self, rows: Sequence[Row]) -> Tensor:
-        """Last hidden states [B, T, H] of packed rows."""
-        longest = max(len(row) for row in rows)
-        ids_B_T = self._pad([row.tokens for row in rows], longest)
-        # compiled layers get a mask always: without one they would be compiled once more
-        if all(len(row.branches) == 1 for row in rows) and not (self.compiled and self.sharing):
-            return self.hidden(ids_B_T)
-        depths_B_T = self._pad([row.depths for row in rows], longest)
-        sees_B_1_T_T = torch.stack([visible(row, longest) for row in rows])[:, None].to(self.device)
-        masks = {"full_attention": self._mask(sees_B_1_T_T)}
-        if "sliding_attention" in self.layer_types:
-            distance_B_T_T = depths_B_T[:, :, None] - depths_B_T[:, None, :]
-            masks["sliding_attention"] = self._mask(sees_B_1_T_T & (distance_B_T_T < self.window)[:, None])
-        whole: Any = masks if getattr(self.model.config, "layer_types", None) else masks["full_attention"]
-        hidden: Tensor = self.decoder(
-            input_ids=ids_B_T, attention_mask=whole, position_ids=depths_B_T, use_cache=False
-        ).last_hidden_state
-        return hidden
-
-    def _mask(self, sees: Tensor) -> Tensor:
-        """What is added to the attention scores."""
-        dtype = self.head_V_H.dtype
-        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)
+    def batches(self, sequences: Sequence[Sequence[int]], budget: int) -> Iterator[Forest]:
+        """All sequences, in batches of at most `budget` tokens (or one sequence), longest first."""
+        for trees in packed_batches(sequences, budget, self.packed):
+            yield Forest(trees, self.device)
 
     def logits(self, hidden_R_H: Tensor) -> Tensor:
         """Float32 logits [R, V]: for few rows, or a small vocabulary."""
@@ -169,18 +169,11 @@ class LanguageModel:
         normaliser_R = logsumexp(exact_R_H, self.head_V_H, self.bias_V, self.softcap, hidden_R_H.dtype)
         return self.token_logits(exact_R_H, tokens_R[:, None])[:, 0] - normaliser_R
 
-    def read(self, rows: Sequence[Row], pairs: Sequence[Pair]) -> Read:
-        """One forward over packed rows: the hidden states that predict the targets of the pairs in them."""
-        hidden_B_T_H = self.hidden_of(rows)
-        owners: list[int] = []
-        parts: list[Tensor] = []
-        tokens: list[int] = []
-        for hidden_T_H, row in zip(hidden_B_T_H, rows, strict=True):
-            for i, path in row.paths.items():
-                owners.append(i)
-                parts.append(hidden_T_H[path[len(pairs[i].prompt) - 1 :]])
-                tokens += pairs[i].target
-        return Read(owners, torch.cat(parts), tokens)
+    def read(self, forest: Forest, pairs: Sequence[Pair]) -> Read:
+        """One forward over a packed batch: the hidden states that predict the targets of the pairs in it."""
+        places = [place for i, path in forest.paths.items() for place in path[len(pairs[i].prompt) - 1 :]]
+        tokens = [token for i in forest.paths for token in pairs[i].target]
+        return Read([*forest.paths], self.hidden(forest)[torch.tensor(places, device=self.device)], tokens)
 
     def logprobs(self, batches: Sequence[Read], pairs: Sequence[Pair]) -> dict[int, Tensor]:
         """{i: per-token target log-probabilities of pairs[i], float32 [len(target)]}, in nats, differentiable."""
@@ -194,11 +187,9 @@ class LanguageModel:
 
         One forward over the packed batch. Raises ValueError for an empty prompt or target.
         """
-        found = self.logprobs([self.read(pack(inputs_of(pairs), self.sharing), pairs)], pairs)
+        trees = pack(inputs_of(pairs), sum(map(len, pairs)), self.packed)
+        found = self.logprobs([self.read(Forest(trees, self.device), pairs)], pairs)
         return [found[i] for i in range(len(pairs))]
-
-    def _pad(self, sequences: Sequence[Sequence[int]], longest: int) -> Tensor:
-        return torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=self.device)
 
 
 def compiler_is_there() -> bool:
@@ -240,8 +231,8 @@ def score_pairs(
     scores: list[list[float]] = [[] for _ in pairs]
     pace = Pace(sum(map(len, pairs)))
     waiting: list[Read] = []  # the head costs least for many rows at once
-    for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
-        read = lm.read(rows, pairs)
+    for forest in lm.batches(inputs_of(pairs), budget):
+        read = lm.read(forest, pairs)
         waiting.append(read)
         if sum(len(batch.tokens) for batch in waiting) >= ROWS:
             _write(lm.logprobs(waiting, pairs), scores)
@@ -266,13 +257,12 @@ def score_next(
 ) -> list[list[float]]:  # fmt: skip
     """Logits of some tokens right after each prompt, in the prompts' order."""
     logits: list[list[float]] = [[] for _ in prompts]
-    for rows in row_batches(prompts, budget, lm.sharing):
-        hidden_B_T_H = lm.hidden_of(rows)
-        ends = [(i, hidden_B_T_H[b, path[-1]]) for b, row in enumerate(rows) for i, path in row.paths.items()]
+    for forest in lm.batches(prompts, budget):
+        ends = torch.tensor([path[-1] for path in forest.paths.values()], device=lm.device)
         columns = torch.tensor([list(tokens)] * len(ends), device=lm.device)
-        for (i, _), found in zip(ends, lm.token_logits(torch.stack([h for _, h in ends]), columns), strict=True):
+        for i, found in zip(forest.paths, lm.token_logits(lm.hidden(forest)[ends], columns), strict=True):
             logits[i] = found.tolist()
-        advance(len(ends), sum(len(prompts[i]) for i, _ in ends))
+        advance(len(ends), sum(len(prompts[i]) for i in forest.paths))
     return logits
 
 
@@ -290,14 +280,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(
-    directory: Path, dtype: str, adapter: Path | None = None, attention: str | None = None
-) -> PreTrainedModel:
+def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreTrainedModel:
     """A model for teacher forcing: eval mode, eager attention where soft-capped scores need it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else attention or "sdpa"
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
     model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False
     )

@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from score import head
+from score import head, kernel
 from score.head import logsumexp, products_of
 
-ROWS, HIDDEN, VOCABULARY = 37, 24, 1000
+ROWS, HIDDEN, VOCABULARY = 37, 32, 1000
 
 
 def reference(hidden: Any, weight: Any, bias: Any, softcap: float | None) -> Any:
@@ -25,6 +25,7 @@ def reference(hidden: Any, weight: Any, bias: Any, softcap: float | None) -> Any
 def test_value_and_gradient(
     dtype: torch.dtype, with_bias: bool, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernel, "library", lambda: None)
     monkeypatch.setattr(head, "BLOCK", {"cpu": 96})  # eleven blocks, the last of 40
     monkeypatch.setattr(head, "ROWS", 16)
     torch.manual_seed(1)
@@ -42,6 +43,43 @@ def test_value_and_gradient(
     assert hidden.grad is not None and exact.grad is not None
     error = (hidden.grad.double() - exact.grad).abs().max() / exact.grad.abs().max()
     assert error < (1e-5 if dtype is torch.float32 else 4e-3)  # probabilities become bf16 in the gradient's product
+
+
+@pytest.mark.skipif(kernel.library() is None, reason="no AMX, or no C compiler for it")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("rows", "hidden", "vocabulary", "with_bias"), [(1, 32, 5, True), (37, 64, 1000, True), (100, 96, 5001, False)]
+)
+def test_the_kernel(rows: int, hidden: int, vocabulary: int, with_bias: bool, threads: int) -> None:
+    torch.manual_seed(1)
+    h = torch.randn(rows, hidden).bfloat16().float()
+    h[0] *= 64  # logits in the hundreds, and a likeliest token that comes late
+    weight = torch.randn(vocabulary, hidden).bfloat16()
+    bias = torch.randn(vocabulary) if with_bias else None
+    assert kernel.takes(h, weight, None, torch.bfloat16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found, gradient = kernel.logsumexp(h, weight, bias, wants_gradient=True)
+        alone, nothing = kernel.logsumexp(h, weight, bias, wants_gradient=False)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, alone) and not len(nothing)
+    exact = h.double().requires_grad_()
+    expected = reference(exact, weight, bias, None)
+    expected.sum().backward()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
+    assert exact.grad is not None
+    apart = (gradient.double() - exact.grad).norm(dim=1) / exact.grad.norm(dim=1)
+    assert apart.max() < 4e-3  # probabilities become bf16 in the gradient's product
+
+
+def test_what_the_kernel_is_not_for() -> None:
+    h, weight = torch.randn(3, HIDDEN), torch.randn(VOCABULARY, HIDDEN).bfloat16()
+    assert not kernel.takes(h, weight, 4.0, torch.bfloat16)
+    assert not kernel.takes(h, weight, None, torch.float32)
+    assert not kernel.takes(h, weight.float(), None, torch.bfloat16)
+    assert not kernel.takes(h[:, :24], weight[:, :24].contiguous(), None, torch.bfloat16)
 
 
 def test_without_a_gradient_none_is_made() -> None:

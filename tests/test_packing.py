@@ -1,4 +1,4 @@
-"""Packed rows: each sequence is there as a path, sees nothing else, and scores as it would alone."""
+"""Packed batches: each sequence is there as a path, sees nothing else, and scores as it would alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 import transformers
 
-from score import packing
+from score import attention
+from score.attention import Branches, Forest, attend
 from score.logprob import LanguageModel, Pair, score_next, score_pairs
-from score.packing import common_prefix, pack, row_batches, token_batches, visible
+from score.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -41,32 +42,50 @@ def families(draw: random.Random, n: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_sequence_is_a_path_that_sees_itself_alone(seed: int) -> None:
+def test_every_sequence_is_a_path(seed: int) -> None:
     draw = random.Random(seed)
     sequences = families(draw, 12)
-    rows = pack(sequences, longest=draw.choice([0, 40, 512]))
-    assert sorted(i for row in rows for i in row.paths) == list(range(len(sequences)))
-    longest = max(map(len, rows))
-    for row in rows:
-        sees = visible(row, longest)
-        for i, path in row.paths.items():
-            assert [row.tokens[place] for place in path] == sequences[i]
-            assert [row.depths[place] for place in path] == list(range(len(path)))
-            for depth, place in enumerate(path):
-                assert sees[place].nonzero()[:, 0].tolist() == sorted(path[: depth + 1])
-    assert sum(map(len, rows)) < sum(map(len, sequences))
+    trees = pack(sequences, budget=draw.choice([1, 40, 512]))
+    assert sorted(i for tree in trees for i in tree.paths) == list(range(len(sequences)))
+    forest = Forest(trees, torch.device("cpu"))
+    for i, path in forest.paths.items():
+        assert forest.tokens_N[path].tolist() == sequences[i]
+        assert forest.depths_N[path].tolist() == list(range(len(path)))
+    assert len(forest.tokens_N) == sum(map(len, trees))
 
 
-def test_what_is_shared_is_there_once_and_rows_have_their_limit() -> None:
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_token_sees_its_own_sequence_alone(seed: int, window: int | None) -> None:
+    """Attention over a batch of trees, with gradients and without, against each sequence alone in float64."""
+    draw = random.Random(seed)
+    sequences = [*families(draw, 6), [*range(1, 50), 3], [*range(1, 50), 4, 5]]  # short ends of a long prefix
+    forest = Forest(pack(sequences, budget=512), torch.device("cpu"))
+    assert {kind.causal for kind in forest.kinds} == {True, False}
+    torch.manual_seed(seed)
+    query, key, value = (torch.randn(1, heads, len(forest.tokens_N), 8) for heads in (4, 2, 2))
+    for grad, softcap in ((False, None), (True, None), (False, 2.0)):
+        with torch.set_grad_enabled(grad):
+            found = attend(None, query, key, value, None, 0.3, window, softcap, forest)[0][0]
+        for path in forest.paths.values():
+            q, k, v = (states[0][:, path].double() for states in (query, key, value))
+            scores = 0.3 * q @ k.repeat_interleave(2, 0).transpose(1, 2)
+            scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+            behind = torch.arange(len(path))[:, None] - torch.arange(len(path))
+            unseen = (behind < 0) | (behind >= (window or len(path)))
+            expected = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v.repeat_interleave(2, 0)
+            torch.testing.assert_close(found[path].double(), expected.transpose(0, 1), rtol=0, atol=1e-5)
+
+
+def test_what_is_shared_is_there_once_and_trees_have_their_limits() -> None:
     stem = list(range(1, 61))
     sequences = [[*stem, 70 + i] for i in range(10)]
-    assert [len(row) for row in pack(sequences)] == [70]
-    assert [len(row) for row in pack(sequences, sharing=False)] == [61] * 10
-    assert max(len(row) for row in pack([*sequences, [9] * 400], longest=100)) <= 800  # twice the longest
-    assert [len(row) for row in pack([[1, *range(20, 40)], [1, *range(40, 60)]])] == [
-        21,
-        21,
-    ]
+    assert [len(tree) for tree in pack(sequences, 512)] == [70]
+    assert [len(tree) for tree in pack(sequences, 512, sharing=False)] == [61] * 10
+    assert [len(tree) for tree in pack(sequences, 64)] == [64, 64, 62]
+    many = pack([[*stem, i, j] for i in range(20) for j in range(20)], 100)
+    assert max(tree.repeated for tree in many) <= 100 * REPEATED
+    assert [len(tree) for tree in pack([[1, *range(20, 40)], [1, *range(40, 60)]], 512)] == [21, 21]  # not worth it
 
 
 def test_prefix_of_two_lists() -> None:
@@ -82,8 +101,11 @@ def test_batches_have_every_index_once_and_keep_to_the_budget() -> None:
     assert batches[0] == [99]
     assert all(max(lengths[i] for i in batch) * len(batch) <= 128 for batch in batches[1:])
     sequences = families(draw, 20)
-    for rows in row_batches(sequences, 128):
-        assert len(rows) * max(map(len, rows)) <= 128 or len(rows) == 1
+    found = list(packed_batches([*sequences, [1] * 300], 128))
+    assert sorted(i for trees in found for tree in trees for i in tree.paths) == list(range(len(sequences) + 1))
+    assert [len(tree) for tree in found[0]] == [300]
+    assert all(sum(map(len, trees)) <= 128 for trees in found[1:])
+    assert len(found) < len(sequences)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -92,14 +114,14 @@ def test_packed_pairs_score_as_they_do_alone(architecture: str, monkeypatch: pyt
     config = getattr(transformers, architecture)(**SHAPE, **ARCHITECTURES[architecture])
     model: Any = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     lm = LanguageModel(model.requires_grad_(False))
-    assert lm.sharing
+    assert lm.packed
     draw = random.Random(5)
     pairs = []
     for _ in range(6):
         question, aggregate = tokens(draw, 25), tokens(draw, 12)
         given = [question[:20] + tokens(draw, 15) + question[20:] for _ in range(2)]
         pairs += [Pair(prompt, aggregate) for prompt in (question, *given)]
-    assert len(pack([pair.inputs for pair in pairs])) < len(pairs)
+    assert len(pack([pair.inputs for pair in pairs], 256)) < len(pairs)
     scores = score_pairs(lm, pairs, 256, lambda *_: None)
     verdicts = score_next(lm, [pair.inputs for pair in pairs], [3, 5], 256, lambda *_: None)
     for pair, found, logits in zip(pairs, scores, verdicts, strict=True):
@@ -108,15 +130,28 @@ def test_packed_pairs_score_as_they_do_alone(architecture: str, monkeypatch: pyt
         expected = alone.log_softmax(-1)[len(pair.prompt) - 1 : -1].gather(1, torch.tensor(pair.target)[:, None])
         assert found == pytest.approx(expected[:, 0].tolist(), abs=2e-5)
         assert logits == pytest.approx(alone[-2, [3, 5]].tolist(), abs=2e-5)
-    # were the window left out of the masks, the packed Gemma rows would see more than their sequences do
-    monkeypatch.setattr(packing, "visible", lambda row, length: torch.ones(length, length, dtype=torch.bool).tril())
-    monkeypatch.setattr("score.logprob.visible", packing.visible)
+    # were the window left out of the masks, the packed Gemma sequences would see more than they do alone
+    whole = Branches.mask
+    monkeypatch.setattr(attention.Branches, "mask", lambda self, window, dtype: whole(self, None, dtype))
     wrong = score_pairs(lm, pairs, 256, lambda *_: None)
-    assert max(abs(a - b) for x, y in zip(scores, wrong, strict=True) for a, b in zip(x, y, strict=True)) > 1e-3
+    apart = max(abs(a - b) for x, y in zip(scores, wrong, strict=True) for a, b in zip(x, y, strict=True))
+    assert apart > 1e-3 if getattr(config, "sliding_window", None) else apart == 0
 
 
-def test_an_architecture_with_other_masks_is_given_plain_sequences() -> None:
+@pytest.mark.parametrize("reason", ["chunked", "window"])
+def test_an_architecture_that_cannot_be_packed_is_given_padded_sequences(reason: str) -> None:
     torch.manual_seed(3)
     model: Any = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**SHAPE)).eval()
-    model.config.layer_types = ["chunked_attention"] * 4
-    assert not LanguageModel(model).sharing
+    draw = random.Random(5)
+    pairs = [Pair(tokens(draw, 9), tokens(draw, n)) for n in range(1, 9)]
+    lm = LanguageModel(model.requires_grad_(False))
+    expected = score_pairs(lm, pairs, 64, lambda *_: None)
+    assert lm.packed
+    if reason == "chunked":
+        model.config.layer_types = ["chunked_attention"] * 4
+    else:
+        model.config.sliding_window = 8  # its attention does not tell us so
+    padded = LanguageModel(model)
+    assert not padded.packed and model.config._attn_implementation == "sdpa"
+    for one, other in zip(expected, score_pairs(padded, pairs, 64, lambda *_: None), strict=True):
+        assert other == pytest.approx(one, abs=2e-5)

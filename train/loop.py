@@ -14,7 +14,6 @@ import torch
 from data.config import TrainSection
 from data.errors import UserError
 from score.logprob import LanguageModel, Pace, Pair, inputs_of, load_model
-from score.packing import row_batches
 from train.lora import fuse, refresh
 from train.loss import optimiser_steps, weighted_nll
 
@@ -48,7 +47,7 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    model: Any = load_model(base, dtype, attention="eager")  # on a CPU the backward of the fused kernel is slow
+    model: Any = load_model(base, dtype)
     if previous is not None:
         return PeftModel.from_pretrained(model, str(previous), is_trainable=True)
     torch.manual_seed(seed)  # of lora_A; lora_B begins at zero
@@ -114,8 +113,8 @@ def train_adapter(
 def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any) -> tuple[float, int]:
     """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the examples' tokens."""
     total, pairs = 0.0, [example.pair for example in batch]
-    for rows in row_batches(inputs_of(pairs), budget, lm.sharing):
-        found = lm.logprobs([lm.read(rows, pairs)], pairs)
+    for forest in lm.batches(inputs_of(pairs), budget):
+        found = lm.logprobs([lm.read(forest, pairs)], pairs)
         loss = weighted_nll(list(found.values()), [batch[i].weight for i in found], len(batch))
         accelerator.backward(loss)
         total += loss.item()

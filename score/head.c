@@ -1,0 +1,217 @@
+/* log-sum-exp of a language model's head and its gradient in one pass over the vocabulary, with AMX (see head.py).
+
+   Products of bf16 numbers are summed in float32 by the matrix unit. The logits of CHUNK tokens and 32 rows stay in the
+   cache until their exponentials are summed and, for the gradient, multiplied with the same tokens' weights.
+
+   Everything is computed transposed, tokens by rows: the weights are then read as they lie, and one vector register
+   holds 16 rows, each with its own maximum and sum. */
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNK 256
+#define NOTHING -1e30f /* below every logit, and finite */
+
+typedef struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t columns[16];
+    uint8_t rows[16];
+} tile_shapes;
+
+static inline __m512 exp16(__m512 x) { /* of x <= 0, to 2 units in the last place; not below 1e-38 */
+    x = _mm512_max_ps(x, _mm512_set1_ps(-87.3f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+    __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x);
+    f = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), f);
+    __m512 p = _mm512_set1_ps(1.0f / 720);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 120));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 24));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 6));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+static inline __m512i bf16_bits(__m512 x) { /* rounded to nearest even, in the upper half of each lane */
+    const __m512i u = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    return _mm512_and_si512(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))),
+                            _mm512_set1_epi32((int)0xffff0000));
+}
+
+static void transpose16(__m512i r[16]) { /* of 16 x 16 lanes of 32 bits */
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    for (int i = 0; i < 4; i++) { /* r[4 g + i]: lanes 4 l + .. hold rows 4 g .. 4 g + 3 of column 4 l + i */
+        const __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), b = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        const __m512i c = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd), d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+        t[i] = _mm512_shuffle_i32x4(a, b, 0x88);
+        t[i + 8] = _mm512_shuffle_i32x4(a, b, 0xdd);
+        t[i + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    }
+    memcpy(r, t, sizeof t);
+}
+
+/* z[token][32 rows] = head[token] . hidden[row], for a multiple of 32 tokens */
+static void logits(float *z, const uint16_t *head, const uint16_t *hidden, ptrdiff_t size, ptrdiff_t tokens) {
+    const uint16_t *b0 = hidden, *b1 = hidden + 16 * size;
+    for (ptrdiff_t n = 0; n < tokens; n += 32) {
+        const uint16_t *a0 = head + n * size, *a1 = a0 + 16 * size;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (ptrdiff_t k = 0; k < size; k += 32) {
+            _tile_loadd(4, a0 + k, size * 2);
+            _tile_loadd(6, b0 + k * 16, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b1 + k * 16, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a1 + k, size * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, z + n * 32, 128);
+        _tile_stored(1, z + n * 32 + 16, 128);
+        _tile_stored(2, z + n * 32 + 512, 128);
+        _tile_stored(3, z + n * 32 + 528, 128);
+    }
+}
+
+/* For 16 of the 32 rows: exponentials of z into their sum, and as bf16, two tokens side by side, into p. Returns what
+   sums and gradients so far were multiplied with, since the maximum has moved. */
+static __m512 exponentials(float *z, const float *bias, ptrdiff_t tokens, ptrdiff_t real, float *top, float *sum,
+                           uint32_t *p) {
+    const __m512 old = _mm512_loadu_ps(top);
+    __m512 m = old;
+    for (ptrdiff_t n = 0; n < real; n++) {
+        __m512 x = _mm512_load_ps(z + 32 * n);
+        if (bias) {
+            x = _mm512_add_ps(x, _mm512_set1_ps(bias[n]));
+            _mm512_store_ps(z + 32 * n, x);
+        }
+        m = _mm512_max_ps(m, x);
+    }
+    for (ptrdiff_t n = real; n < tokens; n++) _mm512_store_ps(z + 32 * n, _mm512_set1_ps(NOTHING));
+    __m512 s0 = _mm512_setzero_ps(), s1 = s0;
+    for (ptrdiff_t n = 0; n < tokens; n += 2) {
+        const __m512 e0 = exp16(_mm512_sub_ps(_mm512_load_ps(z + 32 * n), m));
+        const __m512 e1 = exp16(_mm512_sub_ps(_mm512_load_ps(z + 32 * n + 32), m));
+        s0 = _mm512_add_ps(s0, e0);
+        s1 = _mm512_add_ps(s1, e1);
+        if (p) {
+            const __m512i both = _mm512_or_si512(_mm512_srli_epi32(bf16_bits(e0), 16), bf16_bits(e1));
+            _mm512_store_si512(p + n / 2 * 16, both);
+        }
+    }
+    const __m512 scale = exp16(_mm512_sub_ps(old, m));
+    _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), scale, _mm512_add_ps(s0, s1)));
+    _mm512_storeu_ps(top, m);
+    return scale;
+}
+
+/* w[size / 16][tokens / 32]: tiles of 16 inputs by 32 tokens, the chunk's weights transposed */
+static void transpose(uint16_t *w, const uint16_t *head, ptrdiff_t size, ptrdiff_t tokens) {
+    for (ptrdiff_t h = 0; h < size; h += 16)
+        for (ptrdiff_t n = 0; n < tokens; n += 32) {
+            __m512i r[16];
+            for (int i = 0; i < 16; i++) {
+                const uint16_t *at = head + (n + 2 * i) * size + h;
+                const __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
+                const __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(at + size)));
+                r[i] = _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+            }
+            transpose16(r);
+            for (int i = 0; i < 16; i++) _mm512_store_si512(w + (h * tokens + n * 16) + 32 * i, r[i]);
+        }
+}
+
+/* gradient[input][32 of rows] += sum over tokens of w[input][token] p[token][row] */
+static void add_products(float *gradient, ptrdiff_t rows, const uint16_t *w, const uint32_t *p0, const uint32_t *p1,
+                         ptrdiff_t size, ptrdiff_t tokens) {
+    for (ptrdiff_t h = 0; h < size; h += 32) {
+        float *c0 = gradient + h * rows, *c1 = c0 + 16 * rows;
+        const uint16_t *a0 = w + h * tokens, *a1 = a0 + 16 * tokens;
+        _tile_loadd(0, c0, rows * 4);
+        _tile_loadd(1, c0 + 16, rows * 4);
+        _tile_loadd(2, c1, rows * 4);
+        _tile_loadd(3, c1 + 16, rows * 4);
+        for (ptrdiff_t n = 0; n < tokens; n += 32) {
+            _tile_loadd(4, a0 + n * 16, 64);
+            _tile_loadd(6, p0 + n * 8, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, p1 + n * 8, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a1 + n * 16, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, c0, rows * 4);
+        _tile_stored(1, c0 + 16, rows * 4);
+        _tile_stored(2, c1, rows * 4);
+        _tile_stored(3, c1 + 16, rows * 4);
+    }
+}
+
+/* hidden: [rows / 16][size / 2][16][2], bf16; head: [tokens][size], bf16; bias: [tokens] or NULL;
+   top, sum: [rows], out: the largest logit, the sum of exp(logit - top);
+   gradient: [size][rows], out: sum of exp(logit - top) head, or NULL. rows and size are multiples of 32.
+   Returns 0, or 1 without memory. */
+int logsumexp(const uint16_t *hidden, const uint16_t *head, const float *bias, ptrdiff_t rows, ptrdiff_t size,
+              ptrdiff_t tokens, float *top, float *sum, float *gradient) {
+    float *z = aligned_alloc(64, CHUNK * 32 * sizeof *z);
+    uint32_t *p = gradient ? aligned_alloc(64, CHUNK * 16 * sizeof *p) : NULL;
+    uint16_t *w = gradient ? aligned_alloc(64, CHUNK * size * sizeof *w) : NULL;
+    uint16_t *last = aligned_alloc(64, CHUNK * size * sizeof *last); /* the last tokens and zeros, to whole tiles */
+    const int failed = !z || !last || (gradient && (!p || !w));
+    if (!failed) {
+        tile_shapes shapes;
+        memset(&shapes, 0, sizeof shapes);
+        shapes.palette = 1;
+        for (int i = 0; i < 8; i++) shapes.columns[i] = 64, shapes.rows[i] = 16;
+        _tile_loadconfig(&shapes);
+        for (ptrdiff_t r = 0; r < rows; r++) top[r] = NOTHING, sum[r] = 0;
+        if (gradient) memset(gradient, 0, size * rows * sizeof *gradient);
+        for (ptrdiff_t n = 0; n < tokens; n += CHUNK) {
+            const ptrdiff_t real = tokens - n < CHUNK ? tokens - n : CHUNK, whole = (real + 31) / 32 * 32;
+            const uint16_t *chunk = head + n * size;
+            if (real < whole) {
+                memcpy(last, chunk, real * size * sizeof *last);
+                memset(last + real * size, 0, (whole - real) * size * sizeof *last);
+                chunk = last;
+            }
+            if (gradient) transpose(w, chunk, size, whole);
+            for (ptrdiff_t r = 0; r < rows; r += 32) {
+                logits(z, chunk, hidden + r * size, size, whole);
+                for (int half = 0; half < 2; half++) {
+                    const ptrdiff_t at = r + 16 * half;
+                    uint32_t *p_half = p ? p + half * CHUNK * 8 : NULL;
+                    const __m512 scale =
+                        exponentials(z + 16 * half, bias ? bias + n : NULL, whole, real, top + at, sum + at, p_half);
+                    if (gradient && n && _mm512_cmp_ps_mask(scale, _mm512_set1_ps(1), _CMP_NEQ_OQ))
+                        for (ptrdiff_t h = 0; h < size; h++) {
+                            float *g = gradient + h * rows + at;
+                            _mm512_storeu_ps(g, _mm512_mul_ps(_mm512_loadu_ps(g), scale));
+                        }
+                }
+                if (gradient) add_products(gradient + r, rows, w, p, p + CHUNK * 8, size, whole);
+            }
+        }
+        _tile_release();
+    }
+    free(z), free(p), free(w), free(last);
+    return failed;
+}
