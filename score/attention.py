@@ -27,6 +27,7 @@ from score.packing import Branch, Tree
 
 PACKED = "packed"
 ALIKE = 0.8  # times the longest of the branches that are computed as one
+WHOLE = 64  # tokens that batches are filled up to multiples of: for each new size oneDNN compiles its products anew
 
 
 @dataclass
@@ -57,7 +58,10 @@ class Branches:
 
 
 class Forest:
-    """A batch of trees as tensors. `paths[i]` lists the places of sequence i's tokens in the batch."""
+    """A batch of trees as tensors. `paths[i]` lists the places of sequence i's tokens in the batch.
+
+    The last tokens, up to a multiple of WHOLE, belong to no sequence.
+    """
 
     def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
         self.paths: dict[int, list[int]] = {}
@@ -71,6 +75,7 @@ class Forest:
                 depth, size = len(branch.ancestors), branch.end - branch.first
                 branches.append((depth > size, depth + size, moved))
             self.paths |= {i: [at + place for place in path] for i, path in tree.paths.items()}
+        tokens += [0] * (-len(tokens) % WHOLE)
         depths, order, offset = [0] * len(tokens), [0] * len(tokens), 0
         self.kinds: list[Branches] = []
         for masked, kind in groups(branches):

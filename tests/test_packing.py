@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from score import attention
-from score.attention import Branches, Forest, attend
+from score.attention import WHOLE, Branches, Forest, attend
 from score.logprob import LanguageModel, Pair, score_next, score_pairs
 from score.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
 
@@ -51,7 +51,7 @@ def test_every_sequence_is_a_path(seed: int) -> None:
     for i, path in forest.paths.items():
         assert forest.tokens_N[path].tolist() == sequences[i]
         assert forest.depths_N[path].tolist() == list(range(len(path)))
-    assert len(forest.tokens_N) == sum(map(len, trees))
+    assert 0 <= len(forest.tokens_N) - sum(map(len, trees)) < WHOLE and len(forest.tokens_N) % WHOLE == 0
 
 
 @pytest.mark.parametrize("window", [None, 7])
