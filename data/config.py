@@ -261,8 +261,8 @@ class RuntimeSection(Section):
     )
     compile: bool = Field(
         True,
-        description="Let score and train compile a model's layers (torch.compile) where more than four minutes "
-        "of work is left for them.",
+        description="Let score and train compile a model's layers (torch.compile) where so many minutes of work "
+        "are left that this saves time.",
     )
     kv_cache_gib: int = Field(2, ge=1, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")

@@ -31,7 +31,8 @@ from score.packing import pack, packed_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-COMPILING_PAYS = 240.0  # seconds of work left: compiling took 20 to 58, and took a quarter to a third off the rest
+# seconds of work left: compiling took some 20 (with gradients 40) and a quarter to a third off the rest
+COMPILING_PAYS, COMPILING_GRADIENTS_PAYS = 90.0, 180.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class LanguageModel:
 
     def compile_if_it_pays(self, seconds_left: float) -> None:
         """Compile the decoder's layers, once for all of them, if so much work is left that this saves time."""
-        if self.may_compile and not self.compiled and seconds_left > COMPILING_PAYS:
+        pays = COMPILING_GRADIENTS_PAYS if torch.is_grad_enabled() else COMPILING_PAYS
+        if self.may_compile and not self.compiled and seconds_left > pays:
             self.compiled = True
             if compiler_is_there():
                 register(apart=True)

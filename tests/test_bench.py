@@ -35,12 +35,15 @@ def test_ratios_are_of_the_same_repeat() -> None:
 
 def test_flops_of_a_small_case() -> None:
     shapes = Shapes({(4, 8): 2, (8, 4): 1}, hidden=4, vocabulary=10, layers=1, attention=4)
-    pairs = [([1, 2], [3, 4]), ([1], [2])]  # 3 and 1 tokens are fed, 3 are scored
-    assert flops(shapes, pairs, train=False) == Flops(
-        linear=2 * 96 * 4, head=2 * 4 * 10 * 3, attention=4 * 4 * (3 * 4 / 2 + 1)
-    )
-    once, twice = flops(shapes, pairs, train=False), flops(shapes, pairs, train=True)
-    assert twice == Flops(2 * once.linear, 2 * once.head, 3 * once.attention)
+    pairs = [([1, 2], [3, 4]), ([1, 2], [3, 5]), ([9], [2])]  # of 3, 3 and 1 tokens that are fed 4 are different
+    once = flops(shapes, pairs, budget=100)
+    assert once == Flops(linear=2 * 96 * 4, head=2 * 4 * 10 * 5, attention=4 * 4 * (3 * 4 / 2 + 1))
+    assert flops(shapes, pairs, 100, [[0, 1, 2]]) == Flops(2 * once.linear, 2 * once.head, 3 * once.attention)
+    apart = flops(shapes, pairs, 100, [[0], [1], [2]])  # nothing is shared across optimiser steps
+    assert apart == Flops(4 * 96 * 7, 2 * once.head, 12 * 4 * (2 * 3 * 4 / 2 + 1))
+    # branches: 2 tokens, then two ends of 3 that each see them
+    two = flops(shapes, [([1, 2], [3, 4, 5, 0]), ([1, 2], [6, 7, 8, 0])], budget=100)
+    assert two.attention == 4 * 4 * ((5 * 6 / 2) + (3 * 2 + 3 * 4 / 2))
     assert math.isclose(seconds(once, 100.0, 10.0), (once.linear + once.attention) / 100 + once.head / 10)
 
 

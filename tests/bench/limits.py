@@ -1,11 +1,11 @@
 """How fast the machine could be: matrix products of a workload, and the time that bare GEMMs of its shapes take.
 
-    score: 2 P T                       + head 2 H V R     + attention 4 L A sum t(t+1)/2
-    train: 4 P T (no gradient of P)    + head 4 H V R     + attention 12 L A sum t(t+1)/2
+    score: 2 P T                       + head 2 H V R     + attention 4 L A sum t
+    train: 4 P T (no gradient of P)    + head 4 H V R     + attention 12 L A sum t
 
 P weights of the linear layers, T tokens fed, H hidden size, V vocabulary, R target tokens, L layers, A heads times
-head size, t the length of a sequence. Not counted: LoRA's own products, norms, softmax, what is computed twice to save
-memory. Of pairs that begin alike every token is counted, although a method may compute the common part once.
+head size, t the tokens that a token sees. Beginnings that sequences share within a batch count once, as they are
+computed once. Not counted: LoRA's own products, norms, softmax, what is computed twice to save memory.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from score.packing import pack
 from tests.bench.inputs import Tokens
 
-HEAD_ROWS = 256
+HEAD_TOKENS = 16384  # of the vocabulary at once
 SECONDS_PER_SHAPE = 0.5
 
 
@@ -42,17 +43,21 @@ class Flops:
     attention: float
 
 
-def flops(shapes: Shapes, pairs: Sequence[Tokens], train: bool) -> Flops:
-    """Operations that scoring the pairs, or one pass of training on them, cannot do without."""
-    fed = [len(prompt) + len(target) - 1 for prompt, target in pairs]
+def flops(shapes: Shapes, pairs: Sequence[Tokens], budget: int, steps: Sequence[Sequence[int]] = ()) -> Flops:
+    """Operations that scoring the pairs, or one pass of training on them step by step, cannot do without."""
+    fed = [[*prompt, *target[:-1]] for prompt, target in pairs]
+    trees = [tree for step in steps or [range(len(fed))] for tree in pack([fed[i] for i in step], budget)]
     rows = sum(len(target) for _, target in pairs)
     weights = sum(inputs * outputs * count for (inputs, outputs), count in shapes.linears.items())
-    squares = sum(t * (t + 1) / 2 for t in fed)
-    twice, thrice = (2, 3) if train else (1, 1)  # attention has two inputs, so its backward is twice its forward
+    seen = sum(
+        n * len(branch.ancestors) + n * (n + 1) / 2
+        for tree in trees for branch in tree.branches for n in [branch.end - branch.first]
+    )  # fmt: skip
+    twice, thrice = (2, 3) if steps else (1, 1)  # attention has two inputs, so its backward is twice its forward
     return Flops(
-        linear=2.0 * weights * sum(fed) * twice,
+        linear=2.0 * weights * sum(map(len, trees)) * twice,
         head=2.0 * shapes.hidden * shapes.vocabulary * rows * twice,
-        attention=4.0 * shapes.layers * shapes.attention * squares * thrice,
+        attention=4.0 * shapes.layers * shapes.attention * seen * thrice,
     )
 
 
@@ -97,4 +102,4 @@ def rates(shapes: Shapes, rows: int, dtype: str) -> tuple[float, float]:
     """FLOP/s over all linear layers (each shape with its share of the time), and of the head."""
     work = {size: 2.0 * rows * size[0] * size[1] * count for size, count in shapes.linears.items()}
     taken = sum(amount / gemm_rate(rows, *size, dtype) for size, amount in work.items())
-    return sum(work.values()) / taken, gemm_rate(HEAD_ROWS, shapes.hidden, shapes.vocabulary, dtype)
+    return sum(work.values()) / taken, gemm_rate(rows, shapes.hidden, min(shapes.vocabulary, HEAD_TOKENS), dtype)

@@ -48,7 +48,9 @@ def run_worker(system: str, job: dict[str, Any]) -> dict[str, Any]:
         job_path, result_path, log_path = (Path(folder, name) for name in ("job.json", "result.json", "log.txt"))
         job_path.write_text(json.dumps(job))
         code = ["-m", "tests.bench.workers"] if ours else ["-P", str(WORKERS.resolve())]
-        environment = {**OFFLINE, **os.environ}
+        environment = {**OFFLINE, **os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}  # nothing is compiled already
+        if system in ("ours_score", "ours_train"):
+            environment["PST_CACHE"] = folder  # where the head's kernel would be
         if not ours:
             environment.pop("PYTHONPATH", None)  # this project's `evaluate` must not be found there
         with log_path.open("w") as log:

@@ -53,7 +53,8 @@ class Bench:
         """Measure the machine's limit for a workload."""
         runtime, train = self.config.runtime, part == "train"
         rows = runtime.train_tokens if train else runtime.score_tokens
-        found = run_worker("machine_limit", {**self.base, "pairs": pairs, "train": train, "budget": rows})
+        steps = optimiser_steps(len(pairs), self.config.train.batch_size, 1, SEED) if train else []
+        found = run_worker("machine_limit", {**self.base, "pairs": pairs, "steps": steps, "budget": rows})
         if record:
             keep = {key: found[key] for key in ("seconds_at_limit", "tflops", "flops")}
             self.session.record(part, self.model, kind="limit", repeat=repeat, rows=rows, **keep)

@@ -177,7 +177,7 @@ def machine_limit(job: Job, ready: Ready) -> Result:
 
     shapes = shapes_of(job["directory"])
     ready()
-    work = flops(shapes, job["pairs"], job["train"])
+    work = flops(shapes, job["pairs"], job["budget"], job["steps"])
     found = {dtype: rates(shapes, job["budget"], dtype) for dtype in ("bfloat16", "float32")}
     return {
         "flops": asdict(work), "seconds_at_limit": seconds(work, *found[job["dtype"]]),
