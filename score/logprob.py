@@ -97,8 +97,9 @@ class LanguageModel:
         kinds = set(getattr(config, "layer_types", None) or [f"{'sliding' if window else 'full'}_attention"])
         if not kinds <= {"full_attention", "sliding_attention"}:
             return False
-        stem, ends = [*range(1, 7)], ([1, 2], [3, 4, 5], [6])
-        sequences = [[*stem, *end] for end in ends]
+        some = len(self.head_V_H) // 2  # the first tokens may be special, and to some a model reacts wildly
+        stem, ends = range(6), (range(24), range(7, 12), range(6, 11))
+        sequences = [[some + token for token in (*stem, *end)] for end in ends]
         alone = [self.padded_hidden(torch.tensor([sequence], device=self.device))[0] for sequence in sequences]
         forest = Forest(pack(sequences, budget=256), self.device)
         register()
@@ -106,9 +107,12 @@ class LanguageModel:
             packed = self._packed_hidden(forest)
         except Exception:  # it takes no positions or no such attention, and says so in its own way
             return False
-        apart = [(packed[forest.paths[i]] - h).norm(dim=-1) / h.norm(dim=-1) for i, h in enumerate(alone)]
+        apart = [
+            ((packed[forest.paths[i]] - h).norm(dim=-1) / h.norm(dim=-1))[len(stem) :] for i, h in enumerate(alone)
+        ]
         asked = {"sliding_attention" if window else "full_attention" for window in forest.kinds[0].masks}
-        return max(each.max().item() for each in apart) <= 0.05 and asked == kinds
+        # in bf16 single tokens may be far apart for rounding alone; wrong positions would change whole branches
+        return max(each.median().item() for each in apart) <= 0.1 and asked == kinds
 
     def compile_if_it_pays(self, seconds_left: float) -> None:
         """Compile the decoder's layers, once for all of them, if so much work is left that this saves time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import transformers
 
 from score import attention
 from score.attention import WHOLE, Branches, Forest, attend
-from score.logprob import LanguageModel, Pair, score_next, score_pairs
+from score.logprob import LanguageModel, Pair, load_language_model, score_next, score_pairs
 from score.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
 
 SHAPE: dict[str, Any] = {
@@ -155,3 +156,12 @@ def test_an_architecture_that_cannot_be_packed_is_given_padded_sequences(reason:
     assert not padded.packed and model.config._attn_implementation == "sdpa"
     for one, other in zip(expected, score_pairs(padded, pairs, 64, lambda *_: None), strict=True):
         assert other == pytest.approx(one, abs=2e-5)
+
+
+def test_an_architecture_that_counts_positions_itself_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Path(__file__).parents[1] / "peers" / "llama"
+    assert load_language_model(peer, "bfloat16").packed
+    decoder = transformers.LlamaModel
+    forward = decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda self, *_, position_ids=None, **others: forward(self, **others))
+    assert not load_language_model(peer, "bfloat16").packed

@@ -128,7 +128,9 @@ def test_logprobs_equal_a_plain_forward_in_any_batch(name: str) -> None:
     plain = AutoModelForCausalLM.from_pretrained(peer.directory, dtype=torch.float32).eval()
     expected = [plain_logprobs(plain, pair) for pair in pairs]
     del plain
+    assert load_language_model(peer.directory, "bfloat16").packed  # though rounding moves some hidden states far
     lm = load_language_model(peer.directory, "float32")
+    assert lm.packed
     alone = score_pairs(lm, pairs, 1, advance)
     order = random.Random(0).sample(range(PAIRS), PAIRS)
     shuffled = score_pairs(lm, [pairs[i] for i in order], 4096, advance)
