@@ -1,9 +1,9 @@
 """Attention of packed sequences: each branch of a tree sees its ancestors and, causally, itself.
 
 The decoder gets the tokens of a batch as one row, without padding. Only attention, which must keep the sequences
-apart, takes them branch by branch. Plain causal attention is about twice as fast as one with a mask, so a branch goes
-through it together with its ancestors if there are fewer of these than tokens of its own; a branch at the end of a
-long shared prefix has a mask. What is padded or there twice is dropped again.
+apart, takes them branch by branch. A fused kernel is about twice as fast on causal attention as with a mask, so a
+branch is computed together with its ancestors unless there are more of these than tokens of its own; a branch at the
+end of a long shared prefix has a mask. What is padded or there twice is dropped again.
 
 Registered with transformers under the name PACKED, for which transformers makes no masks. Each layer says itself
 whether it has a sliding window or a soft-cap.
@@ -26,8 +26,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from score.packing import Branch, Tree
 
 PACKED = "packed"
-ALIKE = 0.8  # times the longest of the branches that are computed as one
-WHOLE = 64  # tokens that batches are filled up to multiples of: for each new size oneDNN compiles its products anew
+ALIKE = 0.8  # of the longest: branches at least so long are padded to it and computed with it
+MULTIPLE = 64  # of tokens, to which batches are filled up: for each new size oneDNN compiles its products anew
+OTHER_KINDS = ("s_aux", "position_bias", "indices", "block_indices")  # of attention, by the arguments they come with
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Branches:
                 starts_S = self.starts_S[:1] if self.causal else self.starts_S
                 at_K = torch.arange(longest, device=starts_S.device)
                 depth_S_Q = starts_S[:, None] + at_K[: self.queries_S_Q.shape[1]]
+                depth_S_Q = depth_S_Q.clamp(max=longest - 1)  # padding sees something, or its gradients were NaN
                 behind_S_Q_K = depth_S_Q[:, :, None] - at_K
                 sees = (behind_S_Q_K >= 0) if window is None else (behind_S_Q_K >= 0) & (behind_S_Q_K < window)
                 mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
@@ -60,7 +62,7 @@ class Branches:
 class Forest:
     """A batch of trees as tensors. `paths[i]` lists the places of sequence i's tokens in the batch.
 
-    The last tokens, up to a multiple of WHOLE, belong to no sequence.
+    The last tokens, up to a multiple of MULTIPLE, belong to no sequence.
     """
 
     def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
@@ -75,7 +77,7 @@ class Forest:
                 depth, size = len(branch.ancestors), branch.end - branch.first
                 branches.append((depth > size, depth + size, moved))
             self.paths |= {i: [at + place for place in path] for i, path in tree.paths.items()}
-        tokens += [0] * (-len(tokens) % WHOLE)
+        tokens += [0] * (-len(tokens) % MULTIPLE)
         depths, order, offset = [0] * len(tokens), [0] * len(tokens), 0
         self.kinds: list[Branches] = []
         for masked, kind in groups(branches):
@@ -99,9 +101,9 @@ def groups(branches: list[tuple[bool, int, Branch]]) -> Iterator[tuple[bool, lis
     """Branches of one kind and of similar length, longest first."""
     while branches:
         masked, longest, _ = max(branches, key=itemgetter(0, 1))
-        found = [each for each in branches if each[0] == masked and each[1] >= ALIKE * longest]
-        branches = [each for each in branches if each not in found]
-        yield masked, [branch for _, _, branch in found]
+        together = [kind == masked and keys >= ALIKE * longest for kind, keys, _ in branches]
+        yield masked, [branch for (_, _, branch), chosen in zip(branches, together, strict=True) if chosen]
+        branches = [each for each, chosen in zip(branches, together, strict=True) if not chosen]
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -112,11 +114,15 @@ def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None,
-    sliding_window: int | None = None, softcap: float | None = None, forest: Forest | None = None, **_: Any,
+    sliding_window: int | None = None, softcap: float | None = None, forest: Forest | None = None, **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """transformers' attention interface: [1, A, N, D], [1, A/G, N, D] twice → [1, N, A, D]."""
-    if forest is None:
-        raise ValueError("packed attention without a forest")
+    """transformers' attention interface: [1, A, N, D], [1, A/G, N, D] twice → [1, N, A, D].
+
+    Raises ValueError without a forest, and for kinds of attention that this is not.
+    """
+    unknown = [name for name in OTHER_KINDS if others.get(name) is not None]
+    if forest is None or attention_mask is not None or unknown:
+        raise ValueError(f"packed attention takes a forest, no mask and no {unknown}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_N_A_D, key_N_B_D, value_N_B_D = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = []
@@ -155,16 +161,27 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, s
     if mask is None:
         mask = torch.full((n, m), -torch.inf, dtype=q.dtype, device=q.device).triu_(1)
     mask = mask.expand(s, 1, n, m)[:, :, None].expand(s, b, a // b, n, m).reshape(s * b, -1, m)
-    q, k, v = q.reshape(s * b, -1, d), k.reshape(s * b, m, d), v.reshape(s * b, m, d)
+    q, k, v = q.reshape(s * b, -1, d), k.reshape(s * b, m, d), v.reshape(s * b, m, -1)  # v may be of another size
     if softcap is None:
         scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
     else:
         scores = mask + softcap * torch.tanh(torch.bmm(q, k.transpose(1, 2)) * (scale / softcap))
-    return torch.bmm(scores.softmax(-1), v).view(s, a, n, d)
+    return torch.bmm(scores.softmax(-1), v).view(s, a, n, -1)
 
 
-def register(apart: bool = False) -> None:
-    """Make the name known to transformers; `apart` keeps attention out of what torch.compile compiles."""
+def register() -> None:
+    """Make the name known to transformers, unless it is."""
     from transformers import AttentionInterface
 
-    cast(Any, AttentionInterface).register(PACKED, torch.compiler.disable(attend) if apart else attend)
+    known = cast(Any, AttentionInterface)
+    if PACKED not in known._global_mapping:
+        known.register(PACKED, attend)
+
+
+def keep_from_compiler() -> None:
+    """From now on torch.compile leaves attention out: it would compile it for every forest."""
+    from transformers import AttentionInterface
+
+    known = cast(Any, AttentionInterface)
+    if known._global_mapping.get(PACKED) in (None, attend):
+        known.register(PACKED, torch.compiler.disable(attend))

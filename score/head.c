@@ -3,7 +3,7 @@
    Products of bf16 numbers are summed in float32 by the matrix unit. The logits of CHUNK tokens and 32 rows stay in the
    cache until their exponentials are summed and, for the gradient, multiplied with the same tokens' weights.
 
-   Everything is computed transposed, tokens by rows: the weights are then read as they lie, and one vector register
+   CHUNK, a multiple of 32, is given when this is compiled. Everything is computed transposed, tokens by rows: the weights are then read as they lie, and one vector register
    holds 16 rows, each with its own maximum and sum. */
 
 #include <immintrin.h>
@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK 256
 #define NOTHING -1e30f /* below every logit, and finite */
+
+/* Some compilers think that tile instructions read less memory than they do. */
+#define WRITTEN __asm__ volatile("" ::: "memory")
 
 typedef struct {
     uint8_t palette, start, reserved[14];
@@ -21,8 +23,11 @@ typedef struct {
     uint8_t rows[16];
 } tile_shapes;
 
+static const tile_shapes shapes = {
+    .palette = 1, .columns = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
 static inline __m512 exp16(__m512 x) { /* of x <= 0, to 2 units in the last place; not below 1e-38 */
-    x = _mm512_max_ps(x, _mm512_set1_ps(-87.3f));
+    x = _mm512_max_ps(_mm512_set1_ps(-87.3f), x); /* in this order NaN stays */
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x);
     f = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), f);
@@ -68,6 +73,7 @@ static void transpose16(__m512i r[16]) { /* of 16 x 16 lanes of 32 bits */
 /* z[token][32 rows] = head[token] . hidden[row], for a multiple of 32 tokens */
 static void logits(float *z, const uint16_t *head, const uint16_t *hidden, ptrdiff_t size, ptrdiff_t tokens) {
     const uint16_t *b0 = hidden, *b1 = hidden + 16 * size;
+    WRITTEN;
     for (ptrdiff_t n = 0; n < tokens; n += 32) {
         const uint16_t *a0 = head + n * size, *a1 = a0 + 16 * size;
         _tile_zero(0);
@@ -142,6 +148,7 @@ static void transpose(uint16_t *w, const uint16_t *head, ptrdiff_t size, ptrdiff
 /* gradient[input][32 of rows] += sum over tokens of w[input][token] p[token][row] */
 static void add_products(float *gradient, ptrdiff_t rows, const uint16_t *w, const uint32_t *p0, const uint32_t *p1,
                          ptrdiff_t size, ptrdiff_t tokens) {
+    WRITTEN;
     for (ptrdiff_t h = 0; h < size; h += 32) {
         float *c0 = gradient + h * rows, *c1 = c0 + 16 * rows;
         const uint16_t *a0 = w + h * tokens, *a1 = a0 + 16 * tokens;
@@ -178,10 +185,6 @@ int logsumexp(const uint16_t *hidden, const uint16_t *head, const float *bias, p
     uint16_t *last = aligned_alloc(64, CHUNK * size * sizeof *last); /* the last tokens and zeros, to whole tiles */
     const int failed = !z || !last || (gradient && (!p || !w));
     if (!failed) {
-        tile_shapes shapes;
-        memset(&shapes, 0, sizeof shapes);
-        shapes.palette = 1;
-        for (int i = 0; i < 8; i++) shapes.columns[i] = 64, shapes.rows[i] = 16;
         _tile_loadconfig(&shapes);
         for (ptrdiff_t r = 0; r < rows; r++) top[r] = NOTHING, sum[r] = 0;
         if (gradient) memset(gradient, 0, size * rows * sizeof *gradient);

@@ -4,7 +4,7 @@
 
 Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135),
 whose keys and values would be W: a [rows, vocabulary] block is never there, and no second pass computes the logits
-again for the gradient.
+again for the gradient. On a CPU with AMX score/kernel.py does that in C; what is below does it everywhere else.
 
 Axes: R rows, H hidden size, V vocabulary, N one block of it.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import shutil
+import shlex
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -21,34 +21,38 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("head.c")
-FLAGS = ["-O3", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mamx-tile", "-mamx-bf16"]
 CHUNK = 256  # tokens that the kernel takes at once
+FLAGS = ["-O3", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mamx-tile", "-mamx-bf16",
+         f"-DCHUNK={CHUNK}"]  # fmt: skip
 GRADIENTS = 2**26  # bytes: each thread has a float32 gradient of its own
 
 
 @cache
 def library() -> Any | None:
     """The kernel, None where this machine cannot have it."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or not torch.cpu._is_amx_tile_supported() or not torch.cpu._init_amx():
+    if not torch.cpu._is_amx_tile_supported() or not torch.cpu._init_amx():
         return None
+    compiler = shlex.split(os.environ.get("CC") or "cc")
     key = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:12]
     path = Path(os.environ.get("PST_CACHE", ".cache")).resolve() / "kernels" / f"head-{key}.so"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            command = [compiler, *FLAGS, str(SOURCE), "-o", file.name]
-        built = subprocess.run(command, capture_output=True, check=False).returncode == 0
-        if not built:
-            os.unlink(file.name)  # a compiler without AMX
-            return None
-        os.replace(file.name, path)
-    return ctypes.CDLL(str(path))
+    try:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # others may be at it, too
+                built = Path(folder, path.name)
+                subprocess.run([*compiler, *FLAGS, str(SOURCE), "-o", str(built)], capture_output=True, check=True)
+                os.replace(built, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.CalledProcessError):  # no compiler, one without AMX, a folder that cannot be used
+        return None
 
 
 @cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count)
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a fork has no threads
 
 
 def takes(hidden_R_H: Tensor, head_V_H: Tensor, softcap: float | None, held: torch.dtype) -> bool:

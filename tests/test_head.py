@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -72,6 +73,23 @@ def test_the_kernel(rows: int, hidden: int, vocabulary: int, with_bias: bool, th
     assert exact.grad is not None
     apart = (gradient.double() - exact.grad).norm(dim=1) / exact.grad.norm(dim=1)
     assert apart.max() < 4e-3  # probabilities become bf16 in the gradient's product
+
+
+@pytest.mark.skipif(kernel.library() is None, reason="no AMX, or no C compiler for it")
+def test_what_is_not_a_number_stays_so() -> None:
+    h, weight = torch.randn(3, HIDDEN), torch.randn(VOCABULARY, HIDDEN).bfloat16()
+    weight[7] = torch.nan
+    assert kernel.logsumexp(h, weight, None, False)[0].isnan().all()
+
+
+@pytest.mark.parametrize("problem", ["compiler", "folder"])
+def test_without_a_compiler_or_a_folder_there_is_no_kernel(
+    problem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PST_CACHE", str(tmp_path / ("file" if problem == "folder" else "cache")))
+    monkeypatch.setenv("CC", "no-such-compiler -O" if problem == "compiler" else "cc")
+    assert kernel.library.__wrapped__() is None
 
 
 def test_what_the_kernel_is_not_for() -> None:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from score import attention
-from score.attention import WHOLE, Branches, Forest, attend
+from score.attention import MULTIPLE, Branches, Forest, attend
 from score.logprob import LanguageModel, Pair, load_language_model, score_next, score_pairs
 from score.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
 
@@ -52,30 +52,54 @@ def test_every_sequence_is_a_path(seed: int) -> None:
     for i, path in forest.paths.items():
         assert forest.tokens_N[path].tolist() == sequences[i]
         assert forest.depths_N[path].tolist() == list(range(len(path)))
-    assert 0 <= len(forest.tokens_N) - sum(map(len, trees)) < WHOLE and len(forest.tokens_N) % WHOLE == 0
+    assert 0 <= len(forest.tokens_N) - sum(map(len, trees)) < MULTIPLE and len(forest.tokens_N) % MULTIPLE == 0
 
 
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_token_sees_its_own_sequence_alone(seed: int, window: int | None) -> None:
-    """Attention over a batch of trees, with gradients and without, against each sequence alone in float64."""
+    """Attention over a batch of trees and its gradients, against each sequence alone in float64."""
     draw = random.Random(seed)
-    sequences = [*families(draw, 6), [*range(1, 50), 3], [*range(1, 50), 4, 5]]  # short ends of a long prefix
+    long = list(range(1, 50))  # with a window the ends' padding would see nothing
+    sequences = [*families(draw, 6), [*long, 3], [*long, 4, 5], [*long, 60], [*long[:40], *range(60, 80)]]
     forest = Forest(pack(sequences, budget=512), torch.device("cpu"))
     assert {kind.causal for kind in forest.kinds} == {True, False}
     torch.manual_seed(seed)
-    query, key, value = (torch.randn(1, heads, len(forest.tokens_N), 8) for heads in (4, 2, 2))
-    for grad, softcap in ((False, None), (True, None), (False, 2.0)):
-        with torch.set_grad_enabled(grad):
+    states = [torch.randn(1, heads, len(forest.tokens_N), 8) for heads in (4, 2, 2)]
+    weights = torch.randn(len(forest.tokens_N), 4, 8)  # the filling's outputs are nobody's
+    weights[len({place for path in forest.paths.values() for place in path}) :] = 0
+    for softcap in (None, 2.0):
+        query, key, value = (each.clone().requires_grad_() for each in states)
+        with torch.no_grad():
             found = attend(None, query, key, value, None, 0.3, window, softcap, forest)[0][0]
+        trained = attend(None, query, key, value, None, 0.3, window, softcap, forest)[0][0]
+        torch.testing.assert_close(found, trained, rtol=0, atol=1e-5)
+        exact = [each.double().requires_grad_() for each in states]
+        expected: dict[int, Any] = {}
         for path in forest.paths.values():
-            q, k, v = (states[0][:, path].double() for states in (query, key, value))
+            q, k, v = (each[0][:, path] for each in exact)
             scores = 0.3 * q @ k.repeat_interleave(2, 0).transpose(1, 2)
             scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
             behind = torch.arange(len(path))[:, None] - torch.arange(len(path))
             unseen = (behind < 0) | (behind >= (window or len(path)))
-            expected = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v.repeat_interleave(2, 0)
-            torch.testing.assert_close(found[path].double(), expected.transpose(0, 1), rtol=0, atol=1e-5)
+            seen = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v.repeat_interleave(2, 0)
+            torch.testing.assert_close(found[path].double(), seen.transpose(0, 1), rtol=0, atol=1e-5)
+            expected |= {place: seen[:, depth] for depth, place in enumerate(path)}
+        (trained * weights).sum().backward()
+        torch.stack([(expected[place] * weights[place]).sum() for place in expected]).sum().backward()
+        for ours, theirs in zip((query, key, value), exact, strict=True):
+            assert ours.grad is not None and theirs.grad is not None
+            torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0, atol=1e-5)
+
+
+def test_other_kinds_of_attention_are_refused() -> None:
+    x = torch.randn(1, 2, 64, 8)
+    forest = Forest(pack([[1, 2, 3]], budget=64), torch.device("cpu"))
+    attend(None, x, x, x, None, forest=forest, position_bias=None)
+    wrong: list[dict[str, Any]] = [{"forest": None}, {"forest": forest, "s_aux": torch.zeros(2)}]
+    for arguments in wrong:
+        with pytest.raises(ValueError, match="packed attention takes"):
+            attend(None, x, x, x, None, **arguments)
 
 
 def test_what_is_shared_is_there_once_and_trees_have_their_limits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 CHECKPOINT = "checkpoint.pt"
+TRIM_STEPS = (
+    4  # between those after which freed memory is given back: it is in pieces, and its peak would go on growing
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ def train_adapter(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        if (number + 1) % TRIM_STEPS == 0:
+            _trim_memory()
         losses.append(loss)
         tokens += passed
         advance(len(batch), passed)
@@ -119,6 +125,13 @@ def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, acce
         accelerator.backward(loss)
         total += loss.item()
     return total, sum(len(example.pair) for example in batch)
+
+
+def _trim_memory() -> None:
+    """Give what the C library has kept of freed memory back to the system, where it is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def lr_factor(step: int, steps: int, section: TrainSection) -> float:
