@@ -151,7 +151,7 @@ class LanguageModel:
         return hidden
 
     def batches(self, sequences: Sequence[Sequence[int]], budget: int) -> Iterator[Forest]:
-        """All sequences, in batches of at most `budget` tokens (or one sequence) that are then filled up, longest first."""
+        """All sequences, in batches of at most `budget` tokens (or one sequence), then filled up, longest first."""
         for trees in packed_batches(sequences, budget, self.packed):
             yield Forest(trees, self.device)
 
