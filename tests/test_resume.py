@@ -25,11 +25,11 @@ ROUND = Path("runs/t/round=1")
 OTHER = Path("runs/u/round=1")
 FOLDERS = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
 TABLES = {"generate": (CHAINS, 1e-6), "score": (SCORES, 1e-5), "evaluate": (EVALS, 1e-5)}
-# What interrupts each stage, and the file that it waits for.
+# What interrupts each stage, and the file that it waits for: a new one, or one written anew.
 INTERRUPTIONS = {
     "generate": ((signal.SIGKILL, "part-00001.parquet"), (signal.SIGINT, "part-00004.parquet")),
     "score": ((signal.SIGKILL, ".work/passes*chatty*.parquet"),),
-    "train": ((signal.SIGKILL, ".work/chatty/checkpoint.pt"), (signal.SIGINT, ".work/plain/checkpoint.pt")),
+    "train": ((signal.SIGKILL, ".work/chatty/checkpoint.pt"), (signal.SIGINT, ".work/*/checkpoint.pt")),
     "evaluate": ((signal.SIGKILL, ".work/current*.parquet"),),
 }
 ALL_STAGES = """
@@ -76,17 +76,22 @@ def forget(name: str) -> None:
         shutil.rmtree("runs/t/.checkpoints")
 
 
+def times(folder: Path, pattern: str) -> set[tuple[Path, int]]:
+    """Files and when they were written."""
+    return {(path, path.stat().st_mtime_ns) for path in folder.glob(pattern)}
+
+
 def interrupted(name: str, sent: signal.Signals, pattern: str) -> tuple[int, str]:
     """Start a stage in a process group of its own and send it a signal in the middle: status and stderr."""
     folder = ROUND / FOLDERS[name]
-    assert not list(folder.glob(pattern))
+    before = times(folder, pattern)
     command = [sys.executable, "-m", name, "--config", "tiny.toml", "--run", "t", "--round", "1"]
     process = subprocess.Popen(
         command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         deadline = time.monotonic() + 120
-        while not list(folder.glob(pattern)):
+        while not times(folder, pattern) - before:
             assert process.poll() is None and time.monotonic() < deadline, "the stage has made nothing to wait for"
             time.sleep(0.001)
         os.killpg(process.pid, sent)
