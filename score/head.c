@@ -1,10 +1,11 @@
 /* log-sum-exp of a language model's head and its gradient in one pass over the vocabulary, with AMX (see head.py).
 
-   Products of bf16 numbers are summed in float32 by the matrix unit. The logits of CHUNK tokens and 32 rows stay in the
-   cache until their exponentials are summed and, for the gradient, multiplied with the same tokens' weights.
+   Products of bf16 numbers are summed in float32 by the matrix unit. Logits stay in the cache, those of 32 tokens and 32
+   rows until their exponentials are summed, with a gradient those of CHUNK tokens and 32 rows until their exponentials
+   are multiplied with the same tokens' weights. Everything is computed transposed, tokens by rows: the weights are then
+   read as they lie, and one vector register holds 16 rows, each with its own reference and sum.
 
-   CHUNK, a multiple of 32, is given when this is compiled. Everything is computed transposed, tokens by rows: the weights are then read as they lie, and one vector register
-   holds 16 rows, each with its own maximum and sum. */
+   CHUNK, a multiple of 32, is given when this is compiled. */
 
 #include <immintrin.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #define NOTHING -1e30f /* below every logit, and finite */
+#define TOO_FAR 60     /* above the reference: exponentials must stay finite in float32 */
 
 /* Some compilers think that tile instructions read less memory than they do. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
@@ -70,35 +72,107 @@ static void transpose16(__m512i r[16]) { /* of 16 x 16 lanes of 32 bits */
     memcpy(r, t, sizeof t);
 }
 
-/* z[token][32 rows] = head[token] . hidden[row], for a multiple of 32 tokens */
-static void logits(float *z, const uint16_t *head, const uint16_t *hidden, ptrdiff_t size, ptrdiff_t tokens) {
-    const uint16_t *b0 = hidden, *b1 = hidden + 16 * size;
-    WRITTEN;
-    for (ptrdiff_t n = 0; n < tokens; n += 32) {
-        const uint16_t *a0 = head + n * size, *a1 = a0 + 16 * size;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (ptrdiff_t k = 0; k < size; k += 32) {
-            _tile_loadd(4, a0 + k, size * 2);
-            _tile_loadd(6, b0 + k * 16, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, b1 + k * 16, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, a1 + k, size * 2);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+static inline __m512 exp2_16(__m512 x) { /* 2 to the power of x, to 2e-7; not below 1e-38 */
+    x = _mm512_max_ps(_mm512_set1_ps(-126), x); /* in this order NaN stays */
+    const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF); /* x - floor(x); 2^f by a least-maximum fit */
+    __m512 p = _mm512_set1_ps(1.8775767e-3f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(8.989341e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5826318e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4015361e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931531e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9999994e-1f));
+    return _mm512_scalef_ps(p, x); /* which takes floor(x) */
+}
+
+/* Of 32 rows: their largest logits so far, and the sums of exp(logit - reference). */
+typedef struct {
+    __m512 reference[2], top[2], sum[2];
+} running;
+
+/* Adds the exponentials of z[first .. end). */
+static inline __attribute__((always_inline)) void add(running *rows, const float *z, const float *bias, ptrdiff_t first,
+                                                      ptrdiff_t end) {
+    const __m512 log2_e = _mm512_set1_ps(1.44269504f);
+    for (ptrdiff_t n = first; n < end; n++)
+        for (int half = 0; half < 2; half++) {
+            __m512 x = _mm512_load_ps(z + 32 * n + 16 * half);
+            if (bias) x = _mm512_add_ps(x, _mm512_set1_ps(bias[n]));
+            rows->top[half] = _mm512_max_ps(rows->top[half], x);
+            const __m512 y = _mm512_mul_ps(_mm512_sub_ps(x, rows->reference[half]), log2_e);
+            rows->sum[half] = _mm512_add_ps(rows->sum[half], exp2_16(y));
         }
-        _tile_stored(0, z + n * 32, 128);
-        _tile_stored(1, z + n * 32 + 16, 128);
-        _tile_stored(2, z + n * 32 + 512, 128);
-        _tile_stored(3, z + n * 32 + 528, 128);
+}
+
+/* z[32 tokens][32 rows] = head[token] . hidden[row], while the exponentials of `count` tokens before them are added: the
+   matrix unit and the vector units then work at the same time. */
+static inline void logits(float *z, const uint16_t *head, const uint16_t *hidden, ptrdiff_t size, running *rows,
+                                  const float *before, const float *bias, ptrdiff_t count) {
+    const uint16_t *a0 = head, *a1 = head + 16 * size, *b0 = hidden, *b1 = hidden + 16 * size;
+    const ptrdiff_t steps = size / 32, share = (32 + steps - 1) / steps;
+    running now = *rows;
+    ptrdiff_t n = 0;
+    WRITTEN;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (ptrdiff_t k = 0; k < size; k += 32) {
+        _tile_loadd(4, a0 + k, size * 2);
+        _tile_loadd(6, b0 + k * 16, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b1 + k * 16, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a1 + k, size * 2);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        const ptrdiff_t end = n + share < count ? n + share : count;
+        add(&now, before, bias, n, end);
+        n = end;
+    }
+    _tile_stored(0, z, 128);
+    _tile_stored(1, z + 16, 128);
+    _tile_stored(2, z + 512, 128);
+    _tile_stored(3, z + 528, 128);
+    WRITTEN;
+    *rows = now;
+}
+
+/* The sums of 32 rows over a chunk, without keeping its logits: z holds two blocks of 32 tokens. The reference is the
+   largest logit of an earlier block; a much larger one makes it the new reference and the chunk is computed again. */
+static void sums(float *z, const uint16_t *head, const uint16_t *hidden, const float *bias, ptrdiff_t size,
+                 ptrdiff_t tokens, ptrdiff_t real, float *reference, float *sum) {
+    running rows = {{_mm512_loadu_ps(reference), _mm512_loadu_ps(reference + 16)}};
+    for (;;) {
+        running now = rows;
+        for (int half = 0; half < 2; half++) now.top[half] = now.reference[half], now.sum[half] = _mm512_setzero_ps();
+        for (ptrdiff_t n = 0; n < tokens; n += 32)
+            logits(z + n % 64 * 32, head + n * size, hidden, size, &now, z + (n + 32) % 64 * 32,
+                   bias ? bias + n - 32 : NULL, n ? 32 : 0);
+        const ptrdiff_t last = tokens - 32;
+        add(&now, z + last % 64 * 32, bias ? bias + last : NULL, 0, real - last);
+        int again = 0;
+        for (int half = 0; half < 2; half++) {
+            const __m512 apart = _mm512_sub_ps(now.top[half], now.reference[half]);
+            if (_mm512_cmp_ps_mask(apart, _mm512_set1_ps(TOO_FAR), _CMP_GT_OQ)) {
+                again = 1;
+                const __m512 scale = exp16(_mm512_sub_ps(now.reference[half], now.top[half]));
+                _mm512_storeu_ps(sum + 16 * half, _mm512_mul_ps(_mm512_loadu_ps(sum + 16 * half), scale));
+                rows.reference[half] = now.top[half];
+            }
+        }
+        if (!again) {
+            for (int half = 0; half < 2; half++) {
+                _mm512_storeu_ps(reference + 16 * half, rows.reference[half]);
+                _mm512_storeu_ps(sum + 16 * half, _mm512_add_ps(_mm512_loadu_ps(sum + 16 * half), now.sum[half]));
+            }
+            return;
+        }
     }
 }
 
-/* For 16 of the 32 rows: exponentials of z into their sum, and as bf16, two tokens side by side, into p. Returns what
-   sums and gradients so far were multiplied with, since the maximum has moved. */
+/* With a gradient, for 16 of the 32 rows: exponentials of z into their sum, and as bf16, two tokens side by side, into
+   p. Here the reference is always the largest logit: its exponential is then 1, which bf16 does not round. Returns what
+   sums and gradients so far were multiplied with, since it has moved. */
 static __m512 exponentials(float *z, const float *bias, ptrdiff_t tokens, ptrdiff_t real, float *top, float *sum,
                            uint32_t *p) {
     const __m512 old = _mm512_loadu_ps(top);
@@ -118,10 +192,8 @@ static __m512 exponentials(float *z, const float *bias, ptrdiff_t tokens, ptrdif
         const __m512 e1 = exp16(_mm512_sub_ps(_mm512_load_ps(z + 32 * n + 32), m));
         s0 = _mm512_add_ps(s0, e0);
         s1 = _mm512_add_ps(s1, e1);
-        if (p) {
-            const __m512i both = _mm512_or_si512(_mm512_srli_epi32(bf16_bits(e0), 16), bf16_bits(e1));
-            _mm512_store_si512(p + n / 2 * 16, both);
-        }
+        const __m512i both = _mm512_or_si512(_mm512_srli_epi32(bf16_bits(e0), 16), bf16_bits(e1));
+        _mm512_store_si512(p + n / 2 * 16, both);
     }
     const __m512 scale = exp16(_mm512_sub_ps(old, m));
     _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), scale, _mm512_add_ps(s0, s1)));
@@ -174,7 +246,7 @@ static void add_products(float *gradient, ptrdiff_t rows, const uint16_t *w, con
 }
 
 /* hidden: [rows / 16][size / 2][16][2], bf16; head: [tokens][size], bf16; bias: [tokens] or NULL;
-   top, sum: [rows], out: the largest logit, the sum of exp(logit - top);
+   top, sum: [rows], out: a logit, the largest with a gradient, and the sum of exp(logit - top);
    gradient: [size][rows], out: sum of exp(logit - top) head, or NULL. rows and size are multiples of 32.
    Returns 0, or 1 without memory. */
 int logsumexp(const uint16_t *hidden, const uint16_t *head, const float *bias, ptrdiff_t rows, ptrdiff_t size,
@@ -198,19 +270,24 @@ int logsumexp(const uint16_t *hidden, const uint16_t *head, const float *bias, p
             }
             if (gradient) transpose(w, chunk, size, whole);
             for (ptrdiff_t r = 0; r < rows; r += 32) {
-                logits(z, chunk, hidden + r * size, size, whole);
+                if (!gradient) {
+                    sums(z, chunk, hidden + r * size, bias ? bias + n : NULL, size, whole, real, top + r, sum + r);
+                    continue;
+                }
+                running none = {0};
+                for (ptrdiff_t i = 0; i < whole; i += 32)
+                    logits(z + 32 * i, chunk + i * size, hidden + r * size, size, &none, NULL, NULL, 0);
                 for (int half = 0; half < 2; half++) {
                     const ptrdiff_t at = r + 16 * half;
-                    uint32_t *p_half = p ? p + half * CHUNK * 8 : NULL;
-                    const __m512 scale =
-                        exponentials(z + 16 * half, bias ? bias + n : NULL, whole, real, top + at, sum + at, p_half);
-                    if (gradient && n && _mm512_cmp_ps_mask(scale, _mm512_set1_ps(1), _CMP_NEQ_OQ))
+                    const __m512 scale = exponentials(z + 16 * half, bias ? bias + n : NULL, whole, real, top + at,
+                                                      sum + at, p + half * CHUNK * 8);
+                    if (n && _mm512_cmp_ps_mask(scale, _mm512_set1_ps(1), _CMP_NEQ_OQ))
                         for (ptrdiff_t h = 0; h < size; h++) {
                             float *g = gradient + h * rows + at;
                             _mm512_storeu_ps(g, _mm512_mul_ps(_mm512_loadu_ps(g), scale));
                         }
                 }
-                if (gradient) add_products(gradient + r, rows, w, p, p + CHUNK * 8, size, whole);
+                add_products(gradient + r, rows, w, p, p + CHUNK * 8, size, whole);
             }
         }
         _tile_release();
