@@ -49,12 +49,12 @@ def test_value_and_gradient(
 @pytest.mark.skipif(kernel.library() is None, reason="no AMX, or no C compiler for it")
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
-    ("rows", "hidden", "vocabulary", "with_bias"), [(1, 32, 5, True), (37, 64, 1000, True), (100, 96, 5001, False)]
+    ("rows", "hidden", "vocabulary", "with_bias"), [(1, 32, 5, True), (2, 32, 5, False), (37, 64, 1000, True), (100, 96, 5001, False)]
 )
 def test_the_kernel(rows: int, hidden: int, vocabulary: int, with_bias: bool, threads: int) -> None:
     torch.manual_seed(1)
-    h = torch.randn(rows, hidden).bfloat16().float()
-    h[0] *= 64  # logits in the hundreds, and a likeliest token that comes late
+    h = torch.randn(rows, hidden).bfloat16().float() / 32  # logits near 0, which padding would have, too
+    h[0] *= 2048  # logits in the hundreds, and a likeliest token that comes late
     weight = torch.randn(vocabulary, hidden).bfloat16()
     bias = torch.randn(vocabulary) if with_bias else None
     assert kernel.takes(h, weight, None, torch.bfloat16)
