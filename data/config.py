@@ -264,7 +264,7 @@ class RuntimeSection(Section):
         description="Let score and train compile a model's layers (torch.compile) where the work that is left "
         "outweighs the compiling: from 1.5 minutes (score) and 3 minutes (train).",
     )
-    kv_cache_gib: int = Field(2, ge=1, description="vLLM's key-value cache per engine on CPU, in GiB.")
+    kv_cache_gib: float = Field(2, gt=0, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
     max_num_seqs: int = Field(128, ge=1, description="Requests that vLLM decodes at once.")
     score_tokens: int = Field(2048, ge=1, description="Tokens of one scoring batch; shared ones count once.")

@@ -1,4 +1,10 @@
 """See data/preload.py."""
 
+import gc
+
 import vllm.entrypoints.llm
-import vllm.lora.request  # noqa: F401
+import vllm.lora.request
+import vllm.model_executor.model_loader
+import vllm.v1.worker.cpu_worker  # noqa: F401
+
+gc.freeze()  # forks share the pages of what is never looked at again

@@ -93,7 +93,6 @@ class VllmEngine:
 
         on_gpu = torch.cuda.is_available()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the peer's process is the one that ends
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(runtime.kv_cache_gib)
         if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
             os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         from vllm import LLM
@@ -117,6 +116,7 @@ class VllmEngine:
             model=str(directory), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
             max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
             max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
+            kv_cache_memory_bytes=None if on_gpu else int(runtime.kv_cache_gib * 2**30),
             gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
             load_format="safetensors", disable_log_stats=True, logits_processors=processors, **lora,
         )  # fmt: skip

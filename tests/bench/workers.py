@@ -188,13 +188,13 @@ def machine_limit(job: Job, ready: Ready) -> Result:
 def _vllm(job: Job, **sampling: Any) -> tuple[Any, Any]:
     """An engine with the settings that ours has on a CPU, and greedy sampling."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(job["kv_cache_gib"])
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # else vLLM leaves torch one thread
     from vllm import LLM, SamplingParams
 
     llm = LLM(
         model=job["directory"], dtype=job["dtype"], max_model_len=job["context_tokens"], enforce_eager=True,
         max_num_seqs=job["max_num_seqs"], disable_log_stats=True,
+        kv_cache_memory_bytes=int(job["kv_cache_gib"] * 2**30),
     )  # fmt: skip
     return llm, SamplingParams(temperature=0.0, **sampling)
 
