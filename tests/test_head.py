@@ -49,7 +49,8 @@ def test_value_and_gradient(
 @pytest.mark.skipif(kernel.library() is None, reason="no AMX, or no C compiler for it")
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
-    ("rows", "hidden", "vocabulary", "with_bias"), [(1, 32, 5, True), (2, 32, 5, False), (37, 64, 1000, True), (100, 96, 5001, False)]
+    ("rows", "hidden", "vocabulary", "with_bias"),
+    [(1, 32, 5, True), (2, 32, 5, False), (37, 64, 1000, True), (100, 96, 5001, False)],
 )
 def test_the_kernel(rows: int, hidden: int, vocabulary: int, with_bias: bool, threads: int) -> None:
     torch.manual_seed(1)
