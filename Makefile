@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup round generate score train evaluate report status test check bench peers lock clean
+.PHONY: help setup round generate score train evaluate ablate labels report status test check bench peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -13,6 +13,8 @@ SET    ?=
 EXTRA  ?=
 PYTHON ?= python3
 PYTEST_ARGS ?=
+SEEDS  ?= 1
+ARMS   ?=
 BENCH_ARGS ?=
 
 PIP_VERSION := 26.3
@@ -39,7 +41,7 @@ define stage
 endef
 
 # A wrong ROUND or EXTRA stops here, before anything is installed or run.
-FROM_ONE  := $(filter round generate score train,$(MAKECMDGOALS))
+FROM_ONE  := $(filter round ablate generate score train,$(MAKECMDGOALS))
 FROM_ZERO := $(filter evaluate,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
   LOWEST := $(if $(FROM_ONE),1,0)
@@ -130,6 +132,13 @@ train: setup  ## one stage of ROUND=3: LoRA on the aggregates, weighted
 
 evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))
+
+ablate: setup  ## the arms of configs/arms up to ROUND=1 with SEEDS=3, and their differences; ARMS="pst uniform" picks some
+	@$(PY) -m evaluate ablate --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
+		$(if $(ARMS),--arms '$(ARMS)') $(SET_ARGS)
+
+labels: setup  ## how often RUN's aggregates were right, where the questions have gold answers
+	@$(PY) -m evaluate labels --run '$(RUN)'
 
 report: setup  ## print the table of RUN and write its report
 	@$(PY) -m evaluate.report --run '$(RUN)'

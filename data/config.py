@@ -240,6 +240,12 @@ class EvaluateSection(Section):
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
     keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples over items for the 95 % intervals.")
+    label_column: str | None = Field(
+        None,
+        description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m evaluate "
+        "labels` and the arm `oracle` of an ablation, by nothing that trains otherwise.",
+    )
+    label_answers: Literal["math", "numbers"] = Field("math", description="How those are compared.")
     answer_timeout_seconds: float = Field(5.0, gt=0, description="Longest comparison of two answers.")
 
 

@@ -1,10 +1,12 @@
 """See data/preload.py."""
 
 import gc
+from contextlib import suppress
 
-import vllm.entrypoints.llm
-import vllm.lora.request
-import vllm.model_executor.model_loader
-import vllm.v1.worker.cpu_worker  # noqa: F401
+with suppress(Exception):
+    import vllm.entrypoints.llm
+    import vllm.lora.request
+    import vllm.model_executor.model_loader
+    import vllm.v1.worker.cpu_worker  # noqa: F401
 
-gc.freeze()  # forks share the pages of what is never looked at again
+gc.freeze()

@@ -69,12 +69,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
     benchmarks = load_benchmarks(run.config)
-    config = run.config
-    stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), {
-        "config": digest(config.model_dump(mode="json", include={"run", "generate", "evaluate", "templates", "peers"})),
-        "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
-        "policies": [policy_identity(run, round_, name) for name in config.peer_names],
-    })  # fmt: skip
+    stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), fingerprint(run, round_, benchmarks))
     metrics_path = run.round_dir(round_) / "metrics.parquet"
     if not (stage.folder / shards.SUCCESS).is_file():
         check_room(run, benchmarks)
@@ -97,6 +92,18 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
+
+
+def fingerprint(run: Run, round_: int, benchmarks: dict[str, list[Item]]) -> dict[str, Any]:
+    """What the evals depend on."""
+    config = run.config
+    sections: dict[str, Any] = dict.fromkeys(("run", "evaluate", "templates", "peers"), True)
+    limits = {"max_new_tokens", "context_tokens", "engine"}  # how the chains are made does not matter here
+    return {
+        "config": digest(config.model_dump(mode="json", include={**sections, "generate": limits})),
+        "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
+        "policies": [policy_identity(run, round_, name) for name in config.peer_names],
+    }
 
 
 def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -147,8 +154,8 @@ def verify_all(run: Run, round_: int, units: list[Unit], kind: str, advance: Adv
     """Verifier scores of a peer, in its process."""
     evaluation = Evaluation(run, round_, {})
     lm = loaded.language_model(run, 0 if kind == "frozen" else round_, units[0].peer)
-    for unit in units:
-        evaluation.verify_unit(lm, unit, kind, advance)
+    for done, unit in enumerate(units):
+        evaluation.verify_unit(lm, unit, kind, advance, parts=len(units) - done)
 
 
 class Evaluation:
@@ -219,11 +226,11 @@ class Evaluation:
             for _ in workers.results(line):
                 pass
 
-    def verify_unit(self, lm: LanguageModel, unit: Unit, kind: str, advance: Advance) -> None:
-        """One unit's verifier scores, written as one file."""
+    def verify_unit(self, lm: LanguageModel, unit: Unit, kind: str, advance: Advance, parts: int = 1) -> None:
+        """One unit's verifier scores, the first of `parts` to do, written as one file."""
         asked = self.questions(unit)
         prompts = load_prompts(self.run.config, unit.peer)
-        scores = verifier_scores(lm, prompts, list(asked.values()), self.budget, advance)
+        scores = verifier_scores(lm, prompts, list(asked.values()), self.budget, advance, parts)
         advance(self.run.config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": score} for key, score in zip(asked, scores, strict=True)]
         shards.write_rows(rows, unit.path(self.work, kind), VERDICTS)
@@ -312,11 +319,11 @@ def _key(row: Row) -> str:
 
 
 def verifier_scores(
-    lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any
+    lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any, parts: int = 1
 ) -> list[float]:
     """log p(Yes) - log p(No), in nats, after each (question, response): two logits of one prefill."""
     from score.logprob import score_next
 
     tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
-    found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance)
+    found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance, parts)
     return [yes - no for yes, no in found]

@@ -159,6 +159,7 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
         self.llm = None
         gc.collect()
+        gc.freeze()  # vLLM's shutdown has thawed what data/preload.py froze
 
 
 class _Bar:

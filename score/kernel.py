@@ -1,7 +1,7 @@
 """score/head.c: built with the machine's C compiler when first used, called from as many threads as torch has.
 
-For CPUs with AMX. Where that or a compiler is missing, score/head.py does the same with torch's products, in about
-twice the time.
+For CPUs with AMX. Where that or a compiler is missing, score/head.py does the same with torch's products, in two
+to three times the time.
 """
 
 from __future__ import annotations

@@ -234,11 +234,14 @@ def inputs_of(pairs: Sequence[Pair]) -> list[list[int]]:
 
 @torch.no_grad()
 def score_pairs(
-    lm: LanguageModel, pairs: Sequence[Pair], budget: int, advance: Callable[[int, int], None]
+    lm: LanguageModel, pairs: Sequence[Pair], budget: int, advance: Callable[[int, int], None], parts: int = 1
 ) -> list[list[float]]:
-    """Per-token target log-probabilities of all pairs, in their order; `advance(items, tokens)` reports progress."""
+    """Per-token target log-probabilities of all pairs, in their order; `advance(items, tokens)` reports progress.
+
+    `parts` is how many calls like this one, itself counted, are still to come: whether compiling pays depends on it.
+    """
     scores: list[list[float]] = [[] for _ in pairs]
-    pace = Pace(sum(map(len, pairs)))
+    pace = Pace(parts * sum(map(len, pairs)))
     waiting: list[Read] = []  # the head costs least for many rows at once
     for forest in lm.batches(inputs_of(pairs), budget):
         read = lm.read(forest, pairs)
@@ -262,16 +265,19 @@ def _write(found: dict[int, Tensor], scores: list[list[float]]) -> None:
 @torch.no_grad()
 def score_next(
     lm: LanguageModel, prompts: Sequence[Sequence[int]], tokens: Sequence[int], budget: int,
-    advance: Callable[[int, int], None],
+    advance: Callable[[int, int], None], parts: int = 1,
 ) -> list[list[float]]:  # fmt: skip
-    """Logits of some tokens right after each prompt, in the prompts' order."""
+    """Logits of some tokens right after each prompt, in the prompts' order; `parts` as in `score_pairs`."""
     logits: list[list[float]] = [[] for _ in prompts]
+    pace = Pace(parts * sum(map(len, prompts)))
     for forest in lm.batches(prompts, budget):
         ends = torch.tensor([path[-1] for path in forest.paths.values()], device=lm.device)
         columns = torch.tensor([list(tokens)] * len(ends), device=lm.device)
         for i, found in zip(forest.paths, lm.token_logits(lm.hidden(forest)[ends], columns), strict=True):
             logits[i] = found.tolist()
-        advance(len(ends), sum(len(prompts[i]) for i in forest.paths))
+        done = sum(len(prompts[i]) for i in forest.paths)
+        advance(len(ends), done)
+        lm.compile_if_it_pays(pace.after(done))
     return logits
 
 

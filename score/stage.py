@@ -135,7 +135,9 @@ def measure_shards(run: Run, round_: int, scorer: str, todo: list[int], advance:
     """A scorer's passes of some shards, in its process; returns how many tokens their sequences have."""
     lm = loaded.language_model(run, round_ - 1, scorer)
     scoring = Scoring(run, round_)
-    return sum(scoring.measure_shard(lm, scorer, shard, advance) for shard in todo)
+    return sum(
+        scoring.measure_shard(lm, scorer, shard, advance, parts=len(todo) - done) for done, shard in enumerate(todo)
+    )
 
 
 class Scoring:
@@ -178,12 +180,12 @@ class Scoring:
             and scorer in scorers(kind, row["peer"], chain.aggregate(row)["peer"], names)
         ]
 
-    def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance) -> int:
-        """One shard's passes of one scorer, written as one file; returns their tokens."""
+    def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance, parts: int = 1) -> int:
+        """One shard's passes of one scorer, the first of `parts` to do, written as one file; returns their tokens."""
         from score.logprob import score_pairs
 
         keys, pairs, spans = self.passes(scorer, shard)
-        scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance)
+        scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance, parts)
         rows = []
         for (prompt_id, peer), span, logprobs in zip(keys, spans, scores, strict=True):
             summed = logprobs[span]

@@ -189,3 +189,21 @@ def test_an_architecture_that_counts_positions_itself_is_found_out(monkeypatch: 
     forward = decoder.forward
     monkeypatch.setattr(decoder, "forward", lambda self, *_, position_ids=None, **others: forward(self, **others))
     assert not load_language_model(peer, "bfloat16").packed
+
+
+def test_whether_compiling_pays_counts_the_calls_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = load_language_model(Path(__file__).parents[1] / "peers" / "llama", "float32")
+    draw = random.Random(5)
+    pairs = [Pair(tokens(draw, 9), tokens(draw, 5)) for _ in range(12)]
+    left: dict[tuple[str, int], float] = {}
+    for parts in (1, 1000):
+        for name in ("pairs", "next"):
+            seen: list[float] = []
+            monkeypatch.setattr(lm, "compile_if_it_pays", seen.append)
+            if name == "pairs":
+                score_pairs(lm, pairs, 32, lambda *_: None, parts)
+            else:
+                score_next(lm, [pair.inputs for pair in pairs], [3], 32, lambda *_: None, parts)
+            left[name, parts] = seen[-1]
+    assert left["pairs", 1] == 0 < left["pairs", 1000]
+    assert left["next", 1] == 0 < left["next", 1000]

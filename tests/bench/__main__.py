@@ -73,7 +73,7 @@ def everything(
     for model in PEERS:
         bench = parts.Bench(session, model)
         small = model != "nano"
-        bench.score(tokens, their_tokens if small else 0, repeats, "8" if small else "32", vllm=True)
+        bench.score(tokens, their_tokens if small else 0, repeats, "8", vllm=True)
         bench.train(examples, their_examples if small else 0, repeats, packing=True)
     parts.generate(session, questions, repeats)
     table()

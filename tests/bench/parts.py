@@ -95,7 +95,7 @@ class Bench:
         job = {**self.base, "dtype": "float32", "pairs": pairs, "budget": self.config.runtime.score_tokens}
         one, two = (run_worker(system, job)["logprobs"] for system in ("ours_score", "reference_score"))
         error = max(abs(a - b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True))
-        text = f"at most {error:.1e} nats apart at any of {sum(map(len, two)):,} target tokens"
+        text = f"at most {error:.2e} nats apart at any of {sum(map(len, two)):,} target tokens"
         self.session.note("score", self.model, f"Ours in float32 and the plain formula in float64: {text}.")
 
     def train_job(self, pairs: list[Tokens], **changed: Any) -> dict[str, Any]:

@@ -131,12 +131,12 @@ def trl_train(job: Job, ready: Ready) -> Result:
             completion_only_loss=True, packing=packing, max_length=job["packed_tokens"] if packing else None,
             logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
         )  # fmt: skip
-        ready()
         data = Dataset.from_dict({
             "input_ids": [[*p, *t] for p, t in pairs],
             "completion_mask": [[*[0] * len(p), *[1] * len(t)] for p, t in pairs],
         })  # fmt: skip
         trainer = SFTTrainer(model=model, args=args, train_dataset=data)
+        ready()  # after its preparations, which do not grow with the sample that is extrapolated
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"losses": losses, "examples_per_step": len(pairs) / len(losses)}

@@ -1,0 +1,32 @@
+"""The numbers of a round item by item, for comparisons between runs."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+from data import shards
+from data.config import parse_config
+from data.errors import UserError
+from data.schema import EVALS
+from evaluate.gap import question_gap
+
+ItemValues = dict[tuple[str, str], dict[str, dict[str, float]]]  # (benchmark, peer) -> item -> {"em": …, "gap": …}
+COLUMNS = ("benchmark", "peer", "item_id", "sample", "correct", "verifier_score")
+
+
+def item_values(run: Path, round_: int) -> ItemValues:
+    """Exact match of the greedy response (0 or 1) and the gap of every item. Raises UserError if not evaluated."""
+    folder = run / f"round={round_}" / "evals"
+    if shards.read_manifest(folder) is None:
+        raise UserError(f"{folder} is not finished")
+    keep = parse_config(shards.read_json(run / "config.json"), str(run / "config.json")).evaluate.keep
+    found: ItemValues = {}
+    for path in shards.shard_paths(folder):
+        rows = shards.read_rows(path, EVALS, COLUMNS)
+        rows.sort(key=lambda row: (row["benchmark"], row["peer"], row["item_id"], row["sample"]))
+        for (benchmark, peer, item), group in groupby(rows, key=lambda r: (r["benchmark"], r["peer"], r["item_id"])):
+            greedy, *samples = list(group)
+            gap = question_gap([r["correct"] for r in samples], [r["verifier_score"] for r in samples], keep)
+            found.setdefault((benchmark, peer), {})[item] = {"em": float(greedy["correct"]), "gap": gap}
+    return found

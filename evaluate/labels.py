@@ -1,0 +1,177 @@
+"""`python -m evaluate labels`: how good a round's aggregates were as labels, where the questions have gold answers.
+
+Seen from outside: nothing here is read by generate, score or train, but for the arm `oracle` of an ablation
+(evaluate/ablate.py), which has these gold answers choose the examples and says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from statistics import fmean
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from data import shards
+from data.answers import clusters, compare_all
+from data.config import Config
+from data.console import console
+from data.equivalence import Grader
+from data.errors import UserError
+from data.questions import question_id, read_source
+from data.run import Run
+from data.schema import CHAINS, SCORES
+from data.shards import Row
+from data.stage import guarded
+from data.status import check_run
+from evaluate.gap import accuracy, auroc
+from evaluate.report import load_frozen
+
+
+def gold_answers(config: Config) -> dict[str, str]:
+    """{question id: gold answer} of the unlabelled questions' source. Raises UserError if it is not named."""
+    section = config.prompts
+    column = config.evaluate.label_column
+    if column is None:
+        raise UserError(
+            "the questions have no gold answers: set evaluate.label_column to the column of prompts.source that holds "
+            "them, if there is one"
+        )
+    table = read_source(section, [section.question_column, column], "prompts")
+    return {question_id(question): gold.strip() for question, gold in table.iter_rows()}
+
+
+def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
+    """The round's chains and scores, each row with `right`: its answer's, and its aggregate's, against gold.
+
+    A comparison that timed out is not right.
+    """
+    for name in ("chains", "scores"):
+        if shards.read_manifest(run.stage_dir(round_, name)) is None:
+            raise UserError(f"{run.stage_dir(round_, name)} is not finished")
+    gold, section = gold_answers(run.config), run.config.evaluate
+    chains = [
+        row
+        for path in shards.shard_paths(run.stage_dir(round_, "chains"))
+        for row in shards.read_rows(path, CHAINS, ("prompt_id", "position", "peer", "is_aggregate", "answer"))
+    ]
+    with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
+        stated = [row for row in chains if row["answer"] is not None]
+        same = grader.equivalent([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
+        for row in chains:
+            row["right"] = False
+        for row, equal in zip(stated, same, strict=True):
+            row["right"] = bool(equal)
+        by_question: dict[str, list[Row]] = defaultdict(list)
+        for row in chains:
+            by_question[row["prompt_id"]].append(row)
+        answers = {id_: [row["answer"] for row in rows] for id_, rows in by_question.items()}
+        compare_all(answers.values(), section.label_answers, grader)
+        for id_, rows in by_question.items():
+            groups = clusters(answers[id_], section.label_answers, grader)
+            largest = [group for group in groups if len(group) == len(groups[0])]
+            share = accuracy([rows[group[0]]["right"] for group in largest]) if largest else 0.0
+            for row in rows:
+                row["vote_right"] = share
+    aggregate = {(row["prompt_id"], row["peer"]): row["right"] for row in chains if row["is_aggregate"]}
+    columns = ("prompt_id", "peer", "aggregate_peer", "pmi_per_token", "weight", "agrees")
+    scores = [
+        {**row, "right": aggregate[row["prompt_id"], row["aggregate_peer"]]}
+        for path in shards.shard_paths(run.stage_dir(round_, "scores"))
+        for row in shards.read_rows(path, SCORES, columns)
+    ]
+    return chains, scores
+
+
+def quality(chains: list[Row], scores: list[Row]) -> dict[str, float | None]:
+    """The numbers of one round, by name. Shares are of questions, weights of all trained examples."""
+    from scipy.stats import pearsonr
+
+    found: dict[str, float | None] = {}
+    for position in sorted({row["position"] for row in chains}):
+        found[f"right at position {position}"] = fmean(row["right"] for row in chains if row["position"] == position)
+    found["right, the aggregate"] = fmean(row["right"] for row in chains if row["is_aggregate"])
+    found["right, a vote of the chain"] = fmean({row["prompt_id"]: row["vote_right"] for row in chains}.values())
+    trained = [row for row in scores if row["weight"]]
+    total = sum(row["weight"] for row in trained)
+    wrong = [row for row in trained if not row["right"]]
+    found["examples whose aggregate is wrong"] = len(wrong) / len(trained) if trained else None
+    found["training weight on them"] = sum(row["weight"] for row in wrong) / total if trained else None
+    measured = [row for row in scores if row["pmi_per_token"] is not None]
+    right, pmi = [row["right"] for row in measured], [row["pmi_per_token"] for row in measured]
+    found["AUROC of PMI: is the aggregate right"] = auroc(right, pmi) if measured else None
+    weighted = [row for row in measured if row["weight"] is not None]
+    found["AUROC of the weight: the same"] = (
+        auroc([row["right"] for row in weighted], [row["weight"] for row in weighted]) if weighted else None
+    )
+    agrees = [float(row["agrees"]) for row in measured]
+    both = len(set(agrees)) > 1 and len(set(pmi)) > 1
+    found["correlation of PMI with agreement"] = float(pearsonr(pmi, agrees).statistic) if both else None
+    return found
+
+
+def keep_right(run: Run, round_: int) -> int:
+    """For the arm `oracle`: give examples whose aggregate is wrong weight 0, the others 1; returns how many are left.
+
+    A new folder takes the old one's place, so a kill costs at most the scores, which are made again.
+    """
+    import pyarrow as pa
+
+    folder = run.stage_dir(round_, "scores")
+    manifest = shards.read_manifest(folder)
+    if manifest is None or "oracle" in manifest:
+        return int(manifest["oracle"]) if manifest else 0
+    _, scores = judged(run, round_)
+    right = {(row["prompt_id"], row["peer"]): row["right"] for row in scores}
+    index, left = SCORES.get_field_index("weight"), 0
+    half = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(half, ignore_errors=True)
+    for path in shards.shard_paths(folder):
+        table = shards.read_table(path, SCORES)
+        columns = (table[name].to_pylist() for name in ("prompt_id", "peer", "weight"))
+        column = [None if w is None else float(right[id_, peer]) for id_, peer, w in zip(*columns, strict=True)]
+        left += sum(1 for weight in column if weight)
+        shards.write_table(
+            table.set_column(index, SCORES.field(index), pa.array(column, pa.float64())), half / path.name
+        )
+    shards.write_manifest(half, {**manifest, "oracle": left}, shards.shard_paths(half))
+    shutil.rmtree(folder)
+    half.rename(folder)
+    return left
+
+
+def labels_table(run: Run, rounds: list[int]) -> Table:
+    """One column per round."""
+    table = Table(title=f"run {run.name}: the aggregates as labels", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    columns: dict[str, list[str]] = {}
+    for number, round_ in enumerate(rounds):
+        table.add_column(f"round {round_}", justify="right")
+        for name, value in quality(*judged(run, round_)).items():
+            shown = "–" if value is None else f"{value:.2f}" if "correlation" in name else f"{100 * value:.1f}"
+            columns.setdefault(name, ["–"] * number).append(shown)
+    for name, cells in columns.items():
+        table.add_row(name, *cells)
+    return table
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(help="How often a run's aggregates were right, and how much training weight fell on wrong ones.")
+def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
+    """`python -m evaluate labels --run NAME`."""
+
+    def body() -> None:
+        check_run(run)
+        opened: Any = Run(run, load_frozen(run))
+        rounds = sorted(int(path.parent.name.split("=")[1]) for path in opened.root.glob("round=*/scores"))
+        finished = [r for r in rounds if shards.read_manifest(opened.stage_dir(r, "scores"))]
+        if not finished:
+            raise UserError(f"run {run!r} has no scored round yet")
+        console.print(labels_table(opened, finished))
+
+    guarded(body)
