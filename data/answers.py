@@ -7,6 +7,7 @@ the last line `#### x`, the last "answer is x" / "Answer: x", the last number. I
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -167,3 +168,9 @@ def clusters(answers: Sequence[str | None], kind: Kind, grader: Grader) -> list[
         found.append([left[0], *(index for index, equal in zip(left[1:], same, strict=True) if equal)])
         left = [index for index, equal in zip(left[1:], same, strict=True) if not equal]
     return sorted(found, key=lambda cluster: (-len(cluster), cluster[0]))
+
+
+def entropy(sizes: Sequence[int]) -> float:
+    """-Σ p ln p over clusters of answers with shares p = size / Σ sizes, in nats; 0 for one cluster or none."""
+    total = sum(sizes)
+    return sum(size / total * math.log(total / size) for size in sizes if size)

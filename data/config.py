@@ -159,11 +159,12 @@ class GenerateSection(Section):
         "rotate",
         description="Order of the peers: rotated by question and round, as listed, or a seeded permutation.",
     )
-    aggregate: Literal["last", "vote", "synthesis", "self"] = Field(
+    aggregate: Literal["last", "vote", "synthesis", "self", "self-vote"] = Field(
         "last",
-        description="The aggregate: last response, majority by equivalent answers, one more response, or (control "
-        "without peers) each model's own response to the question alone.",
+        description="The aggregate: last response, majority by equivalent answers, one more response, or (controls "
+        "without peers) each model's own response to the question alone, and the majority of several such samples.",
     )
+    votes: int = Field(8, ge=2, description="Samples of each peer that vote under aggregate = 'self-vote'.")
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     max_new_tokens: int = Field(512, ge=1, description="Longest response in tokens.")
@@ -183,6 +184,17 @@ class GenerateSection(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _votes_can_differ(self) -> GenerateSection:
+        if self.aggregate == "self-vote" and self.temperature == 0:
+            raise ValueError("aggregate 'self-vote' needs a temperature above 0: all samples would be the same")
+        return self
+
+    @property
+    def alone(self) -> bool:
+        """Whether no peer sees another's response: a control, in which each is its own aggregate's author."""
+        return self.aggregate in ("self", "self-vote")
+
 
 class ScoreSection(Section):
     """PMI and weights."""
@@ -191,12 +203,18 @@ class ScoreSection(Section):
         "own",
         description="Whose policy measures the PMI: the responder's, the mean over all peers, the aggregate's author.",
     )
+    y_source: Literal["chain", "alone"] = Field(
+        "chain",
+        description="Which response of a peer is measured: the one in the chain, or one to the question alone, which "
+        "generate then asks for, too.",
+    )
     pmi_target: Literal["response", "answer"] = Field(
         "response", description="What is scored: the whole aggregate, or its final-answer span."
     )
-    weighting: Literal["sigmoid", "exp", "rank", "agreement", "uniform", "shuffled"] = Field(
+    weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"] = Field(
         "sigmoid",
-        description="Weight as a decreasing function of PMI per token (agreement, uniform, shuffled: controls).",
+        description="Weight as a decreasing function of PMI per token (agreement, entropy, uniform, shuffled: "
+        "controls).",
     )
     beta: float = Field(5.0, gt=0, description="Steepness of sigmoid and exp, per nat/token.")
     center: Literal["median"] | float = Field(

@@ -45,6 +45,7 @@ SCORES = _schema(
     ("weight", pa.float64(), True),
     ("drop_reason", pa.string(), True),
     ("agrees", pa.bool_(), True),
+    ("answer_entropy", pa.float64(), False),
     ("question", pa.string(), False),
     ("target", pa.string(), False),
     ("target_token_ids", TOKENS, False),

@@ -33,7 +33,7 @@ from evaluate.items import ItemValues, item_values
 from evaluate.labels import gold_answers, keep_right
 
 ARMS = Path("configs/arms")
-DEFAULT_ARMS = "pst uniform shuffled agreement vote own self oracle"
+DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
 AGAINST = ("pst", "uniform")  # the arms that all others are compared with
 
 

@@ -57,6 +57,7 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
         row
         for path in shards.shard_paths(run.stage_dir(round_, "chains"))
         for row in shards.read_rows(path, CHAINS, ("prompt_id", "position", "peer", "is_aggregate", "answer"))
+        if row["position"] > 0  # one to the question alone is outside the chain
     ]
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
         stated = [row for row in chains if row["answer"] is not None]

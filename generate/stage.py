@@ -51,7 +51,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Unit:
-    """One peer's requests at one position (1-based; N + 1 is the synthesis) for one shard."""
+    """One peer's requests at one position for one shard.
+
+    Positions count from 1; N + 1 is the synthesis, and 0 the question alone for those who do not come first. Under
+    `self-vote` a position is a sample, which all peers draw.
+    """
 
     shard: int
     position: int
@@ -85,9 +89,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers) -> None:
     """Do all units that are not done, and assemble each shard once its last one is."""
-    config = plan.run.config
-    peers, positions = config.peer_names, plan.positions
-    left = {(shard, position): set(peers) for shard in range(plan.n_shards) for position in range(1, positions + 1)}
+    config, peers = plan.run.config, plan.peers
+    left = {(shard, position): set(peers) for shard in range(plan.n_shards) for position in plan.positions}
 
     def ask(shard: int, position: int) -> None:
         for peer in peers:
@@ -95,22 +98,23 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
 
     with (
         Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
-        task(stage.title, n_questions * positions, "responses") as line,
+        task(stage.title, n_questions * plan.responses, "responses") as line,
     ):
         for shard in range(plan.n_shards):
             if plan.part(shard).is_file():
-                line.advance(len(plan.questions(shard)) * positions)
+                line.advance(len(plan.questions(shard)) * plan.responses)
                 continue
-            for position in range(1, positions + 1 if plan.alone else 2):
-                ask(shard, position)
+            for position in plan.positions:
+                if position <= 1 or plan.alone:
+                    ask(shard, position)
         for job, _ in workers.results(line):
             unit: Unit = job.arguments[1]
             left[unit.shard, unit.position].discard(unit.peer)
             if left[unit.shard, unit.position]:
                 continue
-            if unit.position < positions and not plan.alone:
+            if 0 < unit.position < plan.positions[-1] and not plan.alone:
                 ask(unit.shard, unit.position + 1)
-            elif not any(left[unit.shard, position] for position in range(1, positions + 1)):
+            elif not any(left[unit.shard, position] for position in plan.positions):
                 plan.assemble(unit.shard, grader)
 
 
@@ -136,8 +140,11 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 def fingerprint(run: Run, round_: int) -> dict[str, object]:
     """What the chains depend on."""
     config = run.config
+    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "peers"), True)
+    if config.score.y_source == "alone":  # asks for more
+        sections["score"] = {"y_source"}
     return {
-        "config": digest(config.model_dump(mode="json", include={"run", "generate", "templates", "peers"})),
+        "config": digest(config.model_dump(mode="json", include=sections)),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
     }
@@ -186,8 +193,13 @@ class Generation:
     def __init__(self, run: Run, round_: int, prompts: dict[str, PeerPrompts], first: list[int] | None = None) -> None:
         self.run, self.round, self.prompts = run, round_, prompts
         self.peers = run.config.peer_names
-        self.alone = run.config.generate.aggregate == "self"  # no peer sees another's response
-        self.positions = len(self.peers) + (run.config.generate.aggregate == "synthesis")
+        section = run.config.generate
+        self.alone, self.self_vote = section.alone, section.aggregate == "self-vote"
+        apart = run.config.score.y_source == "alone" and not self.alone
+        last = section.votes if self.self_vote else len(self.peers) + (section.aggregate == "synthesis")
+        self.positions = range(0 if apart else 1, last + 1)
+        # to each question, of all peers
+        self.responses = last * (len(self.peers) if self.self_vote else 1) + (len(self.peers) - 1) * apart
         self.folder = run.stage_dir(round_, "chains")
         self.work = self.folder / ".work"
         self.sources = shards.shard_paths(run.prompts_dir)
@@ -241,11 +253,17 @@ class Generation:
 
     def units(self, shard: int) -> list[Unit]:
         """All units of a shard."""
-        return [Unit(shard, position, peer) for position in range(1, self.positions + 1) for peer in self.peers]
+        return [Unit(shard, position, peer) for position in self.positions for peer in self.peers]
+
+    def asks(self, unit: Unit, question: Question) -> bool:
+        """Whether a unit has a request for a question of its shard."""
+        if unit.position == 0:
+            return question.order[0] != unit.peer  # who comes first answers the question alone anyway
+        return self.self_vote or self.peer_at(question, unit.position) == unit.peer
 
     def do(self, unit: Unit, engine: Callable[[], Engine], advance: Advance) -> None:
         """Do one unit unless its file is there already."""
-        mine = [q for q in self.questions(unit.shard) if self.peer_at(q, unit.position) == unit.peer]
+        mine = [question for question in self.questions(unit.shard) if self.asks(unit, question)]
         path = unit.path(self.work)
         if path.is_file():
             advance(len(mine), 0)
@@ -269,7 +287,8 @@ class Generation:
 
     def seed(self, unit: Unit, question: Question) -> int:
         """Seed of one request."""
-        return request_seed(self.run.config.run.seed, self.round, question.id, unit.position)
+        who = (unit.peer,) if self.self_vote else ()
+        return request_seed(self.run.config.run.seed, self.round, question.id, unit.position, *who)
 
     def part(self, shard: int) -> Path:
         """The finished shard."""
@@ -311,30 +330,41 @@ class Generation:
         for unit in done:
             for row in shards.read_rows(unit.path(self.work), CHAINS):
                 by_question[row["prompt_id"]].append(row)
-        if self.run.config.generate.aggregate == "vote":
-            compare_all([self.votes(rows) for rows in by_question.values()], "math", grader)
+        if self.run.config.generate.aggregate in ("vote", "self-vote"):
+            groups = [group for rows in by_question.values() for group in self.voters(rows)]
+            compare_all([votes(group) for group in groups], "math", grader)
         for rows in by_question.values():
             rows.sort(key=lambda row: row["position"])
-            for index in self.aggregate_indices(rows, grader):
-                rows[index]["is_aggregate"] = True
+            for row in self.aggregates(rows, grader):
+                row["is_aggregate"] = True
         grader.forget()
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:
             unit.path(self.work).unlink()
 
-    def aggregate_indices(self, rows: list[Row], grader: Grader) -> list[int]:
-        """Which of a chain's rows is the aggregate; all of them for `self`."""
+    def aggregates(self, rows: list[Row], grader: Grader) -> list[Row]:
+        """Which of a chain's rows is the aggregate; all of them for `self`, one of each peer's for `self-vote`."""
         kind = self.run.config.generate.aggregate
         if kind == "self":
-            return list(range(len(rows)))
-        if kind != "vote":
-            return [len(rows) - 1]
-        means = [row["logprob"] / max(1, row["n_tokens"]) for row in rows]
-        return [vote(self.votes(rows), means, "math", grader)]
+            return rows
+        if kind in ("last", "synthesis"):
+            return rows[-1:]
+        found = []
+        for group in self.voters(rows):
+            means = [row["logprob"] / max(1, row["n_tokens"]) for row in group]
+            found.append(group[vote(votes(group), means, "math", grader)])
+        return found
 
-    def votes(self, rows: list[Row]) -> list[str | None]:
-        """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
-        return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
+    def voters(self, rows: list[Row]) -> list[list[Row]]:
+        """The responses that vote together: those of the chain, or each peer's own."""
+        if self.self_vote:
+            return [[row for row in rows if row["peer"] == peer] for peer in self.peers]
+        return [[row for row in rows if row["position"] > 0]]
+
+
+def votes(rows: list[Row]) -> list[str | None]:
+    """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
+    return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
 
 
 def complete(

@@ -2,8 +2,8 @@
 
 Each scorer is loaded once and does all its passes, shard by shard; `log p(a | x)` is computed once per (scorer,
 prompt), however many responses it is compared with. Then each shard's rows are made but for the weights of PMI, which
-need the whole round: of it, two compact arrays per peer are in memory, and the shards are written at the end, one after
-the other. All pieces are files under `.work/`, so each step goes on where it stopped.
+need the whole round: of it, three compact arrays per peer are in memory, and the shards are written at the end, one
+after the other. All pieces are files under `.work/`, so each step goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import shards
-from data.answers import extract
+from data.answers import clusters, compare_all, entropy, extract
 from data.config import digest
 from data.console import task
 from data.equivalence import Grader
@@ -52,7 +52,7 @@ PASSES = pa.schema(
 )
 
 # The columns of chains that say which passes are needed.
-WHO = ("prompt_id", "peer", "is_aggregate", "answer", "finish_reason", "n_tokens")
+WHO = ("prompt_id", "peer", "position", "is_aggregate", "answer", "finish_reason", "n_tokens")
 Passes = dict[tuple[str, str, str | None], tuple[float, int]]
 
 
@@ -61,6 +61,7 @@ class Chain:
     """All responses to one question, in order, and which of them is the aggregate."""
 
     rows: list[Row]
+    alone: bool = False  # the responses to the question alone are measured
 
     @property
     def id(self) -> str:
@@ -78,11 +79,24 @@ class Chain:
 
     @property
     def responses(self) -> list[Row]:
-        """One row per peer: the chain proper, without a synthesis."""
-        seen: dict[str, Row] = {}
+        """One row per peer: what it says in the chain, a synthesis left out, or, without others, its aggregate.
+
+        If those to the question alone are measured, they take the place of all but the aggregate's author's.
+        """
+        aggregates = [row for row in self.rows if row["is_aggregate"]]
+        if len(aggregates) > 1:
+            return aggregates
+        said: dict[str, Row] = {}
         for row in self.rows:
-            seen.setdefault(row["peer"], row)
-        return list(seen.values())
+            if row["position"] > 0:
+                said.setdefault(row["peer"], row)
+        if self.alone:
+            said |= {
+                row["peer"]: row
+                for row in reversed(self.rows)
+                if row["position"] <= 1 and not said[row["peer"]]["is_aggregate"]
+            }
+        return list(said.values())
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -108,10 +122,10 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens})
 
 
-def read_chains(path: Path, columns: Sequence[str] | None = None) -> Iterator[Chain]:
+def read_chains(path: Path, alone: bool, columns: Sequence[str] | None = None) -> Iterator[Chain]:
     """The chains of a shard. Its rows are sorted by question and position."""
     for _, rows in groupby(shards.read_rows(path, CHAINS, columns), key=lambda row: row["prompt_id"]):
-        yield Chain(list(rows))
+        yield Chain(list(rows), alone)
 
 
 def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
@@ -126,7 +140,7 @@ def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
             return f"{role}_truncated"
         if text["answer"] is None:
             return f"{role}_no_answer"
-    if row["is_aggregate"] and not section.train_final and run.config.generate.aggregate != "self":
+    if row["is_aggregate"] and not section.train_final and not run.config.generate.alone:
         return "is_aggregate"
     return None
 
@@ -149,6 +163,7 @@ class Scoring:
         self.sources = shards.shard_paths(run.stage_dir(round_, "chains"))
         self.prompts = load_all_prompts(run.config)
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
+        self.alone = run.config.score.y_source == "alone"
 
     # --- passes through the scorers ---
 
@@ -166,7 +181,7 @@ class Scoring:
 
     def count(self, scorer: str, shard: int) -> int:
         """How many passes a scorer has to do for a shard."""
-        needed = [len(self.asked_of(scorer, chain)) for chain in read_chains(self.sources[shard], WHO)]
+        needed = [len(self.asked_of(scorer, chain)) for chain in read_chains(self.sources[shard], self.alone, WHO)]
         return sum(n + 1 for n in needed if n)
 
     def asked_of(self, scorer: str, chain: Chain) -> list[Row]:
@@ -201,7 +216,7 @@ class Scoring:
         asked: list[tuple[str, tuple[str, ...]]] = []
         targets: list[list[int]] = []
         spans: list[slice] = []
-        for chain in read_chains(self.sources[shard]):
+        for chain in read_chains(self.sources[shard], self.alone):
             responses = self.asked_of(scorer, chain)
             if not responses:
                 continue
@@ -259,9 +274,14 @@ class Scoring:
 
     def rows(self, shard: int, grader: Grader) -> list[Row]:
         """The scores of a shard, the weights of PMI still null."""
-        chains = list(read_chains(self.sources[shard]))
+        chains = list(read_chains(self.sources[shard], self.alone))
         agreement, measured = agreements(chains, grader), self.measured(shard)
-        return [self.row(chain, row, agreement, measured) for chain in chains for row in chain.responses]
+        entropies = answer_entropies(chains, self.run.config.generate.alone, grader)
+        return [
+            self.row(chain, row, agreement, measured) | {"answer_entropy": entropies[chain.id, row["peer"]]}
+            for chain in chains
+            for row in chain.responses
+        ]
 
     def measured(self, shard: int) -> Passes:
         """{(scorer, prompt, whose response or None): (log-probability, tokens)} of a shard."""
@@ -273,7 +293,7 @@ class Scoring:
         return found
 
     def row(self, chain: Chain, row: Row, agreement: dict[tuple[str, str], bool], measured: Passes) -> Row:
-        """One row of the scores, before the weights of PMI; a trained aggregate's author has weight 1 at once."""
+        """One row of the scores, before entropy and the weights of PMI; a trained aggregate's author has weight 1."""
         aggregate = chain.aggregate(row)
         peer, author = row["peer"], aggregate["peer"]
         section = self.run.config.score
@@ -323,19 +343,23 @@ class Scoring:
     def round_weights(self) -> tuple[dict[str, Iterator[float]], dict[str, float]]:
         """{peer: weights of its rows that have a PMI, in the order of the shards}, {peer: its median PMI per token}.
 
-        Of the round, only PMI per token and agreement of each row are in memory.
+        Of the round, only PMI per token, agreement and entropy of each row are in memory.
         """
         pmi = {peer: array("d") for peer in self.run.config.peer_names}
         agrees = {peer: array("b") for peer in pmi}
+        entropies = {peer: array("d") for peer in pmi}
+        columns = ["peer", "pmi_per_token", "agrees", "answer_entropy"]
         for shard in range(len(self.sources)):
-            table = shards.read_table(self.unweighted(shard), SCORES, ["peer", "pmi_per_token", "agrees"])
+            table = shards.read_table(self.unweighted(shard), SCORES, columns)
             for row in table.filter(table["pmi_per_token"].is_valid()).to_pylist():
                 pmi[row["peer"]].append(row["pmi_per_token"])
                 agrees[row["peer"]].append(row["agrees"])
+                entropies[row["peer"]].append(row["answer_entropy"])
         values = {}
         for peer in pmi:
             seed = request_seed(self.run.config.run.seed, self.round, peer, "weights")
-            values[peer] = iter(array("d", weights(pmi[peer], agrees[peer], self.run.config.score, seed)))
+            found = weights(pmi[peer], agrees[peer], entropies[peer], self.run.config.score, seed)
+            values[peer] = iter(array("d", found))
         return values, {peer: round(median(found), 4) for peer, found in pmi.items() if found}
 
 
@@ -350,6 +374,17 @@ def agreements(chains: list[Chain], grader: Grader) -> dict[tuple[str, str], boo
                 pairs.append((row["answer"], aggregate["answer"]))
     same = grader.equivalent(pairs, "math")
     return {key: bool(answer) for key, answer in zip(keys, same, strict=True)}
+
+
+def answer_entropies(chains: list[Chain], own: bool, grader: Grader) -> dict[tuple[str, str], float]:
+    """{(prompt, peer): entropy of the answers to the question, in nats}: of all responses, or, without others (`own`),
+    of the peer's. A response without an answer does not count."""
+    groups: dict[tuple[str, str], list[str | None]] = {}
+    for chain in chains:
+        for peer in dict.fromkeys(row["peer"] for row in chain.rows):
+            groups[chain.id, peer] = [row["answer"] for row in chain.rows if row["peer"] == peer or not own]
+    compare_all(groups.values(), "math", grader)
+    return {key: entropy([len(c) for c in clusters(answers, "math", grader)]) for key, answers in groups.items()}
 
 
 def measurement(measured: Passes, scorer: str, prompt_id: str, peer: str) -> Measured:

@@ -4,6 +4,8 @@
     exp        w = exp(-β (pmi_per_token - c))
     rank       w = (number of larger values + ½ number of equal ones, itself included) / n
     agreement  w = 1 if the response's answer is equivalent to the aggregate's, else 0
+    entropy    w = entropy of the question's answers, in nats: what the peers disagree on counts most (the entropy
+               weighting of self-training on labels, EAST, arXiv 2503.23913, without the labels)
     uniform    w = 1
     shuffled   the sigmoid weights, permuted (which example gets which weight carries no information)
 
@@ -23,11 +25,17 @@ from statistics import fmean, median
 from data.config import ScoreSection
 
 
-def weights(pmi_per_token: Sequence[float], agrees: Sequence[int], section: ScoreSection, seed: int) -> list[float]:
-    """Weights with mean 1 over those above 0, same length and order as the input; `seed` is for `shuffled`."""
+def weights(
+    pmi_per_token: Sequence[float],
+    agrees: Sequence[int],
+    entropies: Sequence[float],
+    section: ScoreSection,
+    seed: int,
+) -> list[float]:
+    """Weights with mean 1 over those above 0, same length and order as the inputs; `seed` is for `shuffled`."""
     if not pmi_per_token:
         return []
-    raw = _raw(pmi_per_token, agrees, section)
+    raw = _raw(pmi_per_token, agrees, entropies, section)
     if section.weighting == "agreement":
         clipped = raw  # its 0 means "left out" and must not be lifted to weight_min
     else:
@@ -40,11 +48,13 @@ def weights(pmi_per_token: Sequence[float], agrees: Sequence[int], section: Scor
     return normalised
 
 
-def _raw(pmi: Sequence[float], agrees: Sequence[int], section: ScoreSection) -> list[float]:
+def _raw(pmi: Sequence[float], agrees: Sequence[int], entropies: Sequence[float], section: ScoreSection) -> list[float]:
     if section.weighting == "uniform":
         return [1.0] * len(pmi)
     if section.weighting == "agreement":
         return [float(agree) for agree in agrees]
+    if section.weighting == "entropy":
+        return list(entropies)
     if section.weighting == "rank":
         ranked = sorted(pmi)
         return [1 - 0.5 * (bisect_left(ranked, p) + bisect_right(ranked, p)) / len(pmi) for p in pmi]

@@ -299,6 +299,44 @@ def test_vote_marks_one_of_the_majority(three: Path) -> None:
         assert [row["is_aggregate"] for row in chain] == [row is winner for row in chain]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_each_peer_votes_over_its_own_samples(together: bool, three: Path) -> None:
+    overrides = ("generate.aggregate=self-vote", "generate.temperature=1", "generate.votes=5")
+    fakes = Fakes(lambda peer, seed: f"{peer[0]}{seed}. The answer is {seed % 2}.", together)
+    rows = generate("t", fakes, *overrides)
+    assert len(rows) == 12 * 3 * 5 and len({seed for _, _, seed in fakes.asked}) == len(rows)
+    prompts = prompts_of("t")
+    for peer, prompt, _ in fakes.asked:
+        assert "Solution 1" not in prompts[peer].decode(prompt)
+    for chain in chains(rows):
+        for peer in PEERS:
+            mine = [row for row in chain if row["peer"] == peer]
+            assert [row["position"] for row in mine] == [1, 2, 3, 4, 5]
+            majority = Counter(row["answer"] for row in mine).most_common(1)[0][0]
+            kept = next(row for row in mine if row["answer"] == majority)  # all are equally probable: the earliest
+            assert [row["is_aggregate"] for row in mine] == [row is kept for row in mine]
+    with pytest.raises(UserError, match="'self-vote' needs a temperature above 0"):
+        generate("u", fakes, "generate.aggregate=self-vote")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_responses_to_the_question_alone_are_asked_for_where_they_are_measured(together: bool, three: Path) -> None:
+    fakes = Fakes(distinct, together)
+    clean = generate("chain", fakes)
+    alone = Fakes(distinct, together)
+    rows = generate("t", alone, "score.y_source=alone")
+    assert [row for row in rows if row["position"]] == clean
+    prompts = prompts_of("t")
+    by_seed = {(peer, seed): prompt for peer, prompt, seed in alone.asked}
+    for chain in chains(rows):
+        first = next(row["peer"] for row in chain if row["position"] == 1)
+        extra = [row for row in chain if row["position"] == 0]
+        assert sorted(row["peer"] for row in extra) == sorted(set(PEERS) - {first})
+        for row in extra:
+            text = prompts[row["peer"]].decode(by_seed[row["peer"], request_seed(17, 1, row["prompt_id"], 0)])
+            assert "Solution 1" not in text and not row["is_aggregate"]
+
+
 def test_chains_under_another_config_are_refused(three: Path) -> None:
     generate("t", Fakes(distinct, together=True))
     with pytest.raises(UserError, match=r"generate\.order: \"rotate\" -> \"fixed\""):

@@ -135,15 +135,16 @@ def score_row(id_: str, weight: float | None, tokens: list[int]) -> dict[str, An
     return {
         "prompt_id": id_, "peer": "plain", "position": 1, "aggregate_peer": "chatty", "logp_given_response": -1.0,
         "logp_alone": -2.0, "n_target_tokens": len(tokens), "pmi": 1.0, "pmi_per_token": 0.1, "weight": weight,
-        "drop_reason": None, "agrees": True, "question": f"What is {id_}?", "target": "x", "target_token_ids": tokens,
+        "drop_reason": None, "agrees": True, "answer_entropy": 0.0, "question": f"What is {id_}?", "target": "x",
+        "target_token_ids": tokens,
     }  # fmt: skip
 
 
 def test_weight_zero_equals_left_out(project: Path, tiny_models: dict[str, Path]) -> None:
     agreement = ScoreSection(weighting="agreement")
     pmi, agrees = [0.1, 0.4, 0.2, 0.3], [True, False, True, True]
-    with_zero = weights(pmi, agrees, agreement, seed=0)
-    without = weights([pmi[i] for i in (0, 2, 3)], [True] * 3, agreement, seed=0)
+    with_zero = weights(pmi, agrees, [0.0] * 4, agreement, seed=0)
+    without = weights([pmi[i] for i in (0, 2, 3)], [True] * 3, [0.0] * 3, agreement, seed=0)
     targets = [[9, 10], [11, 12, 13], [14], [15, 16, 17, 18]]
     table = [score_row(f"q{i}", w, targets[i]) for i, w in enumerate(with_zero)]
     dropped = [score_row(f"q{i}", w, targets[i]) for i, w in zip((0, 2, 3), without, strict=True)]

@@ -16,6 +16,7 @@ from data.peers import load_tokenizer
 from data.prompts import PeerPrompts
 from score.logprob import LanguageModel, Pair, score_pairs
 from score.pmi import Measured, Pmi, combine, scorers
+from score.stage import Chain
 
 
 def test_one_scorer() -> None:
@@ -44,6 +45,21 @@ def test_whose_policy_measures() -> None:
     assert scorers("mean", "a", "c", peers) == ["a", "b", "c"]
     with pytest.raises(KeyError):
         scorers("median", "a", "c", peers)  # type: ignore[arg-type]
+
+
+def test_which_response_is_measured() -> None:
+    def row(peer: str, position: int, is_aggregate: bool = False) -> dict[str, Any]:
+        return {"prompt_id": "q", "peer": peer, "position": position, "is_aggregate": is_aggregate}
+
+    def measured(rows: list[dict[str, Any]], alone: bool = False) -> list[tuple[str, int]]:
+        return [(row["peer"], row["position"]) for row in Chain(rows, alone).responses]
+
+    chain = [row("b", 0), row("c", 0), row("a", 1), row("b", 2), row("c", 3, True)]
+    assert measured(chain) == [("a", 1), ("b", 2), ("c", 3)]
+    assert measured(chain, alone=True) == [("a", 1), ("b", 0), ("c", 3)]  # c wrote the aggregate
+    assert measured([*chain[2:4], row("c", 3), row("a", 4, True)]) == [("a", 1), ("b", 2), ("c", 3)]  # a synthesis
+    votes = [row("a", 1), row("b", 1, True), row("a", 2, True), row("b", 2)]
+    assert measured(votes) == [("b", 1), ("a", 2)]
 
 
 def counting_model(vocabulary: int) -> LanguageModel:

@@ -381,6 +381,8 @@ VARIANTS = {
     "own": "score.target=own",
     "final": "score.train_final=true",
     "sampled": "generate.temperature=1.0",
+    "entropy": "score.weighting=entropy",
+    "alone": "score.y_source=alone",
 }
 
 
@@ -389,6 +391,8 @@ def test_variants_give_valid_chains_and_scores(variant: str, one_process: Path) 
     for name in ("generate", "score"):
         run_stage(name, "t", 1, Path("tiny.toml"), [VARIANTS[variant]])
     chains, scores = read("generate", 1), read("score", 1)
+    alone = {(row["prompt_id"], row["peer"]): row for row in chains if row["position"] == 0}
+    chains = [row for row in chains if row["position"] > 0]
     aggregates = check_chains(chains, extra=variant == "synthesis")
     check_scores(scores, chains)
     ordered = [[row["peer"] for row in chains if row["prompt_id"] == id_][: len(PEERS)] for id_ in aggregates]
@@ -416,5 +420,15 @@ def test_variants_give_valid_chains_and_scores(variant: str, one_process: Path) 
     if variant == "answer":
         sizes = {row["n_target_tokens"] for row in scores if row["pmi"] is not None}
         assert sizes <= {1, 2, 3, 4}  # "The answer is N.": a token per digit
+    for row in scores:
+        answers = [other["answer"] for other in chains if other["prompt_id"] == row["prompt_id"]]
+        differ = len({answer for answer in answers[: len(PEERS)] if answer is not None}) == 2
+        if variant != "synthesis":
+            assert row["answer_entropy"] == pytest.approx(math.log(2) if differ else 0)
+    if variant == "entropy":
+        weight = {row["weight"] for row in scores if row["weight"] is not None and row["peer"] == PEERS[0]}
+        assert len(weight) == 2 and max(weight) / min(weight) == pytest.approx(math.log(2) / 0.05)
+    if variant == "alone":
+        assert len(alone) == 24
     if variant == "own":
         run_stage("train", "t", 1, Path("tiny.toml"), [VARIANTS[variant]])

@@ -11,15 +11,24 @@ import pytest
 from data.config import ScoreSection
 from score.weights import sigmoid, weights
 
-Weighting = Literal["sigmoid", "exp", "rank", "agreement", "uniform", "shuffled"]
+Weighting = Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 DECREASING: tuple[Weighting, ...] = ("sigmoid", "exp", "rank")
 LN2 = math.log(2)
 
 
-def of(pmi: list[float], section: ScoreSection, agrees: list[bool] | None = None, seed: int = 0) -> list[float]:
-    """Weights; where it does not matter, every answer agrees."""
-    return weights(pmi, agrees if agrees is not None else [True] * len(pmi), section, seed)
+def of(
+    pmi: list[float],
+    section: ScoreSection,
+    agrees: list[bool] | None = None,
+    seed: int = 0,
+    entropies: list[float] | None = None,
+) -> list[float]:
+    """Weights; where it does not matter, every answer agrees and no question has more answers than another."""
+    n = len(pmi)
+    return weights(
+        pmi, [True] * n if agrees is None else agrees, [1.0] * n if entropies is None else entropies, section, seed
+    )
 
 
 def test_every_weighting_of_the_config_is_tested() -> None:
@@ -82,6 +91,14 @@ def test_agreement_zeros_stay_zeros() -> None:
     section = ScoreSection(weighting="agreement", weight_min=0.05)
     assert of([0.3, 0.1, 0.2], section, [True, False, True]) == [1.0, 0.0, 1.0]
     assert of([0.3, 0.1], section, [False, False]) == [0.0, 0.0]
+
+
+def test_entropy_by_hand() -> None:
+    # 0 is lifted to weight_min; the mean of 0.05, ln 2 and ln 3 is 0.61392
+    section = ScoreSection(weighting="entropy", weight_min=0.05)
+    found = of([0.3, 0.1, 0.2], section, entropies=[0.0, LN2, math.log(3)])
+    mean = (0.05 + LN2 + math.log(3)) / 3
+    assert found == pytest.approx([0.05 / mean, LN2 / mean, math.log(3) / mean])
 
 
 def test_an_example_of_weight_zero_is_as_one_left_out() -> None:
