@@ -1,7 +1,8 @@
 """The configuration: one frozen model per section of the TOML, unknown keys refused.
 
 Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made
-from them (`python -m data.config`). `runtime` alone may change within a run: it says how fast, never what.
+from them (`python -m data.config`). Two sections alone may change within a run, since they say how fast and whether to
+go on, never what: `runtime` and `guard`.
 """
 
 from __future__ import annotations
@@ -267,6 +268,21 @@ class EvaluateSection(Section):
     answer_timeout_seconds: float = Field(5.0, gt=0, description="Longest comparison of two answers.")
 
 
+class GuardSection(Section):
+    """When a round looks like collapse, measured against round 0; may differ from call to call."""
+
+    action: Literal["warn", "stop", "ignore"] = Field(
+        "warn", description="After evaluate, warn; or stop before the next round is trained; or neither."
+    )
+    diversity_fall: float = Field(
+        0.5, ge=0, le=1, description="Relative fall of distinct answers, or of the entropy of samples, that counts."
+    )
+    agreement_rise: float = Field(
+        0.05, ge=0, le=1, description="Rise of the agreement among peers that, with falling entropy and pass@k, counts."
+    )
+    silence_rise: float = Field(0.25, ge=0, le=1, description="Rise of the share of responses without an answer.")
+
+
 class RuntimeSection(Section):
     """How the machine is used; may differ from call to call, and changes results by rounding at most.
 
@@ -309,6 +325,7 @@ class Config(Section):
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
     benchmarks: tuple[BenchmarkSection, ...] = Field(min_length=1)
+    guard: GuardSection = GuardSection()
     runtime: RuntimeSection = RuntimeSection()
 
     @model_validator(mode="after")
@@ -410,7 +427,7 @@ def _step_into(table: Any, part: str, override: str) -> Any:
 
 
 def differences(frozen: Config, given: Config) -> list[str]:
-    """`key: frozen -> given` for every differing key outside `runtime`."""
+    """`key: frozen -> given` for every differing key outside `runtime` and `guard`."""
     before, after = _flatten(frozen), _flatten(given)
     return [
         f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
@@ -432,7 +449,7 @@ def _flatten(config: Config) -> dict[str, str]:
         else:
             flat[prefix] = json.dumps(value)
 
-    walk("", config.model_dump(mode="json", exclude={"runtime"}))
+    walk("", config.model_dump(mode="json", exclude={"runtime", "guard"}))
     return flat
 
 
@@ -448,7 +465,7 @@ def table() -> str:
         ("run", RunSection), ("prompts", PromptsSection), ("templates", TemplateSection),
         ("templates.examples[]", Example), ("peers[]", PeerSection), ("generate", GenerateSection),
         ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
-        ("benchmarks[]", BenchmarkSection), ("runtime", RuntimeSection),
+        ("benchmarks[]", BenchmarkSection), ("guard", GuardSection), ("runtime", RuntimeSection),
     ]  # fmt: skip
     for prefix, section in sections:
         for name, field in section.model_fields.items():

@@ -139,7 +139,7 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
             f"(--run, or RUN= with make) for a new run; undo the change to go on with this one; or delete "
             f"{path.parent} to start over"
         )
-    return frozen.model_copy(update={"runtime": given.runtime})
+    return frozen.model_copy(update={"runtime": given.runtime, "guard": given.guard})
 
 
 def _write_prompts(run: Run) -> None:

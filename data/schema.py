@@ -67,6 +67,7 @@ EVALS = _schema(
     ("cluster", pa.int32(), True),
     ("verifier_score", pa.float64(), True),
     ("verifier_score_frozen", pa.float64(), True),
+    ("peer_agreement", pa.float64(), True),
 )
 
 METRICS = _schema(
@@ -86,7 +87,8 @@ METRICS = _schema(
         (name, pa.float64(), True)
         for name in (
             "verifier_auroc", "verifier_accuracy", "abs_v_minus_g", "pass_at_k", "maj_at_k", "no_answer_rate",
-            "truncated_rate", "mean_tokens",
+            "truncated_rate", "mean_tokens", "unanswered_rate", "distinct_answers", "answer_entropy",
+            "peer_agreement",
         )
     ],
 )  # fmt: skip

@@ -185,6 +185,8 @@ def do_stage(name: str, run: "Run", round_: int, workers: "Processes") -> None:
     workers.log = run.round_dir(round_) / "logs" / f"{name}.log"
     with chatter_to(workers.log):
         try:
+            if name == "train":
+                importlib.import_module("evaluate.guard").before_training(run, round_)
             importlib.import_module(f"{name}.stage").main(run, round_, workers)
         except (UserError, KeyboardInterrupt):
             raise

@@ -6,7 +6,9 @@ from collections import Counter
 from itertools import groupby
 from statistics import fmean
 
+from data.answers import entropy
 from data.config import EvaluateSection
+from data.equivalence import normalise
 from data.shards import Row
 from evaluate.gap import accuracy, auroc, bootstrap_interval, question_gap, relative_gap
 
@@ -38,9 +40,18 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
         "pass_at_k": fmean(any(row["correct"] for row in item) for item in items),
         "maj_at_k": fmean(majority_correct(item) for item in items),
         "no_answer_rate": fmean(row["verdict"] == "no_answer" for row in greedy),
+        "unanswered_rate": fmean(row["verdict"] in ("no_answer", "truncated") for row in greedy),
         "truncated_rate": fmean(row["finish_reason"] == "length" for row in greedy),
         "mean_tokens": fmean(row["n_tokens"] for row in greedy),
+        "distinct_answers": len({normalise(r["answer"]) for r in greedy if r["answer"] is not None}) / len(greedy),
+        "answer_entropy": fmean(entropy(list(_clusters(item).values())) for item in items),
+        "peer_agreement": fmean(row["peer_agreement"] for row in greedy),
     }  # fmt: skip
+
+
+def _clusters(item: list[Row]) -> Counter[int]:
+    """Sizes of the clusters of equivalent answers among an item's samples."""
+    return Counter(row["cluster"] for row in item if row["cluster"] is not None)
 
 
 def _gaps(items: list[list[Row]], column: str, keep: float) -> tuple[list[float], list[float]]:
@@ -52,7 +63,7 @@ def _gaps(items: list[list[Row]], column: str, keep: float) -> tuple[list[float]
 def majority_correct(item: list[Row]) -> float:
     """maj@k of one item: is the largest cluster of equivalent answers correct? Of clusters tied for the largest, the
     share that is. Samples without an answer, or cut off before they stated one, do not vote; without votes it is 0."""
-    sizes = Counter(row["cluster"] for row in item if row["cluster"] is not None)
+    sizes = _clusters(item)
     if not sizes:
         return 0.0
     largest = [cluster for cluster, size in sizes.items() if size == max(sizes.values())]

@@ -30,6 +30,7 @@ from data.shards import Row
 from data.stage import Stage
 from data.workers import Advance, Workers
 from evaluate.benchmarks import Item, load_benchmarks
+from evaluate.guard import findings
 from evaluate.metrics import metrics_row
 from generate import loaded
 from generate.chain import request_seed
@@ -44,8 +45,8 @@ RESPONSES = pa.schema([EVALS.field(n) for n in (
     "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
 )])  # fmt: skip
 MEASURED = (  # the columns of evals that metrics are made of
-    "benchmark", "item_id", "peer", "sample", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
-    "verifier_score", "verifier_score_frozen",
+    "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
+    "verifier_score", "verifier_score_frozen", "peer_agreement",
 )  # fmt: skip
 VERDICTS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False)])
 
@@ -92,6 +93,9 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
+    if run.config.guard.action != "ignore":
+        for found in findings(run, round_):
+            console.print(f"[bold]collapse?[/bold] {found}")
 
 
 def fingerprint(run: Run, round_: int, benchmarks: dict[str, list[Item]]) -> dict[str, Any]:
@@ -280,10 +284,12 @@ class Evaluation:
             row |= {
                 "question": items[row["item_id"]].question, "answer": extracted.answer if extracted else None,
                 "gold": items[row["item_id"]].gold, "correct": verdict == "correct", "verdict": verdict,
-                "cluster": None, "verifier_score": current.get(_key(row)) if row["sample"] else None,
+                "cluster": None, "peer_agreement": None,
+                "verifier_score": current.get(_key(row)) if row["sample"] else None,
                 "verifier_score_frozen": frozen.get(_key(row)) if row["sample"] else None,
             }  # fmt: skip
         drawn: dict[str, list[Row]] = {}
+        self.note_agreement(unit, rows, kind, grader)
         for row in rows:
             if row["sample"]:
                 drawn.setdefault(row["item_id"], []).append(row)
@@ -298,6 +304,23 @@ class Evaluation:
                 for index in members:
                     samples[index]["cluster"] = number
         return rows
+
+    def note_agreement(self, unit: Unit, rows: list[Row], kind: Any, grader: Grader) -> None:
+        """`peer_agreement` of the greedy rows: the share of the other peers whose greedy answer is equivalent."""
+        others: dict[str, list[str | None]] = {}
+        for peer in self.run.config.peer_names:
+            if peer != unit.peer:
+                path = Unit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
+                for row in shards.read_rows(path, RESPONSES, ["item_id", "sample", "response"]):
+                    if row["sample"] == 0:
+                        found = extract(row["response"])
+                        others.setdefault(row["item_id"], []).append(found.answer if found else None)
+        greedy = [row for row in rows if row["sample"] == 0]
+        compare_all([[row["answer"], *others[row["item_id"]]] for row in greedy], kind, grader)
+        for row in greedy:
+            answers = others[row["item_id"]]
+            pairs = [(row["answer"], other) for other in answers if other is not None and row["answer"] is not None]
+            row["peer_agreement"] = sum(map(bool, grader.equivalent(pairs, kind))) / len(answers)
 
     def scores(self, unit: Unit, kind: str) -> dict[str, float]:
         """Verifier scores of a unit by key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import permutations
 from pathlib import Path
@@ -101,6 +102,7 @@ def eval_row(item: str, sample: int, correct: bool, score: float | None = None, 
     return {
         "benchmark": "sums", "peer": "a", "item_id": item, "sample": sample, "correct": correct,
         "verdict": "correct" if correct else "wrong", "finish_reason": "stop", "n_tokens": 10, "cluster": None,
+        "answer": str(int(correct)), "peer_agreement": None if sample else 1.0,
         "verifier_score": score, "verifier_score_frozen": score, **more,
     }  # fmt: skip
 
@@ -109,7 +111,7 @@ TABLE = [
     eval_row("x", 0, True),
     eval_row("x", 1, True, 1.0, verifier_score_frozen=-1.0, cluster=0),
     eval_row("x", 2, False, -1.0, verifier_score_frozen=1.0, cluster=1),
-    eval_row("y", 0, False, verdict="no_answer", finish_reason="length", n_tokens=20),
+    eval_row("y", 0, False, verdict="no_answer", answer=None, finish_reason="length", n_tokens=20, peer_agreement=0.5),
     eval_row("y", 1, False, 2.0, verifier_score_frozen=0.5, cluster=0, n_tokens=99),
     eval_row("y", 2, False, -3.0, verifier_score_frozen=0.5, finish_reason="length", n_tokens=99),
 ]
@@ -131,6 +133,8 @@ def test_metrics_row_by_hand(tmp_path: Path) -> None:
         "pass_at_k": 1 / 2,
         "maj_at_k": 1 / 4,  # x: two clusters of one, one of them correct; y: the only cluster is wrong
         "no_answer_rate": 1 / 2, "truncated_rate": 1 / 2, "mean_tokens": 15,  # of the greedy responses
+        "unanswered_rate": 1 / 2, "distinct_answers": 1 / 2, "peer_agreement": 3 / 4,
+        "answer_entropy": math.log(2) / 2,  # x: one each of two answers; y: one answer
     }  # fmt: skip
     assert row == pytest.approx(expected)
     write_rows([row], tmp_path / "metrics.parquet", METRICS)

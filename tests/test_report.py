@@ -19,6 +19,7 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
     """One row of metrics."""
     shares = dict.fromkeys(("em_lo", "em_hi", "gv_gap_lo", "gv_gap_hi", "gv_gap_rel", "no_answer_rate"), 0.0)
     shares |= dict.fromkeys(("truncated_rate", "verifier_accuracy", "abs_v_minus_g", "mean_tokens"), 0.0)
+    shares |= dict.fromkeys(("unanswered_rate", "distinct_answers", "answer_entropy", "peer_agreement"), 0.0)
     return {
         **shares, "benchmark": benchmark, "peer": peer, "n": 10, "k": 2, "n_gap_rel": 10, "em": em,
         "sample_accuracy": em, "gv_gap": em / 10, "gv_gap_frozen": em / 20, "verifier_auroc": auroc, "pass_at_k": em,

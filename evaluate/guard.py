@@ -1,0 +1,65 @@
+"""A guard against collapse: a peer's metrics of a round against those of its untouched base.
+
+Self-training can go wrong without anyone seeing it in the loss: answers become alike, or vanish. Three signs of it,
+each against round 0 on the same benchmark:
+
+- **alike**: different questions get the same answers (`distinct_answers` falls);
+- **narrow**: the samples of a question agree more (`answer_entropy` falls), so do the peers (`peer_agreement` rises),
+  and fewer questions have a right one among them (`pass_at_k` falls): one that got better is narrow, too, but right;
+- **silent**: more greedy responses have no answer (`unanswered_rate` rises).
+"""
+
+from __future__ import annotations
+
+from data import shards
+from data.config import GuardSection
+from data.errors import UserError
+from data.run import Run
+from data.schema import METRICS
+from data.shards import Row
+
+
+def signs(before: Row, after: Row, section: GuardSection) -> list[str]:
+    """What of a peer's metrics on a benchmark looks like collapse, with the figures."""
+    found = []
+
+    def fell(name: str) -> bool:
+        return bool(after[name] < (1 - section.diversity_fall) * before[name])
+
+    if fell("distinct_answers"):
+        found.append(f"different questions get the same answers: distinct {_change(before, after, 'distinct_answers')}")
+    agreement = after["peer_agreement"] - before["peer_agreement"]
+    if fell("answer_entropy") and agreement > section.agreement_rise and after["pass_at_k"] < before["pass_at_k"]:
+        found.append(
+            f"samples are alike and no better: entropy {before['answer_entropy']:.2f} → {after['answer_entropy']:.2f} "
+            f"nats, agreement of the peers {_change(before, after, 'peer_agreement')}, "
+            f"pass@k {_change(before, after, 'pass_at_k')}"
+        )
+    if after["unanswered_rate"] - before["unanswered_rate"] > section.silence_rise:
+        found.append(f"responses without an answer {_change(before, after, 'unanswered_rate')}")
+    return found
+
+
+def _change(before: Row, after: Row, name: str) -> str:
+    return f"{100 * before[name]:.1f} → {100 * after[name]:.1f} %"
+
+
+def findings(run: Run, round_: int) -> list[str]:
+    """The signs in a round's metrics, a line per peer and benchmark; none for round 0 or where there are no metrics."""
+    paths = [run.round_dir(number) / "metrics.parquet" for number in (0, round_)]
+    if round_ == 0 or not all(path.is_file() for path in paths):
+        return []
+    base, now = ({(row["benchmark"], row["peer"]): row for row in shards.read_rows(path, METRICS)} for path in paths)
+    found = {key: signs(base[key], now[key], run.config.guard) for key in now if key in base}
+    return [f"{peer} on {benchmark}: {'; '.join(seen)}" for (benchmark, peer), seen in found.items() if seen]
+
+
+def before_training(run: Run, round_: int) -> None:
+    """Raises UserError if the round before looks like collapse and the config says to stop then."""
+    found = findings(run, round_ - 1) if run.config.guard.action == "stop" else []
+    if found:
+        raise UserError(
+            f"round {round_ - 1} of run {run.name!r} looks like collapse, so round {round_} is not trained: "
+            f"{' | '.join(found)}. Ways out: a lower train.lr or fewer train.epochs in a new run; other thresholds in "
+            "[guard]; or --set guard.action=warn (SET= with make) to go on all the same"
+        )

@@ -1,0 +1,60 @@
+"""The guard against collapse: what counts as a sign, and a run that does collapse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.config import GuardSection
+from evaluate.guard import signs
+from tests.conftest import run_module, stage
+
+BASE = {
+    "distinct_answers": 0.8, "answer_entropy": 1.0, "peer_agreement": 0.4, "pass_at_k": 0.6, "unanswered_rate": 0.1,
+}  # fmt: skip
+
+
+def seen(**after: float) -> list[str]:
+    """Signs under the default thresholds."""
+    return signs(BASE, BASE | after, GuardSection())
+
+
+def test_what_counts_as_a_sign() -> None:
+    assert seen() == []
+    assert seen(distinct_answers=0.41) == [] and seen(unanswered_rate=0.34) == []
+    assert seen(distinct_answers=0.2) == ["different questions get the same answers: distinct 80.0 → 20.0 %"]
+    assert seen(unanswered_rate=0.5) == ["responses without an answer 10.0 → 50.0 %"]
+    narrow = {"answer_entropy": 0.3, "peer_agreement": 0.7, "pass_at_k": 0.5}
+    assert seen(**narrow) == [
+        "samples are alike and no better: entropy 1.00 → 0.30 nats, agreement of the peers 40.0 → 70.0 %, "
+        "pass@k 60.0 → 50.0 %"
+    ]
+
+
+@pytest.mark.parametrize("healthy", [{"pass_at_k": 0.6}, {"peer_agreement": 0.42}, {"answer_entropy": 0.6}])
+def test_a_model_that_got_better_is_narrow_too(healthy: dict[str, float]) -> None:
+    assert seen(**{"answer_entropy": 0.3, "peer_agreement": 0.7, "pass_at_k": 0.5} | healthy) == []
+
+
+def test_thresholds_are_the_configs() -> None:
+    after: dict[str, Any] = BASE | {"distinct_answers": 0.7, "unanswered_rate": 0.15}
+    assert len(signs(BASE, after, GuardSection(diversity_fall=0.1, silence_rise=0.04))) == 2
+    assert signs(BASE, after, GuardSection(diversity_fall=0.2, silence_rise=0.1)) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_collapses_is_stopped(project: Path) -> None:
+    far_too_high = ("--set", "train.lr=0.5", "--set", "train.batch_size=2", "--set", "train.max_grad_norm=100")
+    done = run_module("data.round", "--run", "t", "--round", "1", "--config", "tiny.toml", *far_too_high, cwd=project)
+    assert done.returncode == 0, done.stderr
+    warning = done.stdout.index("collapse?")
+    assert warning > done.stdout.index("evaluate round 1") and "→" in done.stdout[warning:]
+    stopped = run_module("data.round", "--run", "t", "--round", "2", "--set", "guard.action=stop", cwd=project)
+    assert stopped.returncode == 2
+    assert "round 1 of run 't' looks like collapse, so round 2 is not trained: " in stopped.stderr
+    assert "→" in stopped.stderr and "--set guard.action=warn" in stopped.stderr
+    assert not list((project / "runs" / "t" / "round=2").glob("adapters*"))
+    again = stage("train", 2, project, *far_too_high, "--set", "guard.action=warn")
+    assert again.returncode == 0, again.stderr
