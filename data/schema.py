@@ -66,6 +66,8 @@ EVALS = _schema(
     ("cluster", pa.int32(), True),
     ("verifier_score", pa.float64(), True),
     ("verifier_score_frozen", pa.float64(), True),
+    ("extract_status", pa.string(), False),
+    ("correct_strict", pa.bool_(), False),
 )
 
 METRICS = _schema(
@@ -88,4 +90,5 @@ METRICS = _schema(
             "truncated_rate", "mean_tokens",
         )
     ],
+    *[(name, pa.float64(), True) for name in ("em_strict", "em_stated", "grader_disagreement")],
 )  # fmt: skip

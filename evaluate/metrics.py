@@ -9,6 +9,7 @@ from statistics import fmean
 from data.config import EvaluateSection
 from data.shards import Row
 from evaluate.gap import accuracy, auroc, bootstrap_interval, question_gap, relative_gap
+from evaluate.strict import STATED
 
 
 def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
@@ -40,7 +41,20 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
         "no_answer_rate": fmean(row["verdict"] == "no_answer" for row in greedy),
         "truncated_rate": fmean(row["finish_reason"] == "length" for row in greedy),
         "mean_tokens": fmean(row["n_tokens"] for row in greedy),
+        **_second_opinion(greedy),
     }  # fmt: skip
+
+
+def _second_opinion(greedy: list[Row]) -> Row:
+    """Exact match by the strict rule set, and of explicitly stated answers alone; how often the two rule sets disagree
+    on a stated answer that both judge (a timeout is no judgement), None if there is no such answer."""
+    stated = [row for row in greedy if row["extract_status"] in STATED]
+    judged = [row for row in stated if row["verdict"] != "timeout"]
+    return {
+        "em_strict": sum(row["correct_strict"] for row in greedy) / len(greedy),
+        "em_stated": sum(row["correct"] for row in stated) / len(greedy),
+        "grader_disagreement": fmean(row["correct"] != row["correct_strict"] for row in judged) if judged else None,
+    }
 
 
 def _gaps(items: list[list[Row]], column: str, keep: float) -> tuple[list[float], list[float]]:

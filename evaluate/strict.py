@@ -1,10 +1,10 @@
 r"""The second opinion: strict extraction and the normalised-string rule for MATH. Pure, no sympy.
 
 Source: Hendrycks et al. 2021, "Measuring Mathematical Problem Solving With the MATH Dataset" (arXiv 2103.03874): both
-answers are brought to one spelling and compared as strings. As there, a percent sign, a unit in `\text{ }` and a short
-`x =` are dropped, only the decimal 0.5 becomes a fraction, and trailing zeros and thousands' commas stay: 5.0 is not 5.
-Two deviations: all LaTeX spacing commands are removed, not `\!` alone, and a space between two digits stays, since
-"3 5" is not 35.
+answers are brought to one spelling and compared as strings. As there, a percent sign, a unit in `\text{ }` at the end
+and a short `x =` are dropped (5 cm is 5 m, x = 5 is y = 5), only the decimal 0.5 becomes a fraction, and trailing zeros
+and thousands' commas stay (5.0 is not 5). Two deviations: all LaTeX spacing commands are removed, not `\!` alone, and a
+space stays if without it two numbers would be one: "3 5" is not 35, "1, 234" is not 1,234.
 
 Nothing here is shared with data/equivalence.py: a second opinion that normalises as the first does repeats its errors.
 """
@@ -25,10 +25,10 @@ _STEPS = [
         (r"\\[dt]frac(?![A-Za-z])", r"\\frac"),
         (r"\^\{?\\circ\}?", ""),
         (r"\\?[$%]", ""),
-        (r"\\text\{ .*", ""),  # a unit; \text{east}, without a space, is an answer
+        (r"\\text\{ [^{}]*\}(?:\^\{?[23]\}?)?\s*$", ""),  # a unit; \text{east}, without a space, is an answer
         (r"(?<!\d)\.(?=\d)", "0."),
-        (r"^\s*[^=]{1,2}?\s*=([^=]*)$", r"\1"),  # x = 5, but not p + q = 5
-        (r"(?<!\d)\s+|\s+(?!\d)", ""),
+        (r"^\s*[^\s=]{1,2}\s*=([^=]*)$", r"\1"),  # x = 5, but not p + q = 5
+        (r"(?<!\d)(?<!\d,)\s+|\s+(?!\d)|(?<=\d,)\s+(?!\d{3}(?!\d))", ""),
         (r"\\sqrt(\w)", r"\\sqrt{\1}"),
         (r"\\frac(\w)(?=[\w{])", r"\\frac{\1}"),
         (r"(\\frac\{\w+\})(\w)", r"\1{\2}"),
