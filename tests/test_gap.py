@@ -166,10 +166,11 @@ def test_the_second_opinion_by_hand() -> None:
     ]
     # samples do not count
     drawn = [eval_row(row["item_id"], 1, True, 1.0, cluster=0, correct_strict=False) for row in greedy]
-    row = metrics_row(greedy + drawn, EvaluateSection(samples=1, bootstrap=100), seed=1)
+    section = EvaluateSection(samples=2, bootstrap=100)
+    row = metrics_row(greedy + drawn, section, seed=1)
     assert (row["em"], row["em_stated"], row["em_strict"]) == (3 / 8, 2 / 8, 3 / 8)
     assert row["grader_disagreement"] == 2 / 4  # b and c of a, b, c, d
-    row = metrics_row(greedy[-4:-3] + greedy[-3:] + drawn[-4:], EvaluateSection(samples=1, bootstrap=100), seed=1)
+    row = metrics_row(greedy[-4:] + drawn[-4:], section, seed=1)
     assert (row["em_stated"], row["grader_disagreement"]) == (0, None)
 
 
