@@ -450,6 +450,7 @@ STRICT = [
     ("1, 234", "1,234", False),
     ("x+1", "1+x", False),
     (r"\text{east}", "east", False),
+    (r"\text{east}", r"\text{east}", True),
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
     ("$", "$", False),  # nothing is left
 ]
