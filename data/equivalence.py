@@ -5,10 +5,13 @@ Two answers are *equivalent* under a `kind`:
 - "math": the same string after light normalisation; or the same number, compared as exact fractions
   (1/2 = 0.5, but 0.333 is not 1/3); or equal by math-verify with either one as the gold answer, since
   `verify(gold, target)` is not symmetric. Units, degrees and a leading `x =` are ignored. `50\%` equals
-  both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9.
+  both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a metric length: 5 cm is not 5 m.
 - "numbers": the same unordered list of numbers. Integers must be equal; other numbers may differ by
   1e-4 * max(1, |value|), since gold answers are rounded. A percentage stands for the number as written (50% is 50):
   the benchmarks' lists are plain numbers. "1,000" is one number, and so is "30,300"; "30, 300" is two.
+
+Equivalence is symmetric. It is transitive but where one answer leaves out what two others name differently (5, x = 5,
+y = 5; likewise base, unit, percent) and where tolerances add up.
 
 Sympy can hang inside C code, where no Python timeout reaches it, so `Grader` runs math-verify in processes
 that it kills. A pair that ran out of time, or whose process died, is None: neither equivalent nor different.
@@ -48,6 +51,8 @@ _REWRITES = [
         (r"(?<![\w)\]])\*\*(.+?)\*\*", r"\1"),  # bold, but not x**2 + y**2
         (r"\*\*", "^"),
         (r"\^\s?\{?\s?\\circ\s?\}?|\\degree(?![A-Za-z])", " "),
+        (r"(?<=\d)\s*i(?![A-Za-z])", " i"),  # math-verify takes the i of 3i and of "3 i" for two symbols
+        (r"\\varnothing(?![A-Za-z])|∅", r"\\emptyset "),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\frac\s*(\d)", r"\\frac{\1}"),  # \frac43, \frac 59
         (r"(\\frac\{[^{}]*\})\s*(\d)", r"\1{\2}"),  # \frac9{19} is done by now, \frac{270}7 is not
@@ -62,7 +67,8 @@ _NUMBER = re.compile(
     r"(?:_\{?(?P<base>\d{1,2})\}?)?(?P<percent>\s*\\?%|\s+percent\b)?"
 )
 _LABEL = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?)\s*[=:]\s*")
-_ARITHMETIC = re.compile(r"\s*(?:[-+*/^]|\\times|\\cdot)\s*\d")
+_ARITHMETIC = re.compile(r"\s*(?:(?:[-+*/^]|\\times|\\cdot)\s*\d|(?:dozen|hundred|thousand|million|billion)\b)", re.I)
+_LENGTH = re.compile(r"(?<=[\d\s{])([ckm]?m)(?![A-Za-z])\}?(?:\^\{?([23]))?")
 _AREA = re.compile(r"\b(?:[ckm]?m|in|ft|[a-z]{3,})\^\{?[23]\}?")
 _UNIT_WORD = re.compile(
     r"(?!(?:and|or|not|plus|minus|negative|half|times|dozen|hundred|thousand|million|billion|infinity|percent"
@@ -78,6 +84,7 @@ class Number(NamedTuple):
     percent: bool
     label: str  # the variable of "x = 5", or ""
     base: str  # the base of 52_8, or ""
+    unit: str  # the metric length, area or volume of 15 cm^2, or ""
 
 
 def clean(text: str) -> str:
@@ -96,8 +103,8 @@ def normalise(text: str) -> str:
     plain = _TEXT.sub(r"\1", text).strip()
     if choice := re.fullmatch(r"\(([A-Za-z])\)", plain):
         return choice[1].upper()
-    # A space between two digits stays: "3 5" is not 35.
-    plain = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain)
+    # A space stays if without it two numbers would be one: "3 5" is not 35, "1, 234" is not 1,234.
+    plain = re.sub(r"(?<!\d)(?<!\d,)\s+|\s+(?!\d)|(?<=\d,)\s+(?!\d{3}(?!\d))", "", plain)
     return plain.casefold() if len(plain) > 1 and is_words(text) else plain
 
 
@@ -133,7 +140,9 @@ def read_number(text: str) -> Number | None:
     """The number that an answer is, with an optional `x =` before it and words or a unit around it."""
     if len(text) > MAX_ANSWER_CHARS:
         return None
-    text = _plain_fractions(_UNIT.sub("", clean(text)))
+    text = clean(text)
+    unit = _LENGTH.search(text)
+    text = _plain_fractions(_UNIT.sub("", text))
     label = _LABEL.match(text)
     rest = text[label.end() :] if label else text
     number = _NUMBER.search(rest)
@@ -147,7 +156,7 @@ def read_number(text: str) -> Number | None:
     if not all(_UNIT_WORD.fullmatch(word.strip(".,'")) for word in around):
         return None
     name = label[1] if label and len(label[1]) == 1 else ""
-    return Number(value, bool(number["percent"]), name, number["base"] or "")
+    return Number(value, bool(number["percent"]), name, number["base"] or "", "".join(unit.groups("")) if unit else "")
 
 
 def read_numbers(text: str) -> list[Fraction]:
@@ -193,7 +202,7 @@ def _near(p: Fraction, q: Fraction) -> bool:
 
 
 def _same_number(m: Number, n: Number) -> bool:
-    if (m.label and n.label and m.label != n.label) or (m.base and n.base and m.base != n.base):
+    if any(x and y and x != y for x, y in ((m.label, n.label), (m.base, n.base), (m.unit, n.unit))):
         return False
     if m.percent == n.percent:
         return m.value == n.value

@@ -68,6 +68,8 @@ EVALS = _schema(
     ("verifier_score", pa.float64(), True),
     ("verifier_score_frozen", pa.float64(), True),
     ("peer_agreement", pa.float64(), True),
+    ("extract_status", pa.string(), False),
+    ("correct_strict", pa.bool_(), False),
 )
 
 METRICS = _schema(
@@ -91,4 +93,5 @@ METRICS = _schema(
             "peer_agreement",
         )
     ],
+    *[(name, pa.float64(), True) for name in ("em_strict", "em_stated", "grader_disagreement")],
 )  # fmt: skip

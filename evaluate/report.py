@@ -92,6 +92,27 @@ def _interval(row: Row, name: str) -> str:
     return f"{_number(row[name])} ({_number(row[f'{name}_lo'])} to {_number(row[f'{name}_hi'])})"
 
 
+def grading_table(run: str, round_: int) -> Table | None:
+    """A round under both rule sets, for the benchmarks with `answers = "math"`; None if there is none."""
+    names = {benchmark.name for benchmark in load_frozen(run).benchmarks if benchmark.answers == "math"}
+    rows = shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
+    if not any(row["benchmark"] in names for row in rows):
+        return None
+    table = Table(title=f"grading in round {round_}, in %, greedy responses", title_justify="left", box=box.SIMPLE_HEAD)
+    columns = {
+        "EM": "em", "EM stated": "em_stated", "EM strict": "em_strict", "disagreement": "grader_disagreement",
+        "no answer": "no_answer_rate", "truncated": "truncated_rate",
+    }  # fmt: skip
+    for name in ("benchmark", "peer"):
+        table.add_column(name)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if row["benchmark"] in names:
+            table.add_row(row["benchmark"], row["peer"], *(_number(row[column]) for column in columns.values()))
+    return table
+
+
 def choices_table(config: Config) -> Table:
     """The resolved choices that the numbers depend on."""
     table = Table(title="choices", title_justify="left")
@@ -117,27 +138,32 @@ def training_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
-def write_report(run: str) -> Table:
-    """Write runs/<run>/report.html; returns the main table. Raises UserError if no round has been evaluated."""
+def write_report(run: str) -> list[Table]:
+    """Write runs/<run>/report.html; returns the tables to print: the main one, and that of grading if there is one.
+
+    Raises UserError if no round has been evaluated.
+    """
     check_run(run)
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
-    main = metrics_table(run, rounds)
+    grading = grading_table(run, rounds[-1])
+    printed = [metrics_table(run, rounds), *([grading] if grading else [])]
     page = Console(record=True, file=StringIO(), width=150)
-    for table in (main, training_table(run, rounds), choices_table(load_frozen(run))):
+    for table in (*printed, training_table(run, rounds), choices_table(load_frozen(run))):
         page.print(table)
         page.print()
     path = RUNS / run / "report.html"
     temporary = path.with_suffix(".html.tmp")
     temporary.write_text(page.export_html(), encoding="utf-8")
     shards.replace(temporary, path)
-    return main
+    return printed
 
 
 def show(run: str) -> None:
-    """Print the main table and write the report."""
-    console.print(write_report(run))
+    """Print the main tables and write the report."""
+    for table in write_report(run):
+        console.print(table)
     console.print(f"report: {RUNS / run / 'report.html'}")
 
 

@@ -32,6 +32,7 @@ from data.workers import Advance, Workers
 from evaluate.benchmarks import Item, load_benchmarks
 from evaluate.guard import findings
 from evaluate.metrics import metrics_row
+from evaluate.strict import strict_correct
 from generate import loaded
 from generate.chain import request_seed
 from generate.engine import Sampling, engine_kind
@@ -46,7 +47,7 @@ RESPONSES = pa.schema([EVALS.field(n) for n in (
 )])  # fmt: skip
 MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
-    "verifier_score", "verifier_score_frozen", "peer_agreement",
+    "verifier_score", "verifier_score_frozen", "peer_agreement", "extract_status", "correct_strict",
 )  # fmt: skip
 VERDICTS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False)])
 
@@ -287,6 +288,8 @@ class Evaluation:
                 "cluster": None, "peer_agreement": None,
                 "verifier_score": current.get(_key(row)) if row["sample"] else None,
                 "verifier_score_frozen": frozen.get(_key(row)) if row["sample"] else None,
+                "extract_status": extracted.rule if extracted else "none",
+                "correct_strict": strict_correct(extracted, items[row["item_id"]].gold),
             }  # fmt: skip
         drawn: dict[str, list[Row]] = {}
         self.note_agreement(unit, rows, kind, grader)

@@ -14,6 +14,8 @@ import pytest
 
 from data.answers import Extracted, clusters, extract, grade
 from data.equivalence import Grader, Kind, normalise, read_numbers
+from evaluate.strict import strict_correct, strict_equal
+from tests.answer_pairs import labelled
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", REPOSITORY / ".." / "shared" / "benchmarks"))
@@ -113,6 +115,7 @@ def test_runaway_responses_cost_little(response: str) -> None:
             unused.equivalent([(found.answer, "5"), (found.answer, found.answer + "1")], "math")
             unused.equivalent([(found.answer, "5")], "numbers")
             assert not unused._workers
+        assert strict_equal(found.answer, found.answer)
     assert time.perf_counter() - start < 0.5
 
 
@@ -357,6 +360,132 @@ def test_a_pair_is_computed_once_and_in_either_order(grader: Grader, monkeypatch
     pairs = [("m+n", "n+m"), ("n+m", "m+n"), ("m+n", "n+m")]
     assert grader.equivalent(pairs, "math") == grader.equivalent(pairs[:1], "math") * 3 == [True] * 3
     assert len(seen) == 1
+
+
+MEASURED: tuple[Kind, ...] = ("math", "numbers")
+
+
+@pytest.fixture(scope="module")
+def measured(grader: Grader) -> dict[Kind, dict[tuple[str, str], bool | None]]:
+    """The grader's verdicts on all hand-labelled pairs."""
+    asked = {kind: [(a, b) for a, b, _ in labelled(kind)] for kind in MEASURED}
+    return {kind: dict(zip(pairs, grader.equivalent(pairs, kind), strict=True)) for kind, pairs in asked.items()}
+
+
+def errors(name: str, found: Sequence[tuple[str, str, bool, bool | None]]) -> tuple[list[str], list[str], int]:
+    """False positives and false negatives among (a, b, same, verdict), printed with their rates; and how many are not
+    the same. An undecided pair is not a positive."""
+    positives = [f"{a}  |  {b}" for a, b, same, verdict in found if verdict and not same]
+    negatives = [f"{a}  |  {b}" for a, b, same, verdict in found if same and not verdict]
+    different = sum(not same for _, _, same, _ in found)
+    for what, pairs, n in (("positives", positives, different), ("negatives", negatives, len(found) - different)):
+        print(f"{name}: {len(pairs)} of {n} false {what}, {len(pairs) / n:.1%}", *pairs[:10], sep="\n    ")
+    return positives, negatives, different
+
+
+def test_errors_on_hand_labelled_pairs(measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+    found = {kind: [(a, b, same, measured[kind][a, b]) for a, b, same in labelled(kind)] for kind in MEASURED}
+    tables = {"math": MATH, "numbers": NUMBERS}  # what the rules were made on would flatter them
+    known = {(kind, frozenset(case[:2])) for kind, cases in tables.items() for case in cases}
+    fresh = [(kind, frozenset(case[:2])) for kind, cases in found.items() for case in cases]
+    assert len(fresh) == len(set(fresh)) and not set(fresh) & known
+    for kind, cases in found.items():
+        errors(f"grader, {kind}", cases)
+    positives, negatives, different = errors("grader", [case for cases in found.values() for case in cases])
+    assert different >= 200 and len(fresh) - different >= 200
+    assert len(positives) <= 0.01 * different
+    assert len(negatives) <= 0.03 * (len(fresh) - different)
+
+
+def test_the_strict_rule_takes_nothing_wrong_for_right_but_what_it_drops() -> None:
+    cases = [(a, b, same, strict_equal(a, b)) for a, b, same in labelled("math")]
+    positives, _, different = errors("strict rule, math", cases)
+    dropped = [r"a=7  |  b=7", r"5\text{ cm}  |  5\text{ m}", r"15\text{ cm}^2  |  15\text{ cm}^3"]
+    assert len([pair for pair in positives if pair not in dropped]) <= 0.01 * different
+
+
+def test_equivalence_is_symmetric(measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+    with Grader() as other:  # it remembers nothing
+        for kind, found in measured.items():
+            assert found == dict(zip(found, other.equivalent([(b, a) for a, b in found], kind), strict=True))
+
+
+def test_equivalence_is_transitive(grader: Grader, measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+    """Wherever a ~ b and b was compared with c, c is to a what it is to b."""
+    for kind, found in measured.items():
+        near: dict[str, dict[str, bool | None]] = {}
+        for (a, b), verdict in found.items():
+            near.setdefault(a, {})[b] = near.setdefault(b, {})[a] = verdict
+        triples = [(a, b, c) for b, to in near.items() for a, same in to.items() if same for c in to if c != a]
+        thirds = grader.equivalent([(a, c) for a, _, c in triples], kind)
+        broken = [(t, third) for t, third in zip(triples, thirds, strict=True) if third is not near[t[1]][t[2]]]
+        print(f"{kind}: {len(triples)} triples, {len(broken)} of them not transitive")
+        assert len(triples) > 50 and not broken
+
+
+STRICT = [
+    (r"\dfrac{1}{2}", r"\frac12", True),
+    ("1/2", "0.5", True),
+    ("-3/4", r"\frac{-3}{4}", True),
+    ("0.50", r"\frac{1}{2}", False),  # only 0.5 itself is a fraction
+    ("5.0", "5", False),
+    ("1,000", "1000", False),
+    (r"\frac{270}7\text{ degrees}", r"\frac{270}{7}", True),
+    (r"\frac9{19}", r"\frac{9}{19}", True),
+    (r"11\sqrt2", r"11 \sqrt{2}", True),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})", True),
+    (r"\leftarrow", "arrow", False),
+    (r"10,\!080", "10,080", True),
+    (r"50\%", "50", True),
+    (r"\$18.90", "18.90", True),
+    (r"90^{\circ}", "90", True),
+    (".25", "0.25", True),
+    ("12.5", "120.5", False),
+    (r"864 \text{ inches}^2", "864", True),
+    (r"2 \text{ and } 3", "2", False),
+    ("x=5", "5", True),
+    ("p + q = 5", "5", False),
+    ("1, -2", "1,-2", True),
+    ("3 5", "35", False),
+    ("1, 234", "1,234", False),
+    ("x+1", "1+x", False),
+    (r"\text{east}", "east", False),
+    (r"\text{east}", r"\text{east}", True),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
+    ("$", "$", False),  # nothing is left
+]
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), STRICT)
+def test_strict_rule_both_ways(a: str, b: str, expected: bool) -> None:
+    assert (strict_equal(a, b), strict_equal(b, a)) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("response", "correct"),
+    [
+        (r"so \boxed{\frac12}", True),
+        ("#### 0.5", True),
+        ("The answer is $1/2$.", True),
+        (r"so it is \frac{1}{2} here", False),  # a last number states nothing
+        (r"\boxed{0.50}", False),
+        ("no idea", False),
+    ],
+)
+def test_strict_verdict(response: str, correct: bool) -> None:
+    assert strict_correct(extract(response), r"\frac{1}{2}") == correct
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmark files are not in this checkout")
+def test_math_answers_equal_themselves_by_both_rule_sets(grader: Grader) -> None:
+    lines = (BENCHMARKS / "math500.jsonl").read_text(encoding="utf-8").splitlines()
+    golds = [json.loads(line)["answer"] for line in lines]
+    # past the comparison of strings, which would call them equal without math-verify
+    verified = dict(grader._verify([(gold, gold) for gold in dict.fromkeys(golds)]))
+    flexible = sum(verified[gold, gold] is True for gold in golds)
+    strict = sum(strict_correct(extract(rf"The answer is \boxed{{{gold}}}."), gold) for gold in golds)
+    print(f"of {len(golds)} answers, {flexible} equal themselves by math-verify's rules and {strict} by the strict one")
+    assert flexible == strict == len(golds) == 500
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmark files are not in this checkout")

@@ -16,11 +16,13 @@ import polars as pl
 import pytest
 
 from data import shards
+from data.answers import extract
 from data.config import load_config
 from data.prompts import load_prompts
 from data.run import RUNS
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from data.shards import Row
+from evaluate.strict import strict_correct
 from generate.engine import Request, Sampling, TransformersEngine, VllmEngine
 from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, stage
 from tests.conftest import _make_model as make_model
@@ -176,6 +178,9 @@ def test_tables_read_as_partitions_and_join_by_id(rounds: Path) -> None:
     for row in evals.iter_rows(named=True):
         assert (row["verifier_score"] is None) == (row["verifier_score_frozen"] is None) == (row["sample"] == 0)
         assert row["correct"] == (row["verdict"] == "correct") and row["gold"].isdigit()
+        found = extract(row["response"])
+        assert (row["extract_status"], row["answer"]) == ((found.rule, found.answer) if found else ("none", None))
+        assert row["correct_strict"] == strict_correct(found, row["gold"])
     untouched = evals.filter((pl.col("round") == 0) & (pl.col("sample") > 0))
     assert untouched["verifier_score"].to_list() == untouched["verifier_score_frozen"].to_list()
     moved = evals.filter((pl.col("round") == 2) & (pl.col("sample") > 0))

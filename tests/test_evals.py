@@ -1,0 +1,56 @@
+"""What the evaluate stage stores about grading, from responses that are written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evaluate.stage
+import generate.loaded
+from data import shards
+from data.run import open_run
+from data.schema import EVALS, METRICS
+from evaluate.report import write_report
+from generate.engine import Completion
+from tests.conftest import read_stage, write_jsonl
+from tests.fake_engine import Inline
+
+# response, extract_status, verdict, correct_strict; every answer is 1/2
+RESPONSES = [
+    (r"so \boxed{\frac12}", "boxed", "correct", True),
+    ("2/4 = 1/2\n#### 0.50", "hashes", "correct", False),
+    ("The answer is 1/3.", "phrase", "wrong", False),
+    ("we get 1/2", "last_number", "correct", False),
+    ("no idea", "none", "no_answer", False),
+    (r"\boxed{9^{9^{9^{9}}}+x}", "boxed", "timeout", False),
+]
+
+
+def test_both_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"question": f"Number {i}: what is a half?", "answer": r"\frac{1}{2}"} for i in range(len(RESPONSES))]
+    write_jsonl(project / "test.jsonl", rows)
+    config = project / "tiny.toml"
+    config.write_text(config.read_text(encoding="utf-8").replace('"numbers"', '"math"'), encoding="utf-8")
+    texts = cycle(response for response, *_ in RESPONSES)
+
+    def complete(_: Any, prompts: Sequence[Any], *arguments: Any) -> list[Completion]:
+        return [Completion([1], next(texts), -0.5, "stop") for _ in prompts]
+
+    monkeypatch.setattr(evaluate.stage, "complete", complete)
+    monkeypatch.setattr(generate.loaded, "language_model", lambda *_: None)
+    monkeypatch.setattr(evaluate.stage, "verifier_scores", lambda lm, prompts, asked, *_: [0.0] * len(asked))
+    with open_run("g", config, ["evaluate.answer_timeout_seconds=1"]) as run:
+        evaluate.stage.main(run, 0, Inline(run))
+        evals = read_stage(run.stage_dir(0, "evals"), EVALS)
+        metrics = shards.read_rows(run.round_dir(0) / "metrics.parquet", METRICS)
+    greedy = [row for row in evals if row["sample"] == 0 and row["peer"] == run.config.peer_names[0]]
+    stored = [(row["response"], row["extract_status"], row["verdict"], row["correct_strict"]) for row in greedy]
+    assert stored == RESPONSES
+    for row in metrics:
+        assert (row["em"], row["em_stated"], row["em_strict"]) == pytest.approx((3 / 6, 2 / 6, 1 / 6))
+        assert row["grader_disagreement"] == pytest.approx(1 / 3)  # 0.50, of three stated answers that both judged
+    assert len(write_report("g")) == 2
