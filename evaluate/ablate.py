@@ -152,7 +152,7 @@ class Ablation:
         titles = {arm.name: arm.title for arm in self.arms}
         title = (
             f"ablation {self.name}, round {self.round}, seeds {', '.join(map(str, self.seeds))}: in %, means over "
-            "seeds and benchmarks\nwith 95 % bootstrap intervals over seeds and questions; =: the interval of the "
+            "seeds and benchmarks\nwith 95 % intervals over seeds and questions; =: the interval of the "
             "difference contains 0"
         )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -19,8 +19,9 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
     """One row of metrics."""
     shares = dict.fromkeys(("em_lo", "em_hi", "gv_gap_lo", "gv_gap_hi", "gv_gap_rel", "no_answer_rate"), 0.0)
     shares |= dict.fromkeys(("truncated_rate", "verifier_accuracy", "abs_v_minus_g", "mean_tokens"), 0.0)
+    shares |= dict.fromkeys(("gv_gap_70", "gv_gap_global", "verifier_undecided"), 0.0)
     return {
-        **shares, "benchmark": benchmark, "peer": peer, "n": 10, "k": 2, "n_gap_rel": 10, "em": em,
+        **shares, "benchmark": benchmark, "peer": peer, "n": 10, "k": 2, "n_gap_rel": 10, "n_none_kept": 0, "em": em,
         "sample_accuracy": em, "gv_gap": em / 10, "gv_gap_frozen": em / 20, "verifier_auroc": auroc, "pass_at_k": em,
         "maj_at_k": em,
     }  # fmt: skip
