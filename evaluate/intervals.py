@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evaluate.gap import bootstrap_interval
+
 Matrix = Any  # numpy array [seeds, items]
 
 
@@ -58,6 +60,8 @@ def estimate(benchmarks: Sequence[Matrix], resamples: int, seed: int) -> Estimat
     mean = float(np.mean([values.mean() for values in arrays]))
     if min(values.shape[1] for values in arrays) < 2:
         return Estimate(mean, None, None)
+    if seeds == {1} and len(arrays) == 1:
+        return Estimate(mean, *bootstrap_interval(arrays[0][0], resamples, seed))  # as in metrics
     if seeds == {1}:
         rng = np.random.default_rng(seed)
         drawn = [
