@@ -124,12 +124,19 @@ class TemplateSection(Section):
     verify: str = Field(
         "Is the proposed solution correct? Answer Yes or No.", description="Asks the verifier for Yes or No."
     )
+    verify_cot: str = Field(
+        "Is the proposed solution correct? Check its steps in a few short sentences. Then end with a single word: Yes "
+        "or No.",
+        description="Asks the verifier for a critique that ends in Yes or No (verifier = 'cot').",
+    )
     examples: tuple[Example, ...] = Field(
         (),
         description="Worked examples; those with solutions are shown in review prompts, the others elsewhere.",
     )
     verify_examples: tuple[Example, ...] = Field(
-        (), description="Worked examples for the verifier: one solution each, response Yes or No."
+        (),
+        description="Worked examples for the verifier: one solution each, response Yes or No. Not shown where it "
+        "writes a critique.",
     )
 
 
@@ -258,6 +265,16 @@ class EvaluateSection(Section):
     temperature: float = Field(0.7, gt=0, le=5, description="Temperature of the samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
     keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
+    verifier: Literal["logit", "cot"] = Field(
+        "logit",
+        description="How a sample is verified: by log p(Yes) - log p(No), or by a short greedy critique, written "
+        "first, that ends in Yes or No.",
+    )
+    verifier_tokens: int = Field(256, ge=1, description="Longest critique in tokens.")
+    cross_verify: bool = Field(
+        False,
+        description="Every peer also verifies the samples of all others: cross.parquet; N times the verifier's work.",
+    )
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples over items for the 95 % intervals.")
     label_column: str | None = Field(
         None,
@@ -340,6 +357,16 @@ class Config(Section):
         twice = [model for model, count in models.items() if count > 1]
         if twice:
             raise ValueError(f"peers: the model {json.loads(twice[0])[0]!r} is listed more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _critiques_have_room(self) -> Config:
+        tokens, context = self.evaluate.verifier_tokens, self.generate.context_tokens
+        if self.evaluate.verifier == "cot" and tokens >= context:
+            raise ValueError(
+                f"evaluate.verifier_tokens {tokens} must be below generate.context_tokens {context}, which hold the "
+                "prompt, too"
+            )
         return self
 
     @property

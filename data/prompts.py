@@ -1,7 +1,7 @@
 """Who is asked what, in tokens: the one place that applies a chat template and that re-encodes a response.
 
-A prompt is a question, optionally with earlier solutions, under one of four requests (solve, review, synthesis,
-verify). Two kinds of peers:
+A prompt is a question, optionally with earlier solutions, under one of five requests (solve, review, synthesis,
+verify, verify_cot). Two kinds of peers:
 
 - chat: the tokenizer's own template; worked examples are earlier turns; the end-of-turn token ends a response;
 - plain (base models): `Question: … / Answer: …` blocks after the request; a stop string or EOS ends a response.
@@ -26,7 +26,7 @@ from data.peers import load_tokenizer, model_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Kind = Literal["solve", "review", "synthesis", "verify"]
+Kind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
 PLAIN_STOP = ("\nQuestion:",)
 # for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
 TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
@@ -115,6 +115,8 @@ class PeerPrompts:
     def _text(self, kind: Kind, question: str, solutions: Sequence[str]) -> str:
         if kind == "verify":
             return self._render("", question, solutions, self.wording.verify_examples, self.wording.verify)
+        if kind == "verify_cot":  # the verifier's examples end in a bare Yes or No
+            return self._render("", question, solutions, (), self.wording.verify_cot)
         if kind == "solve" or (kind == "review" and not solutions):
             return self._render(self.wording.instruction, question, solutions, self._examples(with_solutions=False))
         request = self.wording.review if kind == "review" else self.wording.synthesis

@@ -81,17 +81,27 @@ METRICS = _schema(
         (name, pa.float64(), True)
         for name in (
             "em", "em_lo", "em_hi", "sample_accuracy", "gv_gap", "gv_gap_lo", "gv_gap_hi", "gv_gap_frozen",
-            "gv_gap_rel",
+            "gv_gap_70", "gv_gap_global", "gv_gap_rel",
         )
     ],
+    ("n_none_kept", pa.int32(), False),
     ("n_gap_rel", pa.int32(), False),
     *[
         (name, pa.float64(), True)
         for name in (
-            "verifier_auroc", "verifier_accuracy", "abs_v_minus_g", "pass_at_k", "maj_at_k", "no_answer_rate",
-            "truncated_rate", "mean_tokens", "unanswered_rate", "distinct_answers", "answer_entropy",
-            "peer_agreement",
+            "verifier_auroc", "verifier_accuracy", "verifier_undecided", "abs_v_minus_g", "pass_at_k", "maj_at_k",
+            "no_answer_rate", "truncated_rate", "mean_tokens", "unanswered_rate", "distinct_answers", "answer_entropy",
+            "peer_agreement", "em_strict", "em_stated", "grader_disagreement",
         )
     ],
-    *[(name, pa.float64(), True) for name in ("em_strict", "em_stated", "grader_disagreement")],
 )  # fmt: skip
+
+CROSS = _schema(
+    ("benchmark", pa.string(), False),
+    ("peer", pa.string(), False),
+    ("verifier", pa.string(), False),
+    *[
+        (name, pa.float64(), True)
+        for name in ("gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc", "verifier_accuracy")
+    ],
+)

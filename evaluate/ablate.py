@@ -29,7 +29,7 @@ from data.run import OUTPUT, RUNS, Run, open_run, stage_is_finished
 from data.stage import do_stage, guarded, quiet_environment
 from data.workers import Processes, warm
 from evaluate.intervals import Estimate, Matrix, estimate
-from evaluate.items import ItemValues, item_values
+from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
 
 ARMS = Path("configs/arms")
@@ -130,8 +130,10 @@ class Ablation:
                 if not _metrics(other, round_).is_file():
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _metrics(run.name, round_).unlink(missing_ok=True)
-                os.link(_metrics(other, round_), _metrics(run.name, round_))
+                for made in (_metrics(other, round_), _metrics(other, round_).with_name("cross.parquet")):
+                    (target.parent / made.name).unlink(missing_ok=True)
+                    if made.is_file():
+                        os.link(made, target.parent / made.name)
             half = target.with_name(target.name + ".tmp")
             for stale in (half, target):
                 shutil.rmtree(stale, ignore_errors=True)
@@ -152,7 +154,7 @@ class Ablation:
         titles = {arm.name: arm.title for arm in self.arms}
         title = (
             f"ablation {self.name}, round {self.round}, seeds {', '.join(map(str, self.seeds))}: in %, means over "
-            "seeds and benchmarks\nwith 95 % bootstrap intervals over seeds and questions; =: the interval of the "
+            "seeds and benchmarks\nwith 95 % intervals over seeds and questions; =: the interval of the "
             "difference contains 0"
         )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -178,25 +180,6 @@ class Ablation:
     def estimate(self, benchmarks: list[Matrix]) -> Estimate:
         """With the config's resamples and seed."""
         return estimate(benchmarks, self.config.evaluate.bootstrap, self.config.run.seed)
-
-
-def matrices(seeds: list[ItemValues], metric: str, peer: str) -> list[Matrix]:
-    """Per benchmark an array [seeds, items]; of `mean` the mean over peers, item by item."""
-    import numpy as np
-
-    names = list(dict.fromkeys(benchmark for benchmark, _ in seeds[0]))
-    found = []
-    for name in names:
-        peers = [other for benchmark, other in seeds[0] if benchmark == name] if peer == "mean" else [peer]
-        items = set(seeds[0][name, peers[0]])
-        if any(set(values[name, each]) != items for values in seeds for each in peers):
-            raise UserError(f"benchmark {name}: the runs of the ablation were not evaluated on the same questions")
-        rows = [
-            [np.mean([values[name, each][item][metric] for each in peers]) for item in sorted(items)]
-            for values in seeds
-        ]
-        found.append(np.array(rows))
-    return found
 
 
 def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:

@@ -9,12 +9,18 @@ For question x with k sampled responses of correctness c_j in {0, 1} and verifie
 
 Ties at the threshold are split fractionally: what is left of the kept mass is spread evenly over the tied samples, so
 a verifier that cannot tell them apart has gap 0 and no order of samples matters.
+
+With one threshold for all questions, the top `keep` share of the samples of all of them together is kept, sample j of x
+with the share w_j(x) (1 above the threshold, 0 below, a common fraction at it):
+
+    u_filtered(x) = sum_j w_j(x) c_j(x) / sum_j w_j(x)           undefined where nothing of x is kept; then its gap is 0
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
+from math import comb
 
 
 def accuracy(correct: Sequence[bool]) -> float:
@@ -22,19 +28,23 @@ def accuracy(correct: Sequence[bool]) -> float:
     return sum(correct) / len(correct)
 
 
+def kept_shares(scores: Sequence[float], keep: float) -> dict[float, float]:
+    """{score: share of each sample with it that is kept}, where the top `keep` share (0 < keep < 1) of all is kept."""
+    left, shares = keep * len(scores), {}
+    for score, tied in sorted(Counter(scores).items(), reverse=True):
+        # rounding can leave a crumb: 0.55 * 100 is more than 55
+        shares[score] = min(1.0, left / tied) if left > 1e-9 else 0.0
+        left -= shares[score] * tied
+    return shares
+
+
 def filtered_accuracy(correct: Sequence[bool], scores: Sequence[float], keep: float) -> float:
     """u_filtered(x): accuracy of the `keep` share (0 < keep < 1) with the highest scores, ties split fractionally."""
-    mass = left = keep * len(correct)
-    total = 0.0
-    ranked = sorted(zip(scores, correct, strict=True), key=lambda pair: -pair[0])
-    for _, tied in groupby(ranked, key=lambda pair: pair[0]):
-        group = [c for _, c in tied]
-        share = min(1.0, left / len(group))
-        total += share * sum(group)
-        left -= share * len(group)
-        if left <= 0:
-            break
-    return total / mass
+    return sum(kept * c for kept, c in _kept(correct, scores, kept_shares(scores, keep))) / (keep * len(scores))
+
+
+def _kept(correct: Sequence[bool], scores: Sequence[float], shares: dict[float, float]) -> list[tuple[float, bool]]:
+    return [(shares[s], c) for s, c in zip(scores, correct, strict=True)]
 
 
 def question_gap(correct: Sequence[bool], scores: Sequence[float], keep: float) -> float:
@@ -46,6 +56,29 @@ def relative_gap(correct: Sequence[bool], scores: Sequence[float], keep: float) 
     """The gap as a share of what is left to gain; None where all samples are correct."""
     u = accuracy(correct)
     return None if u == 1 else question_gap(correct, scores, keep) / (1 - u)
+
+
+def global_gaps(questions: Sequence[tuple[Sequence[bool], Sequence[float]]], keep: float) -> list[float | None]:
+    """u_filtered(x) - u(x) of each question, given as (correct, scores), under one threshold for all of them that keeps
+    the top `keep` share of their samples; None where nothing of a question is kept."""
+    shares = kept_shares([score for _, scores in questions for score in scores], keep)
+    gaps: list[float | None] = []
+    for correct, scores in questions:
+        kept = _kept(correct, scores, shares)
+        mass = sum(share for share, _ in kept)
+        gaps.append(sum(share * c for share, c in kept) / mass - accuracy(correct) if mass else None)
+    return gaps
+
+
+def pass_at_k(n: int, n_correct: int, k: int) -> float:
+    """Probability that k of n samples, drawn without replacement, have a correct one: 1 - C(n - c, k) / C(n, k), the
+    unbiased estimate of pass@k (Chen et al. 2021, arXiv 2107.03374). With k = n: is any correct.
+
+    Raises ValueError unless 0 <= n_correct <= n and 1 <= k <= n.
+    """
+    if not (0 <= n_correct <= n and 1 <= k <= n):
+        raise ValueError(f"pass@{k} of {n} samples, {n_correct} of them correct, is not defined")
+    return 1 - comb(n - n_correct, k) / comb(n, k)
 
 
 def auroc(correct: Sequence[bool], scores: Sequence[float]) -> float | None:

@@ -1,10 +1,21 @@
-"""Means over seeds and items with bootstrap intervals. Pure.
+"""Means over seeds and items with 95 % intervals. Pure.
 
-Seeds and items are crossed: every seed is evaluated on the same items. So both are resampled with replacement, and a
-resample takes every drawn item of every drawn seed (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1,
-2007, which shows that it is conservative). Items of one benchmark stay together, seeds are drawn once for all of them:
+Seeds and items are crossed: every seed is evaluated on the same items. For one benchmark with values y[s, i] of S seeds
+and n items, y = mean + seed effect + item effect + rest, so the variance of the grand mean has two parts:
 
-    mean*  =  mean over benchmarks b of  mean_{s in seeds*, i in items*_b} values_b[s, i]
+    seeds = var_s(mean_i y) / S                                    the seeds' own spread, and the rest
+    items = (var_i(mean_s y) - var(rest) / S) / n, not below 0     the items', with the rest counted once
+    half  = sqrt(t_{S-1}^2 seeds + t_{n-1}^2 items)
+
+which adds the half-widths of two means in quadrature (Howe, JASA 69, 1974). Of several benchmarks `seeds` is that of
+the seeds' means over all of them, since seeds are the same, and `items` the sum of theirs over the square of their
+number. With one seed nothing is known of its spread: the interval is a percentile bootstrap over items alone.
+
+Coverage in simulations with 150 items, nominal 95 %: 95 to 99 % with 2 and 3 seeds, 95 to 97 % with 5 and 10, whichever
+effect dominates; wide rather than narrow where none does. With 2 seeds t is 12.7, so the intervals hardly ever exclude
+anything: take 3 or more. Resampling seeds and items instead (the pigeonhole bootstrap) covers 99 % where the rest
+dominates, and where seeds do only 70 % (2 seeds), 77 % (3) or 87 % (5): three draws cannot show their own spread.
+Effects are taken as normal; an interval of a share may reach past 0 or 1.
 
 For a paired difference `values` are the differences, seed by seed and item by item.
 """
@@ -14,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from evaluate.gap import bootstrap_interval
 
 Matrix = Any  # numpy array [seeds, items]
 
@@ -33,9 +46,10 @@ class Estimate:
 
 
 def estimate(benchmarks: Sequence[Matrix], resamples: int, seed: int) -> Estimate:
-    """Mean over benchmarks, seeds and items, each [seeds, items], with a 95 % percentile interval over seeds and items.
+    """Mean over benchmarks, seeds and items, each [seeds, items], with a 95 % interval over seeds and items.
 
-    With one seed the interval is over items alone. Raises ValueError for benchmarks of different numbers of seeds.
+    `resamples` and `seed` are of the bootstrap over items, which is what one seed allows. Raises ValueError for
+    benchmarks of different numbers of seeds.
     """
     import numpy as np
 
@@ -46,14 +60,32 @@ def estimate(benchmarks: Sequence[Matrix], resamples: int, seed: int) -> Estimat
     mean = float(np.mean([values.mean() for values in arrays]))
     if min(values.shape[1] for values in arrays) < 2:
         return Estimate(mean, None, None)
-    rng, n_seeds = np.random.default_rng(seed), seeds.pop()
-    means = np.empty(resamples)
-    for b in range(resamples):
-        drawn = np.bincount(rng.integers(n_seeds, size=n_seeds), minlength=n_seeds) / n_seeds
-        parts = []
-        for values in arrays:
-            n = values.shape[1]
-            parts.append((drawn @ values)[rng.integers(n, size=n)].mean())
-        means[b] = np.mean(parts)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(mean, float(low), float(high))
+    if seeds == {1} and len(arrays) == 1:
+        return Estimate(mean, *bootstrap_interval(arrays[0][0], resamples, seed))  # as in metrics
+    if seeds == {1}:
+        rng = np.random.default_rng(seed)
+        drawn = [
+            np.mean([values[0, rng.integers(values.size, size=values.size)].mean() for values in arrays])
+            for _ in range(resamples)
+        ]
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        return Estimate(mean, float(low), float(high))
+    half = half_width(arrays)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def half_width(arrays: Sequence[Matrix]) -> float:
+    """Half of the 95 % interval over seeds and items of the mean; arrays [seeds, items], two or more of both."""
+    import numpy as np
+    from scipy.stats import t
+
+    n_seeds = len(arrays[0])
+    seeds = np.mean([values.mean(axis=1) for values in arrays], axis=0).var(ddof=1) / n_seeds
+    squared = t.ppf(0.975, n_seeds - 1) ** 2 * seeds
+    for values in arrays:
+        n = values.shape[1]
+        rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+        rest_variance = (rest**2).sum() / ((n_seeds - 1) * (n - 1))
+        items = max(0.0, values.mean(axis=0).var(ddof=1) - rest_variance / n_seeds) / n
+        squared += t.ppf(0.975, n - 1) ** 2 * items / len(arrays) ** 2
+    return float(np.sqrt(squared))

@@ -10,6 +10,7 @@ from data.config import parse_config
 from data.errors import UserError
 from data.schema import EVALS
 from evaluate.gap import question_gap
+from evaluate.intervals import Matrix
 
 ItemValues = dict[tuple[str, str], dict[str, dict[str, float]]]  # (benchmark, peer) -> item -> {"em": …, "gap": …}
 COLUMNS = ("benchmark", "peer", "item_id", "sample", "correct", "verifier_score")
@@ -29,4 +30,26 @@ def item_values(run: Path, round_: int) -> ItemValues:
             greedy, *samples = list(group)
             gap = question_gap([r["correct"] for r in samples], [r["verifier_score"] for r in samples], keep)
             found.setdefault((benchmark, peer), {})[item] = {"em": float(greedy["correct"]), "gap": gap}
+    return found
+
+
+def matrices(seeds: list[ItemValues], metric: str, peer: str) -> list[Matrix]:
+    """Per benchmark an array [seeds, items]; of `mean` the mean over peers, item by item.
+
+    Raises UserError if the seeds' items differ.
+    """
+    import numpy as np
+
+    names = list(dict.fromkeys(benchmark for benchmark, _ in seeds[0]))
+    found = []
+    for name in names:
+        peers = [other for benchmark, other in seeds[0] if benchmark == name] if peer == "mean" else [peer]
+        items = set(seeds[0][name, peers[0]])
+        if any(set(values[name, each]) != items for values in seeds for each in peers):
+            raise UserError(f"benchmark {name}: what is compared was not evaluated on the same questions")
+        rows = [
+            [np.mean([values[name, each][item][metric] for each in peers]) for item in sorted(items)]
+            for values in seeds
+        ]
+        found.append(np.array(rows))
     return found

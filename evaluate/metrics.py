@@ -10,7 +10,15 @@ from data.answers import entropy
 from data.config import EvaluateSection
 from data.equivalence import normalise
 from data.shards import Row
-from evaluate.gap import accuracy, auroc, bootstrap_interval, question_gap, relative_gap
+from evaluate.gap import (
+    accuracy,
+    auroc,
+    bootstrap_interval,
+    global_gaps,
+    pass_at_k,
+    question_gap,
+    relative_gap,
+)
 from evaluate.strict import STATED
 
 
@@ -20,25 +28,26 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
     `rows`: its evals, sample 0 the greedy response and 1..k the sampled ones of each item.
     """
     greedy = sorted((row for row in rows if row["sample"] == 0), key=lambda row: str(row["item_id"]))
-    samples = sorted((row for row in rows if row["sample"]), key=lambda row: str(row["item_id"]))
-    items = [list(group) for _, group in groupby(samples, key=lambda row: row["item_id"])]
+    samples = [row for row in rows if row["sample"]]
+    items = by_question(samples)
     em = [float(row["correct"]) for row in greedy]
-    gaps, relative = _gaps(items, "verifier_score", section.keep)
-    frozen, _ = _gaps(items, "verifier_score_frozen", section.keep)
+    pairs = _pairs(items, "verifier_score")
+    frozen = _pairs(items, "verifier_score_frozen")
+    relative = [gap for c, s in pairs if (gap := relative_gap(c, s, section.keep)) is not None]
+    overall = global_gaps(pairs, section.keep)
     em_lo, em_hi = bootstrap_interval(em, section.bootstrap, seed)
-    gap_lo, gap_hi = bootstrap_interval(gaps, section.bootstrap, seed)
-    correct = [row["correct"] for row in samples]
-    scores = [row["verifier_score"] for row in samples]
-    generator = fmean(correct)
-    verifier = fmean((score > 0) == right for score, right in zip(scores, correct, strict=True))
+    verifier = verifier_metrics(items, section, seed)
+    generator = fmean(row["correct"] for row in samples)
     return {
         "benchmark": rows[0]["benchmark"], "peer": rows[0]["peer"], "n": len(greedy), "k": len(items[0]),
-        "em": fmean(em), "em_lo": em_lo, "em_hi": em_hi, "sample_accuracy": generator,
-        "gv_gap": fmean(gaps), "gv_gap_lo": gap_lo, "gv_gap_hi": gap_hi, "gv_gap_frozen": fmean(frozen),
+        "em": fmean(em), "em_lo": em_lo, "em_hi": em_hi, "sample_accuracy": generator, **verifier,
+        "gv_gap_frozen": fmean(question_gap(c, s, section.keep) for c, s in frozen),
+        "gv_gap_70": fmean(question_gap(c, s, 0.7) for c, s in pairs),
+        "gv_gap_global": fmean(gap or 0.0 for gap in overall), "n_none_kept": overall.count(None),
         "gv_gap_rel": fmean(relative) if relative else None, "n_gap_rel": len(relative),
-        "verifier_auroc": auroc(correct, scores), "verifier_accuracy": verifier,
-        "abs_v_minus_g": abs(verifier - generator),
-        "pass_at_k": fmean(any(row["correct"] for row in item) for item in items),
+        "verifier_undecided": fmean(row["verifier_score"] == 0 for row in samples),
+        "abs_v_minus_g": abs(verifier["verifier_accuracy"] - generator),
+        "pass_at_k": fmean(pass_at_k(len(c), sum(c), len(c)) for c, _ in pairs),  # k = n: is any of them correct
         "maj_at_k": fmean(majority_correct(item) for item in items),
         "no_answer_rate": fmean(row["verdict"] == "no_answer" for row in greedy),
         "unanswered_rate": fmean(row["verdict"] in ("no_answer", "truncated") for row in greedy),
@@ -68,10 +77,28 @@ def _clusters(item: list[Row]) -> Counter[int]:
     return Counter(row["cluster"] for row in item if row["cluster"] is not None)
 
 
-def _gaps(items: list[list[Row]], column: str, keep: float) -> tuple[list[float], list[float]]:
-    pairs = [([row["correct"] for row in item], [row[column] for row in item]) for item in items]
-    relative = [relative_gap(correct, scores, keep) for correct, scores in pairs]
-    return [question_gap(c, s, keep) for c, s in pairs], [value for value in relative if value is not None]
+def verifier_metrics(items: list[list[Row]], section: EvaluateSection, seed: int) -> Row:
+    """What a verifier makes of the samples of one peer on one benchmark: `items` are the samples of each question, in
+    the order of the questions' ids, on which the interval depends."""
+    pairs = _pairs(items, "verifier_score")
+    gaps = [question_gap(correct, scores, section.keep) for correct, scores in pairs]
+    low, high = bootstrap_interval(gaps, section.bootstrap, seed)
+    correct = [c for each, _ in pairs for c in each]
+    scores = [s for _, each in pairs for s in each]
+    return {
+        "gv_gap": fmean(gaps), "gv_gap_lo": low, "gv_gap_hi": high, "verifier_auroc": auroc(correct, scores),
+        "verifier_accuracy": fmean((score > 0) == right for score, right in zip(scores, correct, strict=True)),
+    }  # fmt: skip
+
+
+def by_question(samples: list[Row]) -> list[list[Row]]:
+    """The samples of each question, in the order of the questions' ids."""
+    ordered = sorted(samples, key=lambda row: str(row["item_id"]))
+    return [list(group) for _, group in groupby(ordered, key=lambda row: row["item_id"])]
+
+
+def _pairs(items: list[list[Row]], column: str) -> list[tuple[list[bool], list[float]]]:
+    return [([row["correct"] for row in item], [row[column] for row in item]) for item in items]
 
 
 def majority_correct(item: list[Row]) -> float:

@@ -1,4 +1,4 @@
-"""The table of all rounds: on the terminal and as runs/<run>/report.html."""
+"""The tables of all rounds: on the terminal and as runs/<run>/report.html."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from data.config import Config, parse_config
 from data.console import console
 from data.errors import UserError
 from data.run import RUNS
-from data.schema import METRICS
+from data.schema import CROSS, METRICS
 from data.shards import Row
 from data.stage import guarded, start
 from data.status import check_run
+from evaluate.intervals import Estimate, estimate
+from evaluate.items import item_values, matrices
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -113,6 +115,76 @@ def grading_table(run: str, round_: int) -> Table | None:
     return table
 
 
+def change_table(run: str, rounds: list[int]) -> Table | None:
+    """benchmark × peer × round: what has become of exact match and gap since round 0, in points, with paired bootstrap
+    intervals over questions; last the means. The gap's change as a share of that of round 0 only where the interval of
+    that one excludes 0. None if round 0, or any later one, is not among the rounds or has no evals any more."""
+    rounds = [n for n in rounds if shards.read_manifest(RUNS / run / f"round={n}" / "evals")]
+    if rounds[:1] != [0] or len(rounds) < 2:
+        return None
+    config, values = load_frozen(run), {n: item_values(RUNS / run, n) for n in rounds}
+    groups: list[tuple[str, str]] = list(values[0])
+    if len(groups) > 1:
+        groups.append(("mean", ""))
+    title = "change since round 0, in points, with 95 % paired bootstrap intervals over questions"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("benchmark", "peer", "round"):
+        table.add_column(name)
+    for name in ("EM", "GV-Gap", "of round 0's gap"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def measured(metric: str, group: tuple[str, str], after: int, before: int | None = None) -> Estimate:
+        """The mean of a metric, or of its change, over the questions of a (benchmark, peer), or of all."""
+        mean = group[0] == "mean"
+        both = [
+            matrices([{k: v for k, v in values[n].items() if mean or k == group}], metric, "mean")
+            for n in ([after] if before is None else [after, before])
+        ]
+        apart = both[0] if before is None else [a - b for a, b in zip(*both, strict=True)]
+        return estimate(apart, config.evaluate.bootstrap, config.run.seed)
+
+    for group in groups:
+        baseline = measured("gap", group, 0)
+        for n in rounds[1:]:
+            em, gap = measured("em", group, n, 0), measured("gap", group, n, 0)
+            share = "–" if baseline.contains_zero else f"{100 * gap.mean / baseline.mean:+.0f} %"
+            names = group if n == rounds[1] else ("", "")
+            table.add_row(*names, str(n), _change(em), _change(gap), share)
+        table.add_section()
+    return table
+
+
+def _change(found: Estimate) -> str:
+    if found.low is None or found.high is None:
+        return f"{100 * found.mean:+.1f}"
+    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def cross_table(run: str, rounds: list[int]) -> Table | None:
+    """A matrix per benchmark and round: the gap of a generator's samples (rows) under a verifier (columns). None if no
+    round was cross-verified."""
+    paths = {n: RUNS / run / f"round={n}" / "cross.parquet" for n in rounds}
+    found = {n: shards.read_rows(path, CROSS) for n, path in paths.items() if path.is_file()}
+    if not found:
+        return None
+    rows = [(row["benchmark"], n, row) for n, rows in found.items() for row in rows]
+    benchmarks, verifiers = (list(dict.fromkeys(row[key] for *_, row in rows)) for key in ("benchmark", "verifier"))
+    title = "cross-verification: GV-Gap in %, samples of a generator (rows) under a verifier (columns)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("benchmark", "round", "generator"):
+        table.add_column(name)
+    for name in verifiers:
+        table.add_column(name, justify="right")
+    for benchmark in benchmarks:
+        for n in found:
+            cells = {(row["peer"], row["verifier"]): row for row in found[n] if row["benchmark"] == benchmark}
+            for number, peer in enumerate(dict.fromkeys(generator for generator, _ in cells)):
+                names = (benchmark, str(n)) if number == 0 else ("", "")
+                table.add_row(*names, peer, *(_interval(cells[peer, verifier], "gv_gap") for verifier in verifiers))
+            table.add_section()
+    return table
+
+
 def choices_table(config: Config) -> Table:
     """The resolved choices that the numbers depend on."""
     table = Table(title="choices", title_justify="left")
@@ -139,29 +211,29 @@ def training_table(run: str, rounds: list[int]) -> Table:
 
 
 def write_report(run: str) -> list[Table]:
-    """Write runs/<run>/report.html; returns the tables to print: the main one, and that of grading if there is one.
-
-    Raises UserError if no round has been evaluated.
-    """
+    """Write runs/<run>/report.html; returns the tables that are also for the terminal. Raises UserError if no round has
+    been evaluated."""
     check_run(run)
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
-    grading = grading_table(run, rounds[-1])
-    printed = [metrics_table(run, rounds), *([grading] if grading else [])]
+    found = (
+        metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds), grading_table(run, rounds[-1])
+    )  # fmt: skip
+    tables = [table for table in found if table]
     page = Console(record=True, file=StringIO(), width=150)
-    for table in (*printed, training_table(run, rounds), choices_table(load_frozen(run))):
+    for table in (*tables, training_table(run, rounds), choices_table(load_frozen(run))):
         page.print(table)
         page.print()
     path = RUNS / run / "report.html"
     temporary = path.with_suffix(".html.tmp")
     temporary.write_text(page.export_html(), encoding="utf-8")
     shards.replace(temporary, path)
-    return printed
+    return tables
 
 
 def show(run: str) -> None:
-    """Print the main tables and write the report."""
+    """Print the tables of results and write the report."""
     for table in write_report(run):
         console.print(table)
     console.print(f"report: {RUNS / run / 'report.html'}")

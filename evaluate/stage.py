@@ -1,20 +1,18 @@
 """The evaluate stage: exact match and generator-verifier gap of every peer on every benchmark.
 
-Responses first, then verifier scores (by the peer's round-0 model for `verifier_score_frozen`, and by its current
-policy), each peer's in its own process; then grading, the shards, and metrics.parquet.
+Responses first, then verifier scores (by the peer's round-0 model for `verifier_score_frozen`, by its current policy,
+and with `evaluate.cross_verify` by the other peers'), each peer's in its own process; then grading, the shards,
+metrics.parquet, and cross.parquet.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import Any
 
 from data import shards
 from data.answers import clusters, compare_all, extract, grade
@@ -23,47 +21,29 @@ from data.console import console, task
 from data.equivalence import Grader
 from data.errors import UserError
 from data.peers import check_peers
-from data.prompts import PeerPrompts, load_all_prompts, load_prompts
+from data.prompts import load_all_prompts, load_prompts
 from data.run import Run
-from data.schema import EVALS, METRICS
+from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from data.stage import Stage
 from data.workers import Advance, Workers
 from evaluate.benchmarks import Item, load_benchmarks
 from evaluate.guard import findings
-from evaluate.metrics import metrics_row
+from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.strict import strict_correct
+from evaluate.unit import RESPONSES, Unit, key_of
+from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
 from generate import loaded
 from generate.chain import request_seed
 from generate.engine import Sampling, engine_kind
 from generate.stage import check_questions, complete, room
 from train.checkpoint import policy_identity
 
-if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
-    from score.logprob import LanguageModel
-
-RESPONSES = pa.schema([EVALS.field(n) for n in (
-    "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
-)])  # fmt: skip
 MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
     "verifier_score", "verifier_score_frozen", "peer_agreement", "extract_status", "correct_strict",
 )  # fmt: skip
-VERDICTS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False)])
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One peer on one shard of a benchmark's items."""
-
-    peer: str
-    benchmark: str
-    shard: int
-    items: list[Item]
-
-    def path(self, work: Path, kind: str) -> Path:
-        """Where the unit's responses or verifier scores are kept until the stage is closed."""
-        return work / f"{kind}~{self.benchmark}~{self.peer}~{self.shard:05d}.parquet"  # no name has a ~
+COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parquet
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -88,6 +68,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         evaluation.assemble()
     shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
     if work_to_do:
+        if run.config.evaluate.cross_verify:
+            shards.write_rows(evaluation.cross(), metrics_path.with_name("cross.parquet"), CROSS)
         rows, counts = count_evals(stage.folder)
         items = {name: len(items) for name, items in benchmarks.items()}
         stage.finish(shards.shard_paths(stage.folder), rows, {"items": items, **counts})
@@ -155,14 +137,6 @@ def respond_to_all(run: Run, round_: int, units: list[Unit], advance: Advance) -
         evaluation.respond_to(unit, advance)
 
 
-def verify_all(run: Run, round_: int, units: list[Unit], kind: str, advance: Advance) -> None:
-    """Verifier scores of a peer, in its process."""
-    evaluation = Evaluation(run, round_, {})
-    lm = loaded.language_model(run, 0 if kind == "frozen" else round_, units[0].peer)
-    for done, unit in enumerate(units):
-        evaluation.verify_unit(lm, unit, kind, advance, parts=len(units) - done)
-
-
 class Evaluation:
     """One evaluate stage."""
 
@@ -218,38 +192,27 @@ class Evaluation:
         shards.write_rows(rows, unit.path(self.work, "responses"), RESPONSES)
 
     def verify(self, workers: Workers) -> None:
-        """Verifier scores of all sampled responses: under round 0's policy, and under the current one, which the next
-        round's score finds loaded."""
-        k, total = self.run.config.evaluate.samples, 0
-        for kind in ("frozen", "current") if self.round else ("current",):  # the current policy may be round 0's
-            for peer in self.run.config.peer_names:
-                todo = [u for u in self.units() if u.peer == peer and not u.path(self.work, kind).is_file()]
-                if todo:
-                    workers.submit(peer, verify_all, self.round, todo, kind)
-                total += k * sum(len(unit.items) for unit in todo)
+        """Verifier scores of all sampled responses: under round 0's policy, under the current one, and those that the
+        others' current policies give.
+
+        What is loaded decides the order: a language model of the current policy stays for the next round's score, and
+        the engine of the responses, which writes critiques, is of the current policy already.
+        """
+        section, peers, total = self.run.config.evaluate, self.run.config.peer_names, 0
+        own = [FROZEN, CURRENT] if self.round else [CURRENT]  # the current policy may be round 0's
+        jobs = [(peer, kind, [peer]) for kind in own for peer in peers]
+        if section.cross_verify:
+            jobs += [(peer, crossed(peer), [other for other in peers if other != peer]) for peer in peers]
+        if section.verifier == "cot":
+            jobs.sort(key=lambda job: job[1] == FROZEN)
+        for verifier, kind, of in jobs:
+            todo = [u for u in self.units() if u.peer in of and not u.path(self.work, kind).is_file()]
+            if todo:
+                workers.submit(verifier, verify_all, self.round, verifier, todo, kind)
+            total += section.samples * sum(len(unit.items) for unit in todo)
         with task(f"evaluate round {self.round}, verifier", total, "responses") as line:
             for _ in workers.results(line):
                 pass
-
-    def verify_unit(self, lm: LanguageModel, unit: Unit, kind: str, advance: Advance, parts: int = 1) -> None:
-        """One unit's verifier scores, the first of `parts` to do, written as one file."""
-        asked = self.questions(unit)
-        prompts = load_prompts(self.run.config, unit.peer)
-        scores = verifier_scores(lm, prompts, list(asked.values()), self.budget, advance, parts)
-        advance(self.run.config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
-        rows = [{"key": key, "score": score} for key, score in zip(asked, scores, strict=True)]
-        shards.write_rows(rows, unit.path(self.work, kind), VERDICTS)
-
-    @property
-    def budget(self) -> int:
-        """Tokens of a verifier batch."""
-        return self.run.config.runtime.score_tokens
-
-    def questions(self, unit: Unit) -> dict[str, tuple[str, str]]:
-        """{key: (question, response)} of the distinct sampled responses of a unit; equal ones are asked once."""
-        texts = {item.id: item.question for item in unit.items}
-        rows = shards.read_rows(unit.path(self.work, "responses"), RESPONSES)
-        return {_key(row): (texts[row["item_id"]], row["response"]) for row in rows if row["sample"]}
 
     def assemble(self) -> None:
         """Grade, join by id, write the shards."""
@@ -272,10 +235,7 @@ class Evaluation:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
         items = {item.id: item for item in unit.items}
         rows = shards.read_rows(unit.path(self.work, "responses"), RESPONSES)
-        current, frozen = (
-            self.scores(unit, "current"),
-            self.scores(unit, "frozen" if self.round else "current"),
-        )
+        current, frozen = (unit.scores(self.work, kind) for kind in (CURRENT, FROZEN if self.round else CURRENT))
         found = [extract(row["response"]) for row in rows]
         verdicts = grade(
             [(f, items[r["item_id"]].gold, r["finish_reason"] == "length") for f, r in zip(found, rows, strict=True)],
@@ -286,8 +246,8 @@ class Evaluation:
                 "question": items[row["item_id"]].question, "answer": extracted.answer if extracted else None,
                 "gold": items[row["item_id"]].gold, "correct": verdict == "correct", "verdict": verdict,
                 "cluster": None, "peer_agreement": None,
-                "verifier_score": current.get(_key(row)) if row["sample"] else None,
-                "verifier_score_frozen": frozen.get(_key(row)) if row["sample"] else None,
+                "verifier_score": current.get(key_of(row)) if row["sample"] else None,
+                "verifier_score_frozen": frozen.get(key_of(row)) if row["sample"] else None,
                 "extract_status": extracted.rule if extracted else "none",
                 "correct_strict": strict_correct(extracted, items[row["item_id"]].gold),
             }  # fmt: skip
@@ -325,31 +285,30 @@ class Evaluation:
             pairs = [(row["answer"], other) for other in answers if other is not None and row["answer"] is not None]
             row["peer_agreement"] = sum(map(bool, grader.equivalent(pairs, kind))) / len(answers)
 
-    def scores(self, unit: Unit, kind: str) -> dict[str, float]:
-        """Verifier scores of a unit by key."""
-        rows = shards.read_rows(unit.path(self.work, kind), VERDICTS)
-        return {row["key"]: row["score"] for row in rows}
-
     def metrics(self) -> list[Row]:
         """One row per (benchmark, peer), of which one at a time is in memory."""
         section, seed = self.run.config.evaluate, self.run.config.run.seed
         found = []
-        for _, parts in groupby(self.parts(), key=lambda part: (part[0].peer, part[0].benchmark)):
+        for _, parts in self.groups():
             rows = [row for _, path in parts for row in shards.read_rows(path, EVALS, MEASURED)]
             found.append(metrics_row(rows, section, seed))
         return found
 
+    def cross(self) -> list[Row]:
+        """One row per (benchmark, peer, verifier), the peer itself included; needs the units' work files."""
+        section, seed = self.run.config.evaluate, self.run.config.run.seed
+        found = []
+        for (peer, benchmark), parts in self.groups():
+            rows = [r for _, path in parts for r in shards.read_rows(path, EVALS, COMPARED) if r["sample"]]
+            for verifier in self.run.config.peer_names:
+                kind = CURRENT if verifier == peer else crossed(verifier)
+                scores = {key: score for unit, _ in parts for key, score in unit.scores(self.work, kind).items()}
+                seen = [{**row, "verifier_score": scores[key_of(row)]} for row in rows]
+                names = {"benchmark": benchmark, "peer": peer, "verifier": verifier}
+                found.append({**names, **verifier_metrics(by_question(seen), section, seed)})
+        return found
 
-def _key(row: Row) -> str:
-    return digest([row["item_id"], row["response"]])
-
-
-def verifier_scores(
-    lm: LanguageModel, prompts: PeerPrompts, asked: list[tuple[str, str]], budget: int, advance: Any, parts: int = 1
-) -> list[float]:
-    """log p(Yes) - log p(No), in nats, after each (question, response): two logits of one prefill."""
-    from score.logprob import score_next
-
-    tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
-    found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance, parts)
-    return [yes - no for yes, no in found]
+    def groups(self) -> Iterator[tuple[tuple[str, str], list[tuple[Unit, Path]]]]:
+        """The parts of each (peer, benchmark)."""
+        for key, parts in groupby(self.parts(), key=lambda part: (part[0].peer, part[0].benchmark)):
+            yield key, list(parts)

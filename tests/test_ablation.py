@@ -13,7 +13,7 @@ import pytest
 
 from data.errors import UserError
 from evaluate.ablate import ARMS, DEFAULT_ARMS, load_arm
-from evaluate.intervals import estimate
+from evaluate.intervals import estimate, half_width
 from evaluate.labels import quality
 from tests.conftest import ROOT, run_module, write_jsonl
 
@@ -28,12 +28,41 @@ def test_one_seed_is_the_bootstrap_over_items() -> None:
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
 
 
-def test_seeds_are_resampled_too() -> None:
-    """Two seeds that differ in every item: a quarter of the resamples draw the first alone, a quarter the second."""
-    found = estimate([np.array([[0.0] * 50, [1.0] * 50])], 2000, seed=1)
-    assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
+def test_the_interval_over_seeds_and_items_by_hand() -> None:
+    # seed means 0.5 and 1: variance 1/8, over 2 seeds 1/16; item means 0.5 and 1 likewise 1/8; the rest is ±1/4 in all
+    # four cells, one degree of freedom: 1/4; so items are max(0, 1/8 - 1/8) / 2 = 0 and half is t_1 / 4
+    found = estimate([np.array([[0.0, 1.0], [1.0, 1.0]])], 100, seed=1)
+    assert (found.mean, found.high) == pytest.approx((0.75, 0.75 + 12.7062047 / 4))
+    # only seeds differ: Student's interval of their means; only items do: that of the items' means
+    from scipy.stats import t
+
+    for values, n in ((np.array([[0.0], [1.0], [3.0]]).repeat(7, axis=1), 3), (np.tile([0.0, 1.0, 3.0], (4, 1)), 3)):
+        found = estimate([values], 100, seed=1)
+        low, high = t.interval(0.95, n - 1, loc=4 / 3, scale=np.std([0, 1, 3], ddof=1) / np.sqrt(n))
+        assert (found.low, found.high) == pytest.approx((low, high))
     same = estimate([np.full((3, 5), 0.25)], 100, seed=1)
     assert (same.mean, same.low, same.high) == (0.25, 0.25, 0.25)
+
+
+def test_the_parts_of_the_variance_are_those_of_an_anova() -> None:
+    """Two-way without replication, from sums of squares written out; two benchmarks share their seeds."""
+    from scipy.stats import t
+
+    rng = np.random.default_rng(5)
+    shared = rng.normal(size=(4, 1))
+    arrays = [shared + 3 * rng.normal(size=(1, n)) + 0.1 * rng.normal(size=(4, n)) for n in (6, 9)]
+    squared = (
+        t.ppf(0.975, 3) ** 2 * np.var([(a.mean() + b.mean()) / 2 for a, b in zip(*arrays, strict=True)], ddof=1) / 4
+    )
+    for y in arrays:
+        n = y.shape[1]
+        between = 4 * sum((y[:, i].mean() - y.mean()) ** 2 for i in range(n)) / (n - 1)
+        total = ((y - y.mean()) ** 2).sum()
+        seeds = n * sum((row.mean() - y.mean()) ** 2 for row in y)
+        rest = (total - seeds - between * (n - 1)) / (3 * (n - 1))
+        squared += t.ppf(0.975, n - 1) ** 2 * (between - rest) / (4 * n) / 4
+    found = estimate(arrays, 100, seed=1)
+    assert found.high == pytest.approx(found.mean + np.sqrt(squared))
 
 
 def test_benchmarks_count_alike_whatever_their_size() -> None:
@@ -48,13 +77,48 @@ def test_a_single_item_has_no_interval_and_decides_nothing() -> None:
 
 
 def test_intervals_cover() -> None:
-    """Nominal 95 %, over items; with few seeds, whose own spread three draws can hardly show, less is known."""
+    """Nominal 95 %, one seed: over items alone."""
     rng, hits, trials = np.random.default_rng(11), 0, 600
     for trial in range(trials):
         found = estimate([rng.random((1, 150)) < 0.6], 400, seed=trial)
         assert found.low is not None and found.high is not None
         hits += found.low <= 0.6 <= found.high
     assert 0.93 <= hits / trials <= 0.97
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize(
+    ("seed_effect", "item_effect", "rest", "at_most"),
+    [
+        (0.5, 0.0, 0.001, 0.97),  # the extremes, where the interval is Student's
+        (0.0, 0.5, 0.001, 0.97),
+        (0.0, 0.0, 0.5, 0.985),  # `items` is 0 or a little above
+        (0.05, 0.4, 0.3, 0.995),  # both count: wider than it has to be
+    ],
+)
+def test_intervals_over_seeds_and_items_cover(
+    seeds: int, seed_effect: float, item_effect: float, rest: float, at_most: float
+) -> None:
+    """At least the nominal 95 %, within what 1000 simulations can tell, and not much more."""
+    rng, hits, trials = np.random.default_rng(12), 0, 1000
+    for _ in range(trials):
+        shared = seed_effect * rng.normal(size=(seeds, 1))
+        arrays = [shared + item_effect * rng.normal(size=(1, n)) + rest * rng.normal(size=(seeds, n)) for n in (60, 90)]
+        hits += abs(np.mean([values.mean() for values in arrays])) <= half_width(arrays)
+    print(f"{seeds} seeds {seed_effect} {item_effect} {rest}: {hits / trials:.3f}")
+    assert 0.93 <= hits / trials <= at_most
+
+
+def test_intervals_of_right_and_wrong_cover() -> None:
+    """Three seeds on items that are hard, middling or easy; the seeds are a little better or worse on all."""
+    rng, hits, trials = np.random.default_rng(13), 0, 1000
+    for trial in range(trials):
+        items, better = rng.choice([0.1, 0.5, 0.9], (1, 150)), rng.choice([-0.05, 0.05], (3, 1))
+        found = estimate([rng.random((3, 150)) < items + better], 100, seed=trial)
+        assert found.low is not None and found.high is not None
+        hits += found.low <= 0.5 <= found.high
+    print(f"binary: {hits / trials:.3f}")
+    assert 0.93 <= hits / trials <= 0.995
 
 
 def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

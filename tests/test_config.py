@@ -79,6 +79,11 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
         (changed(run={"seed": 2**31}), r"run\.seed: "),
         (changed(evaluate={"keep": 1}), r"evaluate\.keep: .*less than 1"),
         (changed(evaluate={"samples": 1}), r"evaluate\.samples: "),
+        (changed(evaluate={"verifier": "vote"}), r"evaluate\.verifier: .*'logit' or 'cot'"),
+        (
+            changed(evaluate={"verifier": "cot", "verifier_tokens": 4096}),
+            r"evaluate\.verifier_tokens 4096 must be below generate\.context_tokens 4096",
+        ),
         (changed(score={"weighting": "sigmiod"}), r"score\.weighting: .*'sigmoid'.*\(found 'sigmiod'\)"),
         (changed(score={"center": "mean"}), r"score\.center"),
         (changed(score={"center": float("nan")}), r"score\.center"),

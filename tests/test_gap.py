@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import permutations
+from fractions import Fraction
+from itertools import combinations, permutations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data.config import EvaluateSection
 from data.schema import METRICS
 from data.shards import write_rows
-from evaluate.gap import auroc, bootstrap_interval, filtered_accuracy, question_gap, relative_gap
+from evaluate.gap import (
+    accuracy,
+    auroc,
+    bootstrap_interval,
+    filtered_accuracy,
+    global_gaps,
+    kept_shares,
+    pass_at_k,
+    question_gap,
+    relative_gap,
+)
 from evaluate.metrics import majority_correct, metrics_row
 
 
@@ -60,6 +72,58 @@ def test_the_order_of_samples_does_not_matter() -> None:
     assert gaps == {round(0.4 - 0.6, 12)}
 
 
+def test_fractional_ties_are_the_mean_over_all_orders() -> None:
+    """The definition of a split tie: break it in every order, keep the first ones, take the mean (exact fractions)."""
+    draw = random.Random(5)
+    for _ in range(40):
+        k = draw.randrange(2, 6)
+        kept = draw.randrange(1, k)
+        correct, scores = [draw.random() < 0.5 for _ in range(k)], [float(draw.randrange(3)) for _ in range(k)]
+        orders = [order for order in permutations(range(k)) if sorted(order, key=lambda i: -scores[i]) == list(order)]
+        naive = fmean(Fraction(sum(correct[i] for i in order[:kept]), kept) for order in orders)
+        assert filtered_accuracy(correct, scores, kept / k) == pytest.approx(float(naive))
+
+
+def test_global_gaps_by_hand() -> None:
+    # 3 of 6 samples are kept: the 9, and two of the three 5s, so 2/3 of each
+    questions = [(bools("10"), [9.0, 5.0]), (bools("10"), [5.0, 5.0]), (bools("11"), [1.0, 0.0])]
+    first, second, third = global_gaps(questions, 0.5)
+    assert first == pytest.approx(1 / (1 + 2 / 3) - 1 / 2)
+    assert second == pytest.approx(0)  # tied samples are kept alike
+    assert third is None  # nothing of it is kept
+    (same,) = global_gaps([(bools("1001"), [5.0, 1.0, 1.0, 1.0])], 0.5)  # of one question it is the gap
+    assert same == pytest.approx(question_gap(bools("1001"), [5.0, 1.0, 1.0, 1.0], 0.5))
+
+
+def test_global_gaps_equal_a_naive_cut() -> None:
+    """Tie groups are cut by a running count, mass by mass."""
+    draw = random.Random(8)
+    for _ in range(50):
+        keep, k = draw.choice([0.25, 0.5, 0.7]), draw.randrange(2, 5)
+        questions = [
+            ([draw.random() < 0.5 for _ in range(k)], [float(draw.randrange(5)) for _ in range(k)])
+            for _ in range(draw.randrange(1, 6))
+        ]
+        everything = [s for _, scores in questions for s in scores]
+        mass = keep * len(everything)
+        for (correct, scores), gap in zip(questions, global_gaps(questions, keep), strict=True):
+            weights = []
+            for s in scores:
+                above, tied = sum(o > s for o in everything), everything.count(s)
+                weights.append(min(max(mass - above, 0), tied) / tied)
+            if sum(weights) < 1e-9:
+                assert gap is None
+            else:
+                kept = sum(w * c for w, c in zip(weights, correct, strict=True)) / sum(weights)
+                assert gap == pytest.approx(kept - accuracy(correct))
+
+
+def test_rounding_keeps_no_crumb() -> None:
+    assert 0.55 * 100 > 55  # in binary
+    shares = kept_shares([float(n) for n in range(100)], 0.55)
+    assert shares[44.0] == 0 and sum(shares.values()) == pytest.approx(55)
+
+
 def test_relative_gap() -> None:
     # u = 1/4, filtered 1/2: a third of what is left to gain
     assert relative_gap(bools("1000"), [3, 2, 1, 0], 0.5) == pytest.approx((1 / 2 - 1 / 4) / (3 / 4))
@@ -81,6 +145,54 @@ def test_auroc_equals_the_count_of_pairs() -> None:
     assert auroc(bools("10"), [1, 2]) == 0
     assert auroc(bools("11"), [1, 2]) is None
     assert auroc(bools("00"), [1, 2]) is None
+
+
+def test_auroc_is_that_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    draw = random.Random(4)
+    for size, values in ((5, 2), (30, 3), (400, 7), (400, 10**6)):
+        correct = [True, False, *(draw.random() < 0.7 for _ in range(size))]
+        scores = [float(draw.randrange(values)) for _ in correct]
+        assert auroc(correct, scores) == pytest.approx(metrics.roc_auc_score(correct, scores))
+
+
+def test_pass_at_k_is_the_share_of_subsets() -> None:
+    assert pass_at_k(4, 1, 2) == pytest.approx(1 / 2)  # of the 6 pairs 3 have the one correct sample
+    assert pass_at_k(5, 2, 3) == pytest.approx(9 / 10)  # 1 of 10 triples has none
+    assert [pass_at_k(8, c, 8) for c in (0, 1, 8)] == [0, 1, 1]  # k = n: any correct
+    assert pass_at_k(8, 3, 1) == pytest.approx(3 / 8)
+    for n in range(1, 7):
+        for n_correct in range(n + 1):
+            for k in range(1, n + 1):
+                subsets = list(combinations([True] * n_correct + [False] * (n - n_correct), k))
+                assert pass_at_k(n, n_correct, k) == pytest.approx(fmean(any(subset) for subset in subsets))
+    for n, n_correct, k in ((4, 5, 2), (4, -1, 2), (4, 1, 0), (4, 1, 5)):
+        with pytest.raises(ValueError, match="is not defined"):
+            pass_at_k(n, n_correct, k)
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    """Mean over draws of 5 samples, each correct with probability 0.3, against 1 - 0.7 ** 2; the share of pairs of
+    *different* samples is what makes it so: 1 - (1 - c / n) ** 2 would give 0.468."""
+    draw = random.Random(6)
+    found = fmean(pass_at_k(5, sum(draw.random() < 0.3 for _ in range(5)), 2) for _ in range(20_000))
+    assert found == pytest.approx(1 - 0.7**2, abs=0.01)
+
+
+def test_bootstrap_intervals_cover() -> None:
+    """Nominal 95 %: means of coins, and of gaps, which are mostly 0."""
+    rng, trials = np.random.default_rng(21), 600
+    coins = np.array([0.0, 1.0]), [0.4, 0.6]
+    gaps = np.array([-0.5, 0.0, 0.25, 0.5]), [0.1, 0.6, 0.2, 0.1]
+    for values, shares in (coins, gaps):
+        truth = float(values @ shares)
+        hits = 0
+        for trial in range(trials):
+            low, high = bootstrap_interval(list(rng.choice(values, 150, p=shares)), 400, trial)
+            assert low is not None and high is not None
+            hits += low <= truth <= high
+        print(f"coverage {hits / trials:.3f}")
+        assert 0.93 <= hits / trials <= 0.97
 
 
 def test_bootstrap_interval() -> None:
@@ -137,9 +249,14 @@ def test_metrics_row_by_hand(tmp_path: Path) -> None:
         "gv_gap": 1 / 4,  # x keeps its correct sample: 1 - 1/2; y has none: 0
         "gv_gap_lo": 0, "gv_gap_hi": 1 / 2,
         "gv_gap_frozen": -1 / 4,  # x keeps its wrong one: 0 - 1/2
+        # top-0.7 of two keeps 1.4: x 1 / 1.4 - 1/2, y nothing correct
+        "gv_gap_70": (1 / 1.4 - 1 / 2) / 2,
+        # all scores are 2, 1, -1, -3: the first two are kept, one of each question
+        "gv_gap_global": 1 / 4, "n_none_kept": 0,
         "gv_gap_rel": 1 / 2, "n_gap_rel": 2,  # (1/2) / (1 - 1/2) and 0
         "verifier_auroc": 2 / 3,  # 1.0 against -1, 2 and -3
         "verifier_accuracy": 3 / 4,  # all signs are right but that of y's 2.0
+        "verifier_undecided": 0,
         "abs_v_minus_g": 1 / 2,
         "pass_at_k": 1 / 2,
         "maj_at_k": 1 / 4,  # x: two clusters of one, one of them correct; y: the only cluster is wrong
@@ -186,6 +303,16 @@ def test_the_second_opinion_by_hand() -> None:
     assert row["grader_disagreement"] == 2 / 4  # b and c of a, b, c, d
     row = metrics_row(greedy[-4:] + drawn[-4:], section, seed=1)
     assert (row["em_stated"], row["grader_disagreement"]) == (0, None)
+
+
+def test_a_question_of_which_nothing_is_kept_counts_as_it_is() -> None:
+    """A global threshold can leave a question out; a verdict of 0 is one that could not be read."""
+    rows = [eval_row(item, 0, True) for item in "xy"]
+    rows += [eval_row("x", 1, True, 1.0), eval_row("x", 2, False, 1.0)]
+    rows += [eval_row("y", 1, True, 0.0), eval_row("y", 2, False, -1.0)]
+    row = metrics_row(rows, EvaluateSection(samples=2, keep=0.5, bootstrap=100), seed=1)
+    assert (row["gv_gap"], row["gv_gap_global"], row["n_none_kept"]) == (1 / 4, 0, 1)
+    assert row["verifier_undecided"] == 1 / 4
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ WORDING = TemplateSection(
     review="Judge, then solve.",
     synthesis="Write the last word.",
     verify="Is it right?",
+    verify_cot="Check it, then say Yes or No.",
     examples=(
         Example(question="1 + 1?", response="It is 2."),
         Example(question="2 + 2?", solutions=("5", "4"), response="It is 4."),
@@ -95,6 +96,14 @@ def test_a_chat_prompt_by_hand(chatty: PeerPrompts) -> None:
     assert shown(chatty, chatty.verify(QUESTION, "a")).endswith(
         f"<|user|>Question: {QUESTION}\nSolution 1: a\nIs it right?<|end|><|assistant|>"
     )
+
+
+def test_a_critique_is_asked_for_without_the_examples(plain: PeerPrompts, chatty: PeerPrompts) -> None:
+    """They end in a bare Yes or No, which is what a verifier that copies them would write."""
+    asked = f"Question: {QUESTION}\nSolution 1: a\nCheck it, then say Yes or No."
+    (by_plain,), (by_chatty,) = (prompts.all_of("verify_cot", [(QUESTION, ("a",))]) for prompts in (plain, chatty))
+    assert shown(plain, by_plain) == f"<bos>{asked}\nAnswer:"
+    assert shown(chatty, by_chatty) == f"<|user|>{asked}<|end|><|assistant|>"
 
 
 def test_a_template_with_a_date_gets_the_same_one_every_day(chatty: PeerPrompts) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from data import shards
+from data.config import EvaluateSection
 from data.run import RUNS
-from data.schema import METRICS
+from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
-from evaluate.report import metrics_table, write_report
+from evaluate.metrics import metrics_row
+from evaluate.report import change_table, cross_table, metrics_table, write_report
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -21,8 +25,9 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
     shares |= dict.fromkeys(("truncated_rate", "verifier_accuracy", "abs_v_minus_g", "mean_tokens"), 0.0)
     shares |= dict.fromkeys(("unanswered_rate", "distinct_answers", "answer_entropy", "peer_agreement"), 0.0)
     shares |= {"em_strict": em - 0.1, "em_stated": em - 0.05, "grader_disagreement": 0.15}
+    shares |= dict.fromkeys(("gv_gap_70", "gv_gap_global", "verifier_undecided"), 0.0)
     return {
-        **shares, "benchmark": benchmark, "peer": peer, "n": 10, "k": 2, "n_gap_rel": 10, "em": em,
+        **shares, "benchmark": benchmark, "peer": peer, "n": 10, "k": 2, "n_gap_rel": 10, "n_none_kept": 0, "em": em,
         "sample_accuracy": em, "gv_gap": em / 10, "gv_gap_frozen": em / 20, "verifier_auroc": auroc, "pass_at_k": em,
         "maj_at_k": em,
     }  # fmt: skip
@@ -78,3 +83,111 @@ def test_grading_has_a_table_where_answers_are_mathematics(tmp_path: Path, monke
         assert lines == ([["a", "p", "50.0", "45.0", "40.0", "15.0", "0.0", "3.0"]] if name == "both" else [])
         assert not [line for line in grading.splitlines() if line.split()[:1] == ["b"]]
         assert ("grading in round 1" in (RUNS / name / "report.html").read_text("utf-8")) == (name == "both")
+
+
+def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, str]]]) -> None:
+    """A finished round of run r: per (benchmark, peer) and question whether the greedy response is right, which of its
+    samples are ("10"), and their order by score ("21": the second is the better one); with metrics to go with it."""
+    folder = RUNS / "r" / f"round={round_}" / "evals"
+    rows = []
+    for (benchmark, peer), items in right.items():
+        for number, (greedy, samples, scores) in enumerate(items):
+            for sample, correct in enumerate([greedy, *(c == "1" for c in samples)]):
+                score = -float(scores[sample - 1]) if sample else None
+                rows.append({
+                    "benchmark": benchmark, "item_id": f"i{number}", "peer": peer, "sample": sample, "question": "q",
+                    "response": "r", "answer": "1", "gold": "1", "correct": correct,
+                    "verdict": "correct" if correct else "wrong", "finish_reason": "stop", "n_tokens": 1,
+                    "cluster": None, "peer_agreement": 1.0, "extract_status": "boxed", "correct_strict": correct,
+                    "verifier_score": score, "verifier_score_frozen": score,
+                })  # fmt: skip
+    shards.write_rows(rows, folder / "part-00000.parquet", EVALS)
+    shards.write_manifest(folder, {}, shards.shard_paths(folder))
+    section = EvaluateSection(samples=2, bootstrap=200)
+    groups = [[row for row in rows if (row["benchmark"], row["peer"]) == key] for key in right]
+    shards.write_rows([metrics_row(group, section, 17) for group in groups], folder.parent / "metrics.parquet", METRICS)
+
+
+def lines_of(table: Table | None) -> list[list[str]]:
+    """The cells of a table on a narrow terminal, line by line."""
+    assert table is not None
+    page = Console(file=StringIO(), width=100, record=True)
+    page.print(table)
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in page.export_text().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    shards.write_json(
+        {
+            "prompts": {"source": "q.jsonl"}, "peers": [{"name": "p", "model": "p"}, {"name": "q", "model": "q"}],
+            "benchmarks": [{"name": name, "source": "b.jsonl", "answers": "numbers"} for name in "ab"],
+            "evaluate": {"samples": 2, "bootstrap": 200},
+        },
+        RUNS / "r" / "config.json",
+    )  # fmt: skip
+    return "r"
+
+
+def test_changes_since_round_0(run: str) -> None:
+    """By hand: p's gap of 1/2 on every question of a becomes 0 on half of them; q's gap of 0 has no percentage."""
+    sure, lost = (False, "10", "12"), (True, "11", "12")  # gap 1/2 and 0
+    none = (True, "00", "12")
+    before = {("a", "p"): [sure] * 4, ("a", "q"): [none] * 4, ("b", "p"): [sure] * 6, ("b", "q"): [none] * 6}
+    write_round(0, before)
+    assert change_table(run, [0]) is None
+    after = {**before, ("a", "p"): [lost] * 2 + [sure] * 2, ("b", "q"): [(False, "00", "12")] * 6}
+    write_round(2, after)
+    lines = lines_of(change_table(run, [0, 2]))
+    found = {tuple(line[:2]): line[2:] for line in lines if line and line[0] in ("a", "b")}
+    # four questions, two of them changed: 1 of 16 resamples has none of those, and 1 of 16 only those
+    assert found["a", "p"] == ["2", "+50.0 (+0.0 to +100.0)", "-25.0 (-50.0 to +0.0)", "-50 %"]
+    assert found["a", "q"] == ["2", "+0.0 (+0.0 to +0.0)", "+0.0 (+0.0 to +0.0)", "–"]
+    assert found["b", "p"] == ["2", "+0.0 (+0.0 to +0.0)", "+0.0 (+0.0 to +0.0)", "+0 %"]
+    assert found["b", "q"] == ["2", "-100.0 (-100.0 to -100.0)", "+0.0 (+0.0 to +0.0)", "–"]
+    (mean,) = [line for line in lines if line[:1] == ["mean"]]
+    # EM: (25 + -50) / 2; gap: a -12.5 and b 0, of a gap of 25 in both: -6.25 points are a quarter
+    assert mean[1:3] == ["2", "-12.5 (-25.0 to +0.0)"] and mean[3].startswith("-6.2 (") and mean[4] == "-25 %"
+    (RUNS / run / "round=2" / "evals" / shards.SUCCESS).unlink()
+    assert change_table(run, [0, 2]) is None
+
+
+def test_a_change_is_paired(run: str) -> None:
+    """Every question that improves improves by the same: the change is sure, though both rounds' gaps are not."""
+    draw = random.Random(2)
+    gaps = [draw.random() < 0.5 for _ in range(40)]
+    first = [(False, "10", "12") if gap else (False, "10", "21") for gap in gaps]  # 1/2 or -1/2
+    second = [(True, samples, order) for _, samples, order in first]
+    write_round(0, {("a", "p"): first})
+    write_round(1, {("a", "p"): second})
+    (line,) = [line for line in lines_of(change_table(run, [0, 1])) if line[:2] == ["a", "p"]]
+    assert line[2:] == ["1", "+100.0 (+100.0 to +100.0)", "+0.0 (+0.0 to +0.0)", "–"]
+
+
+def test_the_matrix_of_cross_verification(run: str) -> None:
+    assert cross_table(run, [0, 1]) is None
+    rows = [
+        {
+            "benchmark": benchmark, "peer": peer, "verifier": verifier, "gv_gap": gap, "gv_gap_lo": gap - 0.01,
+            "gv_gap_hi": gap + 0.02, "verifier_auroc": None, "verifier_accuracy": 0.5,
+        }
+        for benchmark, extra in (("a", 0.0), ("b", 0.5))
+        for peer, verifier, gap in (("p", "p", 0.1), ("p", "q", 0.2), ("q", "p", 0.3), ("q", "q", 0.4))
+        for gap in [gap + extra]
+    ]  # fmt: skip
+    shards.write_rows(rows, RUNS / run / "round=1" / "cross.parquet", CROSS)
+    lines = lines_of(cross_table(run, [0, 1]))
+    assert ["benchmark", "round", "generator", "p", "q"] in lines
+    assert ["a", "1", "p", "10.0 (9.0 to 12.0)", "20.0 (19.0 to 22.0)"] in lines
+    assert ["q", "30.0 (29.0 to 32.0)", "40.0 (39.0 to 42.0)"] in lines
+    assert ["b", "1", "p", "60.0 (59.0 to 62.0)", "70.0 (69.0 to 72.0)"] in lines
+
+
+def test_the_report_has_the_changes(run: str) -> None:
+    items = {("a", "p"): [(False, "10", "12")] * 3, ("a", "q"): [(True, "10", "12")] * 3}
+    write_round(0, items)
+    assert len(write_report(run)) == 1
+    write_round(1, items)
+    assert len(write_report(run)) == 2
+    assert "change since round 0" in (RUNS / run / "report.html").read_text(encoding="utf-8")

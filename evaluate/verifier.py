@@ -1,0 +1,80 @@
+"""The verifier: how right a peer finds a response, by a logit or by a critique that it writes first.
+
+    logit   log p(Yes) - log p(No), in nats, after (question, response): two logits of one prefill
+    cot     +1 if the critique's verdict is Yes, -1 if it is No, 0 if it has none that can be read
+
+Scores of -1, 0 and 1 have many ties, which the gap splits fractionally (evaluate/gap.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from data import shards
+from data.prompts import PeerPrompts, load_prompts
+from data.run import Run
+from data.workers import Advance
+from evaluate.unit import VERDICTS, Unit
+from generate import loaded
+from generate.engine import Completion, Engine, Sampling
+from generate.stage import complete
+
+if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
+    from score.logprob import LanguageModel
+
+Asked = list[tuple[str, str]]  # (question, response)
+FROZEN, CURRENT = "frozen", "current"  # whose scores: by round 0's policy, and by the current one
+
+
+def crossed(verifier: str) -> str:
+    """The kind of the scores that another peer's current policy gives."""
+    return f"cross~{verifier}"
+
+
+def verify_all(run: Run, round_: int, verifier: str, units: list[Unit], kind: str, advance: Advance) -> None:
+    """Scores by a peer, in its process, each unit's written as one file."""
+    config, work = run.config, run.stage_dir(round_, "evals") / ".work"
+    prompts, policy = load_prompts(config, verifier), 0 if kind == FROZEN else round_
+    for done, unit in enumerate(units):
+        asked = unit.questions(work)
+        texts = list(asked.values())
+        if config.evaluate.verifier == "cot":
+            tokens = config.evaluate.verifier_tokens
+            engine = partial(loaded.engine, run, policy, verifier)
+            scores = cot_scores(engine, prompts, texts, tokens, config.generate.context_tokens - tokens, advance)
+        else:
+            lm = loaded.language_model(run, policy, verifier)
+            scores = logit_scores(lm, prompts, texts, config.runtime.score_tokens, advance, len(units) - done)
+        advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
+        rows = [{"key": key, "score": score} for key, score in zip(asked, scores, strict=True)]
+        shards.write_rows(rows, unit.path(work, kind), VERDICTS)
+
+
+def logit_scores(
+    lm: LanguageModel, prompts: PeerPrompts, asked: Asked, budget: int, advance: Advance, parts: int = 1
+) -> list[float]:
+    """One score per (question, response), in nats, in batches of `budget` tokens; the first of `parts` such calls."""
+    from score.logprob import score_next
+
+    tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
+    found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance, parts)
+    return [yes - no for yes, no in found]
+
+
+def cot_scores(
+    engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, room: int, advance: Advance
+) -> list[float]:
+    """One verdict (1, -1 or 0) per (question, response), after a greedy critique of at most `max_tokens` tokens;
+    0 where the prompt has more than `room` tokens."""
+    tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])
+    greedy = Sampling(0.0, 1.0, max_tokens, logprobs=False)
+    return [verdict(critique) for critique in complete(engine, tokens, [0] * len(tokens), greedy, room, advance)]
+
+
+def verdict(critique: Completion) -> float:
+    """1 for Yes, -1 for No, by the last of the two words in the critique, in whatever case; 0 if it has neither."""
+    words = re.findall(r"\b(yes|no)\b", critique.text.lower())
+    return 0.0 if not words else 1.0 if words[-1] == "yes" else -1.0
