@@ -73,7 +73,9 @@ class SourceSection(Section):
     rows: tuple[int, int] | None = Field(
         None, description="Only rows [first, end) of the source, before the shuffle: splits one file in two."
     )
-    limit: int | None = Field(None, ge=1, description="At most this many questions, after the shuffle.")
+    limit: int | None = Field(
+        None, ge=1, description="At most this many questions, after the shuffle (of a benchmark: the same in all runs)."
+    )
 
     @field_validator("rows")
     @classmethod

@@ -9,6 +9,9 @@ from data.errors import UserError
 from data.questions import normalise, question_id, read_source, shuffled
 
 
+SAMPLE = 17  # seed of a limited benchmark's questions: the same in all runs, so that runs and seeds can be compared
+
+
 @dataclass(frozen=True)
 class Item:
     """A benchmark question and its gold answer."""
@@ -18,8 +21,8 @@ class Item:
     gold: str
 
 
-def load_benchmark(section: BenchmarkSection, where: str, seed: int) -> list[Item]:
-    """The items: unique by normalised question, and where there is a limit, a seeded sample.
+def load_benchmark(section: BenchmarkSection, where: str) -> list[Item]:
+    """The items: unique by normalised question, and where there is a limit, a sample that is the same in all runs.
 
     Raises UserError if the same question comes with two different gold answers.
     """
@@ -37,12 +40,12 @@ def load_benchmark(section: BenchmarkSection, where: str, seed: int) -> list[Ite
             )
     if section.limit is None:
         return list(items.values())
-    return [items[id_] for id_ in shuffled(list(items), seed)[: section.limit]]
+    return [items[id_] for id_ in shuffled(list(items), SAMPLE)[: section.limit]]
 
 
 def load_benchmarks(config: Config) -> dict[str, list[Item]]:
     """All benchmarks of a config by name."""
     return {
-        section.name: load_benchmark(section, f"benchmarks.{index}", config.run.seed)
+        section.name: load_benchmark(section, f"benchmarks.{index}")
         for index, section in enumerate(config.benchmarks)
     }
