@@ -8,7 +8,6 @@ from data.config import BenchmarkSection, Config
 from data.errors import UserError
 from data.questions import normalise, question_id, read_source, shuffled
 
-
 SAMPLE = 17  # seed of a limited benchmark's questions: the same in all runs, so that runs and seeds can be compared
 
 
@@ -46,6 +45,5 @@ def load_benchmark(section: BenchmarkSection, where: str) -> list[Item]:
 def load_benchmarks(config: Config) -> dict[str, list[Item]]:
     """All benchmarks of a config by name."""
     return {
-        section.name: load_benchmark(section, f"benchmarks.{index}")
-        for index, section in enumerate(config.benchmarks)
+        section.name: load_benchmark(section, f"benchmarks.{index}") for index, section in enumerate(config.benchmarks)
     }
