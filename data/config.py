@@ -124,8 +124,8 @@ class TemplateSection(Section):
         "Is the proposed solution correct? Answer Yes or No.", description="Asks the verifier for Yes or No."
     )
     verify_cot: str = Field(
-        "Check the proposed solution step by step in a few short sentences: is every step right, and does it answer the "
-        'question? Then write a last line that is only "Yes" if it is correct or only "No" if it is not.',
+        "Check the proposed solution step by step in a few short sentences: is every step right, and does it answer "
+        'the question? Then write a last line that is only "Yes" if it is correct or only "No" if it is not.',
         description="Asks the verifier for a critique that ends in Yes or No (verifier = 'cot').",
     )
     examples: tuple[Example, ...] = Field(
