@@ -127,8 +127,8 @@ class TemplateSection(Section):
         "Is the proposed solution correct? Answer Yes or No.", description="Asks the verifier for Yes or No."
     )
     verify_cot: str = Field(
-        "Is the proposed solution correct? Check its steps in a few short sentences. Then end with a single word: Yes "
-        "or No.",
+        "Check the proposed solution step by step in a few short sentences: is every step right, and does it answer "
+        'the question? Then write a last line that is only "Yes" if it is correct or only "No" if it is not.',
         description="Asks the verifier for a critique that ends in Yes or No (verifier = 'cot').",
     )
     examples: tuple[Example, ...] = Field(

@@ -123,7 +123,8 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
     if rounds[:1] != [0] or len(rounds) < 2:
         return None
     config, values = load_frozen(run), {n: item_values(RUNS / run, n) for n in rounds}
-    groups: list[tuple[str, str]] = list(values[0])
+    names = [benchmark.name for benchmark in config.benchmarks]
+    groups = sorted(values[0], key=lambda group: names.index(group[0]))
     if len(groups) > 1:
         groups.append(("mean", ""))
     title = "change since round 0, in points, with 95 % paired bootstrap intervals over questions"
@@ -148,8 +149,8 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
         for n in rounds[1:]:
             em, gap = measured("em", group, n, 0), measured("gap", group, n, 0)
             share = "–" if baseline.contains_zero else f"{100 * gap.mean / baseline.mean:+.0f} %"
-            names = group if n == rounds[1] else ("", "")
-            table.add_row(*names, str(n), _change(em), _change(gap), share)
+            shown = group if n == rounds[1] else ("", "")
+            table.add_row(*shown, str(n), _change(em), _change(gap), share)
         table.add_section()
     return table
 

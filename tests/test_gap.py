@@ -307,12 +307,14 @@ def test_the_second_opinion_by_hand() -> None:
 
 def test_a_question_of_which_nothing_is_kept_counts_as_it_is() -> None:
     """A global threshold can leave a question out; a verdict of 0 is one that could not be read."""
-    rows = [eval_row(item, 0, True) for item in "xy"]
+    rows = [eval_row(item, 0, True) for item in "xyz"]
     rows += [eval_row("x", 1, True, 1.0), eval_row("x", 2, False, 1.0)]
     rows += [eval_row("y", 1, True, 0.0), eval_row("y", 2, False, -1.0)]
+    rows += [eval_row("z", 1, True, 2.0), eval_row("z", 2, False, -2.0)]
     row = metrics_row(rows, EvaluateSection(samples=2, keep=0.5, bootstrap=100), seed=1)
-    assert (row["gv_gap"], row["gv_gap_global"], row["n_none_kept"]) == (1 / 4, 0, 1)
-    assert row["verifier_undecided"] == 1 / 4
+    # of x all is kept, of y nothing, of z the right one: 0, 0 and 1/2
+    assert (row["gv_gap"], row["gv_gap_global"], row["n_none_kept"]) == pytest.approx((1 / 3, 1 / 6, 1))
+    assert row["verifier_undecided"] == pytest.approx(1 / 6)
 
 
 @pytest.mark.parametrize(
