@@ -28,7 +28,7 @@ from data.shards import Row
 from data.stage import guarded
 from data.status import check_run
 from evaluate.gap import accuracy, auroc
-from evaluate.report import load_frozen
+from evaluate.report import load_frozen, oracle_notice
 
 
 def gold_answers(config: Config) -> dict[str, str]:
@@ -146,7 +146,8 @@ def keep_right(run: Run, round_: int) -> int:
 
 def labels_table(run: Run, rounds: list[int]) -> Table:
     """One column per round."""
-    table = Table(title=f"run {run.name}: the aggregates as labels", title_justify="left", box=box.SIMPLE_HEAD)
+    title = f"run {run.name}: the aggregates as labels, in %{oracle_notice(run.name)}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     columns: dict[str, list[str]] = {}
     for number, round_ in enumerate(rounds):

@@ -37,6 +37,14 @@ def load_frozen(run: str) -> Config:
     return parse_config(shards.read_json(path), str(path))
 
 
+def oracle_notice(run: str) -> str:
+    """What every table of a run says in whose training gold answers had a part; else nothing."""
+    manifests = (shards.read_manifest(path) for path in (RUNS / run).glob("round=*/scores"))
+    if any(manifest and "oracle" in manifest for manifest in manifests):
+        return "\n[bold]oracle: gold answers chose the examples to train on[/bold]"
+    return ""
+
+
 def metrics_table(run: str, rounds: list[int]) -> Table:
     """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k;
     last their means over benchmarks and peers, each counted once."""
@@ -53,6 +61,7 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     title = f"run {run}, in %, with 95 % bootstrap intervals over questions\n{shown}"
     if load_frozen(run).prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
+    title += oracle_notice(run)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
@@ -127,7 +136,7 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
     groups = sorted(values[0], key=lambda group: names.index(group[0]))
     if len(groups) > 1:
         groups.append(("mean", ""))
-    title = "change since round 0, in points, with 95 % paired bootstrap intervals over questions"
+    title = "change since round 0, in points, with 95 % paired bootstrap intervals over questions" + oracle_notice(run)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)

@@ -192,6 +192,10 @@ def test_an_ablation(project: Path) -> None:
     assert again.stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]
     labels = run_module("evaluate", "labels", "--run", "x.oracle.17", cwd=project)
     assert labels.returncode == 0, labels.stderr
+    for arm in ("uniform", "oracle"):
+        report = run_module("evaluate.report", "--run", f"x.{arm}.17", cwd=project).stdout
+        assert ("oracle: gold answers chose the examples" in report) == (arm == "oracle")
+    assert "oracle: gold answers chose the examples" in labels.stdout
     assert "training weight on them" in labels.stdout
 
 
