@@ -87,7 +87,9 @@ def verifier_metrics(items: list[list[Row]], section: EvaluateSection, seed: int
     scores = [s for _, each in pairs for s in each]
     return {
         "gv_gap": fmean(gaps), "gv_gap_lo": low, "gv_gap_hi": high, "verifier_auroc": auroc(correct, scores),
-        "verifier_accuracy": fmean((score > 0) == right for score, right in zip(scores, correct, strict=True)),
+        "verifier_accuracy": fmean(  # of no verdict half, as ties in the AUROC
+            (score > 0) == right if score else 0.5 for score, right in zip(scores, correct, strict=True)
+        ),
     }  # fmt: skip
 
 

@@ -315,6 +315,7 @@ def test_a_question_of_which_nothing_is_kept_counts_as_it_is() -> None:
     # of x all is kept, of y nothing, of z the right one: 0, 0 and 1/2
     assert (row["gv_gap"], row["gv_gap_global"], row["n_none_kept"]) == pytest.approx((1 / 3, 1 / 6, 1))
     assert row["verifier_undecided"] == pytest.approx(1 / 6)
+    assert row["verifier_accuracy"] == pytest.approx((1 + 0 + 1 / 2 + 1 + 1 + 1) / 6)
 
 
 @pytest.mark.parametrize(
