@@ -195,12 +195,34 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
     return table
 
 
+def diversity_table(run: str, rounds: list[int]) -> Table:
+    """benchmark × peer × round: what the guard against collapse looks at (evaluate/guard.py)."""
+    table = Table(title="diversity, in % but for entropy (nats) and length (tokens)", title_justify="left")
+    columns = {
+        "EM": "em", "pass@k": "pass_at_k", "distinct answers": "distinct_answers",
+        "agreement of peers": "peer_agreement", "without answer": "unanswered_rate",
+    }  # fmt: skip
+    for name in ("benchmark", "peer", "round", *columns, "entropy", "length"):
+        table.add_column(name)
+    rows = [
+        (row["benchmark"], row["peer"], round_, row)
+        for round_ in rounds
+        for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
+    ]
+    for benchmark, peer, round_, row in sorted(rows, key=lambda entry: entry[:3]):
+        shares = (_number(row[column]) for column in columns.values())
+        table.add_row(
+            benchmark, peer, str(round_), *shares, f"{row['answer_entropy']:.2f}", f"{row['mean_tokens']:.1f}"
+        )
+    return table
+
+
 def choices_table(config: Config) -> Table:
     """The resolved choices that the numbers depend on."""
     table = Table(title="choices", title_justify="left")
     table.add_column("key")
     table.add_column("value")
-    for section in ("run", "generate", "score", "train", "evaluate"):
+    for section in ("run", "generate", "score", "train", "evaluate", "guard"):
         for key, value in getattr(config, section).model_dump().items():
             table.add_row(f"{section}.{key}", str(value))
     for peer in config.peers:
@@ -232,7 +254,8 @@ def write_report(run: str) -> list[Table]:
     )  # fmt: skip
     tables = [table for table in found if table]
     page = Console(record=True, file=StringIO(), width=150)
-    for table in (*tables, training_table(run, rounds), choices_table(load_frozen(run))):
+    more = (diversity_table(run, rounds), training_table(run, rounds), choices_table(load_frozen(run)))
+    for table in (*tables, *more):
         page.print(table)
         page.print()
     path = RUNS / run / "report.html"

@@ -11,8 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from data.config import load_config
 from data.errors import UserError
 from evaluate.ablate import ARMS, DEFAULT_ARMS, load_arm
+from evaluate.benchmarks import load_benchmarks
 from evaluate.intervals import estimate, half_width
 from evaluate.labels import quality
 from tests.conftest import ROOT, run_module, write_jsonl
@@ -133,6 +135,12 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert load_arm(str(own)).overrides == ["train.lr=0.001", "score.beta=2.0"]
     with pytest.raises(UserError, match=r"no arm 'uniforn': expected one of .*uniform"):
         load_arm("uniforn")
+
+
+def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
+    limited = "benchmarks.0.limit=5"
+    items = [load_benchmarks(load_config(Path("tiny.toml"), [limited, f"run.seed={seed}"])) for seed in (1, 2)]
+    assert items[0] == items[1] and len(items[0]["sums"]) == 5
 
 
 def rows_of(right: str, pmi: list[float | None], weight: list[float | None]) -> list[dict[str, Any]]:

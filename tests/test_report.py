@@ -190,4 +190,5 @@ def test_the_report_has_the_changes(run: str) -> None:
     assert len(write_report(run)) == 1
     write_round(1, items)
     assert len(write_report(run)) == 2
-    assert "change since round 0" in (RUNS / run / "report.html").read_text(encoding="utf-8")
+    page = (RUNS / run / "report.html").read_text(encoding="utf-8")
+    assert "change since round 0" in page and "agreement of peers" in page
