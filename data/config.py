@@ -291,7 +291,9 @@ class GuardSection(Section):
     """When a round looks like collapse, measured against round 0; may differ from call to call."""
 
     action: Literal["warn", "stop", "ignore"] = Field(
-        "warn", description="After evaluate, warn; or stop before the next round is trained; or neither."
+        "warn",
+        description="After evaluate, warn; or also stop before the next round; or neither. The signs of collapse are "
+        "told with the benchmarks' answers, so a run that may be stopped wants other questions than the final test.",
     )
     diversity_fall: float = Field(
         0.5, ge=0, le=1, description="Relative fall of distinct answers, or of the entropy of samples, that counts."
@@ -299,7 +301,9 @@ class GuardSection(Section):
     agreement_rise: float = Field(
         0.05, ge=0, le=1, description="Rise of the agreement among peers that, with falling entropy and pass@k, counts."
     )
+    pass_at_k_fall: float = Field(0.02, ge=0, le=1, description="Fall of pass@k that must go with those two.")
     silence_rise: float = Field(0.25, ge=0, le=1, description="Rise of the share of responses without an answer.")
+    accuracy_fall: float = Field(0.5, ge=0, le=1, description="Relative fall of the share of right samples.")
 
 
 class RuntimeSection(Section):

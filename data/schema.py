@@ -96,6 +96,18 @@ METRICS = _schema(
     ],
 )  # fmt: skip
 
+ABLATION = _schema(
+    ("arm", pa.string(), False),
+    ("reads_gold", pa.bool_(), False),
+    ("peer", pa.string(), False),
+    ("metric", pa.string(), False),
+    ("minus", pa.string(), True),
+    ("mean", pa.float64(), False),
+    ("low", pa.float64(), True),
+    ("high", pa.float64(), True),
+    ("seeds", pa.int32(), False),
+)
+
 CROSS = _schema(
     ("benchmark", pa.string(), False),
     ("peer", pa.string(), False),

@@ -181,12 +181,13 @@ def run_stages(
 def do_stage(name: str, run: "Run", round_: int, workers: "Processes") -> None:
     """`<name>.stage.main(run, round, workers)`, what the libraries print going to its log."""
     from data.console import chatter_to
+    from data.run import stage_is_finished
 
     workers.log = run.round_dir(round_) / "logs" / f"{name}.log"
     with chatter_to(workers.log):
         try:
-            if name == "train":
-                importlib.import_module("evaluate.guard").before_training(run, round_)
+            if name in ("generate", "train") and not stage_is_finished(run.name, name, round_):
+                importlib.import_module("evaluate.guard").before_round(run, round_)
             importlib.import_module(f"{name}.stage").main(run, round_, workers)
         except (UserError, KeyboardInterrupt):
             raise

@@ -12,7 +12,9 @@ import json
 import os
 import shutil
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,15 +28,18 @@ from data.console import console
 from data.errors import UserError
 from data.round import plan
 from data.run import OUTPUT, RUNS, Run, open_run, stage_is_finished
+from data.schema import ABLATION
+from data.shards import Row
 from data.stage import do_stage, guarded, quiet_environment
 from data.workers import Processes, warm
-from evaluate.intervals import Estimate, Matrix, estimate
+from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
 
 ARMS = Path("configs/arms")
 DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
 AGAINST = ("pst", "uniform")  # the arms that all others are compared with
+METRICS_SHOWN = {"em": "EM", "gap": "GV-Gap"}
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,18 @@ def load_arm(name: str) -> Arm:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     oracle = raw.pop("oracle", False)
-    return Arm(path.stem, _flat(raw), oracle is True)
+    if not isinstance(oracle, bool):
+        raise UserError(f"{path}: oracle must be true or false, found {oracle!r}")
+    return Arm(path.stem, _flat(raw, path), oracle)
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> list[str]:
+def _flat(table: dict[str, Any], path: Path, prefix: str = "") -> list[str]:
     found: list[str] = []
     for key, value in table.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={json.dumps(value)}"]
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            raise UserError(f"{path}: an arm changes single keys; [[{prefix}{key}]] is a list of tables")
+        text = json.dumps(value, ensure_ascii=False)
+        found += _flat(value, path, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={text}"]
     return found
 
 
@@ -80,6 +90,9 @@ class Ablation:
         self.config = load_config(config, overrides)
         first = self.config.run.seed
         self.seeds = list(range(first, first + seeds))
+        twice = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
+        if twice:
+            raise UserError(f"two arms are called {twice[0]!r}: rename one of the TOML files")
         for arm in arms:  # before any work
             resolved = load_config(config, self.overrides_of(arm, first))
             if arm.oracle:
@@ -103,17 +116,21 @@ class Ablation:
             for arm in self.arms:
                 name = self.run_name(arm, seed)
                 console.print(f"[bold]{arm.title}[/bold], seed {seed} ({number + 1} of {len(self.seeds)}): run {name}")
-                if stage_is_finished(name, "evaluate", self.round) and _metrics(name, self.round).is_file():
-                    continue
-                warm(engine=True)
-                with open_run(name, self.path, self.overrides_of(arm, seed)) as run, Processes(run) as workers:
-                    for stage, round_ in plan(self.round):
-                        self.adopt(run, stage, round_, self.names(seed))
-                        do_stage(stage, run, round_, workers)
-                        if stage == "score" and arm.oracle:
-                            left = keep_right(run, round_)
-                            console.print(f"  oracle round {round_}: {left} examples whose aggregate is right, by gold")
-                shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
+                with open_run(name, self.path, self.overrides_of(arm, seed)) as run:
+                    if not (stage_is_finished(name, "evaluate", self.round) and _metrics(name, self.round).is_file()):
+                        self.go_on(run, arm, seed)
+
+    def go_on(self, run: Run, arm: Arm, seed: int) -> None:
+        """What is missing of one run."""
+        warm(engine=True)
+        with Processes(run) as workers:
+            for stage, round_ in plan(self.round):
+                self.adopt(run, stage, round_, self.names(seed))
+                do_stage(stage, run, round_, workers)
+                if stage == "score" and arm.oracle:
+                    left = keep_right(run, round_)
+                    console.print(f"  oracle round {round_}: {left} examples whose aggregate is right, by gold")
+        shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
 
     def adopt(self, run: Run, stage: str, round_: int, names: list[str]) -> None:
         """Link a stage's output from a run in which it was made under the same fingerprint."""
@@ -133,53 +150,78 @@ class Ablation:
                 for made in (_metrics(other, round_), _metrics(other, round_).with_name("cross.parquet")):
                     (target.parent / made.name).unlink(missing_ok=True)
                     if made.is_file():
-                        os.link(made, target.parent / made.name)
+                        _link(str(made), str(target.parent / made.name))
             half = target.with_name(target.name + ".tmp")
             for stale in (half, target):
                 shutil.rmtree(stale, ignore_errors=True)
-            shutil.copytree(source, half, copy_function=os.link)
+            unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
+            shutil.copytree(source, half, copy_function=_link, ignore=unfinished)
             half.rename(target)
             console.print(f"  {stage} round {round_}: the same as in run {other}, linked")
             return
 
     # --- what came out ---
 
+    def results(self) -> list[Row]:
+        """Rows of ABLATION: per arm and peer (and their mean) exact match and gap, and their paired differences from
+        the arms AGAINST, with intervals over seeds and questions. Raises UserError if runs cannot be compared."""
+        found = {arm.name: self.values(arm) for arm in self.arms}
+        matrices([each for values in found.values() for each in values], "em", "mean")  # all on the same questions
+        rows: list[Row] = []
+        for arm in self.arms:
+            others = [None, *(name for name in AGAINST if name in found and name != arm.name)]
+            for peer, metric, other in product((*self.config.peer_names, "mean"), METRICS_SHOWN, others):
+                values = matrices(found[arm.name], metric, peer)
+                if other is not None:
+                    theirs = matrices(found[other], metric, peer)
+                    values = [a - b for a, b in zip(values, theirs, strict=True)]
+                got = estimate(values, self.config.evaluate.bootstrap, self.config.run.seed)
+                rows.append({
+                    "arm": arm.name, "reads_gold": arm.oracle, "peer": peer, "metric": metric, "minus": other,
+                    "mean": got.mean, "low": got.low, "high": got.high, "seeds": len(self.seeds),
+                })  # fmt: skip
+        return rows
+
     def values(self, arm: Arm) -> list[ItemValues]:
-        """Per seed, every item's values in the last round."""
+        """Per seed, every item's values in the last round. Raises UserError if an oracle's gold answers did not choose
+        the examples of every round: someone went on with it as with any other run."""
+        for run, round_ in product([self.run_name(arm, seed) for seed in self.seeds], range(1, self.round + 1)):
+            scores = RUNS / run / f"round={round_}" / "scores"
+            if arm.oracle and "oracle" not in (shards.read_manifest(scores) or {}):
+                raise UserError(
+                    f"{scores} of an oracle has examples that gold answers did not choose: delete runs/{run}"
+                )
         return [item_values(RUNS / self.run_name(arm, seed), self.round) for seed in self.seeds]
 
-    def table(self) -> Table:
-        """arm × peer: exact match and gap with intervals over seeds and items, and paired differences."""
-        found = {arm.name: self.values(arm) for arm in self.arms}
-        titles = {arm.name: arm.title for arm in self.arms}
-        title = (
-            f"ablation {self.name}, round {self.round}, seeds {', '.join(map(str, self.seeds))}: in %, means over "
-            "seeds and benchmarks\nwith 95 % intervals over seeds and questions; =: the interval of the "
-            "difference contains 0"
-        )
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        against = [name for name in AGAINST if name in found]
-        for column in ("arm", "peer"):
-            table.add_column(column)
-        for column in ("EM", *(f"EM − {name}" for name in against), "GV-Gap", *(f"Gap − {name}" for name in against)):
-            table.add_column(column, justify="right", no_wrap=True)
-        for name, values in found.items():
-            for peer in (*self.config.peer_names, "mean"):
-                cells = []
-                for metric in ("em", "gap"):
-                    mine = matrices(values, metric, peer)
-                    cells.append(_shown(self.estimate(mine)))
-                    for other in against:
-                        theirs = matrices(found[other], metric, peer)
-                        apart = [a - b for a, b in zip(mine, theirs, strict=True)]
-                        cells.append("" if other == name else _difference(self.estimate(apart)))
-                table.add_row(titles[name] if peer == self.config.peer_names[0] else "", peer, *cells)
-            table.add_section()
-        return table
-
-    def estimate(self, benchmarks: list[Matrix]) -> Estimate:
-        """With the config's resamples and seed."""
-        return estimate(benchmarks, self.config.evaluate.bootstrap, self.config.run.seed)
+    def tables(self, rows: list[Row]) -> list[Table]:
+        """One per metric, arm × peer."""
+        seeds = ", ".join(map(str, self.seeds))
+        over = "questions" if len(self.seeds) == 1 else "seeds and questions"
+        tables: list[Table] = []
+        for metric, name in METRICS_SHOWN.items():
+            title = (
+                f"ablation {self.name}, round {self.round}, seeds {seeds}: {name} in %, means over seeds and benchmarks"
+            )
+            if not tables:
+                title += (
+                    f"\nwith 95 % intervals over {over}, not corrected for the number of comparisons; "
+                    "?: the interval\nof a difference contains 0, so its sign is not known"
+                )
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            against = [other for other in AGAINST if other in {arm.name for arm in self.arms}]
+            for column in ("arm", "peer"):
+                table.add_column(column, no_wrap=True)
+            for column in (name, *(f"− {other}" for other in against)):
+                table.add_column(column, justify="right", no_wrap=True)
+            for arm in self.arms:
+                for number, peer in enumerate((*self.config.peer_names, "mean")):
+                    mine = [r for r in rows if (r["arm"], r["peer"], r["metric"]) == (arm.name, peer, metric)]
+                    cells = {row["minus"]: _shown(row) for row in mine}
+                    shown = (cells.get(other, "") for other in (None, *against))
+                    table.add_row("" if number else arm.title, peer, *shown)
+                table.add_section()
+            tables.append(table)
+        return tables
 
 
 def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
@@ -198,17 +240,22 @@ def _metrics(run: str, round_: int) -> Path:
     return RUNS / run / f"round={round_}" / "metrics.parquet"
 
 
-def _shown(found: Estimate) -> str:
-    if found.low is None or found.high is None:
-        return f"{100 * found.mean:.1f}"
-    return f"{100 * found.mean:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
-def _difference(found: Estimate) -> str:
-    sign = "= " if found.contains_zero else ""
-    if found.low is None or found.high is None:
-        return f"{sign}{100 * found.mean:+.1f}"
-    return f"{sign}{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+def _shown(row: Row) -> str:
+    """A mean, or a difference: with its sign, and ? if its interval contains 0."""
+    mean, low, high = (row[key] if row[key] is None else 100 * row[key] for key in ("mean", "low", "high"))
+    if row["minus"] is None:
+        floor, ceiling = (0, 100) if row["metric"] == "em" else (-100, 100)
+        return f"{mean:.1f}" + ("" if low is None else f" ({max(low, floor):.1f} to {min(high, ceiling):.1f})")
+    known = low is not None and (low > 0 or high < 0)
+    return ("" if known else "? ") + f"{mean:+.1f}" + ("" if low is None else f" ({low:+.1f} to {high:+.1f})")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -230,6 +277,11 @@ def command(
         chosen = [load_arm(name) for name in dict.fromkeys(arms.split())]
         ablation = Ablation(run or config.stem, config, set_ or [], chosen, seeds, round_)
         ablation.run()
-        console.print(ablation.table())
+        rows = ablation.results()
+        path = RUNS / f"{ablation.name}.ablation.round={round_}.parquet"
+        shards.write_rows(rows, path, ABLATION)
+        for table in ablation.tables(rows):
+            console.print(table)
+        console.print(f"as rows: {path}")
 
     guarded(body)

@@ -1,12 +1,16 @@
 """A guard against collapse: a peer's metrics of a round against those of its untouched base.
 
-Self-training can go wrong without anyone seeing it in the loss: answers become alike, or vanish. Three signs of it,
-each against round 0 on the same benchmark:
+Self-training can go wrong without anyone seeing it in the loss: answers become alike, vanish, or turn to noise. Four
+signs of it, each against round 0 on the same benchmark:
 
-- **alike**: different questions get the same answers (`distinct_answers` falls);
+- **alike**: different questions get the same answers (`distinct_answers` falls) and no more of them are right;
 - **narrow**: the samples of a question agree more (`answer_entropy` falls), so do the peers (`peer_agreement` rises),
-  and fewer questions have a right one among them (`pass_at_k` falls): one that got better is narrow, too, but right;
-- **silent**: more greedy responses have no answer (`unanswered_rate` rises).
+  and fewer questions have a right one among them (`pass_at_k` falls);
+- **silent**: more greedy responses have no answer (`unanswered_rate` rises);
+- **wrong**: far fewer samples are right (`sample_accuracy` falls).
+
+A model that got better is narrow, too, but right: without the benchmarks' answers the two look the same. So the guard
+belongs to evaluate, and whoever lets it stop a run should give it questions that are not those of the final test.
 """
 
 from __future__ import annotations
@@ -26,10 +30,11 @@ def signs(before: Row, after: Row, section: GuardSection) -> list[str]:
     def fell(name: str) -> bool:
         return bool(after[name] < (1 - section.diversity_fall) * before[name])
 
-    if fell("distinct_answers"):
+    if fell("distinct_answers") and after["em"] <= before["em"]:
         found.append(f"different questions get the same answers: distinct {_change(before, after, 'distinct_answers')}")
     agreement = after["peer_agreement"] - before["peer_agreement"]
-    if fell("answer_entropy") and agreement > section.agreement_rise and after["pass_at_k"] < before["pass_at_k"]:
+    less = before["pass_at_k"] - after["pass_at_k"]
+    if fell("answer_entropy") and agreement > section.agreement_rise and less > section.pass_at_k_fall:
         found.append(
             f"samples are alike and no better: entropy {before['answer_entropy']:.2f} → {after['answer_entropy']:.2f} "
             f"nats, agreement of the peers {_change(before, after, 'peer_agreement')}, "
@@ -37,6 +42,8 @@ def signs(before: Row, after: Row, section: GuardSection) -> list[str]:
         )
     if after["unanswered_rate"] - before["unanswered_rate"] > section.silence_rise:
         found.append(f"responses without an answer {_change(before, after, 'unanswered_rate')}")
+    if after["sample_accuracy"] < (1 - section.accuracy_fall) * before["sample_accuracy"]:
+        found.append(f"right samples {_change(before, after, 'sample_accuracy')}")
     return found
 
 
@@ -54,9 +61,17 @@ def findings(run: Run, round_: int) -> list[str]:
     return [f"{peer} on {benchmark}: {'; '.join(seen)}" for (benchmark, peer), seen in found.items() if seen]
 
 
-def before_training(run: Run, round_: int) -> None:
-    """Raises UserError if the round before looks like collapse and the config says to stop then."""
-    found = findings(run, round_ - 1) if run.config.guard.action == "stop" else []
+def before_round(run: Run, round_: int) -> None:
+    """Raises UserError if the config says to stop and the round before looks like collapse, or was not evaluated."""
+    if run.config.guard.action != "stop" or round_ == 1:
+        return
+    for number in (0, round_ - 1):
+        if not (run.round_dir(number) / "metrics.parquet").is_file():
+            raise UserError(
+                f"guard.action is stop, but round {number} of run {run.name!r} is not evaluated: run `make evaluate "
+                f"ROUND={number}` first, or --set guard.action=warn (SET= with make)"
+            )
+    found = findings(run, round_ - 1)
     if found:
         raise UserError(
             f"round {round_ - 1} of run {run.name!r} looks like collapse, so round {round_} is not trained: "

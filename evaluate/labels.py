@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -17,11 +17,11 @@ from rich.table import Table
 
 from data import shards
 from data.answers import clusters, compare_all
-from data.config import Config
+from data.config import Config, parse_config
 from data.console import console
 from data.equivalence import Grader
 from data.errors import UserError
-from data.questions import question_id, read_source
+from data.questions import normalise, question_id, read_source
 from data.run import Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
@@ -30,6 +30,8 @@ from data.status import check_run
 from evaluate.gap import accuracy, auroc
 from evaluate.report import load_frozen, oracle_notice
 
+CHAIN_COLUMNS = ("prompt_id", "position", "peer", "is_aggregate", "answer", "finish_reason")
+
 
 def gold_answers(config: Config) -> dict[str, str]:
     """{question id: gold answer} of the unlabelled questions' source. Raises UserError if it is not named."""
@@ -37,11 +39,19 @@ def gold_answers(config: Config) -> dict[str, str]:
     column = config.evaluate.label_column
     if column is None:
         raise UserError(
-            "the questions have no gold answers: set evaluate.label_column to the column of prompts.source that holds "
-            "them, if there is one"
+            "which column of prompts.source holds the gold answers is not known: give it with --column (or, before the "
+            "run begins, as evaluate.label_column)"
         )
     table = read_source(section, [section.question_column, column], "prompts")
-    return {question_id(question): gold.strip() for question, gold in table.iter_rows()}
+    found: dict[str, str] = {}
+    for question, gold in table.iter_rows():
+        known = found.setdefault(question_id(question), gold.strip())
+        if normalise(known) != normalise(gold):
+            raise UserError(
+                f"prompts: {section.source} has the question {question[:60]!r} twice, with the answers {known!r} and "
+                f"{gold.strip()!r}; remove one"
+            )
+    return found
 
 
 def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
@@ -56,7 +66,7 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
     chains = [
         row
         for path in shards.shard_paths(run.stage_dir(round_, "chains"))
-        for row in shards.read_rows(path, CHAINS, ("prompt_id", "position", "peer", "is_aggregate", "answer"))
+        for row in shards.read_rows(path, CHAINS, CHAIN_COLUMNS)
         if row["position"] > 0  # one to the question alone is outside the chain
     ]
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
@@ -69,7 +79,11 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
         by_question: dict[str, list[Row]] = defaultdict(list)
         for row in chains:
             by_question[row["prompt_id"]].append(row)
-        answers = {id_: [row["answer"] for row in rows] for id_, rows in by_question.items()}
+        # as in a vote, an answer that was cut off does not count
+        answers = {
+            id_: [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
+            for id_, rows in by_question.items()
+        }
         compare_all(answers.values(), section.label_answers, grader)
         for id_, rows in by_question.items():
             groups = clusters(answers[id_], section.label_answers, grader)
@@ -128,8 +142,9 @@ def keep_right(run: Run, round_: int) -> int:
     _, scores = judged(run, round_)
     right = {(row["prompt_id"], row["peer"]): row["right"] for row in scores}
     index, left = SCORES.get_field_index("weight"), 0
-    half = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(half, ignore_errors=True)
+    half, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
+    for stale in (half, old):
+        shutil.rmtree(stale, ignore_errors=True)
     for path in shards.shard_paths(folder):
         table = shards.read_table(path, SCORES)
         columns = (table[name].to_pylist() for name in ("prompt_id", "peer", "weight"))
@@ -138,9 +153,11 @@ def keep_right(run: Run, round_: int) -> int:
         shards.write_table(
             table.set_column(index, SCORES.field(index), pa.array(column, pa.float64())), half / path.name
         )
-    shards.write_manifest(half, {**manifest, "oracle": left}, shards.shard_paths(half))
-    shutil.rmtree(folder)
+    counts = {"to_train": left, "zero_weight": manifest["to_train"] + manifest["zero_weight"] - left, "oracle": left}
+    shards.write_manifest(half, {**manifest, **counts}, shards.shard_paths(half))
+    folder.rename(old)
     half.rename(folder)
+    shutil.rmtree(old)
     return left
 
 
@@ -164,12 +181,24 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(help="How often a run's aggregates were right, and how much training weight fell on wrong ones.")
-def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
+def command(
+    run: Annotated[str, typer.Option(help="Name of the run.")],
+    column: Annotated[
+        str | None, typer.Option(help="Column of prompts.source with gold answers; default: evaluate.label_column.")
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="How they are compared, math or numbers; default: evaluate.label_answers.")
+    ] = None,
+) -> None:
     """`python -m evaluate labels --run NAME`."""
 
     def body() -> None:
         check_run(run)
-        opened: Any = Run(run, load_frozen(run))
+        config = load_frozen(run)
+        given = {"label_column": column, "label_answers": answers}
+        changed = config.model_dump(mode="json")
+        changed["evaluate"] |= {key: value for key, value in given.items() if value is not None}
+        opened = Run(run, parse_config(changed, "options"))
         rounds = sorted(int(path.parent.name.split("=")[1]) for path in opened.root.glob("round=*/scores"))
         finished = [r for r in rounds if shards.read_manifest(opened.stage_dir(r, "scores"))]
         if not finished:

@@ -39,8 +39,7 @@ def load_frozen(run: str) -> Config:
 
 def oracle_notice(run: str) -> str:
     """What every table of a run says in whose training gold answers had a part; else nothing."""
-    manifests = (shards.read_manifest(path) for path in (RUNS / run).glob("round=*/scores"))
-    if any(manifest and "oracle" in manifest for manifest in manifests):
+    if any("oracle" in shards.read_json(path) for path in (RUNS / run).glob(f"round=*/scores/{shards.SUCCESS}")):
         return "\n[bold]oracle: gold answers chose the examples to train on[/bold]"
     return ""
 
@@ -109,7 +108,8 @@ def grading_table(run: str, round_: int) -> Table | None:
     rows = shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
     if not any(row["benchmark"] in names for row in rows):
         return None
-    table = Table(title=f"grading in round {round_}, in %, greedy responses", title_justify="left", box=box.SIMPLE_HEAD)
+    title = f"grading in round {round_}, in %, greedy responses{oracle_notice(run)}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     columns = {
         "EM": "em", "EM stated": "em_stated", "EM strict": "em_strict", "disagreement": "grader_disagreement",
         "no answer": "no_answer_rate", "truncated": "truncated_rate",
@@ -180,6 +180,7 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
     rows = [(row["benchmark"], n, row) for n, rows in found.items() for row in rows]
     benchmarks, verifiers = (list(dict.fromkeys(row[key] for *_, row in rows)) for key in ("benchmark", "verifier"))
     title = "cross-verification: GV-Gap in %, samples of a generator (rows) under a verifier (columns)"
+    title += oracle_notice(run)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "round", "generator"):
         table.add_column(name)
@@ -197,7 +198,8 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
 
 def diversity_table(run: str, rounds: list[int]) -> Table:
     """benchmark × peer × round: what the guard against collapse looks at (evaluate/guard.py)."""
-    table = Table(title="diversity, in % but for entropy (nats) and length (tokens)", title_justify="left")
+    title = "diversity, in % but for entropy (nats) and length (tokens)" + oracle_notice(run)
+    table = Table(title=title, title_justify="left")
     columns = {
         "EM": "em", "pass@k": "pass_at_k", "distinct answers": "distinct_answers",
         "agreement of peers": "peer_agreement", "without answer": "unanswered_rate",

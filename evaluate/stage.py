@@ -224,6 +224,7 @@ class Evaluation:
         ):
             for unit, path in self.parts():
                 shards.write_rows(self.graded(unit, kinds[unit.benchmark], grader), path, EVALS)
+                grader.forget()
                 line.advance(1)
 
     def parts(self) -> Iterator[tuple[Unit, Path]]:

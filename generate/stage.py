@@ -311,7 +311,8 @@ class Generation:
         """Tokens that the peer is given for each question."""
         earlier = self.earlier(unit)
         asked = [(question.text, earlier.get(question.id, [])) for question in questions]
-        return self.prompts[unit.peer].all_of("synthesis" if unit.position > len(self.peers) else "review", asked)
+        synthesis = unit.position > len(self.peers) and not self.alone  # of self-vote it is a sample like any other
+        return self.prompts[unit.peer].all_of("synthesis" if synthesis else "review", asked)
 
     def row(self, unit: Unit, question: Question, completion: Completion) -> Row:
         """One row of the chains."""

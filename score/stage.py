@@ -377,12 +377,16 @@ def agreements(chains: list[Chain], grader: Grader) -> dict[tuple[str, str], boo
 
 
 def answer_entropies(chains: list[Chain], own: bool, grader: Grader) -> dict[tuple[str, str], float]:
-    """{(prompt, peer): entropy of the answers to the question, in nats}: of all responses, or, without others (`own`),
-    of the peer's. A response without an answer does not count."""
+    """{(prompt, peer): entropy of the answers to the question, in nats}: of the chain, or, without others (`own`), of
+    the peer's samples. A response without an answer does not count, nor one cut off, as in a vote."""
     groups: dict[tuple[str, str], list[str | None]] = {}
     for chain in chains:
         for peer in dict.fromkeys(row["peer"] for row in chain.rows):
-            groups[chain.id, peer] = [row["answer"] for row in chain.rows if row["peer"] == peer or not own]
+            groups[chain.id, peer] = [
+                row["answer"] if row["finish_reason"] == "stop" else None
+                for row in chain.rows
+                if row["position"] > 0 and (row["peer"] == peer or not own)
+            ]
     compare_all(groups.values(), "math", grader)
     return {key: entropy([len(c) for c in clusters(answers, "math", grader)]) for key, answers in groups.items()}
 

@@ -94,7 +94,7 @@ def test_intervals_cover() -> None:
     [
         (0.5, 0.0, 0.001, 0.97),  # the extremes, where the interval is Student's
         (0.0, 0.5, 0.001, 0.97),
-        (0.0, 0.0, 0.5, 0.985),  # `items` is 0 or a little above
+        (0.0, 0.0, 0.5, 0.995),  # `items` is 0 or a little above: mostly the least half-width
         (0.05, 0.4, 0.3, 0.995),  # both count: wider than it has to be
     ],
 )
@@ -178,7 +178,7 @@ def test_an_ablation(project: Path) -> None:
     write_jsonl(project / "train.jsonl", [{**row, "answer": "1"} for row in _questions(16)])
     arguments: tuple[str, ...] = ("ablate", "--config", "tiny.toml", "--arms", "pst uniform oracle", "--run", "x")
     refused = run_module("evaluate", *arguments, cwd=project)
-    assert refused.returncode == 2 and "set evaluate.label_column" in refused.stderr
+    assert refused.returncode == 2 and "evaluate.label_column" in refused.stderr
     assert not (project / "runs").exists()
     arguments += ("--set", "evaluate.label_column=answer", "--set", "evaluate.label_answers=numbers")
     done = run_module("evaluate", *arguments, cwd=project)

@@ -12,7 +12,8 @@ from evaluate.guard import signs
 from tests.conftest import run_module, stage
 
 BASE = {
-    "distinct_answers": 0.8, "answer_entropy": 1.0, "peer_agreement": 0.4, "pass_at_k": 0.6, "unanswered_rate": 0.1,
+    "em": 0.4, "sample_accuracy": 0.4, "distinct_answers": 0.8, "answer_entropy": 1.0, "peer_agreement": 0.4,
+    "pass_at_k": 0.6, "unanswered_rate": 0.1,
 }  # fmt: skip
 
 
@@ -26,6 +27,7 @@ def test_what_counts_as_a_sign() -> None:
     assert seen(distinct_answers=0.41) == [] and seen(unanswered_rate=0.34) == []
     assert seen(distinct_answers=0.2) == ["different questions get the same answers: distinct 80.0 → 20.0 %"]
     assert seen(unanswered_rate=0.5) == ["responses without an answer 10.0 → 50.0 %"]
+    assert seen(sample_accuracy=0.21) == [] and seen(sample_accuracy=0.1) == ["right samples 40.0 → 10.0 %"]
     narrow = {"answer_entropy": 0.3, "peer_agreement": 0.7, "pass_at_k": 0.5}
     assert seen(**narrow) == [
         "samples are alike and no better: entropy 1.00 → 0.30 nats, agreement of the peers 40.0 → 70.0 %, "
@@ -33,7 +35,11 @@ def test_what_counts_as_a_sign() -> None:
     ]
 
 
-@pytest.mark.parametrize("healthy", [{"pass_at_k": 0.6}, {"peer_agreement": 0.42}, {"answer_entropy": 0.6}])
+def test_few_answers_are_no_sign_where_more_of_them_are_right() -> None:
+    assert seen(distinct_answers=0.03, em=0.9, sample_accuracy=0.9) == []
+
+
+@pytest.mark.parametrize("healthy", [{"pass_at_k": 0.59}, {"peer_agreement": 0.42}, {"answer_entropy": 0.6}])
 def test_a_model_that_got_better_is_narrow_too(healthy: dict[str, float]) -> None:
     assert seen(**{"answer_entropy": 0.3, "peer_agreement": 0.7, "pass_at_k": 0.5} | healthy) == []
 
@@ -56,5 +62,10 @@ def test_a_run_that_collapses_is_stopped(project: Path) -> None:
     assert "round 1 of run 't' looks like collapse, so round 2 is not trained: " in stopped.stderr
     assert "→" in stopped.stderr and "--set guard.action=warn" in stopped.stderr
     assert not list((project / "runs" / "t" / "round=2").glob("adapters*"))
-    again = stage("train", 2, project, *far_too_high, "--set", "guard.action=warn")
+    again = stage("generate", 2, project, *far_too_high, "--set", "guard.action=warn")
     assert again.returncode == 0, again.stderr
+    finished = stage("generate", 2, project, *far_too_high, "--set", "guard.action=stop")
+    assert finished.returncode == 0 and "finished already" in finished.stdout
+    (project / "runs" / "t" / "round=1" / "metrics.parquet").unlink()
+    blind = stage("train", 2, project, *far_too_high, "--set", "guard.action=stop")
+    assert blind.returncode == 2 and "round 1 of run 't' is not evaluated" in blind.stderr

@@ -51,7 +51,7 @@ def test_only_evaluate_has_a_column_for_gold_answers() -> None:
     assert {"PROMPTS", "CHAINS", "SCORES", "EVALS", "METRICS"} <= SCHEMAS.keys()
     assert "gold" in SCHEMAS["EVALS"].names
     for name, found in {**SCHEMAS, "PASSES": PASSES}.items():
-        if name not in ("EVALS", "METRICS"):
+        if name not in ("EVALS", "METRICS", "ABLATION"):
             assert not [column for column in found.names if any(word in column for word in GOLD_WORDS)], name
     assert "gold" not in SCHEMAS["METRICS"].names
 
@@ -60,9 +60,10 @@ def test_only_evaluate_has_a_column_for_gold_answers() -> None:
 def test_nothing_outside_evaluate_knows_of_gold_answers(path: Path) -> None:
     tree = parsed(path)
     assert not [name for name in imported(tree, path.parent.name) if name.split(".")[0] == "evaluate"]
-    # the one generic import starts a stage by the name of its package
-    if calls(tree, "import_module") or calls(tree, "__import__"):
+    # the one generic import starts a stage by the name of its package; between stages, the guard may end the run
+    if found := calls(tree, "import_module") + calls(tree, "__import__"):
         assert path.relative_to(ROOT) == Path("data/stage.py")
+        assert sorted(ast.unparse(call.args[0]) for call in found) == ["'evaluate.guard'", "f'{name}.stage'"]
     # `answer_column` is declared with the benchmarks and read in evaluate alone
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "answer_column"]
     words = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in ("gold", "answer_column")]
