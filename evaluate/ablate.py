@@ -56,6 +56,9 @@ class Arm:
         return f"{self.name} (reads gold)" if self.oracle else self.name
 
 
+BASE = Arm("round 0", [])  # the untouched models, for the tables
+
+
 def load_arm(name: str) -> Arm:
     """The arm of configs/arms/NAME.toml, or of a TOML file given by its path. Raises UserError."""
     path = Path(name) if name.endswith(".toml") else ARMS / f"{name}.toml"
@@ -163,12 +166,14 @@ class Ablation:
     # --- what came out ---
 
     def results(self) -> list[Row]:
-        """Rows of ABLATION: per arm and peer (and their mean) exact match and gap, and their paired differences from
-        the arms AGAINST, with intervals over seeds and questions. Raises UserError if runs cannot be compared."""
-        found = {arm.name: self.values(arm) for arm in self.arms}
+        """Rows of ABLATION: of round 0, and per arm, and in each per peer and of their mean: exact match and gap, and
+        their paired differences from the arms AGAINST, with intervals over seeds and questions. Raises UserError if
+        runs cannot be compared."""
+        found = {BASE.name: [item_values(RUNS / self.run_name(self.arms[0], seed), 0) for seed in self.seeds]}
+        found |= {arm.name: self.values(arm) for arm in self.arms}
         matrices([each for values in found.values() for each in values], "em", "mean")  # all on the same questions
         rows: list[Row] = []
-        for arm in self.arms:
+        for arm in (BASE, *self.arms):
             others = [None, *(name for name in AGAINST if name in found and name != arm.name)]
             for peer, metric, other in product((*self.config.peer_names, "mean"), METRICS_SHOWN, others):
                 values = matrices(found[arm.name], metric, peer)
@@ -213,7 +218,7 @@ class Ablation:
                 table.add_column(column, no_wrap=True)
             for column in (name, *(f"− {other}" for other in against)):
                 table.add_column(column, justify="right", no_wrap=True)
-            for arm in self.arms:
+            for arm in (BASE, *self.arms):
                 for number, peer in enumerate((*self.config.peer_names, "mean")):
                     mine = [r for r in rows if (r["arm"], r["peer"], r["metric"]) == (arm.name, peer, metric)]
                     cells = {row["minus"]: _shown(row) for row in mine}
