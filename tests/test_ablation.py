@@ -13,7 +13,7 @@ import pytest
 
 from data.config import load_config
 from data.errors import UserError
-from evaluate.ablate import ARMS, DEFAULT_ARMS, load_arm
+from evaluate.ablate import ARMS, DEFAULT_ARMS, Ablation, load_arm
 from evaluate.benchmarks import load_benchmarks
 from evaluate.intervals import estimate, half_width
 from evaluate.labels import quality
@@ -135,6 +135,18 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert load_arm(str(own)).overrides == ["train.lr=0.001", "score.beta=2.0"]
     with pytest.raises(UserError, match=r"no arm 'uniforn': expected one of .*uniform"):
         load_arm("uniforn")
+    for text, expected in (
+        ("oracle = 1", "must be true or false, found 1"),
+        ("[[peers]]\nname = 'x'", "list of tables"),
+    ):
+        own.write_text(text)
+        with pytest.raises(UserError, match=expected):
+            load_arm(str(own))
+    own.write_text('[templates]\ninstruction = "Solve 😀 \\"it\\"."')
+    config = load_config(Path("configs/nano.toml"), load_arm(str(own)).overrides)
+    assert config.templates.instruction == 'Solve 😀 "it".'
+    with pytest.raises(UserError, match="two arms are called 'mine'"):
+        Ablation("x", Path("configs/nano.toml"), [], [load_arm(str(own))] * 2, seeds=1, round_=1)
 
 
 def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
@@ -187,17 +199,24 @@ def test_an_ablation(project: Path) -> None:
         assert f"run x.{arm}.17" in done.stdout
     assert done.stdout.count("generate round 1: the same as in run x.pst.17, linked") == 2
     assert done.stdout.count("evaluate round 0: the same as in run x.pst.17, linked") == 2
-    assert "oracle (reads gold)" in done.stdout and "EM − uniform" in done.stdout
+    tables = done.stdout[done.stdout.index("ablation x, round 1") :]  # not on a terminal, so 140 columns wide
+    assert tables.count("oracle (reads gold)") == 2 and tables.count("− uniform") == 2 and "…" not in tables
     runs = project / "runs"
     scores = {arm: pl.read_parquet(runs / f"x.{arm}.17/round=1/scores/*.parquet") for arm in ("uniform", "oracle")}
     assert set(scores["uniform"]["weight"].drop_nulls()) == {1.0}
     assert set(scores["oracle"]["weight"].drop_nulls()) <= {0.0, 1.0}
     assert 0.0 in scores["oracle"]["weight"].to_list()
-    times = {path: path.stat().st_mtime_ns for path in runs.rglob("*.parquet")}
+    rows = pl.read_parquet(runs / "x.ablation.round=1.parquet")
+    assert rows["arm"].unique(maintain_order=True).to_list() == ["round 0", "pst", "uniform", "oracle"]
+    assert rows.filter(pl.col("reads_gold"))["arm"].unique().to_list() == ["oracle"]
+    assert rows["minus"].unique(maintain_order=True).to_list() == [None, "pst", "uniform"]
+    times = {path: path.stat().st_mtime_ns for path in runs.glob("x.*.17/**/*.parquet")}
     again = run_module("evaluate", *arguments, cwd=project)
     assert again.returncode == 0, again.stderr
-    assert times == {path: path.stat().st_mtime_ns for path in runs.rglob("*.parquet")}
+    assert times == {path: path.stat().st_mtime_ns for path in runs.glob("x.*.17/**/*.parquet")}
     assert again.stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]
+    changed = run_module("evaluate", *arguments, "--set", "train.lr=0.5", cwd=project)
+    assert changed.returncode == 2 and "train.lr: 0.001 -> 0.5" in changed.stderr
     labels = run_module("evaluate", "labels", "--run", "x.oracle.17", cwd=project)
     assert labels.returncode == 0, labels.stderr
     for arm in ("uniform", "oracle"):
