@@ -70,11 +70,11 @@ _NUMBER = re.compile(
     r"(?:_\{?(?P<base>\d{1,2})\}?)?(?P<percent>\s*\\?%|\s+percent\b)?"
 )
 _LABEL = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?)\s*[=:]\s*")
-_ARITHMETIC = re.compile(r"\s*(?:(?:[-+*/^]|\\times|\\cdot)\s*\d|(?:dozen|hundred|thousand|million|billion)\b)", re.I)
+_ARITHMETIC = re.compile(r"\s*(?:[-+*/^x]|\\times|\\cdot)\s*\d")
 _AREA = re.compile(r"\b(?:[ckm]?m|in|ft|[a-z]{3,})\^\{?[23]\}?")
 _UNIT_WORD = re.compile(
     r"(?!(?:and|or|not|plus|minus|negative|times|infinity|percent|sqrt|pi|sin|cos|tan|log|mod)$)"
-    r"(?:[a-z]{3,}|a|an|of|in|is|it|he|to|us|cm|mm|km|kg|ft|yd|oz|lb|ml|hr|rs|[ap]\.?m)",
+    r"(?:[a-z]{3,}|a|an|of|in|is|it|he|to|us|cm|mm|km|kg|ft|yd|oz|lb|ml|hr|rs|sq|cu|[ap]\.?m)",
     re.I,
 )
 
@@ -85,30 +85,32 @@ _SPELLINGS = """
     second sec; minute min; hour hr; day; week; month; year yr; am; pm
     dollar usd; cent; euro; rupee rs
     gram; kg kilogram kilo; ounce oz; pound lb; ton tonne; liter litre; ml milliliter millilitre
-    more; less fewer
+    degree; radian; more; less fewer
 """
 _UNITS = {spelling: names.split()[0] for names in re.split(r"[;\n]", _SPELLINGS) for spelling in names.split()}
 _UNIT_NAME = re.compile(
-    r"(?:\b(?P<before>square|sq|cubic)\.? )?(?<![\\A-Za-z])(?P<name>[ap]\.m|[a-z]+)(?![A-Za-z])"
+    r"(?:\b(?P<before>square|sq|cubic|cu)\.? )?(?<![\\A-Za-z])(?P<name>[ap]\.m|[a-z]+)(?![A-Za-z])"
     r"(?: ?\^ ?\{?(?P<power>[23])| (?P<after>squared|cubed)\b)?",
     re.I,
 )
-_POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
+_POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cu": "3", "cubed": "3"}
 _SHORT_UNIT = re.compile(  # m and in, which may also be a variable and a word: in \text{} or after a bare number
-    r"(\\(?:text|mbox|mathrm|textrm)\s?\{\s?|^(?:[A-Za-z]\s?=\s?)?[-\d.,/\s]+)(m|in)(?=\.?\}|\.?\s?(?:\^\{?[23]\}?)?$)"
+    r"(\\(?:text|mbox|mathrm|textrm)\s?\{\s?|^(?:[A-Za-z]\s?=\s?)?[-\d.,/\s]+)(m|in)(?=/|\.?\}|\.?\s?(?:\^\{?[23]\}?)?$)"
 )
 _CHANGES = {
     "at_least": r"at least|or (?:more|greater|above|over)|no (?:less|fewer) than",
     "at_most": r"at most|or (?:less|fewer|below|under)|no (?:more|greater) than|up to",
-    "above": r"(?:more|greater|larger|higher) than|above|exceeding|over(?= \$?\d)",
-    "below": r"(?:less|fewer|smaller|lower) than|below|under",
+    "above": r"(?:more|greater|larger|higher) than|(?:above|exceeding|over)(?= -?\d)",
+    "below": r"(?:less|fewer|smaller|lower) than|(?:below|under)(?= -?\d| zero)",
     "cube_root": "cube root(?: of)?",
     "root": "square root(?: of)?|root of",
     "square": r"square of|(?:(?<=\d)|(?<=\d ))squared",
     "cube": r"cube of|(?:(?<=\d)|(?<=\d ))cubed",
     "double": "twice|doubled?",
     "triple": "thrice|tripled?",
-} | {word: f"{word}s?" for word in ["half", "factorial", "dozen", "hundred", "thousand", "million", "billion"]}
+    "part": "half|halves|(?:third|quarter) of|reciprocal|inverse",
+    "factorial": "factorial",
+} | {word: f"{word}s?" for word in ["dozen", "hundred", "thousand", "million", "billion"]}
 _CHANGE = re.compile(r"\b(?:" + "|".join(f"(?P<{name}>{words})" for name, words in _CHANGES.items()) + r")\b", re.I)
 
 _NEXT_EQUATION = re.compile(rf"(=\s*-?{UNSIGNED}(?:\s+[A-Za-z]+)?)\s+(?=[A-Za-z]\w*\s*=)")  # x = 3 y = 5
@@ -183,7 +185,7 @@ def _spoken(text: str) -> str:
 def read_units(text: str) -> set[str]:
     r"""The known units that an answer names, as "foot" or "foot2"; `\$` or an unpaired `$` is the dollar."""
     found = {"dollar"} if r"\$" in text or text.count("$") % 2 else set()
-    for unit in _UNIT_NAME.finditer(_spoken(clean(text))):
+    for unit in _UNIT_NAME.finditer(_CHANGE.sub("", _spoken(clean(text)))):
         word = unit["name"].lower().replace(".", "")
         if name := _UNITS.get(word) or _UNITS.get(word.removesuffix("s")):
             power = unit["power"] or _POWERS.get((unit["before"] or unit["after"] or "").lower(), "")
@@ -231,7 +233,12 @@ def read_numbers(text: str) -> list[Fraction]:
         part = _HEADING.sub("", part.rpartition("=")[2])  # "3 + 4 = 7" states 7
         number = _NUMBER.search(part)
         value = _value(number) if number else None
-        if number and (value is None or _ARITHMETIC.match(part, number.end()) or _NUMBER.search(part, number.end())):
+        if number and (
+            value is None
+            or _ARITHMETIC.match(part, number.end())
+            or _NUMBER.search(part, number.end())
+            or _CHANGE.search(part)
+        ):
             return []
         values += [] if value is None else [value]
     return sorted(values)

@@ -202,6 +202,10 @@ MATH = [
     (r"x \in [-2,7]", r"-2 \le x \le 7", True),
     ("3 square feet", "3 ft^2", True),
     ("4 hundred", "4", False),
+    ("no more than 10", "10 or less", True),
+    ("10 degrees below zero", "10", False),
+    ("8 degrees", "8 radians", False),
+    (r"7\text{ km/h}", r"7\text{ m/s}", False),
     ("y = 2x + 3", "2x+3", True),
     ("6 - 5i", "-5i + 6", True),
     (r"(0,9) \cup (9,36)", r"(0,9)\cup(9,35)", False),
@@ -248,6 +252,9 @@ NUMBERS = [
     ("none", "5", False),
     ("Rs.30 and Rs.300", "30, 300", True),
     ("3-4", "3", False),
+    ("12 x 5", "12", False),
+    ("5 squared", "5", False),
+    ("half of 12", "12", False),
     ("1/0", "1", False),
 ]
 
