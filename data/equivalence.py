@@ -78,7 +78,7 @@ _UNIT_WORD = re.compile(
     re.I,
 )
 
-# Each line is a unit: its name, then its other spellings without the plural's s.
+# Of each unit its name, then its other spellings without the plural's s. "5 more" contradicts "5 fewer" as units do.
 _SPELLINGS = """
     mm millimeter millimetre; cm centimeter centimetre; metre meter; km kilometer kilometre
     inch inches; foot feet ft; yard yd; mile
