@@ -2,11 +2,12 @@ r"""Answer pairs labelled by hand, in the forms that MultiArith, SimulEq (Alg514
 
 The labels are mathematics, written before any rule was run on them: two answers are the same if a marker who has only
 these two before him takes the one for the other. He lets a unit, a degree sign, a currency, a percent sign or `x =` be
-left out, but not contradicted (5 feet is 5, but not 5 inches); a bound is no number; an expression need not be simplified; a rounded value is not the exact one. With
-"numbers" the order does not count, and values may be rounded to two decimals or more. Pairs that two markers would
-label differently (45° and π/4, 110_2 and 6_8) are not here.
+left out, but not contradicted (5 feet is 5, but not 5 inches); a bound is no number; an expression need not be
+simplified; a rounded value is not the exact one. With "numbers" the order does not count, and values may be rounded to
+two decimals or more. Pairs that two markers would label differently (45° and π/4, 110_2 and 6_8) are not here.
 
-None of them is in the tables of test_answers.py, on which the rules were made.
+None of them is in the tables of test_answers.py, on which the rules were made. But the rules on units, bounds and two
+numbers in one place were made with the pairs of that sort in view, so the rates flatter them.
 """
 
 from __future__ import annotations
