@@ -4,14 +4,16 @@ Two answers are *equivalent* under a `kind`:
 
 - "math": the same string after light normalisation; or the same number, compared as exact fractions
   (1/2 = 0.5, but 0.333 is not 1/3); or equal by math-verify with either one as the gold answer, since
-  `verify(gold, target)` is not symmetric. Units, degrees and a leading `x =` are ignored. `50\%` equals
-  both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a metric length: 5 cm is not 5 m.
+  `verify(gold, target)` is not symmetric. Degrees and a leading `x =` are ignored. `50\%` equals
+  both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a unit: 5 cm is not 5 m, though
+  either is 5. Words that make another number or a bound count always: neither "5 squared" nor "at most 5" is 5.
 - "numbers": the same unordered list of numbers. Integers must be equal; other numbers may differ by
   1e-4 * max(1, |value|), since gold answers are rounded. A percentage stands for the number as written (50% is 50):
-  the benchmarks' lists are plain numbers. "1,000" is one number, and so is "30,300"; "30, 300" is two.
+  the benchmarks' lists are plain numbers. "1,000" is one number, and so is "30,300"; "30, 300" is two. "3 5" and
+  "12 of 20" are no list, as nothing tells which number is meant.
 
 Equivalence is symmetric. It is transitive but where one answer leaves out what two others name differently (5, x = 5,
-y = 5; likewise base, unit, percent) and where tolerances add up.
+y = 5; 5, 5 feet, 5 inches; likewise base, percent) and where tolerances add up.
 
 Sympy can hang inside C code, where no Python timeout reaches it, so `Grader` runs math-verify in processes
 that it kills. A pair that ran out of time, or whose process died, is None: neither equivalent nor different.
@@ -50,6 +52,7 @@ _REWRITES = [
         (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s", " "),  # not the row end "\\ " of a matrix
         (r"(?<![\w)\]])\*\*(.+?)\*\*", r"\1"),  # bold, but not x**2 + y**2
         (r"\*\*", "^"),
+        (r"\bper cent\b", "percent"),
         (r"\^\s?\{?\s?\\circ\s?\}?|\\degree(?![A-Za-z])", " "),
         (r"(?<=\d)\s*i(?![A-Za-z])", " i"),  # math-verify takes the i of 3i and of "3 i" for two symbols
         (r"\\varnothing(?![A-Za-z])|∅", r"\\emptyset "),
@@ -67,14 +70,52 @@ _NUMBER = re.compile(
     r"(?:_\{?(?P<base>\d{1,2})\}?)?(?P<percent>\s*\\?%|\s+percent\b)?"
 )
 _LABEL = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?)\s*[=:]\s*")
-_ARITHMETIC = re.compile(r"\s*(?:(?:[-+*/^]|\\times|\\cdot)\s*\d|(?:dozen|hundred|thousand|million|billion)\b)", re.I)
-_LENGTH = re.compile(r"(?<=[\d\s{])([ckm]?m)(?![A-Za-z])\}?(?:\^\{?([23]))?")
+_ARITHMETIC = re.compile(r"\s*(?:[-+*/^x]|\\times|\\cdot)\s*\d")
 _AREA = re.compile(r"\b(?:[ckm]?m|in|ft|[a-z]{3,})\^\{?[23]\}?")
 _UNIT_WORD = re.compile(
-    r"(?!(?:and|or|not|plus|minus|negative|half|times|dozen|hundred|thousand|million|billion|infinity|percent"
-    r"|sqrt|pi|sin|cos|tan|log|mod)$)(?:[a-z]{3,}|a|an|of|in|is|to|us|cm|mm|km|kg|ft|oz|lb|hr)",
+    r"(?!(?:and|or|not|plus|minus|negative|times|infinity|percent|sqrt|pi|sin|cos|tan|log|mod)$)"
+    r"(?:[a-z]{3,}|a|an|of|in|is|it|he|to|us|cm|mm|km|kg|ft|yd|oz|lb|ml|hr|rs|sq|cu|[ap]\.?m)",
     re.I,
 )
+
+# Of each unit its name, then its other spellings without the plural's s. "5 more" contradicts "5 fewer" as units do.
+_SPELLINGS = """
+    mm millimeter millimetre; cm centimeter centimetre; metre meter; km kilometer kilometre
+    inch inches; foot feet ft; yard yd; mile
+    second sec; minute min; hour hr; day; week; month; year yr; am; pm
+    dollar usd; cent; euro; rupee rs
+    gram; kg kilogram kilo; ounce oz; pound lb; ton tonne; liter litre; ml milliliter millilitre
+    degree; radian; more; less fewer
+"""
+_UNITS = {spelling: names.split()[0] for names in re.split(r"[;\n]", _SPELLINGS) for spelling in names.split()}
+_UNIT_NAME = re.compile(
+    r"(?:\b(?P<before>square|sq|cubic|cu)\.? )?(?<![\\A-Za-z])(?P<name>[ap]\.m|[a-z]+)(?![A-Za-z])"
+    r"(?: ?\^ ?\{?(?P<power>[23])| (?P<after>squared|cubed)\b)?",
+    re.I,
+)
+_POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cu": "3", "cubed": "3"}
+_SHORT_UNIT = re.compile(  # m and in, which may also be a variable and a word: in \text{} or after a bare number
+    r"(\\(?:text|mbox|mathrm|textrm)\s?\{\s?|^(?:[A-Za-z]\s?=\s?)?[-\d.,/\s]+)(m|in)(?=/|\.?\}|\.?\s?(?:\^\{?[23]\}?)?$)"
+)
+_CHANGES = {
+    "at_least": r"at least|or (?:more|greater|above|over)|no (?:less|fewer) than",
+    "at_most": r"at most|or (?:less|fewer|below|under)|no (?:more|greater) than|up to",
+    "above": r"(?:more|greater|larger|higher) than|(?:above|exceeding|over)(?= -?\d)",
+    "below": r"(?:less|fewer|smaller|lower) than|(?:below|under)(?= -?\d| zero)",
+    "cube_root": "cube root(?: of)?",
+    "root": "square root(?: of)?|root of",
+    "square": r"square of|(?:(?<=\d)|(?<=\d ))squared",
+    "cube": r"cube of|(?:(?<=\d)|(?<=\d ))cubed",
+    "double": "twice|doubled?",
+    "triple": "thrice|tripled?",
+    "part": "half|halves|(?:third|quarter) of|reciprocal|inverse",
+    "factorial": "factorial",
+} | {word: f"{word}s?" for word in ["dozen", "hundred", "thousand", "million", "billion"]}
+_CHANGE = re.compile(r"\b(?:" + "|".join(f"(?P<{name}>{words})" for name, words in _CHANGES.items()) + r")\b", re.I)
+
+_NEXT_EQUATION = re.compile(rf"(=\s*-?{UNSIGNED}(?:\s+[A-Za-z]+)?)\s+(?=[A-Za-z]\w*\s*=)")  # x = 3 y = 5
+_ASIDE = re.compile(r"\bfor \d+ [A-Za-z]+|(?<=[A-Za-z}])\s?\^\{?[23]\}?")  # 30 dollars for 2 tickets; cm^2
+_HEADING = re.compile(r"^\s*[A-Za-z][\w ]*:(?=\s)")  # Number 1: 33
 
 
 class Number(NamedTuple):
@@ -84,7 +125,6 @@ class Number(NamedTuple):
     percent: bool
     label: str  # the variable of "x = 5", or ""
     base: str  # the base of 52_8, or ""
-    unit: str  # the metric length, area or volume of 15 cm^2, or ""
 
 
 def clean(text: str) -> str:
@@ -136,13 +176,35 @@ def _value(number: re.Match[str]) -> Fraction | None:
     return -size if number["sign"] else size
 
 
+def _spoken(text: str) -> str:
+    r"""A clean text with the words in `\text{}` as words, single spaces, and the units m and in written out."""
+    text = _SHORT_UNIT.sub(lambda short: short[1] + {"m": "metre", "in": "inch"}[short[2]], _plain_fractions(text))
+    return " ".join(_TEXT.sub(r" \1", text).split())
+
+
+def read_units(text: str) -> set[str]:
+    r"""The known units that an answer names, as "foot" or "foot2"; `\$` or an unpaired `$` is the dollar."""
+    found = {"dollar"} if r"\$" in text or text.count("$") % 2 else set()
+    for unit in _UNIT_NAME.finditer(_CHANGE.sub("", _spoken(clean(text)))):
+        word = unit["name"].lower().replace(".", "")
+        if name := _UNITS.get(word) or _UNITS.get(word.removesuffix("s")):
+            power = unit["power"] or _POWERS.get((unit["before"] or unit["after"] or "").lower(), "")
+            found.add(name + power)
+    return found
+
+
+def read_changes(text: str) -> set[str]:
+    """What the words of an answer make of its number: a bound, a square, thousands."""
+    return {str(change.lastgroup) for change in _CHANGE.finditer(_spoken(clean(text)))}
+
+
 def read_number(text: str) -> Number | None:
-    """The number that an answer is, with an optional `x =` before it and words or a unit around it."""
+    """The number that an answer names, with an optional `x =` before it and words or a unit around it."""
     if len(text) > MAX_ANSWER_CHARS:
         return None
     text = clean(text)
-    unit = _LENGTH.search(text)
-    text = _plain_fractions(_UNIT.sub("", text))
+    spoken, changes = _CHANGE.subn(" ", _spoken(text))
+    text = spoken if changes else _plain_fractions(_UNIT.sub("", text))
     label = _LABEL.match(text)
     rest = text[label.end() :] if label else text
     number = _NUMBER.search(rest)
@@ -156,21 +218,27 @@ def read_number(text: str) -> Number | None:
     if not all(_UNIT_WORD.fullmatch(word.strip(".,'")) for word in around):
         return None
     name = label[1] if label and len(label[1]) == 1 else ""
-    return Number(value, bool(number["percent"]), name, number["base"] or "", "".join(unit.groups("")) if unit else "")
+    return Number(value, bool(number["percent"]), name, number["base"] or "")
 
 
 def read_numbers(text: str) -> list[Fraction]:
-    """One number from each part of a list, sorted; empty if there is none or a part is mere arithmetic."""
+    """One number from each part of a list, sorted; empty if there is none or a part is arithmetic or has two."""
     if len(text) > MAX_ANSWER_CHARS:
         return []
     text = _plain_fractions(clean(text))
     text = re.sub(rf"(?<![\d.,]){UNSIGNED}", lambda number: number[0].replace(",", ""), text)
+    text = _NEXT_EQUATION.sub(r"\1, ", _ASIDE.sub("", text))
     values = []
     for part in re.split(r",|;|&|\\\\|\band\b|\bor\b", text):
-        part = part.rpartition("=")[2]  # "3 + 4 = 7" states 7
+        part = _HEADING.sub("", part.rpartition("=")[2])  # "3 + 4 = 7" states 7
         number = _NUMBER.search(part)
         value = _value(number) if number else None
-        if number and (value is None or _ARITHMETIC.match(part, number.end())):
+        if number and (
+            value is None
+            or _ARITHMETIC.match(part, number.end())
+            or _NUMBER.search(part, number.end())
+            or _CHANGE.search(part)
+        ):
             return []
         values += [] if value is None else [value]
     return sorted(values)
@@ -188,7 +256,12 @@ def _quick(a: str, b: str, kind: Kind) -> bool | None:
         return 0 < len(x) == len(y) and all(map(_near, x, y))
     if max(len(a), len(b)) > MAX_ANSWER_CHARS or not a.strip() or not b.strip():
         return False
+    units, others = read_units(a), read_units(b)
+    if not (units <= others or others <= units):
+        return False
     m, n = read_number(a), read_number(b)
+    if (m or n) and read_changes(a) != read_changes(b):
+        return False
     if m and n:
         return _same_number(m, n)
     words = is_words(clean(a)) + is_words(clean(b))
@@ -202,7 +275,7 @@ def _near(p: Fraction, q: Fraction) -> bool:
 
 
 def _same_number(m: Number, n: Number) -> bool:
-    if any(x and y and x != y for x, y in ((m.label, n.label), (m.base, n.base), (m.unit, n.unit))):
+    if any(x and y and x != y for x, y in ((m.label, n.label), (m.base, n.base))):
         return False
     if m.percent == n.percent:
         return m.value == n.value

@@ -2,11 +2,12 @@ r"""Answer pairs labelled by hand, in the forms that MultiArith, SimulEq (Alg514
 
 The labels are mathematics, written before any rule was run on them: two answers are the same if a marker who has only
 these two before him takes the one for the other. He lets a unit, a degree sign, a currency, a percent sign or `x =` be
-left out, but not contradicted; an expression need not be simplified; a rounded value is not the exact one. With
-"numbers" the order does not count, and values may be rounded to two decimals or more. Pairs that two markers would
-label differently (45° and π/4, 110_2 and 6_8) are not here.
+left out, but not contradicted (5 feet is 5, but not 5 inches); a bound is no number; an expression need not be
+simplified; a rounded value is not the exact one. With "numbers" the order does not count, and values may be rounded to
+two decimals or more. Pairs that two markers would label differently (45° and π/4, 110_2 and 6_8) are not here.
 
-None of them is in the tables of test_answers.py, on which the rules were made.
+None of them is in the tables of test_answers.py, on which the rules were made. But the rules on units, bounds and two
+numbers in one place were made with the pairs of that sort in view, so the rates flatter them.
 """
 
 from __future__ import annotations
@@ -123,6 +124,32 @@ SAME: dict[Kind, list[tuple[str, str]]] = {
         (r"0.\overline{3}", r"\frac{1}{3}"),
         ("6 feet", r"6 \text{ ft}"),
         (r"\left\{ -2, 1+\sqrt{5}, 1-\sqrt{5} \right\}", r"\{1\pm\sqrt{5},-2\}"),
+        # units, bounds and words
+        ("7 feet", "7 ft"),
+        ("8 in", "8 inches"),
+        ("9 in.", r"9 \text{ inches}"),
+        ("21 square feet", r"21 \text{ ft}^2"),
+        ("22 inches squared", "22 square inches"),
+        ("23 cubic meters", r"23\text{ m}^3"),
+        ("13 kilometres", "13 km"),
+        ("14 hrs", r"14 \text{ hours}"),
+        ("16 mins", "16 minutes"),
+        ("17 lbs", "17 pounds"),
+        ("19 kilograms", "19 kg"),
+        (r"\$26", "26 dollars"),
+        ("27 cents", "27"),
+        ("11 a.m.", r"11\text{ AM}"),
+        ("31 miles per hour", "31"),
+        ("32 more dollars", "32 dollars"),
+        ("33 more apples", "33"),
+        ("34 cookies left over", "34"),
+        ("37 minutes", "37 minutes of work"),
+        ("It takes 38 days", "38"),
+        (r"24\pi \text{ inches}", r"24\pi"),
+        ("less than 41", "fewer than 41"),
+        ("at least 43", "43 or more"),
+        ("44 per cent", r"44\%"),
+        ("46 thousand dollars", "46 thousand"),
     ],
     "numbers": [
         ("8", "8 cards"),
@@ -154,6 +181,21 @@ SAME: dict[Kind, list[tuple[str, str]]] = {
         ("1, 2 and 3", "3, 2, 1"),
         ("10 left over", "10"),
         ("250 ml and 500 ml", "250, 500"),
+        ("18 dollars", "$18"),
+        ("The numbers are 12 and 5", "5, 12"),
+        ("There are 5 apples and 3 pears", "3, 5"),
+        ("x = 9 y = 2", "9, 2"),
+        (r"x = 14 \quad y = 8", "x = 14, y = 8"),
+        ("First number: 31, second number: 17", "17, 31"),
+        ("Number 1: 33, Number 2: 19", "19, 33"),
+        ("Each box has 6 apples", "6"),
+        ("24 cm^2", "24"),
+        (r"26\text{ ft}^2, 14\text{ ft}", "14, 26"),
+        ("9 + 8 = 17 books", "17"),
+        (r"2.5 \times 10^3", "2500"),
+        (r"4 \frac{1}{2} and 3", "4.5, 3"),
+        ("48 dollars for 6 toys", "48"),
+        (r"\begin{pmatrix} 8 \\ 12 \end{pmatrix}", "12, 8"),
     ],
 }
 
@@ -327,6 +369,47 @@ DIFFERENT: dict[Kind, list[tuple[str, str]]] = {
         ("3:4", "4:3"),
         ("3:4", "3:5"),
         ("10:30", "10:03"),
+        ("5 feet", "5 inches"),
+        ("5 km", "5 miles"),
+        ("5 hours", "5 minutes"),
+        ("10 a.m.", "10 p.m."),
+        ("10:30 AM", "10:30 PM"),
+        (r"3\text{ a.m.}", r"3\text{ p.m.}"),
+        ("$8", "8 cents"),
+        (r"\$8.50", r"8.50 \text{ cents}"),
+        (r"6\text{ feet}", r"6\text{ yards}"),
+        ("6 pounds", "6 ounces"),
+        ("6 kg", "6 grams"),
+        ("6 days", "6 weeks"),
+        ("6 months", "6 years"),
+        ("6 sec", "6 min"),
+        ("6 square feet", "6 feet"),
+        ("6 square inches", "6 cubic inches"),
+        ("9 ft", "9 m"),
+        (r"\frac{2}{3} \text{ hour}", r"\frac{2}{3} \text{ minute}"),
+        (r"16\pi \text{ feet}", r"16\pi \text{ inches}"),
+        ("50 miles per hour", "50 kilometers per hour"),
+        ("50 miles per hour", "50 miles per minute"),
+        ("8 more", "8 fewer"),
+        # words that change a value or make it a bound
+        ("square root of 15", "15"),
+        ("15 squared", "15"),
+        (r"15\text{ cubed}", "15"),
+        ("twice 15", "15"),
+        ("15 doubled", "15"),
+        ("triple 15", "15"),
+        ("half of 15", "15"),
+        ("15 factorial", "15"),
+        (r"15\text{ thousand}", "15"),
+        ("less than 15", "greater than 15"),
+        ("less than 15", "15"),
+        ("more than 15", "15"),
+        ("at least 15", "at most 15"),
+        ("15 or more", "15"),
+        ("15 or more", "15 or less"),
+        ("below 15", "above 15"),
+        ("under 15", "15"),
+        ("at most 15", "less than 15"),
     ],
     "numbers": [
         ("39", "93"),
@@ -374,6 +457,19 @@ DIFFERENT: dict[Kind, list[tuple[str, str]]] = {
         ("3 dozen", "3"),
         ("1,110", "110"),
         ("5 + 7 = 12", "7"),
+        ("3 5", "3"),
+        ("x = 3 y = 5", "5"),
+        ("length = 4 feet width = 6 feet", "6"),
+        ("12 of 20", "12"),
+        ("3:4", "3"),
+        ("12 apples in 3 boxes", "12"),
+        ("18 20", "18"),
+        ("8 out of 10", "8"),
+        ("3 : 4", "4"),
+        ("7 to 9", "7"),
+        ("2 groups of 6", "2"),
+        ("16 dollars 50 cents", "16"),
+        ("Number 1: 12", "1"),
     ],
 }
 
