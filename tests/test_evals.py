@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import evaluate.stage
+import evaluate.verifier
 import generate.loaded
 from data import shards
 from data.run import open_run
@@ -42,7 +43,7 @@ def test_both_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pyte
 
     monkeypatch.setattr(evaluate.stage, "complete", complete)
     monkeypatch.setattr(generate.loaded, "language_model", lambda *_: None)
-    monkeypatch.setattr(evaluate.stage, "verifier_scores", lambda lm, prompts, asked, *_: [0.0] * len(asked))
+    monkeypatch.setattr(evaluate.verifier, "logit_scores", lambda lm, prompts, asked, *_: [0.0] * len(asked))
     with open_run("g", config, ["evaluate.answer_timeout_seconds=1"]) as run:
         evaluate.stage.main(run, 0, Inline(run))
         evals = read_stage(run.stage_dir(0, "evals"), EVALS)
