@@ -73,6 +73,14 @@ def test_benchmarks_count_alike_whatever_their_size() -> None:
         estimate([np.zeros((2, 10)), np.zeros((3, 10))], 100, seed=1)
 
 
+def test_seeds_that_happen_to_agree_do_not_make_an_interval_of_no_width() -> None:
+    values = np.array([[1.0, 0.0] * 30, [0.0, 1.0] * 30])  # both means are 0.5, and so is every item's
+    found = estimate([values], 100, seed=1)
+    assert found.low is not None and found.high is not None
+    # as of 120 independent coins: 2.001 · sqrt(0.25 · 60 / 59 / 120)
+    assert found.high - found.mean == pytest.approx(0.0921, abs=2e-4)
+
+
 def test_a_single_item_has_no_interval_and_decides_nothing() -> None:
     found = estimate([np.array([[1.0]])], 100, seed=1)
     assert (found.mean, found.low, found.contains_zero) == (1.0, None, True)
@@ -94,7 +102,7 @@ def test_intervals_cover() -> None:
     [
         (0.5, 0.0, 0.001, 0.97),  # the extremes, where the interval is Student's
         (0.0, 0.5, 0.001, 0.97),
-        (0.0, 0.0, 0.5, 0.995),  # `items` is 0 or a little above: mostly the least half-width
+        (0.0, 0.0, 0.5, 0.995),  # `items` is 0 or a little above: the least half-width counts
         (0.05, 0.4, 0.3, 0.995),  # both count: wider than it has to be
     ],
 )
