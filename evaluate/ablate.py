@@ -255,12 +255,19 @@ def _link(source: str, target: str) -> None:
 
 def _shown(row: Row) -> str:
     """A mean, or a difference: with its sign, and ? if its interval contains 0."""
-    mean, low, high = (row[key] if row[key] is None else 100 * row[key] for key in ("mean", "low", "high"))
-    if row["minus"] is None:
-        floor, ceiling = (0, 100) if row["metric"] == "em" else (-100, 100)
-        return f"{mean:.1f}" + ("" if low is None else f" ({max(low, floor):.1f} to {min(high, ceiling):.1f})")
-    known = low is not None and (low > 0 or high < 0)
-    return ("" if known else "? ") + f"{mean:+.1f}" + ("" if low is None else f" ({low:+.1f} to {high:+.1f})")
+    sign = "" if row["minus"] is None else "+"
+    known = row["minus"] is None or (row["low"] is not None and not row["low"] <= 0 <= row["high"])
+    mean = ("" if known else "? ") + _points(row["mean"], sign)
+    if row["low"] is None:
+        return mean
+    low, high = row["low"], row["high"]
+    if row["metric"] == "em" and not sign:  # a share ends there, the estimate of an interval need not
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{mean} ({_points(low, sign)} to {_points(high, sign)})"
+
+
+def _points(share: float, sign: str) -> str:
+    return f"{round(100 * share, 1) + 0.0:{sign}.1f}"  # + 0.0: no -0.0
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
