@@ -209,8 +209,8 @@ class Ablation:
             )
             if not tables:
                 title += (
-                    f"\nwith 95 % intervals over {over}, not corrected for the number of comparisons; "
-                    "?: the interval\nof a difference contains 0, so its sign is not known"
+                    f"\nwith 95 % intervals over {over}, not corrected for the number of comparisons"
+                    "\n?: the interval of a difference contains 0, so its sign is not known"
                 )
             table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
             against = [other for other in AGAINST if other in {arm.name for arm in self.arms}]
