@@ -15,6 +15,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 SEEDS  ?= 1
 ARMS   ?=
+AGAINST ?=
 BENCH_ARGS ?=
 
 PIP_VERSION := 26.3
@@ -135,7 +136,7 @@ evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match 
 
 ablate: setup  ## the arms of configs/arms up to ROUND=1 with SEEDS=3, and their differences; ARMS="pst uniform" picks some
 	@$(PY) -m evaluate ablate --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
-		$(if $(ARMS),--arms '$(ARMS)') $(SET_ARGS)
+		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 
 labels: setup  ## how often RUN's aggregates were right, where the questions have gold answers
 	@$(PY) -m evaluate labels --run '$(RUN)'

@@ -38,7 +38,7 @@ from evaluate.labels import gold_answers, keep_right
 
 ARMS = Path("configs/arms")
 DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
-AGAINST = ("pst", "uniform")  # the arms that all others are compared with
+DEFAULT_AGAINST = "pst uniform"  # the arms that all others are compared with
 METRICS_SHOWN = {"em": "EM", "gap": "GV-Gap"}
 
 
@@ -88,7 +88,10 @@ def _flat(table: dict[str, Any], path: Path, prefix: str = "") -> list[str]:
 class Ablation:
     """Arms × seeds of one experiment up to a round."""
 
-    def __init__(self, name: str, config: Path, overrides: list[str], arms: list[Arm], seeds: int, round_: int) -> None:
+    def __init__(
+        self, name: str, config: Path, overrides: list[str], arms: list[Arm], seeds: int, round_: int,
+        against: str | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.path, self.overrides, self.arms, self.round = name, config, overrides, arms, round_
         self.config = load_config(config, overrides)
         first = self.config.run.seed
@@ -96,6 +99,14 @@ class Ablation:
         twice = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
         if twice:
             raise UserError(f"two arms are called {twice[0]!r}: rename one of the TOML files")
+        known = [arm.name for arm in arms]
+        asked = list(dict.fromkeys((DEFAULT_AGAINST if against is None else against).split()))
+        missing = [other for other in asked if other not in known]
+        if missing and against is not None:
+            raise UserError(
+                f"nothing can be compared with {missing[0]!r}, none of the arms of this command: {' '.join(known)}"
+            )
+        self.against = [other for other in asked if other in known]
         for arm in arms:  # before any work
             resolved = load_config(config, self.overrides_of(arm, first))
             if arm.oracle:
@@ -167,14 +178,14 @@ class Ablation:
 
     def results(self) -> list[Row]:
         """Rows of ABLATION: of round 0, and per arm, and in each per peer and of their mean: exact match and gap, and
-        their paired differences from the arms AGAINST, with intervals over seeds and questions. Raises UserError if
+        their paired differences from the arms `against`, with intervals over seeds and questions. Raises UserError if
         runs cannot be compared."""
         found = {BASE.name: [item_values(RUNS / self.run_name(self.arms[0], seed), 0) for seed in self.seeds]}
         found |= {arm.name: self.values(arm) for arm in self.arms}
         matrices([each for values in found.values() for each in values], "em", "mean")  # all on the same questions
         rows: list[Row] = []
         for arm in (BASE, *self.arms):
-            others = [None, *(name for name in AGAINST if name in found and name != arm.name)]
+            others = [None, *(name for name in self.against if name != arm.name)]
             for peer, metric, other in product((*self.config.peer_names, "mean"), METRICS_SHOWN, others):
                 values = matrices(found[arm.name], metric, peer)
                 if other is not None:
@@ -213,16 +224,15 @@ class Ablation:
                     "\n?: the interval of a difference contains 0, so its sign is not known"
                 )
             table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-            against = [other for other in AGAINST if other in {arm.name for arm in self.arms}]
             for column in ("arm", "peer"):
                 table.add_column(column, no_wrap=True)
-            for column in (name, *(f"− {other}" for other in against)):
+            for column in (name, *(f"− {other}" for other in self.against)):
                 table.add_column(column, justify="right", no_wrap=True)
             for arm in (BASE, *self.arms):
                 for number, peer in enumerate((*self.config.peer_names, "mean")):
                     mine = [r for r in rows if (r["arm"], r["peer"], r["metric"]) == (arm.name, peer, metric)]
                     cells = {row["minus"]: _shown(row) for row in mine}
-                    shown = (cells.get(other, "") for other in (None, *against))
+                    shown = (cells.get(other, "") for other in (None, *self.against))
                     table.add_row("" if number else arm.title, peer, *shown)
                 table.add_section()
             tables.append(table)
@@ -280,6 +290,9 @@ def command(
     run: Annotated[str | None, typer.Option(help="Its name; the default is that of the config's file.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="run.seed and the ones after it.")] = 1,
     arms: Annotated[str, typer.Option(help="Names in configs/arms, or TOML files, with spaces.")] = DEFAULT_ARMS,
+    against: Annotated[
+        str | None, typer.Option(help=f"Arms that the others are compared with; those there are of: {DEFAULT_AGAINST}.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override for all arms; repeatable.")] = None,
 ) -> None:
     """`python -m evaluate ablate --config FILE --round R`."""
@@ -287,7 +300,7 @@ def command(
 
     def body() -> None:
         chosen = [load_arm(name) for name in dict.fromkeys(arms.split())]
-        ablation = Ablation(run or config.stem, config, set_ or [], chosen, seeds, round_)
+        ablation = Ablation(run or config.stem, config, set_ or [], chosen, seeds, round_, against)
         ablation.run()
         rows = ablation.results()
         path = RUNS / f"{ablation.name}.ablation.round={round_}.parquet"

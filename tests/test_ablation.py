@@ -157,6 +157,19 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         Ablation("x", Path("configs/nano.toml"), [], [load_arm(str(own))] * 2, seeds=1, round_=1)
 
 
+def test_with_which_arms_the_others_are_compared() -> None:
+    arms = [load_arm(name) for name in ("uniform", "aggregator")]
+
+    def against(text: str | None) -> list[str]:
+        return Ablation("x", Path("configs/nano.toml"), [], arms, seeds=1, round_=1, against=text).against
+
+    assert against(None) == ["uniform"]  # of the default, what there is
+    assert against("aggregator uniform aggregator") == ["aggregator", "uniform"]
+    assert against("") == []
+    with pytest.raises(UserError, match="'pst', none of the arms of this command: uniform aggregator"):
+        against("uniform pst")
+
+
 def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
     limited = "benchmarks.0.limit=5"
     items = [load_benchmarks(load_config(Path("tiny.toml"), [limited, f"run.seed={seed}"])) for seed in (1, 2)]
