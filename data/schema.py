@@ -105,7 +105,7 @@ ABLATION = _schema(
     ("mean", pa.float64(), False),
     ("low", pa.float64(), True),
     ("high", pa.float64(), True),
-    ("seeds", pa.int32(), False),
+    ("seeds", pa.list_(pa.int32()), False),
 )
 
 CROSS = _schema(

@@ -32,6 +32,7 @@ from data.schema import ABLATION
 from data.shards import Row
 from data.stage import do_stage, guarded, quiet_environment
 from data.workers import Processes, warm
+from evaluate.guard import Collapse
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
@@ -40,6 +41,18 @@ ARMS = Path("configs/arms")
 DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
 DEFAULT_AGAINST = "pst uniform"  # the arms that all others are compared with
 METRICS_SHOWN = {"em": "EM", "gap": "GV-Gap"}
+# what all arms have in common, or their evaluations and that of round 0 could not be compared
+MEASURE = (
+    "run.",
+    "peers.",
+    "benchmarks.",
+    "evaluate.",
+    "templates.",
+    "generate.max_new",
+    "generate.context",
+    "generate.engine",
+)
+NOT_MEASURE = ("templates.review", "templates.synthesis")  # words of the chain alone
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Arm:
     """A name, and what it changes in the config as `section.key=value`."""
 
     name: str
-    overrides: list[str]
+    overrides: tuple[str, ...]
     oracle: bool = False  # gold answers choose the examples
 
     @property
@@ -56,7 +69,7 @@ class Arm:
         return f"{self.name} (reads gold)" if self.oracle else self.name
 
 
-BASE = Arm("round 0", [])  # the untouched models, for the tables
+BASE = Arm("round 0", ())  # the untouched models, for the tables
 
 
 def load_arm(name: str) -> Arm:
@@ -72,7 +85,14 @@ def load_arm(name: str) -> Arm:
     oracle = raw.pop("oracle", False)
     if not isinstance(oracle, bool):
         raise UserError(f"{path}: oracle must be true or false, found {oracle!r}")
-    return Arm(path.stem, _flat(raw, path), oracle)
+    overrides = _flat(raw, path)
+    measure = [text for text in overrides if text.startswith(MEASURE) and not text.startswith(NOT_MEASURE)]
+    if measure:
+        raise UserError(
+            f"{path}: {measure[0]!r} changes the peers, or what they are measured by, which all arms must share: "
+            "set it for all of them (--set, or SET= with make), or make another config"
+        )
+    return Arm(path.stem, tuple(overrides), oracle)
 
 
 def _flat(table: dict[str, Any], path: Path, prefix: str = "") -> list[str]:
@@ -106,9 +126,12 @@ class Ablation:
             raise UserError(
                 f"nothing can be compared with {missing[0]!r}, none of the arms of this command: {' '.join(known)}"
             )
-        self.against = [other for other in asked if other in known]
+        self.compared = [arms[known.index(other)] for other in asked if other in known]
         for arm in arms:  # before any work
-            resolved = load_config(config, self.overrides_of(arm, first))
+            try:
+                resolved = load_config(config, self.overrides_of(arm, first))
+            except UserError as error:
+                raise UserError(f"arm {arm.name}: {error}") from error
             if arm.oracle:
                 gold_answers(resolved)
 
@@ -121,18 +144,35 @@ class Ablation:
         return f"{self.name}.{arm.name}.{seed}"
 
     def names(self, seed: int) -> list[str]:
-        """The runs of all arms with a seed."""
-        return [self.run_name(arm, seed) for arm in self.arms]
+        """The runs of all arms with a seed, those of earlier commands, too."""
+        mine = [self.run_name(arm, seed) for arm in self.arms]
+        others = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+        return mine + [
+            name
+            for name in others
+            if name.startswith(f"{self.name}.") and name.endswith(f".{seed}") and name not in mine
+        ]
 
     def run(self) -> None:
-        """All runs, one after the other."""
+        """All runs, one after the other. An arm that the guard stops is left out of what is compared."""
+        stopped: dict[Arm, int] = {}
         for number, seed in enumerate(self.seeds):
             for arm in self.arms:
                 name = self.run_name(arm, seed)
                 console.print(f"[bold]{arm.title}[/bold], seed {seed} ({number + 1} of {len(self.seeds)}): run {name}")
                 with open_run(name, self.path, self.overrides_of(arm, seed)) as run:
                     if not (stage_is_finished(name, "evaluate", self.round) and _metrics(name, self.round).is_file()):
-                        self.go_on(run, arm, seed)
+                        try:
+                            self.go_on(run, arm, seed)
+                        except Collapse as error:
+                            console.print(f"[bold]stopped[/bold]: {error}")
+                            stopped.setdefault(arm, seed)
+        self.arms = [arm for arm in self.arms if arm not in stopped]
+        self.compared = [arm for arm in self.compared if arm not in stopped]
+        for arm, seed in stopped.items():
+            console.print(f"[bold]{arm.title}[/bold] was stopped by the guard (seed {seed}) and is in no table")
+        if not self.arms:
+            raise UserError("the guard stopped all arms, so there is nothing to compare")
 
     def go_on(self, run: Run, arm: Arm, seed: int) -> None:
         """What is missing of one run."""
@@ -178,23 +218,24 @@ class Ablation:
 
     def results(self) -> list[Row]:
         """Rows of ABLATION: of round 0, and per arm, and in each per peer and of their mean: exact match and gap, and
-        their paired differences from the arms `against`, with intervals over seeds and questions. Raises UserError if
+        their paired differences from the arms `compared`, with intervals over seeds and questions. Raises UserError if
         runs cannot be compared."""
         found = {BASE.name: [item_values(RUNS / self.run_name(self.arms[0], seed), 0) for seed in self.seeds]}
         found |= {arm.name: self.values(arm) for arm in self.arms}
         matrices([each for values in found.values() for each in values], "em", "mean")  # all on the same questions
         rows: list[Row] = []
         for arm in (BASE, *self.arms):
-            others = [None, *(name for name in self.against if name != arm.name)]
+            others = [None, *(other for other in self.compared if other.name != arm.name)]
             for peer, metric, other in product((*self.config.peer_names, "mean"), METRICS_SHOWN, others):
                 values = matrices(found[arm.name], metric, peer)
                 if other is not None:
-                    theirs = matrices(found[other], metric, peer)
+                    theirs = matrices(found[other.name], metric, peer)
                     values = [a - b for a, b in zip(values, theirs, strict=True)]
                 got = estimate(values, self.config.evaluate.bootstrap, self.config.run.seed)
                 rows.append({
-                    "arm": arm.name, "reads_gold": arm.oracle, "peer": peer, "metric": metric, "minus": other,
-                    "mean": got.mean, "low": got.low, "high": got.high, "seeds": len(self.seeds),
+                    "arm": arm.name, "reads_gold": arm.oracle or (other is not None and other.oracle), "peer": peer,
+                    "metric": metric, "minus": None if other is None else other.name,
+                    "mean": got.mean, "low": got.low, "high": got.high, "seeds": self.seeds,
                 })  # fmt: skip
         return rows
 
@@ -226,13 +267,13 @@ class Ablation:
             table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
             for column in ("arm", "peer"):
                 table.add_column(column, no_wrap=True)
-            for column in (name, *(f"− {other}" for other in self.against)):
+            for column in (name, *(f"− {other.title}" for other in self.compared)):
                 table.add_column(column, justify="right", no_wrap=True)
             for arm in (BASE, *self.arms):
                 for number, peer in enumerate((*self.config.peer_names, "mean")):
                     mine = [r for r in rows if (r["arm"], r["peer"], r["metric"]) == (arm.name, peer, metric)]
                     cells = {row["minus"]: _shown(row) for row in mine}
-                    shown = (cells.get(other, "") for other in (None, *self.against))
+                    shown = (cells.get(other, "") for other in (None, *(other.name for other in self.compared)))
                     table.add_row("" if number else arm.title, peer, *shown)
                 table.add_section()
             tables.append(table)
@@ -268,6 +309,8 @@ def _shown(row: Row) -> str:
     sign = "" if row["minus"] is None else "+"
     known = row["minus"] is None or (row["low"] is not None and not row["low"] <= 0 <= row["high"])
     mean = ("" if known else "? ") + _points(row["mean"], sign)
+    if sign and row["low"] == row["high"]:  # which is no interval: nothing is known of how they might differ
+        return f"{mean} (none differs)"
     if row["low"] is None:
         return mean
     low, high = row["low"], row["high"]

@@ -61,6 +61,10 @@ def findings(run: Run, round_: int) -> list[str]:
     return [f"{peer} on {benchmark}: {'; '.join(seen)}" for (benchmark, peer), seen in found.items() if seen]
 
 
+class Collapse(UserError):
+    """The guard does not let a run begin its next round."""
+
+
 def before_round(run: Run, round_: int) -> None:
     """Raises UserError if the config says to stop and the round before looks like collapse, or was not evaluated."""
     if run.config.guard.action != "stop" or round_ == 1:
@@ -73,7 +77,7 @@ def before_round(run: Run, round_: int) -> None:
             )
     found = findings(run, round_ - 1)
     if found:
-        raise UserError(
+        raise Collapse(
             f"round {round_ - 1} of run {run.name!r} looks like collapse, so round {round_} is not trained: "
             f"{' | '.join(found)}. Ways out: a lower train.lr or fewer train.epochs in a new run; other thresholds in "
             "[guard]; or --set guard.action=warn (SET= with make) to go on all the same"

@@ -13,8 +13,9 @@ import pytest
 
 from data.config import load_config
 from data.errors import UserError
-from evaluate.ablate import ARMS, DEFAULT_ARMS, Ablation, load_arm
+from evaluate.ablate import ARMS, BASE, DEFAULT_ARMS, Ablation, Arm, load_arm
 from evaluate.benchmarks import load_benchmarks
+from evaluate.guard import Collapse
 from evaluate.intervals import estimate, half_width
 from evaluate.labels import quality
 from tests.conftest import ROOT, run_module, write_jsonl
@@ -137,37 +138,77 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for path in ARMS.glob("*.toml"):
         arm = load_arm(path.stem)
         assert arm.oracle == (path.stem == "oracle")
-    assert load_arm("uniform").overrides == ['score.weighting="uniform"']
+    assert load_arm("uniform").overrides == ('score.weighting="uniform"',)
     own = tmp_path / "mine.toml"
     own.write_text("[train]\nlr = 1e-3\n[score]\nbeta = 2.0\n")
-    assert load_arm(str(own)).overrides == ["train.lr=0.001", "score.beta=2.0"]
+    assert load_arm(str(own)).overrides == ("train.lr=0.001", "score.beta=2.0")
     with pytest.raises(UserError, match=r"no arm 'uniforn': expected one of .*uniform"):
         load_arm("uniforn")
     for text, expected in (
         ("oracle = 1", "must be true or false, found 1"),
         ("[[peers]]\nname = 'x'", "list of tables"),
+        ("[evaluate]\nkeep = 0.25", "mine.toml: 'evaluate.keep=0.25' changes the peers, or what they are measured by"),
+        ("[benchmarks.0]\nlimit = 5", "benchmarks.0.limit=5"),
+        ("[run]\nseed = 99", "run.seed=99"),
+        ("[templates]\nverify = 'Right?'", "templates.verify"),
     ):
         own.write_text(text)
         with pytest.raises(UserError, match=expected):
             load_arm(str(own))
-    own.write_text('[templates]\ninstruction = "Solve 😀 \\"it\\"."')
-    config = load_config(Path("configs/nano.toml"), load_arm(str(own)).overrides)
-    assert config.templates.instruction == 'Solve 😀 "it".'
+    own.write_text('[templates]\nreview = "Solve 😀 \\"it\\"."')
+    config = load_config(Path("configs/nano.toml"), list(load_arm(str(own)).overrides))
+    assert config.templates.review == 'Solve 😀 "it".'
     with pytest.raises(UserError, match="two arms are called 'mine'"):
         Ablation("x", Path("configs/nano.toml"), [], [load_arm(str(own))] * 2, seeds=1, round_=1)
+    own.write_text("[score]\nwieghting = 'rank'")
+    with pytest.raises(UserError, match=r"arm mine: .*unknown key 'score.wieghting'"):
+        Ablation("x", Path("configs/nano.toml"), [], [load_arm(str(own))], seeds=1, round_=1)
 
 
 def test_with_which_arms_the_others_are_compared() -> None:
     arms = [load_arm(name) for name in ("uniform", "aggregator")]
 
     def against(text: str | None) -> list[str]:
-        return Ablation("x", Path("configs/nano.toml"), [], arms, seeds=1, round_=1, against=text).against
+        found = Ablation("x", Path("configs/nano.toml"), [], arms, seeds=1, round_=1, against=text).compared
+        return [arm.name for arm in found]
 
     assert against(None) == ["uniform"]  # of the default, what there is
     assert against("aggregator uniform aggregator") == ["aggregator", "uniform"]
     assert against("") == []
     with pytest.raises(UserError, match="'pst', none of the arms of this command: uniform aggregator"):
         against("uniform pst")
+
+
+def test_an_arm_that_the_guard_stops_does_not_stop_the_others(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.symlink(ROOT / "configs", project / "configs")
+    stopped, begun = {"uniform"}, []
+
+    def go_on(_: Ablation, __: Any, arm: Arm, seed: int) -> None:
+        begun.append((arm.name, seed))
+        if arm.name in stopped:
+            raise Collapse("round 1 looks like collapse")
+
+    monkeypatch.setattr(Ablation, "go_on", go_on)
+
+    def ablation() -> Ablation:
+        arms = [load_arm(name) for name in ("uniform", "pst", "rank")]
+        return Ablation("x", Path("tiny.toml"), [], arms, seeds=2, round_=2)
+
+    first = ablation()
+    first.run()
+    assert len(begun) == 6
+    assert [arm.name for arm in first.arms] == ["pst", "rank"] and [arm.name for arm in first.compared] == ["pst"]
+    stopped |= {"pst", "rank"}
+    with pytest.raises(UserError, match="the guard stopped all arms"):
+        ablation().run()
+
+
+def test_runs_of_earlier_commands_are_shared(project: Path) -> None:
+    for name in ("x.own.17", "x.rank.18", "y.rank.17"):
+        (project / "runs" / name).mkdir(parents=True)
+        (project / "runs" / name / "config.json").touch()
+    ablation = Ablation("x", Path("tiny.toml"), [], [BASE], seeds=1, round_=1)
+    assert ablation.names(17) == ["x.round 0.17", "x.own.17"]
 
 
 def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
@@ -210,6 +251,7 @@ def test_an_ablation(project: Path) -> None:
     os.symlink(ROOT / "configs", project / "configs")
     write_jsonl(project / "train.jsonl", [{**row, "answer": "1"} for row in _questions(16)])
     arguments: tuple[str, ...] = ("ablate", "--config", "tiny.toml", "--arms", "pst uniform oracle", "--run", "x")
+    arguments += ("--against", "pst oracle")
     refused = run_module("evaluate", *arguments, cwd=project)
     assert refused.returncode == 2 and "evaluate.label_column" in refused.stderr
     assert not (project / "runs").exists()
@@ -221,7 +263,9 @@ def test_an_ablation(project: Path) -> None:
     assert done.stdout.count("generate round 1: the same as in run x.pst.17, linked") == 2
     assert done.stdout.count("evaluate round 0: the same as in run x.pst.17, linked") == 2
     tables = done.stdout[done.stdout.index("ablation x, round 1") :]  # not on a terminal, so 140 columns wide
-    assert tables.count("oracle (reads gold)") == 2 and tables.count("− uniform") == 2 and "…" not in tables
+    assert (
+        tables.count("  oracle (reads gold)") == 2 and tables.count("− oracle (reads gold)") == 2 and "…" not in tables
+    )
     runs = project / "runs"
     scores = {arm: pl.read_parquet(runs / f"x.{arm}.17/round=1/scores/*.parquet") for arm in ("uniform", "oracle")}
     assert set(scores["uniform"]["weight"].drop_nulls()) == {1.0}
@@ -229,8 +273,10 @@ def test_an_ablation(project: Path) -> None:
     assert 0.0 in scores["oracle"]["weight"].to_list()
     rows = pl.read_parquet(runs / "x.ablation.round=1.parquet")
     assert rows["arm"].unique(maintain_order=True).to_list() == ["round 0", "pst", "uniform", "oracle"]
-    assert rows.filter(pl.col("reads_gold"))["arm"].unique().to_list() == ["oracle"]
-    assert rows["minus"].unique(maintain_order=True).to_list() == [None, "pst", "uniform"]
+    gold = (pl.col("arm") == "oracle") | (pl.col("minus").fill_null("") == "oracle")
+    assert rows.filter(pl.col("reads_gold") != gold).is_empty() and rows["reads_gold"].any()
+    assert rows["minus"].unique(maintain_order=True).to_list() == [None, "pst", "oracle"]
+    assert rows["seeds"].to_list() == [[17]] * len(rows)
     times = {path: path.stat().st_mtime_ns for path in runs.glob("x.*.17/**/*.parquet")}
     again = run_module("evaluate", *arguments, cwd=project)
     assert again.returncode == 0, again.stderr
