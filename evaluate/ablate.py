@@ -52,6 +52,7 @@ MEASURE = (
     "generate.context",
     "generate.engine",
 )
+SHARED = (("generate", 1), ("evaluate", 0))  # not what follows training: two arms alike are to show how far that moves
 NOT_MEASURE = ("templates.review", "templates.synthesis")  # words of the chain alone
 
 
@@ -188,7 +189,7 @@ class Ablation:
 
     def adopt(self, run: Run, stage: str, round_: int, names: list[str]) -> None:
         """Link a stage's output from a run in which it was made under the same fingerprint."""
-        if stage not in ("generate", "evaluate") or stage_is_finished(run.name, stage, round_):
+        if (stage, round_) not in SHARED or stage_is_finished(run.name, stage, round_):
             return
         mine = fingerprint(run, stage, round_)
         for other in names:
