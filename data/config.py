@@ -18,7 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.errors import UserError
 
-Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in file names and tables.")
+Name = Field(
+    pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in file names and tables; not mean."
+)
+MEAN = "mean"  # in tables, of all peers or benchmarks
 
 
 class Section(BaseModel):
@@ -352,13 +355,15 @@ class Config(Section):
     runtime: RuntimeSection = RuntimeSection()
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Config:
+    def _names_are_usable(self) -> Config:
         if len(self.peers) < 2:
             raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")
         for kind, names in (("peers", self.peer_names), ("benchmarks", [b.name for b in self.benchmarks])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
+            if MEAN in names:  # the tables would take it for the mean of all of them
+                raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
         models = Counter(json.dumps([p.model, p.revision]) for p in self.peers)
         twice = [model for model, count in models.items() if count > 1]
         if twice:
