@@ -193,10 +193,10 @@ def test_errors_name_the_file_or_the_override(text: str, overrides: list[str], t
     assert told in f"; {error.value}".replace(f"{toml.parent}/", "")
 
 
-def test_differences_lists_keys_and_ignores_runtime(toml: Path) -> None:
+def test_differences_lists_keys_and_ignores_runtime_and_guard(toml: Path) -> None:
     frozen = with_(toml)
     assert differences(frozen, with_(toml)) == []
-    assert differences(frozen, with_(toml, "runtime.score_tokens=1", "runtime.compute=float32")) == []
+    assert differences(frozen, with_(toml, "runtime.score_tokens=1", "guard.action=stop")) == []
     given = with_(
         toml, "generate.temperature=0.5", "peers.1.model=models/c", "prompts.rows=[0, 2]", "runtime.resident=all"
     )
