@@ -134,7 +134,7 @@ train: setup  ## one stage of ROUND=3: LoRA on the aggregates, weighted
 evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))
 
-ablate: setup  ## the arms of configs/arms up to ROUND=1 with SEEDS=3, and their differences; ARMS="pst uniform" picks some
+ablate: setup  ## ten arms of configs/arms up to ROUND=1 with SEEDS=3; ARMS="pst rank" picks others, AGAINST="pst" what they are compared with
 	@$(PY) -m evaluate ablate --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
 		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 

@@ -7,10 +7,12 @@ go on, never what: `runtime` and `guard`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.errors import UserError
 
-Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in file names and tables.")
+Name = Field(
+    pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in file names and tables; not mean."
+)
+MEAN = "mean"  # in tables, of all peers or benchmarks
 
 
 class Section(BaseModel):
@@ -352,13 +357,15 @@ class Config(Section):
     runtime: RuntimeSection = RuntimeSection()
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Config:
+    def _names_are_usable(self) -> Config:
         if len(self.peers) < 2:
             raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")
         for kind, names in (("peers", self.peer_names), ("benchmarks", [b.name for b in self.benchmarks])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
+            if MEAN in names:  # the tables would take it for the mean of all of them
+                raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
         models = Counter(json.dumps([p.model, p.revision]) for p in self.peers)
         twice = [model for model, count in models.items() if count > 1]
         if twice:
@@ -400,27 +407,55 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    return parse_config(override(raw, overrides), str(path))
+    return parse_config(raw, str(path), overrides)
 
 
-def override(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """`raw` with `section.key=value` overrides applied, in place. Raises UserError for one that makes no sense."""
+def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
+    """Validate a raw dictionary, `section.key=value` overrides applied; `where` names its origin in errors.
+
+    Raises UserError, which names an override instead of `where` if that is what is wrong.
+    """
+    given = copy.deepcopy(raw)
     for text in overrides:
-        _apply_override(raw, text)
-    return raw
+        _apply_override(given, text)
+    errors = _errors(given)
+    if not errors:
+        return Config.model_validate(given)
+    before = _errors(raw) if overrides else errors
+    told: dict[str, list[str]] = {}
+    for key, line in errors:
+        guilty = [] if (key, line) in before or (before and not key) else _touching(key, overrides)
+        told.setdefault(f"--set {', '.join(map(repr, guilty))}" if guilty else where, []).append(line)
+    raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in told.items()))
 
 
-def parse_config(raw: dict[str, Any], where: str) -> Config:
-    """Validate a raw dictionary; `where` names its origin in errors. Raises UserError."""
+def _errors(raw: dict[str, Any]) -> list[tuple[str, str]]:
+    """(key, what is wrong) of all that is wrong; the key is empty where it is how sections go together."""
     try:
-        return Config.model_validate(raw)
+        Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(item["loc"], item["type"], item["msg"], item["input"]) for item in error.errors()]
-        raise UserError(f"{where}: " + "; ".join(lines)) from error
+        return [
+            (_dotted(item["loc"]), _explain(_dotted(item["loc"]), item["type"], item["msg"], item["input"]))
+            for item in error.errors()
+        ]
+    return []
 
 
-def _explain(loc: tuple[int | str, ...], kind: str, message: str, found: Any) -> str:
-    key = ".".join(str(part) for part in loc)
+def _touching(key: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides of a key, of what is around it or in it."""
+
+    def related(one: list[str], other: list[str]) -> bool:
+        return all(a == b for a, b in zip(one, other, strict=False))
+
+    parts = key.split(".") if key else []
+    return [text for text in overrides if related(parts, text.partition("=")[0].strip().split("."))]
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc)
+
+
+def _explain(key: str, kind: str, message: str, found: Any) -> str:
     if kind == "extra_forbidden":
         return f"unknown key {key!r} (docs/config.md lists all keys)"
     if kind == "missing":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import shards
-from data.config import Config, differences, digest, load_config, override, parse_config
+from data.config import Config, differences, digest, load_config, parse_config
 from data.errors import UserError
 from data.questions import shuffled, unique_questions
 from data.schema import PROMPTS
@@ -129,9 +129,10 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
     if not path.is_file():
         assert given is not None
         return given
-    frozen = parse_config(shards.read_json(path), str(path))
+    raw = shards.read_json(path)
+    frozen = parse_config(raw, str(path))
     if given is None:
-        given = parse_config(override(shards.read_json(path), overrides), str(path))
+        given = parse_config(raw, str(path), overrides)
     changed = differences(frozen, given)
     if changed:
         raise UserError(

@@ -50,7 +50,8 @@ class Stage:
         """True if there is work to do, False if the stage is finished under this very fingerprint, which it says
         unless the file `also`, made from its output, is missing.
 
-        Raises UserError if finished or unfinished output was made under another config or from other inputs.
+        Raises UserError if finished or unfinished output was made under another config or from other inputs, or if
+        `also` is damaged.
         """
         from data import shards
         from data.console import console
@@ -68,6 +69,8 @@ class Stage:
             shards.write_json(self.fingerprint, started)
         else:
             shutil.rmtree(self.work, ignore_errors=True)  # of a call that was killed right after its manifest
+            if also is not None and also.is_file():
+                shards.row_count(also)  # no checksum of it is kept: this raises for one that was cut off
             if also is None or also.is_file():
                 console.print(f"{self.title}: finished already")
         return manifest is None

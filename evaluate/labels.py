@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -22,12 +21,14 @@ from data.console import console
 from data.equivalence import Grader
 from data.errors import UserError
 from data.questions import normalise, question_id, read_source
-from data.run import Run
+from data.run import OUTPUT, Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
 from data.stage import guarded
 from data.status import check_run
-from evaluate.gap import accuracy, auroc
+from evaluate.clustered import Bootstrap
+from evaluate.gap import accuracy
+from evaluate.intervals import Estimate
 from evaluate.report import load_frozen, oracle_notice
 
 CHAIN_COLUMNS = ("prompt_id", "position", "peer", "is_aggregate", "answer", "finish_reason")
@@ -39,8 +40,9 @@ def gold_answers(config: Config) -> dict[str, str]:
     column = config.evaluate.label_column
     if column is None:
         raise UserError(
-            "which column of prompts.source holds the gold answers is not known: give it with --column (or, before the "
-            "run begins, as evaluate.label_column)"
+            "which column of prompts.source holds the gold answers is not known: give it before the run begins "
+            'with SET="evaluate.label_column=NAME", or, of a run that is there, call `python -m evaluate labels --run '
+            "RUN --column NAME`"
         )
     table = read_source(section, [section.question_column, column], "prompts")
     found: dict[str, str] = {}
@@ -59,9 +61,10 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
 
     A comparison that timed out is not right.
     """
-    for name in ("chains", "scores"):
-        if shards.read_manifest(run.stage_dir(round_, name)) is None:
-            raise UserError(f"{run.stage_dir(round_, name)} is not finished")
+    for stage in ("generate", "score"):
+        folder = run.stage_dir(round_, OUTPUT[stage])
+        if shards.read_manifest(folder) is None:
+            raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
     gold, section = gold_answers(run.config), run.config.evaluate
     chains = [
         row
@@ -101,31 +104,47 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
     return chains, scores
 
 
-def quality(chains: list[Row], scores: list[Row]) -> dict[str, float | None]:
-    """The numbers of one round, by name. Shares are of questions, weights of all trained examples."""
+def quality(
+    chains: list[Row], scores: list[Row], draws: Bootstrap, alone: bool = False, oracle: bool = False
+) -> dict[str, Estimate | None]:
+    """The numbers of one round, by name. Shares are of questions, weights of all trained examples.
+
+    What means nothing is left out: positions and votes where the peers answer `alone`, without a chain; what the weight
+    tells where an `oracle` set it to what is right.
+    """
     from scipy.stats import pearsonr
 
-    found: dict[str, float | None] = {}
-    for position in sorted({row["position"] for row in chains}):
-        found[f"right at position {position}"] = fmean(row["right"] for row in chains if row["position"] == position)
-    found["right, the aggregate"] = fmean(row["right"] for row in chains if row["is_aggregate"])
-    found["right, a vote of the chain"] = fmean({row["prompt_id"]: row["vote_right"] for row in chains}.values())
-    trained = [row for row in scores if row["weight"]]
-    total = sum(row["weight"] for row in trained)
-    wrong = [row for row in trained if not row["right"]]
-    found["examples whose aggregate is wrong"] = len(wrong) / len(trained) if trained else None
-    found["training weight on them"] = sum(row["weight"] for row in wrong) / total if trained else None
+    def share(rows: list[Row], value: str, weight: str | None = None) -> Estimate | None:
+        weights = [row[weight] for row in rows] if weight else None
+        return draws.share([row["prompt_id"] for row in rows], [row[value] for row in rows], weights)
+
+    found: dict[str, Estimate | None] = {}
+    aggregates = [row for row in chains if row["is_aggregate"]]
+    for position in sorted({row["position"] for row in chains if not alone}):
+        found[f"right at position {position}"] = share([r for r in chains if r["position"] == position], "right")
+    found["right, the aggregate"] = share(aggregates, "right")
+    if not alone:
+        found["right, a vote of the chain"] = share(aggregates, "vote_right")
+    trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
+    found["examples whose aggregate is wrong"] = share(trained, "wrong")
+    found["training weight on them"] = share(trained, "wrong", "weight")
     measured = [row for row in scores if row["pmi_per_token"] is not None]
-    right, pmi = [row["right"] for row in measured], [row["pmi_per_token"] for row in measured]
-    found["AUROC of PMI: is the aggregate right"] = auroc(right, pmi) if measured else None
-    weighted = [row for row in measured if row["weight"] is not None]
-    found["AUROC of the weight: the same"] = (
-        auroc([row["right"] for row in weighted], [row["weight"] for row in weighted]) if weighted else None
-    )
-    agrees = [float(row["agrees"]) for row in measured]
-    both = len(set(agrees)) > 1 and len(set(pmi)) > 1
-    found["correlation of PMI with agreement"] = float(pearsonr(pmi, agrees).statistic) if both else None
+    for name, column in (("PMI", "pmi_per_token"), *(() if oracle else (("the weight", "weight"),))):
+        rows = [row for row in measured if row[column] is not None]
+        if rows:
+            found[f"AUROC of {name}: is the aggregate right"] = _auroc(rows, column, draws)
+        for peer in sorted({row["peer"] for row in rows}):
+            found[f"AUROC of {name}, {peer}"] = _auroc([row for row in rows if row["peer"] == peer], column, draws)
+    pmi, agrees = ([float(row[column]) for row in measured] for column in ("pmi_per_token", "agrees"))
+    if measured:
+        both = len(set(agrees)) > 1 and len(set(pmi)) > 1
+        correlation = Estimate(float(pearsonr(pmi, agrees).statistic), None, None) if both else None
+        found["correlation of PMI with agreement"] = correlation
     return found
+
+
+def _auroc(rows: list[Row], column: str, draws: Bootstrap) -> Estimate | None:
+    return draws.auroc(*([row[name] for row in rows] for name in ("prompt_id", "right", column)))
 
 
 def keep_right(run: Run, round_: int) -> int:
@@ -163,24 +182,37 @@ def keep_right(run: Run, round_: int) -> int:
 
 def labels_table(run: Run, rounds: list[int]) -> Table:
     """One column per round."""
-    title = f"run {run.name}: the aggregates as labels, in %{oracle_notice(run.name)}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    title = f"run {run.name}: the aggregates as labels, in %,\nwith 95 % bootstrap intervals over questions"
+    table = Table(title=title + oracle_notice(run.name), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    columns: dict[str, list[str]] = {}
-    for number, round_ in enumerate(rounds):
-        table.add_column(f"round {round_}", justify="right")
-        for name, value in quality(*judged(run, round_)).items():
-            shown = "–" if value is None else f"{value:.2f}" if "correlation" in name else f"{100 * value:.1f}"
-            columns.setdefault(name, ["–"] * number).append(shown)
-    for name, cells in columns.items():
-        table.add_row(name, *cells)
+    draws = Bootstrap(run.config.evaluate.bootstrap, run.config.run.seed)
+    found = []
+    for round_ in rounds:
+        table.add_column(f"round {round_}", justify="right", no_wrap=True)
+        chains, scores = judged(run, round_)
+        oracle = "oracle" in (shards.read_manifest(run.stage_dir(round_, "scores")) or {})
+        found.append(quality(chains, scores, draws, run.config.generate.alone, oracle))
+    for name in dict.fromkeys(name for numbers in found for name in numbers):
+        table.add_row(name, *(_shown(name, numbers.get(name)) for numbers in found))
     return table
+
+
+def _shown(name: str, found: Estimate | None) -> str:
+    if found is None:
+        return "–"
+    if "correlation" in name:
+        return f"{found.mean:.2f}"
+    interval = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{100 * found.mean:.1f}{interval}"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help="How often a run's aggregates were right, and how much training weight fell on wrong ones.")
+@app.command(
+    help="How often a run's aggregates were right, and how much training weight fell on wrong ones. In a vote of the "
+    "chain a tie counts as the share of the tied answers that is right."
+)
 def command(
     run: Annotated[str, typer.Option(help="Name of the run.")],
     column: Annotated[
@@ -202,7 +234,7 @@ def command(
         rounds = sorted(int(path.parent.name.split("=")[1]) for path in opened.root.glob("round=*/scores"))
         finished = [r for r in rounds if shards.read_manifest(opened.stage_dir(r, "scores"))]
         if not finished:
-            raise UserError(f"run {run!r} has no scored round yet")
+            raise UserError(f"run {run!r} has no scored round yet: run `make score RUN={run} ROUND=1` first")
         console.print(labels_table(opened, finished))
 
     guarded(body)

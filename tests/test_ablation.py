@@ -13,11 +13,14 @@ import pytest
 
 from data.config import load_config
 from data.errors import UserError
+from data.run import Run
 from evaluate.ablate import ARMS, BASE, DEFAULT_ARMS, Ablation, Arm, load_arm
 from evaluate.benchmarks import load_benchmarks
+from evaluate.clustered import Bootstrap
+from evaluate.gap import auroc, bootstrap_interval
 from evaluate.guard import Collapse
-from evaluate.intervals import estimate, half_width
-from evaluate.labels import quality
+from evaluate.intervals import Estimate, estimate, half_width
+from evaluate.labels import gold_answers, judged, quality
 from tests.conftest import ROOT, run_module, write_jsonl
 
 
@@ -217,32 +220,78 @@ def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
     assert items[0] == items[1] and len(items[0]["sums"]) == 5
 
 
-def rows_of(right: str, pmi: list[float | None], weight: list[float | None]) -> list[dict[str, Any]]:
+def rows_of(right: str, pmi: list[float | None], weight: list[float | None], peer: str = "p") -> list[dict[str, Any]]:
     """Scores, one question each."""
     return [
-        {"prompt_id": str(i), "right": r == "1", "pmi_per_token": p, "weight": w, "agrees": r == "1"}
+        {"prompt_id": str(i), "peer": peer, "right": r == "1", "pmi_per_token": p, "weight": w, "agrees": r == "1"}
         for i, (r, p, w) in enumerate(zip(right, pmi, weight, strict=True))
     ]
 
 
+CHAINS = [
+    {"prompt_id": id_, "position": position, "is_aggregate": position == 2, "right": right, "vote_right": vote}
+    for id_, position, right, vote in (
+        ("a", 1, True, 1),
+        ("a", 2, False, 1),
+        ("b", 1, True, 0.5),
+        ("b", 2, True, 0.5),
+    )
+]
+DRAWS = Bootstrap(200, seed=1)
+
+
 def test_quality_by_hand() -> None:
-    chains = [
-        {"prompt_id": id_, "position": position, "is_aggregate": position == 2, "right": right, "vote_right": vote}
-        for id_, position, right, vote in (
-            ("a", 1, True, 1),
-            ("a", 2, False, 1),
-            ("b", 1, True, 0.5),
-            ("b", 2, True, 0.5),
-        )
-    ]
     scores = rows_of("1100", [0.3, 0.1, 0.2, 0.0], [1.5, 0.5, 1.0, 1.0]) + rows_of("1", [None], [None])
-    found = quality(chains, scores)
+    scores += rows_of("10", [0.0, 1.0], [1.0, 0.0], "q")
+    found = {name: value and value.mean for name, value in quality(CHAINS, scores, DRAWS).items()}
     assert found["right at position 1"] == 1.0 and found["right at position 2"] == 0.5
     assert found["right, the aggregate"] == 0.5 and found["right, a vote of the chain"] == 0.75
-    assert found["examples whose aggregate is wrong"] == 0.5 and found["training weight on them"] == 0.5
-    assert found["AUROC of PMI: is the aggregate right"] == 0.75  # 3 of 4 pairs in order
-    assert found["AUROC of the weight: the same"] == 0.5
-    assert found["correlation of PMI with agreement"] == pytest.approx(0.4472136)
+    assert found["examples whose aggregate is wrong"] == 0.4 and found["training weight on them"] == 0.4
+    assert found["AUROC of PMI, p"] == 0.75  # 3 of 4 pairs in order
+    assert found["AUROC of the weight, p"] == 0.5
+    assert found["AUROC of PMI, q"] == 0 and found["AUROC of the weight, q"] == 1
+    assert found["AUROC of PMI: is the aggregate right"] == pytest.approx((2 + 1 + 0.5) / 9)
+    assert found["AUROC of the weight: is the aggregate right"] == pytest.approx((3 + 1 + 2) / 9)
+    assert found["correlation of PMI with agreement"] == pytest.approx(-0.3866946)
+
+
+def test_what_means_nothing_is_left_out() -> None:
+    scores = rows_of("10", [0.3, 0.1], [1.0, 0.0])
+    every = set(quality(CHAINS, scores, DRAWS))
+    positions = {"right at position 1", "right at position 2", "right, a vote of the chain"}
+    weights = {"AUROC of the weight: is the aggregate right", "AUROC of the weight, p"}
+    assert every - set(quality(CHAINS, scores, DRAWS, alone=True)) == positions
+    assert every - set(quality(CHAINS, scores, DRAWS, oracle=True)) == weights
+    none = quality(CHAINS, rows_of("1", [None], [1.0]), DRAWS)  # no PMI at all
+    assert not [name for name in none if "AUROC" in name or "correlation" in name]
+
+
+def test_the_rows_of_a_question_are_drawn_together() -> None:
+    rng, bootstrap = np.random.default_rng(4), Bootstrap(2000, seed=1)
+    right, scores = rng.random(60) < 0.7, rng.integers(0, 9, 60) / 4
+    names = [str(i) for i in range(60)]
+    once = bootstrap.auroc(names, right.tolist(), scores.tolist())
+    thrice = bootstrap.auroc(names * 3, right.tolist() * 3, scores.tolist() * 3)
+    assert once is not None and once == thrice  # three copies tell no more than one
+    assert once.mean == pytest.approx(auroc(right.tolist(), scores.tolist()))
+    draws = [rng.integers(60, size=60) for _ in range(1000)]
+    drawn = np.array([auroc(right[index].tolist(), scores[index].tolist()) for index in draws], dtype=float)
+    assert (once.low, once.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))), abs=0.03)
+    share = bootstrap.share(names * 3, right.tolist() * 3)
+    assert share is not None
+    assert (share.low, share.high) == pytest.approx(bootstrap_interval(right.tolist(), 2000, 1), abs=0.02)
+    assert bootstrap.auroc(["a", "b"], [True, True], [1.0, 2.0]) is None
+    assert bootstrap.share(["a"], [1.0]) == Estimate(1.0, None, None)
+    assert bootstrap.share([], []) is None
+
+
+def test_labels_are_told_in_order(project: Path) -> None:
+    """What has to be there first is named."""
+    config = load_config(Path("tiny.toml"), [])
+    with pytest.raises(UserError, match=r"chains is not finished: run `make generate RUN=t ROUND=1`"):
+        judged(Run("t", config), 1)
+    with pytest.raises(UserError, match=r'SET="evaluate\.label_column=NAME".*evaluate labels --run RUN --column NAME'):
+        gold_answers(config)
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ def test_ratios_are_of_the_same_repeat() -> None:
     assert ratios(ours, theirs, "rate") == [4.0, 3.0]
     assert spread([4.0, 3.0, 3.5]) == "3.50 (3.00 to 4.00)"
     assert spread([4.0]) == "4.00"
+    assert spread([0.37, 0.4, 0.41], 1) == "0.40 (0.37 to 0.41)" and spread([0.042]) == "0.042"
+    assert spread([2785.4], 0) == "2785" and spread([0.0], 1) == "0.0"
 
 
 def test_flops_of_a_small_case() -> None:

