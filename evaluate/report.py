@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import StringIO
 from statistics import fmean
 from typing import Annotated
@@ -45,10 +46,10 @@ def oracle_notice(run: str) -> str:
 
 
 def metrics_table(run: str, rounds: list[int]) -> Table:
-    """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k;
-    last their means over benchmarks and peers, each counted once."""
+    """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k, and
+    how much a verifier that writes left undecided; last the means over benchmarks and peers, each counted once."""
     rows: list[tuple[int, Row]] = [
-        (round_, row)
+        (round_, _decided(row))
         for round_ in rounds
         for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
     ]
@@ -58,16 +59,25 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     sizes = {row["benchmark"]: (row["n"], row["k"]) for _, row in rows}
     shown = ", ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
     title = f"run {run}, in %, with 95 % bootstrap intervals over questions\n{shown}"
-    if load_frozen(run).prompts.overlap == "transductive":
+    config = load_frozen(run)
+    if config.prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
     title += oracle_notice(run)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
-    for name in ("EM", "samples", "GV-Gap", "frozen", "AUROC", "pass@k", "maj@k"):
+    columns = {
+        "EM": "em", "samples": "sample_accuracy", "GV-Gap": "gv_gap", "frozen": "gv_gap_frozen",
+        "AUROC": "verifier_auroc", "undecided": "verifier_undecided", "pass@k": "pass_at_k", "maj@k": "maj_at_k",
+    }  # fmt: skip
+    if config.evaluate.verifier != "cot":
+        del columns["undecided"]
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     if len(order) * len(peers) > 1:
-        rows += [(round_, _mean([row for number, row in rows if number == round_])) for round_ in rounds]
+        rows += [
+            (round_, _mean([row for number, row in rows if number == round_], columns.values())) for round_ in rounds
+        ]
     last = None
     for round_, row in rows:
         group = (row["benchmark"], row["peer"])
@@ -75,18 +85,24 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
             table.add_section()
         table.add_row(
             row["benchmark"] if group != last else "", row["peer"] if group != last else "", str(round_),
-            _interval(row, "em"), _number(row["sample_accuracy"]), _interval(row, "gv_gap"),
-            _number(row["gv_gap_frozen"]), _number(row["verifier_auroc"]), _number(row["pass_at_k"]),
-            _number(row["maj_at_k"]),
+            *(_interval(row, name) for name in columns.values()),
         )  # fmt: skip
         last = group
     return table
 
 
-def _mean(rows: list[Row]) -> Row:
+def _decided(row: Row) -> Row:
+    """A row without gap and AUROC where the verifier decided nothing: a gap of 0 would look measured."""
+    blank = ["gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc"] if row["verifier_undecided"] == 1 else []
+    if row.get("verifier_undecided_frozen") == 1:
+        blank.append("gv_gap_frozen")
+    return row | dict.fromkeys(blank)
+
+
+def _mean(rows: list[Row], names: Iterable[str]) -> Row:
     """The mean of each number over those of (benchmark, peer) that have it, without an interval."""
-    means: Row = {"benchmark": "mean", "peer": "", "em_lo": None, "gv_gap_lo": None}
-    for name in ("em", "sample_accuracy", "gv_gap", "gv_gap_frozen", "verifier_auroc", "pass_at_k", "maj_at_k"):
+    means: Row = {"benchmark": "mean", "peer": ""}
+    for name in names:
         known = [row[name] for row in rows if row[name] is not None]
         means[name] = fmean(known) if known else None
     return means
@@ -97,7 +113,7 @@ def _number(value: float | None) -> str:
 
 
 def _interval(row: Row, name: str) -> str:
-    if row[f"{name}_lo"] is None:
+    if row.get(f"{name}_lo") is None:
         return _number(row[name])
     return f"{_number(row[name])} ({_number(row[f'{name}_lo'])} to {_number(row[f'{name}_hi'])})"
 
@@ -171,8 +187,8 @@ def _change(found: Estimate) -> str:
 
 
 def cross_table(run: str, rounds: list[int]) -> Table | None:
-    """A matrix per benchmark and round: the gap of a generator's samples (rows) under a verifier (columns). None if no
-    round was cross-verified."""
+    """A matrix per benchmark and round: the gap of a generator's samples (rows) under a verifier (columns), with what
+    one that writes left undecided. None if no round was cross-verified."""
     paths = {n: RUNS / run / f"round={n}" / "cross.parquet" for n in rounds}
     found = {n: shards.read_rows(path, CROSS) for n, path in paths.items() if path.is_file()}
     if not found:
@@ -180,8 +196,14 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
     rows = [(row["benchmark"], n, row) for n, rows in found.items() for row in rows]
     benchmarks, verifiers = (list(dict.fromkeys(row[key] for *_, row in rows)) for key in ("benchmark", "verifier"))
     title = "cross-verification: GV-Gap in %, samples of a generator (rows) under a verifier (columns)"
-    title += oracle_notice(run)
+    writes = load_frozen(run).evaluate.verifier == "cot"
+    title += f"{'; last what it left undecided' if writes else ''}{oracle_notice(run)}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+
+    def cell(row: Row) -> str:
+        undecided = f"; {_number(row['verifier_undecided'])}" if writes else ""
+        return _interval(_decided(row), "gv_gap") + undecided
+
     for name in ("benchmark", "round", "generator"):
         table.add_column(name)
     for name in verifiers:
@@ -191,7 +213,7 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
             cells = {(row["peer"], row["verifier"]): row for row in found[n] if row["benchmark"] == benchmark}
             for number, peer in enumerate(dict.fromkeys(generator for generator, _ in cells)):
                 names = (benchmark, str(n)) if number == 0 else ("", "")
-                table.add_row(*names, peer, *(_interval(cells[peer, verifier], "gv_gap") for verifier in verifiers))
+                table.add_row(*names, peer, *(cell(cells[peer, verifier]) for verifier in verifiers))
             table.add_section()
     return table
 

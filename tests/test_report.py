@@ -25,7 +25,7 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
     shares |= dict.fromkeys(("truncated_rate", "verifier_accuracy", "abs_v_minus_g", "mean_tokens"), 0.0)
     shares |= dict.fromkeys(("unanswered_rate", "distinct_answers", "answer_entropy", "peer_agreement"), 0.0)
     shares |= {"em_strict": em - 0.1, "em_stated": em - 0.05, "grader_disagreement": 0.15}
-    shares |= dict.fromkeys(("gv_gap_70", "gv_gap_global", "verifier_undecided"), 0.0)
+    shares |= dict.fromkeys(("gv_gap_70", "gv_gap_global", "verifier_undecided", "verifier_undecided_frozen"), 0.0)
     return {
         **shares, "benchmark": benchmark, "peer": peer, "n": 10, "k": 2, "n_gap_rel": 10, "n_none_kept": 0, "em": em,
         "sample_accuracy": em, "gv_gap": em / 10, "gv_gap_frozen": em / 20, "verifier_auroc": auroc, "pass_at_k": em,
@@ -62,6 +62,35 @@ def test_the_mean_counts_every_benchmark_and_peer_once(
     else:
         assert means == [["mean", "0", "50.0", "50.0", "5.0", "2.5", "60.0", "50.0", "50.0"]]
         assert lines[lines.index(means[0]) + 1] == ["1", "75.0", "75.0", "7.5", "3.8", "60.0", "75.0", "75.0"]
+
+
+def test_what_a_verifier_that_writes_left_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it decided nothing there is no gap, and no mean counts one."""
+    monkeypatch.chdir(tmp_path)
+    config: Row = {
+        "prompts": {"source": "q.jsonl"}, "peers": [{"name": peer, "model": peer} for peer in "pq"],
+        "benchmarks": [{"name": "a", "source": "b.jsonl"}],
+    }  # fmt: skip
+    rows = [metrics("a", "p", 0.5, 0.5) | {"verifier_undecided": 1.0, "verifier_undecided_frozen": 0.5}]
+    rows += [metrics("a", "q", 0.5, 0.6) | {"verifier_undecided": 0.25, "verifier_undecided_frozen": 1.0}]
+    cross = [
+        {"benchmark": "a", "peer": peer, "verifier": verifier, **dict.fromkeys(CROSS.names[3:], 0.0)}
+        | {"verifier_undecided": float(verifier == "p")}
+        for peer in "pq"
+        for verifier in "pq"
+    ]
+    for name in ("cot", "logit"):
+        shards.write_rows(rows, RUNS / name / "round=0" / "metrics.parquet", METRICS)
+        shards.write_rows(cross, RUNS / name / "round=0" / "cross.parquet", CROSS)
+        shards.write_json({**config, "evaluate": {"verifier": name}}, RUNS / name / "config.json")
+    p, q, mean = (line for line in lines_of(metrics_table("cot", [0])) if line[:1] in (["a"], ["mean"]))
+    gap = "5.0 (0.0 to 0.0)"
+    assert p == ["a", "p", "0", "50.0 (0.0 to 0.0)", "50.0", "–", "2.5", "–", "100.0", "50.0", "50.0"]
+    assert q == ["a", "q", "0", "50.0 (0.0 to 0.0)", "50.0", gap, "–", "60.0", "25.0", "50.0", "50.0"]
+    assert mean == ["mean", "0", "50.0", "50.0", "5.0", "2.5", "60.0", "62.5", "50.0", "50.0"]
+    assert ["a", "0", "p", "–; 100.0", "0.0 (0.0 to 0.0); 0.0"] in lines_of(cross_table("cot", [0]))
+    assert not [line for line in lines_of(metrics_table("logit", [0])) if "undecided" in line]
+    assert ["a", "0", "p", "–", "0.0 (0.0 to 0.0)"] in lines_of(cross_table("logit", [0]))
 
 
 def test_grading_has_a_table_where_answers_are_mathematics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +140,7 @@ def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, 
 def lines_of(table: Table | None) -> list[list[str]]:
     """The cells of a table on a narrow terminal, line by line."""
     assert table is not None
-    page = Console(file=StringIO(), width=100, record=True)
+    page = Console(file=StringIO(), width=120, record=True)
     page.print(table)
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in page.export_text().splitlines()]
 
@@ -170,7 +199,7 @@ def test_the_matrix_of_cross_verification(run: str) -> None:
     rows = [
         {
             "benchmark": benchmark, "peer": peer, "verifier": verifier, "gv_gap": gap, "gv_gap_lo": gap - 0.01,
-            "gv_gap_hi": gap + 0.02, "verifier_auroc": None, "verifier_accuracy": 0.5,
+            "gv_gap_hi": gap + 0.02, "verifier_auroc": None, "verifier_accuracy": 0.5, "verifier_undecided": 0.0,
         }
         for benchmark, extra in (("a", 0.0), ("b", 0.5))
         for peer, verifier, gap in (("p", "p", 0.1), ("p", "q", 0.2), ("q", "p", 0.3), ("q", "q", 0.4))

@@ -28,7 +28,14 @@ from generate.engine import Completion
 from tests.conftest import ROOT, run_module, run_stage
 from tests.fake_engine import FakeEngine, Inline
 
-SHARED = ("gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc", "verifier_accuracy")  # by metrics and cross
+SHARED = (
+    "gv_gap",
+    "gv_gap_lo",
+    "gv_gap_hi",
+    "verifier_auroc",
+    "verifier_accuracy",
+    "verifier_undecided",
+)  # by metrics and cross
 NANO = """
 import sys
 from pathlib import Path
