@@ -67,6 +67,8 @@ EVALS = _schema(
     ("cluster", pa.int32(), True),
     ("verifier_score", pa.float64(), True),
     ("verifier_score_frozen", pa.float64(), True),
+    ("critique", pa.string(), True),
+    ("critique_frozen", pa.string(), True),
     ("peer_agreement", pa.float64(), True),
     ("extract_status", pa.string(), False),
     ("correct_strict", pa.bool_(), False),

@@ -128,7 +128,7 @@ def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, 
                     "response": "r", "answer": "1", "gold": "1", "correct": correct,
                     "verdict": "correct" if correct else "wrong", "finish_reason": "stop", "n_tokens": 1,
                     "cluster": None, "peer_agreement": 1.0, "extract_status": "boxed", "correct_strict": correct,
-                    "verifier_score": score, "verifier_score_frozen": score,
+                    "verifier_score": score, "verifier_score_frozen": score, "critique": None, "critique_frozen": None,
                 })  # fmt: skip
     shards.write_rows(rows, folder / "part-00000.parquet", EVALS)
     shards.write_manifest(folder, {}, shards.shard_paths(folder))
