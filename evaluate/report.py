@@ -16,11 +16,12 @@ from data import shards
 from data.config import Config, parse_config
 from data.console import console
 from data.errors import UserError
-from data.run import RUNS
+from data.run import RUNS, Run
 from data.schema import CROSS, METRICS
 from data.shards import Row
 from data.stage import guarded, start
 from data.status import check_run
+from evaluate.guard import findings
 from evaluate.intervals import Estimate, estimate
 from evaluate.items import item_values, matrices
 
@@ -241,6 +242,14 @@ def diversity_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
+def warnings(run: str, rounds: list[int]) -> str:
+    """What the guard finds in all rounds by the frozen config's thresholds, a line each; nothing if that ignores it."""
+    opened = Run(run, load_frozen(run))
+    if opened.config.guard.action == "ignore":
+        return ""
+    return "\n".join(f"[bold]collapse?[/bold] round {n}: {found}" for n in rounds for found in findings(opened, n))
+
+
 def choices_table(config: Config) -> Table:
     """The resolved choices that the numbers depend on."""
     table = Table(title="choices", title_justify="left")
@@ -266,15 +275,16 @@ def training_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
-def write_report(run: str) -> list[Table]:
-    """Write runs/<run>/report.html; returns the tables that are also for the terminal. Raises UserError if no round has
-    been evaluated."""
+def write_report(run: str) -> list[Table | str]:
+    """Write runs/<run>/report.html; returns what is also for the terminal, tables and the guard's warnings. Raises
+    UserError if no round has been evaluated."""
     check_run(run)
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
     found = (
-        metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds), grading_table(run, rounds[-1])
+        metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds),
+        grading_table(run, rounds[-1]), warnings(run, rounds),
     )  # fmt: skip
     tables = [table for table in found if table]
     page = Console(record=True, file=StringIO(), width=150)
@@ -290,7 +300,7 @@ def write_report(run: str) -> list[Table]:
 
 
 def show(run: str) -> None:
-    """Print the tables of results and write the report."""
+    """Print the tables of results and the guard's warnings, and write the report."""
     for table in write_report(run):
         console.print(table)
     console.print(f"report: {RUNS / run / 'report.html'}")

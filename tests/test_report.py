@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from data import shards
-from data.config import EvaluateSection
-from data.run import RUNS
+from data.config import EvaluateSection, parse_config
+from data.errors import UserError
+from data.run import RUNS, Run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
+from evaluate.guard import before_round
 from evaluate.metrics import metrics_row
-from evaluate.report import change_table, cross_table, metrics_table, write_report
+from evaluate.report import change_table, cross_table, metrics_table, show, write_report
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -112,6 +114,37 @@ def test_grading_has_a_table_where_answers_are_mathematics(tmp_path: Path, monke
         assert lines == ([["a", "p", "50.0", "45.0", "40.0", "15.0", "0.0", "3.0"]] if name == "both" else [])
         assert not [line for line in grading.splitlines() if line.split()[:1] == ["b"]]
         assert ("grading in round 1" in (RUNS / name / "report.html").read_text("utf-8")) == (name == "both")
+
+
+def test_the_guards_warnings_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the tables, of all rounds; and a run that the guard ends has its report."""
+    monkeypatch.chdir(tmp_path)
+    config: Row = {
+        "prompts": {"source": "q.jsonl"}, "peers": [{"name": peer, "model": peer} for peer in "pq"],
+        "benchmarks": [{"name": "a", "source": "b.jsonl", "answers": "numbers"}],
+    }  # fmt: skip
+    for name, action in (("r", "warn"), ("silent", "ignore")):
+        for round_, em in enumerate((0.8, 0.2, 0.8, 0.1)):
+            rows = [metrics("a", "p", em, 0.5), metrics("a", "q", 0.5, 0.5)]
+            shards.write_rows(rows, RUNS / name / f"round={round_}" / "metrics.parquet", METRICS)
+        shards.write_json({**config, "guard": {"action": action}}, RUNS / name / "config.json")
+    expected = [f"collapse? round {n}: p on a: right samples 80.0 → {now} %" for n, now in ((1, "20.0"), (3, "10.0"))]
+    show("r")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[-3:-1] == expected and lines[-1].startswith("report: ")
+    page = RUNS / "r" / "report.html"
+    assert page.read_text("utf-8").count("collapse?") == 2
+    show("silent")
+    assert "collapse?" not in capsys.readouterr().out
+    page.unlink()
+    stopping = Run("r", parse_config({**config, "guard": {"action": "stop"}}, "config"))
+    before_round(stopping, 3)  # round 2 is well
+    assert not page.exists()
+    with pytest.raises(UserError, match="round 3 of run 'r' looks like collapse"):
+        before_round(stopping, 4)
+    assert page.is_file() and "maj@k" in capsys.readouterr().out
 
 
 def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, str]]]) -> None:
