@@ -27,6 +27,11 @@ from evaluate.items import item_values, matrices
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy is 1/2 by definition
+    "gv_gap", "gv_gap_lo", "gv_gap_hi", "gv_gap_70", "gv_gap_global", "gv_gap_rel", "verifier_auroc",
+    "verifier_accuracy",
+)  # fmt: skip
+
 
 def finished_rounds(run: str) -> list[int]:
     """Rounds that have metrics, in order."""
@@ -92,9 +97,36 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
+def gap_table(run: str, rounds: list[int]) -> Table:
+    """benchmark × peer × round: the gap under every threshold, and the verifier's accuracy."""
+    title = "GV-Gap in full, in %; none kept: number of questions of which one threshold for all keeps nothing"
+    table = Table(title=title + oracle_notice(run), title_justify="left")
+    columns = {
+        "gv_gap": f"top {100 * load_frozen(run).evaluate.keep:g} %", "gv_gap_frozen": "frozen verifier",
+        "gv_gap_70": "top 70 %", "gv_gap_global": "one threshold for all", "gv_gap_rel": "share of the room above",
+        "verifier_accuracy": "verifier accuracy",
+    }  # fmt: skip
+    for name in ("benchmark", "peer", "round", *columns.values(), "none kept"):
+        table.add_column(name)
+    for benchmark, peer, round_, row in _by_round(run, rounds):
+        numbers = (_interval(_decided(row), name) for name in columns)
+        table.add_row(benchmark, peer, str(round_), *numbers, str(row["n_none_kept"]))
+    return table
+
+
+def _by_round(run: str, rounds: list[int]) -> list[tuple[str, str, int, Row]]:
+    """(benchmark, peer, round, row of metrics), in this order."""
+    rows = [
+        (row["benchmark"], row["peer"], round_, row)
+        for round_ in rounds
+        for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
+    ]
+    return sorted(rows, key=lambda entry: entry[:3])
+
+
 def _decided(row: Row) -> Row:
-    """A row without gap and AUROC where the verifier decided nothing: a gap of 0 would look measured."""
-    blank = ["gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc"] if row["verifier_undecided"] == 1 else []
+    """A row without what its verifier would tell if it had decided anything: a gap of 0 would look measured."""
+    blank = list(OF_VERIFIER) if row["verifier_undecided"] == 1 else []
     if row.get("verifier_undecided_frozen") == 1:
         blank.append("gv_gap_frozen")
     return row | dict.fromkeys(blank)
@@ -229,12 +261,7 @@ def diversity_table(run: str, rounds: list[int]) -> Table:
     }  # fmt: skip
     for name in ("benchmark", "peer", "round", *columns, "entropy", "length"):
         table.add_column(name)
-    rows = [
-        (row["benchmark"], row["peer"], round_, row)
-        for round_ in rounds
-        for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
-    ]
-    for benchmark, peer, round_, row in sorted(rows, key=lambda entry: entry[:3]):
+    for benchmark, peer, round_, row in _by_round(run, rounds):
         shares = (_number(row[column]) for column in columns.values())
         table.add_row(
             benchmark, peer, str(round_), *shares, f"{row['answer_entropy']:.2f}", f"{row['mean_tokens']:.1f}"
@@ -288,7 +315,10 @@ def write_report(run: str) -> list[Table | str]:
     )  # fmt: skip
     tables = [table for table in found if table]
     page = Console(record=True, file=StringIO(), width=150)
-    more = (diversity_table(run, rounds), training_table(run, rounds), choices_table(load_frozen(run)))
+    more = (
+        gap_table(run, rounds), diversity_table(run, rounds), training_table(run, rounds),
+        choices_table(load_frozen(run)),
+    )  # fmt: skip
     for table in (*tables, *more):
         page.print(table)
         page.print()

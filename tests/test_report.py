@@ -18,7 +18,7 @@ from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from evaluate.guard import before_round
 from evaluate.metrics import metrics_row
-from evaluate.report import change_table, cross_table, metrics_table, show, write_report
+from evaluate.report import change_table, cross_table, gap_table, metrics_table, show, write_report
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -114,6 +114,20 @@ def test_grading_has_a_table_where_answers_are_mathematics(tmp_path: Path, monke
         assert lines == ([["a", "p", "50.0", "45.0", "40.0", "15.0", "0.0", "3.0"]] if name == "both" else [])
         assert not [line for line in grading.splitlines() if line.split()[:1] == ["b"]]
         assert ("grading in round 1" in (RUNS / name / "report.html").read_text("utf-8")) == (name == "both")
+
+
+def test_the_gap_in_full(run: str) -> None:
+    """Every threshold has its column; in report.html alone."""
+    full = {"gv_gap_70": 0.11, "gv_gap_global": 0.12, "gv_gap_rel": None, "verifier_accuracy": 0.13, "n_none_kept": 3}
+    rows = [metrics("b", "p", 0.5, 0.5) | full, metrics("a", "p", 0.5, 0.5) | full | {"verifier_undecided": 1.0}]
+    shards.write_rows(rows, RUNS / run / "round=0" / "metrics.parquet", METRICS)
+    table = gap_table(run, [0])
+    assert [column.header for column in table.columns][3:5] == ["top 50 %", "frozen verifier"]
+    undecided, found = zip(*(column.cells for column in table.columns), strict=True)
+    assert found == ("b", "p", "0", "5.0 (0.0 to 0.0)", "2.5", "11.0", "12.0", "–", "13.0", "3")
+    assert undecided == ("a", "p", "0", "–", "2.5", "–", "–", "–", "–", "3")
+    assert len(write_report(run)) == 1
+    assert "GV-Gap in full" in (RUNS / run / "report.html").read_text("utf-8")
 
 
 def test_the_guards_warnings_stay(
