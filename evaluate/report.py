@@ -142,7 +142,11 @@ def _mean(rows: list[Row], names: Iterable[str]) -> Row:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+    return "–" if value is None else _points(value)
+
+
+def _points(share: float, sign: str = "", digits: int = 1) -> str:
+    return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.0
 
 
 def _interval(row: Row, name: str) -> str:
@@ -206,7 +210,7 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
         baseline = measured("gap", group, 0)
         for n in rounds[1:]:
             em, gap = measured("em", group, n, 0), measured("gap", group, n, 0)
-            share = "–" if baseline.contains_zero else f"{100 * gap.mean / baseline.mean:+.0f} %"
+            share = "–" if baseline.contains_zero else f"{_points(gap.mean / baseline.mean, '+', 0)} %"
             shown = group if n == rounds[1] else ("", "")
             table.add_row(*shown, str(n), _change(em), _change(gap), share)
         table.add_section()
@@ -215,8 +219,8 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
 
 def _change(found: Estimate) -> str:
     if found.low is None or found.high is None:
-        return f"{100 * found.mean:+.1f}"
-    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+        return _points(found.mean, "+")
+    return f"{_points(found.mean, '+')} ({_points(found.low, '+')} to {_points(found.high, '+')})"
 
 
 def cross_table(run: str, rounds: list[int]) -> Table | None:

@@ -229,6 +229,19 @@ def test_changes_since_round_0(run: str) -> None:
     assert change_table(run, [0, 2]) is None
 
 
+def test_no_number_is_minus_nothing(run: str) -> None:
+    """One of 3000 samples more or less is 0.0, and 0 % of a gap of 1/2."""
+    row = metrics("a", "p", 0.5, 0.5) | {"gv_gap": -1e-4, "gv_gap_lo": -4e-4, "gv_gap_frozen": -0.0}
+    shards.write_rows([row], RUNS / run / "round=0" / "metrics.parquet", METRICS)
+    (line,) = [line for line in lines_of(metrics_table(run, [0])) if line[:1] == ["a"]]
+    assert line[5:7] == ["0.0 (0.0 to 0.0)", "0.0"]
+    sure = (False, "10", "12")
+    write_round(0, {("a", "p"): [sure] * 3000})
+    write_round(1, {("a", "p"): [(False, "10", "21")] + [sure] * 2999})
+    (line,) = [line for line in lines_of(change_table(run, [0, 1])) if line[:2] == ["a", "p"]]
+    assert line[4].startswith("+0.0 (-0.1 to ") and line[5] == "+0 %"
+
+
 def test_a_change_is_paired(run: str) -> None:
     """Every question that improves improves by the same: the change is sure, though both rounds' gaps are not."""
     draw = random.Random(2)
