@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from io import StringIO
+from math import isclose
 from statistics import fmean
 from typing import Annotated
 
@@ -206,13 +207,22 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
         apart = both[0] if before is None else [a - b for a, b in zip(*both, strict=True)]
         return estimate(apart, config.evaluate.bootstrap, config.run.seed)
 
+    def change(metric: str, group: tuple[str, str], n: int) -> str:
+        of = [key for key in values[0] if group in (key, ("mean", ""))]
+        pairs = (
+            (before[metric], values[n][key][item][metric]) for key in of for item, before in values[0][key].items()
+        )
+        if all(isclose(before, after, abs_tol=1e-9) for before, after in pairs):
+            return "+0.0 (none differs)"  # resamples of nothing but zeros would make an interval without width
+        return _change(measured(metric, group, n, 0))
+
     for group in groups:
         baseline = measured("gap", group, 0)
         for n in rounds[1:]:
-            em, gap = measured("em", group, n, 0), measured("gap", group, n, 0)
+            gap = measured("gap", group, n, 0)
             share = "–" if baseline.contains_zero else f"{_points(gap.mean / baseline.mean, '+', 0)} %"
             shown = group if n == rounds[1] else ("", "")
-            table.add_row(*shown, str(n), _change(em), _change(gap), share)
+            table.add_row(*shown, str(n), change("em", group, n), change("gap", group, n), share)
         table.add_section()
     return table
 

@@ -219,14 +219,26 @@ def test_changes_since_round_0(run: str) -> None:
     found = {tuple(line[:2]): line[2:] for line in lines if line and line[0] in ("a", "b")}
     # four questions, two of them changed: 1 of 16 resamples has none of those, and 1 of 16 only those
     assert found["a", "p"] == ["2", "+50.0 (+0.0 to +100.0)", "-25.0 (-50.0 to +0.0)", "-50 %"]
-    assert found["a", "q"] == ["2", "+0.0 (+0.0 to +0.0)", "+0.0 (+0.0 to +0.0)", "–"]
-    assert found["b", "p"] == ["2", "+0.0 (+0.0 to +0.0)", "+0.0 (+0.0 to +0.0)", "+0 %"]
-    assert found["b", "q"] == ["2", "-100.0 (-100.0 to -100.0)", "+0.0 (+0.0 to +0.0)", "–"]
+    assert found["a", "q"] == ["2", "+0.0 (none differs)", "+0.0 (none differs)", "–"]
+    assert found["b", "p"] == ["2", "+0.0 (none differs)", "+0.0 (none differs)", "+0 %"]
+    assert found["b", "q"] == ["2", "-100.0 (-100.0 to -100.0)", "+0.0 (none differs)", "–"]
     (mean,) = [line for line in lines if line[:1] == ["mean"]]
     # EM: (25 + -50) / 2; gap: a -12.5 and b 0, of a gap of 25 in both: -6.25 points are a quarter
     assert mean[1:3] == ["2", "-12.5 (-25.0 to +0.0)"] and mean[3].startswith("-6.2 (") and mean[4] == "-25 %"
     (RUNS / run / "round=2" / "evals" / shards.SUCCESS).unlink()
     assert change_table(run, [0, 2]) is None
+
+
+def test_an_interval_has_differences_behind_it(run: str) -> None:
+    """Without one there is none; those of two peers that cancel out on every question are differences."""
+    right, wrong = (True, "10", "12"), (False, "10", "12")
+    write_round(0, {("a", "p"): [right, wrong], ("a", "q"): [wrong, right]})
+    write_round(1, {("a", "p"): [wrong, right], ("a", "q"): [right, wrong]})
+    lines = lines_of(change_table(run, [0, 1]))
+    (p,) = [line for line in lines if line[:2] == ["a", "p"]]
+    (mean,) = [line for line in lines if line[:1] == ["mean"]]
+    assert p[3:5] == ["+0.0 (-100.0 to +100.0)", "+0.0 (none differs)"]
+    assert mean[2:4] == ["+0.0 (+0.0 to +0.0)", "+0.0 (none differs)"]
 
 
 def test_no_number_is_minus_nothing(run: str) -> None:
@@ -251,7 +263,7 @@ def test_a_change_is_paired(run: str) -> None:
     write_round(0, {("a", "p"): first})
     write_round(1, {("a", "p"): second})
     (line,) = [line for line in lines_of(change_table(run, [0, 1])) if line[:2] == ["a", "p"]]
-    assert line[2:] == ["1", "+100.0 (+100.0 to +100.0)", "+0.0 (+0.0 to +0.0)", "–"]
+    assert line[2:] == ["1", "+100.0 (+100.0 to +100.0)", "+0.0 (none differs)", "–"]
 
 
 def test_the_matrix_of_cross_verification(run: str) -> None:
