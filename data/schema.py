@@ -67,6 +67,8 @@ EVALS = _schema(
     ("cluster", pa.int32(), True),
     ("verifier_score", pa.float64(), True),
     ("verifier_score_frozen", pa.float64(), True),
+    ("critique", pa.string(), True),
+    ("critique_frozen", pa.string(), True),
     ("peer_agreement", pa.float64(), True),
     ("extract_status", pa.string(), False),
     ("correct_strict", pa.bool_(), False),
@@ -89,9 +91,9 @@ METRICS = _schema(
     *[
         (name, pa.float64(), True)
         for name in (
-            "verifier_auroc", "verifier_accuracy", "verifier_undecided", "abs_v_minus_g", "pass_at_k", "maj_at_k",
-            "no_answer_rate", "truncated_rate", "mean_tokens", "unanswered_rate", "distinct_answers", "answer_entropy",
-            "peer_agreement", "em_strict", "em_stated", "grader_disagreement",
+            "verifier_auroc", "verifier_accuracy", "verifier_undecided", "verifier_undecided_frozen", "abs_v_minus_g",
+            "pass_at_k", "maj_at_k", "no_answer_rate", "truncated_rate", "mean_tokens", "unanswered_rate",
+            "distinct_answers", "answer_entropy", "peer_agreement", "em_strict", "em_stated", "grader_disagreement",
         )
     ],
 )  # fmt: skip
@@ -114,6 +116,8 @@ CROSS = _schema(
     ("verifier", pa.string(), False),
     *[
         (name, pa.float64(), True)
-        for name in ("gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc", "verifier_accuracy")
+        for name in (
+            "gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc", "verifier_accuracy", "verifier_undecided",
+        )
     ],
-)
+)  # fmt: skip

@@ -36,6 +36,7 @@ from evaluate.guard import Collapse
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
+from evaluate.report import points
 
 ARMS = Path("configs/arms")
 DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
@@ -309,7 +310,7 @@ def _shown(row: Row) -> str:
     """A mean, or a difference: with its sign, and ? if its interval contains 0."""
     sign = "" if row["minus"] is None else "+"
     known = row["minus"] is None or (row["low"] is not None and not row["low"] <= 0 <= row["high"])
-    mean = ("" if known else "? ") + _points(row["mean"], sign)
+    mean = ("" if known else "? ") + points(row["mean"], sign)
     if sign and row["low"] == row["high"]:  # which is no interval: nothing is known of how they might differ
         return f"{mean} (none differs)"
     if row["low"] is None:
@@ -317,11 +318,7 @@ def _shown(row: Row) -> str:
     low, high = row["low"], row["high"]
     if row["metric"] == "em" and not sign:  # a share ends there, the estimate of an interval need not
         low, high = max(low, 0.0), min(high, 1.0)
-    return f"{mean} ({_points(low, sign)} to {_points(high, sign)})"
-
-
-def _points(share: float, sign: str) -> str:
-    return f"{round(100 * share, 1) + 0.0:{sign}.1f}"  # + 0.0: no -0.0
+    return f"{mean} ({points(low, sign)} to {points(high, sign)})"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

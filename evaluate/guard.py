@@ -56,8 +56,14 @@ def findings(run: Run, round_: int) -> list[str]:
     paths = [run.round_dir(number) / "metrics.parquet" for number in (0, round_)]
     if round_ == 0 or not all(path.is_file() for path in paths):
         return []
-    base, now = ({(row["benchmark"], row["peer"]): row for row in shards.read_rows(path, METRICS)} for path in paths)
-    found = {key: signs(base[key], now[key], run.config.guard) for key in now if key in base}
+    before, after = (shards.read_rows(path, METRICS) for path in paths)
+    return compare(before, after, run.config.guard)
+
+
+def compare(before: list[Row], after: list[Row], section: GuardSection) -> list[str]:
+    """The signs in a round's metrics against those of round 0, a line per peer and benchmark. Pure."""
+    base, now = ({(row["benchmark"], row["peer"]): row for row in rows} for rows in (before, after))
+    found = {key: signs(base[key], now[key], section) for key in now if key in base}
     return [f"{peer} on {benchmark}: {'; '.join(seen)}" for (benchmark, peer), seen in found.items() if seen]
 
 
@@ -66,7 +72,8 @@ class Collapse(UserError):
 
 
 def before_round(run: Run, round_: int) -> None:
-    """Raises UserError if the config says to stop and the round before looks like collapse, or was not evaluated."""
+    """Raises UserError if the config says to stop and the round before looks like collapse, after the report, which a
+    run that ends here would not get; or if that round was not evaluated."""
     if run.config.guard.action != "stop" or round_ == 1:
         return
     for number in (0, round_ - 1):
@@ -77,6 +84,9 @@ def before_round(run: Run, round_: int) -> None:
             )
     found = findings(run, round_ - 1)
     if found:
+        from evaluate.report import show  # it asks the guard, too
+
+        show(run.name)
         raise Collapse(
             f"round {round_ - 1} of run {run.name!r} looks like collapse, so round {round_} is not trained: "
             f"{' | '.join(found)}. Ways out: a lower train.lr or fewer train.epochs in a new run; other thresholds in "

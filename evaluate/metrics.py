@@ -45,7 +45,7 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
         "gv_gap_70": fmean(question_gap(c, s, 0.7) for c, s in pairs),
         "gv_gap_global": fmean(gap or 0.0 for gap in overall), "n_none_kept": overall.count(None),
         "gv_gap_rel": fmean(relative) if relative else None, "n_gap_rel": len(relative),
-        "verifier_undecided": fmean(row["verifier_score"] == 0 for row in samples),
+        "verifier_undecided_frozen": fmean(row["verifier_score_frozen"] == 0 for row in samples),
         "abs_v_minus_g": abs(verifier["verifier_accuracy"] - generator),
         "pass_at_k": fmean(pass_at_k(len(c), sum(c), len(c)) for c, _ in pairs),  # k = n: is any of them correct
         "maj_at_k": fmean(majority_correct(item) for item in items),
@@ -90,6 +90,7 @@ def verifier_metrics(items: list[list[Row]], section: EvaluateSection, seed: int
         "verifier_accuracy": fmean(  # of no verdict half, as ties in the AUROC
             (score > 0) == right if score else 0.5 for score, right in zip(scores, correct, strict=True)
         ),
+        "verifier_undecided": fmean(score == 0 for score in scores),
     }  # fmt: skip
 
 

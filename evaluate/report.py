@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import StringIO
+from math import isclose
 from statistics import fmean
 from typing import Annotated
 
@@ -15,15 +17,21 @@ from data import shards
 from data.config import Config, parse_config
 from data.console import console
 from data.errors import UserError
-from data.run import RUNS
+from data.run import RUNS, Run
 from data.schema import CROSS, METRICS
 from data.shards import Row
 from data.stage import guarded, start
 from data.status import check_run
+from evaluate.guard import findings
 from evaluate.intervals import Estimate, estimate
 from evaluate.items import item_values, matrices
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy is 1/2 by definition
+    "gv_gap", "gv_gap_lo", "gv_gap_hi", "gv_gap_70", "gv_gap_global", "gv_gap_rel", "verifier_auroc",
+    "verifier_accuracy",
+)  # fmt: skip
 
 
 def finished_rounds(run: str) -> list[int]:
@@ -45,10 +53,10 @@ def oracle_notice(run: str) -> str:
 
 
 def metrics_table(run: str, rounds: list[int]) -> Table:
-    """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k;
-    last their means over benchmarks and peers, each counted once."""
+    """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k, and
+    how much a verifier that writes left undecided; last the means over benchmarks and peers, each counted once."""
     rows: list[tuple[int, Row]] = [
-        (round_, row)
+        (round_, _decided(row))
         for round_ in rounds
         for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
     ]
@@ -58,16 +66,25 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     sizes = {row["benchmark"]: (row["n"], row["k"]) for _, row in rows}
     shown = ", ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
     title = f"run {run}, in %, with 95 % bootstrap intervals over questions\n{shown}"
-    if load_frozen(run).prompts.overlap == "transductive":
+    config = load_frozen(run)
+    if config.prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
     title += oracle_notice(run)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
-    for name in ("EM", "samples", "GV-Gap", "frozen", "AUROC", "pass@k", "maj@k"):
+    columns = {
+        "EM": "em", "samples": "sample_accuracy", "GV-Gap": "gv_gap", "frozen": "gv_gap_frozen",
+        "AUROC": "verifier_auroc", "undecided": "verifier_undecided", "pass@k": "pass_at_k", "maj@k": "maj_at_k",
+    }  # fmt: skip
+    if config.evaluate.verifier != "cot":
+        del columns["undecided"]
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     if len(order) * len(peers) > 1:
-        rows += [(round_, _mean([row for number, row in rows if number == round_])) for round_ in rounds]
+        rows += [
+            (round_, _mean([row for number, row in rows if number == round_], columns.values())) for round_ in rounds
+        ]
     last = None
     for round_, row in rows:
         group = (row["benchmark"], row["peer"])
@@ -75,29 +92,67 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
             table.add_section()
         table.add_row(
             row["benchmark"] if group != last else "", row["peer"] if group != last else "", str(round_),
-            _interval(row, "em"), _number(row["sample_accuracy"]), _interval(row, "gv_gap"),
-            _number(row["gv_gap_frozen"]), _number(row["verifier_auroc"]), _number(row["pass_at_k"]),
-            _number(row["maj_at_k"]),
+            *(_interval(row, name) for name in columns.values()),
         )  # fmt: skip
         last = group
     return table
 
 
-def _mean(rows: list[Row]) -> Row:
+def gap_table(run: str, rounds: list[int]) -> Table:
+    """benchmark × peer × round: the gap under every threshold, and the verifier's accuracy."""
+    title = "GV-Gap in full, in %; none kept: number of questions of which one threshold for all keeps nothing"
+    table = Table(title=title + oracle_notice(run), title_justify="left")
+    columns = {
+        "gv_gap": f"top {100 * load_frozen(run).evaluate.keep:g} %", "gv_gap_frozen": "frozen verifier",
+        "gv_gap_70": "top 70 %", "gv_gap_global": "one threshold for all", "gv_gap_rel": "share of the room above",
+        "verifier_accuracy": "verifier accuracy",
+    }  # fmt: skip
+    for name in ("benchmark", "peer", "round", *columns.values(), "none kept"):
+        table.add_column(name)
+    for benchmark, peer, round_, row in _by_round(run, rounds):
+        numbers = (_interval(_decided(row), name) for name in columns)
+        table.add_row(benchmark, peer, str(round_), *numbers, str(row["n_none_kept"]))
+    return table
+
+
+def _by_round(run: str, rounds: list[int]) -> list[tuple[str, str, int, Row]]:
+    """(benchmark, peer, round, row of metrics), in this order."""
+    rows = [
+        (row["benchmark"], row["peer"], round_, row)
+        for round_ in rounds
+        for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
+    ]
+    return sorted(rows, key=lambda entry: entry[:3])
+
+
+def _decided(row: Row) -> Row:
+    """A row without what its verifier would tell if it had decided anything: a gap of 0 would look measured."""
+    blank = list(OF_VERIFIER) if row["verifier_undecided"] == 1 else []
+    if row.get("verifier_undecided_frozen") == 1:
+        blank.append("gv_gap_frozen")
+    return row | dict.fromkeys(blank)
+
+
+def _mean(rows: list[Row], names: Iterable[str]) -> Row:
     """The mean of each number over those of (benchmark, peer) that have it, without an interval."""
-    means: Row = {"benchmark": "mean", "peer": "", "em_lo": None, "gv_gap_lo": None}
-    for name in ("em", "sample_accuracy", "gv_gap", "gv_gap_frozen", "verifier_auroc", "pass_at_k", "maj_at_k"):
+    means: Row = {"benchmark": "mean", "peer": ""}
+    for name in names:
         known = [row[name] for row in rows if row[name] is not None]
         means[name] = fmean(known) if known else None
     return means
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+    return "–" if value is None else points(value)
+
+
+def points(share: float, sign: str = "", digits: int = 1) -> str:
+    """In percent."""
+    return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.0
 
 
 def _interval(row: Row, name: str) -> str:
-    if row[f"{name}_lo"] is None:
+    if row.get(f"{name}_lo") is None:
         return _number(row[name])
     return f"{_number(row[name])} ({_number(row[f'{name}_lo'])} to {_number(row[f'{name}_hi'])})"
 
@@ -153,26 +208,35 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
         apart = both[0] if before is None else [a - b for a, b in zip(*both, strict=True)]
         return estimate(apart, config.evaluate.bootstrap, config.run.seed)
 
+    def change(metric: str, group: tuple[str, str], n: int) -> str:
+        of = [key for key in values[0] if group in (key, ("mean", ""))]
+        pairs = (
+            (before[metric], values[n][key][item][metric]) for key in of for item, before in values[0][key].items()
+        )
+        if all(isclose(before, after, abs_tol=1e-9) for before, after in pairs):
+            return "+0.0 (none differs)"  # resamples of nothing but zeros would make an interval without width
+        return _change(measured(metric, group, n, 0))
+
     for group in groups:
         baseline = measured("gap", group, 0)
         for n in rounds[1:]:
-            em, gap = measured("em", group, n, 0), measured("gap", group, n, 0)
-            share = "–" if baseline.contains_zero else f"{100 * gap.mean / baseline.mean:+.0f} %"
+            gap = measured("gap", group, n, 0)
+            share = "–" if baseline.contains_zero else f"{points(gap.mean / baseline.mean, '+', 0)} %"
             shown = group if n == rounds[1] else ("", "")
-            table.add_row(*shown, str(n), _change(em), _change(gap), share)
+            table.add_row(*shown, str(n), change("em", group, n), change("gap", group, n), share)
         table.add_section()
     return table
 
 
 def _change(found: Estimate) -> str:
     if found.low is None or found.high is None:
-        return f"{100 * found.mean:+.1f}"
-    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+        return points(found.mean, "+")
+    return f"{points(found.mean, '+')} ({points(found.low, '+')} to {points(found.high, '+')})"
 
 
 def cross_table(run: str, rounds: list[int]) -> Table | None:
-    """A matrix per benchmark and round: the gap of a generator's samples (rows) under a verifier (columns). None if no
-    round was cross-verified."""
+    """A matrix per benchmark and round: the gap of a generator's samples (rows) under a verifier (columns), with what
+    one that writes left undecided. None if no round was cross-verified."""
     paths = {n: RUNS / run / f"round={n}" / "cross.parquet" for n in rounds}
     found = {n: shards.read_rows(path, CROSS) for n, path in paths.items() if path.is_file()}
     if not found:
@@ -180,8 +244,14 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
     rows = [(row["benchmark"], n, row) for n, rows in found.items() for row in rows]
     benchmarks, verifiers = (list(dict.fromkeys(row[key] for *_, row in rows)) for key in ("benchmark", "verifier"))
     title = "cross-verification: GV-Gap in %, samples of a generator (rows) under a verifier (columns)"
-    title += oracle_notice(run)
+    writes = load_frozen(run).evaluate.verifier == "cot"
+    title += f"{'; last what it left undecided' if writes else ''}{oracle_notice(run)}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+
+    def cell(row: Row) -> str:
+        undecided = f"; {_number(row['verifier_undecided'])}" if writes else ""
+        return _interval(_decided(row), "gv_gap") + undecided
+
     for name in ("benchmark", "round", "generator"):
         table.add_column(name)
     for name in verifiers:
@@ -191,7 +261,7 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
             cells = {(row["peer"], row["verifier"]): row for row in found[n] if row["benchmark"] == benchmark}
             for number, peer in enumerate(dict.fromkeys(generator for generator, _ in cells)):
                 names = (benchmark, str(n)) if number == 0 else ("", "")
-                table.add_row(*names, peer, *(_interval(cells[peer, verifier], "gv_gap") for verifier in verifiers))
+                table.add_row(*names, peer, *(cell(cells[peer, verifier]) for verifier in verifiers))
             table.add_section()
     return table
 
@@ -206,17 +276,20 @@ def diversity_table(run: str, rounds: list[int]) -> Table:
     }  # fmt: skip
     for name in ("benchmark", "peer", "round", *columns, "entropy", "length"):
         table.add_column(name)
-    rows = [
-        (row["benchmark"], row["peer"], round_, row)
-        for round_ in rounds
-        for row in shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
-    ]
-    for benchmark, peer, round_, row in sorted(rows, key=lambda entry: entry[:3]):
+    for benchmark, peer, round_, row in _by_round(run, rounds):
         shares = (_number(row[column]) for column in columns.values())
         table.add_row(
             benchmark, peer, str(round_), *shares, f"{row['answer_entropy']:.2f}", f"{row['mean_tokens']:.1f}"
         )
     return table
+
+
+def warnings(run: str, rounds: list[int]) -> str:
+    """What the guard finds in all rounds by the frozen config's thresholds, a line each; nothing if that ignores it."""
+    opened = Run(run, load_frozen(run))
+    if opened.config.guard.action == "ignore":
+        return ""
+    return "\n".join(f"[bold]collapse?[/bold] round {n}: {found}" for n in rounds for found in findings(opened, n))
 
 
 def choices_table(config: Config) -> Table:
@@ -244,19 +317,23 @@ def training_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
-def write_report(run: str) -> list[Table]:
-    """Write runs/<run>/report.html; returns the tables that are also for the terminal. Raises UserError if no round has
-    been evaluated."""
+def write_report(run: str) -> list[Table | str]:
+    """Write runs/<run>/report.html; returns what is also for the terminal, tables and the guard's warnings. Raises
+    UserError if no round has been evaluated."""
     check_run(run)
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
     found = (
-        metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds), grading_table(run, rounds[-1])
+        metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds),
+        grading_table(run, rounds[-1]), warnings(run, rounds),
     )  # fmt: skip
     tables = [table for table in found if table]
     page = Console(record=True, file=StringIO(), width=150)
-    more = (diversity_table(run, rounds), training_table(run, rounds), choices_table(load_frozen(run)))
+    more = (
+        gap_table(run, rounds), diversity_table(run, rounds), training_table(run, rounds),
+        choices_table(load_frozen(run)),
+    )  # fmt: skip
     for table in (*tables, *more):
         page.print(table)
         page.print()
@@ -268,7 +345,7 @@ def write_report(run: str) -> list[Table]:
 
 
 def show(run: str) -> None:
-    """Print the tables of results and write the report."""
+    """Print the tables of results and the guard's warnings, and write the report."""
     for table in write_report(run):
         console.print(table)
     console.print(f"report: {RUNS / run / 'report.html'}")

@@ -236,19 +236,21 @@ class Evaluation:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
         items = {item.id: item for item in unit.items}
         rows = shards.read_rows(unit.path(self.work, "responses"), RESPONSES)
-        current, frozen = (unit.scores(self.work, kind) for kind in (CURRENT, FROZEN if self.round else CURRENT))
+        current, frozen = (unit.verdicts(self.work, kind) for kind in (CURRENT, FROZEN if self.round else CURRENT))
         found = [extract(row["response"]) for row in rows]
         verdicts = grade(
             [(f, items[r["item_id"]].gold, r["finish_reason"] == "length") for f, r in zip(found, rows, strict=True)],
             kind, grader,
         )  # fmt: skip
         for row, extracted, verdict in zip(rows, found, verdicts, strict=True):
+            score, critique = current[key_of(row)] if row["sample"] else (None, None)
+            score_frozen, critique_frozen = frozen[key_of(row)] if row["sample"] else (None, None)
             row |= {
                 "question": items[row["item_id"]].question, "answer": extracted.answer if extracted else None,
                 "gold": items[row["item_id"]].gold, "correct": verdict == "correct", "verdict": verdict,
                 "cluster": None, "peer_agreement": None,
-                "verifier_score": current.get(key_of(row)) if row["sample"] else None,
-                "verifier_score_frozen": frozen.get(key_of(row)) if row["sample"] else None,
+                "verifier_score": score, "verifier_score_frozen": score_frozen,
+                "critique": critique, "critique_frozen": critique_frozen,
                 "extract_status": extracted.rule if extracted else "none",
                 "correct_strict": strict_correct(extracted, items[row["item_id"]].gold),
             }  # fmt: skip

@@ -17,7 +17,11 @@ from evaluate.benchmarks import Item
 RESPONSES = pa.schema([EVALS.field(n) for n in (
     "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
 )])  # fmt: skip
-VERDICTS = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False)])
+VERDICTS = pa.schema([
+    pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False),
+    pa.field("critique", pa.string()),
+])  # fmt: skip
+Verdict = tuple[float, str | None]  # score, and the critique from which it was read
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,13 @@ class Unit:
 
     def scores(self, work: Path, kind: str) -> dict[str, float]:
         """{key: verifier score} of those."""
-        rows = shards.read_rows(self.path(work, kind), VERDICTS)
+        rows = shards.read_rows(self.path(work, kind), VERDICTS, ["key", "score"])
         return {row["key"]: row["score"] for row in rows}
+
+    def verdicts(self, work: Path, kind: str) -> dict[str, Verdict]:
+        """{key: verifier score, critique} of those."""
+        rows = shards.read_rows(self.path(work, kind), VERDICTS)
+        return {row["key"]: (row["score"], row["critique"]) for row in rows}
 
 
 def key_of(row: Row) -> str:

@@ -17,7 +17,7 @@ from data import shards
 from data.prompts import PeerPrompts, load_prompts
 from data.run import Run
 from data.workers import Advance
-from evaluate.unit import VERDICTS, Unit
+from evaluate.unit import VERDICTS, Unit, Verdict
 from generate import loaded
 from generate.engine import Completion, Engine, Sampling
 from generate.stage import complete
@@ -35,7 +35,7 @@ def crossed(verifier: str) -> str:
 
 
 def verify_all(run: Run, round_: int, verifier: str, units: list[Unit], kind: str, advance: Advance) -> None:
-    """Scores by a peer, in its process, each unit's written as one file."""
+    """Scores by a peer, in its process, each unit's written as one file, with the critiques if it writes any."""
     config, work = run.config, run.stage_dir(round_, "evals") / ".work"
     prompts, policy = load_prompts(config, verifier), 0 if kind == FROZEN else round_
     for done, unit in enumerate(units):
@@ -44,12 +44,13 @@ def verify_all(run: Run, round_: int, verifier: str, units: list[Unit], kind: st
         if config.evaluate.verifier == "cot":
             tokens = config.evaluate.verifier_tokens
             engine = partial(loaded.engine, run, policy, verifier)
-            scores = cot_scores(engine, prompts, texts, tokens, config.generate.context_tokens - tokens, advance)
+            found = cot_verdicts(engine, prompts, texts, tokens, config.generate.context_tokens - tokens, advance)
         else:
             lm = loaded.language_model(run, policy, verifier)
             scores = logit_scores(lm, prompts, texts, config.runtime.score_tokens, advance, len(units) - done)
+            found = [(score, None) for score in scores]
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
-        rows = [{"key": key, "score": score} for key, score in zip(asked, scores, strict=True)]
+        rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
         shards.write_rows(rows, unit.path(work, kind), VERDICTS)
 
 
@@ -64,14 +65,15 @@ def logit_scores(
     return [yes - no for yes, no in found]
 
 
-def cot_scores(
+def cot_verdicts(
     engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, room: int, advance: Advance
-) -> list[float]:
-    """One verdict (1, -1 or 0) per (question, response), after a greedy critique of at most `max_tokens` tokens;
-    0 where the prompt has more than `room` tokens."""
+) -> list[Verdict]:
+    """One score (1, -1 or 0) per (question, response), with the greedy critique of at most `max_tokens` tokens that it
+    is read from; 0 without a critique where the prompt has more than `room` tokens."""
     tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])
     greedy = Sampling(0.0, 1.0, max_tokens, logprobs=False)
-    return [verdict(critique) for critique in complete(engine, tokens, [0] * len(tokens), greedy, room, advance)]
+    critiques = complete(engine, tokens, [0] * len(tokens), greedy, room, advance)
+    return [(verdict(each), None if each.finish_reason == "context" else each.text) for each in critiques]
 
 
 def verdict(critique: Completion) -> float:

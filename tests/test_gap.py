@@ -256,7 +256,7 @@ def test_metrics_row_by_hand(tmp_path: Path) -> None:
         "gv_gap_rel": 1 / 2, "n_gap_rel": 2,  # (1/2) / (1 - 1/2) and 0
         "verifier_auroc": 2 / 3,  # 1.0 against -1, 2 and -3
         "verifier_accuracy": 3 / 4,  # all signs are right but that of y's 2.0
-        "verifier_undecided": 0,
+        "verifier_undecided": 0, "verifier_undecided_frozen": 0,
         "abs_v_minus_g": 1 / 2,
         "pass_at_k": 1 / 2,
         "maj_at_k": 1 / 4,  # x: two clusters of one, one of them correct; y: the only cluster is wrong

@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from data import shards
-from data.config import EvaluateSection
-from data.run import RUNS
+from data.config import EvaluateSection, parse_config
+from data.errors import UserError
+from data.run import RUNS, Run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
+from evaluate.guard import before_round
 from evaluate.metrics import metrics_row
-from evaluate.report import change_table, cross_table, metrics_table, write_report
+from evaluate.report import change_table, cross_table, gap_table, metrics_table, show, write_report
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -25,7 +27,7 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
     shares |= dict.fromkeys(("truncated_rate", "verifier_accuracy", "abs_v_minus_g", "mean_tokens"), 0.0)
     shares |= dict.fromkeys(("unanswered_rate", "distinct_answers", "answer_entropy", "peer_agreement"), 0.0)
     shares |= {"em_strict": em - 0.1, "em_stated": em - 0.05, "grader_disagreement": 0.15}
-    shares |= dict.fromkeys(("gv_gap_70", "gv_gap_global", "verifier_undecided"), 0.0)
+    shares |= dict.fromkeys(("gv_gap_70", "gv_gap_global", "verifier_undecided", "verifier_undecided_frozen"), 0.0)
     return {
         **shares, "benchmark": benchmark, "peer": peer, "n": 10, "k": 2, "n_gap_rel": 10, "n_none_kept": 0, "em": em,
         "sample_accuracy": em, "gv_gap": em / 10, "gv_gap_frozen": em / 20, "verifier_auroc": auroc, "pass_at_k": em,
@@ -64,6 +66,35 @@ def test_the_mean_counts_every_benchmark_and_peer_once(
         assert lines[lines.index(means[0]) + 1] == ["1", "75.0", "75.0", "7.5", "3.8", "60.0", "75.0", "75.0"]
 
 
+def test_what_a_verifier_that_writes_left_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it decided nothing there is no gap, and no mean counts one."""
+    monkeypatch.chdir(tmp_path)
+    config: Row = {
+        "prompts": {"source": "q.jsonl"}, "peers": [{"name": peer, "model": peer} for peer in "pq"],
+        "benchmarks": [{"name": "a", "source": "b.jsonl"}],
+    }  # fmt: skip
+    rows = [metrics("a", "p", 0.5, 0.5) | {"verifier_undecided": 1.0, "verifier_undecided_frozen": 0.5}]
+    rows += [metrics("a", "q", 0.5, 0.6) | {"verifier_undecided": 0.25, "verifier_undecided_frozen": 1.0}]
+    cross = [
+        {"benchmark": "a", "peer": peer, "verifier": verifier, **dict.fromkeys(CROSS.names[3:], 0.0)}
+        | {"verifier_undecided": float(verifier == "p")}
+        for peer in "pq"
+        for verifier in "pq"
+    ]
+    for name in ("cot", "logit"):
+        shards.write_rows(rows, RUNS / name / "round=0" / "metrics.parquet", METRICS)
+        shards.write_rows(cross, RUNS / name / "round=0" / "cross.parquet", CROSS)
+        shards.write_json({**config, "evaluate": {"verifier": name}}, RUNS / name / "config.json")
+    p, q, mean = (line for line in lines_of(metrics_table("cot", [0])) if line[:1] in (["a"], ["mean"]))
+    gap = "5.0 (0.0 to 0.0)"
+    assert p == ["a", "p", "0", "50.0 (0.0 to 0.0)", "50.0", "–", "2.5", "–", "100.0", "50.0", "50.0"]
+    assert q == ["a", "q", "0", "50.0 (0.0 to 0.0)", "50.0", gap, "–", "60.0", "25.0", "50.0", "50.0"]
+    assert mean == ["mean", "0", "50.0", "50.0", "5.0", "2.5", "60.0", "62.5", "50.0", "50.0"]
+    assert ["a", "0", "p", "–; 100.0", "0.0 (0.0 to 0.0); 0.0"] in lines_of(cross_table("cot", [0]))
+    assert not [line for line in lines_of(metrics_table("logit", [0])) if "undecided" in line]
+    assert ["a", "0", "p", "–", "0.0 (0.0 to 0.0)"] in lines_of(cross_table("logit", [0]))
+
+
 def test_grading_has_a_table_where_answers_are_mathematics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, kinds in (("both", ("math", "numbers")), ("numbers", ("numbers", "numbers"))):
@@ -85,6 +116,51 @@ def test_grading_has_a_table_where_answers_are_mathematics(tmp_path: Path, monke
         assert ("grading in round 1" in (RUNS / name / "report.html").read_text("utf-8")) == (name == "both")
 
 
+def test_the_gap_in_full(run: str) -> None:
+    """Every threshold has its column; in report.html alone."""
+    full = {"gv_gap_70": 0.11, "gv_gap_global": 0.12, "gv_gap_rel": None, "verifier_accuracy": 0.13, "n_none_kept": 3}
+    rows = [metrics("b", "p", 0.5, 0.5) | full, metrics("a", "p", 0.5, 0.5) | full | {"verifier_undecided": 1.0}]
+    shards.write_rows(rows, RUNS / run / "round=0" / "metrics.parquet", METRICS)
+    table = gap_table(run, [0])
+    assert [column.header for column in table.columns][3:5] == ["top 50 %", "frozen verifier"]
+    undecided, found = zip(*(column.cells for column in table.columns), strict=True)
+    assert found == ("b", "p", "0", "5.0 (0.0 to 0.0)", "2.5", "11.0", "12.0", "–", "13.0", "3")
+    assert undecided == ("a", "p", "0", "–", "2.5", "–", "–", "–", "–", "3")
+    assert len(write_report(run)) == 1
+    assert "GV-Gap in full" in (RUNS / run / "report.html").read_text("utf-8")
+
+
+def test_the_guards_warnings_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the tables, of all rounds; and a run that the guard ends has its report."""
+    monkeypatch.chdir(tmp_path)
+    config: Row = {
+        "prompts": {"source": "q.jsonl"}, "peers": [{"name": peer, "model": peer} for peer in "pq"],
+        "benchmarks": [{"name": "a", "source": "b.jsonl", "answers": "numbers"}],
+    }  # fmt: skip
+    for name, action in (("r", "warn"), ("silent", "ignore")):
+        for round_, em in enumerate((0.8, 0.2, 0.8, 0.1)):
+            rows = [metrics("a", "p", em, 0.5), metrics("a", "q", 0.5, 0.5)]
+            shards.write_rows(rows, RUNS / name / f"round={round_}" / "metrics.parquet", METRICS)
+        shards.write_json({**config, "guard": {"action": action}}, RUNS / name / "config.json")
+    expected = [f"collapse? round {n}: p on a: right samples 80.0 → {now} %" for n, now in ((1, "20.0"), (3, "10.0"))]
+    show("r")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[-3:-1] == expected and lines[-1].startswith("report: ")
+    page = RUNS / "r" / "report.html"
+    assert page.read_text("utf-8").count("collapse?") == 2
+    show("silent")
+    assert "collapse?" not in capsys.readouterr().out
+    page.unlink()
+    stopping = Run("r", parse_config({**config, "guard": {"action": "stop"}}, "config"))
+    before_round(stopping, 3)  # round 2 is well
+    assert not page.exists()
+    with pytest.raises(UserError, match="round 3 of run 'r' looks like collapse"):
+        before_round(stopping, 4)
+    assert page.is_file() and "maj@k" in capsys.readouterr().out
+
+
 def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, str]]]) -> None:
     """A finished round of run r: per (benchmark, peer) and question whether the greedy response is right, which of its
     samples are ("10"), and their order by score ("21": the second is the better one); with metrics to go with it."""
@@ -99,7 +175,7 @@ def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, 
                     "response": "r", "answer": "1", "gold": "1", "correct": correct,
                     "verdict": "correct" if correct else "wrong", "finish_reason": "stop", "n_tokens": 1,
                     "cluster": None, "peer_agreement": 1.0, "extract_status": "boxed", "correct_strict": correct,
-                    "verifier_score": score, "verifier_score_frozen": score,
+                    "verifier_score": score, "verifier_score_frozen": score, "critique": None, "critique_frozen": None,
                 })  # fmt: skip
     shards.write_rows(rows, folder / "part-00000.parquet", EVALS)
     shards.write_manifest(folder, {}, shards.shard_paths(folder))
@@ -111,7 +187,7 @@ def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, 
 def lines_of(table: Table | None) -> list[list[str]]:
     """The cells of a table on a narrow terminal, line by line."""
     assert table is not None
-    page = Console(file=StringIO(), width=100, record=True)
+    page = Console(file=StringIO(), width=120, record=True)
     page.print(table)
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in page.export_text().splitlines()]
 
@@ -143,14 +219,39 @@ def test_changes_since_round_0(run: str) -> None:
     found = {tuple(line[:2]): line[2:] for line in lines if line and line[0] in ("a", "b")}
     # four questions, two of them changed: 1 of 16 resamples has none of those, and 1 of 16 only those
     assert found["a", "p"] == ["2", "+50.0 (+0.0 to +100.0)", "-25.0 (-50.0 to +0.0)", "-50 %"]
-    assert found["a", "q"] == ["2", "+0.0 (+0.0 to +0.0)", "+0.0 (+0.0 to +0.0)", "–"]
-    assert found["b", "p"] == ["2", "+0.0 (+0.0 to +0.0)", "+0.0 (+0.0 to +0.0)", "+0 %"]
-    assert found["b", "q"] == ["2", "-100.0 (-100.0 to -100.0)", "+0.0 (+0.0 to +0.0)", "–"]
+    assert found["a", "q"] == ["2", "+0.0 (none differs)", "+0.0 (none differs)", "–"]
+    assert found["b", "p"] == ["2", "+0.0 (none differs)", "+0.0 (none differs)", "+0 %"]
+    assert found["b", "q"] == ["2", "-100.0 (-100.0 to -100.0)", "+0.0 (none differs)", "–"]
     (mean,) = [line for line in lines if line[:1] == ["mean"]]
     # EM: (25 + -50) / 2; gap: a -12.5 and b 0, of a gap of 25 in both: -6.25 points are a quarter
     assert mean[1:3] == ["2", "-12.5 (-25.0 to +0.0)"] and mean[3].startswith("-6.2 (") and mean[4] == "-25 %"
     (RUNS / run / "round=2" / "evals" / shards.SUCCESS).unlink()
     assert change_table(run, [0, 2]) is None
+
+
+def test_an_interval_has_differences_behind_it(run: str) -> None:
+    """Without one there is none; those of two peers that cancel out on every question are differences."""
+    right, wrong = (True, "10", "12"), (False, "10", "12")
+    write_round(0, {("a", "p"): [right, wrong], ("a", "q"): [wrong, right]})
+    write_round(1, {("a", "p"): [wrong, right], ("a", "q"): [right, wrong]})
+    lines = lines_of(change_table(run, [0, 1]))
+    (p,) = [line for line in lines if line[:2] == ["a", "p"]]
+    (mean,) = [line for line in lines if line[:1] == ["mean"]]
+    assert p[3:5] == ["+0.0 (-100.0 to +100.0)", "+0.0 (none differs)"]
+    assert mean[2:4] == ["+0.0 (+0.0 to +0.0)", "+0.0 (none differs)"]
+
+
+def test_no_number_is_minus_nothing(run: str) -> None:
+    """One of 3000 samples more or less is 0.0, and 0 % of a gap of 1/2."""
+    row = metrics("a", "p", 0.5, 0.5) | {"gv_gap": -1e-4, "gv_gap_lo": -4e-4, "gv_gap_frozen": -0.0}
+    shards.write_rows([row], RUNS / run / "round=0" / "metrics.parquet", METRICS)
+    (line,) = [line for line in lines_of(metrics_table(run, [0])) if line[:1] == ["a"]]
+    assert line[5:7] == ["0.0 (0.0 to 0.0)", "0.0"]
+    sure = (False, "10", "12")
+    write_round(0, {("a", "p"): [sure] * 3000})
+    write_round(1, {("a", "p"): [(False, "10", "21")] + [sure] * 2999})
+    (line,) = [line for line in lines_of(change_table(run, [0, 1])) if line[:2] == ["a", "p"]]
+    assert line[4].startswith("+0.0 (-0.1 to ") and line[5] == "+0 %"
 
 
 def test_a_change_is_paired(run: str) -> None:
@@ -162,7 +263,7 @@ def test_a_change_is_paired(run: str) -> None:
     write_round(0, {("a", "p"): first})
     write_round(1, {("a", "p"): second})
     (line,) = [line for line in lines_of(change_table(run, [0, 1])) if line[:2] == ["a", "p"]]
-    assert line[2:] == ["1", "+100.0 (+100.0 to +100.0)", "+0.0 (+0.0 to +0.0)", "–"]
+    assert line[2:] == ["1", "+100.0 (+100.0 to +100.0)", "+0.0 (none differs)", "–"]
 
 
 def test_the_matrix_of_cross_verification(run: str) -> None:
@@ -170,7 +271,7 @@ def test_the_matrix_of_cross_verification(run: str) -> None:
     rows = [
         {
             "benchmark": benchmark, "peer": peer, "verifier": verifier, "gv_gap": gap, "gv_gap_lo": gap - 0.01,
-            "gv_gap_hi": gap + 0.02, "verifier_auroc": None, "verifier_accuracy": 0.5,
+            "gv_gap_hi": gap + 0.02, "verifier_auroc": None, "verifier_accuracy": 0.5, "verifier_undecided": 0.0,
         }
         for benchmark, extra in (("a", 0.0), ("b", 0.5))
         for peer, verifier, gap in (("p", "p", 0.1), ("p", "q", 0.2), ("q", "p", 0.3), ("q", "q", 0.4))

@@ -106,7 +106,7 @@ def test_the_summary_of_evals_is_counted_shard_by_shard(tmp_path: Path) -> None:
         "benchmark": "b", "item_id": "i", "peer": "p", "sample": 0, "question": "q" * 500, "response": "r" * 500,
         "answer": None, "gold": "1", "correct": False, "verdict": "no_answer", "finish_reason": "context",
         "n_tokens": 2, "cluster": None, "verifier_score": None, "verifier_score_frozen": None,
-        "peer_agreement": None,
+        "critique": None, "critique_frozen": None, "peer_agreement": None,
         "extract_status": "none", "correct_strict": False,
     }  # fmt: skip
     peaks = []

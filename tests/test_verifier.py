@@ -18,17 +18,24 @@ from data import shards
 from data.config import digest, load_config
 from data.prompts import PeerPrompts, load_prompts
 from data.run import RUNS, Run, open_run
-from data.schema import CROSS, METRICS
+from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from evaluate import stage as evaluate
 from evaluate import verifier
 from evaluate.benchmarks import load_benchmarks
-from evaluate.verifier import cot_scores, verdict
+from evaluate.verifier import cot_verdicts, verdict
 from generate.engine import Completion
-from tests.conftest import ROOT, run_module, run_stage
+from tests.conftest import ROOT, read_stage, run_module, run_stage
 from tests.fake_engine import FakeEngine, Inline
 
-SHARED = ("gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc", "verifier_accuracy")  # by metrics and cross
+SHARED = (
+    "gv_gap",
+    "gv_gap_lo",
+    "gv_gap_hi",
+    "verifier_auroc",
+    "verifier_accuracy",
+    "verifier_undecided",
+)  # by metrics and cross
 NANO = """
 import sys
 from pathlib import Path
@@ -68,9 +75,11 @@ def test_verdicts_of_an_engine(tiny_models: dict[str, Path], project: Path) -> N
     engine = FakeEngine(prompts, respond)
     heard: list[int] = []
     room = max(len(prompts.all_of("verify_cot", [(question, (a,))])[0]) for question, a in (asked[0], asked[2]))
-    found = cot_scores(lambda: engine, prompts, asked, 40, room, lambda items, _: heard.append(items))
-    assert found == [1, 0, -1] and engine.batches == [2] and sum(heard) == 3
-    assert cot_scores(lambda: engine, prompts, asked, 4, room, lambda *_: None) == [0, 0, 0]  # cut before the verdict
+    found = cot_verdicts(lambda: engine, prompts, asked, 40, room, lambda items, _: heard.append(items))
+    assert found == [(1, "That is right: Yes"), (0, None), (-1, "Wrong. No")]
+    assert engine.batches == [2] and sum(heard) == 3
+    cut = cot_verdicts(lambda: engine, prompts, asked, 4, room, lambda *_: None)
+    assert [score for score, _ in cut] == [0, 0, 0] and "Wrong. No".startswith(cut[2][1] or "?")  # before the verdict
 
 
 # --- peers that verify each other ---
@@ -153,6 +162,51 @@ def test_a_kill_goes_on_with_what_is_left(run: Run, monkeypatch: pytest.MonkeyPa
     assert len(crossed) == len(set(crossed)) == 4  # two shards of two generators, each once
 
 
+def test_critiques_are_kept_through_a_kill(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample has that of its current verifier and that of the frozen one; none is written twice."""
+
+    def engine(run: Run, round_: int, name: str) -> FakeEngine:
+        prompts = load_prompts(run.config, name)
+
+        def respond(prompt: Sequence[int], seed: int) -> list[int]:
+            asked = prompts.decode(prompt)
+            answer = "The answer is 7." if "Check" not in asked else f"By {name} of round {round_}: Yes"
+            return prompts.encode_response(answer)
+
+        return FakeEngine(prompts, respond)
+
+    monkeypatch.setattr("generate.loaded.engine", engine)
+    section = run.config.evaluate.model_copy(update={"verifier": "cot", "verifier_tokens": 40, "cross_verify": False})
+    templates = run.config.templates.model_copy(update={"verify_cot": "Check it."})
+    other = Run(run.name, run.config.model_copy(update={"evaluate": section, "templates": templates}))
+    made: list[str] = []
+    write = shards.write_rows
+
+    def dying(rows: list[Row], path: Path, schema: Any) -> None:
+        write(rows, path, schema)
+        made.append(path.name)
+        if len(made) in (6, 9, 13):  # among the critiques of the current policy, of the frozen one, and the shards
+            raise Killed
+
+    def assemble() -> None:
+        evaluation = evaluate.Evaluation(other, 1, load_benchmarks(run.config))
+        evaluation.respond(Inline(other))
+        evaluation.verify(Inline(other))
+        evaluation.assemble()
+
+    monkeypatch.setattr(shards, "write_rows", dying)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            assemble()
+    assemble()
+    for row in read_stage(run.stage_dir(1, "evals"), EVALS):
+        found = row["critique"], row["critique_frozen"]
+        written = tuple(f"By {row['peer']} of round {n}: Yes" for n in (1, 0))
+        assert found == (written if row["sample"] else (None, None))
+    in_work = [name for name in made if "~" in name]
+    assert len(in_work) == len(set(in_work)) == 12  # responses and two policies' critiques: two shards of two peers
+
+
 def test_all_policies_are_asked_in_an_order_that_reloads_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each peer's jobs: with logits the current policy last, with critiques first."""
     asked: list[tuple[str, str]] = []
@@ -189,8 +243,11 @@ def test_two_rounds_of_tiny_models(kind: str, project: Path) -> None:
         for row in shards.read_rows(folder / "metrics.parquet", METRICS):
             diagonal = found[row["peer"], row["peer"]]
             assert {name: row[name] for name in SHARED} == {name: diagonal[name] for name in SHARED}
-        scores = pl.read_parquet(folder / "evals" / "*.parquet")["verifier_score"].drop_nulls()
-        assert kind == "logit" or set(scores) <= {-1.0, 0.0, 1.0}
+        evals = pl.read_parquet(folder / "evals" / "*.parquet")
+        assert kind == "logit" or set(evals["verifier_score"].drop_nulls()) <= {-1.0, 0.0, 1.0}
+        for name in ("critique", "critique_frozen"):
+            written = evals.filter(pl.col(name).is_not_null())["sample"]
+            assert len(written) == (0 if kind == "logit" else 2 * 2 * 8) and 0 not in written
         assert kind == "cot" or found["chatty", "plain"] != {**found["chatty", "chatty"], "verifier": "plain"}
     done = run_module("evaluate.report", "--run", "t", cwd=project)
     assert done.returncode == 0, done.stderr
