@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from score import attention
+from score import attention, kernel
 from score.attention import MULTIPLE, Branches, Forest, attend
-from score.logprob import LanguageModel, Pair, load_language_model, score_next, score_pairs
+from score.logprob import LanguageModel, Pair, load_language_model, score_next, score_pairs, trust_compiler
 from score.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
 
 SHAPE: dict[str, Any] = {
@@ -207,3 +207,20 @@ def test_whether_compiling_pays_counts_the_calls_to_come(monkeypatch: pytest.Mon
             left[name, parts] = seen[-1]
     assert left["pairs", 1] == 0 < left["pairs", 1000]
     assert left["next", 1] == 0 < left["next", 1000]
+
+
+@pytest.mark.skipif(kernel.library() is None, reason="no AMX, or no C compiler for it")
+def test_a_compiler_that_is_known_is_not_tried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    settings: Any = config.cpp
+
+    def after(theirs: bool | None) -> bool | None:
+        monkeypatch.setattr(settings, "vec_isa_ok", theirs)
+        trust_compiler()
+        found: bool | None = settings.vec_isa_ok
+        return found
+
+    assert (after(None), after(False)) == (True, False)
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    assert after(None) is None
