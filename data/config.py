@@ -415,16 +415,20 @@ def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ())
 
     Raises UserError, which names an override instead of `where` if that is what is wrong.
     """
-    given = copy.deepcopy(raw)
-    for text in overrides:
-        _apply_override(given, text)
+    given = _overridden(raw, overrides)
     errors = _errors(given)
     if not errors:
         return Config.model_validate(given)
     before = _errors(raw) if overrides else errors
     told: dict[str, list[str]] = {}
     for key, line in errors:
-        guilty = [] if (key, line) in before or (before and not key) else _touching(key, overrides)
+        if (key, line) in before or (before and not key):
+            guilty = []
+        elif key:
+            guilty = _touching(key, overrides)
+        else:  # of how sections go together: those without which it would not be
+            guilty = [text for text in overrides if (key, line) not in _errors(_overridden(raw, overrides, but=text))]
+            guilty = guilty or list(overrides)
         told.setdefault(f"--set {', '.join(map(repr, guilty))}" if guilty else where, []).append(line)
     raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in told.items()))
 
@@ -439,6 +443,14 @@ def _errors(raw: dict[str, Any]) -> list[tuple[str, str]]:
             for item in error.errors()
         ]
     return []
+
+
+def _overridden(raw: dict[str, Any], overrides: Sequence[str], but: str | None = None) -> dict[str, Any]:
+    given = copy.deepcopy(raw)
+    for text in overrides:
+        if text != but:
+            _apply_override(given, text)
+    return given
 
 
 def _touching(key: str, overrides: Sequence[str]) -> list[str]:

@@ -20,15 +20,16 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from data import shards
-from data.config import load_config
+from data.config import Config, load_config
 from data.console import console
 from data.errors import UserError
 from data.round import plan
 from data.run import OUTPUT, RUNS, Run, open_run, stage_is_finished
-from data.schema import ABLATION
+from data.schema import ABLATION, CHAINS, EVALS, METRICS
 from data.shards import Row
 from data.stage import do_stage, guarded, quiet_environment
 from data.workers import Processes, warm
@@ -118,6 +119,8 @@ class Ablation:
         self.config = load_config(config, overrides)
         first = self.config.run.seed
         self.seeds = list(range(first, first + seeds))
+        if not arms:
+            raise UserError("no arm is named: give some of configs/arms with --arms (ARMS= with make)")
         twice = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
         if twice:
             raise UserError(f"two arms are called {twice[0]!r}: rename one of the TOML files")
@@ -160,6 +163,8 @@ class Ablation:
         stopped: dict[Arm, int] = {}
         for number, seed in enumerate(self.seeds):
             for arm in self.arms:
+                if arm in stopped:
+                    continue
                 name = self.run_name(arm, seed)
                 console.print(f"[bold]{arm.title}[/bold], seed {seed} ({number + 1} of {len(self.seeds)}): run {name}")
                 with open_run(name, self.path, self.overrides_of(arm, seed)) as run:
@@ -167,7 +172,7 @@ class Ablation:
                         try:
                             self.go_on(run, arm, seed)
                         except Collapse as error:
-                            console.print(f"[bold]stopped[/bold]: {error}")
+                            console.print(f"[bold]stopped[/bold]: {escape(str(error))}")
                             stopped.setdefault(arm, seed)
         self.arms = [arm for arm in self.arms if arm not in stopped]
         self.compared = [arm for arm in self.compared if arm not in stopped]
@@ -194,14 +199,10 @@ class Ablation:
             return
         mine = fingerprint(run, stage, round_)
         for other in names:
-            source = RUNS / other / f"round={round_}" / OUTPUT[stage]
-            manifest = shards.read_manifest(source)
-            if other == run.name or manifest is None or manifest["fingerprint"] != mine:
+            if other == run.name or not _offers(other, stage, round_, mine, run.config):
                 continue
-            target = run.stage_dir(round_, OUTPUT[stage])
+            source, target = RUNS / other / f"round={round_}" / OUTPUT[stage], run.stage_dir(round_, OUTPUT[stage])
             if stage == "evaluate":
-                if not _metrics(other, round_).is_file():
-                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 for made in (_metrics(other, round_), _metrics(other, round_).with_name("cross.parquet")):
                     (target.parent / made.name).unlink(missing_ok=True)
@@ -294,6 +295,26 @@ def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
     return of_evals(run, round_, load_benchmarks(run.config))
 
 
+def _offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Config) -> bool:
+    """Whether another run has a stage's output: whole, by this version, under this fingerprint and rules of grading."""
+    folder = RUNS / other / f"round={round_}" / OUTPUT[stage]
+    if not (folder / shards.SUCCESS).is_file():
+        return False
+    try:
+        if shards.read_json(folder / shards.SUCCESS)["fingerprint"] != mine:
+            return False
+        theirs = shards.read_json(RUNS / other / "config.json")["benchmarks"]
+        shards.read_manifest(folder)
+        for path in shards.shard_paths(folder):
+            shards.read_table(path, EVALS if stage == "evaluate" else CHAINS, [])
+        if stage == "evaluate":
+            shards.read_table(_metrics(other, round_), METRICS, [])
+    except UserError:  # theirs to mend; here it is made anew
+        return False
+    same: bool = theirs == config.model_dump(mode="json")["benchmarks"]
+    return same
+
+
 def _metrics(run: str, round_: int) -> Path:
     return RUNS / run / f"round={round_}" / "metrics.parquet"
 
@@ -311,10 +332,10 @@ def _shown(row: Row) -> str:
     sign = "" if row["minus"] is None else "+"
     known = row["minus"] is None or (row["low"] is not None and not row["low"] <= 0 <= row["high"])
     mean = ("" if known else "? ") + points(row["mean"], sign)
-    if sign and row["low"] == row["high"]:  # which is no interval: nothing is known of how they might differ
-        return f"{mean} (none differs)"
     if row["low"] is None:
         return mean
+    if sign and row["low"] == row["high"]:  # which is no interval: nothing is known of how they might differ
+        return f"{mean} (no spread)"
     low, high = row["low"], row["high"]
     if row["metric"] == "em" and not sign:  # a share ends there, the estimate of an interval need not
         low, high = max(low, 0.0), min(high, 1.0)

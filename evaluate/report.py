@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data import shards
@@ -217,13 +218,24 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
             return "+0.0 (none differs)"  # resamples of nothing but zeros would make an interval without width
         return _change(measured(metric, group, n, 0))
 
+    undecided = {
+        n: {
+            (row["benchmark"], row["peer"])
+            for row in shards.read_rows(RUNS / run / f"round={n}" / "metrics.parquet", METRICS)
+            if row["verifier_undecided"] == 1
+        }
+        for n in rounds
+    }
+
     for group in groups:
         baseline = measured("gap", group, 0)
         for n in rounds[1:]:
-            gap = measured("gap", group, n, 0)
+            gap, shown_gap = measured("gap", group, n, 0), change("gap", group, n)
             share = "–" if baseline.contains_zero else f"{points(gap.mean / baseline.mean, '+', 0)} %"
+            if any(group in (key, ("mean", "")) for key in undecided[0] | undecided[n]):
+                shown_gap = share = "–"  # a gap of 0 would look measured
             shown = group if n == rounds[1] else ("", "")
-            table.add_row(*shown, str(n), change("em", group, n), change("gap", group, n), share)
+            table.add_row(*shown, str(n), change("em", group, n), shown_gap, share)
         table.add_section()
     return table
 
@@ -299,9 +311,9 @@ def choices_table(config: Config) -> Table:
     table.add_column("value")
     for section in ("run", "generate", "score", "train", "evaluate", "guard"):
         for key, value in getattr(config, section).model_dump().items():
-            table.add_row(f"{section}.{key}", str(value))
+            table.add_row(f"{section}.{key}", escape(str(value)))
     for peer in config.peers:
-        table.add_row(f"peer {peer.name}", f"{peer.model} ({peer.dtype})".replace("[", "\\["))
+        table.add_row(f"peer {peer.name}", escape(f"{peer.model} ({peer.dtype})"))
     return table
 
 

@@ -216,7 +216,8 @@ def trust_compiler() -> None:
     from torch._inductor import config
 
     settings: Any = config.cpp
-    if settings.vec_isa_ok is None and kernel.library() is not None:
+    known = kernel.library() is not None and not {"CC", "CXX"} & os.environ.keys()  # else they may be of two versions
+    if settings.vec_isa_ok is None and known:
         settings.vec_isa_ok = True
 
 

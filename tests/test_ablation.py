@@ -161,6 +161,8 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     own.write_text('[templates]\nreview = "Solve 😀 \\"it\\"."')
     config = load_config(Path("configs/nano.toml"), list(load_arm(str(own)).overrides))
     assert config.templates.review == 'Solve 😀 "it".'
+    with pytest.raises(UserError, match="no arm is named"):
+        Ablation("x", Path("configs/nano.toml"), [], [], seeds=1, round_=1)
     with pytest.raises(UserError, match="two arms are called 'mine'"):
         Ablation("x", Path("configs/nano.toml"), [], [load_arm(str(own))] * 2, seeds=1, round_=1)
     own.write_text("[score]\nwieghting = 'rank'")
@@ -199,11 +201,45 @@ def test_an_arm_that_the_guard_stops_does_not_stop_the_others(project: Path, mon
 
     first = ablation()
     first.run()
-    assert len(begun) == 6
+    assert len(begun) == 5  # not uniform's second seed
     assert [arm.name for arm in first.arms] == ["pst", "rank"] and [arm.name for arm in first.compared] == ["pst"]
     stopped |= {"pst", "rank"}
     with pytest.raises(UserError, match="the guard stopped all arms"):
         ablation().run()
+
+
+def test_what_another_run_offers(project: Path) -> None:
+    import pyarrow as pa
+
+    from data import shards
+    from data.schema import EVALS, METRICS
+    from evaluate.ablate import _offers
+
+    config = load_config(Path("tiny.toml"), [])
+    folder = project / "runs" / "x.pst.17" / "round=0" / "evals"
+    part, metrics = folder / "part-00000.parquet", folder.with_name("metrics.parquet")
+
+    def offer(schema: pa.Schema = EVALS, of_metrics: pa.Schema = METRICS) -> None:
+        shards.write_json(config.model_dump(mode="json"), folder.parents[1] / "config.json")
+        for path, columns in ((part, schema), (metrics, of_metrics)):
+            shards.write_table(columns.empty_table(), path)
+        shards.write_manifest(folder, {"fingerprint": {"a": 1}}, [part])
+
+    def offered(fingerprint: int = 1, overrides: tuple[str, ...] = ()) -> bool:
+        asked = load_config(Path("tiny.toml"), list(overrides))
+        return _offers("x.pst.17", "evaluate", 0, {"a": fingerprint}, asked)
+
+    assert not offered()
+    offer()
+    assert offered() and not offered(fingerprint=2)
+    assert not offered(overrides=("benchmarks.0.answers=math",))  # other rules of grading
+    offer(schema=pa.schema([EVALS.field(0)]))  # of another version
+    assert not offered()
+    offer(of_metrics=pa.schema([METRICS.field(0)]))
+    assert not offered()
+    offer()
+    part.unlink()
+    assert not offered()
 
 
 def test_runs_of_earlier_commands_are_shared(project: Path) -> None:

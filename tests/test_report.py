@@ -225,6 +225,13 @@ def test_changes_since_round_0(run: str) -> None:
     (mean,) = [line for line in lines if line[:1] == ["mean"]]
     # EM: (25 + -50) / 2; gap: a -12.5 and b 0, of a gap of 25 in both: -6.25 points are a quarter
     assert mean[1:3] == ["2", "-12.5 (-25.0 to +0.0)"] and mean[3].startswith("-6.2 (") and mean[4] == "-25 %"
+    path = RUNS / run / "round=2" / "metrics.parquet"
+    rows = shards.read_rows(path, METRICS)
+    undecided = [row | {"verifier_undecided": float((row["benchmark"], row["peer"]) == ("a", "p"))} for row in rows]
+    shards.write_rows(undecided, path, METRICS)
+    found = {tuple(line[:2]): line[2:] for line in lines_of(change_table(run, [0, 2])) if line}
+    assert found["a", "p"] == ["2", "+50.0 (+0.0 to +100.0)", "–", "–"]
+    assert found["mean", "2"][1:] == ["–", "–"] and found["b", "p"][-1] == "+0 %"
     (RUNS / run / "round=2" / "evals" / shards.SUCCESS).unlink()
     assert change_table(run, [0, 2]) is None
 
