@@ -415,10 +415,10 @@ def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ())
 
     Raises UserError, which names an override instead of `where` if that is what is wrong.
     """
-    given = _overridden(raw, overrides)
-    errors = _errors(given)
-    if not errors:
-        return Config.model_validate(given)
+    try:
+        return Config.model_validate(_overridden(raw, overrides))
+    except ValidationError as error:
+        errors = _lines(error)
     before = _errors(raw) if overrides else errors
     told: dict[str, list[str]] = {}
     for key, line in errors:
@@ -427,29 +427,36 @@ def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ())
         elif key:
             guilty = _touching(key, overrides)
         else:  # of how sections go together: those without which it would not be
-            guilty = [text for text in overrides if (key, line) not in _errors(_overridden(raw, overrides, but=text))]
+            guilty = [text for text in overrides if (key, line) not in _errors(raw, overrides, but=text)]
             guilty = guilty or list(overrides)
         told.setdefault(f"--set {', '.join(map(repr, guilty))}" if guilty else where, []).append(line)
     raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in told.items()))
 
 
-def _errors(raw: dict[str, Any]) -> list[tuple[str, str]]:
-    """(key, what is wrong) of all that is wrong; the key is empty where it is how sections go together."""
+def _errors(raw: dict[str, Any], overrides: Sequence[str] = (), but: str | None = None) -> list[tuple[str, str]]:
+    """What is wrong, as in `_lines`, with all overrides but one; nothing if another cannot be applied without it."""
     try:
-        Config.model_validate(raw)
+        Config.model_validate(_overridden(raw, [text for text in overrides if text != but]))
     except ValidationError as error:
-        return [
-            (_dotted(item["loc"]), _explain(_dotted(item["loc"]), item["type"], item["msg"], item["input"]))
-            for item in error.errors()
-        ]
+        return _lines(error)
+    except UserError:
+        pass
     return []
 
 
-def _overridden(raw: dict[str, Any], overrides: Sequence[str], but: str | None = None) -> dict[str, Any]:
+def _lines(error: ValidationError) -> list[tuple[str, str]]:
+    """(key, what is wrong) of all that is wrong; the key is empty where it is how sections go together."""
+    keys = [".".join(map(str, item["loc"])) for item in error.errors()]
+    return [
+        (key, _explain(key, item["type"], item["msg"], item["input"]))
+        for key, item in zip(keys, error.errors(), strict=True)
+    ]
+
+
+def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     given = copy.deepcopy(raw)
     for text in overrides:
-        if text != but:
-            _apply_override(given, text)
+        _apply_override(given, text)
     return given
 
 
@@ -459,12 +466,7 @@ def _touching(key: str, overrides: Sequence[str]) -> list[str]:
     def related(one: list[str], other: list[str]) -> bool:
         return all(a == b for a, b in zip(one, other, strict=False))
 
-    parts = key.split(".") if key else []
-    return [text for text in overrides if related(parts, text.partition("=")[0].strip().split("."))]
-
-
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc)
+    return [text for text in overrides if related(key.split("."), text.partition("=")[0].strip().split("."))]
 
 
 def _explain(key: str, kind: str, message: str, found: Any) -> str:
