@@ -172,6 +172,9 @@ def test_bad_overrides_are_named(override: str, told: str, toml: Path) -> None:
         with_(toml, override)
 
 
+THREE = 'peers=[{name="c",model="c"},{name="d",model="d"},{name="e",model="e"}]'
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "told"),
     [
@@ -179,7 +182,7 @@ def test_bad_overrides_are_named(override: str, told: str, toml: Path) -> None:
         ("", ["train.rank=4", "train.lr=0", "run.seed=1"], "; --set 'train.lr=0': train.lr: "),
         ("", ["score.weight_min=30"], "; --set 'score.weight_min=30': score weight_min 30.0 must be below"),
         ("", ["run.seed=1", "peers.1.name=a"], "; --set 'peers.1.name=a': peers: the name 'a' is used more than once"),
-        ("", ["peers={}", "peers.x=1"], "; --set 'peers={}', 'peers.x=1': peers: "),
+        ("", [THREE, "peers.2.name=c"], f"; --set {THREE!r}, 'peers.2.name=c': peers: the name 'c' is used more than"),
         ("", ["generate.temperature=1", "prompts={}"], "; --set 'prompts={}': missing key 'prompts.source'"),
         ("[train]\nlrr = 1", ["train.lr=0.1"], "; c.toml: unknown key 'train.lrr' (docs/config.md lists all keys)"),
         ("[train]\nlrr = 1", ["run.sed=1"], "; c.toml: unknown key 'train.lrr' (docs/config.md lists all keys)"),
