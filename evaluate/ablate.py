@@ -8,15 +8,11 @@ run of the ablation is linked, not repeated. Killed at any moment, the same comm
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import tomllib
 from collections import Counter
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -24,88 +20,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from data import shards
-from data.config import Config, load_config
+from data.config import load_config
 from data.console import console
 from data.errors import UserError
 from data.round import plan
-from data.run import OUTPUT, RUNS, Run, open_run, stage_is_finished
-from data.schema import ABLATION, CHAINS, EVALS, METRICS
+from data.run import RUNS, Run, open_run, stage_is_finished
+from data.schema import ABLATION
 from data.shards import Row
 from data.stage import do_stage, guarded, quiet_environment
 from data.workers import Processes, warm
+from evaluate.arms import BASE, Arm, load_arm
 from evaluate.guard import Collapse
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
 from evaluate.report import points
+from evaluate.shared import adopt, metrics_path
 
-ARMS = Path("configs/arms")
 DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
 DEFAULT_AGAINST = "pst uniform"  # the arms that all others are compared with
 METRICS_SHOWN = {"em": "EM", "gap": "GV-Gap"}
-# what all arms have in common, or their evaluations and that of round 0 could not be compared
-MEASURE = (
-    "run.",
-    "peers.",
-    "benchmarks.",
-    "evaluate.",
-    "templates.",
-    "generate.max_new",
-    "generate.context",
-    "generate.engine",
-)
-SHARED = (("generate", 1), ("evaluate", 0))  # not what follows training: two arms alike are to show how far that moves
-NOT_MEASURE = ("templates.review", "templates.synthesis")  # words of the chain alone
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A name, and what it changes in the config as `section.key=value`."""
-
-    name: str
-    overrides: tuple[str, ...]
-    oracle: bool = False  # gold answers choose the examples
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{self.name} (reads gold)" if self.oracle else self.name
-
-
-BASE = Arm("round 0", ())  # the untouched models, for the tables
-
-
-def load_arm(name: str) -> Arm:
-    """The arm of configs/arms/NAME.toml, or of a TOML file given by its path. Raises UserError."""
-    path = Path(name) if name.endswith(".toml") else ARMS / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in ARMS.glob("*.toml")))
-        raise UserError(f"there is no arm {name!r}: expected one of {known}, or the path of a TOML file")
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
-    oracle = raw.pop("oracle", False)
-    if not isinstance(oracle, bool):
-        raise UserError(f"{path}: oracle must be true or false, found {oracle!r}")
-    overrides = _flat(raw, path)
-    measure = [text for text in overrides if text.startswith(MEASURE) and not text.startswith(NOT_MEASURE)]
-    if measure:
-        raise UserError(
-            f"{path}: {measure[0]!r} changes the peers, or what they are measured by, which all arms must share: "
-            "set it for all of them (--set, or SET= with make), or make another config"
-        )
-    return Arm(path.stem, tuple(overrides), oracle)
-
-
-def _flat(table: dict[str, Any], path: Path, prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, value in table.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            raise UserError(f"{path}: an arm changes single keys; [[{prefix}{key}]] is a list of tables")
-        text = json.dumps(value, ensure_ascii=False)
-        found += _flat(value, path, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={text}"]
-    return found
 
 
 class Ablation:
@@ -168,7 +102,9 @@ class Ablation:
                 name = self.run_name(arm, seed)
                 console.print(f"[bold]{arm.title}[/bold], seed {seed} ({number + 1} of {len(self.seeds)}): run {name}")
                 with open_run(name, self.path, self.overrides_of(arm, seed)) as run:
-                    if not (stage_is_finished(name, "evaluate", self.round) and _metrics(name, self.round).is_file()):
+                    if not (
+                        stage_is_finished(name, "evaluate", self.round) and metrics_path(name, self.round).is_file()
+                    ):
                         try:
                             self.go_on(run, arm, seed)
                         except Collapse as error:
@@ -186,36 +122,12 @@ class Ablation:
         warm(engine=True)
         with Processes(run) as workers:
             for stage, round_ in plan(self.round):
-                self.adopt(run, stage, round_, self.names(seed))
+                adopt(run, stage, round_, self.names(seed))
                 do_stage(stage, run, round_, workers)
                 if stage == "score" and arm.oracle:
                     left = keep_right(run, round_)
                     console.print(f"  oracle round {round_}: {left} examples whose aggregate is right, by gold")
         shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
-
-    def adopt(self, run: Run, stage: str, round_: int, names: list[str]) -> None:
-        """Link a stage's output from a run in which it was made under the same fingerprint."""
-        if (stage, round_) not in SHARED or stage_is_finished(run.name, stage, round_):
-            return
-        mine = fingerprint(run, stage, round_)
-        for other in names:
-            if other == run.name or not _offers(other, stage, round_, mine, run.config):
-                continue
-            source, target = RUNS / other / f"round={round_}" / OUTPUT[stage], run.stage_dir(round_, OUTPUT[stage])
-            if stage == "evaluate":
-                target.parent.mkdir(parents=True, exist_ok=True)
-                for made in (_metrics(other, round_), _metrics(other, round_).with_name("cross.parquet")):
-                    (target.parent / made.name).unlink(missing_ok=True)
-                    if made.is_file():
-                        _link(str(made), str(target.parent / made.name))
-            half = target.with_name(target.name + ".tmp")
-            for stale in (half, target):
-                shutil.rmtree(stale, ignore_errors=True)
-            unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
-            shutil.copytree(source, half, copy_function=_link, ignore=unfinished)
-            half.rename(target)
-            console.print(f"  {stage} round {round_}: the same as in run {other}, linked")
-            return
 
     # --- what came out ---
 
@@ -281,50 +193,6 @@ class Ablation:
                 table.add_section()
             tables.append(table)
         return tables
-
-
-def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
-    """What a stage that can be shared will be known by."""
-    if stage == "generate":
-        from generate.stage import fingerprint as of_chains
-
-        return of_chains(run, round_)
-    from evaluate.benchmarks import load_benchmarks
-    from evaluate.stage import fingerprint as of_evals
-
-    return of_evals(run, round_, load_benchmarks(run.config))
-
-
-def _offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Config) -> bool:
-    """Whether another run has a stage's output: whole, by this version, under this fingerprint and rules of grading."""
-    folder = RUNS / other / f"round={round_}" / OUTPUT[stage]
-    if not (folder / shards.SUCCESS).is_file():
-        return False
-    try:
-        if shards.read_json(folder / shards.SUCCESS)["fingerprint"] != mine:
-            return False
-        theirs = shards.read_json(RUNS / other / "config.json")["benchmarks"]
-        shards.read_manifest(folder)
-        for path in shards.shard_paths(folder):
-            shards.read_table(path, EVALS if stage == "evaluate" else CHAINS, [])
-        if stage == "evaluate":
-            shards.read_table(_metrics(other, round_), METRICS, [])
-    except UserError:  # theirs to mend; here it is made anew
-        return False
-    same: bool = theirs == config.model_dump(mode="json")["benchmarks"]
-    return same
-
-
-def _metrics(run: str, round_: int) -> Path:
-    return RUNS / run / f"round={round_}" / "metrics.parquet"
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _shown(row: Row) -> str:

@@ -14,7 +14,8 @@ import pytest
 from data.config import load_config
 from data.errors import UserError
 from data.run import Run
-from evaluate.ablate import ARMS, BASE, DEFAULT_ARMS, Ablation, Arm, load_arm
+from evaluate.ablate import DEFAULT_ARMS, Ablation, _shown
+from evaluate.arms import ARMS, BASE, Arm, load_arm
 from evaluate.benchmarks import load_benchmarks
 from evaluate.clustered import Bootstrap
 from evaluate.gap import auroc, bootstrap_interval
@@ -208,12 +209,24 @@ def test_an_arm_that_the_guard_stops_does_not_stop_the_others(project: Path, mon
         ablation().run()
 
 
+def test_how_differences_are_shown() -> None:
+    def shown(mean: float, low: float | None, high: float | None, minus: str | None = "pst", metric: str = "em") -> str:
+        return _shown({"mean": mean, "low": low, "high": high, "minus": minus, "metric": metric})
+
+    assert shown(0.01, -0.02, 0.04) == "? +1.0 (-2.0 to +4.0)"
+    assert shown(0.03, 0.02, 0.04) == "+3.0 (+2.0 to +4.0)"
+    assert shown(1.0, None, None) == "? +100.0"  # a single question tells nothing of others
+    assert shown(0.0, 0.0, 0.0) == "? +0.0 (no spread)" and shown(1.0, 1.0, 1.0) == "+100.0 (no spread)"
+    assert shown(0.99, 0.97, 1.01, None) == "99.0 (97.0 to 100.0)"
+    assert shown(0.05, -0.01, 0.11, None, "gap") == "5.0 (-1.0 to 11.0)"
+
+
 def test_what_another_run_offers(project: Path) -> None:
     import pyarrow as pa
 
     from data import shards
     from data.schema import EVALS, METRICS
-    from evaluate.ablate import _offers
+    from evaluate.shared import _offers
 
     config = load_config(Path("tiny.toml"), [])
     folder = project / "runs" / "x.pst.17" / "round=0" / "evals"
