@@ -325,12 +325,12 @@ class RuntimeSection(Section):
     compute: Literal["auto", "weights", "float32"] = Field(
         "auto",
         description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on "
-        "CPUs without bf16 matrix units, where it is faster (and closer to exact).",
+        "CPUs without bf16 instructions (AMX or AVX-512), where it is faster (and closer to exact).",
     )
-    compile: bool = Field(
-        True,
-        description="Let score and train compile a model's layers (torch.compile) where the work that is left "
-        "outweighs the compiling: from 75 seconds (score) and 3 minutes (train).",
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
+        "auto: where the work that is left, tokens times weights, outweighs the compiling.",
     )
     kv_cache_gib: float = Field(2, gt=0, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")

@@ -276,9 +276,16 @@ def compute_dtype(peer: PeerSection, runtime: RuntimeSection) -> str:
 
     if runtime.compute == "float32":
         return "float32"
-    if runtime.compute == "auto" and not torch.cuda.is_available() and not torch.cpu._is_amx_tile_supported():
+    if runtime.compute == "auto" and not torch.cuda.is_available() and not cpu_multiplies_bf16():
         return "float32"
     return peer.dtype
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products; without them they are many times slower than float32's."""
+    import torch
+
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def weights_fingerprint(directory: Path) -> str:

@@ -86,7 +86,7 @@ def _load_language_model(run: Run, round_: int, name: str) -> LanguageModel:
 
     directory, adapter = policy(run, round_, name)
     lm = load_language_model(directory, compute_dtype(run.config.peer(name), run.config.runtime), adapter)
-    lm.may_compile = run.config.runtime.compile
+    lm.compile = run.config.runtime.compile
     if not lm.packed:
         kind = type(lm.model).__name__
         console.print(f"  {name}: {kind} cannot be packed, so score and train pad it, which is slower")

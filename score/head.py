@@ -29,9 +29,10 @@ OTHER_BLOCK = 16384  # elsewhere few large kernels are better
 def products_of(dtype: torch.dtype) -> Iterator[None]:
     """Matrix products of float32 tensors that hold numbers of `dtype`.
 
-    For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them in the matrix units
-    and add up in float32: the result is that of a float32 product, several times faster. (Probabilities, in the
-    gradient's product, are rounded: relatively, so that small ones stay what they are.)
+    For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them with AMX or
+    AVX-512's bf16 instructions and add up in float32: the result is that of a float32 product, several times faster.
+    (Probabilities, in the gradient's product, are rounded: relatively, so that small ones stay what they are.) A CPU
+    with neither multiplies in float32.
     """
     setting = cast(Any, torch.backends.mkldnn).matmul
     before = setting.fp32_precision

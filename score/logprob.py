@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -32,8 +31,15 @@ from score.packing import pack, packed_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# seconds of work left: compiling took 11 and a sixth to a quarter off the rest, with gradients 40 and up to a third
-COMPILING_PAYS, COMPILING_GRADIENTS_PAYS = 75.0, 180.0
+# Work left, in FLOPs of the layers' products, from which compiling pays. It took 11 s and a sixth to a quarter off the
+# rest, with gradients 40 s and up to a third: it paid from 75 s of scoring and 180 s of training. SmolLM2 (106 million
+# weights in its layers) scores 4,655 tokens/s and trains on 4.2 examples of 142 tokens, Gemma 3 (100 million) on 3,455
+# and 3.8 of 113 (docs/performance.md). At 2 FLOPs per weight and token, with gradients 4, that is 7.4e13 and 5.2e13 for
+# 75 s of scoring, 4.6e13 and 3.1e13 for 180 s of training; each number here lies between its two. A nano peer's time
+# goes into small tensors, not products: 83,037 tokens/s are 2e13 in 75 s, so it begins to compile later than it could.
+COMPILING_PAYS, COMPILING_GRADIENTS_PAYS = 6e13, 4e13
+# What takes a CPU a minute takes a GPU less than a second, and compiling there takes no less. Not measured yet.
+GPU_FACTOR = 200
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,10 @@ class LanguageModel:
         config: Any = self.decoder.config  # the text's, where a model reads more than text
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.device = head.weight.device
-        self.may_compile, self.compiled = True, False
+        self.compile: Literal["auto", "on", "off"] = "auto"  # see `runtime.compile`
+        self.compiled = False
+        layers = getattr(self.decoder, "layers", [])
+        self.layer_weights = sum(weight.numel() for layer in layers for weight in layer.parameters())
         self._check_head()
         self.packed = self._can_pack()
 
@@ -118,10 +127,17 @@ class LanguageModel:
         # in bf16 single tokens may be far apart for rounding alone; wrong positions would change whole branches
         return max(each.median().item() for each in apart) <= allowed and asked == kinds
 
-    def compile_if_it_pays(self, seconds_left: float) -> None:
-        """Compile the decoder's layers, once for all of them, if so much work is left that this saves time."""
+    def compiling_pays(self, tokens_left: int) -> bool:
+        """Whether so much work is left that compiling saves time, whatever the time is: no result depends on that."""
+        flops = (4.0 if torch.is_grad_enabled() else 2.0) * self.layer_weights * tokens_left
         pays = COMPILING_GRADIENTS_PAYS if torch.is_grad_enabled() else COMPILING_PAYS
-        if self.may_compile and not self.compiled and seconds_left > pays:
+        return flops > (pays if self.device.type == "cpu" else GPU_FACTOR * pays)
+
+    def compile_if_asked(self, tokens_left: int) -> None:
+        """Compile the decoder's layers, once for all of them, if `compile` is on, or is auto and it pays."""
+        if self.compiled or self.compile == "off":
+            return
+        if self.compile == "on" or self.compiling_pays(tokens_left):
             self.compiled = True
             if compiler_is_there():
                 keep_from_compiler()
@@ -221,25 +237,6 @@ def trust_compiler() -> None:
         settings.vec_isa_ok = True
 
 
-class Pace:
-    """How long the rest will take, from the pace so far. The first steps, which warm up, do not count."""
-
-    WARM_UP = 2
-
-    def __init__(self, total: int) -> None:
-        self.left, self.steps, self.done, self.start = total, 0, 0, 0.0
-
-    def after(self, amount: int) -> float:
-        """Seconds left after one more step; 0 as long as that cannot be told."""
-        self.left -= amount
-        self.steps += 1
-        if self.steps <= self.WARM_UP:
-            self.start = time.monotonic()
-            return 0.0
-        self.done += amount
-        return (time.monotonic() - self.start) / self.done * self.left
-
-
 def inputs_of(pairs: Sequence[Pair]) -> list[list[int]]:
     """What goes through the model for each pair. Raises ValueError for an empty prompt or target."""
     if any(not pair.prompt or not pair.target for pair in pairs):
@@ -256,7 +253,7 @@ def score_pairs(
     `parts` is how many calls like this one, itself counted, are still to come: whether compiling pays depends on it.
     """
     scores: list[list[float]] = [[] for _ in pairs]
-    pace = Pace(parts * sum(map(len, pairs)))
+    lm.compile_if_asked(parts * sum(map(len, pairs)))
     waiting: list[Read] = []  # the head costs least for many rows at once
     for forest in lm.batches(inputs_of(pairs), budget):
         read = lm.read(forest, pairs)
@@ -264,9 +261,7 @@ def score_pairs(
         if sum(len(batch.tokens) for batch in waiting) >= ROWS:
             _write(lm.logprobs(waiting, pairs), scores)
             waiting = []
-        tokens = sum(len(pairs[i]) for i in read.owners)
-        advance(len(read.owners), tokens)
-        lm.compile_if_it_pays(pace.after(tokens))
+        advance(len(read.owners), sum(len(pairs[i]) for i in read.owners))
     if waiting:
         _write(lm.logprobs(waiting, pairs), scores)
     return scores
@@ -284,15 +279,13 @@ def score_next(
 ) -> list[list[float]]:  # fmt: skip
     """Logits of some tokens right after each prompt, in the prompts' order; `parts` as in `score_pairs`."""
     logits: list[list[float]] = [[] for _ in prompts]
-    pace = Pace(parts * sum(map(len, prompts)))
+    lm.compile_if_asked(parts * sum(map(len, prompts)))
     for forest in lm.batches(prompts, budget):
         ends = torch.tensor([path[-1] for path in forest.paths.values()], device=lm.device)
         columns = torch.tensor([list(tokens)] * len(ends), device=lm.device)
         for i, found in zip(forest.paths, lm.token_logits(lm.hidden(forest)[ends], columns), strict=True):
             logits[i] = found.tolist()
-        done = sum(len(prompts[i]) for i in forest.paths)
-        advance(len(ends), done)
-        lm.compile_if_it_pays(pace.after(done))
+        advance(len(ends), sum(len(prompts[i]) for i in forest.paths))
     return logits
 
 

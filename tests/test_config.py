@@ -79,6 +79,7 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
         (changed(run={"seed": 2**31}), r"run\.seed: "),
         (changed(evaluate={"keep": 1}), r"evaluate\.keep: .*less than 1"),
         (changed(evaluate={"samples": 1}), r"evaluate\.samples: "),
+        (changed(runtime={"compile": True}), r"runtime\.compile: .*'auto', 'on' or 'off' \(found True\)"),
         (changed(evaluate={"verifier": "vote"}), r"evaluate\.verifier: .*'logit' or 'cot'"),
         (
             changed(evaluate={"verifier": "cot", "verifier_tokens": 4096}),

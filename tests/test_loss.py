@@ -161,6 +161,19 @@ def test_weight_zero_equals_left_out(project: Path, tiny_models: dict[str, Path]
     assert all(torch.equal(tensors[key], others[key]) for key in tensors)
 
 
+def test_whether_compiling_pays_counts_the_tokens_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int, bool]] = []
+
+    def asked(lm: LanguageModel, tokens_left: int) -> None:
+        seen.append((lm.compile, tokens_left, torch.is_grad_enabled()))
+
+    monkeypatch.setattr(LanguageModel, "compile_if_asked", asked)
+    model = open_adapter(Path(__file__).parents[1] / "peers" / "llama", "float32", LORA, None, seed=3)
+    examples = [TrainingExample(Pair([5, 6, 7], [8, 9]), 1.0)] * 3
+    train_adapter(model, examples, LORA, 3, 1024, tmp_path, 100, lambda *_: None, "off")
+    assert seen == [("off", LORA.epochs * 3 * 5, True)]  # once, before the first step
+
+
 def test_uniform_weights_equal_plain_fine_tuning(tiny_models: dict[str, Path]) -> None:
     model: Any = open_adapter(tiny_models["plain"], "float32", LORA, None, seed=3)
     torch.manual_seed(0)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import transformers
 
-from score import attention, kernel
+from score import attention, kernel, logprob
 from score.attention import MULTIPLE, Branches, Forest, attend
 from score.logprob import LanguageModel, Pair, load_language_model, score_next, score_pairs, trust_compiler
 from score.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
 
+LLAMA = Path(__file__).parents[1] / "peers" / "llama"
 SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
@@ -183,49 +184,80 @@ def test_an_architecture_that_cannot_be_packed_is_given_padded_sequences(reason:
 
 
 def test_an_architecture_that_counts_positions_itself_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = Path(__file__).parents[1] / "peers" / "llama"
-    assert load_language_model(peer, "bfloat16").packed
+    assert load_language_model(LLAMA, "bfloat16").packed
     decoder = transformers.LlamaModel
     forward = decoder.forward
     monkeypatch.setattr(decoder, "forward", lambda self, *_, position_ids=None, **others: forward(self, **others))
-    assert not load_language_model(peer, "bfloat16").packed
+    assert not load_language_model(LLAMA, "bfloat16").packed
 
 
-def test_whether_compiling_pays_counts_the_calls_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = load_language_model(Path(__file__).parents[1] / "peers" / "llama", "float32")
+@pytest.mark.parametrize("kind", ["pairs", "next"])
+def test_whether_compiling_pays_counts_the_calls_to_come(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = load_language_model(LLAMA, "float32")
     draw = random.Random(5)
     pairs = [Pair(tokens(draw, 9), tokens(draw, 5)) for _ in range(12)]
-    left: dict[tuple[str, int], float] = {}
+    seen: list[int] = []
+    monkeypatch.setattr(lm, "compile_if_asked", seen.append)
     for parts in (1, 1000):
-        for name in ("pairs", "next"):
-            seen: list[float] = []
-            monkeypatch.setattr(lm, "compile_if_it_pays", seen.append)
-            if name == "pairs":
-                score_pairs(lm, pairs, 32, lambda *_: None, parts)
-            else:
-                score_next(lm, [pair.inputs for pair in pairs], [3], 32, lambda *_: None, parts)
-            left[name, parts] = seen[-1]
-    assert left["pairs", 1] == 0 < left["pairs", 1000]
-    assert left["next", 1] == 0 < left["next", 1000]
+        if kind == "pairs":
+            score_pairs(lm, pairs, 32, lambda *_: None, parts)
+        else:
+            score_next(lm, [[*pair.prompt, *pair.target] for pair in pairs], [3], 32, lambda *_: None, parts)
+    assert seen == [12 * 14, 1000 * 12 * 14]  # once a call, before its first batch
 
 
-@pytest.mark.skipif(kernel.library() is None, reason="no AMX, or no C compiler for it")
+def test_the_amount_of_work_decides_whether_compiling_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = load_language_model(LLAMA, "float32")
+    assert lm.layer_weights == 1_623_552
+    scoring = int(6e13 / (2 * lm.layer_weights))
+    training = int(4e13 / (4 * lm.layer_weights))
+    with torch.no_grad():
+        assert (lm.compiling_pays(scoring - 9), lm.compiling_pays(scoring + 9)) == (False, True)
+    assert (lm.compiling_pays(training - 9), lm.compiling_pays(training + 9)) == (False, True)
+    monkeypatch.setattr(lm, "device", torch.device("cuda"))
+    assert not lm.compiling_pays(100 * training) and lm.compiling_pays(201 * training)
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+@pytest.mark.parametrize("much", [True, False])
+@pytest.mark.parametrize("choice", ["auto", "on", "off"])
+def test_layers_are_compiled_once_where_that_is_asked_for(
+    choice: Literal["auto", "on", "off"], much: bool, compiler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers: list[Any] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **_: layers.append(layer))
+    monkeypatch.setattr(logprob, "keep_from_compiler", lambda: None)
+    monkeypatch.setattr(logprob, "trust_compiler", lambda: None)
+    monkeypatch.setattr(logprob, "compiler_is_there", lambda: compiler)
+    lm = load_language_model(LLAMA, "float32")
+    lm.compile = choice
+    for _ in range(2):
+        lm.compile_if_asked(10**12 if much else 1)
+    compiled = compiler and (choice == "on" or (choice == "auto" and much))
+    assert layers == (list(lm.decoder.layers) if compiled else [])
+
+
 def test_a_compiler_that_is_known_is_not_tried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
-    settings: Any = config.cpp
+    settings: Any = config
 
     def after(theirs: bool | None) -> bool | None:
-        monkeypatch.setattr(settings, "vec_isa_ok", theirs)
-        trust_compiler()
-        found: bool | None = settings.vec_isa_ok
+        # monkeypatch finds no such entry in the proxy's __dict__, so it would delete the setting to put it back, and
+        # torch hides what was deleted from all later tests
+        with settings.patch({"cpp.vec_isa_ok": theirs}):
+            trust_compiler()
+            found: bool | None = settings.cpp.vec_isa_ok
         return found
 
+    before = settings.cpp.vec_isa_ok
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(kernel, "library", lambda: "built")
     assert (after(None), after(False)) == (True, False)
     monkeypatch.setenv("CXX", "g++-9")  # which may know less than the compiler of the kernel
     assert after(None) is None
     monkeypatch.delenv("CXX")
     monkeypatch.setattr(kernel, "library", lambda: None)
     assert after(None) is None
+    assert settings.cpp.vec_isa_ok is before

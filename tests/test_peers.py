@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from data import peers
-from data.config import GenerateSection, PeerSection
-from data.peers import model_directory
+from data.config import GenerateSection, PeerSection, RuntimeSection
+from data.peers import compute_dtype, model_directory
 
 CONFIG: Any = SimpleNamespace(generate=GenerateSection(context_tokens=512, max_new_tokens=16))
 
@@ -48,3 +48,23 @@ def test_a_conversion_that_was_killed_begins_anew(
     again = model_directory(peer, CONFIG)
     assert again == whole and not left.exists()
     assert {tensor.dtype for tensor in load_file(again / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("choice", ["auto", "weights", "float32"])
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("avx512_bf16", [True, False])
+@pytest.mark.parametrize("amx", [True, False])
+def test_what_the_processor_has_decides_the_arithmetic(
+    amx: bool,
+    avx512_bf16: bool,
+    gpu: bool,
+    choice: Literal["auto", "weights", "float32"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    runtime, peer = RuntimeSection(compute=choice), PeerSection(name="a", model="m")
+    fast = choice == "weights" or (choice == "auto" and (gpu or amx or avx512_bf16))
+    assert compute_dtype(peer, runtime) == ("bfloat16" if fast else "float32")
+    assert compute_dtype(PeerSection(name="a", model="m", dtype="float32"), runtime) == "float32"

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from data.config import TrainSection
 from data.errors import UserError
-from score.logprob import LanguageModel, Pace, Pair, inputs_of, load_model
+from score.logprob import LanguageModel, Pair, inputs_of, load_model
 from train.lora import fuse, refresh
 from train.loss import optimiser_steps, weighted_nll
 
@@ -69,7 +69,8 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
 
 def train_adapter(
     model: PeftModel, examples: Sequence[TrainingExample], section: TrainSection, seed: int, token_budget: int,
-    work: Path, checkpoint_steps: int, advance: Callable[[int, int], None], may_compile: bool = True,
+    work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
+    compiling: Literal["auto", "on", "off"] = "auto",
 ) -> Trained:  # fmt: skip
     """Train in place; goes on from `work/checkpoint.pt` if there is one.
 
@@ -88,10 +89,10 @@ def train_adapter(
     base: Any = model.get_base_model()
     layers = fuse(model)
     lm = LanguageModel(base)
-    lm.may_compile = may_compile
+    lm.compile = compiling
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
-    pace = Pace(sum(map(len, steps[done:])))
+    lm.compile_if_asked(sum(len(examples[i].pair) for step in steps[done:] for i in step))
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
         refresh(layers)
@@ -110,7 +111,6 @@ def train_adapter(
         losses.append(loss)
         tokens += passed
         advance(len(batch), passed)
-        lm.compile_if_it_pays(pace.after(len(batch)))
         if (number + 1) % checkpoint_steps == 0 and number + 1 < len(steps):
             _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
     return Trained(losses, tokens)
