@@ -119,7 +119,7 @@ setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists
 	@bash -euo pipefail -c "$$SETUP"
 
 round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
-	$(call stage,data.round,$(ROUND))
+	$(call stage,pipeline.round,$(ROUND))
 	@$(PY) -m evaluate.report --run '$(RUN)'
 
 generate: setup  ## one stage of ROUND=3: the peers answer each question in a chain
@@ -135,17 +135,17 @@ evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match 
 	$(call stage,evaluate,$(ROUND))
 
 ablate: setup  ## ten arms of configs/arms up to ROUND=1 with SEEDS=3; ARMS="pst rank" picks others, AGAINST="pst" what they are compared with
-	@$(PY) -m evaluate ablate --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
+	@$(PY) -m pipeline.ablation --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
 		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 
 labels: setup  ## how often RUN's aggregates were right, where the questions have gold answers
-	@$(PY) -m evaluate labels --run '$(RUN)'
+	@$(PY) -m pipeline.labels --run '$(RUN)'
 
 report: setup  ## print the table of RUN and write its report
 	@$(PY) -m evaluate.report --run '$(RUN)'
 
 status: setup  ## what is finished in RUN
-	@$(PY) -m data.status --run '$(RUN)'
+	@$(PY) -m pipeline.status --run '$(RUN)'
 
 test: setup  ## run the tests; EXTRA=pocket for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest $(PYTEST_ARGS)
@@ -160,7 +160,7 @@ bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: 
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
 
 peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
-	@$(PY) -m peers.pretrain
+	@$(PY) -m peers.nano.pretrain
 
 lock:  ## resolve the pinned lists in requirements/ anew
 	@[[ -x .cache/lock/bin/python ]] || $(PYTHON) -m venv .cache/lock

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from data.errors import UserError
-from data.questions import normalise
+from data.hashing import normalise
 
 Subset = Literal["arith", "simul"]
 Split = Literal["pretrain", "train", "validation", "test"]

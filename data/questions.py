@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import random
-import re
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from data.config import SourceSection
+from data.config.sections import SourceSection
 from data.errors import UserError
+from data.hashing import question_id
 
 NANO = "nano"  # the questions that the project makes itself
 READERS: dict[str, Callable[..., pl.LazyFrame]] = {
@@ -23,17 +21,6 @@ READERS: dict[str, Callable[..., pl.LazyFrame]] = {
     ".parquet": pl.scan_parquet,
     ".csv": pl.scan_csv,
 }
-
-
-def normalise(text: str) -> str:
-    """Text as compared for duplicates: NFKC, case-folded, runs of white space as one blank."""
-    folded = unicodedata.normalize("NFKC", text).casefold()  # which may undo the first normalisation
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", folded)).strip()
-
-
-def question_id(question: str) -> str:
-    """Content hash of the normalised question, 16 hex digits."""
-    return hashlib.sha256(normalise(question).encode()).hexdigest()[:16]
 
 
 def read_source(section: SourceSection, columns: list[str], where: str) -> pl.DataFrame:

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import shards
-from data.config import Config, differences, digest, load_config, parse_config
+from data.config.load import differences, load_config, parse_config
+from data.config.sections import Config
 from data.errors import UserError
+from data.hashing import digest
 from data.questions import shuffled, unique_questions
 from data.schema import PROMPTS
 
 if TYPE_CHECKING:
-    from data.prompts import PeerPrompts
+    from peers.prompts import PeerPrompts
 
 RUNS = Path("runs")
 OUTPUT = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}  # folders by stage
@@ -62,7 +64,7 @@ class Run:
         path = self.root / "config.json"
         if path.is_file():
             return
-        from data.prompts import load_all_prompts
+        from peers.prompts import load_all_prompts
 
         check(load_all_prompts(self.config))
         shards.write_json(self.config.model_dump(mode="json"), path)
@@ -176,3 +178,21 @@ def _write_prompts(run: Run) -> None:
         "overlap_rule": section.overlap, "config": digest(run.config.prompts.model_dump(mode="json")),
     }  # fmt: skip
     shards.write_manifest(run.prompts_dir, manifest, files)
+
+
+def check_run(run: str) -> None:
+    """Raises UserError for a run that never got as far as a config."""
+    known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+    if run not in known:
+        runs = ", ".join(known) or "none yet"
+        raise UserError(f"there is no run {run!r} (`make round` would begin it); runs: {runs}")
+
+
+def metrics_path(run: str, round_: int) -> Path:
+    return RUNS / run / f"round={round_}" / "metrics.parquet"
+
+
+def load_frozen(run: str) -> Config:
+    """The run's frozen config."""
+    path = RUNS / run / "config.json"
+    return parse_config(shards.read_json(path), str(path))

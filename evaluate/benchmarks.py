@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.config import BenchmarkSection, Config
+from data.config.sections import BenchmarkSection, Config
 from data.errors import UserError
-from data.questions import normalise, question_id, read_source, shuffled
+from data.hashing import normalise, question_id
+from data.questions import read_source, shuffled
 
 SAMPLE = 17  # seed of a limited benchmark's questions: the same in all runs, so that runs and seeds can be compared
 

@@ -16,7 +16,7 @@ belongs to evaluate, and whoever lets it stop a run should give it questions tha
 from __future__ import annotations
 
 from data import shards
-from data.config import GuardSection
+from data.config.sections import GuardSection
 from data.errors import UserError
 from data.run import Run
 from data.schema import METRICS

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from data import shards
-from data.config import parse_config
+from data.config.load import parse_config
 from data.errors import UserError
 from data.schema import EVALS
 from evaluate.gap import question_gap

@@ -1,35 +1,27 @@
-"""`python -m evaluate labels`: how good a round's aggregates were as labels, where the questions have gold answers.
+"""`python -m pipeline.labels`: how good a round's aggregates were as labels, where the questions have gold answers.
 
 Seen from outside: nothing here is read by generate, score or train, but for the arm `oracle` of an ablation
-(evaluate/ablate.py), which has these gold answers choose the examples and says so.
+(pipeline/ablation.py), which has these gold answers choose the examples and says so.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from typing import Annotated
-
-import typer
-from rich import box
-from rich.table import Table
 
 from data import shards
-from data.answers import clusters, compare_all
-from data.config import Config, parse_config
-from data.console import console
-from data.equivalence import Grader
+from data.answers.clusters import clusters, compare_all
+from data.answers.grader import Grader
+from data.config.sections import Config
 from data.errors import UserError
-from data.questions import normalise, question_id, read_source
+from data.hashing import normalise, question_id
+from data.questions import read_source
 from data.run import OUTPUT, Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
-from data.stage import guarded
-from data.status import check_run
 from evaluate.clustered import Bootstrap
 from evaluate.gap import accuracy
 from evaluate.intervals import Estimate
-from evaluate.report import load_frozen, oracle_notice
 
 CHAIN_COLUMNS = ("prompt_id", "position", "peer", "is_aggregate", "answer", "finish_reason")
 
@@ -41,7 +33,7 @@ def gold_answers(config: Config) -> dict[str, str]:
     if column is None:
         raise UserError(
             "which column of prompts.source holds the gold answers is not known: give it before the run begins "
-            'with SET="evaluate.label_column=NAME", or, of a run that is there, call `python -m evaluate labels --run '
+            'with SET="evaluate.label_column=NAME", or, of a run that is there, call `python -m pipeline.labels --run '
             "RUN --column NAME`"
         )
     table = read_source(section, [section.question_column, column], "prompts")
@@ -178,63 +170,3 @@ def keep_right(run: Run, round_: int) -> int:
     half.rename(folder)
     shutil.rmtree(old)
     return left
-
-
-def labels_table(run: Run, rounds: list[int]) -> Table:
-    """One column per round."""
-    title = f"run {run.name}: the aggregates as labels, in %,\nwith 95 % bootstrap intervals over questions"
-    table = Table(title=title + oracle_notice(run.name), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("")
-    draws = Bootstrap(run.config.evaluate.bootstrap, run.config.run.seed)
-    found = []
-    for round_ in rounds:
-        table.add_column(f"round {round_}", justify="right", no_wrap=True)
-        chains, scores = judged(run, round_)
-        oracle = "oracle" in (shards.read_manifest(run.stage_dir(round_, "scores")) or {})
-        found.append(quality(chains, scores, draws, run.config.generate.alone, oracle))
-    for name in dict.fromkeys(name for numbers in found for name in numbers):
-        table.add_row(name, *(_shown(name, numbers.get(name)) for numbers in found))
-    return table
-
-
-def _shown(name: str, found: Estimate | None) -> str:
-    if found is None:
-        return "–"
-    if "correlation" in name:
-        return f"{found.mean:.2f}"
-    interval = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
-    return f"{100 * found.mean:.1f}{interval}"
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@app.command(
-    help="How often a run's aggregates were right, and how much training weight fell on wrong ones. In a vote of the "
-    "chain a tie counts as the share of the tied answers that is right."
-)
-def command(
-    run: Annotated[str, typer.Option(help="Name of the run.")],
-    column: Annotated[
-        str | None, typer.Option(help="Column of prompts.source with gold answers; default: evaluate.label_column.")
-    ] = None,
-    answers: Annotated[
-        str | None, typer.Option(help="How they are compared, math or numbers; default: evaluate.label_answers.")
-    ] = None,
-) -> None:
-    """`python -m evaluate labels --run NAME`."""
-
-    def body() -> None:
-        check_run(run)
-        config = load_frozen(run)
-        given = {"label_column": column, "label_answers": answers}
-        changed = config.model_dump(mode="json")
-        changed["evaluate"] |= {key: value for key, value in given.items() if value is not None}
-        opened = Run(run, parse_config(changed, "options"))
-        rounds = sorted(int(path.parent.name.split("=")[1]) for path in opened.root.glob("round=*/scores"))
-        finished = [r for r in rounds if shards.read_manifest(opened.stage_dir(r, "scores"))]
-        if not finished:
-            raise UserError(f"run {run!r} has no scored round yet: run `make score RUN={run} ROUND=1` first")
-        console.print(labels_table(opened, finished))
-
-    guarded(body)

@@ -6,9 +6,9 @@ from collections import Counter
 from itertools import groupby
 from statistics import fmean
 
-from data.answers import entropy
-from data.config import EvaluateSection
-from data.equivalence import normalise
+from data.answers.clusters import entropy
+from data.answers.spelling import normalise
+from data.config.sections import EvaluateSection
 from data.shards import Row
 from evaluate.gap import (
     accuracy,

@@ -15,20 +15,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from data import shards
-from data.config import Config, parse_config
+from data.cli import guarded, start
+from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
-from data.run import RUNS, Run
+from data.run import RUNS, Run, check_run, load_frozen
 from data.schema import CROSS, METRICS
 from data.shards import Row
-from data.stage import guarded, start
-from data.status import check_run
 from evaluate.guard import findings
 from evaluate.intervals import Estimate, estimate
 from evaluate.items import item_values, matrices
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
 OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy is 1/2 by definition
     "gv_gap", "gv_gap_lo", "gv_gap_hi", "gv_gap_70", "gv_gap_global", "gv_gap_rel", "verifier_auroc",
     "verifier_accuracy",
@@ -38,12 +36,6 @@ OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy
 def finished_rounds(run: str) -> list[int]:
     """Rounds that have metrics, in order."""
     return sorted(int(path.parent.name.split("=")[1]) for path in (RUNS / run).glob("round=*/metrics.parquet"))
-
-
-def load_frozen(run: str) -> Config:
-    """The run's frozen config."""
-    path = RUNS / run / "config.json"
-    return parse_config(shards.read_json(path), str(path))
 
 
 def oracle_notice(run: str) -> str:

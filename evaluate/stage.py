@@ -15,29 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from data import shards
-from data.answers import clusters, compare_all, extract, grade
-from data.config import digest
+from data.answers.clusters import clusters, compare_all
+from data.answers.extract import extract
+from data.answers.grader import Grader, grade
 from data.console import console, task
-from data.equivalence import Grader
 from data.errors import UserError
-from data.peers import check_peers
-from data.prompts import load_all_prompts, load_prompts
+from data.hashing import digest, request_seed
 from data.run import Run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from data.stage import Stage
-from data.workers import Advance, Workers
 from evaluate.benchmarks import Item, load_benchmarks
 from evaluate.guard import findings
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.strict import strict_correct
 from evaluate.unit import RESPONSES, Unit, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
-from generate import loaded
-from generate.chain import request_seed
-from generate.engine import Sampling, engine_kind
-from generate.stage import check_questions, complete, room
-from train.checkpoint import policy_identity
+from peers import policy_cache
+from peers.engines.protocol import Sampling, complete, engine_kind
+from peers.lengths import check_questions, room
+from peers.policy import policy_identity
+from peers.prompts import load_all_prompts, load_prompts
+from peers.source import check_peers
+from peers.workers import Advance, Workers
 
 MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
@@ -173,7 +173,7 @@ class Evaluation:
         tokens = load_prompts(self.run.config, unit.peer).all_of("solve", [(item.question, ()) for item in unit.items])
         solve = {item.id: ids for item, ids in zip(unit.items, tokens, strict=True)}
         rows = []
-        engine = partial(loaded.engine, self.run, self.round, unit.peer)
+        engine = partial(policy_cache.engine, self.run, self.round, unit.peer)
         greedy, drawn = [0], list(range(1, section.samples + 1))
         for numbers, sampling in (
             (greedy, Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False)),

@@ -6,14 +6,14 @@ and a short `x =` are dropped (5 cm is 5 m, x = 5 is y = 5), only the decimal 0.
 and thousands' commas stay (5.0 is not 5). Two deviations: all LaTeX spacing commands are removed, not `\!` alone, and a
 space stays if without it two numbers would be one: "3 5" is not 35, "1, 234" is not 1,234.
 
-Nothing here is shared with data/equivalence.py: a second opinion that normalises as the first does repeats its errors.
+Nothing here is shared with data/answers/: a second opinion that normalises as the first does repeats its errors.
 """
 
 from __future__ import annotations
 
 import re
 
-from data.answers import Extracted
+from data.answers.extract import Extracted
 
 STATED = ("boxed", "hashes", "phrase")  # rules of `extract` that find an explicit answer, not a last number in the text
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data import shards
-from data.config import digest
+from data.hashing import digest
 from data.schema import EVALS
 from data.shards import Row
 from evaluate.benchmarks import Item

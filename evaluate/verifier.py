@@ -14,16 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from data import shards
-from data.prompts import PeerPrompts, load_prompts
 from data.run import Run
-from data.workers import Advance
 from evaluate.unit import VERDICTS, Unit, Verdict
-from generate import loaded
-from generate.engine import Completion, Engine, Sampling
-from generate.stage import complete
+from peers import policy_cache
+from peers.engines.protocol import Completion, Engine, Sampling, complete
+from peers.prompts import PeerPrompts, load_prompts
+from peers.workers import Advance
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
-    from score.logprob import LanguageModel
+    from peers.logprob.model import LanguageModel
 
 Asked = list[tuple[str, str]]  # (question, response)
 FROZEN, CURRENT = "frozen", "current"  # whose scores: by round 0's policy, and by the current one
@@ -43,10 +42,10 @@ def verify_all(run: Run, round_: int, verifier: str, units: list[Unit], kind: st
         texts = list(asked.values())
         if config.evaluate.verifier == "cot":
             tokens = config.evaluate.verifier_tokens
-            engine = partial(loaded.engine, run, policy, verifier)
+            engine = partial(policy_cache.engine, run, policy, verifier)
             found = cot_verdicts(engine, prompts, texts, tokens, config.generate.context_tokens - tokens, advance)
         else:
-            lm = loaded.language_model(run, policy, verifier)
+            lm = policy_cache.language_model(run, policy, verifier)
             scores = logit_scores(lm, prompts, texts, config.runtime.score_tokens, advance, len(units) - done)
             found = [(score, None) for score in scores]
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
@@ -58,7 +57,7 @@ def logit_scores(
     lm: LanguageModel, prompts: PeerPrompts, asked: Asked, budget: int, advance: Advance, parts: int = 1
 ) -> list[float]:
     """One score per (question, response), in nats, in batches of `budget` tokens; the first of `parts` such calls."""
-    from score.logprob import score_next
+    from peers.logprob.scoring import score_next
 
     tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
     found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance, parts)

@@ -1,6 +1,7 @@
 """`python -m generate --run NAME --round R [--config FILE] [--set key=value]`."""
 
-from data.stage import stage_app, start
+from data.cli import start
+from peers.command import stage_app
 
 app = stage_app(
     "generate",

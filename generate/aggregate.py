@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.answers import clusters
-from data.equivalence import Grader, Kind
+from data.answers.clusters import clusters
+from data.answers.equivalence import Kind
+from data.answers.grader import Grader
 
 
 def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float], kind: Kind, grader: Grader) -> int:

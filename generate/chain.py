@@ -5,7 +5,6 @@ Position 1 sees the question; position k sees it and the k-1 earlier responses, 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -30,8 +29,3 @@ def peer_order(
         return random.Random(f"{seed}/{round_}/{id_}").sample(list(peers), len(peers))
     shift = (number + round_) % len(peers)
     return [*peers[shift:], *peers[:shift]]
-
-
-def request_seed(*parts: object) -> int:
-    """Sampling seed of one request from what identifies it, so that a resumed run draws what the first one would."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4]) >> 1

@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from data import shards
-from data.answers import compare_all, extract
-from data.config import GenerateSection, digest
+from data.answers.clusters import compare_all
+from data.answers.extract import extract
+from data.answers.grader import Grader
 from data.console import console, task
-from data.equivalence import Grader
-from data.errors import UserError
-from data.peers import check_peers
-from data.prompts import PeerPrompts, load_all_prompts, load_prompts
+from data.hashing import digest, request_seed
 from data.run import Run
 from data.schema import CHAINS, PROMPTS
 from data.shards import Row
 from data.stage import Stage
-from data.workers import Workers
-from generate import loaded
 from generate.aggregate import synthesiser, vote
-from generate.chain import peer_order, request_seed
-from generate.engine import NOT_GENERATED, Advance, Completion, Engine, Request, Sampling, engine_kind
-from train.checkpoint import policy_identity
+from generate.chain import peer_order
+from peers import policy_cache
+from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
+from peers.lengths import check_questions, room, too_long
+from peers.policy import policy_identity
+from peers.prompts import PeerPrompts, load_all_prompts, load_prompts
+from peers.source import check_peers
+from peers.workers import Workers
 
 TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
@@ -121,7 +122,7 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
 def do_unit(run: Run, round_: int, unit: Unit, first: list[int], advance: Advance) -> None:
     """`Generation.do` in the process of the unit's peer."""
     plan = Generation(run, round_, {unit.peer: load_prompts(run.config, unit.peer)}, first)
-    plan.do(unit, lambda: loaded.engine(run, round_ - 1, unit.peer), advance)
+    plan.do(unit, lambda: policy_cache.engine(run, round_ - 1, unit.peer), advance)
 
 
 def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -148,39 +149,6 @@ def fingerprint(run: Run, round_: int) -> dict[str, object]:
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
     }
-
-
-def check_questions(run: Run, prompts: dict[str, PeerPrompts]) -> None:
-    """Raises UserError if no question fits all peers' contexts. Stops at the first shard with one that does."""
-    section = run.config.generate
-    number = 0
-    for path in shards.shard_paths(run.prompts_dir):
-        rows = shards.read_rows(path, PROMPTS)
-        if len(too_long(rows, prompts, room(section))) < len(rows):
-            return
-        number += len(rows)
-    raise UserError(
-        f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} "
-        f"less max_new_tokens {section.max_new_tokens} leaves {room(section)} tokens for a prompt; raise the one or "
-        "lower the other"
-    )
-
-
-def room(section: GenerateSection) -> int:
-    """Longest prompt in tokens."""
-    return section.context_tokens - section.max_new_tokens
-
-
-def too_long(rows: list[Row], prompts: dict[str, PeerPrompts], limit: int) -> dict[str, str]:
-    """{id: reason} of the questions that alone take some peer more than `limit` tokens."""
-    asked = [(row["question"], ()) for row in rows]
-    lengths = {name: [len(ids) for ids in p.all_of("solve", asked)] for name, p in prompts.items()}
-    found = {}
-    for index, row in enumerate(rows):
-        longest = max(lengths, key=lambda name: lengths[name][index])
-        if lengths[longest][index] > limit:
-            found[row["id"]] = f"{lengths[longest][index]} tokens for {longest}, room for {limit}"
-    return found
 
 
 class Generation:
@@ -366,22 +334,3 @@ class Generation:
 def votes(rows: list[Row]) -> list[str | None]:
     """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
     return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
-
-
-def complete(
-    engine: Callable[[], Engine],
-    prompts: list[list[int]],
-    seeds: list[int],
-    sampling: Sampling,
-    room: int,
-    advance: Advance,
-) -> list[Completion]:
-    """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`."""
-    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
-    completions = [NOT_GENERATED] * len(prompts)
-    if fits:
-        requests = [Request(prompts[i], seeds[i]) for i in fits]
-        for index, completion in zip(fits, engine().generate(requests, sampling, advance), strict=True):
-            completions[index] = completion
-    advance(len(prompts) - len(fits), 0)
-    return completions

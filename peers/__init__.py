@@ -1,1 +1,1 @@
-"""The nano peers: three tiny models that come with the project, and the run that makes them."""
+"""All that touches a model: its source, prompts, policy, engines, log-probabilities, and the peers' processes."""

@@ -21,26 +21,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import shards
-from data.answers import clusters, compare_all, entropy, extract
-from data.config import digest
+from data.answers.clusters import clusters, compare_all, entropy
+from data.answers.extract import extract
+from data.answers.grader import Grader
 from data.console import task
-from data.equivalence import Grader
 from data.errors import UserError
-from data.peers import check_peers
-from data.prompts import load_all_prompts, token_identity
+from data.hashing import digest, request_seed
 from data.run import Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
 from data.stage import Stage
-from data.workers import Advance, Workers
-from generate import loaded
-from generate.chain import request_seed
+from peers import policy_cache
+from peers.policy import policy_identity
+from peers.prompts import load_all_prompts, token_identity
+from peers.source import check_peers
+from peers.workers import Advance, Workers
 from score.pmi import Measured, combine, scorers
 from score.weights import weights
-from train.checkpoint import policy_identity
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
-    from score.logprob import LanguageModel, Pair
+    from peers.logprob.model import LanguageModel, Pair
 
 PASSES = pa.schema(
     [
@@ -147,7 +147,7 @@ def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
 
 def measure_shards(run: Run, round_: int, scorer: str, todo: list[int], advance: Advance) -> int:
     """A scorer's passes of some shards, in its process; returns how many tokens their sequences have."""
-    lm = loaded.language_model(run, round_ - 1, scorer)
+    lm = policy_cache.language_model(run, round_ - 1, scorer)
     scoring = Scoring(run, round_)
     return sum(
         scoring.measure_shard(lm, scorer, shard, advance, parts=len(todo) - done) for done, shard in enumerate(todo)
@@ -197,7 +197,7 @@ class Scoring:
 
     def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance, parts: int = 1) -> int:
         """One shard's passes of one scorer, the first of `parts` to do, written as one file; returns their tokens."""
-        from score.logprob import score_pairs
+        from peers.logprob.scoring import score_pairs
 
         keys, pairs, spans = self.passes(scorer, shard)
         scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance, parts)
@@ -210,7 +210,7 @@ class Scoring:
 
     def passes(self, scorer: str, shard: int) -> tuple[list[tuple[str, str | None]], list[Pair], list[slice]]:
         """What a scorer has to pass through its model: (prompt, whose response or None), the pair, what is summed."""
-        from score.logprob import Pair
+        from peers.logprob.model import Pair
 
         keys: list[tuple[str, str | None]] = []
         asked: list[tuple[str, tuple[str, ...]]] = []
@@ -243,7 +243,7 @@ class Scoring:
         """Which target tokens are summed."""
         if self.run.config.score.pmi_target == "response":
             return slice(0, len(target))
-        from score.logprob import span_of
+        from peers.logprob.scoring import span_of
 
         found = extract(row["response"])
         assert found is not None, "a response without an answer was dropped before"

@@ -22,7 +22,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from data.config import ScoreSection
+from data.config.sections import ScoreSection
 
 
 def weights(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from data.equivalence import Kind
+from data.answers.equivalence import Kind
 
 # in each group any two are the same
 GROUPS: dict[Kind, list[list[str]]] = {

@@ -76,9 +76,9 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     import torch
     import transformers
 
-    from data.config import PeerSection, TemplateSection
-    from data.prompts import PeerPrompts
-    from score.logprob import LanguageModel, Pair
+    from data.config.sections import PeerSection, TemplateSection
+    from peers.logprob.model import LanguageModel, Pair
+    from peers.prompts import PeerPrompts
 
     torch.manual_seed(seed)
     tokenizer = _tokenizer(chat)
@@ -119,7 +119,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def fresh_tokenizers() -> None:
     """Tokenizers are cached; a test that changes one must not change it for the next."""
-    from data.peers import load_tokenizer
+    from peers.source import load_tokenizer
 
     load_tokenizer.cache_clear()
 
@@ -176,7 +176,7 @@ def run_module(
 
 def run_stage(name: str, run: str, round_: int, config: Path | None, overrides: list[str]) -> None:
     """One stage, called from this process; its peers' processes are forks of a server that all tests share."""
-    from data.stage import run_stages
+    from peers.command import run_stages
 
     run_stages([(name, round_)], run, config, overrides)
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data.console import Task
-from data.prompts import PeerPrompts
 from data.run import Run
-from data.workers import Job, Work
-from generate.engine import Advance, Completion, Request, Sampling
+from peers.engines.protocol import Advance, Completion, Request, Sampling
+from peers.prompts import PeerPrompts
+from peers.workers import Job, Work
 
 
 class FakeEngine:

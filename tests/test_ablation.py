@@ -11,17 +11,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.config import load_config
+from data.config.load import load_config
 from data.errors import UserError
 from data.run import Run
-from evaluate.ablate import DEFAULT_ARMS, Ablation, _shown
-from evaluate.arms import ARMS, BASE, Arm, load_arm
 from evaluate.benchmarks import load_benchmarks
 from evaluate.clustered import Bootstrap
 from evaluate.gap import auroc, bootstrap_interval
 from evaluate.guard import Collapse
 from evaluate.intervals import Estimate, estimate, half_width
 from evaluate.labels import gold_answers, judged, quality
+from pipeline.ablation import DEFAULT_ARMS, Ablation, _shown
+from pipeline.arms import ARMS, BASE, Arm, load_arm
 from tests.conftest import ROOT, run_module, write_jsonl
 
 
@@ -226,7 +226,7 @@ def test_what_another_run_offers(project: Path) -> None:
 
     from data import shards
     from data.schema import EVALS, METRICS
-    from evaluate.shared import _offers
+    from pipeline.reuse import _offers
 
     config = load_config(Path("tiny.toml"), [])
     folder = project / "runs" / "x.pst.17" / "round=0" / "evals"
@@ -339,7 +339,7 @@ def test_labels_are_told_in_order(project: Path) -> None:
     config = load_config(Path("tiny.toml"), [])
     with pytest.raises(UserError, match=r"chains is not finished: run `make generate RUN=t ROUND=1`"):
         judged(Run("t", config), 1)
-    with pytest.raises(UserError, match=r'SET="evaluate\.label_column=NAME".*evaluate labels --run RUN --column NAME'):
+    with pytest.raises(UserError, match=r'SET="evaluate\.label_column=NAME".*pipeline\.labels --run RUN --column NAME'):
         gold_answers(config)
 
 
@@ -348,13 +348,13 @@ def test_an_ablation(project: Path) -> None:
     """Two arms and the oracle: the chains and round 0 are made once; the table compares with the first two."""
     os.symlink(ROOT / "configs", project / "configs")
     write_jsonl(project / "train.jsonl", [{**row, "answer": "1"} for row in _questions(16)])
-    arguments: tuple[str, ...] = ("ablate", "--config", "tiny.toml", "--arms", "pst uniform oracle", "--run", "x")
+    arguments: tuple[str, ...] = ("--config", "tiny.toml", "--arms", "pst uniform oracle", "--run", "x")
     arguments += ("--against", "pst oracle")
-    refused = run_module("evaluate", *arguments, cwd=project)
+    refused = run_module("pipeline.ablation", *arguments, cwd=project)
     assert refused.returncode == 2 and "evaluate.label_column" in refused.stderr
     assert not (project / "runs").exists()
     arguments += ("--set", "evaluate.label_column=answer", "--set", "evaluate.label_answers=numbers")
-    done = run_module("evaluate", *arguments, cwd=project)
+    done = run_module("pipeline.ablation", *arguments, cwd=project)
     assert done.returncode == 0, done.stderr
     for arm in ("uniform", "oracle"):
         assert f"run x.{arm}.17" in done.stdout
@@ -376,13 +376,13 @@ def test_an_ablation(project: Path) -> None:
     assert rows["minus"].unique(maintain_order=True).to_list() == [None, "pst", "oracle"]
     assert rows["seeds"].to_list() == [[17]] * len(rows)
     times = {path: path.stat().st_mtime_ns for path in runs.glob("x.*.17/**/*.parquet")}
-    again = run_module("evaluate", *arguments, cwd=project)
+    again = run_module("pipeline.ablation", *arguments, cwd=project)
     assert again.returncode == 0, again.stderr
     assert times == {path: path.stat().st_mtime_ns for path in runs.glob("x.*.17/**/*.parquet")}
     assert again.stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]
-    changed = run_module("evaluate", *arguments, "--set", "train.lr=0.5", cwd=project)
+    changed = run_module("pipeline.ablation", *arguments, "--set", "train.lr=0.5", cwd=project)
     assert changed.returncode == 2 and "train.lr: 0.001 -> 0.5" in changed.stderr
-    labels = run_module("evaluate", "labels", "--run", "x.oracle.17", cwd=project)
+    labels = run_module("pipeline.labels", "--run", "x.oracle.17", cwd=project)
     assert labels.returncode == 0, labels.stderr
     for arm in ("uniform", "oracle"):
         report = run_module("evaluate.report", "--run", f"x.{arm}.17", cwd=project).stdout

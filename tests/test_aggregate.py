@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from data.equivalence import Grader
+from data.answers.grader import Grader
 from generate.aggregate import synthesiser, vote
 
 

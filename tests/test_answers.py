@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from data.answers import Extracted, clusters, extract, grade
-from data.equivalence import Grader, Kind, normalise, read_numbers
+from data.answers.clusters import clusters
+from data.answers.equivalence import Kind
+from data.answers.extract import Extracted, extract
+from data.answers.grader import Grader, grade
+from data.answers.numbers import read_numbers
+from data.answers.spelling import normalise
 from evaluate.strict import strict_correct, strict_equal
 from tests.answer_pairs import labelled
 
@@ -296,7 +300,7 @@ def test_a_worker_that_dies_leaves_its_pair_undecided_and_is_replaced() -> None:
 
 def test_workers_end_with_a_killed_parent() -> None:
     script = (
-        "from data.equivalence import Grader\n"
+        "from data.answers.grader import Grader\n"
         "if __name__ == '__main__':\n"
         "    grader = Grader(workers=1)\n"
         "    grader.equivalent([('x+1', '1+x')], 'math')\n"

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from data import shards
-from data.config import load_config
-from data.peers import load_tokenizer
-from data.prompts import load_prompts
+from data.config.load import load_config
 from data.run import RUNS, open_run
 from data.schema import CHAINS, EVALS, PROMPTS, SCORES
+from peers.prompts import load_prompts
+from peers.source import load_tokenizer
 from tests.conftest import questions, read_stage, run_module, run_stage, stage, write_jsonl
 
 STAGES = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
-COMMANDS = [*STAGES, "evaluate.report", "data.status"]
+COMMANDS = [*STAGES, "evaluate.report", "pipeline.status"]
 HELP_SECONDS = 1.0
 REFUSAL_CPU_SECONDS = 6.0
 Refuse = Callable[..., str]
@@ -150,7 +150,10 @@ def test_a_run_in_use_is_refused(trained: Path) -> None:
 
 
 def test_report_and_status_of_an_unknown_run(project: Path) -> None:
-    for module, has in (("evaluate.report", ("'nothing'", "make")), ("data.status", ("no run 'nothing'", "none yet"))):
+    for module, has in (
+        ("evaluate.report", ("'nothing'", "make")),
+        ("pipeline.status", ("no run 'nothing'", "none yet")),
+    ):
         done = run_module(module, "--run", "nothing", cwd=project)
         judged(done.returncode, done.stdout, done.stderr, *has)
 

@@ -7,8 +7,8 @@ from itertools import islice
 
 import pytest
 
-from data.prompts import load_prompts
-from score.logprob import Pair
+from peers.logprob.model import Pair
+from peers.prompts import load_prompts
 from tests.bench.inputs import Maker, configuration, in_words, stream
 from tests.bench.limits import Flops, Shapes, flops, seconds
 from tests.bench.measure import Contender, alternate, full_seconds

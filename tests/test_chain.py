@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from generate.chain import peer_order, request_seed
+from data.hashing import request_seed
+from generate.chain import peer_order
 
 PEERS = ["a", "b", "c"]
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.config import TrainSection
+from data.config.sections import TrainSection
 from data.errors import UserError
-from train.checkpoint import stochastic_round, write_merged
+from peers.merge import stochastic_round, write_merged
 from train.loop import open_adapter
 
 NAME = "model.layers.0.self_attn.q_proj.weight"

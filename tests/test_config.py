@@ -9,8 +9,11 @@ from typing import Any, get_args
 
 import pytest
 
-from data.config import Config, Section, differences, digest, load_config, parse_config, table
+from data.config.docs import table
+from data.config.load import differences, load_config, parse_config
+from data.config.sections import Config, Section
 from data.errors import UserError
+from data.hashing import digest
 from tests.conftest import ROOT
 
 TOMLS = sorted((ROOT / "configs").glob("*.toml"))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from data import schema
-from data.config import table
+from data.config.docs import table
 
 ROOT = Path(__file__).resolve().parent.parent
 

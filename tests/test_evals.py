@@ -11,12 +11,12 @@ import pytest
 
 import evaluate.stage
 import evaluate.verifier
-import generate.loaded
+import peers.policy_cache
 from data import shards
 from data.run import open_run
 from data.schema import EVALS, METRICS
 from evaluate.report import write_report
-from generate.engine import Completion
+from peers.engines.protocol import Completion
 from tests.conftest import read_stage, write_jsonl
 from tests.fake_engine import Inline
 
@@ -42,7 +42,7 @@ def test_both_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pyte
         return [Completion([1], next(texts), -0.5, "stop") for _ in prompts]
 
     monkeypatch.setattr(evaluate.stage, "complete", complete)
-    monkeypatch.setattr(generate.loaded, "language_model", lambda *_: None)
+    monkeypatch.setattr(peers.policy_cache, "language_model", lambda *_: None)
     monkeypatch.setattr(evaluate.verifier, "logit_scores", lambda lm, prompts, asked, *_: [0.0] * len(asked))
     with open_run("g", config, ["evaluate.answer_timeout_seconds=1"]) as run:
         evaluate.stage.main(run, 0, Inline(run))

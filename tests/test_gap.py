@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.config import EvaluateSection
+from data.config.sections import EvaluateSection
 from data.schema import METRICS
 from data.shards import write_rows
 from evaluate.gap import (

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from data import shards
-from data.answers import extract
+from data.answers.extract import extract
 from data.errors import UserError
-from data.prompts import PeerPrompts, load_prompts
+from data.hashing import request_seed
 from data.run import Run, open_run
 from data.schema import CHAINS, PROMPTS
-from generate import loaded, stage
-from generate.chain import request_seed
+from generate import stage
+from peers import policy_cache
+from peers.prompts import PeerPrompts, load_prompts
 from tests.conftest import questions, read_stage, write_jsonl
 from tests.fake_engine import FakeEngine, Inline
 
@@ -44,7 +45,7 @@ class Fakes:
         self.asked: list[tuple[str, list[int], int]] = []
 
     def engine(self, run: Run, _: int, name: str) -> FakeEngine:
-        """In place of `loaded.engine`."""
+        """In place of `policy_cache.engine`."""
         prompts = load_prompts(run.config, name)
 
         def respond(prompt: Sequence[int], seed: int) -> list[int]:
@@ -79,7 +80,7 @@ def opened(name: str, *overrides: str) -> Iterator[Run]:
 def generate(name: str, fakes: Fakes, *overrides: str, round_: int = 1) -> list[dict[str, Any]]:
     """Run the stage with fake engines; the rows."""
     with pytest.MonkeyPatch.context() as patch, opened(name, *overrides) as run:
-        patch.setattr(loaded, "engine", fakes.engine)
+        patch.setattr(policy_cache, "engine", fakes.engine)
         stage.main(run, round_, Inline(run, fakes.together))
         return read_stage(run.stage_dir(round_, "chains"), CHAINS)
 
@@ -158,7 +159,7 @@ def test_the_rows_follow_from_the_seed(three: Path) -> None:
 def test_one_engine_at_a_time_is_loaded_once_a_position(three: Path) -> None:
     fakes = Fakes(distinct, together=False)
     with pytest.MonkeyPatch.context() as patch, opened("t") as run:
-        patch.setattr(loaded, "engine", fakes.engine)
+        patch.setattr(policy_cache, "engine", fakes.engine)
         workers = Inline(run, together=False)
         stage.main(run, 1, workers)
     assert len(workers.stretches) <= 7  # 3 positions of 3 peers, less two where a peer goes on with the next position

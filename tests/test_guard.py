@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data.config import GuardSection
+from data.config.sections import GuardSection
 from evaluate.guard import signs
 from tests.conftest import run_module, stage
 
@@ -53,11 +53,13 @@ def test_thresholds_are_the_configs() -> None:
 @pytest.mark.slow
 def test_a_run_that_collapses_is_stopped(project: Path) -> None:
     far_too_high = ("--set", "train.lr=0.5", "--set", "train.batch_size=2", "--set", "train.max_grad_norm=100")
-    done = run_module("data.round", "--run", "t", "--round", "1", "--config", "tiny.toml", *far_too_high, cwd=project)
+    done = run_module(
+        "pipeline.round", "--run", "t", "--round", "1", "--config", "tiny.toml", *far_too_high, cwd=project
+    )
     assert done.returncode == 0, done.stderr
     warning = done.stdout.index("collapse?")
     assert warning > done.stdout.index("evaluate round 1") and "→" in done.stdout[warning:]
-    stopped = run_module("data.round", "--run", "t", "--round", "2", "--set", "guard.action=stop", cwd=project)
+    stopped = run_module("pipeline.round", "--run", "t", "--round", "2", "--set", "guard.action=stop", cwd=project)
     assert stopped.returncode == 2
     assert "round 1 of run 't' looks like collapse, so round 2 is not trained: " in stopped.stderr
     assert "→" in stopped.stderr and "--set guard.action=warn" in stopped.stderr

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from score import head, kernel
-from score.head import logsumexp, products_of
+from peers.logprob import head, kernel
+from peers.logprob.head import logsumexp, products_of
 
 ROWS, HIDDEN, VOCABULARY = 37, 32, 1000
 

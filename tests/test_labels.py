@@ -13,7 +13,7 @@ from data import schema
 from score.stage import PASSES
 from tests.conftest import ROOT
 
-BLIND = ("data", "generate", "score", "train")
+BLIND = ("data", "peers", "generate", "score", "train")
 MODULES = sorted(path for package in BLIND for path in (ROOT / package).rglob("*.py"))
 SCHEMAS = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)}
 GOLD_WORDS = ("gold", "correct", "label", "verdict", "solution")
@@ -62,7 +62,7 @@ def test_nothing_outside_evaluate_knows_of_gold_answers(path: Path) -> None:
     assert not [name for name in imported(tree, path.parent.name) if name.split(".")[0] == "evaluate"]
     # the one generic import starts a stage by the name of its package; between stages, the guard may end the run
     if found := calls(tree, "import_module") + calls(tree, "__import__"):
-        assert path.relative_to(ROOT) == Path("data/stage.py")
+        assert path.relative_to(ROOT) == Path("peers/command.py")
         assert sorted(ast.unparse(call.args[0]) for call in found) == ["'evaluate.guard'", "f'{name}.stage'"]
     # `answer_column` is declared with the benchmarks and read in evaluate alone
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "answer_column"]
@@ -78,6 +78,6 @@ def test_evaluate_is_where_the_answer_column_is_read() -> None:
 
 
 def test_prompts_have_no_section_for_answers() -> None:
-    from data.config import PromptsSection
+    from data.config.sections import PromptsSection
 
     assert not [name for name in PromptsSection.model_fields if "answer" in name or "gold" in name]

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.config import ScoreSection, TrainSection
-from data.peers import load_tokenizer
+from data.config.sections import ScoreSection, TrainSection
 from data.run import open_run
 from data.schema import SCORES
 from data.shards import write_rows
-from score.logprob import LanguageModel, Pair, load_language_model, score_pairs
+from peers.logprob.model import LanguageModel, Pair, load_language_model
+from peers.logprob.scoring import score_pairs
+from peers.source import load_tokenizer
 from score.weights import weights
 from tests.conftest import questions
 from train.loop import TrainingExample, lr_factor, open_adapter, train_adapter

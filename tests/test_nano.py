@@ -9,11 +9,12 @@ from itertools import islice
 
 import pytest
 
-from data.config import BenchmarkSection, PromptsSection
+from data.config.sections import BenchmarkSection, PromptsSection
 from data.errors import UserError
+from data.hashing import normalise
 from data.nano import EQUATIONS, GROUPS, ROWS, SHARES, SUBSETS, Problem, calculate, problems, solve_equations, source
-from data.questions import normalise, read_source
-from peers.examples import MISREADS, made_up, slip
+from data.questions import read_source
+from peers.nano.examples import MISREADS, made_up, slip
 
 
 def checked(solution: str) -> list[str]:

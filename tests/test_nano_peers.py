@@ -18,14 +18,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.config import RuntimeSection, load_config
+from data.config.load import load_config
+from data.config.sections import RuntimeSection
 from data.nano import SUBSETS, Problem, problems, source
-from data.peers import load_tokenizer
-from data.prompts import load_prompts
-from generate.engine import Request, Sampling, TransformersEngine
-from peers.card import card
-from peers.examples import MISREADS
-from peers.pretrain import BATCH, STEPS
+from peers.engines.protocol import Request, Sampling
+from peers.engines.transformers import TransformersEngine
+from peers.nano.card import card
+from peers.nano.examples import MISREADS
+from peers.nano.pretrain import BATCH, STEPS
+from peers.prompts import load_prompts
+from peers.source import load_tokenizer
 from tests.conftest import ROOT
 
 CONFIG = load_config(ROOT / "configs" / "nano.toml", [])

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is 
 
 def kept(logits_R_V: Tensor, p_R: Tensor, width: int) -> Tensor:
     """Which tokens survive."""
-    from generate.nucleus import nucleus_threshold
+    from peers.engines.nucleus import nucleus_threshold
 
     return logits_R_V >= nucleus_threshold(logits_R_V, p_R, width)
 
@@ -49,8 +49,9 @@ def test_only_requests_that_ask_are_masked() -> None:
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    from generate.engine import NUCLEUS, Sampling, top_p
-    from generate.nucleus import Nucleus
+    from peers.engines.nucleus import Nucleus
+    from peers.engines.protocol import Sampling
+    from peers.engines.vllm import NUCLEUS, top_p
 
     processor = Nucleus(None, torch.device("cpu"), False)  # type: ignore[arg-type]
     asking, other = SamplingParams(**top_p(Sampling(0.7, 0.5, 8), on_gpu=False)), SamplingParams()

@@ -10,10 +10,11 @@ import pytest
 import torch
 import transformers
 
-from score import attention, kernel, logprob
-from score.attention import MULTIPLE, Branches, Forest, attend
-from score.logprob import LanguageModel, Pair, load_language_model, score_next, score_pairs, trust_compiler
-from score.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
+from peers.logprob import attention, kernel, model
+from peers.logprob.attention import MULTIPLE, Branches, Forest, attend
+from peers.logprob.model import LanguageModel, Pair, load_language_model, trust_compiler
+from peers.logprob.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
+from peers.logprob.scoring import score_next, score_pairs
 
 LLAMA = Path(__file__).parents[1] / "peers" / "llama"
 SHAPE: dict[str, Any] = {
@@ -226,9 +227,9 @@ def test_layers_are_compiled_once_where_that_is_asked_for(
 ) -> None:
     layers: list[Any] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **_: layers.append(layer))
-    monkeypatch.setattr(logprob, "keep_from_compiler", lambda: None)
-    monkeypatch.setattr(logprob, "trust_compiler", lambda: None)
-    monkeypatch.setattr(logprob, "compiler_is_there", lambda: compiler)
+    monkeypatch.setattr(model, "keep_from_compiler", lambda: None)
+    monkeypatch.setattr(model, "trust_compiler", lambda: None)
+    monkeypatch.setattr(model, "compiler_is_there", lambda: compiler)
     lm = load_language_model(LLAMA, "float32")
     lm.compile = choice
     for _ in range(2):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data import peers
-from data.config import GenerateSection, PeerSection, RuntimeSection
-from data.peers import compute_dtype, model_directory
+from data.config.sections import GenerateSection, PeerSection, RuntimeSection
+from peers import source
+from peers.source import compute_dtype, model_directory
 
 CONFIG: Any = SimpleNamespace(generate=GenerateSection(context_tokens=512, max_new_tokens=16))
 
@@ -20,7 +20,7 @@ CONFIG: Any = SimpleNamespace(generate=GenerateSection(context_tokens=512, max_n
 def test_weights_of_another_type_are_converted_once(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(peers, "CACHE", tmp_path / "models")
+    monkeypatch.setattr(source, "CACHE", tmp_path / "models")
     stored = tiny_models["chatty"]
     assert model_directory(PeerSection(name="a", model=str(stored)), CONFIG) == stored
     wide = model_directory(PeerSection(name="a", model=str(stored), dtype="float32"), CONFIG)
@@ -39,7 +39,7 @@ def test_weights_of_another_type_are_converted_once(
 def test_a_conversion_that_was_killed_begins_anew(
     tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "CACHE", tmp_path / "models")
+    monkeypatch.setattr(source, "CACHE", tmp_path / "models")
     peer = PeerSection(name="a", model=str(tiny_models["plain"]), dtype="float32")
     whole = model_directory(peer, CONFIG)
     left = whole.with_name(f"{whole.name}.tmp")

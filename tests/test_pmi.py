@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from data.config import PeerSection, TemplateSection
-from data.peers import load_tokenizer
-from data.prompts import PeerPrompts
-from score.logprob import LanguageModel, Pair, score_pairs
+from data.config.sections import PeerSection, TemplateSection
+from peers.logprob.model import LanguageModel, Pair
+from peers.logprob.scoring import score_pairs
+from peers.prompts import PeerPrompts
+from peers.source import load_tokenizer
 from score.pmi import Measured, Pmi, combine, scorers
 from score.stage import Chain
 

@@ -18,13 +18,17 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from data import peers
-from data.config import Config, GenerateSection, RuntimeSection, load_config
-from data.prompts import PeerPrompts
-from generate.engine import Completion, Request, Sampling, TransformersEngine, VllmEngine
-from score.logprob import LanguageModel, Pair, load_language_model, load_model, score_pairs
+from data.config.load import load_config
+from data.config.sections import Config, GenerateSection, RuntimeSection
+from peers import source
+from peers.engines.protocol import Completion, Request, Sampling
+from peers.engines.transformers import TransformersEngine
+from peers.engines.vllm import VllmEngine
+from peers.logprob.model import LanguageModel, Pair, load_language_model, load_model
+from peers.logprob.scoring import score_pairs
+from peers.merge import write_merged
+from peers.prompts import PeerPrompts
 from tests.conftest import BENCHMARKS, ROOT, questions
-from train.checkpoint import write_merged
 from train.loop import TrainingExample, open_adapter, train_adapter
 from train.survival import survival
 
@@ -60,11 +64,11 @@ def load_peer(name: str, examples: bool = False) -> Peer:
     config = load_config(ROOT / "configs" / "pocket.toml", [])
     peer = config.peer(name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peers, "CACHE", ROOT / peers.CACHE)
-        directory = peers.model_directory(peer, config)
+        patch.setattr(source, "CACHE", ROOT / source.CACHE)
+        directory = source.model_directory(peer, config)
     wording = config.templates_of(peer)
     wording = wording if examples else wording.model_copy(update={"examples": ()})
-    return Peer(config, directory, PeerPrompts(peers.load_tokenizer(directory), peer, wording))
+    return Peer(config, directory, PeerPrompts(source.load_tokenizer(directory), peer, wording))
 
 
 def sums(n: int) -> list[dict[str, str]]:

@@ -14,14 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.config import PeerSection, load_config
+from data.config.load import load_config
+from data.config.sections import PeerSection
 from data.errors import UserError
 from data.nano import problems, source
-from data.prompts import PeerPrompts
 from data.run import locked
-from peers import pretrain
-from peers.examples import MISREAD_SHARE, MISREADS, Kind, candidate, misread_by, stream, wrong_solution
-from score.logprob import LanguageModel
+from peers.logprob.model import LanguageModel
+from peers.nano import pretrain
+from peers.nano.examples import MISREAD_SHARE, MISREADS, Kind, candidate, misread_by, stream, wrong_solution
+from peers.prompts import PeerPrompts
 
 
 @pytest.fixture

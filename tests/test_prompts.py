@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from data.config import Example, PeerSection, TemplateSection
+from data.config.sections import Example, PeerSection, TemplateSection
 from data.errors import UserError
-from data.peers import load_tokenizer
-from data.prompts import PeerPrompts
+from peers.prompts import PeerPrompts
+from peers.source import load_tokenizer
 from tests.conftest import CHAT
 
 QUESTION = "Tom has 3 pens and buys 4. How many?"

@@ -9,9 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from data.config import SourceSection
+from data.config.sections import SourceSection
 from data.errors import UserError
-from data.questions import normalise, question_id, read_source, shuffled, unique_questions
+from data.hashing import normalise, question_id
+from data.questions import read_source, shuffled, unique_questions
 from data.run import open_run
 from data.shards import read_manifest
 from tests.conftest import write_jsonl

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data import shards
-from data.config import EvaluateSection, parse_config
+from data.config.load import parse_config
+from data.config.sections import EvaluateSection
 from data.errors import UserError
 from data.run import RUNS, Run
 from data.schema import CROSS, EVALS, METRICS

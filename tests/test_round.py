@@ -16,14 +16,16 @@ import polars as pl
 import pytest
 
 from data import shards
-from data.answers import extract
-from data.config import load_config
-from data.prompts import load_prompts
+from data.answers.extract import extract
+from data.config.load import load_config
 from data.run import RUNS
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from data.shards import Row
 from evaluate.strict import strict_correct
-from generate.engine import Request, Sampling, TransformersEngine, VllmEngine
+from peers.engines.protocol import Request, Sampling
+from peers.engines.transformers import TransformersEngine
+from peers.engines.vllm import VllmEngine
+from peers.prompts import load_prompts
 from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, stage
 from tests.conftest import _make_model as make_model
 
@@ -148,7 +150,7 @@ def test_every_file_of_the_layout_is_there(rounds: Path) -> None:
     table = [line.split() for line in done.stdout.splitlines() if line.split()[:1] in (["sums"], ["1"], ["2"], ["0"])]
     assert len(table) >= 6
 
-    done = run_module("data.status", "--run", "t", cwd=rounds)
+    done = run_module("pipeline.status", "--run", "t", cwd=rounds)
     assert done.returncode == 0 and done.stdout.count("finished") == 9 and "started" not in done.stdout
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from data import shards
 from data.errors import UserError
 from data.stage import Stage
-from data.status import status
+from pipeline.status import status
 
 ROW = pa.schema([("x", pa.int64())])
 

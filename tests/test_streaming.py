@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import generate.loaded
 import generate.stage
+import peers.policy_cache
 import score.stage
 from data import shards
-from data.equivalence import Grader
+from data.answers.grader import Grader
 from data.run import open_run
 from data.schema import EVALS, SCORES
 from data.shards import Row
@@ -55,9 +55,9 @@ def peaks_of_a_round(n: int) -> dict[str, int]:
 
 def with_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine and a scorer without models."""
-    monkeypatch.setattr(generate.loaded, "engine", bank_engine)
-    monkeypatch.setattr(generate.loaded, "language_model", lambda *_: None)
-    monkeypatch.setattr("score.logprob.score_pairs", score_pairs)
+    monkeypatch.setattr(peers.policy_cache, "engine", bank_engine)
+    monkeypatch.setattr(peers.policy_cache, "language_model", lambda *_: None)
+    monkeypatch.setattr("peers.logprob.scoring.score_pairs", score_pairs)
 
 
 def test_no_stage_holds_the_round(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 
 from data import shards
-from data.config import digest, load_config
-from data.prompts import PeerPrompts, load_prompts
+from data.config.load import load_config
+from data.hashing import digest
 from data.run import RUNS, Run, open_run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
@@ -24,7 +24,8 @@ from evaluate import stage as evaluate
 from evaluate import verifier
 from evaluate.benchmarks import load_benchmarks
 from evaluate.verifier import cot_verdicts, verdict
-from generate.engine import Completion
+from peers.engines.protocol import Completion
+from peers.prompts import PeerPrompts, load_prompts
 from tests.conftest import ROOT, read_stage, run_module, run_stage
 from tests.fake_engine import FakeEngine, Inline
 
@@ -103,8 +104,8 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
         return FakeEngine(prompts, respond)
 
-    monkeypatch.setattr("generate.loaded.engine", engine)
-    monkeypatch.setattr("generate.loaded.language_model", lambda *_: None)
+    monkeypatch.setattr("peers.policy_cache.engine", engine)
+    monkeypatch.setattr("peers.policy_cache.language_model", lambda *_: None)
     monkeypatch.setattr(verifier, "logit_scores", scored)
     with open_run("t", Path("tiny.toml"), ["evaluate.cross_verify=true", "run.shard_questions=4"]) as opened:
         yield opened
@@ -175,7 +176,7 @@ def test_critiques_are_kept_through_a_kill(run: Run, monkeypatch: pytest.MonkeyP
 
         return FakeEngine(prompts, respond)
 
-    monkeypatch.setattr("generate.loaded.engine", engine)
+    monkeypatch.setattr("peers.policy_cache.engine", engine)
     section = run.config.evaluate.model_copy(update={"verifier": "cot", "verifier_tokens": 40, "cross_verify": False})
     templates = run.config.templates.model_copy(update={"verify_cot": "Check it."})
     other = Run(run.name, run.config.model_copy(update={"evaluate": section, "templates": templates}))

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import pytest
 
-from data.config import ScoreSection
+from data.config.sections import ScoreSection
 from score.weights import sigmoid, weights
 
 Weighting = Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"]

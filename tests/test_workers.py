@@ -17,7 +17,7 @@ import pytest
 from data.console import Task, console
 from data.errors import UserError
 from data.run import Run, open_run
-from data.workers import Advance, Processes
+from peers.workers import Advance, Processes
 from tests.conftest import ROOT
 
 HELD: list[int] = []  # in a worker
@@ -115,7 +115,7 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from data.run import open_run
-from data.workers import Processes
+from peers.workers import Processes
 from tests.test_workers import sleep
 
 if __name__ == "__main__":

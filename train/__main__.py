@@ -1,6 +1,7 @@
 """`python -m train --run NAME --round R [--config FILE] [--set key=value]`."""
 
-from data.stage import stage_app, start
+from data.cli import start
+from peers.command import stage_app
 
 app = stage_app("train", "Train a LoRA adapter per peer on the weighted aggregates.", first_round=1)
 

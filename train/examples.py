@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data.schema import TOKENS
 from data.shards import replace
-from score.logprob import Pair
+from peers.logprob.model import Pair
 from train.loop import TrainingExample
 
 EXAMPLES = pa.schema([pa.field(name, kind, nullable=False) for name, kind in (

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from data.config import TrainSection
+from data.config.sections import TrainSection
 from data.errors import UserError
-from score.logprob import LanguageModel, Pair, inputs_of, load_model
+from peers.logprob.model import LanguageModel, Pair, inputs_of, load_model
 from train.lora import fuse, refresh
 from train.loss import optimiser_steps, weighted_nll
 

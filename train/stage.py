@@ -17,18 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import shards
-from data.config import digest
 from data.console import console, task
 from data.errors import UserError
-from data.peers import adapter_identity, check_peers, compute_dtype, model_directory
-from data.prompts import PeerPrompts, load_prompts
+from data.hashing import digest, request_seed
 from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
-from data.workers import Advance, Workers
-from generate import loaded
-from generate.chain import request_seed
-from train.checkpoint import merged_checkpoint, policy_identity
+from peers import policy_cache
+from peers.policy import adapter_identity, merged_checkpoint, policy_identity
+from peers.prompts import PeerPrompts, load_prompts
+from peers.source import check_peers, compute_dtype, model_directory
+from peers.workers import Advance, Workers
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from train.examples import Examples
@@ -95,7 +94,7 @@ def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
 
 def train_peer(run: Run, round_: int, name: str, advance: Advance) -> None:
     """`PeerTraining.finish`, in the peer's process."""
-    loaded.drop_all()  # the next round's policy is another one
+    policy_cache.drop_all()  # the next round's policy is another one
     PeerTraining(run, round_, name).finish(advance)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from score.logprob import LanguageModel, Pair, load_language_model, score_pairs
+from peers.logprob.model import LanguageModel, Pair, load_language_model
+from peers.logprob.scoring import score_pairs
 
 
 def mean_loss(lm: LanguageModel, pairs: Sequence[Pair], budget: int) -> float:

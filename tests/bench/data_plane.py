@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from data.prompts import PeerPrompts, load_prompts
 from data.run import Run, open_run
-from generate.engine import Advance, Completion, Request, Sampling
-from score.logprob import Pair
+from peers.engines.protocol import Advance, Completion, Request, Sampling
+from peers.logprob.model import Pair
+from peers.prompts import PeerPrompts, load_prompts
 from tests.fake_engine import Inline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -72,7 +72,7 @@ class BankEngine:
 
 
 def bank_engine(run: Run, _: int, name: str) -> BankEngine:
-    """In place of `loaded.engine`."""
+    """In place of `policy_cache.engine`."""
     return BankEngine(load_prompts(run.config, name))
 
 
@@ -97,9 +97,9 @@ def opened(n: int) -> Iterator[Run]:
 
 def do_step(step: str, n: int) -> None:
     """One step of a round of n questions; the steps before it are there."""
-    import generate.loaded
     import generate.stage
-    import score.logprob
+    import peers.logprob.scoring
+    import peers.policy_cache
     import score.stage
     from train.stage import training_examples
 
@@ -107,12 +107,12 @@ def do_step(step: str, n: int) -> None:
         if step == "prompts":
             run.freeze()  # else the next process would write them again
         elif step == "generate":
-            with mock.patch.object(generate.loaded, "engine", bank_engine):
+            with mock.patch.object(peers.policy_cache, "engine", bank_engine):
                 generate.stage.main(run, 1, Inline(run))
         elif step == "score":
             with (
-                mock.patch.object(generate.loaded, "language_model", lambda *_: None),
-                mock.patch.object(score.logprob, "score_pairs", score_pairs),
+                mock.patch.object(peers.policy_cache, "language_model", lambda *_: None),
+                mock.patch.object(peers.logprob.scoring, "score_pairs", score_pairs),
             ):
                 score.stage.main(run, 1, Inline(run))
         elif step == "examples":

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.config import Config, load_config
+from data.config.load import load_config
+from data.config.sections import Config
 from data.nano import Problem, problems, readings
-from data.prompts import PeerPrompts
+from peers.prompts import PeerPrompts
 
 Tokens = tuple[list[int], list[int]]  # prompt, target
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from score.packing import pack
+from peers.logprob.packing import pack
 from tests.bench.inputs import Tokens
 
 HEAD_TOKENS = 1024  # of the vocabulary at once: a block of logits that stays in the cache

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data.config import load_config
+from data.config.load import load_config
 from data.console import console
-from data.peers import compute_dtype, model_directory
-from data.prompts import load_all_prompts, load_prompts
 from data.run import Run
 from data.schema import CHAINS
 from data.shards import read_rows, shard_paths
+from peers.prompts import load_all_prompts, load_prompts
+from peers.source import compute_dtype, model_directory
 from tests.bench.inputs import Maker, Tokens, configuration
 from tests.bench.measure import Contender, Session, alternate, run_worker
 from train.loss import optimiser_steps

@@ -24,10 +24,11 @@ Ready = Callable[[], None]  # to be called when the model is loaded and the work
 
 def ours_score(job: Job, ready: Ready) -> Result:
     """`score_pairs` under the config's token budget; log-probabilities of all target tokens."""
-    from data.stage import quiet_environment
+    from data.cli import quiet_environment
 
     quiet_environment()
-    from score.logprob import Pair, load_language_model, score_pairs
+    from peers.logprob.model import Pair, load_language_model
+    from peers.logprob.scoring import score_pairs
 
     lm = load_language_model(Path(job["directory"]), job["dtype"])
     ready()
@@ -81,11 +82,11 @@ def reference_score(job: Job, ready: Ready) -> Result:
 
 def ours_train(job: Job, ready: Ready) -> Result:
     """`train_adapter`, checkpoints included."""
-    from data.stage import quiet_environment
+    from data.cli import quiet_environment
 
     quiet_environment()
-    from data.config import TrainSection
-    from score.logprob import Pair
+    from data.config.sections import TrainSection
+    from peers.logprob.model import Pair
     from train.loop import TrainingExample, open_adapter, train_adapter
 
     section = TrainSection(**job["train"])
@@ -146,7 +147,7 @@ def ours_generate(job: Job, ready: Ready) -> Result:
     """The generate stage of a run, engines, tokenizers and all."""
     from data.run import RUNS
     from data.shards import read_json
-    from data.stage import run_stages
+    from peers.command import run_stages
 
     ready()
     run_stages([("generate", 1)], job["run"], Path(job["config"]), job["set"])

@@ -1,0 +1,1 @@
+"""Final answers: where a response states one, and which answers agree."""

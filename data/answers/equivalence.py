@@ -1,0 +1,70 @@
+r"""Whether two answers are the same.
+
+Two answers are *equivalent* under a `kind`:
+
+- "math": the same string after light normalisation; or the same number, compared as exact fractions
+  (1/2 = 0.5, but 0.333 is not 1/3); or equal by math-verify with either one as the gold answer, since
+  `verify(gold, target)` is not symmetric. Degrees and a leading `x =` are ignored. `50\%` equals
+  both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a unit: 5 cm is not 5 m, though
+  either is 5. Words that make another number or a bound count always: neither "5 squared" nor "at most 5" is 5.
+- "numbers": the same unordered list of numbers. Integers must be equal; other numbers may differ by
+  1e-4 * max(1, |value|), since gold answers are rounded. A percentage stands for the number as written (50% is 50):
+  the benchmarks' lists are plain numbers. "1,000" is one number, and so is "30,300"; "30, 300" is two. "3 5" and
+  "12 of 20" are no list, as nothing tells which number is meant.
+
+Equivalence is symmetric. It is transitive but where one answer leaves out what two others name differently (5, x = 5,
+y = 5; 5, 5 feet, 5 inches; likewise base, percent) and where tolerances add up.
+
+Sympy can hang inside C code, where no Python timeout reaches it, so `Grader` runs math-verify in processes
+that it kills. A pair that ran out of time, or whose process died, is None: neither equivalent nor different.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal
+
+from data.answers.numbers import Number, read_number, read_numbers
+from data.answers.spelling import MAX_ANSWER_CHARS, clean, is_words, normalise
+from data.answers.units import read_changes, read_units
+
+Kind = Literal["math", "numbers"]
+Pair = tuple[str, str]
+
+# ---- equivalence ----
+
+
+def decide_quickly(a: str, b: str, kind: Kind) -> bool | None:
+    """What can be decided without math-verify; None if it cannot."""
+    if (same := normalise(a)) and same == normalise(b):
+        return True
+    if kind == "numbers":
+        x, y = read_numbers(a), read_numbers(b)
+        return 0 < len(x) == len(y) and all(map(_near, x, y))
+    if max(len(a), len(b)) > MAX_ANSWER_CHARS or not a.strip() or not b.strip():
+        return False
+    units, others = read_units(a), read_units(b)
+    if not (units <= others or others <= units):
+        return False
+    m, n = read_number(a), read_number(b)
+    if (m or n) and read_changes(a) != read_changes(b):
+        return False
+    if m and n:
+        return _same_number(m, n)
+    words = is_words(clean(a)) + is_words(clean(b))
+    return False if words == 2 or (words == 1 and (m or n)) else None
+
+
+def _near(p: Fraction, q: Fraction) -> bool:
+    if p.denominator == q.denominator == 1:
+        return p == q  # 20000 is not 20001
+    return abs(p - q) <= Fraction(1, 10_000) * max(Fraction(1), abs(p), abs(q))
+
+
+def _same_number(m: Number, n: Number) -> bool:
+    if any(x and y and x != y for x, y in ((m.label, n.label), (m.base, n.base))):
+        return False
+    if m.percent == n.percent:
+        return m.value == n.value
+    part, whole = (m, n) if m.percent else (n, m)
+    return whole.value in (part.value, part.value / 100)

@@ -1,0 +1,1 @@
+"""Configuration: sections of the TOML, reading them, their documentation."""

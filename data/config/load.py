@@ -1,0 +1,154 @@
+"""From a TOML file and `section.key=value` overrides to a `Config`, and how two configs differ."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from data.config.sections import Config
+from data.errors import UserError
+
+
+def load_config(path: Path, overrides: list[str]) -> Config:
+    """Read a TOML file and apply `section.key=value` overrides.
+
+    Raises UserError for a missing file, bad TOML, an unknown key or a value out of bounds.
+    """
+    if not path.is_file():
+        raise UserError(f"config file {path} does not exist; give an existing one with --config (configs/ has some)")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    return parse_config(raw, str(path), overrides)
+
+
+def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
+    """Validate a raw dictionary, `section.key=value` overrides applied; `where` names its origin in errors.
+
+    Raises UserError, which names an override instead of `where` if that is what is wrong.
+    """
+    try:
+        return Config.model_validate(_overridden(raw, overrides))
+    except ValidationError as error:
+        errors = _lines(error)
+    before = _errors(raw) if overrides else errors
+    told: dict[str, list[str]] = {}
+    for key, line in errors:
+        if (key, line) in before or (before and not key):
+            guilty = []
+        elif key:
+            guilty = _touching(key, overrides)
+        else:  # of how sections go together: those without which it would not be
+            guilty = [text for text in overrides if (key, line) not in _errors(raw, overrides, but=text)]
+            guilty = guilty or list(overrides)
+        told.setdefault(f"--set {', '.join(map(repr, guilty))}" if guilty else where, []).append(line)
+    raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in told.items()))
+
+
+def _errors(raw: dict[str, Any], overrides: Sequence[str] = (), but: str | None = None) -> list[tuple[str, str]]:
+    """What is wrong, as in `_lines`, with all overrides but one; nothing if another cannot be applied without it."""
+    try:
+        Config.model_validate(_overridden(raw, [text for text in overrides if text != but]))
+    except ValidationError as error:
+        return _lines(error)
+    except UserError:
+        pass
+    return []
+
+
+def _lines(error: ValidationError) -> list[tuple[str, str]]:
+    """(key, what is wrong) of all that is wrong; the key is empty where it is how sections go together."""
+    keys = [".".join(map(str, item["loc"])) for item in error.errors()]
+    return [
+        (key, _explain(key, item["type"], item["msg"], item["input"]))
+        for key, item in zip(keys, error.errors(), strict=True)
+    ]
+
+
+def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    given = copy.deepcopy(raw)
+    for text in overrides:
+        _apply_override(given, text)
+    return given
+
+
+def _touching(key: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides of a key, of what is around it or in it."""
+
+    def related(one: list[str], other: list[str]) -> bool:
+        return all(a == b for a, b in zip(one, other, strict=False))
+
+    return [text for text in overrides if related(key.split("."), text.partition("=")[0].strip().split("."))]
+
+
+def _explain(key: str, kind: str, message: str, found: Any) -> str:
+    if kind == "extra_forbidden":
+        return f"unknown key {key!r} (docs/config.md lists all keys)"
+    if kind == "missing":
+        return f"missing key {key!r}"
+    message = message.removeprefix("Value error, ")
+    return f"{key}: {message} (found {found!r})" if key and kind != "value_error" else f"{key} {message}".strip()
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override!r}: expected section.key=value, for example --set generate.temperature=0.8")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = (
+            None if text.strip() == "null" else text
+        )  # a bare word is a string: --set score.weighting=rank needs no quotes in the shell
+    *parents, last = key.strip().split(".")
+    table: Any = raw
+    for part in parents:
+        table = _step_into(table, part, override)
+    if isinstance(table, list):
+        raise UserError(f"--set {override!r}: name one entry of the list, for example peers.0.{last}")
+    table[last] = value
+
+
+def _step_into(table: Any, part: str, override: str) -> Any:
+    if isinstance(table, list):
+        if not part.isdigit() or int(part) >= len(table):
+            raise UserError(f"--set {override!r}: {part!r} is no index into a list of {len(table)} entries")
+        return table[int(part)]
+    inner = table.setdefault(part, {})
+    if not isinstance(inner, (dict, list)):
+        raise UserError(f"--set {override!r}: {part!r} is a value, not a section")
+    return inner
+
+
+def differences(frozen: Config, given: Config) -> list[str]:
+    """`key: frozen -> given` for every differing key outside `runtime` and `guard`."""
+    before, after = _flatten(frozen), _flatten(given)
+    return [
+        f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flatten(config: Config) -> dict[str, str]:
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, inner in enumerate(value):
+                walk(f"{prefix}.{index}", inner)
+        else:
+            flat[prefix] = json.dumps(value)
+
+    walk("", config.model_dump(mode="json", exclude={"runtime", "guard"}))
+    return flat

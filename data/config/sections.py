@@ -1,0 +1,389 @@
+"""The configuration: one frozen model per section of the TOML, unknown keys refused.
+
+Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made
+from them (`python -m data.config`). Two sections alone may change within a run, since they say how fast and whether to
+go on, never what: `runtime` and `guard`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Field(
+    pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in file names and tables; not mean."
+)
+MEAN = "mean"  # in tables, of all peers or benchmarks
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Example(Section):
+    """One worked example for the prompt."""
+
+    question: str = Field(min_length=1, description="The question.")
+    solutions: tuple[str, ...] = Field(
+        (),
+        description="Earlier solutions shown with it (review and verify examples); empty for a plain example.",
+    )
+    response: str = Field(min_length=1, description="The response the model is shown as the right way to answer.")
+
+
+class RunSection(Section):
+    """What belongs to the whole run."""
+
+    seed: int = Field(17, ge=0, lt=2**31, description="Seed of the shuffle, the orders, sampling and training.")
+    shard_questions: int = Field(
+        512, ge=1, description="Questions per shard: the largest piece of work that a kill can cost."
+    )
+    adapters: Literal["merged", "unmerged"] = Field(
+        "merged",
+        description="How generate, score and evaluate use an adapter: merged into a temporary checkpoint "
+        "(float32 sum, seeded stochastic rounding), or served beside the base weights.",
+    )
+
+
+class SourceSection(Section):
+    """Where questions come from."""
+
+    source: str = Field(
+        min_length=1,
+        description="A .jsonl, .parquet or .csv file (glob patterns and hf://datasets/... work), a local dataset "
+        "folder, the name of a dataset on the Hugging Face hub, or nano: the project's own questions (data/nano.py).",
+    )
+    split: str = Field(
+        "train",
+        description="Split, for a dataset name or folder; of nano: train, validation, test (or pretrain, which its "
+        "peers were made from).",
+    )
+    subset: str | None = Field(
+        None, description="Configuration (subset) of the dataset, for a name; arith or simul of nano."
+    )
+    revision: str | None = Field(None, description="Revision of the dataset, for a name.")
+    question_column: str = Field("question", description="Column that holds the question.")
+    rows: tuple[int, int] | None = Field(
+        None, description="Only rows [first, end) of the source, before the shuffle: splits one file in two."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="At most this many questions, after the shuffle (of a benchmark: the same in all runs)."
+    )
+
+    @field_validator("rows")
+    @classmethod
+    def _rows_ascend(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
+        if rows is not None and not 0 <= rows[0] < rows[1]:
+            raise ValueError(f"rows must be [first, end) with 0 <= first < end, found {list(rows)}")
+        return rows
+
+
+class PromptsSection(SourceSection):
+    """The unlabelled questions to train on."""
+
+    shuffle: bool = Field(True, description="Shuffle (seeded) before the limit is applied.")
+    overlap: Literal["refuse", "drop", "transductive"] = Field(
+        "refuse",
+        description="What to do with training questions that a benchmark also has: stop, drop them, or keep them "
+        "(every report then says 'transductive').",
+    )
+
+
+class BenchmarkSection(SourceSection):
+    """Questions with gold answers, read by evaluate alone."""
+
+    name: str = Name
+    answer_column: str = Field("answer", description="Column that holds the gold answer.")
+    answers: Literal["math", "numbers"] = Field(
+        "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
+    )
+
+
+class TemplateSection(Section):
+    """Wording of the prompts, and worked examples."""
+
+    instruction: str = Field(
+        "Solve the problem step by step. Put the final answer in \\boxed{}.",
+        description="Asks for a solution to the question alone.",
+    )
+    review: str = Field(
+        "Others have proposed the solutions below; any of them may be wrong. Judge them, then solve the problem "
+        "yourself step by step. Put the final answer in \\boxed{}.",
+        description="Asks for an own solution after earlier ones (chain positions 2 and later).",
+    )
+    synthesis: str = Field(
+        "Below are several solutions to the problem; any of them may be wrong. Write the final solution step by "
+        "step. Put the final answer in \\boxed{}.",
+        description="Asks for the final solution from all of them (aggregate = 'synthesis').",
+    )
+    verify: str = Field(
+        "Is the proposed solution correct? Answer Yes or No.", description="Asks the verifier for Yes or No."
+    )
+    verify_cot: str = Field(
+        "Check the proposed solution step by step in a few short sentences: is every step right, and does it answer "
+        'the question? Then write a last line that is only "Yes" if it is correct or only "No" if it is not.',
+        description="Asks the verifier for a critique that ends in Yes or No (verifier = 'cot').",
+    )
+    examples: tuple[Example, ...] = Field(
+        (),
+        description="Worked examples; those with solutions are shown in review prompts, the others elsewhere.",
+    )
+    verify_examples: tuple[Example, ...] = Field(
+        (),
+        description="Worked examples for the verifier: one solution each, response Yes or No. Not shown where it "
+        "writes a critique.",
+    )
+
+
+class PeerSection(Section):
+    """One peer: a base model and how to talk to it."""
+
+    name: str = Name
+    model: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Hub name, model directory, GGUF file, or package:MODULE/FILE for a file inside an installed "
+        "package; a list is one GGUF file in pieces."
+    )
+    revision: str | None = Field(None, description="Revision, for a hub name.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the weights in use.")
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto",
+        description="The tokenizer's chat template or the plain one; auto: chat where the tokenizer has one.",
+    )
+    stop: tuple[str, ...] | None = Field(
+        None, description="Strings that end a response; default: none for chat, '\\nQuestion:' for plain."
+    )
+    templates: TemplateSection | None = Field(None, description="This peer's own wording, instead of [templates].")
+
+
+class GenerateSection(Section):
+    """The chain."""
+
+    order: Literal["rotate", "fixed", "random"] = Field(
+        "rotate",
+        description="Order of the peers: rotated by question and round, as listed, or a seeded permutation.",
+    )
+    aggregate: Literal["last", "vote", "synthesis", "self", "self-vote"] = Field(
+        "last",
+        description="The aggregate: last response, majority by equivalent answers, one more response, or (controls "
+        "without peers) each model's own response to the question alone, and the majority of several such samples.",
+    )
+    votes: int = Field(8, ge=2, description="Samples of each peer that vote under aggregate = 'self-vote'.")
+    temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
+    max_new_tokens: int = Field(512, ge=1, description="Longest response in tokens.")
+    context_tokens: int = Field(
+        4096, ge=16, description="Longest prompt plus response in tokens; score puts one more response after it."
+    )
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="Inference engine; auto: vLLM where it is installed, else transformers."
+    )
+
+    @model_validator(mode="after")
+    def _prompts_have_room(self) -> GenerateSection:
+        if self.max_new_tokens >= self.context_tokens:
+            raise ValueError(
+                f"max_new_tokens {self.max_new_tokens} must be below context_tokens {self.context_tokens}, "
+                "which hold the prompt, too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _votes_can_differ(self) -> GenerateSection:
+        if self.aggregate == "self-vote" and self.temperature == 0:
+            raise ValueError("aggregate 'self-vote' needs a temperature above 0: all samples would be the same")
+        return self
+
+    @property
+    def alone(self) -> bool:
+        """Whether no peer sees another's response: a control, in which each is its own aggregate's author."""
+        return self.aggregate in ("self", "self-vote")
+
+
+class ScoreSection(Section):
+    """PMI and weights."""
+
+    scorer: Literal["own", "mean", "aggregator"] = Field(
+        "own",
+        description="Whose policy measures the PMI: the responder's, the mean over all peers, the aggregate's author.",
+    )
+    y_source: Literal["chain", "alone"] = Field(
+        "chain",
+        description="Which response of a peer is measured: the one in the chain, or one to the question alone, which "
+        "generate then asks for, too.",
+    )
+    pmi_target: Literal["response", "answer"] = Field(
+        "response", description="What is scored: the whole aggregate, or its final-answer span."
+    )
+    weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"] = Field(
+        "sigmoid",
+        description="Weight as a decreasing function of PMI per token (agreement, entropy, uniform, shuffled: "
+        "controls).",
+    )
+    beta: float = Field(5.0, gt=0, description="Steepness of sigmoid and exp, per nat/token.")
+    center: Literal["median"] | float = Field(
+        "median", description="c of sigmoid and exp, in nats/token; 'median' is taken over the peer's round."
+    )
+    weight_min: float = Field(0.05, ge=0, description="Lower clip, before the division by the mean.")
+    weight_max: float = Field(20.0, gt=0, description="Upper clip, before the division by the mean.")
+    target: Literal["aggregate", "own"] = Field(
+        "aggregate", description="Text to train on: the aggregate, or (ablation) the peer's own response."
+    )
+    train_final: bool = Field(
+        False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
+    )
+
+    @model_validator(mode="after")
+    def _clip_is_an_interval(self) -> ScoreSection:
+        if self.weight_min >= self.weight_max:
+            raise ValueError(f"weight_min {self.weight_min} must be below weight_max {self.weight_max}")
+        return self
+
+
+class TrainSection(Section):
+    """LoRA."""
+
+    rank: int = Field(16, ge=1, le=512, description="LoRA rank.")
+    alpha: int = Field(32, ge=1, description="LoRA alpha; the update is scaled by alpha / rank.")
+    lr: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay of the adapter.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
+    batch_size: int = Field(32, ge=1, description="Examples per optimiser step.")
+    epochs: int = Field(1, ge=1, description="Passes over the round's examples.")
+
+
+class EvaluateSection(Section):
+    """Exact match and the generator-verifier gap."""
+
+    samples: int = Field(8, ge=2, description="k: sampled responses per question, for the gap, pass@k and maj@k.")
+    temperature: float = Field(0.7, gt=0, le=5, description="Temperature of the samples.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
+    keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
+    verifier: Literal["logit", "cot"] = Field(
+        "logit",
+        description="How a sample is verified: by log p(Yes) - log p(No), or by a short greedy critique, written "
+        "first, that ends in Yes or No.",
+    )
+    verifier_tokens: int = Field(256, ge=1, description="Longest critique in tokens.")
+    cross_verify: bool = Field(
+        False,
+        description="Every peer also verifies the samples of all others: cross.parquet; N times the verifier's work.",
+    )
+    bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples over items for the 95 % intervals.")
+    label_column: str | None = Field(
+        None,
+        description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
+        "pipeline.labels` and the arm `oracle` of an ablation, by nothing that trains otherwise.",
+    )
+    label_answers: Literal["math", "numbers"] = Field("math", description="How those are compared.")
+    answer_timeout_seconds: float = Field(5.0, gt=0, description="Longest comparison of two answers.")
+
+
+class GuardSection(Section):
+    """When a round looks like collapse, measured against round 0; may differ from call to call."""
+
+    action: Literal["warn", "stop", "ignore"] = Field(
+        "warn",
+        description="After evaluate, warn; or also stop before the next round; or neither. The signs of collapse are "
+        "told with the benchmarks' answers, so a run that may be stopped wants other questions than the final test.",
+    )
+    diversity_fall: float = Field(
+        0.5, ge=0, le=1, description="Relative fall of distinct answers, or of the entropy of samples, that counts."
+    )
+    agreement_rise: float = Field(
+        0.05, ge=0, le=1, description="Rise of the agreement among peers that, with falling entropy and pass@k, counts."
+    )
+    pass_at_k_fall: float = Field(0.02, ge=0, le=1, description="Fall of pass@k that must go with those two.")
+    silence_rise: float = Field(0.25, ge=0, le=1, description="Rise of the share of responses without an answer.")
+    accuracy_fall: float = Field(0.5, ge=0, le=1, description="Relative fall of the share of right samples.")
+
+
+class RuntimeSection(Section):
+    """How the machine is used; may differ from call to call, and changes results by rounding at most.
+
+    One exception: sampled responses of the transformers engine depend on its batches, so on `score_tokens`.
+    """
+
+    resident: Literal["auto", "all", "one"] = Field(
+        "auto",
+        description="The peers' processes side by side or one at a time; auto: side by side on CPU if they fit into "
+        "memory, one at a time on GPU.",
+    )
+    compute: Literal["auto", "weights", "float32"] = Field(
+        "auto",
+        description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on "
+        "CPUs without bf16 instructions (AMX or AVX-512), where it is faster (and closer to exact).",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
+        "auto: where the work that is left, tokens times weights, outweighs the compiling.",
+    )
+    kv_cache_gib: float = Field(2, gt=0, description="vLLM's key-value cache per engine on CPU, in GiB.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
+    max_num_seqs: int = Field(128, ge=1, description="Requests that vLLM decodes at once.")
+    score_tokens: int = Field(2048, ge=1, description="Tokens of one scoring batch; shared ones count once.")
+    train_tokens: int = Field(1024, ge=1, description="Tokens of one training micro-batch.")
+    checkpoint_steps: int = Field(10, ge=1, description="Optimiser steps between training checkpoints.")
+    grader_workers: int = Field(2, ge=1, description="Processes that compare answers.")
+
+
+class Config(Section):
+    """One experiment."""
+
+    run: RunSection = RunSection()
+    prompts: PromptsSection
+    templates: TemplateSection = TemplateSection()
+    peers: tuple[PeerSection, ...]
+    generate: GenerateSection = GenerateSection()
+    score: ScoreSection = ScoreSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    benchmarks: tuple[BenchmarkSection, ...] = Field(min_length=1)
+    guard: GuardSection = GuardSection()
+    runtime: RuntimeSection = RuntimeSection()
+
+    @model_validator(mode="after")
+    def _names_are_usable(self) -> Config:
+        if len(self.peers) < 2:
+            raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")
+        for kind, names in (("peers", self.peer_names), ("benchmarks", [b.name for b in self.benchmarks])):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
+            if MEAN in names:  # the tables would take it for the mean of all of them
+                raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
+        models = Counter(json.dumps([p.model, p.revision]) for p in self.peers)
+        twice = [model for model, count in models.items() if count > 1]
+        if twice:
+            raise ValueError(f"peers: the model {json.loads(twice[0])[0]!r} is listed more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _critiques_have_room(self) -> Config:
+        tokens, context = self.evaluate.verifier_tokens, self.generate.context_tokens
+        if self.evaluate.verifier == "cot" and tokens >= context:
+            raise ValueError(
+                f"evaluate.verifier_tokens {tokens} must be below generate.context_tokens {context}, which hold the "
+                "prompt, too"
+            )
+        return self
+
+    @property
+    def peer_names(self) -> list[str]:
+        """Names of the peers in the config's order."""
+        return [peer.name for peer in self.peers]
+
+    def peer(self, name: str) -> PeerSection:
+        """The peer called `name`."""
+        return next(peer for peer in self.peers if peer.name == name)
+
+    def templates_of(self, peer: PeerSection) -> TemplateSection:
+        """Wording for a peer: its own if it has one, else the shared one."""
+        return peer.templates or self.templates

@@ -1,0 +1,94 @@
+"""One small protocol for inference and two engines: vLLM and transformers (tests/fake_engine.py has a third).
+
+Prompts and responses are token ids; what ends a response comes from `PeerPrompts`. vLLM runs within the peer's process
+(peers/workers.py), whose end gives its memory back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import util
+from typing import Literal, Protocol
+
+from data.config.sections import GenerateSection
+from data.errors import UserError
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a response; temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    logprobs: bool = True  # evaluate does without
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and the seed of its own random stream."""
+
+    prompt: Sequence[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A response: its tokens without stop string and end token, and their log-probability.
+
+    `logprob` is the sum over `token_ids` in nats at temperature 1, whatever the sampling temperature was; 0 where it
+    was not asked for.
+    `finish_reason` is `stop`, `length` (the token limit) or `context` (the prompt did not fit; nothing was generated).
+    """
+
+    token_ids: list[int]
+    text: str
+    logprob: float
+    finish_reason: Literal["stop", "length", "context"]
+
+
+NOT_GENERATED = Completion([], "", 0.0, "context")
+
+
+class Engine(Protocol):
+    """What generate and evaluate need of an inference engine."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
+        """One completion per request, in order; `advance(requests, tokens)` reports progress."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+def engine_kind(section: GenerateSection) -> Literal["vllm", "transformers"]:
+    """Resolve `generate.engine`. Raises UserError if vLLM is asked for and not installed."""
+    installed = util.find_spec("vllm") is not None
+    if section.engine == "vllm" and not installed:
+        raise UserError("generate.engine = 'vllm' but vLLM is not installed; use 'transformers' or run `make setup`")
+    if section.engine == "auto":
+        return "vllm" if installed else "transformers"
+    return section.engine
+
+
+def complete(
+    engine: Callable[[], Engine],
+    prompts: list[list[int]],
+    seeds: list[int],
+    sampling: Sampling,
+    room: int,
+    advance: Advance,
+) -> list[Completion]:
+    """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`."""
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    completions = [NOT_GENERATED] * len(prompts)
+    if fits:
+        requests = [Request(prompts[i], seeds[i]) for i in fits]
+        for index, completion in zip(fits, engine().generate(requests, sampling, advance), strict=True):
+            completions[index] = completion
+    advance(len(prompts) - len(fits), 0)
+    return completions

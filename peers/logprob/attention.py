@@ -1,0 +1,187 @@
+"""Attention of packed sequences: each branch of a tree sees its ancestors and, causally, itself.
+
+The decoder gets the tokens of a batch as one row, without padding. Only attention, which must keep the sequences
+apart, takes them branch by branch. A fused kernel is about twice as fast on causal attention as with a mask, so a
+branch is computed together with its ancestors unless there are more of these than tokens of its own; a branch at the
+end of a long shared prefix has a mask. What is padded or there twice is dropped again.
+
+Registered with transformers under the name PACKED, for which transformers makes no masks. Each layer says itself
+whether it has a sliding window or a soft-cap.
+
+Axes: N tokens of a batch, S branches of one kind, Q and K their longest queries and keys, A heads, G heads that share
+keys, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from peers.logprob.packing import Branch, Tree
+
+PACKED = "packed"
+ALIKE = 0.8  # of the longest: branches at least so long are padded to it and computed with it
+MULTIPLE = 64  # of tokens, to which batches are filled up: for each new size oneDNN compiles its products anew
+OTHER_KINDS = ("s_aux", "position_bias", "indices", "block_indices")  # of attention, by the arguments they come with
+
+
+@dataclass
+class Branches:
+    """Branches of one kind. Indices are places in the batch; padding is place 0."""
+
+    queries_S_Q: Tensor
+    keys_S_K: Tensor
+    starts_S: Tensor  # depth of each first query
+    causal: bool  # queries and keys are the same
+    masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores, [S or 1, 1, Q, K], None where plain causal attention does."""
+        if window not in self.masks:
+            longest = self.keys_S_K.shape[1]
+            if self.causal and (window is None or longest <= window):
+                self.masks[window] = None
+            else:
+                starts_S = self.starts_S[:1] if self.causal else self.starts_S
+                at_K = torch.arange(longest, device=starts_S.device)
+                depth_S_Q = starts_S[:, None] + at_K[: self.queries_S_Q.shape[1]]
+                depth_S_Q = depth_S_Q.clamp(max=longest - 1)  # padding sees something, or its gradients were NaN
+                behind_S_Q_K = depth_S_Q[:, :, None] - at_K
+                sees = (behind_S_Q_K >= 0) if window is None else (behind_S_Q_K >= 0) & (behind_S_Q_K < window)
+                mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
+                self.masks[window] = mask[:, None]
+        return self.masks[window]
+
+
+class Forest:
+    """A batch of trees as tensors. `paths[i]` lists the places of sequence i's tokens in the batch.
+
+    The last tokens, up to a multiple of MULTIPLE, belong to no sequence.
+    """
+
+    def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
+        self.paths: dict[int, list[int]] = {}
+        tokens: list[int] = []
+        branches: list[tuple[bool, int, Branch]] = []  # (masked, keys, the branch at its places in the batch)
+        for tree in trees:
+            at = len(tokens)
+            tokens += tree.tokens
+            for branch in tree.branches:
+                moved = Branch(at + branch.first, at + branch.end, [at + place for place in branch.ancestors])
+                depth, size = len(branch.ancestors), branch.end - branch.first
+                branches.append((depth > size, depth + size, moved))
+            self.paths |= {i: [at + place for place in path] for i, path in tree.paths.items()}
+        tokens += [0] * (-len(tokens) % MULTIPLE)
+        depths, order, offset = [0] * len(tokens), [0] * len(tokens), 0
+        self.kinds: list[Branches] = []
+        for masked, kind in groups(branches):
+            own = [range(branch.first, branch.end) for branch in kind]
+            keys = [[*branch.ancestors, *places] for branch, places in zip(kind, own, strict=True)]
+            starts = [len(branch.ancestors) if masked else 0 for branch in kind]
+            queries_S_Q = padded(own if masked else keys, device)
+            keys_S_K = padded(keys, device) if masked else queries_S_Q
+            self.kinds.append(Branches(queries_S_Q, keys_S_K, torch.tensor(starts, device=device), not masked))
+            for branch, start in zip(kind, starts, strict=True):
+                depth, size = len(branch.ancestors), branch.end - branch.first
+                depths[branch.first : branch.end] = range(depth, depth + size)
+                order[branch.first : branch.end] = range(offset + depth - start, offset + depth - start + size)
+                offset += queries_S_Q.shape[1]
+        self.tokens_N = torch.tensor(tokens, device=device)
+        self.depths_N = torch.tensor(depths, device=device)
+        self.order_N = torch.tensor(order, device=device)  # place in the attention's outputs of each token
+
+
+def groups(branches: list[tuple[bool, int, Branch]]) -> Iterator[tuple[bool, list[Branch]]]:
+    """Branches of one kind and of similar length, longest first."""
+    while branches:
+        masked, longest, _ = max(branches, key=itemgetter(0, 1))
+        together = [kind == masked and keys >= ALIKE * longest for kind, keys, _ in branches]
+        yield masked, [branch for (_, _, branch), chosen in zip(branches, together, strict=True) if chosen]
+        branches = [each for each, chosen in zip(branches, together, strict=True) if not chosen]
+
+
+def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """[sequences, longest], zeros at the right."""
+    longest = max(map(len, sequences))
+    return torch.tensor([[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences], device=device)
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None,
+    sliding_window: int | None = None, softcap: float | None = None, forest: Forest | None = None, **others: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """transformers' attention interface: [1, A, N, D], [1, A/G, N, D] twice → [1, N, A, D].
+
+    Raises ValueError without a forest, and for kinds of attention that this is not.
+    """
+    unknown = [name for name in OTHER_KINDS if others.get(name) is not None]
+    if forest is None or attention_mask is not None or unknown:
+        raise ValueError(f"packed attention takes a forest, no mask and no {unknown}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query_N_A_D, key_N_B_D, value_N_B_D = (states[0].transpose(0, 1) for states in (query, key, value))
+    outputs = []
+    for kind in forest.kinds:
+        q = _gather(query_N_A_D, kind.queries_S_Q)
+        k, v = _gather(key_N_B_D, kind.keys_S_K), _gather(value_N_B_D, kind.keys_S_K)
+        mask = kind.mask(sliding_window or None, query.dtype)
+        y = _attention(q, k, v, mask, scale, softcap)
+        outputs.append(y.transpose(1, 2).flatten(0, 1))
+    whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return whole.index_select(0, forest.order_N)[None], None
+
+
+def _gather(states_N_A_D: Tensor, places_S_T: Tensor) -> Tensor:
+    """[S, A, T, D]"""
+    found = states_N_A_D.index_select(0, places_S_T.flatten())
+    return found.view(*places_S_T.shape, *found.shape[1:]).transpose(1, 2)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+    cpu = q.device.type == "cpu"
+    # on a CPU the backward of the fused kernel is slow
+    if softcap is not None or (cpu and torch.is_grad_enabled()):
+        return _plain(q, k, v, mask, scale, softcap)
+    shares = q.shape[1] != k.shape[1]
+    if shares and not cpu and mask is not None:  # no fused kernel takes both
+        k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], 1) for states in (k, v))
+        shares = False
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=shares)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+    """softmax(cap(scale q k^T) + mask) v as matrix products. Heads that share keys are one product."""
+    s, a, n, d = q.shape
+    b, m = k.shape[1:3]
+    if mask is None:
+        mask = torch.full((n, m), -torch.inf, dtype=q.dtype, device=q.device).triu_(1)
+    mask = mask.expand(s, 1, n, m)[:, :, None].expand(s, b, a // b, n, m).reshape(s * b, -1, m)
+    q, k, v = q.reshape(s * b, -1, d), k.reshape(s * b, m, d), v.reshape(s * b, m, -1)  # v may be of another size
+    if softcap is None:
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
+    else:
+        scores = mask + softcap * torch.tanh(torch.bmm(q, k.transpose(1, 2)) * (scale / softcap))
+    return torch.bmm(scores.softmax(-1), v).view(s, a, n, -1)
+
+
+def register() -> None:
+    """Make the name known to transformers, unless it is."""
+    from transformers import AttentionInterface
+
+    known = cast(Any, AttentionInterface)
+    if PACKED not in known._global_mapping:
+        known.register(PACKED, attend)
+
+
+def keep_from_compiler() -> None:
+    """From now on torch.compile leaves attention out: it would compile it for every forest."""
+    from transformers import AttentionInterface
+
+    known = cast(Any, AttentionInterface)
+    if known._global_mapping.get(PACKED) in (None, attend):
+        known.register(PACKED, torch.compiler.disable(attend))

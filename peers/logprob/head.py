@@ -1,0 +1,116 @@
+"""log-sum-exp of a language model's head over its vocabulary, and its gradient, without the logits.
+
+    lse_r = log sum_v exp z_rv,   z = cap(h W^T + b),   d lse_r / d h_r = sum_v softmax(z_r)_v cap'(z_rv) W_v
+
+Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135),
+whose keys and values would be W: a [rows, vocabulary] block is never there, and no second pass computes the logits
+again for the gradient. On a CPU with AMX peers/logprob/kernel.py does that in C; what is below does it everywhere else.
+
+Axes: R rows, H hidden size, V vocabulary, N one block of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from peers.logprob import kernel
+
+ROWS = 2048  # at once: with a block of 1,024 tokens 8 MiB of float32 logits, which stay in a CPU's cache
+BLOCK = {"cpu": 1024}  # tokens of the vocabulary at once
+OTHER_BLOCK = 16384  # elsewhere few large kernels are better
+
+
+@contextmanager
+def products_of(dtype: torch.dtype) -> Iterator[None]:
+    """Matrix products of float32 tensors that hold numbers of `dtype`.
+
+    For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them with AMX or
+    AVX-512's bf16 instructions and add up in float32: the result is that of a float32 product, several times faster.
+    (Probabilities, in the gradient's product, are rounded: relatively, so that small ones stay what they are.) A CPU
+    with neither multiplies in float32.
+    """
+    setting = cast(Any, torch.backends.mkldnn).matmul
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16" if dtype is torch.bfloat16 else "ieee"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
+def logsumexp(
+    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, held: torch.dtype
+) -> Tensor:
+    """Natural-log normaliser of each row, float32 [R]; differentiable in `hidden_R_H`, not in the frozen head.
+
+    `hidden_R_H` is float32; `held` is the type that its numbers came in.
+    """
+    exact = held if held == head_V_H.dtype else torch.float32
+    rows = ROWS
+    if hidden_R_H.requires_grad and kernel.takes(hidden_R_H, head_V_H, softcap, exact):
+        rows = min(rows, kernel.rows_at_once(hidden_R_H.shape[1]))
+    parts = [_of_rows(part, head_V_H, bias_V, softcap, exact) for part in hidden_R_H.split(rows)]
+    return torch.cat(parts)
+
+
+def _of_rows(*arguments: Any) -> Tensor:
+    return cast(Tensor, cast(Any, _LogSumExp).apply(*arguments))
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, held: torch.dtype
+    ) -> Tensor:
+        wants_gradient = ctx.needs_input_grad[0]
+        if kernel.takes(hidden_R_H, head_V_H, softcap, held):
+            lse_R, gradient_R_H = kernel.logsumexp(hidden_R_H, head_V_H, bias_V, wants_gradient)
+        else:
+            with products_of(held):
+                lse_R, gradient_R_H = _accumulate(hidden_R_H, head_V_H, bias_V, softcap, wants_gradient)
+        ctx.save_for_backward(gradient_R_H)
+        return lse_R
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient_R_H,) = ctx.saved_tensors
+        return gradients[0][:, None] * gradient_R_H, None, None, None, None
+
+
+def _accumulate(
+    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, wants_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    size = BLOCK.get(hidden_R_H.device.type, OTHER_BLOCK)
+    rows = len(hidden_R_H)
+    buffer = hidden_R_H.new_empty(rows * min(size, len(head_V_H)))
+    top_R = hidden_R_H.new_full((rows,), -torch.inf)
+    sum_R = hidden_R_H.new_zeros(rows)
+    gradient_R_H = torch.zeros_like(hidden_R_H) if wants_gradient else hidden_R_H.new_empty(0)
+    for first in range(0, len(head_V_H), size):
+        block_N_H = head_V_H[first : first + size].float()
+        z_R_N = torch.mm(hidden_R_H, block_N_H.T, out=buffer[: rows * len(block_N_H)].view(rows, len(block_N_H)))
+        if bias_V is not None:
+            z_R_N += bias_V[first : first + size]
+        slope_R_N = None
+        if softcap is not None:
+            tanh_R_N = z_R_N.div_(softcap).tanh_()
+            slope_R_N = 1 - tanh_R_N.square() if wants_gradient else None
+            z_R_N = tanh_R_N.mul_(softcap)
+        new_top_R = torch.maximum(top_R, z_R_N.amax(1))
+        scale_R = (top_R - new_top_R).exp_()
+        p_R_N = z_R_N.sub_(new_top_R[:, None]).exp_()
+        sum_R = sum_R.mul_(scale_R).add_(p_R_N.sum(1))
+        top_R = new_top_R
+        if wants_gradient:
+            p_R_N = p_R_N if slope_R_N is None else p_R_N.mul_(slope_R_N)
+            # the likeliest token's p is 1, exact in bf16; times a slope it is not, and its target's gradient is float32
+            with products_of(torch.float32) if slope_R_N is not None else nullcontext():
+                gradient_R_H.mul_(scale_R[:, None]).addmm_(p_R_N, block_N_H)
+    if wants_gradient:
+        gradient_R_H /= sum_R[:, None]
+    return top_R.add_(sum_R.log_()), gradient_R_H

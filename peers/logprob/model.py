@@ -1,0 +1,271 @@
+"""Teacher-forced log-probabilities: one function for scoring and the training loss, its logits for the verifier.
+
+    log p(t_k | prompt, t_<k) = z_k[t_k] - log sum_v exp z_k[v],   z_k = head(h at the position before t_k)
+
+Hidden states may be bf16. The logits are float32: a difference of two sums of bf16 log-softmax values is off by up
+to half a nat over 50 tokens, which is more than a typical PMI. They are computed for the rows that are read, one block
+of the vocabulary after the other (head.py); a prefix that sequences share is computed once (packing.py).
+
+Axes: N tokens of a packed batch, S sequences of T padded places, R hidden states that are read, H hidden size,
+V vocabulary, C tokens asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from peers.logprob import kernel
+from peers.logprob.attention import PACKED, Forest, keep_from_compiler, register
+from peers.logprob.head import logsumexp
+from peers.logprob.packing import pack, packed_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Work left, in FLOPs of the layers' products, from which compiling pays. It took 11 s and a sixth to a quarter off the
+# rest, with gradients 40 s and up to a third: it paid from 75 s of scoring and 180 s of training. SmolLM2 (106 million
+# weights in its layers) scores 4,655 tokens/s and trains on 4.2 examples of 142 tokens, Gemma 3 (100 million) on 3,455
+# and 3.8 of 113 (docs/performance.md). At 2 FLOPs per weight and token, with gradients 4, that is 7.4e13 and 5.2e13 for
+# 75 s of scoring, 4.6e13 and 3.1e13 for 180 s of training; each number here lies between its two. A nano peer's time
+# goes into small tensors, not products: 83,037 tokens/s are 2e13 in 75 s, so it begins to compile later than it could.
+COMPILING_PAYS, COMPILING_GRADIENTS_PAYS = 6e13, 4e13
+# What takes a CPU a minute takes a GPU less than a second, and compiling there takes no less. Not measured yet.
+GPU_FACTOR = 200
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and the target whose tokens are scored after it. Neither may be empty."""
+
+    prompt: Sequence[int]
+    target: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+    @property
+    def inputs(self) -> list[int]:
+        """What goes through the model: the last target token is predicted, never read."""
+        return [*self.prompt, *self.target[:-1]]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Hidden states of one forward that are read, pair by pair, and the target tokens that they predict."""
+
+    owners: list[int]
+    hidden_R_H: Tensor
+    tokens: list[int]
+
+
+class LanguageModel:
+    """A causal LM split into the decoder (in its own dtype) and a head whose logits are float32, on selected rows."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.decoder = model.get_decoder()
+        head = model.get_output_embeddings()
+        self.head_V_H: Tensor = head.weight  # frozen but where a model is made from nothing
+        self.bias_V: Tensor | None = None if getattr(head, "bias", None) is None else head.bias.float()
+        config: Any = self.decoder.config  # the text's, where a model reads more than text
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.device = head.weight.device
+        self.compile: Literal["auto", "on", "off"] = "auto"  # see `runtime.compile`
+        self.compiled = False
+        layers = getattr(self.decoder, "layers", [])
+        self.layer_weights = sum(weight.numel() for layer in layers for weight in layer.parameters())
+        self._check_head()
+        self.packed = self._can_pack()
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Architectures scale or cap their logits in their own ways: compare with the model's own head once."""
+        ids = torch.arange(1, 9, device=self.device)[None]
+        ours = self.logits(self.padded_hidden(ids)[0])
+        theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
+        error = (ours - theirs).abs().max().item()
+        if not error <= 0.02 * theirs.abs().max().item() + 1e-3:
+            raise UserError(
+                f"{type(self.model).__name__} computes its logits in a way that this version does not know "
+                f"(off by {error:.3g}); it cannot be a peer yet"
+            )
+
+    @torch.no_grad()
+    def _can_pack(self) -> bool:
+        """Whether this architecture computes in a packed batch what it does for each sequence alone."""
+        config: Any = self.decoder.config
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or [f"{'sliding' if window else 'full'}_attention"])
+        if not kinds <= {"full_attention", "sliding_attention"}:
+            return False
+        some = len(self.head_V_H) // 2  # the first tokens may be special, and to some a model reacts wildly
+        stem, ends = range(6), (range(24), range(7, 12), range(6, 11))
+        sequences = [[some + token for token in (*stem, *end)] for end in ends]
+        if some < 30:
+            return False
+        alone = [self.padded_hidden(torch.tensor([sequence], device=self.device))[0] for sequence in sequences]
+        forest = Forest(pack(sequences, budget=256), self.device)
+        register()
+        try:
+            packed = self._packed_hidden(forest)
+        except Exception:  # it takes no positions or no such attention, and says so in its own way
+            return False
+        allowed = 1e-3 if packed.dtype is torch.float32 else 0.1
+        apart = [
+            ((packed[forest.paths[i]] - h).norm(dim=-1) / h.norm(dim=-1))[len(stem) :] for i, h in enumerate(alone)
+        ]
+        asked = {"sliding_attention" if window else "full_attention" for window in forest.kinds[0].masks}
+        # in bf16 single tokens may be far apart for rounding alone; wrong positions would change whole branches
+        return max(each.median().item() for each in apart) <= allowed and asked == kinds
+
+    def compiling_pays(self, tokens_left: int) -> bool:
+        """Whether so much work is left that compiling saves time, whatever the time is: no result depends on that."""
+        flops = (4.0 if torch.is_grad_enabled() else 2.0) * self.layer_weights * tokens_left
+        pays = COMPILING_GRADIENTS_PAYS if torch.is_grad_enabled() else COMPILING_PAYS
+        return flops > (pays if self.device.type == "cpu" else GPU_FACTOR * pays)
+
+    def compile_if_asked(self, tokens_left: int) -> None:
+        """Compile the decoder's layers, once for all of them, if `compile` is on, or is auto and it pays."""
+        if self.compiled or self.compile == "off":
+            return
+        if self.compile == "on" or self.compiling_pays(tokens_left):
+            self.compiled = True
+            if compiler_is_there():
+                keep_from_compiler()
+                trust_compiler()
+                for layer in getattr(self.decoder, "layers", []):
+                    layer.compile(dynamic=True)
+
+    def hidden(self, forest: Forest) -> Tensor:
+        """Last hidden states [N, H] of a packed batch's tokens."""
+        if self.packed:
+            return self._packed_hidden(forest)
+        padded = [self.padded_hidden(forest.tokens_N[kind.queries_S_Q]).flatten(0, 1) for kind in forest.kinds]
+        return torch.cat(padded).index_select(0, forest.order_N)
+
+    def _packed_hidden(self, forest: Forest) -> Tensor:
+        config: Any = self.decoder.config
+        before, config._attn_implementation = config._attn_implementation, PACKED
+        try:
+            hidden: Tensor = self.decoder(
+                input_ids=forest.tokens_N[None], position_ids=forest.depths_N[None], use_cache=False, forest=forest
+            ).last_hidden_state
+        finally:
+            config._attn_implementation = before
+        return hidden[0]
+
+    def padded_hidden(self, ids_S_T: Tensor) -> Tensor:
+        """[S, T, H]. No attention mask: in a right-padded causal batch nothing real sees padding."""
+        hidden: Tensor = self.decoder(input_ids=ids_S_T, use_cache=False).last_hidden_state
+        return hidden
+
+    def batches(self, sequences: Sequence[Sequence[int]], budget: int) -> Iterator[Forest]:
+        """All sequences, in batches of at most `budget` tokens (or one sequence), then filled up, longest first."""
+        for trees in packed_batches(sequences, budget, self.packed):
+            yield Forest(trees, self.device)
+
+    def logits(self, hidden_R_H: Tensor) -> Tensor:
+        """Float32 logits [R, V]: for few rows, or a small vocabulary."""
+        logits = torch.nn.functional.linear(hidden_R_H.float(), self.head_V_H.float(), self.bias_V)
+        return self._capped(logits)
+
+    def token_logits(self, hidden_R_H: Tensor, tokens_R_C: Tensor) -> Tensor:
+        """Float32 logits [R, C] of some tokens after each row. Differentiable."""
+        head_R_C_H = self.head_V_H[tokens_R_C].float()
+        logits = torch.einsum("rh,rch->rc", hidden_R_H.float(), head_R_C_H)
+        return self._capped(logits if self.bias_V is None else logits + self.bias_V[tokens_R_C])
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def row_logprobs(self, hidden_R_H: Tensor, tokens_R: Tensor) -> Tensor:
+        """Natural-log probability [R] of one token after each row, in nats. Differentiable."""
+        if self.head_V_H.requires_grad and torch.is_grad_enabled():  # a model that is made from nothing
+            return self.logits(hidden_R_H).log_softmax(1).gather(1, tokens_R[:, None])[:, 0]
+        # float32 from here: for a likely token two gradients almost cancel, which rounding must not see one by one
+        exact_R_H = hidden_R_H.float()
+        normaliser_R = logsumexp(exact_R_H, self.head_V_H, self.bias_V, self.softcap, hidden_R_H.dtype)
+        return self.token_logits(exact_R_H, tokens_R[:, None])[:, 0] - normaliser_R
+
+    def read(self, forest: Forest, pairs: Sequence[Pair]) -> Read:
+        """One forward over a packed batch: the hidden states that predict the targets of the pairs in it."""
+        places = [place for i, path in forest.paths.items() for place in path[len(pairs[i].prompt) - 1 :]]
+        tokens = [token for i in forest.paths for token in pairs[i].target]
+        return Read([*forest.paths], self.hidden(forest)[torch.tensor(places, device=self.device)], tokens)
+
+    def logprobs(self, batches: Sequence[Read], pairs: Sequence[Pair]) -> dict[int, Tensor]:
+        """{i: per-token target log-probabilities of pairs[i], float32 [len(target)]}, in nats, differentiable."""
+        owners = [i for batch in batches for i in batch.owners]
+        tokens_R = torch.tensor([token for batch in batches for token in batch.tokens], device=self.device)
+        flat = self.row_logprobs(torch.cat([batch.hidden_R_H for batch in batches]), tokens_R)
+        return dict(zip(owners, flat.split([len(pairs[i].target) for i in owners]), strict=True))
+
+    def target_logprobs(self, pairs: Sequence[Pair]) -> list[Tensor]:
+        """Per-token target log-probabilities, one float32 tensor [len(target)] per pair, in nats. Differentiable.
+
+        One forward over the packed batch. Raises ValueError for an empty prompt or target.
+        """
+        trees = pack(inputs_of(pairs), sum(map(len, pairs)), self.packed)
+        found = self.logprobs([self.read(Forest(trees, self.device), pairs)], pairs)
+        return [found[i] for i in range(len(pairs))]
+
+
+def compiler_is_there() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
+    return torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def trust_compiler() -> None:
+    """Spare torch.compile trial programs for each vector instruction set, unless the user has said something of it.
+
+    They took 7 of 18 s. A compiler that has built peers/logprob/head.c knows those sets.
+    """
+    from torch._inductor import config
+
+    settings: Any = config.cpp
+    known = kernel.library() is not None and not {"CC", "CXX"} & os.environ.keys()  # else they may be of two versions
+    if settings.vec_isa_ok is None and known:
+        settings.vec_isa_ok = True
+
+
+def inputs_of(pairs: Sequence[Pair]) -> list[list[int]]:
+    """What goes through the model for each pair. Raises ValueError for an empty prompt or target."""
+    if any(not pair.prompt or not pair.target for pair in pairs):
+        raise ValueError("a prompt or a target is empty")
+    return [pair.inputs for pair in pairs]
+
+
+def device() -> torch.device:
+    """The accelerator if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreTrainedModel:
+    """A model for teacher forcing: eval mode, eager attention where soft-capped scores need it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False
+    )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter)).get_base_model()
+    model = model.to(device()).eval()
+    return cast("PreTrainedModel", model)
+
+
+def load_language_model(directory: Path, dtype: str, adapter: Path | None = None) -> LanguageModel:
+    """`load_model`, ready to score."""
+    return LanguageModel(load_model(directory, dtype, adapter).requires_grad_(False))

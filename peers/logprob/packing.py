@@ -1,0 +1,106 @@
+"""Sequences packed into trees, so that a prefix they share goes through the model once. Pure.
+
+    a | x        x a              one tree:  x ─┬─ a
+    a | x, y1    x y1 a                         ├─ y1 a
+    a | x, y2    x y2 a                         └─ y2 a
+
+A tree is laid out one branch after the other. A token sees its ancestors and itself (attention.py), and its
+position is its depth, so its hidden state is the one that it would have in its sequence alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+WORTH_SHARING = 0.2  # of a sequence: less is not worth a branch of its own
+REPEATED = 8  # times the budget: tokens of a batch's sequences, those that are shared counted each time. Attention
+
+
+# reads them all, however often they are shared
+@dataclass(frozen=True)
+class Branch:
+    """Tokens [first, end) of a tree, which come after those at `ancestors`, root first."""
+
+    first: int
+    end: int
+    ancestors: list[int]
+
+
+@dataclass
+class Tree:
+    """Tokens of some sequences. `paths[i]` lists the places in the tree of sequence i's tokens."""
+
+    tokens: list[int] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+    paths: dict[int, list[int]] = field(default_factory=dict)
+    repeated: int = 0  # tokens of all its sequences
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, i: int, sequence: list[int], ancestors: list[int]) -> None:
+        """Sequence i, the beginning of which is at these places."""
+        shared, first = len(ancestors), len(self)
+        self.tokens += sequence[shared:]
+        if shared < len(sequence):
+            self.branches.append(Branch(first, len(self), ancestors))
+        self.paths[i] = [*ancestors, *range(first, len(self))]
+        self.repeated += len(sequence)
+
+
+def pack(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> list[Tree]:
+    """Trees in which every sequence (none empty) has its path; one without a worthwhile prefix has its own tree.
+
+    Trees of several sequences have at most `budget` tokens and REPEATED times as many in all sequences together.
+    """
+    trees: list[Tree] = []
+    previous: list[int] = []
+    path: list[int] = []
+    for sequence, i in sorted((list(sequence), i) for i, sequence in enumerate(sequences)):
+        shared = common_prefix(previous, sequence) if sharing else 0
+        fits = (
+            shared >= WORTH_SHARING * len(sequence)
+            and len(trees[-1]) + len(sequence) - shared <= budget
+            and trees[-1].repeated + len(sequence) <= REPEATED * budget
+        )
+        if not fits:
+            trees.append(Tree())
+        trees[-1].add(i, sequence, path[:shared] if fits else [])
+        previous, path = sequence, trees[-1].paths[i]
+    return trees
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix of two lists."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:  # comparing slices is much faster than a loop over tokens
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
+
+
+def packed_batches(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> Iterator[list[Tree]]:
+    """All sequences, packed, in batches of at most `budget` tokens, longest first (so that the peak comes at once).
+
+    A sequence longer than the budget is a batch of its own.
+    """
+    trees = pack(sequences, budget, sharing)
+    batch: list[Tree] = []
+    for tree in sorted(trees, key=lambda tree: (-max(map(len, tree.paths.values())), min(tree.paths))):
+        whole = [*batch, tree]
+        if batch and (sum(map(len, whole)) > budget or sum(each.repeated for each in whole) > REPEATED * budget):
+            yield batch
+            whole = [tree]
+        batch = whole
+    if batch:
+        yield batch
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in batches of at most `budget` padded tokens, longest first. Every index comes exactly once."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while order:
+        size = max(1, budget // max(1, lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]

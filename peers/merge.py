@@ -1,0 +1,76 @@
+"""Merged checkpoints: base weights plus a LoRA update, as generate, score and evaluate use them.
+
+    W' = round(W + (alpha / r) B A)
+
+The sum is float32. bf16 base weights are exact bf16 numbers, so rounding to nearest takes every change below half a
+unit in the last place back to W, which on a small adapter is most of its effect. *Stochastic* rounding
+goes up with probability proportional to the distance, so that E[W'] is the float32 sum. It is seeded by the
+run, round, peer and tensor: a checkpoint that was deleted comes back bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+from data.hashing import request_seed
+from peers.source import beside_weights
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+PREFIX = "base_model.model."
+
+
+def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int, stochastic: bool = True) -> None:
+    """Write base + adapter as a model directory, tensor by tensor. Raises UserError if the adapter does not fit."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    target.mkdir(parents=True)
+    for file in beside_weights(base):
+        shutil.copyfile(file, target / file.name)
+    kind = getattr(torch, dtype)
+    factors = load_file(adapter / "adapter_model.safetensors")
+    scale = _scale(adapter)
+    pending = {name.removesuffix(".lora_A.weight") for name in factors if name.endswith(".lora_A.weight")}
+    for file in sorted(base.glob("*.safetensors")):
+        tensors = load_file(file)
+        for name in tensors:
+            module = PREFIX + name.removesuffix(".weight")
+            if module not in pending:
+                continue
+            pending.remove(module)
+            a, b = factors[f"{module}.lora_A.weight"].float(), factors[f"{module}.lora_B.weight"].float()
+            if (b.shape[0], a.shape[1]) != tuple(tensors[name].shape):
+                raise UserError(f"{adapter}: {module} does not fit the base's {name} {tuple(tensors[name].shape)}")
+            merged = tensors[name].float() + scale * (b @ a)
+            generator = torch.Generator().manual_seed(request_seed(seed, name))
+            rounds = stochastic and kind is torch.bfloat16
+            tensors[name] = stochastic_round(merged, generator) if rounds else merged
+        tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
+        save_file(tensors, target / file.name, metadata={"format": "pt"})
+    if pending:
+        raise UserError(f"{adapter}: no tensor in {base} for {sorted(pending)[0]} and {len(pending) - 1} others")
+
+
+def _scale(adapter: Path) -> float:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    rank, alpha = config["r"], config["lora_alpha"]
+    return float(alpha / rank)
+
+
+def stochastic_round(values: Tensor, generator: Generator) -> Tensor:
+    """Round float32 values (any shape) to bf16, up or down with probability by distance: E[result] = value.
+
+    bf16 is the upper half of a float32: adding a uniform 16-bit number to the bits and cutting the lower half off
+    carries into the upper half with just that probability. Exact bf16 numbers stay as they are.
+    """
+    import torch
+
+    bits = values.float().contiguous().view(torch.int32)
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=generator)
+    return ((bits + noise) & -65536).view(torch.float32).bfloat16()

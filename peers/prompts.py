@@ -1,0 +1,189 @@
+"""Who is asked what, in tokens: the one place that applies a chat template and that re-encodes a response.
+
+A prompt is a question, optionally with earlier solutions, under one of five requests (solve, review, synthesis,
+verify, verify_cot). Two kinds of peers:
+
+- chat: the tokenizer's own template; worked examples are earlier turns; the end-of-turn token ends a response;
+- plain (base models): `Question: … / Answer: …` blocks after the request; a stop string or EOS ends a response.
+
+The **target** of scoring and training is the response's tokens and then the end token of the *scoring* peer. That
+token is part of the target in every pass, so it cancels in no difference by accident, and a trained peer learns to
+stop. `token_ids` in chains are without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any, Literal
+
+from data.config.sections import Config, Example, PeerSection, TemplateSection
+from data.errors import UserError
+from peers.source import load_tokenizer, model_directory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Kind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
+PLAIN_STOP = ("\nQuestion:",)
+# for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
+TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
+
+
+class PeerPrompts:
+    """Prompts, stop conditions and response encoding of one peer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, peer: PeerSection, wording: TemplateSection) -> None:
+        has_template = bool(tokenizer.chat_template)
+        if peer.template == "chat" and not has_template:
+            raise UserError(f"peer {peer.name}: template = 'chat' but its tokenizer has no chat template; use 'plain'")
+        self.tokenizer, self.peer, self.wording = tokenizer, peer, wording
+        self.is_chat = has_template and peer.template != "plain"
+        self.stop_strings = list(peer.stop if peer.stop is not None else () if self.is_chat else PLAIN_STOP)
+        eos = tokenizer.eos_token_id
+        self.end_id = self._end_of_turn() if self.is_chat else eos
+        if self.end_id is None:
+            raise UserError(f"peer {peer.name}: its tokenizer has no EOS token, so nothing can end a response")
+        self.stop_ids = sorted({self.end_id, eos} - {None})
+        self.yes_id, self.no_id = self.encode_response("Yes")[0], self.encode_response("No")[0]
+        if self.yes_id == self.no_id:
+            raise UserError(f"peer {peer.name}: 'Yes' and 'No' begin with the same token; it cannot be a verifier")
+
+    def solve(self, question: str, solutions: Sequence[str] = ()) -> list[int]:
+        """Prompt for x alone, or for x with solutions under the very same request (what the PMI compares)."""
+        return self.all_of("solve", [(question, solutions)])[0]
+
+    def review(self, question: str, solutions: Sequence[str]) -> list[int]:
+        """Prompt of chain positions 2 and later; position 1 has no solutions and is `solve`."""
+        return self.all_of("review", [(question, solutions)])[0]
+
+    def synthesis(self, question: str, solutions: Sequence[str]) -> list[int]:
+        """Prompt of the extra response of aggregate = 'synthesis'."""
+        return self.all_of("synthesis", [(question, solutions)])[0]
+
+    def verify(self, question: str, solution: str) -> list[int]:
+        """Prompt whose next token is Yes or No."""
+        return self.all_of("verify", [(question, (solution,))])[0]
+
+    def all_of(self, kind: Kind, asked: Iterable[tuple[str, Sequence[str]]]) -> list[list[int]]:
+        """Prompts of one kind for many (question, solutions): tokenised in one call, in half the time."""
+        texts = [self._text(kind, question, solutions) for question, solutions in asked]
+        if not texts:
+            return []
+        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        bos = None if self.is_chat else self.tokenizer.bos_token_id  # a chat template writes its own
+        return found if bos is None else [[bos, *ids] for ids in found]
+
+    def encode_response(self, text: str) -> list[int]:
+        """The one re-encoding of a response's text for this peer, without the end token."""
+        if self.is_chat:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        # encoded after the words it follows: some tokenizers put a blank of their own before any text
+        before = list(self.tokenizer.encode("Answer:", add_special_tokens=False))
+        whole = list(self.tokenizer.encode(f"Answer: {text}", add_special_tokens=False))
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        return list(self.tokenizer.encode(f" {text}", add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of response tokens, special tokens left out, white space kept."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def cut(self, token_ids: Sequence[int]) -> list[int]:
+        """Response tokens up to the one that holds the last visible character before any stop string or end token."""
+        ids = list(token_ids)
+        ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
+        ids = ids[: ends[0]] if ends else ids
+        text = self.decode(ids)
+        text = text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].rstrip()
+        low, high = 0, len(ids)
+        while low < high:  # the shortest prefix that decodes to all of the text
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.decode(ids[:middle]).startswith(text) else (middle + 1, high)
+        return ids[:low]
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """A cut response as stored: without the stop string and without white space at its ends."""
+        text = self.decode(token_ids)
+        return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].strip()
+
+    def _examples(self, with_solutions: bool) -> list[Example]:
+        return [example for example in self.wording.examples if bool(example.solutions) == with_solutions]
+
+    def _text(self, kind: Kind, question: str, solutions: Sequence[str]) -> str:
+        if kind == "verify":
+            return self._render("", question, solutions, self.wording.verify_examples, self.wording.verify)
+        if kind == "verify_cot":  # the verifier's examples end in a bare Yes or No
+            return self._render("", question, solutions, (), self.wording.verify_cot)
+        if kind == "solve" or (kind == "review" and not solutions):
+            return self._render(self.wording.instruction, question, solutions, self._examples(with_solutions=False))
+        request = self.wording.review if kind == "review" else self.wording.synthesis
+        examples = self._examples(with_solutions=True) or self._examples(with_solutions=False)
+        return self._render(request, question, solutions, examples)
+
+    def _render(
+        self,
+        request: str,
+        question: str,
+        solutions: Sequence[str],
+        examples: Sequence[Example],
+        closing: str = "",
+    ) -> str:
+        if self.is_chat:
+            return self._render_chat(request, question, solutions, examples, closing)
+        parts = [request] if request else []
+        parts += [f"{_body(e.question, e.solutions, closing)}\nAnswer: {e.response}" for e in examples]
+        parts.append(f"{_body(question, solutions, closing)}\nAnswer:")
+        return "\n\n".join(parts)
+
+    def _render_chat(
+        self, request: str, question: str, solutions: Sequence[str], examples: Sequence[Example], closing: str
+    ) -> str:
+        head = f"{request}\n\n" if request else ""
+        messages = []
+        for example in examples:
+            messages.append({"role": "user", "content": head + _body(example.question, example.solutions, closing)})
+            messages.append({"role": "assistant", "content": example.response})
+        messages.append({"role": "user", "content": head + _body(question, solutions, closing)})
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **TODAY)
+        return str(text)
+
+    def _end_of_turn(self) -> int | None:
+        """The token that the chat template puts right after an assistant's words."""
+        turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Yes"}]
+        ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False, **TODAY))
+        # many end-of-turn tokens have no role, so that `all_special_ids` alone does not have them
+        added = self.tokenizer.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}
+        answer = self.tokenizer.encode("Yes", add_special_tokens=False)
+        last = max((i for i, token in enumerate(ids) if token in answer), default=len(ids))
+        eos: int | None = self.tokenizer.eos_token_id
+        return next((token for token in ids[last + 1 :] if token in special), eos)
+
+
+def _body(question: str, solutions: Sequence[str], closing: str) -> str:
+    blocks = [f"Question: {question}"]
+    blocks += [f"Solution {number}: {solution}" for number, solution in enumerate(solutions, start=1)]
+    return "\n".join([*blocks, closing] if closing else blocks)
+
+
+def load_prompts(config: Config, name: str) -> PeerPrompts:
+    """Tokenizer and wording of a peer."""
+    peer = config.peer(name)
+    directory = model_directory(peer, config)
+    return PeerPrompts(load_tokenizer(directory), peer, config.templates_of(peer))
+
+
+def load_all_prompts(config: Config) -> dict[str, PeerPrompts]:
+    """`load_prompts` of every peer, by name."""
+    return {name: load_prompts(config, name) for name in config.peer_names}
+
+
+def token_identity(prompts: PeerPrompts) -> str:
+    """Peers with equal identities may exchange token ids: same tokenizer, same kind of template."""
+    tokenizer: Any = prompts.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    about = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{prompts.is_chat}/{about}".encode()).hexdigest()[:16]

@@ -1,0 +1,247 @@
+"""`python -m pipeline.ablation`: the same experiment under several arms and seeds, side by side.
+
+An arm is a small TOML that is laid over the experiment's config (configs/arms/). Each arm and seed is a run of its own,
+`<run>.<arm>.<seed>`, that can be looked at and continued like any other. What two of them have in common, the same
+chains of round 1 or the same evaluation of round 0, is made once: a finished stage with the same fingerprint in another
+run of the ablation is linked, not repeated. Killed at any moment, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from data import shards
+from data.cli import guarded, quiet_environment, start
+from data.config.load import load_config
+from data.console import console
+from data.errors import UserError
+from data.run import RUNS, Run, metrics_path, open_run, stage_is_finished
+from data.schema import ABLATION
+from data.shards import Row
+from evaluate.guard import Collapse
+from evaluate.intervals import estimate
+from evaluate.items import ItemValues, item_values, matrices
+from evaluate.labels import gold_answers, keep_right
+from evaluate.report import points
+from peers.command import do_stage
+from peers.workers import Processes, warm
+from pipeline.arms import BASE, Arm, load_arm
+from pipeline.reuse import adopt
+from pipeline.round import plan
+
+DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
+DEFAULT_AGAINST = "pst uniform"  # the arms that all others are compared with
+METRICS_SHOWN = {"em": "EM", "gap": "GV-Gap"}
+
+
+class Ablation:
+    """Arms × seeds of one experiment up to a round."""
+
+    def __init__(
+        self, name: str, config: Path, overrides: list[str], arms: list[Arm], seeds: int, round_: int,
+        against: str | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.path, self.overrides, self.arms, self.round = name, config, overrides, arms, round_
+        self.config = load_config(config, overrides)
+        first = self.config.run.seed
+        self.seeds = list(range(first, first + seeds))
+        if not arms:
+            raise UserError("no arm is named: give some of configs/arms with --arms (ARMS= with make)")
+        twice = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
+        if twice:
+            raise UserError(f"two arms are called {twice[0]!r}: rename one of the TOML files")
+        known = [arm.name for arm in arms]
+        asked = list(dict.fromkeys((DEFAULT_AGAINST if against is None else against).split()))
+        missing = [other for other in asked if other not in known]
+        if missing and against is not None:
+            raise UserError(
+                f"nothing can be compared with {missing[0]!r}, none of the arms of this command: {' '.join(known)}"
+            )
+        self.compared = [arms[known.index(other)] for other in asked if other in known]
+        for arm in arms:  # before any work
+            try:
+                resolved = load_config(config, self.overrides_of(arm, first))
+            except UserError as error:
+                raise UserError(f"arm {arm.name}: {error}") from error
+            if arm.oracle:
+                gold_answers(resolved)
+
+    def overrides_of(self, arm: Arm, seed: int) -> list[str]:
+        """All that a run of an arm changes in the config file."""
+        return [*self.overrides, *arm.overrides, f"run.seed={seed}"]
+
+    def run_name(self, arm: Arm, seed: int) -> str:
+        """The name of an arm's run."""
+        return f"{self.name}.{arm.name}.{seed}"
+
+    def names(self, seed: int) -> list[str]:
+        """The runs of all arms with a seed, those of earlier commands, too."""
+        mine = [self.run_name(arm, seed) for arm in self.arms]
+        others = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+        return mine + [
+            name
+            for name in others
+            if name.startswith(f"{self.name}.") and name.endswith(f".{seed}") and name not in mine
+        ]
+
+    def run(self) -> None:
+        """All runs, one after the other. An arm that the guard stops is left out of what is compared."""
+        stopped: dict[Arm, int] = {}
+        for number, seed in enumerate(self.seeds):
+            for arm in self.arms:
+                if arm in stopped:
+                    continue
+                name = self.run_name(arm, seed)
+                console.print(f"[bold]{arm.title}[/bold], seed {seed} ({number + 1} of {len(self.seeds)}): run {name}")
+                with open_run(name, self.path, self.overrides_of(arm, seed)) as run:
+                    if not (
+                        stage_is_finished(name, "evaluate", self.round) and metrics_path(name, self.round).is_file()
+                    ):
+                        try:
+                            self.go_on(run, arm, seed)
+                        except Collapse as error:
+                            console.print(f"[bold]stopped[/bold]: {escape(str(error))}")
+                            stopped.setdefault(arm, seed)
+        self.arms = [arm for arm in self.arms if arm not in stopped]
+        self.compared = [arm for arm in self.compared if arm not in stopped]
+        for arm, seed in stopped.items():
+            console.print(f"[bold]{arm.title}[/bold] was stopped by the guard (seed {seed}) and is in no table")
+        if not self.arms:
+            raise UserError("the guard stopped all arms, so there is nothing to compare")
+
+    def go_on(self, run: Run, arm: Arm, seed: int) -> None:
+        """What is missing of one run."""
+        warm(engine=True)
+        with Processes(run) as workers:
+            for stage, round_ in plan(self.round):
+                adopt(run, stage, round_, self.names(seed))
+                do_stage(stage, run, round_, workers)
+                if stage == "score" and arm.oracle:
+                    left = keep_right(run, round_)
+                    console.print(f"  oracle round {round_}: {left} examples whose aggregate is right, by gold")
+        shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
+
+    # --- what came out ---
+
+    def results(self) -> list[Row]:
+        """Rows of ABLATION: of round 0, and per arm, and in each per peer and of their mean: exact match and gap, and
+        their paired differences from the arms `compared`, with intervals over seeds and questions. Raises UserError if
+        runs cannot be compared."""
+        found = {BASE.name: [item_values(RUNS / self.run_name(self.arms[0], seed), 0) for seed in self.seeds]}
+        found |= {arm.name: self.values(arm) for arm in self.arms}
+        matrices([each for values in found.values() for each in values], "em", "mean")  # all on the same questions
+        rows: list[Row] = []
+        for arm in (BASE, *self.arms):
+            others = [None, *(other for other in self.compared if other.name != arm.name)]
+            for peer, metric, other in product((*self.config.peer_names, "mean"), METRICS_SHOWN, others):
+                values = matrices(found[arm.name], metric, peer)
+                if other is not None:
+                    theirs = matrices(found[other.name], metric, peer)
+                    values = [a - b for a, b in zip(values, theirs, strict=True)]
+                got = estimate(values, self.config.evaluate.bootstrap, self.config.run.seed)
+                rows.append({
+                    "arm": arm.name, "reads_gold": arm.oracle or (other is not None and other.oracle), "peer": peer,
+                    "metric": metric, "minus": None if other is None else other.name,
+                    "mean": got.mean, "low": got.low, "high": got.high, "seeds": self.seeds,
+                })  # fmt: skip
+        return rows
+
+    def values(self, arm: Arm) -> list[ItemValues]:
+        """Per seed, every item's values in the last round. Raises UserError if an oracle's gold answers did not choose
+        the examples of every round: someone went on with it as with any other run."""
+        for run, round_ in product([self.run_name(arm, seed) for seed in self.seeds], range(1, self.round + 1)):
+            scores = RUNS / run / f"round={round_}" / "scores"
+            if arm.oracle and "oracle" not in (shards.read_manifest(scores) or {}):
+                raise UserError(
+                    f"{scores} of an oracle has examples that gold answers did not choose: delete runs/{run}"
+                )
+        return [item_values(RUNS / self.run_name(arm, seed), self.round) for seed in self.seeds]
+
+    def tables(self, rows: list[Row]) -> list[Table]:
+        """One per metric, arm × peer."""
+        seeds = ", ".join(map(str, self.seeds))
+        over = "questions" if len(self.seeds) == 1 else "seeds and questions"
+        tables: list[Table] = []
+        for metric, name in METRICS_SHOWN.items():
+            title = (
+                f"ablation {self.name}, round {self.round}, seeds {seeds}: {name} in %, means over seeds and benchmarks"
+            )
+            if not tables:
+                title += (
+                    f"\nwith 95 % intervals over {over}, not corrected for the number of comparisons"
+                    "\n?: the interval of a difference contains 0, so its sign is not known"
+                )
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            for column in ("arm", "peer"):
+                table.add_column(column, no_wrap=True)
+            for column in (name, *(f"− {other.title}" for other in self.compared)):
+                table.add_column(column, justify="right", no_wrap=True)
+            for arm in (BASE, *self.arms):
+                for number, peer in enumerate((*self.config.peer_names, "mean")):
+                    mine = [r for r in rows if (r["arm"], r["peer"], r["metric"]) == (arm.name, peer, metric)]
+                    cells = {row["minus"]: _shown(row) for row in mine}
+                    shown = (cells.get(other, "") for other in (None, *(other.name for other in self.compared)))
+                    table.add_row("" if number else arm.title, peer, *shown)
+                table.add_section()
+            tables.append(table)
+        return tables
+
+
+def _shown(row: Row) -> str:
+    """A mean, or a difference: with its sign, and ? if its interval contains 0."""
+    sign = "" if row["minus"] is None else "+"
+    known = row["minus"] is None or (row["low"] is not None and not row["low"] <= 0 <= row["high"])
+    mean = ("" if known else "? ") + points(row["mean"], sign)
+    if row["low"] is None:
+        return mean
+    if sign and row["low"] == row["high"]:  # which is no interval: nothing is known of how they might differ
+        return f"{mean} (no spread)"
+    low, high = row["low"], row["high"]
+    if row["metric"] == "em" and not sign:  # a share ends there, the estimate of an interval need not
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{mean} ({points(low, sign)} to {points(high, sign)})"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(help="Run several arms of one experiment with several seeds, and print their differences with intervals.")
+def command(
+    config: Annotated[Path, typer.Option(help="TOML config of the experiment.")],
+    round_: Annotated[int, typer.Option("--round", min=1, help="Up to which round.")] = 1,
+    run: Annotated[str | None, typer.Option(help="Its name; the default is that of the config's file.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="run.seed and the ones after it.")] = 1,
+    arms: Annotated[str, typer.Option(help="Names in configs/arms, or TOML files, with spaces.")] = DEFAULT_ARMS,
+    against: Annotated[
+        str | None, typer.Option(help=f"Arms that the others are compared with; those there are of: {DEFAULT_AGAINST}.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override for all arms; repeatable.")] = None,
+) -> None:
+    """`python -m pipeline.ablation --config FILE --round R`."""
+    quiet_environment()
+
+    def body() -> None:
+        chosen = [load_arm(name) for name in dict.fromkeys(arms.split())]
+        ablation = Ablation(run or config.stem, config, set_ or [], chosen, seeds, round_, against)
+        ablation.run()
+        rows = ablation.results()
+        path = RUNS / f"{ablation.name}.ablation.round={round_}.parquet"
+        shards.write_rows(rows, path, ABLATION)
+        for table in ablation.tables(rows):
+            console.print(table)
+        console.print(f"as rows: {path}")
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    start(app, "pipeline.ablation")

@@ -1,0 +1,84 @@
+"""`python -m pipeline.labels`: how good a run's aggregates were as labels, where the questions have gold answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from data import shards
+from data.cli import guarded, start
+from data.config.load import parse_config
+from data.console import console
+from data.errors import UserError
+from data.run import Run, check_run, load_frozen
+from evaluate.clustered import Bootstrap
+from evaluate.intervals import Estimate
+from evaluate.labels import judged, quality
+from evaluate.report import oracle_notice
+
+
+def labels_table(run: Run, rounds: list[int]) -> Table:
+    """One column per round."""
+    title = f"run {run.name}: the aggregates as labels, in %,\nwith 95 % bootstrap intervals over questions"
+    table = Table(title=title + oracle_notice(run.name), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    draws = Bootstrap(run.config.evaluate.bootstrap, run.config.run.seed)
+    found = []
+    for round_ in rounds:
+        table.add_column(f"round {round_}", justify="right", no_wrap=True)
+        chains, scores = judged(run, round_)
+        oracle = "oracle" in (shards.read_manifest(run.stage_dir(round_, "scores")) or {})
+        found.append(quality(chains, scores, draws, run.config.generate.alone, oracle))
+    for name in dict.fromkeys(name for numbers in found for name in numbers):
+        table.add_row(name, *(_shown(name, numbers.get(name)) for numbers in found))
+    return table
+
+
+def _shown(name: str, found: Estimate | None) -> str:
+    if found is None:
+        return "–"
+    if "correlation" in name:
+        return f"{found.mean:.2f}"
+    interval = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{100 * found.mean:.1f}{interval}"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(
+    help="How often a run's aggregates were right, and how much training weight fell on wrong ones. In a vote of the "
+    "chain a tie counts as the share of the tied answers that is right."
+)
+def command(
+    run: Annotated[str, typer.Option(help="Name of the run.")],
+    column: Annotated[
+        str | None, typer.Option(help="Column of prompts.source with gold answers; default: evaluate.label_column.")
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="How they are compared, math or numbers; default: evaluate.label_answers.")
+    ] = None,
+) -> None:
+    """`python -m pipeline.labels --run NAME`."""
+
+    def body() -> None:
+        check_run(run)
+        config = load_frozen(run)
+        given = {"label_column": column, "label_answers": answers}
+        changed = config.model_dump(mode="json")
+        changed["evaluate"] |= {key: value for key, value in given.items() if value is not None}
+        opened = Run(run, parse_config(changed, "options"))
+        rounds = sorted(int(path.parent.name.split("=")[1]) for path in opened.root.glob("round=*/scores"))
+        finished = [r for r in rounds if shards.read_manifest(opened.stage_dir(r, "scores"))]
+        if not finished:
+            raise UserError(f"run {run!r} has no scored round yet: run `make score RUN={run} ROUND=1` first")
+        console.print(labels_table(opened, finished))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    start(app, "pipeline.labels")

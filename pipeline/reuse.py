@@ -1,0 +1,81 @@
+"""What runs of an ablation have in common is made once: a finished stage is linked from one run into another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+from data import shards
+from data.config.sections import Config
+from data.console import console
+from data.errors import UserError
+from data.run import OUTPUT, RUNS, Run, metrics_path, stage_is_finished
+from data.schema import CHAINS, EVALS, METRICS
+
+SHARED = (("generate", 1), ("evaluate", 0))  # not what follows training: two arms alike are to show how far that moves
+
+
+def adopt(run: Run, stage: str, round_: int, names: list[str]) -> None:
+    """Link a stage's output from a run in which it was made under the same fingerprint."""
+    if (stage, round_) not in SHARED or stage_is_finished(run.name, stage, round_):
+        return
+    mine = fingerprint(run, stage, round_)
+    for other in names:
+        if other == run.name or not _offers(other, stage, round_, mine, run.config):
+            continue
+        source, target = RUNS / other / f"round={round_}" / OUTPUT[stage], run.stage_dir(round_, OUTPUT[stage])
+        if stage == "evaluate":
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for made in (metrics_path(other, round_), metrics_path(other, round_).with_name("cross.parquet")):
+                (target.parent / made.name).unlink(missing_ok=True)
+                if made.is_file():
+                    _link(str(made), str(target.parent / made.name))
+        half = target.with_name(target.name + ".tmp")
+        for stale in (half, target):
+            shutil.rmtree(stale, ignore_errors=True)
+        unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
+        shutil.copytree(source, half, copy_function=_link, ignore=unfinished)
+        half.rename(target)
+        console.print(f"  {stage} round {round_}: the same as in run {other}, linked")
+        return
+
+
+def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
+    """What a stage that can be shared will be known by."""
+    if stage == "generate":
+        from generate.stage import fingerprint as of_chains
+
+        return of_chains(run, round_)
+    from evaluate.benchmarks import load_benchmarks
+    from evaluate.stage import fingerprint as of_evals
+
+    return of_evals(run, round_, load_benchmarks(run.config))
+
+
+def _offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Config) -> bool:
+    """Whether another run has a stage's output: whole, by this version, under this fingerprint and rules of grading."""
+    folder = RUNS / other / f"round={round_}" / OUTPUT[stage]
+    if not (folder / shards.SUCCESS).is_file():
+        return False
+    try:
+        if shards.read_json(folder / shards.SUCCESS)["fingerprint"] != mine:
+            return False
+        theirs = shards.read_json(RUNS / other / "config.json")["benchmarks"]
+        shards.read_manifest(folder)
+        for path in shards.shard_paths(folder):
+            shards.read_table(path, EVALS if stage == "evaluate" else CHAINS, [])
+        if stage == "evaluate":
+            shards.read_table(metrics_path(other, round_), METRICS, [])
+    except UserError:  # theirs to mend; here it is made anew
+        return False
+    same: bool = theirs == config.model_dump(mode="json")["benchmarks"]
+    return same
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
