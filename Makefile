@@ -150,10 +150,11 @@ status: setup  ## what is finished in RUN
 test: setup  ## run the tests; EXTRA=pocket for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
-check: setup  ## lint, format and types
+check: setup  ## lint, format, types, and that imports only point down
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
+	@.venv/bin/lint-imports
 
 bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes

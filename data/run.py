@@ -24,7 +24,7 @@ from data.questions import shuffled, unique_questions
 from data.schema import PROMPTS
 
 if TYPE_CHECKING:
-    from peers.prompts import PeerPrompts
+    pass
 
 RUNS = Path("runs")
 OUTPUT = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}  # folders by stage
@@ -55,19 +55,16 @@ class Run:
         """Folder of a stage's output: chains, scores, adapters or evals."""
         return self.round_dir(round_) / kind
 
-    def freeze(self, check: Callable[[dict[str, PeerPrompts]], object] = lambda prompts: None) -> None:
+    def freeze(self, check: Callable[[], object]) -> None:
         """Keep the config for good. Called by the first stage once all that can be checked without weights is
         checked, so that a config that was refused leaves nothing for the corrected one to conflict with.
 
-        `check` is given the prompts of every peer and raises UserError; it is for what takes too long in each call.
+        `check` raises UserError; it is for what takes too long in each call, and is not called for a frozen config.
         """
         path = self.root / "config.json"
-        if path.is_file():
-            return
-        from peers.prompts import load_all_prompts
-
-        check(load_all_prompts(self.config))
-        shards.write_json(self.config.model_dump(mode="json"), path)
+        if not path.is_file():
+            check()
+            shards.write_json(self.config.model_dump(mode="json"), path)
 
     def adapter_dir(self, round_: int, peer: str) -> Path | None:
         """A peer's adapter after a round; None for round 0, the untouched base."""

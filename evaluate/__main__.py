@@ -1,12 +1,14 @@
 """`python -m evaluate --run NAME --round R [--config FILE] [--set key=value]`."""
 
 from data.cli import start
+from evaluate import main
 from peers.command import stage_app
 
 app = stage_app(
     "evaluate",
     "Exact match and generator-verifier gap of every peer on every benchmark; round 0 is the untouched base.",
     first_round=0,
+    main=main,
 )
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from data import shards
 from data.config.sections import GuardSection
-from data.errors import UserError
+from data.guard import write_decision
 from data.run import Run
 from data.schema import METRICS
 from data.shards import Row
@@ -67,28 +67,9 @@ def compare(before: list[Row], after: list[Row], section: GuardSection) -> list[
     return [f"{peer} on {benchmark}: {'; '.join(seen)}" for (benchmark, peer), seen in found.items() if seen]
 
 
-class Collapse(UserError):
-    """The guard does not let a run begin its next round."""
-
-
-def before_round(run: Run, round_: int) -> None:
-    """Raises UserError if the config says to stop and the round before looks like collapse, after the report, which a
-    run that ends here would not get; or if that round was not evaluated."""
-    if run.config.guard.action != "stop" or round_ == 1:
-        return
-    for number in (0, round_ - 1):
-        if not (run.round_dir(number) / "metrics.parquet").is_file():
-            raise UserError(
-                f"guard.action is stop, but round {number} of run {run.name!r} is not evaluated: run `make evaluate "
-                f"ROUND={number}` first, or --set guard.action=warn (SET= with make)"
-            )
-    found = findings(run, round_ - 1)
-    if found:
-        from evaluate.report import show  # it asks the guard, too
-
-        show(run.name)
-        raise Collapse(
-            f"round {round_ - 1} of run {run.name!r} looks like collapse, so round {round_} is not trained: "
-            f"{' | '.join(found)}. Ways out: a lower train.lr or fewer train.epochs in a new run; other thresholds in "
-            "[guard]; or --set guard.action=warn (SET= with make) to go on all the same"
-        )
+def decide(run: Run, round_: int) -> list[str]:
+    """The round's findings, which are also kept for the next round (data/guard.py); round 0 has none."""
+    found = findings(run, round_)
+    if round_:
+        write_decision(run, round_, found)
+    return found

@@ -21,12 +21,12 @@ from data.answers.grader import Grader, grade
 from data.console import console, task
 from data.errors import UserError
 from data.hashing import digest, request_seed
-from data.run import Run
+from data.run import Run, stage_is_finished
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from data.stage import Stage
 from evaluate.benchmarks import Item, load_benchmarks
-from evaluate.guard import findings
+from evaluate.guard import decide
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.strict import strict_correct
 from evaluate.unit import RESPONSES, Unit, key_of
@@ -56,10 +56,11 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     if not (stage.folder / shards.SUCCESS).is_file():
         check_room(run, benchmarks)
     # generate would refuse the questions only after this config is frozen
-    run.freeze(lambda prompts: check_questions(run, prompts))
+    run.freeze(lambda: check_questions(run, load_all_prompts(run.config)))
     check_same_benchmarks(run, stage)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
+        tell_next_round(run, round_)  # the thresholds of [guard] may be others than in the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
     if work_to_do:
@@ -76,9 +77,20 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
+    found = tell_next_round(run, round_)
     if run.config.guard.action != "ignore":
-        for found in findings(run, round_):
-            console.print(f"[bold]collapse?[/bold] {found}")
+        for line in found:
+            console.print(f"[bold]collapse?[/bold] {line}")
+
+
+def tell_next_round(run: Run, round_: int) -> list[str]:
+    """`evaluate.guard.decide`; a run that will end here has its report at once."""
+    found = decide(run, round_)
+    if found and run.config.guard.action == "stop" and not stage_is_finished(run.name, "generate", round_ + 1):
+        from evaluate.report import show
+
+        show(run.name)
+    return found
 
 
 def fingerprint(run: Run, round_: int, benchmarks: dict[str, list[Item]]) -> dict[str, Any]:

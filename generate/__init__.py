@@ -1,1 +1,16 @@
 """Generate: the chain of responses and the aggregate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.run import Run
+    from peers.workers import Workers
+
+
+def main(run: Run, round_: int, workers: Workers) -> None:
+    """`generate.stage.main`, imported when it is about to run: a command line parses without what is heavy."""
+    from generate.stage import main
+
+    main(run, round_, workers)

@@ -1,12 +1,14 @@
 """`python -m generate --run NAME --round R [--config FILE] [--set key=value]`."""
 
 from data.cli import start
+from generate import main
 from peers.command import stage_app
 
 app = stage_app(
     "generate",
     "Let the peers answer each unlabelled question in turn; the last answer is the aggregate.",
     first_round=1,
+    main=main,
 )
 
 if __name__ == "__main__":

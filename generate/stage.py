@@ -72,7 +72,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, round_))
-    run.freeze(lambda prompts: check_questions(run, prompts))
+    run.freeze(lambda: check_questions(run, load_all_prompts(run.config)))
     if not stage.begin():
         return
     plan = Generation(run, round_, load_all_prompts(run.config))

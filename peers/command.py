@@ -1,8 +1,8 @@
 """Commands that run stages: parse, open the run, start the peers' processes, and only then import what is heavy."""
 
-import importlib
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,19 +13,27 @@ from data.errors import UserError
 
 if TYPE_CHECKING:
     from data.run import Run
-    from peers.workers import Processes
+    from peers.workers import Processes, Workers
 
-Plan = list[tuple[str, int]]  # stages and their rounds
+    Main = Callable[["Run", int, "Workers"], None]  # what a stage does in one round
 
 
-def stage_app(
-    name: str,
-    summary: str,
-    first_round: int,
-    plan: Callable[[int], Plan] | None = None,
-) -> typer.Typer:
-    """A command line that runs a stage, or the stages of `plan(round)`: parse, check, and only then import what is
-    heavy."""
+@dataclass(frozen=True)
+class Step:
+    """One stage of one round; `main` is the stage's, which imports what is heavy when it is called."""
+
+    stage: str
+    round: int
+    main: "Main"
+
+
+def stage_app(name: str, summary: str, first_round: int, main: "Main") -> typer.Typer:
+    """The command line of one stage."""
+    return steps_app(summary, first_round, lambda round_: [Step(name, round_, main)])
+
+
+def steps_app(summary: str, first_round: int, plan: Callable[[int], list[Step]]) -> typer.Typer:
+    """A command line that runs the steps of `plan(round)`: parse, check, and only then import what is heavy."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.command(help=summary)
@@ -40,19 +48,13 @@ def stage_app(
             typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable."),
         ] = None,
     ) -> None:
-        todo = plan(round_) if plan else [(name, round_)]
-        run_stages(todo, run, config, set_ or [])
+        run_steps(plan(round_), run, config, set_ or [])
 
     return app
 
 
-def run_stages(
-    plan: Plan,
-    run_name: str,
-    config: Path | None,
-    overrides: list[str],
-) -> None:
-    """Open the run and do its stages one after the other, the peers' processes living through all of them."""
+def run_steps(steps: list[Step], run_name: str, config: Path | None, overrides: list[str]) -> None:
+    """Open the run and do its steps one after the other, the peers' processes living through all of them."""
     quiet_environment()
 
     def body() -> None:
@@ -60,7 +62,7 @@ def run_stages(
         from data.run import open_run, stage_is_finished
         from peers.workers import Processes, warm
 
-        todo = {name for name, round_ in plan if not stage_is_finished(run_name, name, round_)}
+        todo = {step.stage for step in steps if not stage_is_finished(run_name, step.stage, step.round)}
 
         def begin(config: Config) -> None:
             from peers.engines.protocol import engine_kind
@@ -69,23 +71,25 @@ def run_stages(
                 warm(engine=bool(todo & {"generate", "evaluate"}) and engine_kind(config.generate) == "vllm")
 
         with open_run(run_name, config, overrides, begin) as run, Processes(run) as workers:
-            for name, round_ in plan:
-                do_stage(name, run, round_, workers)
+            for step in steps:
+                do_step(step, run, workers)
 
     guarded(body)
 
 
-def do_stage(name: str, run: Run, round_: int, workers: Processes) -> None:
-    """`<name>.stage.main(run, round, workers)`, what the libraries print going to its log."""
+def do_step(step: Step, run: "Run", workers: "Processes") -> None:
+    """Do one step, what the libraries print going to its log. Raises `data.guard.Collapse` before a round that the
+    guard does not let begin."""
     from data.console import chatter_to
+    from data.guard import before_round
     from data.run import stage_is_finished
 
-    workers.log = run.round_dir(round_) / "logs" / f"{name}.log"
+    workers.log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
     with chatter_to(workers.log):
         try:
-            if name in ("generate", "train") and not stage_is_finished(run.name, name, round_):
-                importlib.import_module("evaluate.guard").before_round(run, round_)
-            importlib.import_module(f"{name}.stage").main(run, round_, workers)
+            if step.stage in ("generate", "train") and not stage_is_finished(run.name, step.stage, step.round):
+                before_round(run, step.round)
+            step.main(run, step.round, workers)
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException:

@@ -17,10 +17,9 @@ os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 os.dup2(1, 2)
 gc.set_threshold(100_000)  # see data/cli.py
 with suppress(Exception):
-    import peft  # noqa: F401
+    import peft.tuners.lora  # noqa: F401
     import torch  # noqa: F401
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    import peers.logprob.model  # noqa: F401
-    import train.loop  # noqa: F401
+    import peers.logprob.scoring  # noqa: F401
 gc.freeze()  # the forks share the pages of what is not looked at for garbage

@@ -24,15 +24,15 @@ from data.cli import guarded, quiet_environment, start
 from data.config.load import load_config
 from data.console import console
 from data.errors import UserError
+from data.guard import Collapse
 from data.run import RUNS, Run, metrics_path, open_run, stage_is_finished
 from data.schema import ABLATION
 from data.shards import Row
-from evaluate.guard import Collapse
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
 from evaluate.report import points
-from peers.command import do_stage
+from peers.command import do_step
 from peers.workers import Processes, warm
 from pipeline.arms import BASE, Arm, load_arm
 from pipeline.reuse import adopt
@@ -122,12 +122,12 @@ class Ablation:
         """What is missing of one run."""
         warm(engine=True)
         with Processes(run) as workers:
-            for stage, round_ in plan(self.round):
-                adopt(run, stage, round_, self.names(seed))
-                do_stage(stage, run, round_, workers)
-                if stage == "score" and arm.oracle:
-                    left = keep_right(run, round_)
-                    console.print(f"  oracle round {round_}: {left} examples whose aggregate is right, by gold")
+            for step in plan(self.round):
+                adopt(run, step.stage, step.round, self.names(seed))
+                do_step(step, run, workers)
+                if step.stage == "score" and arm.oracle:
+                    left = keep_right(run, step.round)
+                    console.print(f"  oracle round {step.round}: {left} examples whose aggregate is right, by gold")
         shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
 
     # --- what came out ---

@@ -6,16 +6,28 @@ engines that evaluate has used, and score the models that have verified.
 
 from __future__ import annotations
 
+import evaluate
+import generate
+import score
+import train
 from data.cli import start
-from peers.command import Plan, stage_app
+from peers.command import Step, steps_app
 
 
-def plan(last: int) -> Plan:
+def plan(last: int) -> list[Step]:
     """The baseline evaluation, then four stages a round. Those that are finished say so."""
-    stages = ("generate", "score", "train", "evaluate")
-    return [("evaluate", 0), *((stage, round_) for round_ in range(1, last + 1) for stage in stages)]
+    steps = [Step("evaluate", 0, evaluate.main)]
+    for round_ in range(1, last + 1):
+        steps += [
+            Step("generate", round_, generate.main),
+            Step("score", round_, score.main),
+            Step("train", round_, train.main),
+            Step("evaluate", round_, evaluate.main),
+        ]
+    return steps
 
 
-app = stage_app("round", "Run every stage up to and including a round; finished ones are skipped.", 1, plan)
+app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan)
+
 if __name__ == "__main__":
     start(app, "pipeline.round")

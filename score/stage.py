@@ -112,7 +112,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         "chains": digest(manifest["files"]),
         "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
     })  # fmt: skip
-    run.freeze()
+    run.freeze(lambda: load_all_prompts(run.config))
     if not stage.begin():
         return
     scoring = Scoring(run, round_)

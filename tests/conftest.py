@@ -6,6 +6,7 @@ mostly wrong, which is what a peer-prediction pipeline needs to have something t
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -176,9 +177,10 @@ def run_module(
 
 def run_stage(name: str, run: str, round_: int, config: Path | None, overrides: list[str]) -> None:
     """One stage, called from this process; its peers' processes are forks of a server that all tests share."""
-    from peers.command import run_stages
+    from peers.command import Step, run_steps
 
-    run_stages([(name, round_)], run, config, overrides)
+    main: Any = importlib.import_module(name).main
+    run_steps([Step(name, round_, main)], run, config, overrides)
 
 
 def stage(name: str, round_: int, cwd: Path, *arguments: str, run: str = "t") -> subprocess.CompletedProcess[str]:

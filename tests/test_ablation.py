@@ -13,11 +13,11 @@ import pytest
 
 from data.config.load import load_config
 from data.errors import UserError
+from data.guard import Collapse
 from data.run import Run
 from evaluate.benchmarks import load_benchmarks
 from evaluate.clustered import Bootstrap
 from evaluate.gap import auroc, bootstrap_interval
-from evaluate.guard import Collapse
 from evaluate.intervals import Estimate, estimate, half_width
 from evaluate.labels import gold_answers, judged, quality
 from pipeline.ablation import DEFAULT_ARMS, Ablation, _shown

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_config_table_is_the_generated_one() -> None:
     text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
-    assert text.endswith(table()), "run `python -m data.config` and replace the table in docs/config.md"
+    assert text.endswith(table()), "run `python -m data.config.docs` and replace the table in docs/config.md"
 
 
 def test_every_column_is_documented() -> None:

@@ -14,12 +14,14 @@ from data import shards
 from data.config.load import parse_config
 from data.config.sections import EvaluateSection
 from data.errors import UserError
+from data.guard import Collapse, before_round
 from data.run import RUNS, Run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
-from evaluate.guard import before_round
+from evaluate.guard import decide
 from evaluate.metrics import metrics_row
 from evaluate.report import change_table, cross_table, gap_table, metrics_table, show, write_report
+from evaluate.stage import tell_next_round
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -155,11 +157,20 @@ def test_the_guards_warnings_stay(
     assert "collapse?" not in capsys.readouterr().out
     page.unlink()
     stopping = Run("r", parse_config({**config, "guard": {"action": "stop"}}, "config"))
-    before_round(stopping, 3)  # round 2 is well
+    with pytest.raises(UserError, match="round 2 of run 'r' is not evaluated"):
+        before_round(stopping, 3)  # nothing was decided
+    assert tell_next_round(stopping, 2) == []
+    before_round(stopping, 3)
     assert not page.exists()
-    with pytest.raises(UserError, match="round 3 of run 'r' looks like collapse"):
-        before_round(stopping, 4)
+    assert len(tell_next_round(stopping, 3)) == 1
     assert page.is_file() and "maj@k" in capsys.readouterr().out
+    with pytest.raises(Collapse, match="round 3 of run 'r' looks like collapse"):
+        before_round(stopping, 4)
+    patient = Run("r", parse_config({**config, "guard": {"action": "stop", "accuracy_fall": 0.9}}, "config"))
+    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other thresholds"):
+        before_round(patient, 4)
+    assert decide(patient, 3) == []
+    before_round(patient, 4)
 
 
 def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, str]]]) -> None:

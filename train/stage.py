@@ -25,7 +25,7 @@ from data.schema import SCORES, TOKENS
 from data.stage import Stage
 from peers import policy_cache
 from peers.policy import adapter_identity, merged_checkpoint, policy_identity
-from peers.prompts import PeerPrompts, load_prompts
+from peers.prompts import PeerPrompts, load_all_prompts, load_prompts
 from peers.source import check_peers, compute_dtype, model_directory
 from peers.workers import Advance, Workers
 
@@ -47,7 +47,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         "scores": digest(manifest["files"]),
         "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
     })  # fmt: skip
-    run.freeze()
+    run.freeze(lambda: load_all_prompts(run.config))
     if not stage.begin():
         return
     with task(stage.title, manifest["to_train"] * config.train.epochs, "examples") as line:

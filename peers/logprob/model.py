@@ -131,7 +131,7 @@ class LanguageModel:
         """Whether so much work is left that compiling saves time, whatever the time is: no result depends on that."""
         flops = (4.0 if torch.is_grad_enabled() else 2.0) * self.layer_weights * tokens_left
         pays = COMPILING_GRADIENTS_PAYS if torch.is_grad_enabled() else COMPILING_PAYS
-        return flops > (pays if self.device.type == "cpu" else GPU_FACTOR * pays)
+        return bool(flops > (pays if self.device.type == "cpu" else GPU_FACTOR * pays))
 
     def compile_if_asked(self, tokens_left: int) -> None:
         """Compile the decoder's layers, once for all of them, if `compile` is on, or is auto and it pays."""

@@ -30,7 +30,7 @@ from unittest import mock
 from data.run import Run, open_run
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.logprob.model import Pair
-from peers.prompts import PeerPrompts, load_prompts
+from peers.prompts import PeerPrompts, load_all_prompts, load_prompts
 from tests.fake_engine import Inline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -105,7 +105,7 @@ def do_step(step: str, n: int) -> None:
 
     with opened(n) as run:
         if step == "prompts":
-            run.freeze()  # else the next process would write them again
+            run.freeze(lambda: load_all_prompts(run.config))  # else the next process would write them again
         elif step == "generate":
             with mock.patch.object(peers.policy_cache, "engine", bank_engine):
                 generate.stage.main(run, 1, Inline(run))

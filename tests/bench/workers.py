@@ -147,10 +147,11 @@ def ours_generate(job: Job, ready: Ready) -> Result:
     """The generate stage of a run, engines, tokenizers and all."""
     from data.run import RUNS
     from data.shards import read_json
-    from peers.command import run_stages
+    from generate import main
+    from peers.command import Step, run_steps
 
     ready()
-    run_stages([("generate", 1)], job["run"], Path(job["config"]), job["set"])
+    run_steps([Step("generate", 1, main)], job["run"], Path(job["config"]), job["set"])
     return {"generated_tokens": read_json(RUNS / job["run"] / "round=1" / "chains" / "_SUCCESS.json")["tokens"]}
 
 

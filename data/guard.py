@@ -1,0 +1,65 @@
+"""What evaluate decided about a round, for the next one: runs/<run>/round=<R>/guard.json.
+
+The file has the signs of collapse that evaluate found (evaluate/guard.py) and the thresholds that it used. Nothing else
+of the benchmarks reaches generate or train.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data import shards
+from data.config.sections import GuardSection
+from data.errors import UserError
+from data.run import Run, metrics_path
+
+
+class Collapse(UserError):
+    """The guard does not let a run begin its next round."""
+
+
+def decision_path(run: Run, round_: int) -> Path:
+    """Where the decision about a round is kept."""
+    return run.round_dir(round_) / "guard.json"
+
+
+def write_decision(run: Run, round_: int, findings: list[str]) -> None:
+    """Keep what was found in a round, unless that very decision is there already."""
+    decision = {"findings": findings, "thresholds": thresholds(run.config.guard)}
+    path = decision_path(run, round_)
+    if not path.is_file() or shards.read_json(path) != decision:
+        shards.write_json(decision, path)
+
+
+def thresholds(section: GuardSection) -> dict[str, Any]:
+    """What decides whether a sign is found; `action` does not."""
+    return section.model_dump(mode="json", exclude={"action"})
+
+
+def before_round(run: Run, round_: int) -> None:
+    """Raises Collapse if the config says to stop and the round before looks like collapse; UserError if that round was
+    not evaluated, or under other thresholds."""
+    if run.config.guard.action != "stop" or round_ == 1:
+        return
+    before = round_ - 1
+    ways_out = "--set guard.action=warn (SET= with make)"
+    for number in (0, before):
+        decided = number == 0 or decision_path(run, number).is_file()
+        if not decided or not metrics_path(run.name, number).is_file():
+            raise UserError(
+                f"guard.action is stop, but round {number} of run {run.name!r} is not evaluated: run `make evaluate "
+                f"ROUND={number}` first, or {ways_out}"
+            )
+    decision = shards.read_json(decision_path(run, before))
+    if decision["thresholds"] != thresholds(run.config.guard):
+        raise UserError(
+            f"round {before} of run {run.name!r} was judged under other thresholds than those of [guard] now: run "
+            f"`make evaluate ROUND={before}` with the same SET first (it takes seconds), or {ways_out}"
+        )
+    if decision["findings"]:
+        raise Collapse(
+            f"round {before} of run {run.name!r} looks like collapse, so round {round_} is not trained: "
+            f"{' | '.join(decision['findings'])}. Ways out: a lower train.lr or fewer train.epochs in a new run; other "
+            f"thresholds in [guard]; or {ways_out} to go on all the same. `make report RUN={run.name}` shows the tables"
+        )
