@@ -1,8 +1,8 @@
 """The configuration: one frozen model per section of the TOML, unknown keys refused.
 
-Every field has a default (where one makes sense), a bound and one sentence; `python -m data.config.docs` makes the table
-in docs/config.md. Two sections alone may change within a run, since they say how fast and whether to go on, never what:
-`runtime` and `guard`.
+Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made from
+them (`python -m data.config.docs`). Two sections alone may change within a run, since they say how fast and whether to
+go on, never what: `runtime` and `guard`.
 """
 
 from __future__ import annotations
