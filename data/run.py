@@ -70,6 +70,10 @@ class Run:
         """A peer's adapter after a round; None for round 0, the untouched base."""
         return self.stage_dir(round_, "adapters") / peer if round_ else None
 
+    def checkpoint_dir(self, round_: int, peer: str) -> Path:
+        """The temporary checkpoint of a peer's base merged with its adapter of a round."""
+        return self.root / ".checkpoints" / f"round={round_}" / peer
+
 
 def stage_is_finished(run: str, stage: str, round_: int) -> bool:
     """Whether a stage of a run has its manifest; what is in it is not looked at."""

@@ -21,7 +21,9 @@ PROMPTS = _schema(
 CHAINS = _schema(
     ("prompt_id", pa.string(), False),
     ("question", pa.string(), False),
-    ("position", pa.int32(), False),
+    ("role", pa.string(), False),
+    ("position", pa.int32(), True),
+    ("sample", pa.int32(), True),
     ("peer", pa.string(), False),
     ("is_aggregate", pa.bool_(), False),
     ("response", pa.string(), False),
@@ -35,7 +37,8 @@ CHAINS = _schema(
 SCORES = _schema(
     ("prompt_id", pa.string(), False),
     ("peer", pa.string(), False),
-    ("position", pa.int32(), False),
+    ("role", pa.string(), False),
+    ("position", pa.int32(), True),
     ("aggregate_peer", pa.string(), False),
     ("logp_given_response", pa.float64(), True),
     ("logp_alone", pa.float64(), True),

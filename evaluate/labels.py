@@ -23,7 +23,7 @@ from evaluate.clustered import Bootstrap
 from evaluate.gap import accuracy
 from evaluate.intervals import Estimate
 
-CHAIN_COLUMNS = ("prompt_id", "position", "peer", "is_aggregate", "answer", "finish_reason")
+CHAIN_COLUMNS = ("prompt_id", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
 
 
 def gold_answers(config: Config) -> dict[str, str]:
@@ -62,7 +62,7 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
         row
         for path in shards.shard_paths(run.stage_dir(round_, "chains"))
         for row in shards.read_rows(path, CHAINS, CHAIN_COLUMNS)
-        if row["position"] > 0  # one to the question alone is outside the chain
+        if row["role"] != "solo" or run.config.generate.alone  # beside a chain it is outside it
     ]
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
         stated = [row for row in chains if row["answer"] is not None]
@@ -96,13 +96,11 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
     return chains, scores
 
 
-def quality(
-    chains: list[Row], scores: list[Row], draws: Bootstrap, alone: bool = False, oracle: bool = False
-) -> dict[str, Estimate | None]:
+def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool = False) -> dict[str, Estimate | None]:
     """The numbers of one round, by name. Shares are of questions, weights of all trained examples.
 
-    What means nothing is left out: positions and votes where the peers answer `alone`, without a chain; what the weight
-    tells where an `oracle` set it to what is right.
+    What means nothing is left out: positions and votes where there is no chain; what the weight tells where an `oracle`
+    set it to what is right.
     """
     from scipy.stats import pearsonr
 
@@ -112,10 +110,11 @@ def quality(
 
     found: dict[str, Estimate | None] = {}
     aggregates = [row for row in chains if row["is_aggregate"]]
-    for position in sorted({row["position"] for row in chains if not alone}):
-        found[f"right at position {position}"] = share([r for r in chains if r["position"] == position], "right")
+    in_chain = [row for row in chains if row["role"] == "chain"]
+    for position in sorted({row["position"] for row in in_chain}):
+        found[f"right at position {position}"] = share([r for r in in_chain if r["position"] == position], "right")
     found["right, the aggregate"] = share(aggregates, "right")
-    if not alone:
+    if in_chain:
         found["right, a vote of the chain"] = share(aggregates, "vote_right")
     trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
     found["examples whose aggregate is wrong"] = share(trained, "wrong")

@@ -34,8 +34,8 @@ from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
 from peers.lengths import check_questions, room
-from peers.policy import policy_identity
-from peers.prompts import load_all_prompts, load_prompts
+from peers.policy import Policy, prompts_of, resolve_all
+from peers.prompts import PeerPrompts
 from peers.source import check_peers
 from peers.workers import Advance, Workers
 
@@ -50,13 +50,13 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     """Evaluate a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
-    benchmarks = load_benchmarks(run.config)
-    stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), fingerprint(run, round_, benchmarks))
+    benchmarks, policies = load_benchmarks(run.config), resolve_all(run, round_)
+    stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), fingerprint(run, policies, benchmarks))
     metrics_path = run.round_dir(round_) / "metrics.parquet"
     if not (stage.folder / shards.SUCCESS).is_file():
-        check_room(run, benchmarks)
+        check_room(run, prompts_of(policies), benchmarks)
     # generate would refuse the questions only after this config is frozen
-    run.freeze(lambda: check_questions(run, load_all_prompts(run.config)))
+    run.freeze(lambda: check_questions(run, prompts_of(policies)))
     check_same_benchmarks(run, stage)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
@@ -64,8 +64,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         return
     evaluation = Evaluation(run, round_, benchmarks)
     if work_to_do:
-        evaluation.respond(workers)
-        evaluation.verify(workers)
+        evaluation.respond(workers, policies)
+        evaluation.verify(workers, policies)
         evaluation.assemble()
     shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
     if work_to_do:
@@ -93,7 +93,7 @@ def tell_next_round(run: Run, round_: int) -> list[str]:
     return found
 
 
-def fingerprint(run: Run, round_: int, benchmarks: dict[str, list[Item]]) -> dict[str, Any]:
+def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, list[Item]]) -> dict[str, Any]:
     """What the evals depend on."""
     config = run.config
     sections: dict[str, Any] = dict.fromkeys(("run", "evaluate", "templates", "peers"), True)
@@ -101,7 +101,7 @@ def fingerprint(run: Run, round_: int, benchmarks: dict[str, list[Item]]) -> dic
     return {
         "config": digest(config.model_dump(mode="json", include={**sections, "generate": limits})),
         "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
-        "policies": [policy_identity(run, round_, name) for name in config.peer_names],
+        "policies": [policy.identity for policy in policies.values()],
     }
 
 
@@ -118,13 +118,13 @@ def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
     return rows, {"tokens": tokens, "verdicts": dict(verdicts), "not_fitting_the_context": not_fitting}
 
 
-def check_room(run: Run, benchmarks: dict[str, list[Item]]) -> None:
+def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, list[Item]]) -> None:
     """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
     section = run.config.generate
     limit = room(section)
-    for name, prompts in load_all_prompts(run.config).items():
+    for name, peer_prompts in prompts.items():
         for benchmark, items in benchmarks.items():
-            if all(len(prompts.solve(item.question)) > limit for item in items):
+            if all(len(peer_prompts.solve(item.question)) > limit for item in items):
                 raise UserError(
                     f"benchmark {benchmark}: no question fits the context of peer {name}: generate.context_tokens "
                     f"{section.context_tokens} less max_new_tokens {section.max_new_tokens} leaves {limit} tokens for "
@@ -142,11 +142,11 @@ def check_same_benchmarks(run: Run, stage: Stage) -> None:
         )
 
 
-def respond_to_all(run: Run, round_: int, units: list[Unit], advance: Advance) -> None:
+def respond_to_all(run: Run, policy: Policy, units: list[Unit], advance: Advance) -> None:
     """Responses of a peer, in its process."""
-    evaluation = Evaluation(run, round_, {})
+    evaluation = Evaluation(run, policy.round, {})
     for unit in units:
-        evaluation.respond_to(unit, advance)
+        evaluation.respond_to(unit, policy, advance)
 
 
 class Evaluation:
@@ -165,7 +165,7 @@ class Evaluation:
                 for number, first in enumerate(range(0, len(items), size)):
                     yield Unit(peer, benchmark, number, items[first : first + size])
 
-    def respond(self, workers: Workers) -> None:
+    def respond(self, workers: Workers, policies: dict[str, Policy]) -> None:
         """Greedy and sampled responses of every peer."""
         k = self.run.config.evaluate.samples
         todo: dict[str, list[Unit]] = {}
@@ -173,19 +173,19 @@ class Evaluation:
             if not unit.path(self.work, "responses").is_file():
                 todo.setdefault(unit.peer, []).append(unit)
         for peer, units in todo.items():
-            workers.submit(peer, respond_to_all, self.round, units)
+            workers.submit(peer, respond_to_all, policies[peer], units)
         total = (k + 1) * sum(len(unit.items) for units in todo.values() for unit in units)
         with task(f"evaluate round {self.round}, responses", total, "responses") as line:
             for _ in workers.results(line):
                 pass
 
-    def respond_to(self, unit: Unit, advance: Advance) -> None:
+    def respond_to(self, unit: Unit, policy: Policy, advance: Advance) -> None:
         """One unit's responses, written as one file: sample 0 is greedy."""
         section, chain = self.run.config.evaluate, self.run.config.generate
-        tokens = load_prompts(self.run.config, unit.peer).all_of("solve", [(item.question, ()) for item in unit.items])
+        tokens = policy.prompts.all_of("solve", [(item.question, ()) for item in unit.items])
         solve = {item.id: ids for item, ids in zip(unit.items, tokens, strict=True)}
         rows = []
-        engine = partial(policy_cache.engine, self.run, self.round, unit.peer)
+        engine = partial(policy_cache.engine, policy, self.run.config)
         greedy, drawn = [0], list(range(1, section.samples + 1))
         for numbers, sampling in (
             (greedy, Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False)),
@@ -203,7 +203,7 @@ class Evaluation:
                 })  # fmt: skip
         shards.write_rows(rows, unit.path(self.work, "responses"), RESPONSES)
 
-    def verify(self, workers: Workers) -> None:
+    def verify(self, workers: Workers, policies: dict[str, Policy]) -> None:
         """Verifier scores of all sampled responses: under round 0's policy, under the current one, and those that the
         others' current policies give.
 
@@ -215,12 +215,14 @@ class Evaluation:
         jobs = [(peer, kind, [peer]) for kind in own for peer in peers]
         if section.cross_verify:
             jobs += [(peer, crossed(peer), [other for other in peers if other != peer]) for peer in peers]
+        untouched = resolve_all(self.run, 0)
         if section.verifier == "cot":
             jobs.sort(key=lambda job: job[1] == FROZEN)
         for verifier, kind, of in jobs:
             todo = [u for u in self.units() if u.peer in of and not u.path(self.work, kind).is_file()]
             if todo:
-                workers.submit(verifier, verify_all, self.round, verifier, todo, kind)
+                policy = untouched[verifier] if kind == FROZEN else policies[verifier]
+                workers.submit(verifier, verify_all, self.work, policy, todo, kind)
             total += section.samples * sum(len(unit.items) for unit in todo)
         with task(f"evaluate round {self.round}, verifier", total, "responses") as line:
             for _ in workers.results(line):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import shards
@@ -18,7 +19,8 @@ from data.run import Run
 from evaluate.unit import VERDICTS, Unit, Verdict
 from peers import policy_cache
 from peers.engines.protocol import Completion, Engine, Sampling, complete
-from peers.prompts import PeerPrompts, load_prompts
+from peers.policy import Policy
+from peers.prompts import PeerPrompts
 from peers.workers import Advance
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
@@ -33,19 +35,18 @@ def crossed(verifier: str) -> str:
     return f"cross~{verifier}"
 
 
-def verify_all(run: Run, round_: int, verifier: str, units: list[Unit], kind: str, advance: Advance) -> None:
+def verify_all(run: Run, work: Path, policy: Policy, units: list[Unit], kind: str, advance: Advance) -> None:
     """Scores by a peer, in its process, each unit's written as one file, with the critiques if it writes any."""
-    config, work = run.config, run.stage_dir(round_, "evals") / ".work"
-    prompts, policy = load_prompts(config, verifier), 0 if kind == FROZEN else round_
+    config, prompts = run.config, policy.prompts
     for done, unit in enumerate(units):
         asked = unit.questions(work)
         texts = list(asked.values())
         if config.evaluate.verifier == "cot":
             tokens = config.evaluate.verifier_tokens
-            engine = partial(policy_cache.engine, run, policy, verifier)
+            engine = partial(policy_cache.engine, policy, config)
             found = cot_verdicts(engine, prompts, texts, tokens, config.generate.context_tokens - tokens, advance)
         else:
-            lm = policy_cache.language_model(run, policy, verifier)
+            lm = policy_cache.language_model(policy, config)
             scores = logit_scores(lm, prompts, texts, config.runtime.score_tokens, advance, len(units) - done)
             found = [(score, None) for score in scores]
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once

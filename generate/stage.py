@@ -1,8 +1,8 @@
 """The generate stage: prompts → chains.
 
-The unit of work is one peer's requests at one position for one shard of questions, done in the peer's process. Each
-finished unit is a small Parquet file under `.work/`; a shard's units of a position are asked for when all of the
-position before are there, and when all positions are, it becomes `part-*.parquet`.
+The unit of work is one peer's requests of one turn (generate/asking.py) for one shard of questions, done in the peer's
+process. Each finished unit is a small Parquet file under `.work/`; a shard's units of a turn are asked for when those
+whose responses it shows are there, and when all turns are done, they become `part-*.parquet`.
 
 Memory holds one shard at a time, however many there are: a unit reads the questions and the earlier responses of its
 own shard alone, and the summary is counted from a few columns of one shard after the other.
@@ -27,13 +27,13 @@ from data.run import Run
 from data.schema import CHAINS, PROMPTS
 from data.shards import Row
 from data.stage import Stage
-from generate.aggregate import synthesiser, vote
-from generate.chain import peer_order
+from generate.asking import Question, Turn, asking_of, peer_order
+from generate.label import LABELS, voting
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
 from peers.lengths import check_questions, room, too_long
-from peers.policy import policy_identity
-from peers.prompts import PeerPrompts, load_all_prompts, load_prompts
+from peers.policy import Policy, prompts_of, resolve_all
+from peers.prompts import Kind, PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
 
@@ -41,42 +41,30 @@ TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 
 @dataclass(frozen=True)
-class Question:
-    """An unlabelled question with its order of peers."""
-
-    id: str
-    text: str
-    number: int
-    order: list[str]
-
-
-@dataclass(frozen=True)
 class Unit:
-    """One peer's requests at one position for one shard.
-
-    Positions count from 1; N + 1 is the synthesis, and 0 the question alone for those who do not come first. Under
-    `self-vote` a position is a sample, which all peers draw.
-    """
+    """One peer's requests of one turn for one shard."""
 
     shard: int
-    position: int
+    turn: Turn
     peer: str
 
     def path(self, work: Path) -> Path:
         """Where its rows are kept until the shard is complete."""
-        return work / f"shard-{self.shard:05d}~position-{self.position}~{self.peer}.parquet"  # no name has a ~
+        turn = f"{self.turn.role}-{self.turn.number}"
+        return work / f"shard-{self.shard:05d}~{turn}~{self.peer}.parquet"  # no name has a ~
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
-    stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, round_))
-    run.freeze(lambda: check_questions(run, load_all_prompts(run.config)))
+    policies = resolve_all(run, round_ - 1)
+    stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, policies))
+    run.freeze(lambda: check_questions(run, prompts_of(policies)))
     if not stage.begin():
         return
-    plan = Generation(run, round_, load_all_prompts(run.config))
-    n_too_long, shown = plan.check_lengths()
+    plan = Generation(run, round_, policies)
+    n_too_long, shown = plan.check_lengths(prompts_of(policies))
     if n_too_long:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
         console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
@@ -90,12 +78,17 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers) -> None:
     """Do all units that are not done, and assemble each shard once its last one is."""
-    config, peers = plan.run.config, plan.peers
-    left = {(shard, position): set(peers) for shard in range(plan.n_shards) for position in plan.positions}
+    config, peers, turns = plan.run.config, plan.peers, plan.asking.turns
+    left = {(shard, turn): set(peers) for shard in range(plan.n_shards) for turn in turns}
+    waiting = {shard: list(turns) for shard in range(plan.n_shards)}
 
-    def ask(shard: int, position: int) -> None:
-        for peer in peers:
-            workers.submit(peer, do_unit, plan.round, Unit(shard, position, peer), plan.first)
+    def ask(shard: int) -> None:
+        """Submit the turns of a shard that wait for none."""
+        for turn in list(waiting[shard]):
+            if not any(left[shard, earlier] for earlier in plan.asking.shown(turn)):
+                waiting[shard].remove(turn)
+                for peer in peers:
+                    workers.submit(peer, do_unit, plan.round, Unit(shard, turn, peer), plan.policies[peer], plan.first)
 
     with (
         Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
@@ -104,25 +97,20 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
         for shard in range(plan.n_shards):
             if plan.part(shard).is_file():
                 line.advance(len(plan.questions(shard)) * plan.responses)
-                continue
-            for position in plan.positions:
-                if position <= 1 or plan.alone:
-                    ask(shard, position)
+            else:
+                ask(shard)
         for job, _ in workers.results(line):
             unit: Unit = job.arguments[1]
-            left[unit.shard, unit.position].discard(unit.peer)
-            if left[unit.shard, unit.position]:
-                continue
-            if 0 < unit.position < plan.positions[-1] and not plan.alone:
-                ask(unit.shard, unit.position + 1)
-            elif not any(left[unit.shard, position] for position in plan.positions):
+            left[unit.shard, unit.turn].discard(unit.peer)
+            ask(unit.shard)
+            if not any(left[unit.shard, turn] for turn in turns):
                 plan.assemble(unit.shard, grader)
 
 
-def do_unit(run: Run, round_: int, unit: Unit, first: list[int], advance: Advance) -> None:
+def do_unit(run: Run, round_: int, unit: Unit, policy: Policy, first: list[int], advance: Advance) -> None:
     """`Generation.do` in the process of the unit's peer."""
-    plan = Generation(run, round_, {unit.peer: load_prompts(run.config, unit.peer)}, first)
-    plan.do(unit, lambda: policy_cache.engine(run, round_ - 1, unit.peer), advance)
+    plan = Generation(run, round_, {unit.peer: policy}, first)
+    plan.do(unit, lambda: policy_cache.engine(policy, run.config), advance)
 
 
 def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -138,7 +126,7 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
     return rows, {"tokens": tokens, "finish_reasons": dict(reasons), "aggregates_without_answer": unanswered}
 
 
-def fingerprint(run: Run, round_: int) -> dict[str, object]:
+def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
     config = run.config
     sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "peers"), True)
@@ -147,32 +135,32 @@ def fingerprint(run: Run, round_: int) -> dict[str, object]:
     return {
         "config": digest(config.model_dump(mode="json", include=sections)),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
-        "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
+        "policies": [policy.identity for policy in policies.values()],
     }
 
 
 class Generation:
     """What is asked of whom in one round.
 
-    It holds no question and no response, so a unit can be done by any process that has the prompts of the unit's peer;
+    It holds no question and no response, so a unit can be done by any process that has the policy of the unit's peer;
     it needs the file that `check_lengths` has written for its shard, and its shard's units of earlier positions.
     """
 
-    def __init__(self, run: Run, round_: int, prompts: dict[str, PeerPrompts], first: list[int] | None = None) -> None:
-        self.run, self.round, self.prompts = run, round_, prompts
+    def __init__(self, run: Run, round_: int, policies: dict[str, Policy], first: list[int] | None = None) -> None:
+        self.run, self.round, self.policies = run, round_, policies
         self.peers = run.config.peer_names
-        section = run.config.generate
-        self.alone, self.self_vote = section.alone, section.aggregate == "self-vote"
-        apart = run.config.score.y_source == "alone" and not self.alone
-        last = section.votes if self.self_vote else len(self.peers) + (section.aggregate == "synthesis")
-        self.positions = range(0 if apart else 1, last + 1)
-        # to each question, of all peers
-        self.responses = last * (len(self.peers) if self.self_vote else 1) + (len(self.peers) - 1) * apart
+        self.asking, self.label = asking_of(run.config, round_), LABELS[run.config.generate.aggregate]
         self.folder = run.stage_dir(round_, "chains")
         self.work = self.folder / ".work"
         self.sources = shards.shard_paths(run.prompts_dir)
         # number of each shard's first question
         self.first = first or [0, *accumulate(shards.row_count(path) for path in self.sources)]
+
+    @property
+    def responses(self) -> int:
+        """To each question, of all peers."""
+        any_question = Question("", "", 0, self.peers)
+        return sum(self.asking.asks(turn, peer, any_question) for turn in self.asking.turns for peer in self.peers)
 
     @property
     def n_shards(self) -> int:
@@ -184,8 +172,8 @@ class Generation:
         """All questions, with those that are too long."""
         return self.first[-1]
 
-    def check_lengths(self) -> tuple[int, dict[str, str]]:
-        """Note for each shard which of its questions are too long for some peer; `prompts` must be those of all peers.
+    def check_lengths(self, prompts: dict[str, PeerPrompts]) -> tuple[int, dict[str, str]]:
+        """Note for each shard which of its questions are too long for some peer; `prompts` are those of all peers.
 
         Returns how many there are, and the first TOO_LONG_SHOWN of them as {id: reason}.
         """
@@ -193,7 +181,7 @@ class Generation:
         for shard, source in enumerate(self.sources):
             path = self.too_long_path(shard)
             if not path.is_file():
-                shards.write_json(too_long(shards.read_rows(source, PROMPTS), self.prompts, self.room), path)
+                shards.write_json(too_long(shards.read_rows(source, PROMPTS), prompts, self.room), path)
             found: dict[str, str] = shards.read_json(path)
             count += len(found)
             shown |= dict(list(found.items())[: TOO_LONG_SHOWN - len(shown)])
@@ -213,25 +201,18 @@ class Generation:
             if row["id"] not in skipped
         ]
 
-    def peer_at(self, question: Question, position: int) -> str:
-        """Who answers at a position; position N + 1 is the synthesis."""
-        if position <= len(question.order):
-            return question.order[position - 1]
-        return synthesiser(self.peers, question.number, self.round)
-
     def units(self, shard: int) -> list[Unit]:
-        """All units of a shard."""
-        return [Unit(shard, position, peer) for position in self.positions for peer in self.peers]
+        """All units of a shard, in the order of their rows."""
+        return [Unit(shard, turn, peer) for turn in self.asking.turns for peer in self.peers]
 
-    def asks(self, unit: Unit, question: Question) -> bool:
-        """Whether a unit has a request for a question of its shard."""
-        if unit.position == 0:
-            return question.order[0] != unit.peer  # who comes first answers the question alone anyway
-        return self.self_vote or self.peer_at(question, unit.position) == unit.peer
+    def place(self, question: Question, row: Row) -> tuple[int, int]:
+        """Where a row stands among those of its question: by turn; solo responses by the question's order."""
+        turn = Turn(row["role"], row["position"] or row["sample"] or 0)
+        return self.asking.turns.index(turn), question.order.index(row["peer"]) if row["role"] == "solo" else 0
 
     def do(self, unit: Unit, engine: Callable[[], Engine], advance: Advance) -> None:
         """Do one unit unless its file is there already."""
-        mine = [question for question in self.questions(unit.shard) if self.asks(unit, question)]
+        mine = [question for question in self.questions(unit.shard) if self.asking.asks(unit.turn, unit.peer, question)]
         path = unit.path(self.work)
         if path.is_file():
             advance(len(mine), 0)
@@ -255,21 +236,19 @@ class Generation:
 
     def seed(self, unit: Unit, question: Question) -> int:
         """Seed of one request."""
-        who = (unit.peer,) if self.self_vote else ()
-        return request_seed(self.run.config.run.seed, self.round, question.id, unit.position, *who)
+        key = self.asking.seed_of(unit.turn, unit.peer, question)
+        return request_seed(self.run.config.run.seed, self.round, question.id, *key)
 
     def part(self, shard: int) -> Path:
         """The finished shard."""
         return self.folder / f"part-{shard:05d}.parquet"
 
     def earlier(self, unit: Unit) -> dict[str, list[str]]:
-        """Responses of the positions before, per question, in order; empty ones left out. None for `self`."""
+        """The responses that are shown to a unit, per question, in order; empty ones left out."""
         responses: dict[str, list[str]] = {}
-        if self.alone:
-            return responses
-        for position in range(1, unit.position):
+        for turn in self.asking.shown(unit.turn):
             for peer in self.peers:
-                path = Unit(unit.shard, position, peer).path(self.work)
+                path = Unit(unit.shard, turn, peer).path(self.work)
                 for row in shards.read_rows(path, CHAINS, ["prompt_id", "response"]):
                     if row["response"]:
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
@@ -279,14 +258,16 @@ class Generation:
         """Tokens that the peer is given for each question."""
         earlier = self.earlier(unit)
         asked = [(question.text, earlier.get(question.id, [])) for question in questions]
-        synthesis = unit.position > len(self.peers) and not self.alone  # of self-vote it is a sample like any other
-        return self.prompts[unit.peer].all_of("synthesis" if synthesis else "review", asked)
+        kind: Kind = "synthesis" if unit.turn.role == "synthesis" else "review"
+        return self.policies[unit.peer].prompts.all_of(kind, asked)
 
     def row(self, unit: Unit, question: Question, completion: Completion) -> Row:
         """One row of the chains."""
         found = extract(completion.text)
         return {
-            "prompt_id": question.id, "question": question.text, "position": unit.position, "peer": unit.peer,
+            "prompt_id": question.id, "question": question.text, "role": unit.turn.role,
+            "position": unit.turn.number if unit.turn.role == "chain" else None,
+            "sample": unit.turn.number if unit.turn.role == "sample" else None, "peer": unit.peer,
             "is_aggregate": False, "response": completion.text, "answer": found.answer if found else None,
             "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
             "logprob": completion.logprob, "token_ids": completion.token_ids,
@@ -295,42 +276,19 @@ class Generation:
     def assemble(self, shard: int, grader: Grader) -> None:
         """Join the units of a shard, mark the aggregates, write the shard, remove the units."""
         done = self.units(shard)
-        by_question: dict[str, list[Row]] = {question.id: [] for question in self.questions(shard)}
+        questions = self.questions(shard)
+        by_question: dict[str, list[Row]] = {question.id: [] for question in questions}
         for unit in done:
             for row in shards.read_rows(unit.path(self.work), CHAINS):
                 by_question[row["prompt_id"]].append(row)
-        if self.run.config.generate.aggregate in ("vote", "self-vote"):
-            groups = [group for rows in by_question.values() for group in self.voters(rows)]
-            compare_all([votes(group) for group in groups], "math", grader)
-        for rows in by_question.values():
-            rows.sort(key=lambda row: row["position"])
-            for row in self.aggregates(rows, grader):
-                row["is_aggregate"] = True
+        for question in questions:  # those of one turn stand in the order in which a chain would have them
+            by_question[question.id].sort(key=lambda row: self.place(question, row))
+        groups = [group for rows in by_question.values() for group in self.label.groups(rows)]
+        if self.label.votes:
+            compare_all([voting(group) for group in groups], "math", grader)
+        for group in groups:
+            self.label.pick(group, grader)["is_aggregate"] = True
         grader.forget()
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:
             unit.path(self.work).unlink()
-
-    def aggregates(self, rows: list[Row], grader: Grader) -> list[Row]:
-        """Which of a chain's rows is the aggregate; all of them for `self`, one of each peer's for `self-vote`."""
-        kind = self.run.config.generate.aggregate
-        if kind == "self":
-            return rows
-        if kind in ("last", "synthesis"):
-            return rows[-1:]
-        found = []
-        for group in self.voters(rows):
-            means = [row["logprob"] / max(1, row["n_tokens"]) for row in group]
-            found.append(group[vote(votes(group), means, "math", grader)])
-        return found
-
-    def voters(self, rows: list[Row]) -> list[list[Row]]:
-        """The responses that vote together: those of the chain, or each peer's own."""
-        if self.self_vote:
-            return [[row for row in rows if row["peer"] == peer] for peer in self.peers]
-        return [[row for row in rows if row["position"] > 0]]
-
-
-def votes(rows: list[Row]) -> list[str | None]:
-    """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
-    return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]

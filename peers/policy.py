@@ -1,84 +1,131 @@
-"""A peer's policy after a round: its base, its adapter, and the checkpoint in which they are merged."""
+"""A peer's policy after a round: its base, its adapter, the checkpoint that merges them, and how it is asked."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data import shards
-from data.config.sections import PeerSection
+from data.config.sections import PeerSection, TemplateSection
 from data.errors import UserError
 from data.hashing import request_seed
 from data.run import Run
-from data.shards import read_json
 from peers.merge import write_merged
-from peers.source import model_directory, weights_fingerprint
+from peers.prompts import PeerPrompts
+from peers.source import compute_dtype, load_tokenizer, model_directory, weights_fingerprint
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def adapter_identity(peer: PeerSection, directory: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Policy:
+    """A peer in a round, resolved once. It holds no tensor, so it can be handed to the peers' processes."""
+
+    peer: PeerSection
+    wording: TemplateSection
+    round: int  # whose training made it; 0 is the untouched base
+    base: Path  # model directory
+    adapter: Path | None  # None for the base
+    checkpoint: Path | None  # where both are merged; None for the base, and where the adapter is served beside it
+    rounding_seed: int  # of the merge
+    compute: Literal["auto", "weights", "float32"]
+    identity: str  # what a stage's fingerprint says about it
+
+    @property
+    def name(self) -> str:
+        """The peer's name."""
+        return self.peer.name
+
+    @property
+    def prompts(self) -> PeerPrompts:
+        """How the peer is asked; its tokenizer is loaded once in a process."""
+        return PeerPrompts(load_tokenizer(self.base), self.peer, self.wording)
+
+    @property
+    def dtype(self) -> str:
+        """Type of the arithmetic. Asks torch what the processor can do."""
+        return compute_dtype(self.peer, self.compute)
+
+    def weights(self) -> tuple[Path, Path | None]:
+        """(model directory, adapter to serve beside it or None); the merged checkpoint is made if it is not there."""
+        if self.adapter is None or self.checkpoint is None:
+            return self.base, self.adapter
+        merge_into(self.checkpoint, self.base, self.adapter, self.peer.dtype, self.rounding_seed)
+        return self.checkpoint, None
+
+
+def resolve(run: Run, round_: int, name: str) -> Policy:
+    """A peer's policy after a round; round 0 is the base.
+
+    Raises UserError if that round was not trained, or its adapter is missing or belongs to another base.
+    """
+    config, peer = run.config, run.config.peer(name)
+    base = model_directory(peer, config)
+    adapter = run.adapter_dir(round_, name)
+    identity = weights_fingerprint(base)
+    if adapter is not None:
+        if shards.read_manifest(adapter.parent) is None:
+            raise UserError(f"round {round_} has not been trained: run `make train ROUND={round_}` first")
+        check_adapter(peer, base, adapter)
+        identity += f"+{shards.checksum(adapter / ADAPTER_WEIGHTS)[:16]}"
+    merged = adapter is not None and config.run.adapters == "merged"
+    return Policy(
+        peer=peer,
+        wording=config.templates_of(peer),
+        round=round_,
+        base=base,
+        adapter=adapter,
+        checkpoint=run.checkpoint_dir(round_, name) if merged else None,
+        rounding_seed=request_seed(config.run.seed, round_, name),
+        compute=config.runtime.compute,
+        identity=identity,
+    )
+
+
+def resolve_all(run: Run, round_: int) -> dict[str, Policy]:
+    """`resolve` of every peer, by name."""
+    return {name: resolve(run, round_, name) for name in run.config.peer_names}
+
+
+def prompts_of(policies: dict[str, Policy]) -> dict[str, PeerPrompts]:
+    """How each peer is asked, by name; loads their tokenizers."""
+    return {name: policy.prompts for name, policy in policies.items()}
+
+
+def merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: int) -> None:
+    """Make a peer's merged checkpoint unless it is there. The peer's checkpoints of other rounds are removed."""
+    adapter_checksum = shards.checksum(adapter / ADAPTER_WEIGHTS)
+    stamp = checkpoint / "merged_from.json"
+    if stamp.is_file() and shards.read_json(stamp)["adapter"] == adapter_checksum:
+        return
+    work = checkpoint.with_name(f"{checkpoint.name}.tmp")
+    for name in (checkpoint.name, work.name):
+        for stale in checkpoint.parent.parent.glob(f"round=*/{name}"):
+            (stale / stamp.name).unlink(missing_ok=True)  # first: half a checkpoint must not look like a whole one
+            shutil.rmtree(stale)
+    write_merged(base, adapter, work, dtype, seed)
+    shards.write_json({"adapter": adapter_checksum}, work / stamp.name)
+    os.replace(work, checkpoint)
+
+
+def adapter_identity(peer: PeerSection, base: Path) -> dict[str, Any]:
     """What pst.json beside an adapter says about the base it belongs to."""
-    return {"peer": peer.name, "base": peer.model, "base_fingerprint": weights_fingerprint(directory)}
+    return {"peer": peer.name, "base": peer.model, "base_fingerprint": weights_fingerprint(base)}
 
 
-def check_adapter(peer: PeerSection, directory: Path, adapter: Path) -> None:
+def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:
     """An adapter must exist and have been trained on this very base. Raises UserError."""
     path = adapter / "pst.json"
-    if not path.is_file() or not (adapter / "adapter_model.safetensors").is_file():
+    if not path.is_file() or not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"peer {peer.name}: there is no adapter in {adapter}; run that round's train stage first")
-    found = read_json(path)
-    expected = adapter_identity(peer, directory)
+    found = shards.read_json(path)
+    expected = adapter_identity(peer, base)
     if found["base_fingerprint"] != expected["base_fingerprint"]:
         raise UserError(
             f"peer {peer.name}: the adapter in {adapter} was trained for another base ({found['base']}, "
             f"{found['base_fingerprint']}); this peer's is {expected['base']} ({expected['base_fingerprint']}). "
             "Restore the base, or delete the rounds from there on and train again"
         )
-
-
-def policy(run: Run, round_: int, name: str) -> tuple[Path, Path | None]:
-    """(model directory, adapter to serve beside it or None): a peer's policy after a round; round 0 is the base."""
-    peer = run.config.peer(name)
-    base = model_directory(peer, run.config)
-    adapter = run.adapter_dir(round_, name)
-    if adapter is None:
-        return base, None
-    check_adapter(peer, base, adapter)
-    if run.config.run.adapters == "unmerged":
-        return base, adapter
-    return merged_checkpoint(run, round_, peer, base, adapter), None
-
-
-def policy_identity(run: Run, round_: int, name: str) -> str:
-    """What a stage's fingerprint says about a policy: the base's identity and the adapter's checksum.
-
-    Raises UserError if the adapter is missing or belongs to another base.
-    """
-    peer = run.config.peer(name)
-    base = model_directory(peer, run.config)
-    adapter = run.adapter_dir(round_, name)
-    if adapter is None:
-        return weights_fingerprint(base)
-    if shards.read_manifest(adapter.parent) is None:
-        raise UserError(f"round {round_} has not been trained: run `make train ROUND={round_}` first")
-    check_adapter(peer, base, adapter)
-    return f"{weights_fingerprint(base)}+{shards.checksum(adapter / 'adapter_model.safetensors')[:16]}"
-
-
-def merged_checkpoint(run: Run, round_: int, peer: PeerSection, base: Path, adapter: Path) -> Path:
-    """The temporary checkpoint of a peer after a round; made if it is not there. Those of other rounds are removed."""
-    target = run.root / ".checkpoints" / f"round={round_}" / peer.name
-    identity = shards.checksum(adapter / "adapter_model.safetensors")
-    stamp = target / "merged_from.json"
-    if stamp.is_file() and shards.read_json(stamp)["adapter"] == identity:
-        return target
-    work = target.with_name(f"{target.name}.tmp")
-    for name in (target.name, work.name):
-        for stale in (run.root / ".checkpoints").glob(f"round=*/{name}"):
-            (stale / stamp.name).unlink(missing_ok=True)  # first: half a checkpoint must not look like a whole one
-            shutil.rmtree(stale)
-    write_merged(base, adapter, work, peer.dtype, request_seed(run.config.run.seed, round_, peer.name))
-    shards.write_json({"adapter": identity, "round": round_}, work / stamp.name)
-    os.replace(work, target)
-    return target

@@ -1,4 +1,4 @@
-"""What a peer's process has loaded: an engine and a language model, each kept while it is the policy asked for."""
+"""What a peer's process has loaded: an engine and a language model, each kept while it is of the policy asked for."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from data.config.sections import Config
 from data.console import console
-from data.run import Run
 from peers.engines.protocol import Engine
+from peers.policy import Policy
 
 if TYPE_CHECKING:
     from peers.logprob.model import LanguageModel
 
-_held: dict[str, tuple[Any, Any]] = {}  # kind -> (which policy, the thing)
+_held: dict[str, tuple[Policy, Any]] = {}  # kind -> (of which policy, the thing)
 
 
-def engine(run: Run, round_: int, name: str) -> Engine:
-    """An inference engine with a peer's policy after a round (0: the base model)."""
-    found: Engine = _get("engine", run, round_, name, lambda: _load_engine(run, round_, name))
+def engine(policy: Policy, config: Config) -> Engine:
+    """An inference engine with a policy."""
+    found: Engine = _get("engine", policy, config, _load_engine)
     return found
 
 
-def language_model(run: Run, round_: int, name: str) -> LanguageModel:
+def language_model(policy: Policy, config: Config) -> LanguageModel:
     """The same policy for teacher forcing."""
-    found: LanguageModel = _get("language model", run, round_, name, lambda: _load_language_model(run, round_, name))
+    found: LanguageModel = _get("language model", policy, config, _load_language_model)
     return found
 
 
-def _get(kind: str, run: Run, round_: int, name: str, load: Callable[[], Any]) -> Any:
-    which = run.root.resolve(), round_, name  # the run is locked: its policies do not change
-    if kind not in _held or _held[kind][0] != which:
-        if run.config.runtime.resident == "one":  # there is no room for two kinds either
+def _get(kind: str, policy: Policy, config: Config, load: Callable[[Policy, Config], Any]) -> Any:
+    if kind not in _held or _held[kind][0] != policy:
+        if config.runtime.resident == "one":  # there is no room for two kinds either
             drop_all()
         _drop(kind)
-        _held[kind] = which, load()
+        _held[kind] = policy, load(policy, config)
     return _held[kind][1]
 
 
@@ -53,27 +53,21 @@ def _drop(kind: str) -> None:
         gc.collect()
 
 
-def _load_engine(run: Run, round_: int, name: str) -> Engine:
+def _load_engine(policy: Policy, config: Config) -> Engine:
     from peers.engines.protocol import engine_kind
     from peers.engines.transformers import TransformersEngine
     from peers.engines.vllm import VllmEngine
-    from peers.policy import policy
-    from peers.prompts import load_prompts
-    from peers.source import compute_dtype
 
-    config = run.config
-    console.print(f"  loading {name}")
-    dtype = compute_dtype(config.peer(name), config.runtime)
-    directory, adapter = policy(run, round_, name)
-    prompts = load_prompts(config, name)
+    console.print(f"  loading {policy.name}")
+    directory, adapter = policy.weights()
     if engine_kind(config.generate) == "transformers":
-        return TransformersEngine(directory, prompts, config.runtime, dtype, adapter)
+        return TransformersEngine(directory, policy.prompts, config.runtime, policy.dtype, adapter)
     return VllmEngine(
         directory,
-        prompts,
+        policy.prompts,
         config.generate,
         config.runtime,
-        dtype,
+        policy.dtype,
         config.run.seed,
         adapter,
         config.train.rank,
@@ -81,15 +75,13 @@ def _load_engine(run: Run, round_: int, name: str) -> Engine:
     )
 
 
-def _load_language_model(run: Run, round_: int, name: str) -> LanguageModel:
+def _load_language_model(policy: Policy, config: Config) -> LanguageModel:
     from peers.logprob.model import load_language_model
-    from peers.policy import policy
-    from peers.source import compute_dtype
 
-    directory, adapter = policy(run, round_, name)
-    lm = load_language_model(directory, compute_dtype(run.config.peer(name), run.config.runtime), adapter)
-    lm.compile = run.config.runtime.compile
+    directory, adapter = policy.weights()
+    lm = load_language_model(directory, policy.dtype, adapter)
+    lm.compile = config.runtime.compile
     if not lm.packed:
         kind = type(lm.model).__name__
-        console.print(f"  {name}: {kind} cannot be packed, so score and train pad it, which is slower")
+        console.print(f"  {policy.name}: {kind} cannot be packed, so score and train pad it, which is slower")
     return lm

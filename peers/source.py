@@ -16,9 +16,9 @@ import shutil
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from data.config.sections import Config, PeerSection, RuntimeSection
+from data.config.sections import Config, PeerSection
 from data.errors import UserError
 from data.shards import checksum
 from peers.checks import check_directory
@@ -204,13 +204,13 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
-def compute_dtype(peer: PeerSection, runtime: RuntimeSection) -> str:
+def compute_dtype(peer: PeerSection, compute: Literal["auto", "weights", "float32"]) -> str:
     """Type in which a peer is run; its stored weights keep `peer.dtype`. See `runtime.compute`."""
     import torch
 
-    if runtime.compute == "float32":
+    if compute == "float32":
         return "float32"
-    if runtime.compute == "auto" and not torch.cuda.is_available() and not cpu_multiplies_bf16():
+    if compute == "auto" and not torch.cuda.is_available() and not cpu_multiplies_bf16():
         return "float32"
     return peer.dtype
 

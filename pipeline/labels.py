@@ -31,7 +31,7 @@ def labels_table(run: Run, rounds: list[int]) -> Table:
         table.add_column(f"round {round_}", justify="right", no_wrap=True)
         chains, scores = judged(run, round_)
         oracle = "oracle" in (shards.read_manifest(run.stage_dir(round_, "scores")) or {})
-        found.append(quality(chains, scores, draws, run.config.generate.alone, oracle))
+        found.append(quality(chains, scores, draws, oracle))
     for name in dict.fromkeys(name for numbers in found for name in numbers):
         table.add_row(name, *(_shown(name, numbers.get(name)) for numbers in found))
     return table

@@ -12,6 +12,7 @@ from data.console import console
 from data.errors import UserError
 from data.run import OUTPUT, RUNS, Run, metrics_path, stage_is_finished
 from data.schema import CHAINS, EVALS, METRICS
+from peers.policy import resolve_all
 
 SHARED = (("generate", 1), ("evaluate", 0))  # not what follows training: two arms alike are to show how far that moves
 
@@ -46,11 +47,11 @@ def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
     if stage == "generate":
         from generate.stage import fingerprint as of_chains
 
-        return of_chains(run, round_)
+        return of_chains(run, resolve_all(run, round_ - 1))
     from evaluate.benchmarks import load_benchmarks
     from evaluate.stage import fingerprint as of_evals
 
-    return of_evals(run, round_, load_benchmarks(run.config))
+    return of_evals(run, resolve_all(run, round_), load_benchmarks(run.config))
 
 
 def _offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Config) -> bool:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -28,15 +26,17 @@ from data.console import task
 from data.errors import UserError
 from data.hashing import digest, request_seed
 from data.run import Run
-from data.schema import CHAINS, SCORES
+from data.schema import SCORES
 from data.shards import Row
 from data.stage import Stage
 from peers import policy_cache
-from peers.policy import policy_identity
-from peers.prompts import load_all_prompts, token_identity
+from peers.policy import Policy, prompts_of, resolve_all
+from peers.prompts import token_identity
 from peers.source import check_peers
 from peers.workers import Advance, Workers
+from score.chains import Chain, read_chains, responses
 from score.pmi import Measured, combine, scorers
+from score.text import TEXTS, drop_reason
 from score.weights import weights
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
@@ -52,51 +52,8 @@ PASSES = pa.schema(
 )
 
 # The columns of chains that say which passes are needed.
-WHO = ("prompt_id", "peer", "position", "is_aggregate", "answer", "finish_reason", "n_tokens")
+WHO = ("prompt_id", "peer", "role", "position", "is_aggregate", "answer", "finish_reason", "n_tokens")
 Passes = dict[tuple[str, str, str | None], tuple[float, int]]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """All responses to one question, in order, and which of them is the aggregate."""
-
-    rows: list[Row]
-    alone: bool = False  # the responses to the question alone are measured
-
-    @property
-    def id(self) -> str:
-        """The prompt's id."""
-        return str(self.rows[0]["prompt_id"])
-
-    @property
-    def question(self) -> str:
-        """The question."""
-        return str(self.rows[0]["question"])
-
-    def aggregate(self, row: Row) -> Row:
-        """The aggregate that a response is measured against: itself if it is one, else the only one there is."""
-        return row if row["is_aggregate"] else next(other for other in self.rows if other["is_aggregate"])
-
-    @property
-    def responses(self) -> list[Row]:
-        """One row per peer: what it says in the chain, a synthesis left out, or, without others, its aggregate.
-
-        If those to the question alone are measured, they take the place of all but the aggregate's author's.
-        """
-        aggregates = [row for row in self.rows if row["is_aggregate"]]
-        if len(aggregates) > 1:
-            return aggregates
-        said: dict[str, Row] = {}
-        for row in self.rows:
-            if row["position"] > 0:
-                said.setdefault(row["peer"], row)
-        if self.alone:
-            said |= {
-                row["peer"]: row
-                for row in reversed(self.rows)
-                if row["position"] <= 1 and not said[row["peer"]]["is_aggregate"]
-            }
-        return list(said.values())
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -106,49 +63,28 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     manifest = shards.read_manifest(chains_dir)
     if manifest is None:
         raise UserError(f"{chains_dir} is not finished: run `make generate ROUND={round_}` first")
-    config = run.config
+    config, policies = run.config, resolve_all(run, round_ - 1)
     stage = Stage("score", round_, run.stage_dir(round_, "scores"), {
         "config": digest(config.model_dump(mode="json", include={"run", "score", "templates", "peers"})),
         "chains": digest(manifest["files"]),
-        "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
+        "policies": [policy.identity for policy in policies.values()],
     })  # fmt: skip
-    run.freeze(lambda: load_all_prompts(run.config))
+    run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
-    scoring = Scoring(run, round_)
+    scoring = Scoring(run, round_, policies)
     tokens = scoring.measure(workers)
     scoring.compare()
     rows, counts = scoring.weigh()
     stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens})
 
 
-def read_chains(path: Path, alone: bool, columns: Sequence[str] | None = None) -> Iterator[Chain]:
-    """The chains of a shard. Its rows are sorted by question and position."""
-    for _, rows in groupby(shards.read_rows(path, CHAINS, columns), key=lambda row: row["prompt_id"]):
-        yield Chain(list(rows), alone)
-
-
-def drop_reason(run: Run, chain: Chain, row: Row) -> str | None:
-    """Why a peer does not train on a question; None if it does (or would, at weight 0)."""
-    aggregate, section = chain.aggregate(row), run.config.score
-    for role, text in (("aggregate", aggregate), ("response", row)):
-        if text["n_tokens"] == 0:
-            return f"{role}_empty"
-        if role == "response" and section.target == "aggregate":
-            break
-        if text["finish_reason"] != "stop":
-            return f"{role}_truncated"
-        if text["answer"] is None:
-            return f"{role}_no_answer"
-    if row["is_aggregate"] and not section.train_final and not run.config.generate.alone:
-        return "is_aggregate"
-    return None
-
-
-def measure_shards(run: Run, round_: int, scorer: str, todo: list[int], advance: Advance) -> int:
+def measure_shards(
+    run: Run, round_: int, policies: dict[str, Policy], scorer: str, todo: list[int], advance: Advance
+) -> int:
     """A scorer's passes of some shards, in its process; returns how many tokens their sequences have."""
-    lm = policy_cache.language_model(run, round_ - 1, scorer)
-    scoring = Scoring(run, round_)
+    lm = policy_cache.language_model(policies[scorer], run.config)
+    scoring = Scoring(run, round_, policies)
     return sum(
         scoring.measure_shard(lm, scorer, shard, advance, parts=len(todo) - done) for done, shard in enumerate(todo)
     )
@@ -157,13 +93,16 @@ def measure_shards(run: Run, round_: int, scorer: str, todo: list[int], advance:
 class Scoring:
     """One score stage: of the chains, which files they are in."""
 
-    def __init__(self, run: Run, round_: int) -> None:
-        self.run, self.round = run, round_
+    def __init__(self, run: Run, round_: int, policies: dict[str, Policy]) -> None:
+        self.run, self.round, self.policies = run, round_, policies
         self.folder = run.stage_dir(round_, "scores")
         self.sources = shards.shard_paths(run.stage_dir(round_, "chains"))
-        self.prompts = load_all_prompts(run.config)
+        self.prompts = prompts_of(policies)
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
-        self.alone = run.config.score.y_source == "alone"
+
+    def responses(self, chain: Chain) -> list[Row]:
+        """The response of each peer that is measured."""
+        return responses(chain, self.run.config.score.y_source)
 
     # --- passes through the scorers ---
 
@@ -174,14 +113,14 @@ class Scoring:
             todo = [shard for shard in range(len(self.sources)) if not self.path(scorer, shard).is_file()]
             passes = sum(self.count(scorer, shard) for shard in todo)
             if passes:
-                workers.submit(scorer, measure_shards, self.round, scorer, todo)
+                workers.submit(scorer, measure_shards, self.round, self.policies, scorer, todo)
             total += passes
         with task(f"score round {self.round}", total, "passes") as line:
             return sum(tokens for _, tokens in workers.results(line))
 
     def count(self, scorer: str, shard: int) -> int:
         """How many passes a scorer has to do for a shard."""
-        needed = [len(self.asked_of(scorer, chain)) for chain in read_chains(self.sources[shard], self.alone, WHO)]
+        needed = [len(self.asked_of(scorer, chain)) for chain in read_chains(self.sources[shard], WHO)]
         return sum(n + 1 for n in needed if n)
 
     def asked_of(self, scorer: str, chain: Chain) -> list[Row]:
@@ -189,9 +128,9 @@ class Scoring:
         names, kind = self.run.config.peer_names, self.run.config.score.scorer
         return [
             row
-            for row in chain.responses
+            for row in self.responses(chain)
             if not row["is_aggregate"]
-            and not drop_reason(self.run, chain, row)
+            and not drop_reason(chain, row, self.run.config.score)
             and scorer in scorers(kind, row["peer"], chain.aggregate(row)["peer"], names)
         ]
 
@@ -216,7 +155,7 @@ class Scoring:
         asked: list[tuple[str, tuple[str, ...]]] = []
         targets: list[list[int]] = []
         spans: list[slice] = []
-        for chain in read_chains(self.sources[shard], self.alone):
+        for chain in read_chains(self.sources[shard]):
             responses = self.asked_of(scorer, chain)
             if not responses:
                 continue
@@ -274,13 +213,13 @@ class Scoring:
 
     def rows(self, shard: int, grader: Grader) -> list[Row]:
         """The scores of a shard, the weights of PMI still null."""
-        chains = list(read_chains(self.sources[shard], self.alone))
-        agreement, measured = agreements(chains, grader), self.measured(shard)
-        entropies = answer_entropies(chains, self.run.config.generate.alone, grader)
+        chains = list(read_chains(self.sources[shard]))
+        agreement, measured = agreements([(c, self.responses(c)) for c in chains], grader), self.measured(shard)
+        entropies = answer_entropies(chains, grader)
         return [
             self.row(chain, row, agreement, measured) | {"answer_entropy": entropies[chain.id, row["peer"]]}
             for chain in chains
-            for row in chain.responses
+            for row in self.responses(chain)
         ]
 
     def measured(self, shard: int) -> Passes:
@@ -297,14 +236,15 @@ class Scoring:
         aggregate = chain.aggregate(row)
         peer, author = row["peer"], aggregate["peer"]
         section = self.run.config.score
-        dropped = drop_reason(self.run, chain, row)
-        trained_text = row if section.target == "own" else aggregate
+        dropped = drop_reason(chain, row, section)
+        trained_text = TEXTS[section.target].of(row, aggregate)
         pmi = None
         if dropped is None and not row["is_aggregate"]:
             by = scorers(section.scorer, peer, author, self.run.config.peer_names)
             pmi = combine([measurement(measured, scorer, chain.id, peer) for scorer in by])
         return {
-            "prompt_id": chain.id, "peer": peer, "position": row["position"], "aggregate_peer": author,
+            "prompt_id": chain.id, "peer": peer, "role": row["role"], "position": row["position"],
+            "aggregate_peer": author,
             "logp_given_response": pmi and pmi.logp_given_response, "logp_alone": pmi and pmi.logp_alone,
             "n_target_tokens": pmi and pmi.n_target_tokens, "pmi": pmi and pmi.pmi,
             "pmi_per_token": pmi and pmi.pmi_per_token,
@@ -363,11 +303,11 @@ class Scoring:
         return values, {peer: round(median(found), 4) for peer, found in pmi.items() if found}
 
 
-def agreements(chains: list[Chain], grader: Grader) -> dict[tuple[str, str], bool]:
+def agreements(chains: list[tuple[Chain, list[Row]]], grader: Grader) -> dict[tuple[str, str], bool]:
     """{(prompt, peer): the answer is equivalent to the aggregate's}; a comparison that times out is a no."""
     keys, pairs = [], []
-    for chain in chains:
-        for row in chain.responses:
+    for chain, measured in chains:
+        for row in measured:
             aggregate = chain.aggregate(row)
             if row["answer"] is not None and aggregate["answer"] is not None:
                 keys.append((chain.id, row["peer"]))
@@ -376,17 +316,15 @@ def agreements(chains: list[Chain], grader: Grader) -> dict[tuple[str, str], boo
     return {key: bool(answer) for key, answer in zip(keys, same, strict=True)}
 
 
-def answer_entropies(chains: list[Chain], own: bool, grader: Grader) -> dict[tuple[str, str], float]:
-    """{(prompt, peer): entropy of the answers to the question, in nats}: of the chain, or, without others (`own`), of
-    the peer's samples. A response without an answer does not count, nor one cut off, as in a vote."""
+def answer_entropies(chains: list[Chain], grader: Grader) -> dict[tuple[str, str], float]:
+    """{(prompt, peer): entropy of the answers to the question, in nats}: of the chain, or, in the controls without
+    peers, of the peer's own responses. A response without an answer does not count, nor one cut off, as in a vote."""
     groups: dict[tuple[str, str], list[str | None]] = {}
     for chain in chains:
         for peer in dict.fromkeys(row["peer"] for row in chain.rows):
-            groups[chain.id, peer] = [
-                row["answer"] if row["finish_reason"] == "stop" else None
-                for row in chain.rows
-                if row["position"] > 0 and (row["peer"] == peer or not own)
-            ]
+            own = [row for row in chain.rows if row["peer"] == peer]
+            rows = own if chain.own_aggregates else chain.with_role("chain", "synthesis")
+            groups[chain.id, peer] = [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
     compare_all(groups.values(), "math", grader)
     return {key: entropy([len(c) for c in clusters(answers, "math", grader)]) for key, answers in groups.items()}
 

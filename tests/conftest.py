@@ -82,6 +82,8 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     from peers.prompts import PeerPrompts
 
     torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors; on a busy machine threads would mostly wait for each other
     tokenizer = _tokenizer(chat)
     config = getattr(transformers, ARCHITECTURES[architecture])(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -104,6 +106,7 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    torch.set_num_threads(threads)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

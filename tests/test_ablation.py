@@ -278,7 +278,14 @@ def rows_of(right: str, pmi: list[float | None], weight: list[float | None], pee
 
 
 CHAINS = [
-    {"prompt_id": id_, "position": position, "is_aggregate": position == 2, "right": right, "vote_right": vote}
+    {
+        "prompt_id": id_,
+        "role": "chain",
+        "position": position,
+        "is_aggregate": position == 2,
+        "right": right,
+        "vote_right": vote,
+    }
     for id_, position, right, vote in (
         ("a", 1, True, 1),
         ("a", 2, False, 1),
@@ -309,7 +316,8 @@ def test_what_means_nothing_is_left_out() -> None:
     every = set(quality(CHAINS, scores, DRAWS))
     positions = {"right at position 1", "right at position 2", "right, a vote of the chain"}
     weights = {"AUROC of the weight: is the aggregate right", "AUROC of the weight, p"}
-    assert every - set(quality(CHAINS, scores, DRAWS, alone=True)) == positions
+    without_chain = [{**row, "role": "solo", "position": None} for row in CHAINS]
+    assert every - set(quality(without_chain, scores, DRAWS)) == positions
     assert every - set(quality(CHAINS, scores, DRAWS, oracle=True)) == weights
     none = quality(CHAINS, rows_of("1", [None], [1.0]), DRAWS)  # no PMI at all
     assert not [name for name in none if "AUROC" in name or "correlation" in name]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from data.answers.grader import Grader
-from generate.aggregate import synthesiser, vote
+from generate.asking import synthesiser
+from generate.label import vote
 
 
 @pytest.fixture(scope="module")

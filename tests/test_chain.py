@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from data.hashing import request_seed
-from generate.chain import peer_order
+from generate.asking import Asking, Chain, ChainAndSolo, Question, Samples, Solo, Turn, peer_order
 
 PEERS = ["a", "b", "c"]
 
@@ -67,3 +67,28 @@ def test_request_seed_follows_from_its_parts() -> None:
     assert request_seed(1, 23) != request_seed(12, 3)
     # sha256("17/1/ab/2") begins a74000f5; the upper 31 bits of it. A resumed run of another day must draw the same.
     assert request_seed(17, 1, "ab", 2) == 0xA74000F5 >> 1
+
+
+def asked(asking: Asking, question: Question) -> list[tuple[str, int, str, tuple[object, ...], int]]:
+    """Every request for a question: role, number, peer, what its seed is made from, how many responses it is shown."""
+    return [
+        (turn.role, turn.number, peer, asking.seed_of(turn, peer, question), len(asking.shown(turn)))
+        for turn in asking.turns
+        for peer in PEERS
+        if asking.asks(turn, peer, question)
+    ]
+
+
+def test_who_answers_what_by_hand() -> None:
+    """Seeds are those of earlier versions, which counted every response to a question as a position."""
+    question = Question("q", "?", number=0, order=["b", "c", "a"])
+    chain = [("chain", 1, "b", (1,), 0), ("chain", 2, "c", (2,), 1), ("chain", 3, "a", (3,), 2)]
+    assert asked(Chain(PEERS, round=1), question) == chain
+    assert asked(Chain(PEERS, round=1, synthesis=True), question) == [*chain, ("synthesis", 0, "b", (4,), 3)]
+    solo = [("solo", 0, "a", (0,), 0), ("solo", 0, "c", (0,), 0)]
+    assert asked(ChainAndSolo(PEERS, round=1), question) == [*solo, *chain]
+    alone = [("solo", 0, "a", (3,), 0), ("solo", 0, "b", (1,), 0), ("solo", 0, "c", (2,), 0)]
+    assert asked(Solo(PEERS), question) == alone
+    samples = [("sample", n, peer, (n, peer), 0) for n in (1, 2) for peer in PEERS]
+    assert asked(Samples(PEERS, k=2), question) == samples
+    assert ChainAndSolo(PEERS, round=1, synthesis=True).shown(Turn("chain", 2)) == [Turn("chain", 1)]

@@ -13,12 +13,14 @@ import pytest
 
 from data import shards
 from data.answers.extract import extract
+from data.config.sections import Config
 from data.errors import UserError
 from data.hashing import request_seed
 from data.run import Run, open_run
 from data.schema import CHAINS, PROMPTS
 from generate import stage
 from peers import policy_cache
+from peers.policy import Policy
 from peers.prompts import PeerPrompts, load_prompts
 from tests.conftest import questions, read_stage, write_jsonl
 from tests.fake_engine import FakeEngine, Inline
@@ -44,9 +46,9 @@ class Fakes:
         self.say, self.together, self.left = say, together, requests
         self.asked: list[tuple[str, list[int], int]] = []
 
-    def engine(self, run: Run, _: int, name: str) -> FakeEngine:
+    def engine(self, policy: Policy, config: Config) -> FakeEngine:
         """In place of `policy_cache.engine`."""
-        prompts = load_prompts(run.config, name)
+        prompts, name = policy.prompts, policy.name
 
         def respond(prompt: Sequence[int], seed: int) -> list[int]:
             if self.left == 0:
@@ -191,7 +193,7 @@ def test_a_lost_unit_and_a_lost_shard_are_made_again(three: Path) -> None:
     folder = Path("runs/t/round=1/chains")
     # shard 0 (8 questions) is finished; of shard 1 (4 questions) both earlier positions
     assert [path.name for path in shards.shard_paths(folder)] == ["part-00000.parquet"]
-    lost = sorted((folder / ".work").glob("shard-00001~position-1~*.parquet"))[0]
+    lost = sorted((folder / ".work").glob("shard-00001~chain-1~*.parquet"))[0]
     n = len(shards.read_rows(lost, CHAINS))
     assert n > 0
     lost.unlink()
@@ -280,7 +282,8 @@ def test_synthesis_adds_a_response_that_sees_all(together: bool, three: Path) ->
     by_seed = {seed: prompt for _, prompt, seed in fakes.asked}
     authors = []
     for number, chain in enumerate(chains(rows)):
-        assert [row["position"] for row in chain] == [1, 2, 3, 4]
+        assert [row["position"] for row in chain] == [1, 2, 3, None]
+        assert [row["role"] for row in chain] == ["chain", "chain", "chain", "synthesis"]
         assert [row["is_aggregate"] for row in chain] == [False, False, False, True]
         last = chain[-1]
         assert last["peer"] == PEERS[(number + 1) % 3]
@@ -313,7 +316,8 @@ def test_each_peer_votes_over_its_own_samples(together: bool, three: Path) -> No
     for chain in chains(rows):
         for peer in PEERS:
             mine = [row for row in chain if row["peer"] == peer]
-            assert [row["position"] for row in mine] == [1, 2, 3, 4, 5]
+            assert [row["sample"] for row in mine] == [1, 2, 3, 4, 5]
+            assert all(row["role"] == "sample" and row["position"] is None for row in mine)
             majority = Counter(row["answer"] for row in mine).most_common(1)[0][0]
             kept = next(row for row in mine if row["answer"] == majority)  # all are equally probable: the earliest
             assert [row["is_aggregate"] for row in mine] == [row is kept for row in mine]
@@ -327,12 +331,12 @@ def test_responses_to_the_question_alone_are_asked_for_where_they_are_measured(t
     clean = generate("chain", fakes)
     alone = Fakes(distinct, together)
     rows = generate("t", alone, "score.y_source=alone")
-    assert [row for row in rows if row["position"]] == clean
+    assert [row for row in rows if row["role"] == "chain"] == clean
     prompts = prompts_of("t")
     by_seed = {(peer, seed): prompt for peer, prompt, seed in alone.asked}
     for chain in chains(rows):
         first = next(row["peer"] for row in chain if row["position"] == 1)
-        extra = [row for row in chain if row["position"] == 0]
+        extra = [row for row in chain if row["role"] == "solo"]
         assert sorted(row["peer"] for row in extra) == sorted(set(PEERS) - {first})
         for row in extra:
             text = prompts[row["peer"]].decode(by_seed[row["peer"], request_seed(17, 1, row["prompt_id"], 0)])

@@ -19,6 +19,7 @@ from data.schema import SCORES
 from data.shards import write_rows
 from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
+from peers.policy import resolve
 from peers.source import load_tokenizer
 from score.weights import weights
 from tests.conftest import questions
@@ -134,8 +135,9 @@ def test_one_by_one_accumulated_equals_all_at_once(name: str, tiny_models: dict[
 def score_row(id_: str, weight: float | None, tokens: list[int]) -> dict[str, Any]:
     """A row of scores of the peer `plain`."""
     return {
-        "prompt_id": id_, "peer": "plain", "position": 1, "aggregate_peer": "chatty", "logp_given_response": -1.0,
-        "logp_alone": -2.0, "n_target_tokens": len(tokens), "pmi": 1.0, "pmi_per_token": 0.1, "weight": weight,
+        "prompt_id": id_, "peer": "plain", "role": "chain", "position": 1, "aggregate_peer": "chatty",
+        "logp_given_response": -1.0, "logp_alone": -2.0, "n_target_tokens": len(tokens), "pmi": 1.0,
+        "pmi_per_token": 0.1, "weight": weight,
         "drop_reason": None, "agrees": True, "answer_entropy": 0.0, "question": f"What is {id_}?", "target": "x",
         "target_token_ids": tokens,
     }  # fmt: skip
@@ -154,7 +156,7 @@ def test_weight_zero_equals_left_out(project: Path, tiny_models: dict[str, Path]
     for name, rows in (("zero", table), ("dropped", dropped)):
         with open_run(name, project / "tiny.toml", []) as run:
             write_rows(rows, run.stage_dir(1, "scores") / "part-00000.parquet", SCORES)
-            examples = training_examples(run, 1, "plain")
+            examples = training_examples(run, 1, resolve(run, 0, "plain"))
         assert len(examples) == 3
         found.append(trained(tiny_models["plain"], project / name, examples, LORA, 10**6))
     (tensors, losses), (others, other_losses) = found

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.config.sections import GenerateSection, PeerSection, RuntimeSection
+from data.config.sections import GenerateSection, PeerSection
 from peers import source
 from peers.source import compute_dtype, model_directory
 
@@ -64,7 +64,7 @@ def test_what_the_processor_has_decides_the_arithmetic(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    runtime, peer = RuntimeSection(compute=choice), PeerSection(name="a", model="m")
+    peer = PeerSection(name="a", model="m")
     fast = choice == "weights" or (choice == "auto" and (gpu or amx or avx512_bf16))
-    assert compute_dtype(peer, runtime) == ("bfloat16" if fast else "float32")
-    assert compute_dtype(PeerSection(name="a", model="m", dtype="float32"), runtime) == "float32"
+    assert compute_dtype(peer, choice) == ("bfloat16" if fast else "float32")
+    assert compute_dtype(PeerSection(name="a", model="m", dtype="float32"), choice) == "float32"

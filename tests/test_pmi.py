@@ -16,8 +16,8 @@ from peers.logprob.model import LanguageModel, Pair
 from peers.logprob.scoring import score_pairs
 from peers.prompts import PeerPrompts
 from peers.source import load_tokenizer
+from score.chains import Chain, responses
 from score.pmi import Measured, Pmi, combine, scorers
-from score.stage import Chain
 
 
 def test_one_scorer() -> None:
@@ -49,18 +49,25 @@ def test_whose_policy_measures() -> None:
 
 
 def test_which_response_is_measured() -> None:
-    def row(peer: str, position: int, is_aggregate: bool = False) -> dict[str, Any]:
-        return {"prompt_id": "q", "peer": peer, "position": position, "is_aggregate": is_aggregate}
+    def row(peer: str, role: str, number: int | None = None, is_aggregate: bool = False) -> dict[str, Any]:
+        position, sample = (number if role == name else None for name in ("chain", "sample"))
+        return {"peer": peer, "role": role, "position": position, "sample": sample, "is_aggregate": is_aggregate}
 
-    def measured(rows: list[dict[str, Any]], alone: bool = False) -> list[tuple[str, int]]:
-        return [(row["peer"], row["position"]) for row in Chain(rows, alone).responses]
+    def measured(rows: list[dict[str, Any]], source: str = "chain") -> list[tuple[str, str, int | None]]:
+        found = responses(Chain(rows), source)
+        return [(row["peer"], row["role"], row["position"] or row["sample"]) for row in found]
 
-    chain = [row("b", 0), row("c", 0), row("a", 1), row("b", 2), row("c", 3, True)]
-    assert measured(chain) == [("a", 1), ("b", 2), ("c", 3)]
-    assert measured(chain, alone=True) == [("a", 1), ("b", 0), ("c", 3)]  # c wrote the aggregate
-    assert measured([*chain[2:4], row("c", 3), row("a", 4, True)]) == [("a", 1), ("b", 2), ("c", 3)]  # a synthesis
-    votes = [row("a", 1), row("b", 1, True), row("a", 2, True), row("b", 2)]
-    assert measured(votes) == [("b", 1), ("a", 2)]
+    solo = [row("b", "solo"), row("c", "solo")]
+    chain = [row("a", "chain", 1), row("b", "chain", 2), row("c", "chain", 3, True)]
+    said = [("a", "chain", 1), ("b", "chain", 2), ("c", "chain", 3)]
+    assert measured([*solo, *chain]) == said
+    # c wrote the aggregate, and a was shown nothing
+    assert measured([*solo, *chain], "alone") == [("a", "chain", 1), ("b", "solo", None), ("c", "chain", 3)]
+    assert measured([*chain[:2], row("c", "chain", 3), row("a", "synthesis", None, True)]) == said
+    votes = [row("a", "sample", 1), row("b", "sample", 1, True), row("a", "sample", 2, True), row("b", "sample", 2)]
+    assert measured(votes) == [("b", "sample", 1), ("a", "sample", 2)]
+    own = [row("a", "solo", None, True), row("b", "solo", None, True)]
+    assert measured(own) == measured(own, "alone") == [("a", "solo", None), ("b", "solo", None)]
 
 
 def counting_model(vocabulary: int) -> LanguageModel:

@@ -86,7 +86,8 @@ def check_chains(rows: list[Row], n_questions: int = 24, extra: int = 0) -> dict
         assert bool(row["response"]) == bool(row["token_ids"]) and row["response"] == row["response"].strip()
     assert len(by_question) == n_questions
     for chain in by_question.values():
-        assert [row["position"] for row in chain] == list(range(1, len(PEERS) + extra + 1))
+        assert [row["position"] for row in chain] == [*range(1, len(PEERS) + 1), *[None] * extra]
+        assert [row["role"] for row in chain] == ["chain"] * len(PEERS) + ["synthesis"] * extra
         assert {row["peer"] for row in chain[: len(PEERS)]} == set(PEERS)
         assert sum(row["is_aggregate"] for row in chain) == 1
     return {id_: next(row for row in chain if row["is_aggregate"]) for id_, chain in by_question.items()}
@@ -398,14 +399,14 @@ def test_variants_give_valid_chains_and_scores(variant: str, one_process: Path) 
     for name in ("generate", "score"):
         run_stage(name, "t", 1, Path("tiny.toml"), [VARIANTS[variant]])
     chains, scores = read("generate", 1), read("score", 1)
-    alone = {(row["prompt_id"], row["peer"]): row for row in chains if row["position"] == 0}
-    chains = [row for row in chains if row["position"] > 0]
+    alone = {(row["prompt_id"], row["peer"]): row for row in chains if row["role"] == "solo"}
+    chains = [row for row in chains if row["role"] != "solo"]
     aggregates = check_chains(chains, extra=variant == "synthesis")
     check_scores(scores, chains)
     ordered = [[row["peer"] for row in chains if row["prompt_id"] == id_][: len(PEERS)] for id_ in aggregates]
     positions = Counter(row["position"] for row in aggregates.values())
     if variant == "synthesis":
-        assert positions == {3: 24} and len(chains) == 72
+        assert positions == {None: 24} and len(chains) == 72
         assert Counter(row["peer"] for row in aggregates.values()) == dict.fromkeys(PEERS, 12)
         assert all(row["drop_reason"] != "is_aggregate" for row in scores)
     elif variant != "vote":

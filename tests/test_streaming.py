@@ -18,6 +18,7 @@ from data.run import open_run
 from data.schema import EVALS, SCORES
 from data.shards import Row
 from evaluate.stage import count_evals
+from peers.policy import resolve
 from tests.bench.data_plane import bank_engine, questions, score_pairs
 from tests.conftest import read_stage, write_jsonl
 from tests.fake_engine import Inline
@@ -44,10 +45,10 @@ def peaks_of_a_round(n: int) -> dict[str, int]:
         peaks = {
             "generate": peak_of(lambda: generate.stage.main(run, 1, Inline(run))),
             "score": peak_of(lambda: score.stage.main(run, 1, Inline(run))),
-            "train": peak_of(lambda: training_examples(run, 1, "plain")),
+            "train": peak_of(lambda: training_examples(run, 1, resolve(run, 0, "plain"))),
         }
         assert len(shards.shard_paths(run.stage_dir(1, "scores"))) == n / SHARD
-        examples = training_examples(run, 1, "plain")
+        examples = training_examples(run, 1, resolve(run, 0, "plain"))
         peaks["examples"] = peak_of(lambda: sum(len(examples[i].pair) for i in range(len(examples))))
         assert n / 4 < len(examples) < n
     return peaks

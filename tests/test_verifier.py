@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from data import shards
 from data.config.load import load_config
+from data.config.sections import Config
 from data.hashing import digest
 from data.run import RUNS, Run, open_run
 from data.schema import CROSS, EVALS, METRICS
@@ -25,6 +27,7 @@ from evaluate import verifier
 from evaluate.benchmarks import load_benchmarks
 from evaluate.verifier import cot_verdicts, verdict
 from peers.engines.protocol import Completion
+from peers.policy import Policy, resolve_all
 from peers.prompts import PeerPrompts, load_prompts
 from tests.conftest import ROOT, read_stage, run_module, run_stage
 from tests.fake_engine import FakeEngine, Inline
@@ -95,8 +98,8 @@ def scored(lm: Any, prompts: PeerPrompts, asked: list[tuple[str, str]], *_: obje
 def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run in which peers verify each other, without models: half of their samples are right."""
 
-    def engine(run: Run, round_: int, name: str) -> FakeEngine:
-        prompts = load_prompts(run.config, name)
+    def engine(policy: Policy, config: Config) -> FakeEngine:
+        prompts = policy.prompts
 
         def respond(prompt: Sequence[int], seed: int) -> list[int]:
             pens = int(prompts.decode(prompt).split("Tom has ")[-1].split(" ")[0])
@@ -109,6 +112,11 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setattr(verifier, "logit_scores", scored)
     with open_run("t", Path("tiny.toml"), ["evaluate.cross_verify=true", "run.shard_questions=4"]) as opened:
         yield opened
+
+
+def trained(run: Run) -> dict[str, Policy]:
+    """Policies of round 1 with the base's weights."""
+    return {name: replace(policy, round=1) for name, policy in resolve_all(run, 0).items()}
 
 
 def matrix(run: Run) -> dict[tuple[str, str], Row]:
@@ -166,12 +174,12 @@ def test_a_kill_goes_on_with_what_is_left(run: Run, monkeypatch: pytest.MonkeyPa
 def test_critiques_are_kept_through_a_kill(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sample has that of its current verifier and that of the frozen one; none is written twice."""
 
-    def engine(run: Run, round_: int, name: str) -> FakeEngine:
-        prompts = load_prompts(run.config, name)
+    def engine(policy: Policy, config: Config) -> FakeEngine:
+        prompts = policy.prompts
 
         def respond(prompt: Sequence[int], seed: int) -> list[int]:
             asked = prompts.decode(prompt)
-            answer = "The answer is 7." if "Check" not in asked else f"By {name} of round {round_}: Yes"
+            answer = "The answer is 7." if "Check" not in asked else f"By {policy.name} of round {policy.round}: Yes"
             return prompts.encode_response(answer)
 
         return FakeEngine(prompts, respond)
@@ -191,8 +199,8 @@ def test_critiques_are_kept_through_a_kill(run: Run, monkeypatch: pytest.MonkeyP
 
     def assemble() -> None:
         evaluation = evaluate.Evaluation(other, 1, load_benchmarks(run.config))
-        evaluation.respond(Inline(other))
-        evaluation.verify(Inline(other))
+        evaluation.respond(Inline(other), trained(other))
+        evaluation.verify(Inline(other), trained(other))
         evaluation.assemble()
 
     monkeypatch.setattr(shards, "write_rows", dying)
@@ -223,7 +231,7 @@ def test_all_policies_are_asked_in_an_order_that_reloads_nothing(run: Run, monke
         asked.clear()
         section = run.config.evaluate.model_copy(update={"verifier": kind})
         other = Run(run.name, run.config.model_copy(update={"evaluate": section}))
-        evaluate.Evaluation(other, 1, load_benchmarks(run.config)).verify(Recording(run))
+        evaluate.Evaluation(other, 1, load_benchmarks(run.config)).verify(Recording(run), trained(other))
         assert [name for peer, name in asked if peer == "chatty"] == expected
 
 

@@ -24,9 +24,9 @@ from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
 from peers import policy_cache
-from peers.policy import adapter_identity, merged_checkpoint, policy_identity
-from peers.prompts import PeerPrompts, load_all_prompts, load_prompts
-from peers.source import check_peers, compute_dtype, model_directory
+from peers.policy import Policy, adapter_identity, merge_into, prompts_of, resolve_all
+from peers.prompts import PeerPrompts
+from peers.source import check_peers
 from peers.workers import Advance, Workers
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
@@ -39,20 +39,21 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     """Train all peers of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
     config, scores_dir = run.config, run.stage_dir(round_, "scores")
+    policies = resolve_all(run, round_ - 1)
     manifest = shards.read_manifest(scores_dir)
     if manifest is None:
         raise UserError(f"{scores_dir} is not finished: run `make score ROUND={round_}` first")
     stage = Stage("train", round_, run.stage_dir(round_, "adapters"), {
         "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "peers"})),
         "scores": digest(manifest["files"]),
-        "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
+        "policies": [policy.identity for policy in policies.values()],
     })  # fmt: skip
-    run.freeze(lambda: load_all_prompts(run.config))
+    run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
     with task(stage.title, manifest["to_train"] * config.train.epochs, "examples") as line:
-        for name in config.peer_names:
-            workers.submit(name, train_peer, round_, name)
+        for name, policy in policies.items():
+            workers.submit(name, train_peer, round_, policy)
         for _ in workers.results(line):
             pass
     reports = {name: shards.read_json(stage.folder / name / "training.json") for name in config.peer_names}
@@ -66,18 +67,18 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     })  # fmt: skip
 
 
-def training_examples(run: Run, round_: int, name: str) -> Examples:
+def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
     """What a peer trains on: its scored rows with a weight above 0, the prompt being x alone, as at test time.
 
     They are written once, shard by shard, to a file beside the peer's checkpoints.
     """
     from train.examples import Examples, write_examples
 
-    path = run.stage_dir(round_, "adapters") / ".work" / name / "examples.arrow"
+    path = run.stage_dir(round_, "adapters") / ".work" / policy.name / "examples.arrow"
     if not path.is_file():
-        prompts = load_prompts(run.config, name)
+        prompts = policy.prompts
         paths = shards.shard_paths(run.stage_dir(round_, "scores"))
-        write_examples((examples_of(path, name, prompts) for path in paths), path)
+        write_examples((examples_of(path, policy.name, prompts) for path in paths), path)
     return Examples(path)
 
 
@@ -92,19 +93,24 @@ def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
     return pa.table([tokens, table["target_token_ids"], table["weight"]], schema=EXAMPLES)
 
 
-def train_peer(run: Run, round_: int, name: str, advance: Advance) -> None:
+def train_peer(run: Run, round_: int, policy: Policy, advance: Advance) -> None:
     """`PeerTraining.finish`, in the peer's process."""
     policy_cache.drop_all()  # the next round's policy is another one
-    PeerTraining(run, round_, name).finish(advance)
+    PeerTraining(run, round_, policy).finish(advance)
 
 
 @dataclass
 class PeerTraining:
-    """Training of one peer in one round."""
+    """Training of one peer in one round, from its policy of the round before."""
 
     run: Run
     round: int
-    name: str
+    policy: Policy
+
+    @property
+    def name(self) -> str:
+        """The peer's name."""
+        return self.policy.name
 
     @property
     def folder(self) -> Path:
@@ -118,15 +124,13 @@ class PeerTraining:
         if (self.folder / "training.json").is_file():
             advance(shards.read_json(self.folder / "training.json")["examples"] * self.run.config.train.epochs, 0)
             return
-        config, peer = self.run.config, self.run.config.peer(self.name)
-        base = model_directory(peer, config)
+        config, base = self.run.config, self.policy.base
         work = self.folder.parent / ".work" / self.name
-        examples = training_examples(self.run, self.round, self.name)
+        examples = training_examples(self.run, self.round, self.policy)
         report: dict[str, Any] = {"examples": len(examples), "tokens": 0, "losses": [], "loss": "no examples"}
         adapter = work / "adapter"
         shutil.rmtree(adapter, ignore_errors=True)
-        dtype = compute_dtype(peer, config.runtime)
-        model = open_adapter(base, dtype, config.train, self.run.adapter_dir(self.round - 1, self.name), self.seed)
+        model = open_adapter(base, self.policy.dtype, config.train, self.policy.adapter, self.seed)
         if examples:
             trained = train_adapter(
                 model, examples, config.train, self.seed, config.runtime.train_tokens, work,
@@ -142,25 +146,27 @@ class PeerTraining:
         model.save_pretrained(str(adapter))
         del model
         gc.collect()
-        shards.write_json({**adapter_identity(peer, base), "round": self.round}, adapter / "pst.json")
-        self.publish(adapter, base, examples, report)
+        shards.write_json({**adapter_identity(self.policy.peer, base), "round": self.round}, adapter / "pst.json")
+        self.publish(adapter, examples, report)
 
     @property
     def seed(self) -> int:
         """Of the adapter's initial values and of the order of examples."""
         return request_seed(self.run.config.run.seed, self.round, self.name, "train")
 
-    def publish(self, adapter: Path, base: Path, examples: Examples, report: dict[str, Any]) -> None:
+    def publish(self, adapter: Path, examples: Examples, report: dict[str, Any]) -> None:
         """Measure the merge and rename the adapter into place; training.json is in it, so it is whole or absent."""
         from train.survival import survival
 
-        config, peer = self.run.config, self.run.config.peer(self.name)
+        config, base = self.run.config, self.policy.base
         report |= {
             "survival": None,
             "survival_text": "not merged" if config.run.adapters == "unmerged" else "-",
         }
         if examples and config.run.adapters == "merged":
-            merged = merged_checkpoint(self.run, self.round, peer, base, adapter)
+            merged = self.run.checkpoint_dir(self.round, self.name)
+            seed = request_seed(config.run.seed, self.round, self.name)
+            merge_into(merged, base, adapter, self.policy.peer.dtype, seed)
             pairs = [example.pair for example in examples[:SURVIVAL_EXAMPLES]]
             found = survival(base, adapter, merged, pairs, config.runtime.score_tokens)
             share = found["survival"]

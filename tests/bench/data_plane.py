@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from data.config.sections import Config
 from data.run import Run, open_run
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.logprob.model import Pair
-from peers.prompts import PeerPrompts, load_all_prompts, load_prompts
+from peers.policy import Policy, resolve
+from peers.prompts import PeerPrompts, load_all_prompts
 from tests.fake_engine import Inline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -71,9 +73,9 @@ class BankEngine:
         """Nothing to give back."""
 
 
-def bank_engine(run: Run, _: int, name: str) -> BankEngine:
+def bank_engine(policy: Policy, config: Config) -> BankEngine:
     """In place of `policy_cache.engine`."""
-    return BankEngine(load_prompts(run.config, name))
+    return BankEngine(policy.prompts)
 
 
 def score_pairs(_: Any, pairs: Sequence[Pair], budget: int, advance: Advance, parts: int = 1) -> list[list[float]]:
@@ -117,7 +119,7 @@ def do_step(step: str, n: int) -> None:
                 score.stage.main(run, 1, Inline(run))
         elif step == "examples":
             for name in run.config.peer_names:
-                examples = training_examples(run, 1, name)
+                examples = training_examples(run, 1, resolve(run, 0, name))
                 assert sum(len(examples[i].pair) for i in range(len(examples)))
 
 

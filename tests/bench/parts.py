@@ -38,7 +38,8 @@ class Bench:
         self.maker = Maker(load_prompts(self.config, name), model != "nano", SEED)
         peer, runtime = self.config.peer(name), self.config.runtime
         self.base: dict[str, Any] = {
-            "directory": str(model_directory(peer, self.config).resolve()), "dtype": compute_dtype(peer, runtime),
+            "directory": str(model_directory(peer, self.config).resolve()),
+            "dtype": compute_dtype(peer, runtime.compute),
             "seed": SEED, "kv_cache_gib": runtime.kv_cache_gib, "max_num_seqs": runtime.max_num_seqs,
             "context_tokens": self.config.generate.context_tokens,
         }  # fmt: skip
@@ -140,7 +141,7 @@ def generate(session: Session, questions: int, repeats: int) -> None:
     """The generate stage of a nano run, and a bare `LLM.generate` over the prompts that its chains had."""
     overrides = [f"prompts.limit={questions}"]
     run = Run(RUN, load_config(NANO, overrides))
-    requests, dtype = questions * len(run.config.peers), compute_dtype(run.config.peers[0], run.config.runtime)
+    requests, dtype = questions * len(run.config.peers), compute_dtype(run.config.peers[0], run.config.runtime.compute)
     text = f"{questions:,} questions, so {requests:,} requests, greedy; {dtype}."
     session.record("generate", "nano", kind="about", text=text)
     ours = Contender("ours", "ours_generate", {"run": RUN, "config": str(NANO), "set": overrides}, requests)
@@ -163,7 +164,7 @@ def bare_job(run: Run, dtype: str) -> dict[str, Any]:
     requests: dict[str, list[list[int]]] = {name: [] for name in prompts}
     earlier: dict[str, list[str]] = {}
     rows = [row for path in shard_paths(run.stage_dir(1, "chains")) for row in read_rows(path, CHAINS)]
-    for row in sorted(rows, key=lambda row: int(row["position"])):
+    for row in rows:  # those of a question stand in the order of the chain
         seen = earlier.setdefault(row["prompt_id"], [])
         requests[row["peer"]].append(prompts[row["peer"]].review(row["question"], seen))
         seen += [row["response"]] if row["response"] else []

@@ -1,0 +1,109 @@
+"""Which response is the aggregate, so which answer counts: one small class per rule.
+
+A rule says which responses to a question stand together, and which of them is kept. To add one: a class here, its name
+in LABELS, the config's key and its description. Pure apart from the grader that decides equivalence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from data.answers.clusters import clusters
+from data.answers.equivalence import Kind
+from data.answers.grader import Grader
+from data.shards import Row
+
+
+class Label(Protocol):
+    """A rule; `votes` says whether answers are compared, which is then done for all questions of a shard at once."""
+
+    votes: bool
+
+    def groups(self, rows: list[Row]) -> list[list[Row]]:
+        """The responses to a question that stand together, in the order of `rows`; one of each group is kept."""
+        ...
+
+    def pick(self, group: list[Row], grader: Grader) -> Row:
+        """The response of a group that is an aggregate."""
+        ...
+
+
+class LastResponse:
+    """The chain's last response, or the synthesis: the abstract's reading."""
+
+    votes = False
+
+    def groups(self, rows: list[Row]) -> list[list[Row]]:
+        """See `Label.groups`."""
+        return [in_chain(rows)]
+
+    def pick(self, group: list[Row], grader: Grader) -> Row:
+        """See `Label.pick`."""
+        return group[-1]
+
+
+class ChainVote(LastResponse):
+    """The majority of the chain's answers."""
+
+    votes = True
+
+    def pick(self, group: list[Row], grader: Grader) -> Row:
+        """See `Label.pick`."""
+        means = [row["logprob"] / max(1, row["n_tokens"]) for row in group]
+        return group[vote(voting(group), means, "math", grader)]
+
+
+class OwnResponse(LastResponse):
+    """Each peer's own response (a control without peers)."""
+
+    def groups(self, rows: list[Row]) -> list[list[Row]]:
+        """See `Label.groups`."""
+        return by_peer(rows)
+
+
+class OwnMajority(ChainVote):
+    """The majority of each peer's own samples (a control without peers)."""
+
+    def groups(self, rows: list[Row]) -> list[list[Row]]:
+        """See `Label.groups`."""
+        return by_peer(rows)
+
+
+LABELS: dict[str, Label] = {  # by generate.aggregate
+    "last": LastResponse(),
+    "synthesis": LastResponse(),
+    "vote": ChainVote(),
+    "self": OwnResponse(),
+    "self-vote": OwnMajority(),
+}
+
+
+def in_chain(rows: list[Row]) -> list[Row]:
+    """The responses that are part of the chain."""
+    return [row for row in rows if row["role"] in ("chain", "synthesis")]
+
+
+def by_peer(rows: list[Row]) -> list[list[Row]]:
+    """The responses of each peer."""
+    return [[row for row in rows if row["peer"] == peer] for peer in dict.fromkeys(row["peer"] for row in rows)]
+
+
+def voting(rows: list[Row]) -> list[str | None]:
+    """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
+    return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
+
+
+def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float], kind: Kind, grader: Grader) -> int:
+    """Index of the response kept by a majority vote over mathematically equivalent answers.
+
+    Responses without an answer have no vote. Among equally large clusters the one whose best response has the highest
+    mean token log-probability wins; so does, within the winning cluster, that response; remaining ties go to
+    the earlier position. With no answer at all, the last response is kept (and score drops it: no answer).
+    """
+    groups = clusters(answers, kind, grader)
+    if not groups:
+        return len(answers) - 1
+    largest = max(len(group) for group in groups)
+    candidates = [index for group in groups if len(group) == largest for index in group]
+    return max(candidates, key=lambda index: (mean_logprobs[index], -index))

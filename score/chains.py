@@ -1,0 +1,79 @@
+"""All responses to one question, and which of each peer's is measured against the aggregate. Pure but for reading.
+
+Which response is measured is a choice (`score.y_source`): a function per choice, listed in MEASURED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from data import shards
+from data.schema import CHAINS
+from data.shards import Row
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All responses to one question, in the order of the file."""
+
+    rows: list[Row]
+
+    @property
+    def id(self) -> str:
+        """The prompt's id."""
+        return str(self.rows[0]["prompt_id"])
+
+    @property
+    def question(self) -> str:
+        """The question."""
+        return str(self.rows[0]["question"])
+
+    @property
+    def aggregates(self) -> list[Row]:
+        """The aggregate; in the controls without peers, one of each peer."""
+        return [row for row in self.rows if row["is_aggregate"]]
+
+    @property
+    def own_aggregates(self) -> bool:
+        """Whether each peer is the author of its own aggregate (a control without peers)."""
+        return len(self.aggregates) > 1
+
+    def aggregate(self, row: Row) -> Row:
+        """The aggregate that a response is measured against: itself if it is one, else the only one there is."""
+        return row if row["is_aggregate"] else self.aggregates[0]
+
+    def with_role(self, *roles: str) -> list[Row]:
+        """The responses that have one of the roles."""
+        return [row for row in self.rows if row["role"] in roles]
+
+
+def chain_responses(chain: Chain) -> dict[str, Row]:
+    """{peer: what it says in the chain}."""
+    return {row["peer"]: row for row in chain.with_role("chain")}
+
+
+def solo_responses(chain: Chain) -> dict[str, Row]:
+    """{peer: its response to the question alone}, but for the aggregate's author: what it says in the chain.
+
+    Who comes first in the chain has been shown no other response, so that one counts as solo.
+    """
+    said = chain_responses(chain)
+    alone = [row for row in chain.rows if row["role"] == "solo" or row["position"] == 1]
+    return said | {row["peer"]: row for row in alone if not said[row["peer"]]["is_aggregate"]}
+
+
+MEASURED: dict[str, Callable[[Chain], dict[str, Row]]] = {"chain": chain_responses, "alone": solo_responses}
+
+
+def responses(chain: Chain, source: str) -> list[Row]:
+    """One row per peer: the response that is measured; in the controls without peers, its own aggregate."""
+    return chain.aggregates if chain.own_aggregates else list(MEASURED[source](chain).values())
+
+
+def read_chains(path: Path, columns: Sequence[str] | None = None) -> Iterator[Chain]:
+    """The chains of a shard, whose rows are sorted by question."""
+    for _, rows in groupby(shards.read_rows(path, CHAINS, columns), key=lambda row: row["prompt_id"]):
+        yield Chain(list(rows))
