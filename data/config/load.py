@@ -32,60 +32,29 @@ def load_config(path: Path, overrides: list[str]) -> Config:
 def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
     """Validate a raw dictionary, `section.key=value` overrides applied; `where` names its origin in errors.
 
-    Raises UserError, which names an override instead of `where` if that is what is wrong.
+    Raises UserError, which names the overrides of a key that is wrong, or of what is around it or in it, instead of
+    `where`; and all of them beside `where` if the error is how sections go together.
     """
-    try:
-        return Config.model_validate(_overridden(raw, overrides))
-    except ValidationError as error:
-        errors = _lines(error)
-    before = _errors(raw) if overrides else errors
-    told: dict[str, list[str]] = {}
-    for key, line in errors:
-        if (key, line) in before or (before and not key):
-            guilty = []
-        elif key:
-            guilty = _touching(key, overrides)
-        else:  # of how sections go together: those without which it would not be
-            guilty = [text for text in overrides if (key, line) not in _errors(raw, overrides, but=text)]
-            guilty = guilty or list(overrides)
-        told.setdefault(f"--set {', '.join(map(repr, guilty))}" if guilty else where, []).append(line)
-    raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in told.items()))
-
-
-def _errors(raw: dict[str, Any], overrides: Sequence[str] = (), but: str | None = None) -> list[tuple[str, str]]:
-    """What is wrong, as in `_lines`, with all overrides but one; nothing if another cannot be applied without it."""
-    try:
-        Config.model_validate(_overridden(raw, [text for text in overrides if text != but]))
-    except ValidationError as error:
-        return _lines(error)
-    except UserError:
-        pass
-    return []
-
-
-def _lines(error: ValidationError) -> list[tuple[str, str]]:
-    """(key, what is wrong) of all that is wrong; the key is empty where it is how sections go together."""
-    keys = [".".join(map(str, item["loc"])) for item in error.errors()]
-    return [
-        (key, _explain(key, item["type"], item["msg"], item["input"]))
-        for key, item in zip(keys, error.errors(), strict=True)
-    ]
-
-
-def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     given = copy.deepcopy(raw)
     for text in overrides:
         _apply_override(given, text)
-    return given
+    try:
+        return Config.model_validate(given)
+    except ValidationError as error:
+        told: dict[str, list[str]] = {}
+        for item in error.errors():
+            key = ".".join(map(str, item["loc"]))
+            origin = where
+            if setting := ", ".join(repr(text) for text in overrides if _related(key, text)):
+                origin = f"--set {setting}" if key else f"{where} with --set {setting}"
+            told.setdefault(origin, []).append(_explain(key, item["type"], item["msg"], item["input"]))
+        raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in told.items())) from None
 
 
-def _touching(key: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides of a key, of what is around it or in it."""
-
-    def related(one: list[str], other: list[str]) -> bool:
-        return all(a == b for a, b in zip(one, other, strict=False))
-
-    return [text for text in overrides if related(key.split("."), text.partition("=")[0].strip().split("."))]
+def _related(key: str, override: str) -> bool:
+    """Whether an override sets a key, what is around it or what is in it. The empty key is around all."""
+    pairs = zip(key.split("."), override.partition("=")[0].strip().split("."), strict=False)
+    return not key or all(one == other for one, other in pairs)
 
 
 def _explain(key: str, kind: str, message: str, found: Any) -> str:
