@@ -19,7 +19,6 @@ from evaluate.gap import (
     question_gap,
     relative_gap,
 )
-from evaluate.strict import STATED
 
 
 def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
@@ -56,20 +55,7 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
         "distinct_answers": len({normalise(r["answer"]) for r in greedy if r["answer"] is not None}) / len(greedy),
         "answer_entropy": fmean(entropy(list(_clusters(item).values())) for item in items),
         "peer_agreement": fmean(row["peer_agreement"] for row in greedy),
-        **_second_opinion(greedy),
     }  # fmt: skip
-
-
-def _second_opinion(greedy: list[Row]) -> Row:
-    """Exact match by the strict rule set, and of explicitly stated answers alone; how often the two rule sets disagree
-    on a stated answer that both judge (a timeout is no judgement), None if there is no such answer."""
-    stated = [row for row in greedy if row["extract_status"] in STATED]
-    judged = [row for row in stated if row["verdict"] != "timeout"]
-    return {
-        "em_strict": sum(row["correct_strict"] for row in greedy) / len(greedy),
-        "em_stated": sum(row["correct"] for row in stated) / len(greedy),
-        "grader_disagreement": fmean(row["correct"] != row["correct_strict"] for row in judged) if judged else None,
-    }
 
 
 def _clusters(item: list[Row]) -> Counter[int]:

@@ -150,28 +150,6 @@ def _interval(row: Row, name: str) -> str:
     return f"{_number(row[name])} ({_number(row[f'{name}_lo'])} to {_number(row[f'{name}_hi'])})"
 
 
-def grading_table(run: str, round_: int) -> Table | None:
-    """A round under both rule sets, for the benchmarks with `answers = "math"`; None if there is none."""
-    names = {benchmark.name for benchmark in load_frozen(run).benchmarks if benchmark.answers == "math"}
-    rows = shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
-    if not any(row["benchmark"] in names for row in rows):
-        return None
-    title = f"grading in round {round_}, in %, greedy responses{oracle_notice(run)}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    columns = {
-        "EM": "em", "EM stated": "em_stated", "EM strict": "em_strict", "disagreement": "grader_disagreement",
-        "no answer": "no_answer_rate", "truncated": "truncated_rate",
-    }  # fmt: skip
-    for name in ("benchmark", "peer"):
-        table.add_column(name)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        if row["benchmark"] in names:
-            table.add_row(row["benchmark"], row["peer"], *(_number(row[column]) for column in columns.values()))
-    return table
-
-
 def change_table(run: str, rounds: list[int]) -> Table | None:
     """benchmark × peer × round: what has become of exact match and gap since round 0, in points, with paired bootstrap
     intervals over questions; last the means. The gap's change as a share of that of round 0 only where the interval of
@@ -328,10 +306,7 @@ def write_report(run: str) -> list[Table | str]:
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
-    found = (
-        metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds),
-        grading_table(run, rounds[-1]), warnings(run, rounds),
-    )  # fmt: skip
+    found = (metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds), warnings(run, rounds))
     tables = [table for table in found if table]
     page = Console(record=True, file=StringIO(), width=150)
     more = (
