@@ -51,6 +51,11 @@ SCORES = _schema(
     ("target_token_ids", TOKENS, False),
 )
 
+KEEP = _schema(
+    ("prompt_id", pa.string(), False),
+    ("peer", pa.string(), False),
+)
+
 EVALS = _schema(
     ("benchmark", pa.string(), False),
     ("item_id", pa.string(), False),

@@ -19,6 +19,7 @@ from data.cli import guarded, start
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
+from data.keep import KEEP_FILE
 from data.run import RUNS, Run, check_run, load_frozen
 from data.schema import CROSS, METRICS
 from data.shards import Row
@@ -40,7 +41,7 @@ def finished_rounds(run: str) -> list[int]:
 
 def oracle_notice(run: str) -> str:
     """What every table of a run says in whose training gold answers had a part; else nothing."""
-    if any("oracle" in shards.read_json(path) for path in (RUNS / run).glob(f"round=*/scores/{shards.SUCCESS}")):
+    if any((RUNS / run).glob(f"round=*/{KEEP_FILE}")):
         return "\n[bold]oracle: gold answers chose the examples to train on[/bold]"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -308,7 +309,8 @@ def test_what_means_nothing_is_left_out() -> None:
     scores = rows_of("10", [0.3, 0.1], [1.0, 0.0])
     every = set(quality(CHAINS, scores, DRAWS))
     positions = {"right at position 1", "right at position 2", "right, a vote of the chain"}
-    weights = {"AUROC of the weight: is the aggregate right", "AUROC of the weight, p"}
+    weights = {"AUROC of the weight: is the aggregate right", "AUROC of the weight, p", "training weight on them"}
+    weights.add("examples whose aggregate is wrong")
     assert every - set(quality(CHAINS, scores, DRAWS, alone=True)) == positions
     assert every - set(quality(CHAINS, scores, DRAWS, oracle=True)) == weights
     none = quality(CHAINS, rows_of("1", [None], [1.0]), DRAWS)  # no PMI at all
@@ -367,8 +369,14 @@ def test_an_ablation(project: Path) -> None:
     runs = project / "runs"
     scores = {arm: pl.read_parquet(runs / f"x.{arm}.17/round=1/scores/*.parquet") for arm in ("uniform", "oracle")}
     assert set(scores["uniform"]["weight"].drop_nulls()) == {1.0}
-    assert set(scores["oracle"]["weight"].drop_nulls()) <= {0.0, 1.0}
-    assert 0.0 in scores["oracle"]["weight"].to_list()
+    assert not set(scores["oracle"]["weight"].drop_nulls()) <= {0.0, 1.0}  # what is finished stays as it is
+    kept = pl.read_parquet(runs / "x.oracle.17/round=1/keep.parquet")
+    assert 0 < len(kept) < len(scores["oracle"].drop_nulls("weight"))
+    trained = [
+        json.loads(path.read_text("utf-8")) for path in runs.glob("x.oracle.17/round=1/adapters/*/training.json")
+    ]
+    assert sum(report["examples"] for report in trained) == len(kept)
+    assert not [path for path in runs.glob("x.*/round=*/keep.parquet") if "oracle" not in path.parts[-3]]
     rows = pl.read_parquet(runs / "x.ablation.round=1.parquet")
     assert rows["arm"].unique(maintain_order=True).to_list() == ["round 0", "pst", "uniform", "oracle"]
     gold = (pl.col("arm") == "oracle") | (pl.col("minus").fill_null("") == "oracle")
@@ -388,7 +396,10 @@ def test_an_ablation(project: Path) -> None:
         report = run_module("evaluate.report", "--run", f"x.{arm}.17", cwd=project).stdout
         assert ("oracle: gold answers chose the examples" in report) == (arm == "oracle")
     assert "oracle: gold answers chose the examples" in labels.stdout
-    assert "training weight on them" in labels.stdout
+    assert "right, the aggregate" in labels.stdout and "training weight on them" not in labels.stdout
+    (runs / "x.oracle.17/round=1/keep.parquet").unlink()
+    refused = run_module("pipeline.ablation", *arguments, cwd=project)
+    assert refused.returncode == 2 and "gold answers did not choose the examples of an oracle" in refused.stderr
 
 
 def _questions(count: int) -> list[dict[str, Any]]:

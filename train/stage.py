@@ -20,6 +20,7 @@ from data import shards
 from data.console import console, task
 from data.errors import UserError
 from data.hashing import digest, request_seed
+from data.keep import keep_path, read_keep
 from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
@@ -42,15 +43,19 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     manifest = shards.read_manifest(scores_dir)
     if manifest is None:
         raise UserError(f"{scores_dir} is not finished: run `make score ROUND={round_}` first")
+    kept = read_keep(run, round_)
+    chosen = {} if kept is None else {"keep": shards.checksum(keep_path(run.name, round_))}
     stage = Stage("train", round_, run.stage_dir(round_, "adapters"), {
         "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "peers"})),
         "scores": digest(manifest["files"]),
+        **chosen,
         "policies": [policy_identity(run, round_ - 1, name) for name in config.peer_names],
     })  # fmt: skip
     run.freeze(lambda: load_all_prompts(run.config))
     if not stage.begin():
         return
-    with task(stage.title, manifest["to_train"] * config.train.epochs, "examples") as line:
+    to_train = manifest["to_train"] if kept is None else len(kept)
+    with task(stage.title, to_train * config.train.epochs, "examples") as line:
         for name in config.peer_names:
             workers.submit(name, train_peer, round_, name)
         for _ in workers.results(line):
@@ -67,7 +72,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 
 def training_examples(run: Run, round_: int, name: str) -> Examples:
-    """What a peer trains on: its scored rows with a weight above 0, the prompt being x alone, as at test time.
+    """What a peer trains on: its scored rows with a weight above 0, or those that the round's list keeps, at weight 1;
+    the prompt is x alone, as at test time.
 
     They are written once, shard by shard, to a file beside the peer's checkpoints.
     """
@@ -76,20 +82,27 @@ def training_examples(run: Run, round_: int, name: str) -> Examples:
     path = run.stage_dir(round_, "adapters") / ".work" / name / "examples.arrow"
     if not path.is_file():
         prompts = load_prompts(run.config, name)
-        paths = shards.shard_paths(run.stage_dir(round_, "scores"))
-        write_examples((examples_of(path, name, prompts) for path in paths), path)
+        paths, kept = shards.shard_paths(run.stage_dir(round_, "scores")), read_keep(run, round_)
+        ids = None if kept is None else kept.filter(pc.equal(kept["peer"], name))["prompt_id"].combine_chunks()
+        write_examples((examples_of(path, name, prompts, ids) for path in paths), path)
     return Examples(path)
 
 
-def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
-    """A peer's examples from one shard of scores."""
+def examples_of(path: Path, name: str, prompts: PeerPrompts, kept: pa.Array | None = None) -> pa.Table:
+    """A peer's examples from one shard of scores; `kept` are the ids of the prompts that a list keeps."""
     from train.examples import EXAMPLES
 
-    table = shards.read_table(path, SCORES, ["peer", "weight", "question", "target_token_ids"])
-    table = table.filter(pc.and_(pc.equal(table["peer"], name), pc.greater(table["weight"], 0)))
+    table = shards.read_table(path, SCORES, ["prompt_id", "peer", "weight", "question", "target_token_ids"])
+    table = table.filter(pc.equal(table["peer"], name))
+    if kept is None:
+        table = table.filter(pc.greater(table["weight"], 0))
+        weights = table["weight"]
+    else:
+        table = table.filter(pc.is_in(table["prompt_id"], value_set=kept))
+        weights = pa.repeat(1.0, len(table))
     asked = [(question, ()) for question in table["question"].to_pylist()]
     tokens = pa.array(prompts.all_of("solve", asked), TOKENS)
-    return pa.table([tokens, table["target_token_ids"], table["weight"]], schema=EXAMPLES)
+    return pa.table([tokens, table["target_token_ids"], weights], schema=EXAMPLES)
 
 
 def train_peer(run: Run, round_: int, name: str, advance: Advance) -> None:
