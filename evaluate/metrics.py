@@ -34,7 +34,7 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
     frozen = _pairs(items, "verifier_score_frozen")
     relative = [gap for c, s in pairs if (gap := relative_gap(c, s, section.keep)) is not None]
     overall = global_gaps(pairs, section.keep)
-    em_lo, em_hi = bootstrap_interval(em, section.bootstrap, seed)
+    em_lo, em_hi = bootstrap_interval([em], section.bootstrap, seed)
     verifier = verifier_metrics(items, section, seed)
     generator = fmean(row["correct"] for row in samples)
     return {
@@ -68,7 +68,7 @@ def verifier_metrics(items: list[list[Row]], section: EvaluateSection, seed: int
     the order of the questions' ids, on which the interval depends."""
     pairs = _pairs(items, "verifier_score")
     gaps = [question_gap(correct, scores, section.keep) for correct, scores in pairs]
-    low, high = bootstrap_interval(gaps, section.bootstrap, seed)
+    low, high = bootstrap_interval([gaps], section.bootstrap, seed)
     correct = [c for each, _ in pairs for c in each]
     scores = [s for _, each in pairs for s in each]
     return {

@@ -36,6 +36,20 @@ def test_one_seed_is_the_bootstrap_over_items() -> None:
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
 
 
+def test_one_seed_of_several_benchmarks_draws_each_of_them_by_itself() -> None:
+    rng = np.random.default_rng(6)
+    arrays = [(rng.random((1, n)) < share).astype(float) for n, share in ((40, 0.3), (150, 0.8), (60, 0.5))]
+    drawn = [np.mean([rng.choice(values[0], values.size).mean() for values in arrays]) for _ in range(20000)]
+    found = estimate(arrays, 20000, seed=1)
+    assert found.mean == pytest.approx(np.mean([values.mean() for values in arrays]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))), abs=0.004)
+    # two items each: all resamples of the one are 0, those of the other 0, 1/2, 1/2 and 1, and each counts half
+    found = estimate([np.zeros((1, 2)), np.array([[0.0, 1.0]])], 400, seed=1)
+    assert (found.mean, found.low, found.high) == (0.25, 0.0, 0.5)
+    found = estimate([np.zeros((1, 2)), np.array([[1.0]])], 400, seed=1)
+    assert (found.mean, found.low, found.high) == (0.5, None, None)
+
+
 def test_the_interval_over_seeds_and_items_by_hand() -> None:
     # seed means 0.5 and 1: variance 1/8, over 2 seeds 1/16; item means 0.5 and 1 likewise 1/8; the rest is ±1/4 in all
     # four cells, one degree of freedom: 1/4; so items are max(0, 1/8 - 1/8) / 2 = 0 and half is t_1 / 4
@@ -330,7 +344,7 @@ def test_the_rows_of_a_question_are_drawn_together() -> None:
     assert (once.low, once.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))), abs=0.03)
     share = bootstrap.share(names * 3, right.tolist() * 3)
     assert share is not None
-    assert (share.low, share.high) == pytest.approx(bootstrap_interval(right.tolist(), 2000, 1), abs=0.02)
+    assert (share.low, share.high) == pytest.approx(bootstrap_interval([right.tolist()], 2000, 1), abs=0.02)
     assert bootstrap.auroc(["a", "b"], [True, True], [1.0, 2.0]) is None
     assert bootstrap.share(["a"], [1.0]) == Estimate(1.0, None, None)
     assert bootstrap.share([], []) is None

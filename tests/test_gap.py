@@ -188,7 +188,7 @@ def test_bootstrap_intervals_cover() -> None:
         truth = float(values @ shares)
         hits = 0
         for trial in range(trials):
-            low, high = bootstrap_interval(list(rng.choice(values, 150, p=shares)), 400, trial)
+            low, high = bootstrap_interval([list(rng.choice(values, 150, p=shares))], 400, trial)
             assert low is not None and high is not None
             hits += low <= truth <= high
         print(f"coverage {hits / trials:.3f}")
@@ -196,17 +196,17 @@ def test_bootstrap_intervals_cover() -> None:
 
 
 def test_bootstrap_interval() -> None:
-    assert bootstrap_interval([], 100, 0) == (None, None)
-    assert bootstrap_interval([0.5], 100, 0) == (None, None)
-    assert bootstrap_interval([0.25] * 6, 100, 0) == (0.25, 0.25)
+    assert bootstrap_interval([[]], 100, 0) == (None, None)
+    assert bootstrap_interval([[0.5]], 100, 0) == (None, None)
+    assert bootstrap_interval([[0.25] * 6], 100, 0) == (0.25, 0.25)
     values = [0.0, 1.0] * 50
-    low, high = bootstrap_interval(values, 2000, 0)
+    low, high = bootstrap_interval([values], 2000, 0)
     # the mean of 100 fair coins: 0.5 ± 1.96 · 0.05
     assert low == pytest.approx(0.402, abs=0.02)
     assert high == pytest.approx(0.598, abs=0.02)
     spread = [i**0.5 for i in range(30)]
-    assert bootstrap_interval(spread, 100, 0) == bootstrap_interval(spread, 100, 0)
-    assert bootstrap_interval(spread, 100, 0) != bootstrap_interval(spread, 100, 1)
+    assert bootstrap_interval([spread], 100, 0) == bootstrap_interval([spread], 100, 0)
+    assert bootstrap_interval([spread], 100, 0) != bootstrap_interval([spread], 100, 1)
 
 
 def eval_row(item: str, sample: int, correct: bool, score: float | None = None, **more: Any) -> dict[str, Any]:
