@@ -289,14 +289,16 @@ def choices_table(config: Config) -> Table:
 
 
 def training_table(run: str, rounds: list[int]) -> Table:
-    """Per round and peer: examples, loss, and how much of the adapter survives the merge."""
+    """Per round and peer: examples and loss, and merge fidelity where it was measured."""
     table = Table(title="training", title_justify="left")
-    for name in ("round", "peer", "examples", "loss (nats/token)", "effect kept by the merged checkpoint"):
+    manifests = {n: shards.read_manifest(RUNS / run / f"round={n}" / "adapters") for n in rounds}
+    reports = [(n, *item) for n, manifest in manifests.items() for item in (manifest or {}).get("peers", {}).items()]
+    measured = any("merge_fidelity" in report for *_, report in reports)
+    for name in ("round", "peer", "examples", "loss (nats/token)", *(["merge fidelity (%)"] if measured else [])):
         table.add_column(name)
-    for round_ in rounds:
-        manifest = shards.read_manifest(RUNS / run / f"round={round_}" / "adapters")
-        for name, report in (manifest or {}).get("peers", {}).items():
-            table.add_row(str(round_), name, str(report["examples"]), report["loss"], report["survival_text"])
+    for round_, name, report in reports:
+        fidelity = [_number(report.get("merge_fidelity", {}).get("fidelity"))] if measured else []
+        table.add_row(str(round_), name, str(report["examples"]), report["loss"], *fidelity)
     return table
 
 

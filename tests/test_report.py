@@ -20,7 +20,7 @@ from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from evaluate.guard import decide
 from evaluate.metrics import metrics_row
-from evaluate.report import change_table, cross_table, gap_table, metrics_table, show, write_report
+from evaluate.report import change_table, cross_table, gap_table, metrics_table, show, training_table, write_report
 from evaluate.stage import tell_next_round
 
 
@@ -109,6 +109,19 @@ def test_the_gap_in_full(run: str) -> None:
     assert undecided == ("a", "p", "0", "–", "2.5", "–", "–", "–", "–", "3")
     assert len(write_report(run)) == 1
     assert "GV-Gap in full" in (RUNS / run / "report.html").read_text("utf-8")
+
+
+def test_merge_fidelity_has_a_column_where_it_was_measured(run: str) -> None:
+    plain = {"examples": 9, "loss": "2.000 → 1.000"}
+    folders = [RUNS / run / f"round={n}" / "adapters" for n in (1, 2)]
+    shards.write_manifest(folders[0], {"peers": {"p": plain, "q": plain}}, [])
+    columns = [column.header for column in training_table(run, [0, 1]).columns]
+    assert columns == ["round", "peer", "examples", "loss (nats/token)"]
+    measured = {"p": {**plain, "merge_fidelity": {"fidelity": 0.991}}, "q": {**plain, "examples": 0}}
+    shards.write_manifest(folders[1], {"peers": measured}, [])
+    table = training_table(run, [0, 1, 2])
+    assert table.columns[-1].header == "merge fidelity (%)" and list(table.columns[-1].cells) == ["–", "–", "99.1", "–"]
+    assert list(table.columns[2].cells) == ["9", "9", "9", "0"]
 
 
 def test_the_guards_warnings_stay(

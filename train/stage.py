@@ -33,7 +33,7 @@ from peers.workers import Advance, Workers
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from train.examples import Examples
 
-SURVIVAL_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
+FIDELITY_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -61,11 +61,12 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         for _ in workers.results(line):
             pass
     reports = {name: shards.read_json(stage.folder / name / "training.json") for name in config.peer_names}
+    fidelity = {name: report["merge_fidelity"] for name, report in reports.items() if "merge_fidelity" in report}
     files = [file for name in reports for file in sorted((stage.folder / name).iterdir())]
     stage.finish(files, sum(report["examples"] for report in reports.values()), {
         "examples": {name: report["examples"] for name, report in reports.items()},
         "loss": {name: report["loss"] for name, report in reports.items()},
-        "adapter_survival": {name: report["survival_text"] for name, report in reports.items()},
+        **({"merge_fidelity": {name: _percent(each) for name, each in fidelity.items()}} if fidelity else {}),
         "tokens": sum(report["tokens"] for report in reports.values()),
         "peers": reports,
     })  # fmt: skip
@@ -125,7 +126,7 @@ class PeerTraining:
         return self.run.stage_dir(self.round, "adapters") / self.name
 
     def finish(self, advance: Advance) -> None:
-        """Train, measure what survives the merge, and give the adapter its final name, unless that was done."""
+        """Train, merge, and give the adapter its final name, unless that was done."""
         from train.loop import open_adapter, train_adapter
 
         if (self.folder / "training.json").is_file():
@@ -164,24 +165,25 @@ class PeerTraining:
         return request_seed(self.run.config.run.seed, self.round, self.name, "train")
 
     def publish(self, adapter: Path, base: Path, examples: Examples, report: dict[str, Any]) -> None:
-        """Measure the merge and rename the adapter into place; training.json is in it, so it is whole or absent."""
-        from train.survival import survival
-
+        """Merge, and rename the adapter into place; training.json is in it, so it is whole or absent."""
         config, peer = self.run.config, self.run.config.peer(self.name)
-        report |= {
-            "survival": None,
-            "survival_text": "not merged" if config.run.adapters == "unmerged" else "-",
-        }
         if examples and config.run.adapters == "merged":
             merged = merged_checkpoint(self.run, self.round, peer, base, adapter)
-            pairs = [example.pair for example in examples[:SURVIVAL_EXAMPLES]]
-            found = survival(base, adapter, merged, pairs, config.runtime.score_tokens)
-            share = found["survival"]
-            report |= {"survival": found, "survival_text": "-" if share is None else f"{share:.1%}"}
+            if config.train.merge_fidelity:
+                from train.fidelity import merge_fidelity
+
+                pairs = [example.pair for example in examples[:FIDELITY_EXAMPLES]]
+                report["merge_fidelity"] = merge_fidelity(base, adapter, merged, pairs, config.runtime.score_tokens)
         shards.write_json(report, adapter / "training.json")
         if self.folder.exists():
             shutil.rmtree(self.folder)
         os.replace(adapter, self.folder)
+
+
+def _percent(fidelity: dict[str, float | None]) -> str:
+    """For the summary; of an adapter without an effect nothing can be kept."""
+    share = fidelity["fidelity"]
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _first_to_last(losses: list[float]) -> str:
