@@ -54,6 +54,11 @@ SCORES = _schema(
     ("target_token_ids", TOKENS, False),
 )
 
+KEEP = _schema(
+    ("prompt_id", pa.string(), False),
+    ("peer", pa.string(), False),
+)
+
 EVALS = _schema(
     ("benchmark", pa.string(), False),
     ("item_id", pa.string(), False),
@@ -74,7 +79,6 @@ EVALS = _schema(
     ("critique_frozen", pa.string(), True),
     ("peer_agreement", pa.float64(), True),
     ("extract_status", pa.string(), False),
-    ("correct_strict", pa.bool_(), False),
 )
 
 METRICS = _schema(
@@ -96,7 +100,7 @@ METRICS = _schema(
         for name in (
             "verifier_auroc", "verifier_accuracy", "verifier_undecided", "verifier_undecided_frozen", "abs_v_minus_g",
             "pass_at_k", "maj_at_k", "no_answer_rate", "truncated_rate", "mean_tokens", "unanswered_rate",
-            "distinct_answers", "answer_entropy", "peer_agreement", "em_strict", "em_stated", "grader_disagreement",
+            "distinct_answers", "answer_entropy", "peer_agreement",
         )
     ],
 )  # fmt: skip

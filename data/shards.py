@@ -81,10 +81,17 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
         found, table = file.schema_arrow, file.read(None if columns is None else list(columns))
     if not found.equals(schema, check_metadata=False):
         raise UserError(
-            f"shard {path} has columns {found.names}, expected {schema.names} (same types); "
-            f"it was written by another version: delete {_unit(path)} and run its stage again"
+            f"shard {path} was written by another version ({_apart(found, schema)}): delete {_unit(path)} and run its "
+            "stage again"
         )
     return table
+
+
+def _apart(found: pa.Schema, expected: pa.Schema) -> str:
+    """How the columns of a shard differ from a schema's, in words."""
+    more, missing = ([n for n in a.names if n not in b.names] for a, b in ((found, expected), (expected, found)))
+    parts = [f"{what} {', '.join(names)}" for what, names in (("it also has", more), ("it lacks", missing)) if names]
+    return "; ".join(parts) or "the types or the order of its columns differ"
 
 
 def read_rows(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> list[Row]:

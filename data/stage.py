@@ -49,7 +49,8 @@ class Stage:
         started = self.folder / shards.STARTED
         found = manifest["fingerprint"] if manifest else shards.read_json(started) if started.is_file() else None
         if found is not None and found != self.fingerprint:
-            changed = sorted(key for key in self.fingerprint if found.get(key) != self.fingerprint[key])
+            keys = found.keys() | self.fingerprint.keys()
+            changed = sorted(key for key in keys if found.get(key) != self.fingerprint.get(key))
             raise UserError(
                 f"{self.folder} was made under other conditions ({', '.join(changed)} changed since). Ways out: "
                 f"restore them, delete {self.folder} to make it again, or use another run name"

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from math import comb
+from typing import Any
 
 
 def accuracy(correct: Sequence[bool]) -> float:
@@ -92,15 +93,21 @@ def auroc(correct: Sequence[bool], scores: Sequence[float]) -> float | None:
     return float(mannwhitneyu(right, wrong).statistic) / (len(right) * len(wrong))
 
 
-def bootstrap_interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float | None, float | None]:
-    """95 % percentile bootstrap interval of the mean over items; (None, None) for fewer than two items."""
-    if len(values) < 2:
+def bootstrap_interval(
+    benchmarks: Sequence[Sequence[float]], resamples: int, seed: int
+) -> tuple[float | None, float | None]:
+    """95 % percentile bootstrap interval of the mean over benchmarks of their means over items, each benchmark's items
+    drawn by themselves; (None, None) if one has fewer than two."""
+    if min(map(len, benchmarks)) < 2:
         return None, None
     import numpy as np
     from scipy.stats import bootstrap
 
+    def mean(*drawn: Any, axis: int) -> Any:
+        return np.mean([values.mean(axis=axis) for values in drawn], axis=0)
+
     result = bootstrap(
-        (np.asarray(values, dtype=float),), np.mean, n_resamples=resamples, batch=256, method="percentile",
-        rng=np.random.default_rng(seed),
+        [np.asarray(values, dtype=float) for values in benchmarks], mean, n_resamples=resamples, batch=256,
+        vectorized=True, method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -62,16 +62,8 @@ def estimate(benchmarks: Sequence[Matrix], resamples: int, seed: int) -> Estimat
     mean = float(np.mean([values.mean() for values in arrays]))
     if min(values.shape[1] for values in arrays) < 2:
         return Estimate(mean, None, None)
-    if seeds == {1} and len(arrays) == 1:
-        return Estimate(mean, *bootstrap_interval(arrays[0][0], resamples, seed))  # as in metrics
     if seeds == {1}:
-        rng = np.random.default_rng(seed)
-        drawn = [
-            np.mean([values[0, rng.integers(values.size, size=values.size)].mean() for values in arrays])
-            for _ in range(resamples)
-        ]
-        low, high = np.quantile(drawn, (0.025, 0.975))
-        return Estimate(mean, float(low), float(high))
+        return Estimate(mean, *bootstrap_interval([values[0] for values in arrays], resamples, seed))
     half = half_width(arrays)
     return Estimate(mean, mean - half, mean + half)
 

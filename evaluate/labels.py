@@ -1,12 +1,12 @@
 """`python -m pipeline.labels`: how good a round's aggregates were as labels, where the questions have gold answers.
 
 Seen from outside: nothing here is read by generate, score or train, but for the arm `oracle` of an ablation
-(pipeline/ablation.py), which has these gold answers choose the examples and says so.
+(pipeline/ablation.py), which has these gold answers choose the examples and says so: train reads the list that
+`keep_right` writes.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 
 from data import shards
@@ -15,6 +15,7 @@ from data.answers.grader import Grader
 from data.config.sections import Config
 from data.errors import UserError
 from data.hashing import normalise, question_id
+from data.keep import read_keep, write_keep
 from data.questions import read_source
 from data.run import OUTPUT, Run
 from data.schema import CHAINS, SCORES
@@ -99,8 +100,8 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
 def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool = False) -> dict[str, Estimate | None]:
     """The numbers of one round, by name. Shares are of questions, weights of all trained examples.
 
-    What means nothing is left out: positions and votes where there is no chain; what the weight tells where an `oracle`
-    set it to what is right.
+    What means nothing is left out: positions and votes where there is no chain; all about the weight where an `oracle`
+    chose the examples, which are then trained at weight 1.
     """
     from scipy.stats import pearsonr
 
@@ -116,9 +117,10 @@ def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool
     found["right, the aggregate"] = share(aggregates, "right")
     if in_chain:
         found["right, a vote of the chain"] = share(aggregates, "vote_right")
-    trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
-    found["examples whose aggregate is wrong"] = share(trained, "wrong")
-    found["training weight on them"] = share(trained, "wrong", "weight")
+    if not oracle:
+        trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
+        found["examples whose aggregate is wrong"] = share(trained, "wrong")
+        found["training weight on them"] = share(trained, "wrong", "weight")
     measured = [row for row in scores if row["pmi_per_token"] is not None]
     for name, column in (("PMI", "pmi_per_token"), *(() if oracle else (("the weight", "weight"),))):
         rows = [row for row in measured if row[column] is not None]
@@ -139,33 +141,16 @@ def _auroc(rows: list[Row], column: str, draws: Bootstrap) -> Estimate | None:
 
 
 def keep_right(run: Run, round_: int) -> int:
-    """For the arm `oracle`: give examples whose aggregate is wrong weight 0, the others 1; returns how many are left.
-
-    A new folder takes the old one's place, so a kill costs at most the scores, which are made again.
+    """For the arm `oracle`: list the examples whose aggregate is right, for train to take no others (data/keep.py);
+    returns how many. A list of these very scores is left as it is: a comparison may time out one day and not the next.
     """
-    import pyarrow as pa
-
-    folder = run.stage_dir(round_, "scores")
-    manifest = shards.read_manifest(folder)
-    if manifest is None or "oracle" in manifest:
-        return int(manifest["oracle"]) if manifest else 0
+    try:
+        kept = read_keep(run, round_)
+    except UserError:  # of other scores, or damaged
+        kept = None
+    if kept is not None:
+        return len(kept)
     _, scores = judged(run, round_)
-    right = {(row["prompt_id"], row["peer"]): row["right"] for row in scores}
-    index, left = SCORES.get_field_index("weight"), 0
-    half, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
-    for stale in (half, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    for path in shards.shard_paths(folder):
-        table = shards.read_table(path, SCORES)
-        columns = (table[name].to_pylist() for name in ("prompt_id", "peer", "weight"))
-        column = [None if w is None else float(right[id_, peer]) for id_, peer, w in zip(*columns, strict=True)]
-        left += sum(1 for weight in column if weight)
-        shards.write_table(
-            table.set_column(index, SCORES.field(index), pa.array(column, pa.float64())), half / path.name
-        )
-    counts = {"to_train": left, "zero_weight": manifest["to_train"] + manifest["zero_weight"] - left, "oracle": left}
-    shards.write_manifest(half, {**manifest, **counts}, shards.shard_paths(half))
-    folder.rename(old)
-    half.rename(folder)
-    shutil.rmtree(old)
-    return left
+    right = [(row["prompt_id"], row["peer"]) for row in scores if row["weight"] is not None and row["right"]]
+    write_keep(run, round_, right)
+    return len(right)

@@ -19,7 +19,6 @@ from evaluate.gap import (
     question_gap,
     relative_gap,
 )
-from evaluate.strict import STATED
 
 
 def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
@@ -35,7 +34,7 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
     frozen = _pairs(items, "verifier_score_frozen")
     relative = [gap for c, s in pairs if (gap := relative_gap(c, s, section.keep)) is not None]
     overall = global_gaps(pairs, section.keep)
-    em_lo, em_hi = bootstrap_interval(em, section.bootstrap, seed)
+    em_lo, em_hi = bootstrap_interval([em], section.bootstrap, seed)
     verifier = verifier_metrics(items, section, seed)
     generator = fmean(row["correct"] for row in samples)
     return {
@@ -56,20 +55,7 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
         "distinct_answers": len({normalise(r["answer"]) for r in greedy if r["answer"] is not None}) / len(greedy),
         "answer_entropy": fmean(entropy(list(_clusters(item).values())) for item in items),
         "peer_agreement": fmean(row["peer_agreement"] for row in greedy),
-        **_second_opinion(greedy),
     }  # fmt: skip
-
-
-def _second_opinion(greedy: list[Row]) -> Row:
-    """Exact match by the strict rule set, and of explicitly stated answers alone; how often the two rule sets disagree
-    on a stated answer that both judge (a timeout is no judgement), None if there is no such answer."""
-    stated = [row for row in greedy if row["extract_status"] in STATED]
-    judged = [row for row in stated if row["verdict"] != "timeout"]
-    return {
-        "em_strict": sum(row["correct_strict"] for row in greedy) / len(greedy),
-        "em_stated": sum(row["correct"] for row in stated) / len(greedy),
-        "grader_disagreement": fmean(row["correct"] != row["correct_strict"] for row in judged) if judged else None,
-    }
 
 
 def _clusters(item: list[Row]) -> Counter[int]:
@@ -82,7 +68,7 @@ def verifier_metrics(items: list[list[Row]], section: EvaluateSection, seed: int
     the order of the questions' ids, on which the interval depends."""
     pairs = _pairs(items, "verifier_score")
     gaps = [question_gap(correct, scores, section.keep) for correct, scores in pairs]
-    low, high = bootstrap_interval(gaps, section.bootstrap, seed)
+    low, high = bootstrap_interval([gaps], section.bootstrap, seed)
     correct = [c for each, _ in pairs for c in each]
     scores = [s for _, each in pairs for s in each]
     return {

@@ -19,6 +19,7 @@ from data.cli import guarded, start
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
+from data.keep import KEEP_FILE
 from data.run import RUNS, Run, check_run, load_frozen
 from data.schema import CROSS, METRICS
 from data.shards import Row
@@ -40,7 +41,7 @@ def finished_rounds(run: str) -> list[int]:
 
 def oracle_notice(run: str) -> str:
     """What every table of a run says in whose training gold answers had a part; else nothing."""
-    if any("oracle" in shards.read_json(path) for path in (RUNS / run).glob(f"round=*/scores/{shards.SUCCESS}")):
+    if any((RUNS / run).glob(f"round=*/{KEEP_FILE}")):
         return "\n[bold]oracle: gold answers chose the examples to train on[/bold]"
     return ""
 
@@ -148,28 +149,6 @@ def _interval(row: Row, name: str) -> str:
     if row.get(f"{name}_lo") is None:
         return _number(row[name])
     return f"{_number(row[name])} ({_number(row[f'{name}_lo'])} to {_number(row[f'{name}_hi'])})"
-
-
-def grading_table(run: str, round_: int) -> Table | None:
-    """A round under both rule sets, for the benchmarks with `answers = "math"`; None if there is none."""
-    names = {benchmark.name for benchmark in load_frozen(run).benchmarks if benchmark.answers == "math"}
-    rows = shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
-    if not any(row["benchmark"] in names for row in rows):
-        return None
-    title = f"grading in round {round_}, in %, greedy responses{oracle_notice(run)}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    columns = {
-        "EM": "em", "EM stated": "em_stated", "EM strict": "em_strict", "disagreement": "grader_disagreement",
-        "no answer": "no_answer_rate", "truncated": "truncated_rate",
-    }  # fmt: skip
-    for name in ("benchmark", "peer"):
-        table.add_column(name)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        if row["benchmark"] in names:
-            table.add_row(row["benchmark"], row["peer"], *(_number(row[column]) for column in columns.values()))
-    return table
 
 
 def change_table(run: str, rounds: list[int]) -> Table | None:
@@ -310,14 +289,16 @@ def choices_table(config: Config) -> Table:
 
 
 def training_table(run: str, rounds: list[int]) -> Table:
-    """Per round and peer: examples, loss, and how much of the adapter survives the merge."""
+    """Per round and peer: examples and loss, and merge fidelity where it was measured."""
     table = Table(title="training", title_justify="left")
-    for name in ("round", "peer", "examples", "loss (nats/token)", "effect kept by the merged checkpoint"):
+    manifests = {n: shards.read_manifest(RUNS / run / f"round={n}" / "adapters") for n in rounds}
+    reports = [(n, *item) for n, manifest in manifests.items() for item in (manifest or {}).get("peers", {}).items()]
+    measured = any("merge_fidelity" in report for *_, report in reports)
+    for name in ("round", "peer", "examples", "loss (nats/token)", *(["merge fidelity (%)"] if measured else [])):
         table.add_column(name)
-    for round_ in rounds:
-        manifest = shards.read_manifest(RUNS / run / f"round={round_}" / "adapters")
-        for name, report in (manifest or {}).get("peers", {}).items():
-            table.add_row(str(round_), name, str(report["examples"]), report["loss"], report["survival_text"])
+    for round_, name, report in reports:
+        fidelity = [_number(report.get("merge_fidelity", {}).get("fidelity"))] if measured else []
+        table.add_row(str(round_), name, str(report["examples"]), report["loss"], *fidelity)
     return table
 
 
@@ -328,10 +309,7 @@ def write_report(run: str) -> list[Table | str]:
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
-    found = (
-        metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds),
-        grading_table(run, rounds[-1]), warnings(run, rounds),
-    )  # fmt: skip
+    found = (metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds), warnings(run, rounds))
     tables = [table for table in found if table]
     page = Console(record=True, file=StringIO(), width=150)
     more = (

@@ -28,7 +28,6 @@ from data.stage import Stage
 from evaluate.benchmarks import Item, load_benchmarks
 from evaluate.guard import decide
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
-from evaluate.strict import strict_correct
 from evaluate.unit import RESPONSES, Unit, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
 from peers import policy_cache
@@ -41,7 +40,7 @@ from peers.workers import Advance, Workers
 
 MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
-    "verifier_score", "verifier_score_frozen", "peer_agreement", "extract_status", "correct_strict",
+    "verifier_score", "verifier_score_frozen", "peer_agreement",
 )  # fmt: skip
 COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parquet
 
@@ -266,7 +265,6 @@ class Evaluation:
                 "verifier_score": score, "verifier_score_frozen": score_frozen,
                 "critique": critique, "critique_frozen": critique_frozen,
                 "extract_status": extracted.rule if extracted else "none",
-                "correct_strict": strict_correct(extracted, items[row["item_id"]].gold),
             }  # fmt: skip
         drawn: dict[str, list[Row]] = {}
         self.note_agreement(unit, rows, kind, grader)

@@ -25,6 +25,7 @@ from data.config.load import load_config
 from data.console import console
 from data.errors import UserError
 from data.guard import Collapse
+from data.keep import keep_path
 from data.run import RUNS, Run, metrics_path, open_run, stage_is_finished
 from data.schema import ABLATION
 from data.shards import Row
@@ -124,10 +125,10 @@ class Ablation:
         with Processes(run) as workers:
             for step in plan(self.round):
                 adopt(run, step.stage, step.round, self.names(seed))
-                do_step(step, run, workers)
-                if step.stage == "score" and arm.oracle:
+                if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
                     left = keep_right(run, step.round)
                     console.print(f"  oracle round {step.round}: {left} examples whose aggregate is right, by gold")
+                do_step(step, run, workers)
         shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
 
     # --- what came out ---
@@ -159,10 +160,9 @@ class Ablation:
         """Per seed, every item's values in the last round. Raises UserError if an oracle's gold answers did not choose
         the examples of every round: someone went on with it as with any other run."""
         for run, round_ in product([self.run_name(arm, seed) for seed in self.seeds], range(1, self.round + 1)):
-            scores = RUNS / run / f"round={round_}" / "scores"
-            if arm.oracle and "oracle" not in (shards.read_manifest(scores) or {}):
+            if arm.oracle and not (path := keep_path(run, round_)).is_file():
                 raise UserError(
-                    f"{scores} of an oracle has examples that gold answers did not choose: delete runs/{run}"
+                    f"{path} is missing, so gold answers did not choose the examples of an oracle: delete runs/{run}"
                 )
         return [item_values(RUNS / self.run_name(arm, seed), self.round) for seed in self.seeds]
 

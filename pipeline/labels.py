@@ -13,6 +13,7 @@ from data.cli import guarded, start
 from data.config.load import parse_config
 from data.console import console
 from data.errors import UserError
+from data.keep import keep_path
 from data.run import Run, check_run, load_frozen
 from evaluate.clustered import Bootstrap
 from evaluate.intervals import Estimate
@@ -30,7 +31,7 @@ def labels_table(run: Run, rounds: list[int]) -> Table:
     for round_ in rounds:
         table.add_column(f"round {round_}", justify="right", no_wrap=True)
         chains, scores = judged(run, round_)
-        oracle = "oracle" in (shards.read_manifest(run.stage_dir(round_, "scores")) or {})
+        oracle = keep_path(run.name, round_).is_file()
         found.append(quality(chains, scores, draws, oracle))
     for name in dict.fromkeys(name for numbers in found for name in numbers):
         table.add_row(name, *(_shown(name, numbers.get(name)) for numbers in found))

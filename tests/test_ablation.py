@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_one_seed_is_the_bootstrap_over_items() -> None:
     theirs = bootstrap((values[0].astype(float),), np.mean, n_resamples=4000, method="percentile", rng=2)
     assert ours.mean == values.mean()
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
+
+
+def test_one_seed_of_several_benchmarks_draws_each_of_them_by_itself() -> None:
+    rng = np.random.default_rng(6)
+    arrays = [(rng.random((1, n)) < share).astype(float) for n, share in ((40, 0.3), (150, 0.8), (60, 0.5))]
+    drawn = [np.mean([rng.choice(values[0], values.size).mean() for values in arrays]) for _ in range(20000)]
+    found = estimate(arrays, 20000, seed=1)
+    assert found.mean == pytest.approx(np.mean([values.mean() for values in arrays]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))), abs=0.004)
+    # two items each: all resamples of the one are 0, those of the other 0, 1/2, 1/2 and 1, and each counts half
+    found = estimate([np.zeros((1, 2)), np.array([[0.0, 1.0]])], 400, seed=1)
+    assert (found.mean, found.low, found.high) == (0.25, 0.0, 0.5)
+    found = estimate([np.zeros((1, 2)), np.array([[1.0]])], 400, seed=1)
+    assert (found.mean, found.low, found.high) == (0.5, None, None)
 
 
 def test_the_interval_over_seeds_and_items_by_hand() -> None:
@@ -315,7 +330,8 @@ def test_what_means_nothing_is_left_out() -> None:
     scores = rows_of("10", [0.3, 0.1], [1.0, 0.0])
     every = set(quality(CHAINS, scores, DRAWS))
     positions = {"right at position 1", "right at position 2", "right, a vote of the chain"}
-    weights = {"AUROC of the weight: is the aggregate right", "AUROC of the weight, p"}
+    weights = {"AUROC of the weight: is the aggregate right", "AUROC of the weight, p", "training weight on them"}
+    weights.add("examples whose aggregate is wrong")
     without_chain = [{**row, "role": "solo", "position": None} for row in CHAINS]
     assert every - set(quality(without_chain, scores, DRAWS)) == positions
     assert every - set(quality(CHAINS, scores, DRAWS, oracle=True)) == weights
@@ -336,7 +352,7 @@ def test_the_rows_of_a_question_are_drawn_together() -> None:
     assert (once.low, once.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))), abs=0.03)
     share = bootstrap.share(names * 3, right.tolist() * 3)
     assert share is not None
-    assert (share.low, share.high) == pytest.approx(bootstrap_interval(right.tolist(), 2000, 1), abs=0.02)
+    assert (share.low, share.high) == pytest.approx(bootstrap_interval([right.tolist()], 2000, 1), abs=0.02)
     assert bootstrap.auroc(["a", "b"], [True, True], [1.0, 2.0]) is None
     assert bootstrap.share(["a"], [1.0]) == Estimate(1.0, None, None)
     assert bootstrap.share([], []) is None
@@ -375,8 +391,14 @@ def test_an_ablation(project: Path) -> None:
     runs = project / "runs"
     scores = {arm: pl.read_parquet(runs / f"x.{arm}.17/round=1/scores/*.parquet") for arm in ("uniform", "oracle")}
     assert set(scores["uniform"]["weight"].drop_nulls()) == {1.0}
-    assert set(scores["oracle"]["weight"].drop_nulls()) <= {0.0, 1.0}
-    assert 0.0 in scores["oracle"]["weight"].to_list()
+    assert not set(scores["oracle"]["weight"].drop_nulls()) <= {0.0, 1.0}  # what is finished stays as it is
+    kept = pl.read_parquet(runs / "x.oracle.17/round=1/keep.parquet")
+    assert 0 < len(kept) < len(scores["oracle"].drop_nulls("weight"))
+    trained = [
+        json.loads(path.read_text("utf-8")) for path in runs.glob("x.oracle.17/round=1/adapters/*/training.json")
+    ]
+    assert sum(report["examples"] for report in trained) == len(kept)
+    assert not [path for path in runs.glob("x.*/round=*/keep.parquet") if "oracle" not in path.parts[-3]]
     rows = pl.read_parquet(runs / "x.ablation.round=1.parquet")
     assert rows["arm"].unique(maintain_order=True).to_list() == ["round 0", "pst", "uniform", "oracle"]
     gold = (pl.col("arm") == "oracle") | (pl.col("minus").fill_null("") == "oracle")
@@ -396,7 +418,10 @@ def test_an_ablation(project: Path) -> None:
         report = run_module("evaluate.report", "--run", f"x.{arm}.17", cwd=project).stdout
         assert ("oracle: gold answers chose the examples" in report) == (arm == "oracle")
     assert "oracle: gold answers chose the examples" in labels.stdout
-    assert "training weight on them" in labels.stdout
+    assert "right, the aggregate" in labels.stdout and "training weight on them" not in labels.stdout
+    (runs / "x.oracle.17/round=1/keep.parquet").unlink()
+    refused = run_module("pipeline.ablation", *arguments, cwd=project)
+    assert refused.returncode == 2 and "gold answers did not choose the examples of an oracle" in refused.stderr
 
 
 def _questions(count: int) -> list[dict[str, Any]]:

@@ -18,8 +18,13 @@ def test_config_table_is_the_generated_one() -> None:
 
 def test_every_column_is_documented() -> None:
     _, *sections = (ROOT / "data" / "README.md").read_text(encoding="utf-8").split("\n## ")
-    files = {"ABLATION": "runs/<run>.ablation", "METRICS": "metrics.parquet", "CROSS": "cross.parquet"}
-    for name in ("PROMPTS", "CHAINS", "SCORES", "EVALS", "METRICS", "ABLATION", "CROSS"):
+    files = {
+        "ABLATION": "runs/<run>.ablation",
+        "METRICS": "metrics.parquet",
+        "CROSS": "cross.parquet",
+        "KEEP": "keep.parquet",
+    }
+    for name in ("PROMPTS", "CHAINS", "SCORES", "KEEP", "EVALS", "METRICS", "ABLATION", "CROSS"):
         (section,) = (text for text in sections if text.startswith(files.get(name, name.lower())))
         rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
         documented = set(re.findall(r"`([a-z_0-9]+)`", " ".join(rows)))

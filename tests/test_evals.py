@@ -20,18 +20,18 @@ from peers.engines.protocol import Completion
 from tests.conftest import read_stage, write_jsonl
 from tests.fake_engine import Inline
 
-# response, extract_status, verdict, correct_strict; every answer is 1/2
+# response, extract_status, verdict; every answer is 1/2
 RESPONSES = [
-    (r"so \boxed{\frac12}", "boxed", "correct", True),
-    ("2/4 = 1/2\n#### 0.50", "hashes", "correct", False),
-    ("The answer is 1/3.", "phrase", "wrong", False),
-    ("we get 1/2", "last_number", "correct", False),
-    ("no idea", "none", "no_answer", False),
-    (r"\boxed{9^{9^{9^{9}}}+x}", "boxed", "timeout", False),
+    (r"so \boxed{\frac12}", "boxed", "correct"),
+    ("2/4 = 1/2\n#### 0.50", "hashes", "correct"),
+    ("The answer is 1/3.", "phrase", "wrong"),
+    ("we get 1/2", "last_number", "correct"),
+    ("no idea", "none", "no_answer"),
+    (r"\boxed{9^{9^{9^{9}}}+x}", "boxed", "timeout"),
 ]
 
 
-def test_both_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"question": f"Number {i}: what is a half?", "answer": r"\frac{1}{2}"} for i in range(len(RESPONSES))]
     write_jsonl(project / "test.jsonl", rows)
     config = project / "tiny.toml"
@@ -49,9 +49,8 @@ def test_both_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pyte
         evals = read_stage(run.stage_dir(0, "evals"), EVALS)
         metrics = shards.read_rows(run.round_dir(0) / "metrics.parquet", METRICS)
     greedy = [row for row in evals if row["sample"] == 0 and row["peer"] == run.config.peer_names[0]]
-    stored = [(row["response"], row["extract_status"], row["verdict"], row["correct_strict"]) for row in greedy]
+    stored = [(row["response"], row["extract_status"], row["verdict"]) for row in greedy]
     assert stored == RESPONSES
     for row in metrics:
-        assert (row["em"], row["em_stated"], row["em_strict"]) == pytest.approx((3 / 6, 2 / 6, 1 / 6))
-        assert row["grader_disagreement"] == pytest.approx(1 / 3)  # 0.50, of three stated answers that both judged
-    assert len(write_report("g")) == 2
+        assert (row["em"], row["no_answer_rate"]) == pytest.approx((3 / 6, 1 / 6))
+    assert len(write_report("g")) == 1

@@ -48,7 +48,8 @@ def test_the_walk_sees_what_it_is_for() -> None:
 
 
 def test_only_evaluate_has_a_column_for_gold_answers() -> None:
-    assert {"PROMPTS", "CHAINS", "SCORES", "EVALS", "METRICS"} <= SCHEMAS.keys()
+    assert {"PROMPTS", "CHAINS", "SCORES", "KEEP", "EVALS", "METRICS"} <= SCHEMAS.keys()
+    assert SCHEMAS["KEEP"].names == ["prompt_id", "peer"]  # evaluate writes it for train
     assert "gold" in SCHEMAS["EVALS"].names
     for name, found in {**SCHEMAS, "PASSES": PASSES}.items():
         if name not in ("EVALS", "METRICS", "ABLATION"):

