@@ -1,130 +1,186 @@
-"""One Parquet schema per hand-off, checked when a shard is written and again when it is read.
+"""One row type per hand-off, and the Parquet schema that follows from it.
 
-No schema that generate, score or train touches has a gold answer; data/README.md explains every column.
+A `TypedDict` says what a row has, so that mypy sees a misspelt column. `schema_of` makes the Arrow schema from it,
+which is checked when a shard is written and again when it is read: `str` is string, `int` int32, `float` float64, and
+what is `| None` may be null. No schema that generate, score or train touches has a gold answer; data/README.md explains
+every column.
 """
+
+from __future__ import annotations
+
+import types
+from functools import cache
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
+Role = Literal["chain", "synthesis", "solo", "sample"]  # of a response to an unlabelled question
 TOKENS = pa.list_(pa.int32())
+ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_(), list[int]: TOKENS,
+}  # fmt: skip
 
 
-def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
+@cache
+def schema_of(row: Any) -> pa.Schema:
+    """The Arrow schema of a TypedDict's rows. Raises KeyError for a type that no column has."""
+    fields = []
+    for name, hint in get_type_hints(row).items():
+        nullable = get_origin(hint) is types.UnionType
+        kind = next(part for part in get_args(hint) if part is not types.NoneType) if nullable else hint
+        kind = str if get_origin(kind) is Literal else kind
+        fields.append(pa.field(name, ARROW[kind], nullable=nullable))
+    return pa.schema(fields)
 
 
-PROMPTS = _schema(
-    ("id", pa.string(), False),
-    ("question", pa.string(), False),
-    ("source", pa.string(), False),
-)
+class PromptRow(TypedDict):
+    """An unlabelled question."""
 
-CHAINS = _schema(
-    ("prompt_id", pa.string(), False),
-    ("question", pa.string(), False),
-    ("role", pa.string(), False),
-    ("position", pa.int32(), True),
-    ("sample", pa.int32(), True),
-    ("peer", pa.string(), False),
-    ("is_aggregate", pa.bool_(), False),
-    ("response", pa.string(), False),
-    ("answer", pa.string(), True),
-    ("finish_reason", pa.string(), False),
-    ("n_tokens", pa.int32(), False),
-    ("logprob", pa.float64(), False),
-    ("token_ids", TOKENS, False),
-)
+    id: str
+    question: str
+    source: str
 
-SCORES = _schema(
-    ("prompt_id", pa.string(), False),
-    ("peer", pa.string(), False),
-    ("role", pa.string(), False),
-    ("position", pa.int32(), True),
-    ("aggregate_peer", pa.string(), False),
-    ("logp_given_response", pa.float64(), True),
-    ("logp_alone", pa.float64(), True),
-    ("n_target_tokens", pa.int32(), True),
-    ("pmi", pa.float64(), True),
-    ("pmi_per_token", pa.float64(), True),
-    ("weight", pa.float64(), True),
-    ("drop_reason", pa.string(), True),
-    ("agrees", pa.bool_(), True),
-    ("answer_entropy", pa.float64(), False),
-    ("question", pa.string(), False),
-    ("target", pa.string(), False),
-    ("target_token_ids", TOKENS, False),
-)
 
-KEEP = _schema(
-    ("prompt_id", pa.string(), False),
-    ("peer", pa.string(), False),
-)
+class ChainRow(TypedDict):
+    """A response to an unlabelled question; written by generate."""
 
-EVALS = _schema(
-    ("benchmark", pa.string(), False),
-    ("item_id", pa.string(), False),
-    ("peer", pa.string(), False),
-    ("sample", pa.int32(), False),
-    ("question", pa.string(), False),
-    ("response", pa.string(), False),
-    ("answer", pa.string(), True),
-    ("gold", pa.string(), False),
-    ("correct", pa.bool_(), False),
-    ("verdict", pa.string(), False),
-    ("finish_reason", pa.string(), False),
-    ("n_tokens", pa.int32(), False),
-    ("cluster", pa.int32(), True),
-    ("verifier_score", pa.float64(), True),
-    ("verifier_score_frozen", pa.float64(), True),
-    ("critique", pa.string(), True),
-    ("critique_frozen", pa.string(), True),
-    ("peer_agreement", pa.float64(), True),
-    ("extract_status", pa.string(), False),
-)
+    prompt_id: str
+    question: str
+    role: Role
+    position: int | None
+    sample: int | None
+    peer: str
+    is_aggregate: bool
+    response: str
+    answer: str | None
+    finish_reason: str
+    n_tokens: int
+    logprob: float
+    token_ids: list[int]
 
-METRICS = _schema(
-    ("benchmark", pa.string(), False),
-    ("peer", pa.string(), False),
-    ("n", pa.int32(), False),
-    ("k", pa.int32(), False),
-    *[
-        (name, pa.float64(), True)
-        for name in (
-            "em", "em_lo", "em_hi", "sample_accuracy", "gv_gap", "gv_gap_lo", "gv_gap_hi", "gv_gap_frozen",
-            "gv_gap_70", "gv_gap_global", "gv_gap_rel",
-        )
-    ],
-    ("n_none_kept", pa.int32(), False),
-    ("n_gap_rel", pa.int32(), False),
-    *[
-        (name, pa.float64(), True)
-        for name in (
-            "verifier_auroc", "verifier_accuracy", "verifier_undecided", "verifier_undecided_frozen", "abs_v_minus_g",
-            "pass_at_k", "maj_at_k", "no_answer_rate", "truncated_rate", "mean_tokens", "unanswered_rate",
-            "distinct_answers", "answer_entropy", "peer_agreement",
-        )
-    ],
-)  # fmt: skip
 
-ABLATION = _schema(
-    ("arm", pa.string(), False),
-    ("reads_gold", pa.bool_(), False),
-    ("peer", pa.string(), False),
-    ("metric", pa.string(), False),
-    ("minus", pa.string(), True),
-    ("mean", pa.float64(), False),
-    ("low", pa.float64(), True),
-    ("high", pa.float64(), True),
-    ("seeds", pa.list_(pa.int32()), False),
-)
+class ScoreRow(TypedDict):
+    """What a peer would train on for a question, and with which weight; written by score."""
 
-CROSS = _schema(
-    ("benchmark", pa.string(), False),
-    ("peer", pa.string(), False),
-    ("verifier", pa.string(), False),
-    *[
-        (name, pa.float64(), True)
-        for name in (
-            "gv_gap", "gv_gap_lo", "gv_gap_hi", "verifier_auroc", "verifier_accuracy", "verifier_undecided",
-        )
-    ],
-)  # fmt: skip
+    prompt_id: str
+    peer: str
+    role: Role
+    position: int | None
+    aggregate_peer: str
+    logp_given_response: float | None
+    logp_alone: float | None
+    n_target_tokens: int | None
+    pmi: float | None
+    pmi_per_token: float | None
+    weight: float | None
+    drop_reason: str | None
+    agrees: bool | None
+    answer_entropy: float
+    question: str
+    target: str
+    target_token_ids: list[int]
+
+
+class KeepRow(TypedDict):
+    """An example that train keeps, where a list of them is there."""
+
+    prompt_id: str
+    peer: str
+
+
+class EvalRow(TypedDict):
+    """A graded response to a benchmark's question; written by evaluate."""
+
+    benchmark: str
+    item_id: str
+    peer: str
+    sample: int
+    question: str
+    response: str
+    answer: str | None
+    gold: str
+    correct: bool
+    verdict: str
+    finish_reason: str
+    n_tokens: int
+    cluster: int | None
+    verifier_score: float | None
+    verifier_score_frozen: float | None
+    critique: str | None
+    critique_frozen: str | None
+    peer_agreement: float | None
+    extract_status: str
+
+
+class MetricsRow(TypedDict):
+    """The numbers of a peer on a benchmark."""
+
+    benchmark: str
+    peer: str
+    n: int
+    k: int
+    em: float | None
+    em_lo: float | None
+    em_hi: float | None
+    sample_accuracy: float | None
+    gv_gap: float | None
+    gv_gap_lo: float | None
+    gv_gap_hi: float | None
+    gv_gap_frozen: float | None
+    gv_gap_70: float | None
+    gv_gap_global: float | None
+    gv_gap_rel: float | None
+    n_none_kept: int
+    n_gap_rel: int
+    verifier_auroc: float | None
+    verifier_accuracy: float | None
+    verifier_undecided: float | None
+    verifier_undecided_frozen: float | None
+    abs_v_minus_g: float | None
+    pass_at_k: float | None
+    maj_at_k: float | None
+    no_answer_rate: float | None
+    truncated_rate: float | None
+    mean_tokens: float | None
+    unanswered_rate: float | None
+    distinct_answers: float | None
+    answer_entropy: float | None
+    peer_agreement: float | None
+
+
+class AblationRow(TypedDict):
+    """A mean, or a difference of two, in an ablation's table."""
+
+    arm: str
+    reads_gold: bool
+    peer: str
+    metric: str
+    minus: str | None
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: list[int]
+
+
+class CrossRow(TypedDict):
+    """What one peer's verifier makes of another's samples."""
+
+    benchmark: str
+    peer: str
+    verifier: str
+    gv_gap: float | None
+    gv_gap_lo: float | None
+    gv_gap_hi: float | None
+    verifier_auroc: float | None
+    verifier_accuracy: float | None
+    verifier_undecided: float | None
+
+
+PROMPTS = schema_of(PromptRow)
+CHAINS = schema_of(ChainRow)
+SCORES = schema_of(ScoreRow)
+KEEP = schema_of(KeepRow)
+EVALS = schema_of(EvalRow)
+METRICS = schema_of(MetricsRow)
+ABLATION = schema_of(AblationRow)
+CROSS = schema_of(CrossRow)

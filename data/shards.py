@@ -11,28 +11,30 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import UserError
+from data.schema import schema_of
 
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
 Row = dict[str, Any]
+R = TypeVar("R")
 
 
-def write_rows(rows: list[Row], path: Path, schema: pa.Schema) -> None:
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema) -> None:
     """Write rows as one Parquet file, atomically. Raises ValueError if a row does not fit the schema."""
     for row in rows:
         if row.keys() != set(schema.names):
             raise ValueError(f"{path.name}: columns {sorted(row)} differ from the schema's {sorted(schema.names)}")
     try:
-        table = pa.Table.from_pylist(rows, schema=schema)
+        table = pa.Table.from_pylist(list(rows), schema=schema)
     except pa.ArrowException as error:
         raise ValueError(f"{path.name}: {error}") from error
     write_table(table, path)
@@ -98,6 +100,12 @@ def read_rows(path: Path, schema: pa.Schema, columns: Sequence[str] | None = Non
     """The rows of `read_table`. Raises UserError as it does."""
     rows: list[Row] = read_table(path, schema, columns).to_pylist()
     return rows
+
+
+def rows_of(path: Path, row: type[R], columns: Sequence[str] | None = None) -> list[R]:
+    """The rows of `read_table` under the schema of a row type; of named `columns`, rows have no others."""
+    found: list[R] = read_table(path, schema_of(cast(Hashable, row)), columns).to_pylist()
+    return found
 
 
 def row_count(path: Path) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from itertools import groupby
 from statistics import fmean
+from typing import Literal, TypedDict, cast
 
 from data.answers.clusters import entropy
 from data.answers.spelling import normalise
 from data.config.sections import EvaluateSection
-from data.shards import Row
+from data.schema import EvalRow, MetricsRow
 from evaluate.gap import (
     accuracy,
     auroc,
@@ -20,8 +21,21 @@ from evaluate.gap import (
     relative_gap,
 )
 
+Scored = Literal["verifier_score", "verifier_score_frozen"]  # columns that every sample has
 
-def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
+
+class VerifierNumbers(TypedDict):
+    """What a verifier makes of the samples of one peer on one benchmark."""
+
+    gv_gap: float
+    gv_gap_lo: float | None
+    gv_gap_hi: float | None
+    verifier_auroc: float | None
+    verifier_accuracy: float
+    verifier_undecided: float
+
+
+def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> MetricsRow:
     """Metrics of one peer on one benchmark.
 
     `rows`: its evals, sample 0 the greedy response and 1..k the sampled ones of each item.
@@ -54,16 +68,16 @@ def metrics_row(rows: list[Row], section: EvaluateSection, seed: int) -> Row:
         "mean_tokens": fmean(row["n_tokens"] for row in greedy),
         "distinct_answers": len({normalise(r["answer"]) for r in greedy if r["answer"] is not None}) / len(greedy),
         "answer_entropy": fmean(entropy(list(_clusters(item).values())) for item in items),
-        "peer_agreement": fmean(row["peer_agreement"] for row in greedy),
+        "peer_agreement": fmean(cast(float, row["peer_agreement"]) for row in greedy),
     }  # fmt: skip
 
 
-def _clusters(item: list[Row]) -> Counter[int]:
+def _clusters(item: list[EvalRow]) -> Counter[int]:
     """Sizes of the clusters of equivalent answers among an item's samples."""
     return Counter(row["cluster"] for row in item if row["cluster"] is not None)
 
 
-def verifier_metrics(items: list[list[Row]], section: EvaluateSection, seed: int) -> Row:
+def verifier_metrics(items: list[list[EvalRow]], section: EvaluateSection, seed: int) -> VerifierNumbers:
     """What a verifier makes of the samples of one peer on one benchmark: `items` are the samples of each question, in
     the order of the questions' ids, on which the interval depends."""
     pairs = _pairs(items, "verifier_score")
@@ -80,17 +94,17 @@ def verifier_metrics(items: list[list[Row]], section: EvaluateSection, seed: int
     }  # fmt: skip
 
 
-def by_question(samples: list[Row]) -> list[list[Row]]:
+def by_question(samples: list[EvalRow]) -> list[list[EvalRow]]:
     """The samples of each question, in the order of the questions' ids."""
     ordered = sorted(samples, key=lambda row: str(row["item_id"]))
     return [list(group) for _, group in groupby(ordered, key=lambda row: row["item_id"])]
 
 
-def _pairs(items: list[list[Row]], column: str) -> list[tuple[list[bool], list[float]]]:
-    return [([row["correct"] for row in item], [row[column] for row in item]) for item in items]
+def _pairs(items: list[list[EvalRow]], column: Scored) -> list[tuple[list[bool], list[float]]]:
+    return [([row["correct"] for row in item], [cast(float, row[column]) for row in item]) for item in items]
 
 
-def majority_correct(item: list[Row]) -> float:
+def majority_correct(item: list[EvalRow]) -> float:
     """maj@k of one item: is the largest cluster of equivalent answers correct? Of clusters tied for the largest, the
     share that is. Samples without an answer, or cut off before they stated one, do not vote; without votes it is 0."""
     sizes = _clusters(item)

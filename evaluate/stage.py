@@ -22,13 +22,12 @@ from data.console import console, task
 from data.errors import UserError
 from data.hashing import digest, request_seed
 from data.run import Run, stage_is_finished
-from data.schema import CROSS, EVALS, METRICS
-from data.shards import Row
+from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
 from data.stage import Stage
 from evaluate.benchmarks import Item, load_benchmarks
 from evaluate.guard import decide
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
-from evaluate.unit import RESPONSES, Unit, key_of
+from evaluate.unit import RESPONSES, ResponseRow, Unit, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
@@ -245,28 +244,33 @@ class Evaluation:
         for number, unit in enumerate(self.units()):
             yield unit, self.folder / f"part-{number:05d}.parquet"
 
-    def graded(self, unit: Unit, kind: Any, grader: Grader) -> list[Row]:
+    def graded(self, unit: Unit, kind: Any, grader: Grader) -> list[EvalRow]:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
         items = {item.id: item for item in unit.items}
-        rows = shards.read_rows(unit.path(self.work, "responses"), RESPONSES)
+        responses = shards.rows_of(unit.path(self.work, "responses"), ResponseRow)
         current, frozen = (unit.verdicts(self.work, kind) for kind in (CURRENT, FROZEN if self.round else CURRENT))
-        found = [extract(row["response"]) for row in rows]
+        found = [extract(row["response"]) for row in responses]
         verdicts = grade(
-            [(f, items[r["item_id"]].gold, r["finish_reason"] == "length") for f, r in zip(found, rows, strict=True)],
-            kind, grader,
-        )  # fmt: skip
-        for row, extracted, verdict in zip(rows, found, verdicts, strict=True):
+            [
+                (f, items[row["item_id"]].gold, row["finish_reason"] == "length")
+                for f, row in zip(found, responses, strict=True)
+            ],
+            kind,
+            grader,
+        )
+        rows: list[EvalRow] = []
+        for row, extracted, verdict in zip(responses, found, verdicts, strict=True):
             score, critique = current[key_of(row)] if row["sample"] else (None, None)
             score_frozen, critique_frozen = frozen[key_of(row)] if row["sample"] else (None, None)
-            row |= {
-                "question": items[row["item_id"]].question, "answer": extracted.answer if extracted else None,
+            rows.append({
+                **row, "question": items[row["item_id"]].question, "answer": extracted.answer if extracted else None,
                 "gold": items[row["item_id"]].gold, "correct": verdict == "correct", "verdict": verdict,
                 "cluster": None, "peer_agreement": None,
                 "verifier_score": score, "verifier_score_frozen": score_frozen,
                 "critique": critique, "critique_frozen": critique_frozen,
                 "extract_status": extracted.rule if extracted else "none",
-            }  # fmt: skip
-        drawn: dict[str, list[Row]] = {}
+            })  # fmt: skip
+        drawn: dict[str, list[EvalRow]] = {}
         self.note_agreement(unit, rows, kind, grader)
         for row in rows:
             if row["sample"]:
@@ -283,16 +287,16 @@ class Evaluation:
                     samples[index]["cluster"] = number
         return rows
 
-    def note_agreement(self, unit: Unit, rows: list[Row], kind: Any, grader: Grader) -> None:
+    def note_agreement(self, unit: Unit, rows: list[EvalRow], kind: Any, grader: Grader) -> None:
         """`peer_agreement` of the greedy rows: the share of the other peers whose greedy answer is equivalent."""
         others: dict[str, list[str | None]] = {}
         for peer in self.run.config.peer_names:
             if peer != unit.peer:
                 path = Unit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
-                for row in shards.read_rows(path, RESPONSES, ["item_id", "sample", "response"]):
-                    if row["sample"] == 0:
-                        found = extract(row["response"])
-                        others.setdefault(row["item_id"], []).append(found.answer if found else None)
+                for response in shards.rows_of(path, ResponseRow, ["item_id", "sample", "response"]):
+                    if response["sample"] == 0:
+                        found = extract(response["response"])
+                        others.setdefault(response["item_id"], []).append(found.answer if found else None)
         greedy = [row for row in rows if row["sample"] == 0]
         compare_all([[row["answer"], *others[row["item_id"]]] for row in greedy], kind, grader)
         for row in greedy:
@@ -300,27 +304,27 @@ class Evaluation:
             pairs = [(row["answer"], other) for other in answers if other is not None and row["answer"] is not None]
             row["peer_agreement"] = sum(map(bool, grader.equivalent(pairs, kind))) / len(answers)
 
-    def metrics(self) -> list[Row]:
+    def metrics(self) -> list[MetricsRow]:
         """One row per (benchmark, peer), of which one at a time is in memory."""
         section, seed = self.run.config.evaluate, self.run.config.run.seed
         found = []
         for _, parts in self.groups():
-            rows = [row for _, path in parts for row in shards.read_rows(path, EVALS, MEASURED)]
+            rows = [row for _, path in parts for row in shards.rows_of(path, EvalRow, MEASURED)]
             found.append(metrics_row(rows, section, seed))
         return found
 
-    def cross(self) -> list[Row]:
+    def cross(self) -> list[CrossRow]:
         """One row per (benchmark, peer, verifier), the peer itself included; needs the units' work files."""
         section, seed = self.run.config.evaluate, self.run.config.run.seed
-        found = []
+        found: list[CrossRow] = []
         for (peer, benchmark), parts in self.groups():
-            rows = [r for _, path in parts for r in shards.read_rows(path, EVALS, COMPARED) if r["sample"]]
+            rows = [r for _, path in parts for r in shards.rows_of(path, EvalRow, COMPARED) if r["sample"]]
             for verifier in self.run.config.peer_names:
                 kind = CURRENT if verifier == peer else crossed(verifier)
                 scores = {key: score for unit, _ in parts for key, score in unit.scores(self.work, kind).items()}
-                seen = [{**row, "verifier_score": scores[key_of(row)]} for row in rows]
-                names = {"benchmark": benchmark, "peer": peer, "verifier": verifier}
-                found.append({**names, **verifier_metrics(by_question(seen), section, seed)})
+                seen: list[EvalRow] = [{**row, "verifier_score": scores[key_of(row)]} for row in rows]
+                numbers = verifier_metrics(by_question(seen), section, seed)
+                found.append({"benchmark": benchmark, "peer": peer, "verifier": verifier, **numbers})
         return found
 
     def groups(self) -> Iterator[tuple[tuple[str, str], list[tuple[Unit, Path]]]]:

@@ -5,22 +5,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TypedDict
 
 from data import shards
 from data.hashing import digest
-from data.schema import EVALS
-from data.shards import Row
+from data.schema import EvalRow, schema_of
 from evaluate.benchmarks import Item
 
-RESPONSES = pa.schema([EVALS.field(n) for n in (
-    "benchmark", "item_id", "peer", "sample", "response", "finish_reason", "n_tokens",
-)])  # fmt: skip
-VERDICTS = pa.schema([
-    pa.field("key", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False),
-    pa.field("critique", pa.string()),
-])  # fmt: skip
+
+class ResponseRow(TypedDict):
+    """A response that is not graded yet."""
+
+    benchmark: str
+    item_id: str
+    peer: str
+    sample: int
+    response: str
+    finish_reason: str
+    n_tokens: int
+
+
+class VerdictRow(TypedDict):
+    """A verifier's score of the response that `key_of` names, and the critique from which it was read."""
+
+    key: str
+    score: float
+    critique: str | None
+
+
+RESPONSES, VERDICTS = schema_of(ResponseRow), schema_of(VerdictRow)
 Verdict = tuple[float, str | None]  # score, and the critique from which it was read
 
 
@@ -40,20 +53,20 @@ class Unit:
     def questions(self, work: Path) -> dict[str, tuple[str, str]]:
         """{key: (question, response)} of the distinct sampled responses; equal ones are asked once."""
         texts = {item.id: item.question for item in self.items}
-        rows = shards.read_rows(self.path(work, "responses"), RESPONSES)
+        rows = shards.rows_of(self.path(work, "responses"), ResponseRow)
         return {key_of(row): (texts[row["item_id"]], row["response"]) for row in rows if row["sample"]}
 
     def scores(self, work: Path, kind: str) -> dict[str, float]:
         """{key: verifier score} of those."""
-        rows = shards.read_rows(self.path(work, kind), VERDICTS, ["key", "score"])
+        rows = shards.rows_of(self.path(work, kind), VerdictRow, ["key", "score"])
         return {row["key"]: row["score"] for row in rows}
 
     def verdicts(self, work: Path, kind: str) -> dict[str, Verdict]:
         """{key: verifier score, critique} of those."""
-        rows = shards.read_rows(self.path(work, kind), VERDICTS)
+        rows = shards.rows_of(self.path(work, kind), VerdictRow)
         return {row["key"]: (row["score"], row["critique"]) for row in rows}
 
 
-def key_of(row: Row) -> str:
+def key_of(row: ResponseRow | EvalRow) -> str:
     """By which a verifier score is found again: equal responses to a question have one."""
     return digest([row["item_id"], row["response"]])

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from data.config.sections import Config
-
-Role = Literal["chain", "synthesis", "solo", "sample"]
+from data.schema import Role
 
 
 @dataclass(frozen=True)

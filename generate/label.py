@@ -12,7 +12,7 @@ from typing import Protocol
 from data.answers.clusters import clusters
 from data.answers.equivalence import Kind
 from data.answers.grader import Grader
-from data.shards import Row
+from data.schema import ChainRow
 
 
 class Label(Protocol):
@@ -20,11 +20,11 @@ class Label(Protocol):
 
     votes: bool
 
-    def groups(self, rows: list[Row]) -> list[list[Row]]:
+    def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
         """The responses to a question that stand together, in the order of `rows`; one of each group is kept."""
         ...
 
-    def pick(self, group: list[Row], grader: Grader) -> Row:
+    def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
         """The response of a group that is an aggregate."""
         ...
 
@@ -34,11 +34,11 @@ class LastResponse:
 
     votes = False
 
-    def groups(self, rows: list[Row]) -> list[list[Row]]:
+    def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
         """See `Label.groups`."""
         return [in_chain(rows)]
 
-    def pick(self, group: list[Row], grader: Grader) -> Row:
+    def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
         """See `Label.pick`."""
         return group[-1]
 
@@ -48,7 +48,7 @@ class ChainVote(LastResponse):
 
     votes = True
 
-    def pick(self, group: list[Row], grader: Grader) -> Row:
+    def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
         """See `Label.pick`."""
         means = [row["logprob"] / max(1, row["n_tokens"]) for row in group]
         return group[vote(voting(group), means, "math", grader)]
@@ -57,7 +57,7 @@ class ChainVote(LastResponse):
 class OwnResponse(LastResponse):
     """Each peer's own response (a control without peers)."""
 
-    def groups(self, rows: list[Row]) -> list[list[Row]]:
+    def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
         """See `Label.groups`."""
         return by_peer(rows)
 
@@ -65,7 +65,7 @@ class OwnResponse(LastResponse):
 class OwnMajority(ChainVote):
     """The majority of each peer's own samples (a control without peers)."""
 
-    def groups(self, rows: list[Row]) -> list[list[Row]]:
+    def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
         """See `Label.groups`."""
         return by_peer(rows)
 
@@ -79,17 +79,17 @@ LABELS: dict[str, Label] = {  # by generate.aggregate
 }
 
 
-def in_chain(rows: list[Row]) -> list[Row]:
+def in_chain(rows: list[ChainRow]) -> list[ChainRow]:
     """The responses that are part of the chain."""
     return [row for row in rows if row["role"] in ("chain", "synthesis")]
 
 
-def by_peer(rows: list[Row]) -> list[list[Row]]:
+def by_peer(rows: list[ChainRow]) -> list[list[ChainRow]]:
     """The responses of each peer."""
     return [[row for row in rows if row["peer"] == peer] for peer in dict.fromkeys(row["peer"] for row in rows)]
 
 
-def voting(rows: list[Row]) -> list[str | None]:
+def voting(rows: list[ChainRow]) -> list[str | None]:
     """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
     return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
 

@@ -24,8 +24,7 @@ from data.answers.grader import Grader
 from data.console import console, task
 from data.hashing import digest, request_seed
 from data.run import Run
-from data.schema import CHAINS, PROMPTS
-from data.shards import Row
+from data.schema import CHAINS, ChainRow, PromptRow
 from data.stage import Stage
 from generate.asking import Question, Turn, asking_of, peer_order
 from generate.label import LABELS, voting
@@ -181,7 +180,7 @@ class Generation:
         for shard, source in enumerate(self.sources):
             path = self.too_long_path(shard)
             if not path.is_file():
-                shards.write_json(too_long(shards.read_rows(source, PROMPTS), prompts, self.room), path)
+                shards.write_json(too_long(shards.rows_of(source, PromptRow), prompts, self.room), path)
             found: dict[str, str] = shards.read_json(path)
             count += len(found)
             shown |= dict(list(found.items())[: TOO_LONG_SHOWN - len(shown)])
@@ -197,7 +196,7 @@ class Generation:
         order, seed = self.run.config.generate.order, self.run.config.run.seed
         return [
             Question(row["id"], row["question"], n, peer_order(self.peers, order, n, self.round, seed, row["id"]))
-            for n, row in enumerate(shards.read_rows(self.sources[shard], PROMPTS), start=self.first[shard])
+            for n, row in enumerate(shards.rows_of(self.sources[shard], PromptRow), start=self.first[shard])
             if row["id"] not in skipped
         ]
 
@@ -205,7 +204,7 @@ class Generation:
         """All units of a shard, in the order of their rows."""
         return [Unit(shard, turn, peer) for turn in self.asking.turns for peer in self.peers]
 
-    def place(self, question: Question, row: Row) -> tuple[int, int]:
+    def place(self, question: Question, row: ChainRow) -> tuple[int, int]:
         """Where a row stands among those of its question: by turn; solo responses by the question's order."""
         turn = Turn(row["role"], row["position"] or row["sample"] or 0)
         return self.asking.turns.index(turn), question.order.index(row["peer"]) if row["role"] == "solo" else 0
@@ -249,7 +248,7 @@ class Generation:
         for turn in self.asking.shown(unit.turn):
             for peer in self.peers:
                 path = Unit(unit.shard, turn, peer).path(self.work)
-                for row in shards.read_rows(path, CHAINS, ["prompt_id", "response"]):
+                for row in shards.rows_of(path, ChainRow, ["prompt_id", "response"]):
                     if row["response"]:
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
         return responses
@@ -261,7 +260,7 @@ class Generation:
         kind: Kind = "synthesis" if unit.turn.role == "synthesis" else "review"
         return self.policies[unit.peer].prompts.all_of(kind, asked)
 
-    def row(self, unit: Unit, question: Question, completion: Completion) -> Row:
+    def row(self, unit: Unit, question: Question, completion: Completion) -> ChainRow:
         """One row of the chains."""
         found = extract(completion.text)
         return {
@@ -277,9 +276,9 @@ class Generation:
         """Join the units of a shard, mark the aggregates, write the shard, remove the units."""
         done = self.units(shard)
         questions = self.questions(shard)
-        by_question: dict[str, list[Row]] = {question.id: [] for question in questions}
+        by_question: dict[str, list[ChainRow]] = {question.id: [] for question in questions}
         for unit in done:
-            for row in shards.read_rows(unit.path(self.work), CHAINS):
+            for row in shards.rows_of(unit.path(self.work), ChainRow):
                 by_question[row["prompt_id"]].append(row)
         for question in questions:  # those of one turn stand in the order in which a chain would have them
             by_question[question.id].sort(key=lambda row: self.place(question, row))

@@ -6,8 +6,7 @@ from data import shards
 from data.config.sections import GenerateSection
 from data.errors import UserError
 from data.run import Run
-from data.schema import PROMPTS
-from data.shards import Row
+from data.schema import PromptRow
 from peers.prompts import PeerPrompts
 
 
@@ -16,7 +15,7 @@ def check_questions(run: Run, prompts: dict[str, PeerPrompts]) -> None:
     section = run.config.generate
     number = 0
     for path in shards.shard_paths(run.prompts_dir):
-        rows = shards.read_rows(path, PROMPTS)
+        rows = shards.rows_of(path, PromptRow)
         if len(too_long(rows, prompts, room(section))) < len(rows):
             return
         number += len(rows)
@@ -32,7 +31,7 @@ def room(section: GenerateSection) -> int:
     return section.context_tokens - section.max_new_tokens
 
 
-def too_long(rows: list[Row], prompts: dict[str, PeerPrompts], limit: int) -> dict[str, str]:
+def too_long(rows: list[PromptRow], prompts: dict[str, PeerPrompts], limit: int) -> dict[str, str]:
     """{id: reason} of the questions that alone take some peer more than `limit` tokens."""
     asked = [(row["question"], ()) for row in rows]
     lengths = {name: [len(ids) for ids in p.all_of("solve", asked)] for name, p in prompts.items()}

@@ -43,9 +43,10 @@ class PeerPrompts:
         self.is_chat = has_template and peer.template != "plain"
         self.stop_strings = list(peer.stop if peer.stop is not None else () if self.is_chat else PLAIN_STOP)
         eos = tokenizer.eos_token_id
-        self.end_id = self._end_of_turn() if self.is_chat else eos
-        if self.end_id is None:
+        end = self._end_of_turn() if self.is_chat else eos
+        if end is None:
             raise UserError(f"peer {peer.name}: its tokenizer has no EOS token, so nothing can end a response")
+        self.end_id: int = end
         self.stop_ids = sorted({self.end_id, eos} - {None})
         self.yes_id, self.no_id = self.encode_response("Yes")[0], self.encode_response("No")[0]
         if self.yes_id == self.no_id:

@@ -11,15 +11,14 @@ from itertools import groupby
 from pathlib import Path
 
 from data import shards
-from data.schema import CHAINS
-from data.shards import Row
+from data.schema import ChainRow
 
 
 @dataclass(frozen=True)
 class Chain:
     """All responses to one question, in the order of the file."""
 
-    rows: list[Row]
+    rows: list[ChainRow]
 
     @property
     def id(self) -> str:
@@ -32,7 +31,7 @@ class Chain:
         return str(self.rows[0]["question"])
 
     @property
-    def aggregates(self) -> list[Row]:
+    def aggregates(self) -> list[ChainRow]:
         """The aggregate; in the controls without peers, one of each peer."""
         return [row for row in self.rows if row["is_aggregate"]]
 
@@ -41,21 +40,21 @@ class Chain:
         """Whether each peer is the author of its own aggregate (a control without peers)."""
         return len(self.aggregates) > 1
 
-    def aggregate(self, row: Row) -> Row:
+    def aggregate(self, row: ChainRow) -> ChainRow:
         """The aggregate that a response is measured against: itself if it is one, else the only one there is."""
         return row if row["is_aggregate"] else self.aggregates[0]
 
-    def with_role(self, *roles: str) -> list[Row]:
+    def with_role(self, *roles: str) -> list[ChainRow]:
         """The responses that have one of the roles."""
         return [row for row in self.rows if row["role"] in roles]
 
 
-def chain_responses(chain: Chain) -> dict[str, Row]:
+def chain_responses(chain: Chain) -> dict[str, ChainRow]:
     """{peer: what it says in the chain}."""
     return {row["peer"]: row for row in chain.with_role("chain")}
 
 
-def solo_responses(chain: Chain) -> dict[str, Row]:
+def solo_responses(chain: Chain) -> dict[str, ChainRow]:
     """{peer: its response to the question alone}, but for the aggregate's author: what it says in the chain.
 
     Who comes first in the chain has been shown no other response, so that one counts as solo.
@@ -65,15 +64,15 @@ def solo_responses(chain: Chain) -> dict[str, Row]:
     return said | {row["peer"]: row for row in alone if not said[row["peer"]]["is_aggregate"]}
 
 
-MEASURED: dict[str, Callable[[Chain], dict[str, Row]]] = {"chain": chain_responses, "alone": solo_responses}
+MEASURED: dict[str, Callable[[Chain], dict[str, ChainRow]]] = {"chain": chain_responses, "alone": solo_responses}
 
 
-def responses(chain: Chain, source: str) -> list[Row]:
+def responses(chain: Chain, source: str) -> list[ChainRow]:
     """One row per peer: the response that is measured; in the controls without peers, its own aggregate."""
     return chain.aggregates if chain.own_aggregates else list(MEASURED[source](chain).values())
 
 
 def read_chains(path: Path, columns: Sequence[str] | None = None) -> Iterator[Chain]:
     """The chains of a shard, whose rows are sorted by question."""
-    for _, rows in groupby(shards.read_rows(path, CHAINS, columns), key=lambda row: row["prompt_id"]):
+    for _, rows in groupby(shards.rows_of(path, ChainRow, columns), key=lambda row: row["prompt_id"]):
         yield Chain(list(rows))

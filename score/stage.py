@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,8 +26,7 @@ from data.console import task
 from data.errors import UserError
 from data.hashing import digest, request_seed
 from data.run import Run
-from data.schema import SCORES
-from data.shards import Row
+from data.schema import SCORES, ChainRow, ScoreRow, schema_of
 from data.stage import Stage
 from peers import policy_cache
 from peers.policy import Policy, prompts_of, resolve_all
@@ -42,14 +41,17 @@ from score.weights import weights
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from peers.logprob.model import LanguageModel, Pair
 
-PASSES = pa.schema(
-    [
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("peer", pa.string()),  # whose response is in the prompt; null: none, log p(a | x)
-        pa.field("logp", pa.float64(), nullable=False),
-        pa.field("n_tokens", pa.int32(), nullable=False),
-    ]
-)
+
+class PassRow(TypedDict):
+    """A teacher-forced pass; `peer` is whose response is in the prompt, null: nobody's, log p(a | x)."""
+
+    prompt_id: str
+    peer: str | None
+    logp: float
+    n_tokens: int
+
+
+PASSES = schema_of(PassRow)
 
 # The columns of chains that say which passes are needed.
 WHO = ("prompt_id", "peer", "role", "position", "is_aggregate", "answer", "finish_reason", "n_tokens")
@@ -100,7 +102,7 @@ class Scoring:
         self.prompts = prompts_of(policies)
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
 
-    def responses(self, chain: Chain) -> list[Row]:
+    def responses(self, chain: Chain) -> list[ChainRow]:
         """The response of each peer that is measured."""
         return responses(chain, self.run.config.score.y_source)
 
@@ -123,7 +125,7 @@ class Scoring:
         needed = [len(self.asked_of(scorer, chain)) for chain in read_chains(self.sources[shard], WHO)]
         return sum(n + 1 for n in needed if n)
 
-    def asked_of(self, scorer: str, chain: Chain) -> list[Row]:
+    def asked_of(self, scorer: str, chain: Chain) -> list[ChainRow]:
         """The responses whose PMI with the aggregate takes passes of a scorer."""
         names, kind = self.run.config.peer_names, self.run.config.score.scorer
         return [
@@ -170,7 +172,7 @@ class Scoring:
         prompts = self.prompts[scorer].all_of("solve", asked)
         return keys, [Pair(prompt, target) for prompt, target in zip(prompts, targets, strict=True)], spans
 
-    def target(self, scorer: str, row: Row) -> list[int]:
+    def target(self, scorer: str, row: ChainRow) -> list[int]:
         """A response as target tokens of `scorer`, with its end token: from the file where the author shares the
         tokenizer, else re-encoded."""
         prompts = self.prompts[scorer]
@@ -178,7 +180,7 @@ class Scoring:
         ids = list(row["token_ids"]) if same else prompts.encode_response(row["response"])
         return [*ids, prompts.end_id]
 
-    def span(self, scorer: str, row: Row, target: list[int]) -> slice:
+    def span(self, scorer: str, row: ChainRow, target: list[int]) -> slice:
         """Which target tokens are summed."""
         if self.run.config.score.pmi_target == "response":
             return slice(0, len(target))
@@ -211,13 +213,13 @@ class Scoring:
         """Where a shard's rows are kept until the whole round's are there."""
         return self.folder / ".work" / f"unweighted-{shard:05d}.parquet"
 
-    def rows(self, shard: int, grader: Grader) -> list[Row]:
+    def rows(self, shard: int, grader: Grader) -> list[ScoreRow]:
         """The scores of a shard, the weights of PMI still null."""
         chains = list(read_chains(self.sources[shard]))
         agreement, measured = agreements([(c, self.responses(c)) for c in chains], grader), self.measured(shard)
         entropies = answer_entropies(chains, grader)
         return [
-            self.row(chain, row, agreement, measured) | {"answer_entropy": entropies[chain.id, row["peer"]]}
+            self.row(chain, row, agreement, measured, entropies[chain.id, row["peer"]])
             for chain in chains
             for row in self.responses(chain)
         ]
@@ -227,12 +229,19 @@ class Scoring:
         found: Passes = {}
         for scorer in self.run.config.peer_names:
             path = self.path(scorer, shard)
-            for row in shards.read_rows(path, PASSES) if path.is_file() else []:
+            for row in shards.rows_of(path, PassRow) if path.is_file() else []:
                 found[scorer, row["prompt_id"], row["peer"]] = row["logp"], row["n_tokens"]
         return found
 
-    def row(self, chain: Chain, row: Row, agreement: dict[tuple[str, str], bool], measured: Passes) -> Row:
-        """One row of the scores, before entropy and the weights of PMI; a trained aggregate's author has weight 1."""
+    def row(
+        self,
+        chain: Chain,
+        row: ChainRow,
+        agreement: dict[tuple[str, str], bool],
+        measured: Passes,
+        entropy: float,
+    ) -> ScoreRow:
+        """One row of the scores, before the weights of PMI; a trained aggregate's author has weight 1."""
         aggregate = chain.aggregate(row)
         peer, author = row["peer"], aggregate["peer"]
         section = self.run.config.score
@@ -245,11 +254,13 @@ class Scoring:
         return {
             "prompt_id": chain.id, "peer": peer, "role": row["role"], "position": row["position"],
             "aggregate_peer": author,
-            "logp_given_response": pmi and pmi.logp_given_response, "logp_alone": pmi and pmi.logp_alone,
-            "n_target_tokens": pmi and pmi.n_target_tokens, "pmi": pmi and pmi.pmi,
-            "pmi_per_token": pmi and pmi.pmi_per_token,
+            "logp_given_response": pmi.logp_given_response if pmi else None,
+            "logp_alone": pmi.logp_alone if pmi else None,
+            "n_target_tokens": pmi.n_target_tokens if pmi else None,
+            "pmi": pmi.pmi if pmi else None, "pmi_per_token": pmi.pmi_per_token if pmi else None,
             "weight": 1.0 if dropped is None and row["is_aggregate"] else None, "drop_reason": dropped,
-            "agrees": agreement.get((chain.id, peer), False), "question": chain.question,
+            "agrees": agreement.get((chain.id, peer), False), "answer_entropy": entropy,
+            "question": chain.question,
             "target": trained_text["response"], "target_token_ids": self.target(peer, trained_text),
         }  # fmt: skip
 
@@ -303,7 +314,7 @@ class Scoring:
         return values, {peer: round(median(found), 4) for peer, found in pmi.items() if found}
 
 
-def agreements(chains: list[tuple[Chain, list[Row]]], grader: Grader) -> dict[tuple[str, str], bool]:
+def agreements(chains: list[tuple[Chain, list[ChainRow]]], grader: Grader) -> dict[tuple[str, str], bool]:
     """{(prompt, peer): the answer is equivalent to the aggregate's}; a comparison that times out is a no."""
     keys, pairs = [], []
     for chain, measured in chains:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from data.config.sections import ScoreSection
-from data.shards import Row
+from data.schema import ChainRow
 from score.chains import Chain
 
 
 class Text(Protocol):
     """A choice of text."""
 
-    def of(self, response: Row, aggregate: Row) -> Row:
+    def of(self, response: ChainRow, aggregate: ChainRow) -> ChainRow:
         """The row whose text is trained on."""
         ...
 
@@ -23,7 +23,7 @@ class Text(Protocol):
 class AggregateText:
     """The aggregate's: the abstract's reading."""
 
-    def of(self, response: Row, aggregate: Row) -> Row:
+    def of(self, response: ChainRow, aggregate: ChainRow) -> ChainRow:
         """See `Text.of`."""
         return aggregate
 
@@ -31,7 +31,7 @@ class AggregateText:
 class OwnText:
     """The peer's own response (an ablation)."""
 
-    def of(self, response: Row, aggregate: Row) -> Row:
+    def of(self, response: ChainRow, aggregate: ChainRow) -> ChainRow:
         """See `Text.of`."""
         return response
 
@@ -39,7 +39,7 @@ class OwnText:
 TEXTS: dict[str, Text] = {"aggregate": AggregateText(), "own": OwnText()}  # by score.target
 
 
-def drop_reason(chain: Chain, response: Row, section: ScoreSection) -> str | None:
+def drop_reason(chain: Chain, response: ChainRow, section: ScoreSection) -> str | None:
     """Why a peer does not train on a question; None if it does (or would, at weight 0)."""
     aggregate = chain.aggregate(response)
     reason = _defect("aggregate", aggregate)
@@ -52,7 +52,7 @@ def drop_reason(chain: Chain, response: Row, section: ScoreSection) -> str | Non
     return reason
 
 
-def _defect(what: str, row: Row) -> str | None:
+def _defect(what: str, row: ChainRow) -> str | None:
     """What makes a text unfit to be trained on."""
     if row["n_tokens"] == 0:
         return f"{what}_empty"

@@ -209,7 +209,7 @@ def test_bootstrap_interval() -> None:
     assert bootstrap_interval([spread], 100, 0) != bootstrap_interval([spread], 100, 1)
 
 
-def eval_row(item: str, sample: int, correct: bool, score: float | None = None, **more: Any) -> dict[str, Any]:
+def eval_row(item: str, sample: int, correct: bool, score: float | None = None, **more: Any) -> Any:
     """What metrics read of one row of evals."""
     return {
         "benchmark": "sums", "peer": "a", "item_id": item, "sample": sample, "correct": correct,

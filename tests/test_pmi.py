@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from data.config.sections import PeerSection, TemplateSection
+from data.schema import ChainRow
 from peers.logprob.model import LanguageModel, Pair
 from peers.logprob.scoring import score_pairs
 from peers.prompts import PeerPrompts
@@ -54,7 +55,7 @@ def test_which_response_is_measured() -> None:
         return {"peer": peer, "role": role, "position": position, "sample": sample, "is_aggregate": is_aggregate}
 
     def measured(rows: list[dict[str, Any]], source: str = "chain") -> list[tuple[str, str, int | None]]:
-        found = responses(Chain(rows), source)
+        found = responses(Chain(cast(list[ChainRow], rows)), source)
         return [(row["peer"], row["role"], row["position"] or row["sample"]) for row in found]
 
     solo = [row("b", "solo"), row("c", "solo")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -168,7 +169,7 @@ def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, 
     """A finished round of run r: per (benchmark, peer) and question whether the greedy response is right, which of its
     samples are ("10"), and their order by score ("21": the second is the better one); with metrics to go with it."""
     folder = RUNS / "r" / f"round={round_}" / "evals"
-    rows = []
+    rows: list[Any] = []
     for (benchmark, peer), items in right.items():
         for number, (greedy, samples, scores) in enumerate(items):
             for sample, correct in enumerate([greedy, *(c == "1" for c in samples)]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ import pytest
 
 from data import shards
 from data.errors import UserError
-from data.schema import EVALS, METRICS
+from data.schema import EVALS, METRICS, PROMPTS, ChainRow, PromptRow, Role, schema_of
 from tests.conftest import read_stage
 
 SCHEMA = pa.schema(
@@ -221,3 +221,36 @@ def test_some_columns_and_the_number_of_rows(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="damaged"):
         shards.row_count(path)
+
+
+def test_a_schema_follows_from_its_row_type() -> None:
+    class Example(TypedDict):
+        text: str
+        role: Role
+        count: int | None
+        share: float | None
+        tokens: list[int]
+
+    expected = [
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("count", pa.int32()),
+        pa.field("share", pa.float64()),
+        pa.field("tokens", pa.list_(pa.int32()), nullable=False),
+    ]
+    assert schema_of(Example) == pa.schema(expected)
+
+    class Bad(TypedDict):
+        when: bytes
+
+    with pytest.raises(KeyError):
+        schema_of(Bad)
+
+
+def test_rows_of_a_type_have_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.parquet"
+    shards.write_rows([{"id": "a", "question": "q", "source": "s"}], path, PROMPTS)
+    assert shards.rows_of(path, PromptRow) == [{"id": "a", "question": "q", "source": "s"}]
+    assert shards.rows_of(path, PromptRow, ["id"]) == [{"id": "a"}]
+    with pytest.raises(UserError, match="written by another version"):
+        shards.rows_of(path, ChainRow)
