@@ -7,8 +7,6 @@ from pathlib import Path
 
 from data.run import Run
 
-# --- how many at a time ---
-
 GIB = 2**30
 
 

@@ -31,8 +31,6 @@ from data.answers.units import read_changes, read_units
 Kind = Literal["math", "numbers"]
 Pair = tuple[str, str]
 
-# ---- equivalence ----
-
 
 def decide_quickly(a: str, b: str, kind: Kind) -> bool | None:
     """What can be decided without math-verify; None if it cannot."""

@@ -14,6 +14,7 @@ from data.answers.equivalence import Kind, Pair, decide_quickly
 from data.answers.extract import Extracted
 from data.answers.spelling import clean
 
+STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
 Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
 
 
@@ -35,9 +36,6 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
             same = next(equal)
             verdicts.append("timeout" if same is None else "correct" if same else "wrong")
     return verdicts
-
-
-STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
 
 
 def _serve(connection: Connection, timeout_seconds: float) -> None:

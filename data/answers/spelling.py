@@ -6,8 +6,6 @@ import re
 
 MAX_ANSWER_CHARS = 500  # beyond it, text is a runaway response: compared as a string, never parsed
 UNSIGNED = r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-# ---- reading: light normalisation, numbers ----
-
 _SYMBOLS = {"\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u03c0": r"\pi "}
 _SYMBOLS |= {"\u221e": r"\infty ", "\u222a": r"\cup ", "\u2264": r"\le ", "\u2265": r"\ge "}
 _SYMBOLS |= {"\u221a": r"\sqrt ", "\u00b0": r"^\circ "}
