@@ -6,8 +6,7 @@ import gc
 from contextlib import suppress
 
 with suppress(Exception):
-    import vllm.entrypoints.llm
-    import vllm.lora.request
-    import vllm.model_executor.model_loader
-    import vllm.v1.worker.cpu_worker  # noqa: F401
+    from peers.engines.vllm_internals import import_early
+
+    import_early()
 gc.freeze()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from data.config.sections import GenerateSection, RuntimeSection
+from peers.engines import vllm_internals
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.prompts import PeerPrompts
 
@@ -34,13 +36,8 @@ class VllmEngine:
         self, directory: Path, prompts: PeerPrompts, section: GenerateSection, runtime: RuntimeSection,
         dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16, share: float = 1.0,
     ) -> None:  # fmt: skip
-        import torch
-
         on_gpu = torch.cuda.is_available()
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the peer's process is the one that ends
-        if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
-            os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-        from vllm import LLM
+        vllm_internals.set_environment(on_gpu)
         from vllm.lora.request import LoRARequest
 
         # on a GPU vLLM has kernels for top-p, and takes no processor of this kind
@@ -55,9 +52,8 @@ class VllmEngine:
             {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)} if adapter else {}
         )
         self.prompts = prompts
-        set_threads = torch.set_num_threads
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
-        self.llm: Any = LLM(
+        self.llm: Any = vllm_internals.start(
             model=str(directory), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
             max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
             max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
@@ -65,11 +61,9 @@ class VllmEngine:
             gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
             load_format="safetensors", disable_log_stats=True, logits_processors=processors, **lora,
         )  # fmt: skip
-        torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`."""
-        import torch
         from vllm import SamplingParams
 
         params = [
@@ -82,14 +76,8 @@ class VllmEngine:
             )
             for request in requests
         ]  # fmt: skip
-        # vLLM compiles a function that ranks tokens: on a CPU that takes seconds in every process and gains nothing
-        with torch.compiler.set_stance("default" if self.on_gpu else "force_eager"):
-            outputs = self.llm.generate(
-                [{"prompt_token_ids": list(request.prompt)} for request in requests], params,
-                # vLLM calls it twice: around the iterable of prompts, and for the bar of the responses
-                use_tqdm=lambda *prompts, **options: prompts[0] if prompts else _Bar(advance, **options),
-                lora_request=self.lora,
-            )  # fmt: skip
+        prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
+        outputs = vllm_internals.generate(self.llm, prompts, params, self.lora, advance, self.on_gpu)
         return [self._completion(output.outputs[0]) for output in outputs]
 
     def _completion(self, output: Any) -> Completion:
@@ -101,29 +89,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Drop the engine; on a GPU this ends its process."""
-        self.llm.llm_engine.engine_core.shutdown()
+        vllm_internals.shutdown(self.llm)
         self.llm = None
         gc.collect()
         gc.freeze()  # vLLM's shutdown has thawed what peers/preload.py froze
-
-
-class _Bar:
-    """The part of tqdm's interface that vLLM uses, reporting to our own progress line."""
-
-    def __init__(self, advance: Advance, total: int, **_: object) -> None:
-        self.advance, self.total, self.n, self.seen = advance, total, 0, 0.0
-        self.postfix = ""
-        self.format_dict = {"elapsed": 1.0}  # vLLM divides token counts by it: with 1 the postfix holds the counts
-
-    def update(self, n: int) -> None:
-        """Called per finished request, after `postfix` was set."""
-        self.n += n
-        tokens = float(self.postfix.rsplit("output: ", 1)[-1].split(" ")[0])
-        self.advance(n, int(tokens - self.seen))
-        self.seen = tokens
-
-    def refresh(self) -> None:
-        """Nothing to draw."""
-
-    def close(self) -> None:
-        """Nothing to close."""

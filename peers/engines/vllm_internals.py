@@ -1,0 +1,149 @@
+"""What is patched or parsed of vLLM, and what it does not document. Written for vLLM 0.32; for another one, look at:
+
+    Bar                the text that `_run_engine` writes (entrypoints/common/offline.py)
+    start              v1/worker/cpu_worker.py, which replaces torch.set_num_threads
+    generate           v1/sample/ops/logprobs.py, whose `batched_count_greater_than` is compiled
+    shutdown           `engine_core` (v1/engine/core_client.py)
+    set_environment    envs.py; data/cli.py sets what is for the whole command
+    PROCESSOR_PARTS    v1/sample/logits_processor, for peers/engines/nucleus.py
+    import_early       what `LLM()` imports late, for peers/preload_vllm.py
+
+This module imports vLLM only within its functions: the environment comes first, and vLLM may not be installed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data.console import console
+from data.errors import UserError
+from peers.engines.protocol import Advance
+
+if TYPE_CHECKING:
+    from vllm.v1.sample.logits_processor import BatchUpdate as BatchUpdate
+    from vllm.v1.sample.logits_processor import LogitsProcessor as LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates as process_dict_updates
+
+WRITTEN_FOR = "0.32"
+PROCESSOR_PARTS = {
+    "BatchUpdate": "vllm.v1.sample.logits_processor",
+    "LogitsProcessor": "vllm.v1.sample.logits_processor",
+    "process_dict_updates": "vllm.v1.sample.logits_processor.builtin",
+}
+OUTPUT_TOKENS = re.compile(r"output: (\d+(?:\.\d+)?) toks/s")
+
+
+if not TYPE_CHECKING:  # with this function in sight, mypy would let any name of this module pass
+
+    def __getattr__(name: str) -> Any:
+        """The parts of logits processors, imported when one is asked for. Raises UserError if vLLM has it no more."""
+        if name not in PROCESSOR_PARTS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return getattr(import_module(PROCESSOR_PARTS[name]), name)
+        except (ImportError, AttributeError) as error:
+            raise _missing(str(error)) from error
+
+
+def import_early() -> None:
+    """Import what takes seconds."""
+    import vllm.entrypoints.llm
+    import vllm.lora.request
+    import vllm.model_executor.model_loader
+    import vllm.v1.worker.cpu_worker  # noqa: F401
+
+
+def set_environment(on_gpu: bool) -> None:
+    """Call it before vLLM is imported; what the user has set stays."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the peer's process is the one that ends
+    if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+@cache  # one line per process
+def check_version() -> None:
+    """Warn if the installed vLLM has another minor version: what is used of it may have changed."""
+    found = _version()
+    if found.split(".")[:2] != WRITTEN_FOR.split("."):
+        console.print(
+            f"  warning: vLLM {found} is installed; peers/engines/vllm_internals.py was written for vLLM {WRITTEN_FOR}",
+            soft_wrap=True,
+        )
+
+
+def start(**options: Any) -> Any:
+    """`LLM(**options)`. Raises UserError if it lacks what the functions below use."""
+    from vllm import LLM
+
+    check_version()
+    if "use_tqdm" not in inspect.signature(LLM.generate).parameters:
+        raise _missing("LLM.generate has no use_tqdm")
+    set_threads = torch.set_num_threads
+    llm = LLM(**options)
+    torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
+    try:
+        _ = llm.llm_engine.engine_core.shutdown
+    except AttributeError as error:
+        raise _missing(str(error)) from error
+    return llm
+
+
+def generate(llm: Any, prompts: list[Any], params: list[Any], lora: Any, advance: Advance, on_gpu: bool) -> list[Any]:
+    """`LLM.generate`, reporting to `advance`."""
+
+    def bar(*iterable: Any, **options: Any) -> Any:
+        # vLLM calls it twice: around the iterable of prompts, and for the bar of the responses
+        return iterable[0] if iterable else Bar(advance, **options)
+
+    # vLLM compiles a function that ranks tokens: on a CPU that takes seconds in every process and gains nothing
+    with torch.compiler.set_stance("default" if on_gpu else "force_eager"):
+        outputs: list[Any] = llm.generate(prompts, params, use_tqdm=bar, lora_request=lora)
+    return outputs
+
+
+def shutdown(llm: Any) -> None:
+    """End the engine. It also thaws what peers/preload.py froze."""
+    llm.llm_engine.engine_core.shutdown()
+
+
+class Bar:
+    """The part of tqdm's interface that vLLM uses, reporting to our own progress line."""
+
+    def __init__(self, advance: Advance, total: int = 0, **_: object) -> None:
+        self.advance, self.total, self.n, self.seen = advance, total, 0, 0
+        self.postfix: object = ""
+        self.format_dict = {"elapsed": 1.0}  # vLLM divides token counts by it: with 1 the postfix holds the counts
+
+    def update(self, n: int = 1) -> None:
+        """Called per finished request, after `postfix` was set; a text of another form counts no tokens."""
+        self.n += n
+        found = OUTPUT_TOKENS.search(str(self.postfix))
+        tokens = int(float(found[1])) if found else self.seen
+        self.advance(n, tokens - self.seen)
+        self.seen = tokens
+
+    def refresh(self) -> None:
+        """Nothing to draw."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _version() -> str:
+    from vllm import __version__
+
+    return str(__version__)
+
+
+def _missing(what: str) -> UserError:
+    return UserError(
+        f"vLLM {_version()} does not fit peers/engines/vllm_internals.py, written for vLLM {WRITTEN_FOR}: "
+        f"{what}; install that version (`make setup`) or set generate.engine = 'transformers'"
+    )
