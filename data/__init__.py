@@ -1,1 +1,1 @@
-"""Questions, answers and the files that pass between stages."""
+"""The ground floor, without models: runs and their files, schemas, config, questions, answers."""

@@ -1,6 +1,7 @@
 """A run: its folder, its frozen config, its lock, and its prompts.
 
-runs/<run>/config.json · prompts/ · round=<R>/{chains,scores,adapters,evals,metrics.parquet} · report.html
+runs/<run>/config.json · prompts/ · round=<R>/{chains,scores,adapters,evals,metrics.parquet,guard.json} · report.html;
+data/README.md has the whole list.
 """
 
 from __future__ import annotations

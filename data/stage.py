@@ -1,4 +1,4 @@
-"""What the four stages share: the command line, skip-if-done, the fingerprint, the summary."""
+"""What the four stages share: skip-if-done, the fingerprint, the manifest, the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline.labels`: how good a round's aggregates were as labels, where the questions have gold answers.
+"""How good a round's aggregates were as labels, where the questions have gold answers (`python -m pipeline.labels`).
 
 Seen from outside: nothing here is read by generate, score or train, but for the arm `oracle` of an ablation
 (pipeline/ablation.py), which has these gold answers choose the examples and says so: train reads the list that

@@ -1,4 +1,4 @@
-"""Train: weighted LoRA, merged checkpoints."""
+"""Train: weighted LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The train stage: scores → one PEFT adapter per peer, and the merged checkpoint that the next stages use.
+"""The train stage: scores → one PEFT adapter per peer. Whoever uses the adapter next merges it (peers/policy.py).
 
 Each peer is trained in its own process; within a peer a kill costs at most `runtime.checkpoint_steps` steps.
 """
@@ -132,7 +132,7 @@ class PeerTraining:
         return self.run.stage_dir(self.round, "adapters") / self.name
 
     def finish(self, advance: Advance) -> None:
-        """Train, merge, and give the adapter its final name, unless that was done."""
+        """Train, and give the adapter its final name, unless that was done."""
         from train.loop import open_adapter, train_adapter
 
         if (self.folder / "training.json").is_file():

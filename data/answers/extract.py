@@ -1,4 +1,4 @@
-r"""Final answers: where a response states one, what verdict it gets, and which answers agree.
+r"""Final answers: where a response states one.
 
 `extract` tries four rules in this order and returns the first that finds something: the last `\boxed{...}`,
 the last line `#### x`, the last "answer is x" / "Answer: x", the last number. If the last box is never closed

@@ -1,7 +1,6 @@
-"""One small protocol for inference and two engines: vLLM and transformers (tests/fake_engine.py has a third).
+"""One small protocol for inference. Two engines follow it, vLLM and transformers; tests/fake_engine.py has a third.
 
-Prompts and responses are token ids; what ends a response comes from `PeerPrompts`. vLLM runs within the peer's process
-(peers/workers.py), whose end gives its memory back.
+Prompts and responses are token ids; what ends a response comes from `PeerPrompts`.
 """
 
 from __future__ import annotations
