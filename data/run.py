@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data import shards
 from data.config.load import differences, load_config, parse_config
@@ -23,9 +22,6 @@ from data.errors import UserError
 from data.hashing import digest
 from data.questions import shuffled, unique_questions
 from data.schema import PROMPTS
-
-if TYPE_CHECKING:
-    pass
 
 RUNS = Path("runs")
 OUTPUT = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}  # folders by stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,14 +142,3 @@ def test_an_engine_without_what_is_used_is_refused(vllm: SimpleNamespace, lackin
     with console.capture(), pytest.raises(UserError, match=rf"^vLLM 0\.33\.0 .*{WRITTEN_FOR}.*{lacking}.*$") as raised:
         vllm_internals.start()
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("module", [None, ModuleType(PARTS)])
-def test_missing_parts_of_processors_are_refused(
-    vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, module: ModuleType | None
-) -> None:
-    monkeypatch.setitem(sys.modules, PARTS, module)
-    with pytest.raises(UserError, match=r"^vLLM .*logits_processor.*$"):
-        from peers.engines.vllm_internals import LogitsProcessor  # noqa: F401
-    with pytest.raises(ImportError):
-        from peers.engines.vllm_internals import Nonsense  # type: ignore[attr-defined]  # noqa: F401

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from vllm.v1.sample.logits_processor import LogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from peers.engines.vllm import NUCLEUS
-from peers.engines.vllm_internals import LogitsProcessor, process_dict_updates
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import VllmConfig
-
-    from peers.engines.vllm_internals import BatchUpdate
+    from vllm.v1.sample.logits_processor import BatchUpdate
 
 WIDTH = 128
 

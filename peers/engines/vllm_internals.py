@@ -5,7 +5,7 @@
     generate           v1/sample/ops/logprobs.py, whose `batched_count_greater_than` is compiled
     shutdown           `engine_core` (v1/engine/core_client.py)
     set_environment    envs.py; data/cli.py sets what is for the whole command
-    PROCESSOR_PARTS    v1/sample/logits_processor, for peers/engines/nucleus.py
+    nucleus.py         v1/sample/logits_processor, from which it takes its base class
     import_early       what `LLM()` imports late, for peers/preload_vllm.py
 
 This module imports vLLM only within its functions: the environment comes first, and vLLM may not be installed.
@@ -17,8 +17,7 @@ import inspect
 import os
 import re
 from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -26,30 +25,8 @@ from data.console import console
 from data.errors import UserError
 from peers.engines.protocol import Advance
 
-if TYPE_CHECKING:
-    from vllm.v1.sample.logits_processor import BatchUpdate as BatchUpdate
-    from vllm.v1.sample.logits_processor import LogitsProcessor as LogitsProcessor
-    from vllm.v1.sample.logits_processor.builtin import process_dict_updates as process_dict_updates
-
 WRITTEN_FOR = "0.32"
-PROCESSOR_PARTS = {
-    "BatchUpdate": "vllm.v1.sample.logits_processor",
-    "LogitsProcessor": "vllm.v1.sample.logits_processor",
-    "process_dict_updates": "vllm.v1.sample.logits_processor.builtin",
-}
 OUTPUT_TOKENS = re.compile(r"output: (\d+(?:\.\d+)?) toks/s")
-
-
-if not TYPE_CHECKING:  # with this function in sight, mypy would let any name of this module pass
-
-    def __getattr__(name: str) -> Any:
-        """The parts of logits processors, imported when one is asked for. Raises UserError if vLLM has it no more."""
-        if name not in PROCESSOR_PARTS:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            return getattr(import_module(PROCESSOR_PARTS[name]), name)
-        except (ImportError, AttributeError) as error:
-            raise _missing(str(error)) from error
 
 
 def import_early() -> None:
