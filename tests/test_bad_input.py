@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import resource
 import shutil
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,10 @@ from data.run import RUNS, open_run
 from data.schema import CHAINS, EVALS, PROMPTS, SCORES
 from peers.prompts import load_prompts
 from peers.source import load_tokenizer
-from tests.conftest import questions, read_stage, run_module, run_stage, stage, write_jsonl
+from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, stage, write_jsonl
 
 STAGES = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}
 COMMANDS = [*STAGES, "evaluate.report", "pipeline.status"]
-HELP_SECONDS = 1.0
 REFUSAL_CPU_SECONDS = 6.0
 Refuse = Callable[..., str]
 
@@ -172,16 +173,16 @@ def test_bad_options_are_refused(name: str, arguments: tuple[str, ...], has: tup
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_is_quick(module: str, tmp_path: Path) -> None:
-    best = 60.0
-    for _ in range(3):
-        start = time.perf_counter()
-        done = run_module(module, "--help", cwd=tmp_path)
-        best = min(best, time.perf_counter() - start)
-        assert done.returncode == 0 and "--run" in done.stdout and not done.stderr
-        if best < HELP_SECONDS:
-            break
-    assert best < HELP_SECONDS
+def test_help_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
+    """Which libraries are imported, not how long it takes: that depends on the machine."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPROFILEIMPORTTIME": "1"}
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "--run" in done.stdout
+    found = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "typer" in found and not found & {"torch", "transformers", "vllm", "peft", "scipy", "datasets", "sympy"}
+    if module in STAGES:
+        assert not found & {"polars", "pyarrow", "pydantic"}
 
 
 # --- config and questions ---------------------------------------------------------------------------------------
@@ -397,7 +398,7 @@ def test_a_corrupted_file_is_refused(spoil: Callable[[Path], None], trained: Pat
 
 def test_a_shard_of_another_version_is_refused(trained: Path) -> None:
     path = Path("runs/t/round=1/chains/part-00000.parquet")
-    with pytest.raises(Exception, match=r"expected .* delete runs/t/round=1/chains"):
+    with pytest.raises(Exception, match=r"written by another version .* delete runs/t/round=1/chains"):
         shards.read_rows(path, SCORES)
 
 
