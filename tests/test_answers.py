@@ -111,14 +111,14 @@ def test_extract(response: str, answer: str | None, rule: str | None) -> None:
     ids=lambda response: response[:12],
 )
 def test_runaway_responses_cost_little(response: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = extract(response)
     if found:
         with Grader() as unused:
             unused.equivalent([(found.answer, "5"), (found.answer, found.answer + "1")], "math")
             unused.equivalent([(found.answer, "5")], "numbers")
             assert not unused._workers
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 MATH = [
