@@ -1,7 +1,7 @@
 """What evaluate decided about a round, for the next one: runs/<run>/round=<R>/guard.json.
 
-The file has the signs of collapse that evaluate found (evaluate/guard.py) and the thresholds that it used. Nothing else
-of the benchmarks reaches generate or train.
+The file has the signs of collapse that evaluate found (evaluate/guard.py), the thresholds that it used, and checksums
+of the metrics that it judged. Nothing else of the benchmarks reaches generate or train.
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ def decision_path(run: Run, round_: int) -> Path:
 
 def write_decision(run: Run, round_: int, findings: list[str]) -> None:
     """Keep what was found in a round, unless that very decision is there already."""
-    decision = {"findings": findings, "thresholds": thresholds(run.config.guard)}
+    decision = {"findings": findings, **basis(run, round_)}
     path = decision_path(run, round_)
     if not path.is_file() or shards.read_json(path) != decision:
         shards.write_json(decision, path)
+
+
+def basis(run: Run, round_: int) -> dict[str, Any]:
+    """What a decision rests on: the thresholds, and the metrics of the round and of round 0, by their checksums."""
+    metrics = [shards.checksum(metrics_path(run.name, number)) for number in (0, round_)]
+    return {"thresholds": thresholds(run.config.guard), "metrics": metrics}
 
 
 def thresholds(section: GuardSection) -> dict[str, Any]:
@@ -52,10 +58,11 @@ def before_round(run: Run, round_: int) -> None:
                 f"ROUND={number}` first, or {ways_out}"
             )
     decision = shards.read_json(decision_path(run, before))
-    if decision["thresholds"] != thresholds(run.config.guard):
+    changed = [key for key, value in basis(run, before).items() if decision.get(key) != value]
+    if changed:
         raise UserError(
-            f"round {before} of run {run.name!r} was judged under other thresholds than those of [guard] now: run "
-            f"`make evaluate ROUND={before}` with the same SET first (it takes seconds), or {ways_out}"
+            f"round {before} of run {run.name!r} was judged under other {' and '.join(changed)} than there are now: "
+            f"run `make evaluate ROUND={before}` with the same SET first (it takes seconds), or {ways_out}"
         )
     if decision["findings"]:
         raise Collapse(

@@ -18,7 +18,7 @@ from __future__ import annotations
 from data import shards
 from data.config.sections import GuardSection
 from data.guard import write_decision
-from data.run import Run
+from data.run import Run, metrics_path
 from data.schema import METRICS
 from data.shards import Row
 
@@ -68,8 +68,9 @@ def compare(before: list[Row], after: list[Row], section: GuardSection) -> list[
 
 
 def decide(run: Run, round_: int) -> list[str]:
-    """The round's findings, which are also kept for the next round (data/guard.py); round 0 has none."""
+    """The round's findings, which are also kept for the next round (data/guard.py); no decision without metrics of
+    the round and of round 0, and none about round 0."""
     found = findings(run, round_)
-    if round_:
+    if round_ and all(metrics_path(run.name, number).is_file() for number in (0, round_)):
         write_decision(run, round_, found)
     return found

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from data import shards
 from data.cli import guarded, start
-from data.config.sections import Config
+from data.config.sections import Config, GuardSection
 from data.console import console
 from data.errors import UserError
 from data.keep import KEEP_FILE
@@ -267,9 +267,11 @@ def diversity_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
-def warnings(run: str, rounds: list[int]) -> str:
-    """What the guard finds in all rounds by the frozen config's thresholds, a line each; nothing if that ignores it."""
-    opened = Run(run, load_frozen(run))
+def warnings(run: str, rounds: list[int], guard: GuardSection | None = None) -> str:
+    """What the guard finds in all rounds, a line each; nothing if it ignores them. `guard` is [guard] of a call that it
+    ended; the default is the frozen config's."""
+    config = load_frozen(run)
+    opened = Run(run, config if guard is None else config.model_copy(update={"guard": guard}))
     if opened.config.guard.action == "ignore":
         return ""
     return "\n".join(f"[bold]collapse?[/bold] round {n}: {found}" for n in rounds for found in findings(opened, n))
@@ -302,15 +304,16 @@ def training_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
-def write_report(run: str) -> list[Table | str]:
+def write_report(run: str, guard: GuardSection | None = None) -> list[Table | str]:
     """Write runs/<run>/report.html; returns what is also for the terminal, tables and the guard's warnings. Raises
     UserError if no round has been evaluated."""
     check_run(run)
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
-    found = (metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds), warnings(run, rounds))
-    tables = [table for table in found if table]
+    found = (metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds))
+    tables: list[Table | str] = [table for table in found if table]
+    tables += [text] if (text := warnings(run, rounds, guard)) else []
     page = Console(record=True, file=StringIO(), width=150)
     more = (
         gap_table(run, rounds), diversity_table(run, rounds), training_table(run, rounds),
@@ -326,9 +329,9 @@ def write_report(run: str) -> list[Table | str]:
     return tables
 
 
-def show(run: str) -> None:
-    """Print the tables of results and the guard's warnings, and write the report."""
-    for table in write_report(run):
+def show(run: str, guard: GuardSection | None = None) -> None:
+    """Print the tables of results and the guard's warnings, and write the report; `guard` as in `warnings`."""
+    for table in write_report(run, guard):
         console.print(table)
     console.print(f"report: {RUNS / run / 'report.html'}")
 

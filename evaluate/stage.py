@@ -21,7 +21,7 @@ from data.answers.grader import Grader, grade
 from data.console import console, task
 from data.errors import UserError
 from data.hashing import digest, request_seed
-from data.run import Run, stage_is_finished
+from data.run import Run
 from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
 from data.stage import Stage
 from evaluate.benchmarks import Item, load_benchmarks
@@ -58,7 +58,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     check_same_benchmarks(run, stage)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
-        tell_next_round(run, round_)  # the thresholds of [guard] may be others than in the first call
+        decide(run, round_)  # the thresholds of [guard] may be others than in the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
     if work_to_do:
@@ -75,20 +75,10 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
-    found = tell_next_round(run, round_)
+    found = decide(run, round_)
     if run.config.guard.action != "ignore":
         for line in found:
             console.print(f"[bold]collapse?[/bold] {line}")
-
-
-def tell_next_round(run: Run, round_: int) -> list[str]:
-    """`evaluate.guard.decide`; a run that will end here has its report at once."""
-    found = decide(run, round_)
-    if found and run.config.guard.action == "stop" and not stage_is_finished(run.name, "generate", round_ + 1):
-        from evaluate.report import show
-
-        show(run.name)
-    return found
 
 
 def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, list[Item]]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     if not stage.begin():
         return
     plan = Generation(run, round_, policies)
-    n_too_long, shown = plan.check_lengths(prompts_of(policies))
+    n_too_long, shown = plan.check_lengths()
     if n_too_long:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
         console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
@@ -171,15 +171,16 @@ class Generation:
         """All questions, with those that are too long."""
         return self.first[-1]
 
-    def check_lengths(self, prompts: dict[str, PeerPrompts]) -> tuple[int, dict[str, str]]:
-        """Note for each shard which of its questions are too long for some peer; `prompts` are those of all peers.
+    def check_lengths(self) -> tuple[int, dict[str, str]]:
+        """Note for each shard which of its questions are too long for some peer; the policies must be of all peers.
 
         Returns how many there are, and the first TOO_LONG_SHOWN of them as {id: reason}.
         """
-        count, shown = 0, dict[str, str]()
+        count, shown, prompts = 0, dict[str, str](), dict[str, PeerPrompts]()
         for shard, source in enumerate(self.sources):
             path = self.too_long_path(shard)
             if not path.is_file():
+                prompts = prompts or prompts_of(self.policies)
                 shards.write_json(too_long(shards.rows_of(source, PromptRow), prompts, self.room), path)
             found: dict[str, str] = shards.read_json(path)
             count += len(found)
@@ -224,7 +225,7 @@ class Generation:
 
     @property
     def sampling(self) -> Sampling:
-        """Of the chain."""
+        """Of all that is asked for, whatever its role."""
         section = self.run.config.generate
         return Sampling(section.temperature, section.top_p, section.max_new_tokens)
 

@@ -32,8 +32,16 @@ def stage_app(name: str, summary: str, first_round: int, main: "Main") -> typer.
     return steps_app(summary, first_round, lambda round_: [Step(name, round_, main)])
 
 
-def steps_app(summary: str, first_round: int, plan: Callable[[int], list[Step]]) -> typer.Typer:
-    """A command line that runs the steps of `plan(round)`: parse, check, and only then import what is heavy."""
+def steps_app(
+    summary: str,
+    first_round: int,
+    plan: Callable[[int], list[Step]],
+    ended: Callable[["Run"], None] = lambda run: None,
+) -> typer.Typer:
+    """A command line that runs the steps of `plan(round)`: parse, check, and only then import what is heavy.
+
+    `ended` is called for a run that the guard does not let go on.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.command(help=summary)
@@ -48,17 +56,24 @@ def steps_app(summary: str, first_round: int, plan: Callable[[int], list[Step]])
             typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable."),
         ] = None,
     ) -> None:
-        run_steps(plan(round_), run, config, set_ or [])
+        run_steps(plan(round_), run, config, set_ or [], ended)
 
     return app
 
 
-def run_steps(steps: list[Step], run_name: str, config: Path | None, overrides: list[str]) -> None:
+def run_steps(
+    steps: list[Step],
+    run_name: str,
+    config: Path | None,
+    overrides: list[str],
+    ended: Callable[["Run"], None] = lambda run: None,
+) -> None:
     """Open the run and do its steps one after the other, the peers' processes living through all of them."""
     quiet_environment()
 
     def body() -> None:
         from data.config.sections import Config
+        from data.guard import Collapse
         from data.run import open_run, stage_is_finished
         from peers.workers import Processes, warm
 
@@ -71,8 +86,12 @@ def run_steps(steps: list[Step], run_name: str, config: Path | None, overrides: 
                 warm(engine=bool(todo & {"generate", "evaluate"}) and engine_kind(config.generate) == "vllm")
 
         with open_run(run_name, config, overrides, begin) as run, Processes(run) as workers:
-            for step in steps:
-                do_step(step, run, workers)
+            try:
+                for step in steps:
+                    do_step(step, run, workers)
+            except Collapse:
+                ended(run)
+                raise
 
     guarded(body)
 

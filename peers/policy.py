@@ -62,15 +62,34 @@ def resolve(run: Run, round_: int, name: str) -> Policy:
 
     Raises UserError if that round was not trained, or its adapter is missing or belongs to another base.
     """
+    return _resolve(run, round_, name, _trained(run, round_))
+
+
+def resolve_all(run: Run, round_: int) -> dict[str, Policy]:
+    """`resolve` of every peer, by name."""
+    trained = _trained(run, round_)  # once: it reads the checksums of all adapters
+    return {name: _resolve(run, round_, name, trained) for name in run.config.peer_names}
+
+
+def _trained(run: Run, round_: int) -> dict[str, str]:
+    """{file: its checksum} of a round's adapters; nothing for round 0."""
+    if round_ == 0:
+        return {}
+    manifest = shards.read_manifest(run.stage_dir(round_, "adapters"))
+    if manifest is None:
+        raise UserError(f"round {round_} has not been trained: run `make train ROUND={round_}` first")
+    found: dict[str, str] = manifest["files"]
+    return found
+
+
+def _resolve(run: Run, round_: int, name: str, trained: dict[str, str]) -> Policy:
     config, peer = run.config, run.config.peer(name)
     base = model_directory(peer, config)
     adapter = run.adapter_dir(round_, name)
     identity = weights_fingerprint(base)
     if adapter is not None:
-        if shards.read_manifest(adapter.parent) is None:
-            raise UserError(f"round {round_} has not been trained: run `make train ROUND={round_}` first")
         check_adapter(peer, base, adapter)
-        identity += f"+{shards.checksum(adapter / ADAPTER_WEIGHTS)[:16]}"
+        identity += f"+{trained[f'{name}/{ADAPTER_WEIGHTS}'][:16]}"
     merged = adapter is not None and config.run.adapters == "merged"
     return Policy(
         peer=peer,
@@ -83,11 +102,6 @@ def resolve(run: Run, round_: int, name: str) -> Policy:
         compute=config.runtime.compute,
         identity=identity,
     )
-
-
-def resolve_all(run: Run, round_: int) -> dict[str, Policy]:
-    """`resolve` of every peer, by name."""
-    return {name: resolve(run, round_, name) for name in run.config.peer_names}
 
 
 def prompts_of(policies: dict[str, Policy]) -> dict[str, PeerPrompts]:

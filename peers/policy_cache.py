@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.config.sections import Config
 from data.console import console
-from peers.engines.protocol import Engine
+from peers.engines.protocol import Engine, engine_kind
 from peers.policy import Policy
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ def _drop(kind: str) -> None:
 
 
 def _load_engine(policy: Policy, config: Config) -> Engine:
-    from peers.engines.protocol import engine_kind
-    from peers.engines.transformers import TransformersEngine
-    from peers.engines.vllm import VllmEngine
-
     console.print(f"  loading {policy.name}")
     directory, adapter = policy.weights()
     if engine_kind(config.generate) == "transformers":
+        from peers.engines.transformers import TransformersEngine
+
         return TransformersEngine(directory, policy.prompts, config.runtime, policy.dtype, adapter)
+    from peers.engines.vllm import VllmEngine
+
     return VllmEngine(
         directory,
         policy.prompts,

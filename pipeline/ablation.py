@@ -32,8 +32,9 @@ from data.shards import Row
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
-from evaluate.report import points
+from evaluate.report import points, write_report
 from peers.command import do_step
+from peers.engines.protocol import engine_kind
 from peers.workers import Processes, warm
 from pipeline.arms import BASE, Arm, load_arm
 from pipeline.reuse import adopt
@@ -121,15 +122,20 @@ class Ablation:
 
     def go_on(self, run: Run, arm: Arm, seed: int) -> None:
         """What is missing of one run."""
-        warm(engine=True)
-        with Processes(run) as workers:
-            for step in plan(self.round):
-                adopt(run, step.stage, step.round, self.names(seed))
-                if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
-                    left = keep_right(run, step.round)
-                    console.print(f"  oracle round {step.round}: {left} examples whose aggregate is right, by gold")
-                do_step(step, run, workers)
-        shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
+        warm(engine=engine_kind(run.config.generate) == "vllm")
+        try:
+            with Processes(run) as workers:
+                for step in plan(self.round):
+                    adopt(run, step.stage, step.round, self.names(seed))
+                    if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
+                        left = keep_right(run, step.round)
+                        console.print(f"  oracle round {step.round}: {left} examples whose aggregate is right, by gold")
+                    do_step(step, run, workers)
+        except Collapse:
+            write_report(run.name, run.config.guard)
+            raise
+        finally:
+            shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
 
     # --- what came out ---
 

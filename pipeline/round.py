@@ -6,12 +6,17 @@ engines that evaluate has used, and score the models that have verified.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import evaluate
 import generate
 import score
 import train
 from data.cli import start
 from peers.command import Step, steps_app
+
+if TYPE_CHECKING:
+    from data.run import Run
 
 
 def plan(last: int) -> list[Step]:
@@ -27,7 +32,14 @@ def plan(last: int) -> list[Step]:
     return steps
 
 
-app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan)
+def ended(run: Run) -> None:
+    """A run that the guard ends has its report, under the [guard] of this call."""
+    from evaluate.report import show
+
+    show(run.name, run.config.guard)
+
+
+app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan, ended)
 
 if __name__ == "__main__":
     start(app, "pipeline.round")

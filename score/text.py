@@ -1,6 +1,7 @@
 """Which text an example is trained on, and why a peer does not train on a question: one small class per choice.
 
-To add one: a class here, its name in TEXTS, the config's key (`score.target`) and its description. Pure.
+To add one: a class here, its name in TEXTS, the config's key (`score.target`) and its description. What `of` looks at
+has to be among the columns WHO of score/stage.py, which are read to count the passes. Pure.
 """
 
 from __future__ import annotations

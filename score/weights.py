@@ -21,6 +21,7 @@ import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from statistics import fmean, median
+from typing import assert_never
 
 from data.config.sections import ScoreSection
 
@@ -62,7 +63,9 @@ def _raw(pmi: Sequence[float], agrees: Sequence[int], entropies: Sequence[float]
     exponents = [-section.beta * (p - center) for p in pmi]
     if section.weighting == "exp":
         return [math.exp(min(e, 700.0)) for e in exponents]  # exp overflows a double at 709.8; the clip is far below
-    return [sigmoid(e) for e in exponents]
+    if section.weighting == "sigmoid" or section.weighting == "shuffled":
+        return [sigmoid(e) for e in exponents]
+    assert_never(section.weighting)
 
 
 def sigmoid(x: float) -> float:

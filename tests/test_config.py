@@ -11,9 +11,13 @@ import pytest
 
 from data.config.docs import table
 from data.config.load import differences, load_config, parse_config
-from data.config.sections import Config, Section
+from data.config.sections import Config, GenerateSection, ScoreSection, Section
 from data.errors import UserError
 from data.hashing import digest
+from generate.label import LABELS
+from score.chains import MEASURED
+from score.text import TEXTS
+from score.weights import weights
 from tests.conftest import ROOT
 
 TOMLS = sorted((ROOT / "configs").glob("*.toml"))
@@ -276,3 +280,15 @@ def test_defaults_pass_their_own_bounds() -> None:
     random.Random(0).shuffle(order)
     assert parse_config({key: MINIMAL[key] for key in order}, "x") == config
     assert parse_config(config.model_dump(mode="json"), "x") == config
+
+
+def test_every_choice_of_the_config_has_its_strategy() -> None:
+    def choices(section: type[Section], name: str) -> set[Any]:
+        return set(get_args(section.model_fields[name].annotation))
+
+    assert choices(GenerateSection, "aggregate") == LABELS.keys()
+    assert choices(ScoreSection, "target") == TEXTS.keys()
+    assert choices(ScoreSection, "y_source") == MEASURED.keys()
+    for weighting in choices(ScoreSection, "weighting"):  # each is a weighting of its own
+        section = ScoreSection(weighting=weighting)
+        assert len(weights([0.1, 0.4, 0.2], [1, 0, 1], [0.5, 0.1, 0.9], section, seed=3)) == 3

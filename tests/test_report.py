@@ -22,7 +22,6 @@ from data.shards import Row
 from evaluate.guard import decide
 from evaluate.metrics import metrics_row
 from evaluate.report import change_table, cross_table, gap_table, metrics_table, show, training_table, write_report
-from evaluate.stage import tell_next_round
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -136,8 +135,7 @@ def test_the_guards_warnings_stay(
     }  # fmt: skip
     for name, action in (("r", "warn"), ("silent", "ignore")):
         for round_, em in enumerate((0.8, 0.2, 0.8, 0.1)):
-            rows = [metrics("a", "p", em, 0.5), metrics("a", "q", 0.5, 0.5)]
-            shards.write_rows(rows, RUNS / name / f"round={round_}" / "metrics.parquet", METRICS)
+            write_rows(name, round_, em)
         shards.write_json({**config, "guard": {"action": action}}, RUNS / name / "config.json")
     expected = [f"collapse? round {n}: p on a: right samples 80.0 → {now} %" for n, now in ((1, "20.0"), (3, "10.0"))]
     show("r")
@@ -151,18 +149,48 @@ def test_the_guards_warnings_stay(
     stopping = Run("r", parse_config({**config, "guard": {"action": "stop"}}, "config"))
     with pytest.raises(UserError, match="round 2 of run 'r' is not evaluated"):
         before_round(stopping, 3)  # nothing was decided
-    assert tell_next_round(stopping, 2) == []
+    assert decide(stopping, 2) == []
     before_round(stopping, 3)
-    assert not page.exists()
-    assert len(tell_next_round(stopping, 3)) == 1
-    assert page.is_file() and "maj@k" in capsys.readouterr().out
+    assert len(decide(stopping, 3)) == 1
     with pytest.raises(Collapse, match="round 3 of run 'r' looks like collapse"):
         before_round(stopping, 4)
     patient = Run("r", parse_config({**config, "guard": {"action": "stop", "accuracy_fall": 0.9}}, "config"))
-    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other thresholds"):
+    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other thresholds than there are now"):
         before_round(patient, 4)
     assert decide(patient, 3) == []
     before_round(patient, 4)
+    write_rows("r", 0, 0.9)  # as if round 0 had been evaluated anew
+    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other metrics than there are now"):
+        before_round(patient, 4)
+    # the report of a run that a call ended tells why, whatever the frozen config says
+    assert "collapse?" not in str(write_report("silent")[-1])
+    assert "collapse? round 3" in str(write_report("silent", stopping.config.guard)[-1]).replace("[bold]", "").replace(
+        "[/bold]", ""
+    )
+
+
+def test_without_a_baseline_nothing_is_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that could not be compared with round 0 must not pass for one that is well."""
+    monkeypatch.chdir(tmp_path)
+    config: Row = {
+        "prompts": {"source": "q.jsonl"}, "peers": [{"name": peer, "model": peer} for peer in "pq"],
+        "benchmarks": [{"name": "a", "source": "b.jsonl", "answers": "numbers"}], "guard": {"action": "stop"},
+    }  # fmt: skip
+    run = Run("r", parse_config(config, "config"))
+    write_rows("r", 1, 0.1)
+    assert decide(run, 1) == []
+    write_rows("r", 0, 0.8)
+    with pytest.raises(UserError, match="round 1 of run 'r' is not evaluated"):
+        before_round(run, 2)
+    assert len(decide(run, 1)) == 1
+    with pytest.raises(Collapse):
+        before_round(run, 2)
+
+
+def write_rows(run: str, round_: int, em: float) -> None:
+    """Metrics of a round in which peer p has this accuracy."""
+    rows = [metrics("a", "p", em, 0.5), metrics("a", "q", 0.5, 0.5)]
+    shards.write_rows(rows, RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
 
 
 def write_round(round_: int, right: dict[tuple[str, str], list[tuple[bool, str, str]]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from data.config.sections import TrainSection
 from data.errors import UserError
+from data.shards import replace
 from peers.logprob.model import LanguageModel, Pair, inputs_of, load_model
 from train.lora import fuse, refresh
 from train.loss import optimiser_steps, weighted_nll
@@ -157,7 +157,7 @@ def _checkpoint(
     }  # fmt: skip
     temporary = work / f"{CHECKPOINT}.tmp"
     torch.save(state, temporary)
-    os.replace(temporary, work / CHECKPOINT)
+    replace(temporary, work / CHECKPOINT)
 
 
 def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int, list[float], int]:

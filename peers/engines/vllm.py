@@ -88,7 +88,7 @@ class VllmEngine:
         return Completion(token_ids, self.prompts.text(token_ids), logprob, reason)
 
     def close(self) -> None:
-        """Drop the engine; on a GPU this ends its process."""
+        """Drop the engine, which lives in the peer's process."""
         vllm_internals.shutdown(self.llm)
         self.llm = None
         gc.collect()

@@ -38,7 +38,7 @@ def import_early() -> None:
 
 
 def set_environment(on_gpu: bool) -> None:
-    """Call it before vLLM is imported; what the user has set stays."""
+    """Call it before `LLM()`, which reads it; what the user has set stays."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the peer's process is the one that ends
     if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
