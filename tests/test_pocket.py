@@ -133,7 +133,8 @@ def test_logprobs_equal_a_plain_forward_in_any_batch(name: str) -> None:
     plain = AutoModelForCausalLM.from_pretrained(peer.directory, dtype=torch.float32).eval()
     expected = [plain_logprobs(plain, pair) for pair in pairs]
     del plain
-    assert load_language_model(peer.directory, "bfloat16").packed  # though rounding moves some hidden states far
+    if source.cpu_multiplies_bf16():  # else a few tokens take minutes
+        assert load_language_model(peer.directory, "bfloat16").packed  # though rounding moves some hidden states far
     lm = load_language_model(peer.directory, "float32")
     assert lm.packed
     alone = score_pairs(lm, pairs, 1, advance)
@@ -215,6 +216,8 @@ def test_greedy_text_of_vllm_is_that_of_transformers(name: str, float32_engine: 
 @needs_vllm
 @pytest.mark.parametrize(("name", "dtype"), [("smollm2", "float32"), ("gemma3", "float32"), ("smollm2", "bfloat16")])
 def test_vllm_logprob_is_ours(name: str, dtype: Literal["float32", "bfloat16"]) -> None:
+    if dtype == "bfloat16" and not source.cpu_multiplies_bf16():
+        pytest.skip("this CPU has no bf16 products: a few tokens take minutes")
     peer = load_peer(name, examples=True)
     answered = [
         (Pair(request.prompt, completion.token_ids), completion.logprob)
