@@ -170,6 +170,9 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("[benchmarks.0]\nlimit = 5", "benchmarks.0.limit=5"),
         ("[run]\nseed = 99", "run.seed=99"),
         ("[templates]\nverify = 'Right?'", "templates.verify"),
+        ("[generate]\nmax_new_tokens = 9", "generate.max_new_tokens=9"),
+        ("[generate]\ncontext_tokens = 999", "generate.context_tokens=999"),
+        ("[generate]\nengine = 'vllm'", "generate.engine="),
     ):
         own.write_text(text)
         with pytest.raises(UserError, match=expected):
@@ -271,7 +274,7 @@ def test_what_another_run_offers(project: Path) -> None:
 
 
 def test_runs_of_earlier_commands_are_shared(project: Path) -> None:
-    for name in ("x.own.17", "x.rank.18", "y.rank.17"):
+    for name in ("x.own.17", "x.rank.18", "x.rank.117", "y.rank.17"):
         (project / "runs" / name).mkdir(parents=True)
         (project / "runs" / name / "config.json").touch()
     ablation = Ablation("x", Path("tiny.toml"), [], [BASE], seeds=1, round_=1)

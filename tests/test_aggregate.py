@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
 from data.answers.grader import Grader
+from data.schema import ChainRow
 from generate.asking import synthesiser
-from generate.label import vote
+from generate.label import ChainVote, vote
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,15 @@ def test_vote_compares_as_it_is_told(grader: Grader) -> None:
     answers, mean_logprobs = ["8", "1.00005", "1"], [-0.1, -3.0, -2.0]
     assert vote(answers, mean_logprobs, "numbers", grader) == 2
     assert vote(answers, mean_logprobs, "math", grader) == 0
+
+
+def test_an_answer_that_was_cut_off_has_no_vote(grader: Grader) -> None:
+    def row(answer: str, finish_reason: str) -> ChainRow:
+        found: dict[str, Any] = {"answer": answer, "finish_reason": finish_reason, "logprob": -1.0, "n_tokens": 2}
+        return cast(ChainRow, found)
+
+    group = [row("1", "length"), row("1", "length"), row("2", "stop")]
+    assert ChainVote().pick(group, grader) is group[2]
 
 
 def test_synthesiser_rotates_over_questions_and_rounds() -> None:

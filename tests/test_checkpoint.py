@@ -14,6 +14,7 @@ from torch import Tensor
 from data.config.sections import TrainSection
 from data.errors import UserError
 from peers.merge import stochastic_round, write_merged
+from peers.policy import merge_into
 from train.loop import open_adapter
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
@@ -129,6 +130,39 @@ def test_bf16_merge_is_seeded_and_keeps_on_average_what_nearest_loses(tmp_path: 
     assert change.abs().sum() > 3e-3
     write_merged(tmp_path / "base", adapter, tmp_path / "nearest", "bfloat16", 0, stochastic=False)
     assert torch.equal(load_file(tmp_path / "nearest" / "model.safetensors")[NAME].float(), weight)
+
+
+def test_each_tensor_is_rounded_by_itself(tmp_path: Path) -> None:
+    names = [NAME, NAME.replace("layers.0", "layers.1")]
+    (tmp_path / "base").mkdir()
+    save_file({name: torch.ones(64, 64).bfloat16() for name in names}, tmp_path / "base" / "model.safetensors")
+    adapter = write_adapter(tmp_path / "adapter", torch.full((2, 64), 1e-3), torch.ones(64, 2))
+    factors = load_file(adapter / "adapter_model.safetensors")
+    factors |= {name.replace("layers.0", "layers.1"): factor.clone() for name, factor in factors.items()}
+    save_file(factors, adapter / "adapter_model.safetensors")
+    write_merged(tmp_path / "base", adapter, tmp_path / "merged", "bfloat16", 1)
+    first, second = (load_file(tmp_path / "merged" / "model.safetensors")[name] for name in names)
+    assert len(first.unique()) == len(second.unique()) == 2  # both neighbours of 1.006
+    assert not torch.equal(first, second)
+
+
+def test_a_checkpoint_of_another_adapter_or_round_does_not_stay(tmp_path: Path) -> None:
+    weight = write_base(tmp_path / "base")
+    first = write_adapter(tmp_path / "first", A, B)
+    second = write_adapter(tmp_path / "second", A, 2 * B)
+    rounds = [tmp_path / "checkpoints" / f"round={n}" / "a" for n in (1, 2)]
+
+    def merged(checkpoint: Path, adapter: Path) -> Tensor:
+        merge_into(checkpoint, tmp_path / "base", adapter, "float32", seed=1)
+        return load_file(checkpoint / "model.safetensors")[NAME]
+
+    torch.testing.assert_close(merged(rounds[0], first), weight + 3 * BA)
+    made = (rounds[0] / "model.safetensors").stat().st_mtime_ns
+    merged(rounds[0], first)
+    assert (rounds[0] / "model.safetensors").stat().st_mtime_ns == made
+    torch.testing.assert_close(merged(rounds[0], second), weight + 6 * BA)
+    torch.testing.assert_close(merged(rounds[1], first), weight + 3 * BA)
+    assert not rounds[0].exists()
 
 
 def test_an_adapter_that_does_not_fit(tmp_path: Path) -> None:

@@ -31,6 +31,16 @@ def test_every_column_is_documented() -> None:
         assert documented == set(getattr(schema, name).names), name
 
 
+def test_what_may_be_null_is_documented_as_such() -> None:
+    _, *sections = (ROOT / "data" / "README.md").read_text(encoding="utf-8").split("\n## ")
+    for name in ("PROMPTS", "CHAINS", "EVALS"):
+        (section,) = (text for text in sections if text.startswith(name.lower()))
+        rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+        documented = {column for _, names, _, meaning, _ in rows if re.search(r"\bnull\b", meaning)
+                      for column in re.findall(r"`([a-z_0-9]+)`", names)}  # fmt: skip
+        assert documented == {field.name for field in getattr(schema, name) if field.nullable}, name
+
+
 def test_links_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
         for link in re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8")):

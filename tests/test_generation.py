@@ -20,7 +20,7 @@ from data.run import Run, open_run
 from data.schema import CHAINS, PROMPTS
 from generate import stage
 from peers import policy_cache
-from peers.policy import Policy
+from peers.policy import Policy, resolve_all
 from peers.prompts import PeerPrompts, load_prompts
 from tests.conftest import questions, read_stage, write_jsonl
 from tests.fake_engine import FakeEngine, Inline
@@ -351,3 +351,15 @@ def test_chains_under_another_config_are_refused(three: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match=r"part-00001\.parquet is missing"):
         generate("t", Fakes(distinct, together=True))
+
+
+def test_chains_are_known_by_whether_peers_are_asked_alone(project: Path) -> None:
+    """An ablation links chains from one run into another by this; what else score does changes no chain."""
+
+    def known_by(name: str, *overrides: str) -> dict[str, object]:
+        with opened(name, *overrides) as run:
+            return stage.fingerprint(run, resolve_all(run, 0))
+
+    chain = known_by("chain")
+    assert known_by("alone", "score.y_source=alone") != chain
+    assert known_by("mean", "score.scorer=mean") == chain

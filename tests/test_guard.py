@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
+from data import shards
+from data.config.load import load_config
 from data.config.sections import GuardSection
+from data.errors import UserError
+from data.guard import Collapse, before_round, write_decision
+from data.run import Run, metrics_path
 from evaluate.guard import signs
-from tests.conftest import run_module, stage
+from tests.conftest import ROOT, run_module, stage
 
 BASE = {
     "em": 0.4, "sample_accuracy": 0.4, "distinct_answers": 0.8, "answer_entropy": 1.0, "peer_agreement": 0.4,
@@ -48,6 +53,32 @@ def test_thresholds_are_the_configs() -> None:
     after: dict[str, Any] = BASE | {"distinct_answers": 0.7, "unanswered_rate": 0.15}
     assert len(signs(BASE, after, GuardSection(diversity_fall=0.1, silence_rise=0.04))) == 2
     assert signs(BASE, after, GuardSection(diversity_fall=0.2, silence_rise=0.1)) == []
+
+
+def test_a_round_begins_after_one_that_was_judged_as_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*overrides: str) -> Run:
+        return Run("t", load_config(ROOT / "configs" / "nano.toml", list(overrides)))
+
+    monkeypatch.chdir(tmp_path)
+    strict = run("guard.action=stop")
+    before_round(strict, 1)  # nothing was trained before it
+    with pytest.raises(UserError, match="round 0 of run 't' is not evaluated"):
+        before_round(strict, 2)
+    shards.write_json({}, metrics_path("t", 1))
+    write_decision(strict, 1, [])
+    with pytest.raises(UserError, match="round 0 of run 't' is not evaluated"):  # against what was it judged?
+        before_round(strict, 2)
+    shards.write_json({}, metrics_path("t", 0))
+    before_round(strict, 2)
+    other = run("guard.action=stop", "guard.silence_rise=0.5")
+    with pytest.raises(UserError, match="round 1 of run 't' was judged under other thresholds"):
+        before_round(other, 2)
+    write_decision(other, 1, ["a on sums: no answers"])
+    with pytest.raises(Collapse, match="a on sums: no answers"):
+        before_round(other, 2)
+    before_round(run("guard.silence_rise=0.5"), 2)  # it only warns
 
 
 @pytest.mark.slow

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from data.config.load import load_config
 from data.config.sections import ScoreSection, TrainSection
-from data.run import open_run
+from data.run import Run, open_run
 from data.schema import SCORES
 from data.shards import write_rows
 from peers.logprob.model import LanguageModel, Pair, load_language_model
@@ -22,10 +24,10 @@ from peers.logprob.scoring import score_pairs
 from peers.policy import resolve
 from peers.source import load_tokenizer
 from score.weights import weights
-from tests.conftest import questions
+from tests.conftest import ROOT, questions
 from train.loop import TrainingExample, lr_factor, open_adapter, train_adapter
 from train.loss import optimiser_steps, weighted_nll
-from train.stage import training_examples
+from train.stage import PeerTraining, training_examples
 
 LORA = TrainSection(rank=4, alpha=8, lr=1e-3, batch_size=8, schedule="constant", warmup_ratio=0)
 
@@ -76,6 +78,16 @@ def test_steps_cover_every_example_once_an_epoch(n: int, batch_size: int, sizes:
 def test_learning_rate(schedule: Any, expected: dict[int, float]) -> None:
     section = TrainSection(schedule=schedule, warmup_ratio=0.2)
     assert {step: lr_factor(step, 10, section) for step in expected} == pytest.approx(expected)
+
+
+def test_every_peer_and_round_begins_and_shuffles_by_itself() -> None:
+    def seed(run_seed: int, round_: int, name: str) -> int:
+        policy: Any = SimpleNamespace(name=name)
+        config = load_config(ROOT / "configs" / "nano.toml", [f"run.seed={run_seed}"])
+        return PeerTraining(Run("t", config), round_, policy).seed
+
+    parts = [(run_seed, round_, name) for run_seed in (1, 2) for round_ in (1, 2) for name in ("a", "b")]
+    assert len({seed(*part) for part in parts}) == 8 and seed(1, 1, "a") == seed(1, 1, "a")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])

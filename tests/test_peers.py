@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -10,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.config.sections import GenerateSection, PeerSection
-from peers import source
+from data.config.sections import GenerateSection, PeerSection, TemplateSection
+from peers import policy_cache, source
+from peers.policy import Policy
 from peers.source import compute_dtype, model_directory
 
 CONFIG: Any = SimpleNamespace(generate=GenerateSection(context_tokens=512, max_new_tokens=16))
@@ -48,6 +50,34 @@ def test_a_conversion_that_was_killed_begins_anew(
     again = model_directory(peer, CONFIG)
     assert again == whole and not left.exists()
     assert {tensor.dtype for tensor in load_file(again / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("resident", ["all", "one"])
+def test_what_is_loaded_is_of_the_policy_asked_for(
+    resident: Literal["all", "one"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config: Any = SimpleNamespace(runtime=SimpleNamespace(resident=resident))
+    base = Policy(
+        peer=PeerSection(name="a", model="m"), wording=TemplateSection(), round=0, base=Path("m"), adapter=None,
+        checkpoint=None, rounding_seed=1, compute="auto", identity="m",
+    )  # fmt: skip
+    trained = replace(base, round=1, adapter=Path("adapter"), identity="m+1")
+    closed: list[str] = []
+
+    def load(policy: Policy, _: Any) -> Any:
+        return SimpleNamespace(of=policy, close=lambda: closed.append(policy.identity))
+
+    monkeypatch.setattr(policy_cache, "_held", {})
+    monkeypatch.setattr(policy_cache, "_load_engine", load)
+    monkeypatch.setattr(policy_cache, "_load_language_model", load)
+    first: Any = policy_cache.engine(base, config)
+    assert first.of == base and policy_cache.engine(base, config) is first and not closed
+    second: Any = policy_cache.engine(trained, config)
+    assert second.of == trained and closed == ["m"]
+    model: Any = policy_cache.language_model(trained, config)
+    assert model.of == trained and closed == (["m", "m+1"] if resident == "one" else ["m"])
+    policy_cache.drop_all()
+    assert closed == ["m", "m+1", "m+1"]
 
 
 @pytest.mark.parametrize("choice", ["auto", "weights", "float32"])

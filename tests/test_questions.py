@@ -215,3 +215,14 @@ def test_training_questions_that_a_benchmark_has(run_folder: Path) -> None:
     assert len(prompts_of(run_folder, "two", "prompts.overlap=transductive")) == 20
     with pytest.raises(UserError, match="nothing is left"):
         prompts_of(run_folder, "three", "prompts.rows=[4, 6]")
+
+
+def test_questions_of_every_benchmark_are_kept_from_training(run_folder: Path) -> None:
+    jsonl(run_folder / "more.jsonl", ["another?", "train 6?"])
+    config = run_folder / "c.toml"
+    more = '[[benchmarks]]\nname = "u"\nsource = "more.jsonl"\n'
+    config.write_text(config.read_text(encoding="utf-8") + more, encoding="utf-8")
+    kept = prompts_of(run_folder, "one")
+    assert len(kept) == 17 and not {"train 4?", "train 5?", "train 6?"} & set(kept)
+    with pytest.raises(UserError, match="3 of 20 questions are also in a benchmark"):
+        prompts_of(run_folder, "two", "prompts.overlap=refuse")

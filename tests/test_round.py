@@ -25,6 +25,7 @@ from peers.engines.protocol import Request, Sampling
 from peers.engines.transformers import TransformersEngine
 from peers.engines.vllm import VllmEngine
 from peers.prompts import load_prompts
+from pipeline.round import plan
 from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, stage
 from tests.conftest import _make_model as make_model
 
@@ -119,6 +120,11 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of every file, the lock aside."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_round_is_four_stages_after_those_of_the_rounds_before() -> None:
+    rounds = [(name, number) for number in (1, 2) for name in FOLDERS]
+    assert [(step.stage, step.round) for step in plan(2)] == [("evaluate", 0), *rounds]
 
 
 # --- rounds 0, 1 and 2 by the command line ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -97,6 +98,21 @@ def test_a_write_that_fails_leaves_what_was_there(moment: str, tmp_path: Path, m
     assert no_leftovers(tmp_path)
 
 
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    rename = os.replace
+
+    def renamed(temporary: Path, path: Path) -> None:
+        done.append(path.name)
+        rename(temporary, path)
+
+    monkeypatch.setattr("os.fsync", lambda _: done.append("flushed"))
+    monkeypatch.setattr("os.replace", renamed)
+    shards.write_rows(ROWS, tmp_path / "part-00000.parquet", SCHEMA)
+    shards.write_json({}, tmp_path / "value.json")
+    assert done == ["flushed", "part-00000.parquet", "flushed", "value.json"]
+
+
 def test_shards_are_read_in_order_and_alone(tmp_path: Path) -> None:
     for number in (10, 2, 0):
         rows = [{**ROWS[0], "n": number}]
@@ -180,6 +196,26 @@ def test_a_manifest_closes_the_stage(tmp_path: Path) -> None:
     manifest = shards.read_manifest(tmp_path)
     assert manifest == {"rows": 4, "files": {file.name: shards.checksum(file) for file in files}}
     assert sorted(path.name for path in tmp_path.iterdir()) == [shards.SUCCESS, *(file.name for file in files)]
+
+
+def test_a_stage_killed_before_its_manifest_is_known_by_what_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    write = shards.write_manifest
+
+    def killed(folder: Path, manifest: dict[str, Any], files: list[Path]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", full)
+            write(folder, manifest, files)
+
+    monkeypatch.setattr(shards, "write_manifest", killed)
+    with pytest.raises(OSError, match="disk full"):
+        closed_stage(tmp_path)
+    assert shards.read_manifest(tmp_path) is None and shards.read_json(tmp_path / shards.STARTED) == {"config": "1"}
+    assert (tmp_path / ".work" / "unit.parquet").is_file()
 
 
 def test_a_manifest_notices_a_missing_and_a_changed_file(tmp_path: Path) -> None:

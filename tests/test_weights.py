@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import pytest
 
+from data.answers.grader import Grader
 from data.config.sections import ScoreSection
+from data.schema import ChainRow
+from score.chains import Chain
+from score.stage import agreements, answer_entropies
+from score.text import drop_reason
 from score.weights import sigmoid, weights
 
 Weighting = Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"]
@@ -56,6 +61,12 @@ def test_the_median_of_an_even_number_of_examples() -> None:
     # median of 0, 2 ln 3 is ln 3: σ(ln 3) = 3/4 and σ(-ln 3) = 1/4; their mean is 1/2
     section = ScoreSection(weighting="sigmoid", beta=1)
     assert of([0.0, 2 * math.log(3)], section) == pytest.approx([1.5, 0.5])
+
+
+def test_one_extreme_example_does_not_move_the_center() -> None:
+    # median of 0, 0, ln 3 is 0, their mean is not: σ(0) = 1/2 twice and σ(-ln 3) = 1/4; their mean is 5/12
+    section = ScoreSection(weighting="sigmoid", beta=1)
+    assert of([0.0, 0.0, math.log(3)], section) == pytest.approx([1.2, 1.2, 0.6])
 
 
 def test_rank_by_hand_with_ties() -> None:
@@ -138,3 +149,52 @@ def test_sigmoid_at_both_ends() -> None:
     assert sigmoid(1e4) == 1.0
     assert sigmoid(-2) + sigmoid(2) == pytest.approx(1)
     assert sigmoid(-2) == pytest.approx(0.11920292)
+
+
+def row(peer: str, answer: str | None, **changes: Any) -> ChainRow:
+    """A response of a chain, finished and not the aggregate unless told otherwise."""
+    found: dict[str, Any] = {"prompt_id": "q", "peer": peer, "role": "chain", "is_aggregate": False, "answer": answer}
+    return cast(ChainRow, found | {"finish_reason": "stop", "n_tokens": 3} | changes)
+
+
+def test_why_a_peer_does_not_train_on_a_question() -> None:
+    aggregate, own = ScoreSection(), ScoreSection(target="own")
+    cut, silent, empty = row("a", "1", finish_reason="length"), row("a", None), row("a", None, n_tokens=0)
+    last = row("b", "2", is_aggregate=True)
+
+    def reasons(section: ScoreSection, last: ChainRow = last) -> list[str | None]:
+        return [drop_reason(Chain([each, last]), each, section) for each in (row("a", "1"), cut, silent, empty)]
+
+    # what the aggregate's text is trained with may be cut off; what is trained on may not
+    assert reasons(aggregate) == [None, None, None, "response_empty"]
+    assert reasons(own) == [None, "response_truncated", "response_no_answer", "response_empty"]
+    for section in (aggregate, own):
+        assert reasons(section, row("b", "2", is_aggregate=True, finish_reason="length")) == ["aggregate_truncated"] * 4
+        assert reasons(section, row("b", None, is_aggregate=True)) == ["aggregate_no_answer"] * 4
+        assert drop_reason(Chain([cut, last]), last, section) == "is_aggregate"
+    assert drop_reason(Chain([cut, last]), last, ScoreSection(train_final=True)) is None
+
+
+def test_what_cannot_be_compared_does_not_agree() -> None:
+    class Slow(Grader):
+        """Has no verdict in time."""
+
+        def equivalent(self, pairs: Any, kind: Any) -> list[bool | None]:
+            """See `Grader.equivalent`."""
+            return [None for _ in pairs]
+
+    mine, last = row("a", "1"), row("b", "1", is_aggregate=True)
+    compared = [(Chain([mine, last]), [mine])]
+    with Grader(workers=1) as grader:
+        assert agreements(compared, grader) == {("q", "a"): True}
+    with Slow(workers=1) as grader:
+        assert agreements(compared, grader) == {("q", "a"): False}
+
+
+def test_an_answer_that_was_cut_off_has_no_part_in_the_entropy() -> None:
+    rows = [row("a", "1"), row("b", "2", finish_reason="length"), row("c", "1", is_aggregate=True)]
+    with Grader(workers=1) as grader:
+        assert answer_entropies([Chain(rows)], grader) == {("q", peer): 0.0 for peer in "abc"}
+        rows[1]["finish_reason"] = "stop"
+        found = answer_entropies([Chain(rows)], grader)  # shares of 2/3 and 1/3
+        assert found == pytest.approx({("q", peer): math.log(3) - 2 / 3 * LN2 for peer in "abc"})
