@@ -187,6 +187,7 @@ def check_run(run: str) -> None:
 
 
 def metrics_path(run: str, round_: int) -> Path:
+    """runs/<run>/round=<R>/metrics.parquet"""
     return RUNS / run / f"round={round_}" / "metrics.parquet"
 
 

@@ -58,6 +58,7 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
 
 
 def read_model_json(peer: PeerSection, path: Path) -> dict[str, Any]:
+    """An object of JSON that comes with a model. Raises UserError if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
