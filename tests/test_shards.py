@@ -13,6 +13,7 @@ import pytest
 from data import shards
 from data.errors import UserError
 from data.schema import EVALS, METRICS, PROMPTS, ChainRow, PromptRow, Role, schema_of
+from data.stage import Stage
 from tests.conftest import read_stage
 
 SCHEMA = pa.schema(
@@ -290,3 +291,15 @@ def test_rows_of_a_type_have_its_columns(tmp_path: Path) -> None:
     assert shards.rows_of(path, PromptRow, ["id"]) == [{"id": "a"}]
     with pytest.raises(UserError, match="written by another version"):
         shards.rows_of(path, ChainRow)
+
+
+def test_a_stage_of_another_format_is_refused_in_one_line(tmp_path: Path) -> None:
+    stage = Stage("score", 1, tmp_path / "scores", {"config": "a"})
+    assert stage.begin()
+    stage.finish([], 0, {})
+    assert not stage.begin()
+    manifest = shards.read_json(stage.folder / shards.SUCCESS)
+    del manifest["format"]  # versions before the first number wrote none
+    shards.write_json(manifest, stage.folder / shards.SUCCESS)
+    with pytest.raises(UserError, match=r"^\S+scores was made by another version \(format 1; .* new run .*$"):
+        stage.begin()
