@@ -12,7 +12,7 @@ from rich.table import Table
 
 from data import shards
 from data.errors import UserError
-from data.stage import Stage
+from data.stage import FORMAT, Stage
 from pipeline.status import status
 
 ROW = pa.schema([("x", pa.int64())])
@@ -22,7 +22,7 @@ def finished(folder: Path) -> Path:
     """A finished stage of one shard, which is returned."""
     part = folder / "part-00000.parquet"
     shards.write_rows([{"x": 1}], part, ROW)
-    shards.write_manifest(folder, {"rows": 1, "seconds": 2.5, "fingerprint": {}}, [part])
+    shards.write_manifest(folder, {"rows": 1, "seconds": 2.5, "fingerprint": {}, "format": FORMAT}, [part])
     return part
 
 
