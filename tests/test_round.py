@@ -139,6 +139,7 @@ def test_every_file_of_the_layout_is_there(rounds: Path) -> None:
         expected |= {f"round={round_}/evals/part-{n:05d}.parquet" for n in range(2)}  # one shard per peer
         expected |= {f"round={round_}/logs/{name}.log" for name in (FOLDERS if round_ else ("evaluate",))}
     for round_ in (1, 2):
+        expected.add(f"round={round_}/guard.json")
         for folder in ("chains", "scores"):
             expected |= {f"round={round_}/{folder}/part-{n:05d}.parquet" for n in range(3)}
         expected |= {f"round={round_}/{folder}/_SUCCESS.json" for folder in ("chains", "scores", "adapters")}
