@@ -9,6 +9,13 @@ verify, verify_cot). Two kinds of peers:
 The **target** of scoring and training is the response's tokens and then the end token of the *scoring* peer. That
 token is part of the target in every pass, so it cancels in no difference by accident, and a trained peer learns to
 stop. `token_ids` in chains are without it.
+
+Two rules about tokens:
+
+- a response is encoded **in context**: prompt and response together, then the prompt is cut off. Encoded alone, its
+  first token is another one under a tokenizer that marks the beginning of a text, as SentencePiece's do;
+- **text is data**: a control token (`<|im_end|>`) is one only where the template writes it. Inside a question, a
+  solution, an example or a response it is encoded letter by letter, like any other text (peers/controls.py).
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.config.sections import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
+from peers.controls import Controls
 from peers.source import load_tokenizer, model_directory
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
 PLAIN_STOP = ("\nQuestion:",)
+PROBE = "1 + 1?"  # a question for what depends on no question
 # for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
 TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
 
@@ -42,13 +51,17 @@ class PeerPrompts:
         self.tokenizer, self.peer, self.wording = tokenizer, peer, wording
         self.is_chat = has_template and peer.template != "plain"
         self.stop_strings = list(peer.stop if peer.stop is not None else () if self.is_chat else PLAIN_STOP)
+        turn = self._turn() if self.is_chat else ("", " ", "")
+        self.controls = Controls(tokenizer, "".join(turn))
+        self.separator = turn[1]
         eos = tokenizer.eos_token_id
-        end = self._end_of_turn() if self.is_chat else eos
+        end = self.controls.first_in(turn[2]) if self.is_chat else None
+        end = eos if end is None else end
         if end is None:
             raise UserError(f"peer {peer.name}: its tokenizer has no EOS token, so nothing can end a response")
         self.end_id: int = end
         self.stop_ids = sorted({self.end_id, eos} - {None})
-        self.yes_id, self.no_id = self.encode_response("Yes")[0], self.encode_response("No")[0]
+        self.yes_id, self.no_id = self._first_token("Yes"), self._first_token("No")
         if self.yes_id == self.no_id:
             raise UserError(f"peer {peer.name}: 'Yes' and 'No' begin with the same token; it cannot be a verifier")
 
@@ -70,27 +83,51 @@ class PeerPrompts:
 
     def all_of(self, kind: Kind, asked: Iterable[tuple[str, Sequence[str]]]) -> list[list[int]]:
         """Prompts of one kind for many (question, solutions): tokenised in one call, in half the time."""
-        texts = [self._text(kind, question, solutions) for question, solutions in asked]
-        if not texts:
-            return []
-        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self._encode([self._text(kind, question, solutions) for question, solutions in asked])
+
+    def encode_responses(self, asked: Sequence[tuple[str, str]]) -> list[list[int] | None]:
+        """Tokens of responses as they follow the prompt of their question, as (question, response), without the end
+        token; None where no token begins with the response, so that there is no clean cut.
+
+        The one re-encoding of a response for this peer.
+        """
+        texts = [self._text("solve", question, ()) for question, _ in asked]
+        return self._continuations(texts, [response for _, response in asked])
+
+    def encode_response(self, text: str) -> list[int]:
+        """`encode_responses` of one response where the question does not matter. Raises ValueError for no clean cut."""
+        found = self.encode_responses([(PROBE, text)])[0]
+        if found is None:
+            raise ValueError(f"{text!r} has no clean cut after a prompt")
+        return found
+
+    def _first_token(self, answer: str) -> int:
+        """The token with which an answer begins after the verifier's prompt."""
+        found = self._continuations([self._text("verify", PROBE, ("2",))], [answer])[0]
+        if not found:
+            raise UserError(
+                f"peer {self.peer.name}: its tokenizer joins the end of the prompt and the beginning of a response in "
+                "one token, so responses cannot be scored; use a chat template that does not end in white space"
+            )
+        return found[0]
+
+    def _continuations(self, prompts: list[str], responses: list[str]) -> list[list[int] | None]:
+        """Tokens of responses after rendered prompts; None where there is no clean cut."""
+        after = [self.controls.escape(f"{self.separator}{response}") if response else "" for response in responses]
+        wholes = self._encode([prompt + text for prompt, text in zip(prompts, after, strict=True)])
+        pairs = zip(self._encode(prompts), wholes, strict=True)
+        return [whole[len(before) :] if whole[: len(before)] == before else None for before, whole in pairs]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Tokens of rendered texts."""
+        found = self.controls.encode(texts)
         bos = None if self.is_chat else self.tokenizer.bos_token_id  # a chat template writes its own
         return found if bos is None else [[bos, *ids] for ids in found]
 
-    def encode_response(self, text: str) -> list[int]:
-        """The one re-encoding of a response's text for this peer, without the end token."""
-        if self.is_chat:
-            return list(self.tokenizer.encode(text, add_special_tokens=False))
-        # encoded after the words it follows: some tokenizers put a blank of their own before any text
-        before = list(self.tokenizer.encode("Answer:", add_special_tokens=False))
-        whole = list(self.tokenizer.encode(f"Answer: {text}", add_special_tokens=False))
-        if whole[: len(before)] == before:
-            return whole[len(before) :]
-        return list(self.tokenizer.encode(f" {text}", add_special_tokens=False))
-
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of response tokens, special tokens left out, white space kept."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}  # which would join " ." to "."
+        return str(self.tokenizer.decode(list(token_ids), **options))
 
     def cut(self, token_ids: Sequence[int]) -> list[int]:
         """Response tokens up to the one that holds the last visible character before any stop string or end token."""
@@ -132,36 +169,46 @@ class PeerPrompts:
         examples: Sequence[Example],
         closing: str = "",
     ) -> str:
+        """A prompt as text for `Controls.encode`: what comes from people or models is escaped."""
         if self.is_chat:
             return self._render_chat(request, question, solutions, examples, closing)
         parts = [request] if request else []
         parts += [f"{_body(e.question, e.solutions, closing)}\nAnswer: {e.response}" for e in examples]
         parts.append(f"{_body(question, solutions, closing)}\nAnswer:")
-        return "\n\n".join(parts)
+        return self.controls.escape("\n\n".join(parts))
 
     def _render_chat(
         self, request: str, question: str, solutions: Sequence[str], examples: Sequence[Example], closing: str
     ) -> str:
-        head = f"{request}\n\n" if request else ""
+        head, escape = f"{request}\n\n" if request else "", self.controls.escape
         messages = []
         for example in examples:
-            messages.append({"role": "user", "content": head + _body(example.question, example.solutions, closing)})
-            messages.append({"role": "assistant", "content": example.response})
-        messages.append({"role": "user", "content": head + _body(question, solutions, closing)})
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **TODAY)
-        return str(text)
+            asked = escape(head + _body(example.question, example.solutions, closing))
+            messages += [_message("user", asked), _message("assistant", escape(example.response))]
+        messages.append(_message("user", escape(head + _body(question, solutions, closing))))
+        return self._apply_template(messages, add_generation_prompt=True)
 
-    def _end_of_turn(self) -> int | None:
-        """The token that the chat template puts right after an assistant's words."""
-        turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Yes"}]
-        ids = list(self.tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False, **TODAY))
-        # many end-of-turn tokens have no role, so that `all_special_ids` alone does not have them
-        added = self.tokenizer.added_tokens_decoder
-        special = {*self.tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}
-        answer = self.tokenizer.encode("Yes", add_special_tokens=False)
-        last = max((i for i, token in enumerate(ids) if token in answer), default=len(ids))
-        eos: int | None = self.tokenizer.eos_token_id
-        return next((token for token in ids[last + 1 :] if token in special), eos)
+    def _apply_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        options = {"add_generation_prompt": add_generation_prompt, "tokenize": False, **TODAY}
+        return str(self.tokenizer.apply_chat_template(messages, **options))
+
+    def _turn(self) -> tuple[str, str, str]:
+        """What the chat template writes up to where a response begins, the white space that it puts before one, and
+        what it writes after it."""
+        asked, answer = [_message("user", "x")], "Yes"
+        prompt = self._apply_template(asked, add_generation_prompt=True)
+        whole = self._apply_template([*asked, _message("assistant", answer)], add_generation_prompt=False)
+        before, found, after = whole.rpartition(answer)
+        if not found:
+            raise UserError(
+                f"peer {self.peer.name}: its chat template leaves out what an assistant says; use template = 'plain'"
+            )
+        space = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        return prompt, "" if space.strip() else space, after
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def _body(question: str, solutions: Sequence[str], closing: str) -> str:
@@ -183,8 +230,8 @@ def load_all_prompts(config: Config) -> dict[str, PeerPrompts]:
 
 
 def token_identity(prompts: PeerPrompts) -> str:
-    """Peers with equal identities may exchange token ids: same tokenizer, same kind of template."""
+    """Peers with equal identities may exchange token ids: same tokenizer, same beginning of a response."""
     tokenizer: Any = prompts.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     about = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(f"{prompts.is_chat}/{about}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{prompts.is_chat}/{prompts.separator}/{about}".encode()).hexdigest()[:16]

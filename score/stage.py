@@ -55,6 +55,7 @@ PASSES = schema_of(PassRow)
 
 # The columns of chains that say which passes are needed.
 WHO = ("prompt_id", "peer", "role", "position", "is_aggregate", "answer", "finish_reason", "n_tokens")
+NO_CLEAN_CUT = "target_not_separable"  # the scorer's tokenizer joins the prompt's end and the target's beginning
 Passes = dict[tuple[str, str, str | None], tuple[float, int]]
 
 
@@ -147,6 +148,7 @@ class Scoring:
             summed = logprobs[span]
             rows.append({"prompt_id": prompt_id, "peer": peer, "logp": sum(summed), "n_tokens": len(summed)})
         shards.write_rows(rows, self.path(scorer, shard), PASSES)
+        advance(self.count(scorer, shard) - len(pairs), 0)  # without those whose target has no clean cut
         return sum(map(len, pairs))
 
     def passes(self, scorer: str, shard: int) -> tuple[list[tuple[str, str | None]], list[Pair], list[slice]]:
@@ -157,14 +159,14 @@ class Scoring:
         asked: list[tuple[str, tuple[str, ...]]] = []
         targets: list[list[int]] = []
         spans: list[slice] = []
-        for chain in read_chains(self.sources[shard]):
-            responses = self.asked_of(scorer, chain)
-            if not responses:
+        chains = [(chain, self.asked_of(scorer, chain)) for chain in read_chains(self.sources[shard])]
+        chains = [(chain, rows) for chain, rows in chains if rows]
+        aggregates = [chain.aggregate(rows[0]) for chain, rows in chains]
+        for (chain, rows), aggregate, target in zip(chains, aggregates, self.targets(scorer, aggregates), strict=True):
+            if target is None:
                 continue
-            aggregate = chain.aggregate(responses[0])
-            target = self.target(scorer, aggregate)
             span = self.span(scorer, aggregate, target)
-            for row in (responses[0], None, *responses[1:]):
+            for row in (rows[0], None, *rows[1:]):
                 keys.append((chain.id, row["peer"] if row else None))
                 asked.append((chain.question, (row["response"],) if row else ()))
                 targets.append(target)
@@ -172,13 +174,19 @@ class Scoring:
         prompts = self.prompts[scorer].all_of("solve", asked)
         return keys, [Pair(prompt, target) for prompt, target in zip(prompts, targets, strict=True)], spans
 
-    def target(self, scorer: str, row: ChainRow) -> list[int]:
-        """A response as target tokens of `scorer`, with its end token: from the file where the author shares the
-        tokenizer, else re-encoded."""
+    def targets(self, scorer: str, rows: list[ChainRow]) -> list[list[int] | None]:
+        """Responses as target tokens of `scorer`, with its end token: from the file where the author shares the
+        tokenizer, else re-encoded; None where that has no clean cut."""
         prompts = self.prompts[scorer]
-        same = self.identity[scorer] == self.identity[row["peer"]]
-        ids = list(row["token_ids"]) if same else prompts.encode_response(row["response"])
-        return [*ids, prompts.end_id]
+        kept = [self.shares_tokens(scorer, row["peer"]) for row in rows]
+        others = [(row["question"], row["response"]) for row, keep in zip(rows, kept, strict=True) if not keep]
+        encoded = iter(prompts.encode_responses(others))
+        found = [row["token_ids"] if keep else next(encoded) for row, keep in zip(rows, kept, strict=True)]
+        return [None if ids is None else [*ids, prompts.end_id] for ids in found]
+
+    def shares_tokens(self, scorer: str, author: str) -> bool:
+        """Whether a peer's token ids mean the same to a scorer."""
+        return self.identity[scorer] == self.identity[author]
 
     def span(self, scorer: str, row: ChainRow, target: list[int]) -> slice:
         """Which target tokens are summed."""
@@ -218,11 +226,26 @@ class Scoring:
         chains = list(read_chains(self.sources[shard]))
         agreement, measured = agreements([(c, self.responses(c)) for c in chains], grader), self.measured(shard)
         entropies = answer_entropies(chains, grader)
+        both = [(chain, row) for chain in chains for row in self.responses(chain)]
+        targets = self.trained(both)
         return [
-            self.row(chain, row, agreement, measured, entropies[chain.id, row["peer"]])
-            for chain in chains
-            for row in self.responses(chain)
+            self.row(chain, row, agreement, measured, entropies[chain.id, row["peer"]], targets[chain.id, row["peer"]])
+            for chain, row in both
         ]
+
+    def trained(self, both: list[tuple[Chain, ChainRow]]) -> dict[tuple[str, str], list[int] | None]:
+        """{(prompt, peer): target tokens of the text that the peer is trained on}; None where it has no clean cut."""
+        found: dict[tuple[str, str], list[int] | None] = {}
+        for peer in self.run.config.peer_names:
+            mine = [(chain, row) for chain, row in both if row["peer"] == peer]
+            texts = [self.trained_text(chain, row) for chain, row in mine]
+            for (chain, _), target in zip(mine, self.targets(peer, texts), strict=True):
+                found[chain.id, peer] = target
+        return found
+
+    def trained_text(self, chain: Chain, row: ChainRow) -> ChainRow:
+        """The response whose text is trained on."""
+        return TEXTS[self.run.config.score.target].of(row, chain.aggregate(row))
 
     def measured(self, shard: int) -> Passes:
         """{(scorer, prompt, whose response or None): (log-probability, tokens)} of a shard."""
@@ -240,17 +263,20 @@ class Scoring:
         agreement: dict[tuple[str, str], bool],
         measured: Passes,
         entropy: float,
+        target: list[int] | None,
     ) -> ScoreRow:
         """One row of the scores, before the weights of PMI; a trained aggregate's author has weight 1."""
         aggregate = chain.aggregate(row)
         peer, author = row["peer"], aggregate["peer"]
         section = self.run.config.score
-        dropped = drop_reason(chain, row, section)
-        trained_text = TEXTS[section.target].of(row, aggregate)
+        dropped = drop_reason(chain, row, section) or (NO_CLEAN_CUT if target is None else None)
         pmi = None
         if dropped is None and not row["is_aggregate"]:
             by = scorers(section.scorer, peer, author, self.run.config.peer_names)
-            pmi = combine([measurement(measured, scorer, chain.id, peer) for scorer in by])
+            if any((scorer, chain.id, None) not in measured for scorer in by):
+                dropped = NO_CLEAN_CUT
+            else:
+                pmi = combine([measurement(measured, scorer, chain.id, peer) for scorer in by])
         return {
             "prompt_id": chain.id, "peer": peer, "role": row["role"], "position": row["position"],
             "aggregate_peer": author,
@@ -261,7 +287,7 @@ class Scoring:
             "weight": 1.0 if dropped is None and row["is_aggregate"] else None, "drop_reason": dropped,
             "agrees": agreement.get((chain.id, peer), False), "answer_entropy": entropy,
             "question": chain.question,
-            "target": trained_text["response"], "target_token_ids": self.target(peer, trained_text),
+            "target": self.trained_text(chain, row)["response"], "target_token_ids": target or [],
         }  # fmt: skip
 
     # --- weights ---
@@ -285,11 +311,20 @@ class Scoring:
             counts["zero_weight"] += int((trained == 0).sum())
             reasons.update(table["drop_reason"].drop_null().to_pylist())
             others = pc.not_equal(table["peer"], table["aggregate_peer"])
+            counts["re_encoded"] += self.re_encoded(table)
             counts["agree_with_others"] += len(table.filter(pc.and_(table["agrees"], others)))
         return rows, {
             "to_train": counts["to_train"], "dropped": dict(reasons), "zero_weight": counts["zero_weight"],
             "median_pmi_nats_per_token": medians, "agree_with_others": counts["agree_with_others"],
+            "re_encoded": counts["re_encoded"],
         }  # fmt: skip
+
+    def re_encoded(self, table: pa.Table) -> int:
+        """How many rows of the scores have a target of another tokenizer, re-encoded for the peer."""
+        if self.run.config.score.target == "own":
+            return 0
+        who = table.filter(table["drop_reason"].is_null()).select(["peer", "aggregate_peer"]).to_pylist()
+        return sum(not self.shares_tokens(row["peer"], row["aggregate_peer"]) for row in who)
 
     def round_weights(self) -> tuple[dict[str, Iterator[float]], dict[str, float]]:
         """{peer: weights of its rows that have a PMI, in the order of the shards}, {peer: its median PMI per token}.

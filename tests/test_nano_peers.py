@@ -130,3 +130,14 @@ def test_a_round_through_vllm(tmp_path: Path) -> None:
     assert 0.4 < em[0] < 0.8 and em[1] > em[0]
     assert metrics.filter(pl.col("round") == 0)["verifier_auroc"].min() > 0.6  # type: ignore[operator]
     assert metrics["n"].to_list() == [32] * 12
+
+
+@pytest.mark.parametrize("name", CONFIG.peer_names)
+def test_a_response_encoded_in_context_is_what_the_engine_generated(name: str) -> None:
+    prompts = load_prompts(CONFIG, name)
+    engine = TransformersEngine(ROOT / "peers" / name, prompts, RuntimeSection(), "float32")
+    asked = [problem.question for problem in islice(problems("arith", "test", 0), 12)]
+    found = engine.generate([Request(prompts.solve(q), 0) for q in asked], GREEDY, lambda *_: None)
+    encoded = prompts.encode_responses([(q, c.text) for q, c in zip(asked, found, strict=True)])
+    assert [prompts.text(ids or []) for ids in encoded] == [c.text for c in found]
+    assert encoded == [c.token_ids for c in found]  # nano tokenizers write each digit and word in one way

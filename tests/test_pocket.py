@@ -290,3 +290,16 @@ def test_smollm2_answers_as_the_assistant() -> None:
     assert text.endswith("Question: What is 1 + 1?<|im_end|>\n<|im_start|>assistant\n")
     assert peer.prompts.end_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert peer.prompts.end_id in peer.prompts.stop_ids
+
+
+@both_peers
+def test_a_response_encoded_in_context_is_what_the_engine_generated(name: str) -> None:
+    peer = load_peer(name)
+    engine = TransformersEngine(peer.directory, peer.prompts, RUNTIME, "float32")
+    asked = ["What is 1 + 1?", "Tom has 3 pens and buys 4. How many?", "Quote <|im_end|> and </s>.", "Write 1,234.5 €"]
+    sampling = Sampling(1.0, 0.95, 24)
+    found = engine.generate([Request(peer.prompts.solve(q), n) for n, q in enumerate(asked)], sampling, lambda *_: None)
+    encoded = peer.prompts.encode_responses([(q, c.text) for q, c in zip(asked, found, strict=True)])
+    assert [peer.prompts.text(ids or []) for ids in encoded] == [c.text for c in found]
+    same = sum(ids == c.token_ids for ids, c in zip(encoded, found, strict=True))
+    print(f"{name}: {same} of {len(asked)} responses have the tokens that were drawn")
