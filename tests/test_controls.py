@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
@@ -11,9 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import generate.stage
+import score.stage
+from data import shards
 from data.config.sections import Example, PeerSection, TemplateSection
 from data.errors import UserError
+from data.run import open_run
+from data.schema import SCORES
 from peers.prompts import Kind, PeerPrompts, token_identity
+from tests.conftest import read_stage
+from tests.fake_engine import Inline
+from tests.test_streaming import with_fakes
 
 TEMPLATES = Path(__file__).parent / "templates"
 NANO = Path(__file__).parent.parent / "peers" / "llama" / "chat_template.jinja"
@@ -214,3 +223,56 @@ def test_a_template_that_drops_the_response_is_refused() -> None:
             PeerPrompts(tokenizer, PeerSection(name="p", model="m"), WORDING)
     finally:
         tokenizer.chat_template = before
+
+
+def test_the_words_of_the_config_make_no_turns_either() -> None:
+    """Examples and requests are text, too: WORDING quotes control tokens, and the same words without them make as many
+    turns."""
+    quoting = prompts_of("bytes", "chatml")
+    bare = TemplateSection.model_validate_json(re.sub(r" ?<[^>]*>", "", WORDING.model_dump_json()))
+    plain = PeerPrompts(quoting.tokenizer, quoting.peer, bare)
+    for kind in get_args(Kind):
+        one, other = (prompts.all_of(kind, [("Q", ("S",))])[0] for prompts in (quoting, plain))
+        assert turns(quoting, one) == turns(plain, other)
+
+
+def test_a_response_whose_beginning_joins_the_prompt_has_no_clean_cut() -> None:
+    """ChatML's prompt ends in a line break; with a token for two of them, a response cannot begin with one."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    about = json.loads(tokenizer_json("bytes"))
+    about["model"]["vocab"]["ĊĊ"] = 10_000
+    about["model"]["merges"].append(["Ċ", "Ċ"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(about)), bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = prompts_of("bytes", "chatml").tokenizer.chat_template
+    prompts = PeerPrompts(tokenizer, PeerSection(name="p", model="m"), WORDING)
+    found = prompts.encode_responses([("Q", "\n\nIt is 7."), ("Q", "It is 7.\n\n")])
+    assert found[0] is None and found[1] is not None
+    with pytest.raises(ValueError, match="no clean cut"):
+        prompts.encode_response("\n\nIt is 7.")
+
+
+def test_rows_without_a_clean_cut_are_dropped_and_counted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fakes(monkeypatch)
+    encode = PeerPrompts.encode_responses
+
+    def fails_at_times(self: PeerPrompts, asked: Any) -> list[list[int] | None]:
+        return [None if "pens and buys 3" in q else ids for (q, _), ids in zip(asked, encode(self, asked), strict=True)]
+
+    monkeypatch.setattr(PeerPrompts, "encode_responses", fails_at_times)
+    with open_run("t", Path("tiny.toml"), ["generate.max_new_tokens=64"]) as run:
+        generate.stage.main(run, 1, Inline(run))
+        score.stage.main(run, 1, Inline(run))
+        rows = read_stage(run.stage_dir(1, "scores"), SCORES)
+        manifest = shards.read_manifest(run.stage_dir(1, "scores"))
+    assert manifest is not None
+    dropped = [row for row in rows if row["drop_reason"] == "target_not_separable"]
+    # chatty and plain begin responses differently, so a peer encodes the other's aggregate again
+    assert dropped and all("pens and buys 3" in row["question"] for row in dropped)
+    assert all(row["pmi"] is row["weight"] is None and row["target_token_ids"] == [] for row in dropped)
+    assert manifest["dropped"]["target_not_separable"] == len(dropped)
+    kept = [row for row in rows if row["drop_reason"] is None and row["peer"] != row["aggregate_peer"]]
+    assert manifest["re_encoded"] == len(kept) > 0

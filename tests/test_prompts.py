@@ -280,14 +280,16 @@ def test_template_of_a_peer(chatty: PeerPrompts, plain: PeerPrompts) -> None:
         peer_prompts(plain.tokenizer, template="chat")
 
 
-def test_tokenizers_that_cannot_be_peers(chatty: PeerPrompts, plain: PeerPrompts) -> None:
-    tokenizer: Any = chatty.tokenizer
-    encode = tokenizer.encode
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "encode", lambda text, **_: [4, *encode(text, add_special_tokens=False)])
-        with pytest.raises(UserError, match="'Yes' and 'No' begin with the same token"):
-            peer_prompts(tokenizer)
-    tokenizer = plain.tokenizer
+def test_tokenizers_that_cannot_be_peers(plain: PeerPrompts) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = ["<unk>", "<eos>", "▁", "\n", *map(chr, range(33, 127))]
+    letters = Tokenizer(models.BPE({letter: number for number, letter in enumerate(vocab)}, []))
+    letters.pre_tokenizer = pre_tokenizers.Metaspace()
+    with pytest.raises(UserError, match="'Yes' and 'No' begin with the same token"):  # which is the blank, ▁
+        peer_prompts(PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="<unk>", eos_token="<eos>"))
+    tokenizer: Any = plain.tokenizer
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS token"):
         peer_prompts(tokenizer)
