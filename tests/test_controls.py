@@ -255,7 +255,10 @@ def test_a_response_whose_beginning_joins_the_prompt_has_no_clean_cut() -> None:
         prompts.encode_response("\n\nIt is 7.")
 
 
-def test_rows_without_a_clean_cut_are_dropped_and_counted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scorer", ["own", "aggregator"])  # the aggregator can measure what the peer cannot train on
+def test_rows_without_a_clean_cut_are_dropped_and_counted(
+    scorer: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_fakes(monkeypatch)
     encode = PeerPrompts.encode_responses
 
@@ -263,7 +266,7 @@ def test_rows_without_a_clean_cut_are_dropped_and_counted(project: Path, monkeyp
         return [None if "pens and buys 3" in q else ids for (q, _), ids in zip(asked, encode(self, asked), strict=True)]
 
     monkeypatch.setattr(PeerPrompts, "encode_responses", fails_at_times)
-    with open_run("t", Path("tiny.toml"), ["generate.max_new_tokens=64"]) as run:
+    with open_run("t", Path("tiny.toml"), ["generate.max_new_tokens=64", f"score.scorer={scorer}"]) as run:
         generate.stage.main(run, 1, Inline(run))
         score.stage.main(run, 1, Inline(run))
         rows = read_stage(run.stage_dir(1, "scores"), SCORES)
