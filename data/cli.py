@@ -7,32 +7,54 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
-from data.errors import UserError
+from data.errors import UserError, trouble
+from data.streams import open_streams, settle
 
 
 def start(app: typer.Typer, module: str) -> None:
     """Run a command line; wrong options are one line and status 2, too."""
-    try:
-        app(prog_name=f"python -m {module}", standalone_mode=False)
-    except typer.TyperException as error:
-        message = getattr(error, "format_message", error.__str__)()
-        print(f"error: {message} (python -m {module} --help lists the options)", file=sys.stderr)
-        raise SystemExit(2) from None
+    open_streams()
+
+    def call() -> None:
+        try:
+            app(prog_name=f"python -m {module}", standalone_mode=False)
+        except typer.TyperException as error:
+            message = getattr(error, "format_message", error.__str__)()
+            raise UserError(f"{message} (python -m {module} --help lists the options)") from None
+
+    guarded(call)
 
 
 def guarded(body: Callable[[], None]) -> None:
-    """Run a command's body: a UserError is one line and status 2, Ctrl-C is status 130."""
+    """Run a command's body: a UserError, and what the machine lacks (`data.errors.trouble`), is one line and status 2,
+    Ctrl-C is status 130, an output without a reader (`| head`) status 141, as if SIGPIPE had ended it."""
     try:
         body()
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(f"error: {error}", 2)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        _end("interrupted: run the same command again to go on where it stopped", 130)
+    except BrokenPipeError:
+        _end("stopped, since nobody reads the output any more: the same command goes on where it stopped", 141)
+    except Exception as error:
+        told = trouble(error)
+        if told is None:
+            raise
+        _end(f"error: {told}", 2)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    with suppress(OSError):  # stderr may be what is full
+        print(line, file=sys.stderr, flush=True)
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        settle(stream, number)
+    raise SystemExit(status) from None
 
 
 def quiet_environment() -> None:

@@ -6,13 +6,23 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+from data.streams import NARROW, settle
+
+
+class _Console(Console):
+    """A console that leaves what to do without a reader to the command line (data/cli.py)."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # what is being handled: it is called from there
+
+
+console = _Console(highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 140)
 PLAIN_SECONDS = 15.0  # between two progress lines when the output is no terminal
 
 
@@ -23,26 +33,30 @@ def chatter_to(path: Path) -> Iterator[None]:
     The file descriptors themselves are redirected, since vLLM and its compiled parts write below Python's streams.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    terminal = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    previous = console._file  # None: whatever sys.stdout is at the time
-    console.file = terminal
     with path.open("ab") as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        terminal = os.fdopen(os.dup(1), "w", buffering=1, encoding=_encoding(), errors=NARROW)
+        previous = console._file  # None: whatever sys.stdout is at the time
+        console.file = terminal
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
             yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            for descriptor in saved:
-                os.close(descriptor)
+            for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+                settle(stream, number)  # the log's disk may be full
+                os.dup2(saved[number - 1], number)
+                os.close(saved[number - 1])
             console._file = previous
-            terminal.close()
+            with suppress(OSError):
+                terminal.close()
+
+
+def _encoding() -> str:
+    """Of what the person sees; where standard output is no terminal and no file of text (in tests), UTF-8."""
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 class Task:

@@ -6,24 +6,24 @@ data/README.md has the whole list.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from data import shards
 from data.config.load import differences, load_config, parse_config
-from data.config.sections import Config
+from data.config.sections import NAME, NAME_BYTES, Config
 from data.errors import UserError
 from data.hashing import digest
+from data.locks import locked
 from data.questions import shuffled, unique_questions
 from data.schema import PROMPTS
 
 RUNS = Path("runs")
+NOTHING_MADE = (shards.STARTED, "~too-long.json", ".tmp")  # ends of the names of files that hold no work
 OUTPUT = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}  # folders by stage
 
 
@@ -77,6 +77,15 @@ def stage_is_finished(run: str, stage: str, round_: int) -> bool:
     return (RUNS / run / f"round={round_}" / OUTPUT[stage] / shards.SUCCESS).is_file()
 
 
+def check_name(run: str) -> None:
+    """Raises UserError for what cannot be the name of a run."""
+    if not re.fullmatch(NAME, run) or len(run) > NAME_BYTES:
+        raise UserError(
+            f"--run {run[: 2 * NAME_BYTES]!r}: expected a name of at most {NAME_BYTES} letters, digits, '.', '_' and "
+            "'-' that begins with one of the first two kinds and does not end in '.'; it is a folder in runs/"
+        )
+
+
 @contextmanager
 def open_run(
     name: str,
@@ -90,39 +99,43 @@ def open_run(
     Without a config file an existing run's frozen config is used. Raises UserError if another process holds the run,
     the config conflicts with the frozen one, or the questions are not usable.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise UserError(
-            f"--run {name!r}: expected a name of letters, digits, '.', '_' and '-'; it is a folder in runs/"
-        )
+    check_name(name)
     root = RUNS / name
     frozen_path = root / "config.json"
     if config_path is None and not frozen_path.is_file():
         raise UserError(f"run {name!r} does not exist yet: give its config with --config FILE (configs/ has some)")
     given = load_config(config_path, overrides) if config_path is not None else None
-    root.mkdir(parents=True, exist_ok=True)
     with locked(root):
-        config = _resolve(frozen_path, given, overrides)
-        resolved(config)
-        run = Run(name, config)
-        if not frozen_path.is_file() or shards.read_manifest(run.prompts_dir) is None:
-            _write_prompts(run)
-        yield run
-
-
-@contextmanager
-def locked(root: Path, ways_out: str = "wait for it, stop it, or use another --run name") -> Iterator[None]:
-    """Hold a folder's lock; the system releases it when the process ends, however it ends."""
-    with (root / ".lock").open("a+") as file:
+        first = not frozen_path.is_file()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UserError(f"{root} is in use by another process (pid {holder}); {ways_out}") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+            config = _resolve(frozen_path, given, overrides)
+            resolved(config)
+            run = Run(name, config)
+            if not frozen_path.is_file() or shards.read_manifest(run.prompts_dir) is None:
+                _write_prompts(run)
+            yield run
+        except BaseException:
+            if first:
+                with suppress(OSError):  # the first error is the one to tell
+                    _forget(root)
+            raise
+
+
+def _forget(root: Path) -> None:
+    """Remove what a first call that failed leaves, unless a stage has made something: the corrected command is a first
+    call, too. Of a call that got as far as its models the logs stay."""
+    begun, rounds = (root / "config.json").is_file(), [path for path in root.glob("round=*/**/*") if path.is_file()]
+    logs = [path for path in rounds if path.parent.name == "logs"]
+    if any(not path.name.endswith(NOTHING_MADE) for path in rounds if path not in logs):
+        return
+    kept = [path for path in logs if begun and path.stat().st_size]
+    for path in (root / "config.json", *root.glob("prompts/*"), *rounds, root / ".lock"):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+    folders = (path for path in (*root.glob("prompts"), *root.glob("round=*"), *root.glob("round=*/**/*"), root))
+    for path in sorted((path for path in folders if path.is_dir()), reverse=True):  # those inside others first
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:

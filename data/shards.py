@@ -12,14 +12,14 @@ import json
 import os
 import shutil
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import UserError
+from data.errors import UserError, trouble
 from data.schema import schema_of
 
 SUCCESS = "_SUCCESS.json"
@@ -45,10 +45,25 @@ def write_table(table: pa.Table, path: Path) -> None:
     for field in table.schema:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"{path.name}: column {field.name} has nulls and must not")
+    with writing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name for the block to write a file under, which then is flushed to disk and gets its final name. What
+    a block that fails has written is removed: on a full disk it would take the room that is lacking."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    replace(temporary, path)
+    try:
+        yield temporary
+        replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # which Arrow does not tell
+        raise
 
 
 def replace(temporary: Path, path: Path) -> None:
@@ -59,11 +74,10 @@ def replace(temporary: Path, path: Path) -> None:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write JSON atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    replace(temporary, path)
+    """Write JSON atomically. Raises ValueError for a number that is not finite: JSON has none."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -71,6 +85,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if trouble(error):
+            raise  # deleting it would not help
         raise UserError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
 
 
@@ -120,6 +136,8 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
+        if trouble(error):
+            raise
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"shard {path} is damaged ({first}); delete {_unit(path)} and run its stage again") from error
 

@@ -323,9 +323,8 @@ def write_report(run: str, guard: GuardSection | None = None) -> list[Table | st
         page.print(table)
         page.print()
     path = RUNS / run / "report.html"
-    temporary = path.with_suffix(".html.tmp")
-    temporary.write_text(page.export_html(), encoding="utf-8")
-    shards.replace(temporary, path)
+    with shards.writing(path) as temporary:
+        temporary.write_text(page.export_html(), encoding="utf-8")
     return tables
 
 

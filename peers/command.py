@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from peers.workers import Processes, Workers
 
     Main = Callable[["Run", int, "Workers"], None]  # what a stage does in one round
+
+
+LAST_ROUND = 100_000  # all steps up to it are listed
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def steps_app(
     @app.command(help=summary)
     def command(
         run: Annotated[str, typer.Option(help="Name of the run: its files are in runs/<name>.")],
-        round_: Annotated[int, typer.Option("--round", min=first_round, help="Number of the round.")],
+        round_: Annotated[int, typer.Option("--round", min=first_round, max=LAST_ROUND, help="Number of the round.")],
         config: Annotated[
             Path | None, typer.Option(help="TOML config; needed once, then the run has it frozen.")
         ] = None,
@@ -112,7 +116,8 @@ def do_step(step: Step, run: "Run", workers: "Processes") -> None:
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException:
-            traceback.print_exc()  # into the log as well
+            with suppress(OSError):  # the log's disk may be what is full
+                traceback.print_exc()  # into the log as well
             raise
         finally:
             workers.release()

@@ -120,9 +120,13 @@ def merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: in
         for stale in checkpoint.parent.parent.glob(f"round=*/{name}"):
             (stale / stamp.name).unlink(missing_ok=True)  # first: half a checkpoint must not look like a whole one
             shutil.rmtree(stale)
-    write_merged(base, adapter, work, dtype, seed)
-    shards.write_json({"adapter": adapter_checksum}, work / stamp.name)
-    os.replace(work, checkpoint)
+    try:
+        write_merged(base, adapter, work, dtype, seed)
+        shards.write_json({"adapter": adapter_checksum}, work / stamp.name)
+        os.replace(work, checkpoint)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)  # on a full disk it would take the room that is lacking
+        raise
 
 
 def adapter_identity(peer: PeerSection, base: Path) -> dict[str, Any]:

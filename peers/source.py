@@ -6,7 +6,6 @@ has only pickled weights is refused.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import glob
 import hashlib
@@ -15,11 +14,13 @@ import os
 import shutil
 from collections.abc import Callable
 from importlib import util
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.config.sections import Config, PeerSection
-from data.errors import UserError
+from data.errors import UserError, trouble
+from data.locks import take
 from data.shards import checksum
 from peers.checks import check_directory
 
@@ -102,6 +103,8 @@ def _downloaded(peer: PeerSection) -> Path:
     try:
         return Path(snapshot_download(peer.model, revision=peer.revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        if trouble(error):  # the hub's cache is on a full disk, say
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"peer {peer.name}: {peer.model!r} is no local directory and cannot be fetched from the hub: {reason}"
@@ -165,8 +168,9 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
     from data.console import console
 
     CACHE.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be at it: wait for its result
+    path = target.with_name(f"{target.name}.lock")
+    with FileIO(path, "w") as lock:
+        take(lock, path, wait=True)  # another run may be at it: wait for its result
         if (target / "config.json").is_file():
             return target
         console.print(f"  converting {source.name} for peer {peer.name} (once; the result is kept in {CACHE})")
@@ -177,6 +181,8 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
             make(work)
         except Exception as error:
             shutil.rmtree(work, ignore_errors=True)
+            if trouble(error):
+                raise
             raise UserError(f"peer {peer.name}: {source} cannot be converted: {error!r}") from error
         os.replace(work, target)
     return target

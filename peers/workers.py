@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import TextIOBase
@@ -30,8 +30,9 @@ from typing import IO, Any, NoReturn, Protocol, cast
 from tqdm import tqdm
 
 from data.console import Task, console
-from data.errors import UserError
+from data.errors import UserError, trouble
 from data.run import Run
+from data.streams import open_streams, settle
 from peers.placement import fits_together, gpu_is_there
 
 Advance = Callable[[int, int], None]
@@ -196,6 +197,7 @@ class _Worker:
 
 def _serve(connection: Connection, run: Run, folder: Path, busy: Any) -> None:
     """Do jobs in `folder` until the other end of the pipe is gone."""
+    open_streams()
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -213,22 +215,24 @@ def _serve(connection: Connection, run: Run, folder: Path, busy: Any) -> None:
             log, work, arguments = connection.recv()
         except EOFError:
             return
-        if log is not None:
-            _print_to(log)
         with busy.get_lock():
             busy.value += 1
         balance()
         try:
+            if log is not None:
+                _print_to(log)
             answer = "done", work(run, *arguments, advance)
         except UserError as error:
             answer = "refused", error
-        except Exception:
-            traceback.print_exc()
-            answer = "failed", traceback.format_exc()
+        except Exception as error:
+            with suppress(OSError):  # the log's disk may be what is full
+                traceback.print_exc()
+            told = trouble(error)
+            answer = ("failed", traceback.format_exc()) if told is None else ("refused", UserError(told))
         with busy.get_lock():
             busy.value -= 1
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            settle(stream, number)
         connection.send(answer)
 
 
@@ -273,8 +277,7 @@ def _print_to(log: Path) -> None:
     """Send what libraries print, on whatever level, to a stage's log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        settle(stream, number)
+        os.dup2(descriptor, number)
     os.close(descriptor)

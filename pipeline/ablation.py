@@ -26,7 +26,7 @@ from data.console import console
 from data.errors import UserError
 from data.guard import Collapse
 from data.keep import keep_path
-from data.run import RUNS, Run, metrics_path, open_run, stage_is_finished
+from data.run import RUNS, Run, check_name, metrics_path, open_run, stage_is_finished
 from data.schema import ABLATION
 from data.shards import Row
 from evaluate.intervals import estimate
@@ -70,8 +70,10 @@ class Ablation:
             )
         self.compared = [arms[known.index(other)] for other in asked if other in known]
         for arm in arms:  # before any work
+            check_name(self.run_name(arm, self.seeds[-1]))  # the longest
             try:
                 resolved = load_config(config, self.overrides_of(arm, first))
+                load_config(config, self.overrides_of(arm, self.seeds[-1]))
             except UserError as error:
                 raise UserError(f"arm {arm.name}: {error}") from error
             if arm.oracle:

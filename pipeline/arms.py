@@ -44,7 +44,7 @@ def load_arm(name: str) -> Arm:
         raise UserError(f"there is no arm {name!r}: expected one of {known}, or the path of a TOML file")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     oracle = raw.pop("oracle", False)
     if not isinstance(oracle, bool):
@@ -64,6 +64,6 @@ def _flat(table: dict[str, Any], path: Path, prefix: str = "") -> list[str]:
     for key, value in table.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             raise UserError(f"{path}: an arm changes single keys; [[{prefix}{key}]] is a list of tables")
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False, default=str)  # a date is refused by the config
         found += _flat(value, path, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={text}"]
     return found

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from data.config.load import load_config
 from data.config.sections import PeerSection
 from data.errors import UserError
+from data.locks import locked
 from data.nano import problems, source
-from data.run import locked
 from peers.logprob.model import LanguageModel
 from peers.nano import pretrain
 from peers.nano.examples import MISREAD_SHARE, MISREADS, Kind, candidate, misread_by, stream, wrong_solution

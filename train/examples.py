@@ -12,7 +12,7 @@ from typing import overload
 import pyarrow as pa
 
 from data.schema import TOKENS
-from data.shards import replace
+from data.shards import writing
 from peers.logprob.model import Pair
 from train.loop import TrainingExample
 
@@ -23,12 +23,13 @@ EXAMPLES = pa.schema([pa.field(name, kind, nullable=False) for name, kind in (
 
 def write_examples(tables: Iterable[pa.Table], path: Path) -> None:
     """Write tables of EXAMPLES one after the other as one Arrow IPC file, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, EXAMPLES) as writer:
+    with (
+        writing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, EXAMPLES) as writer,
+    ):
         for table in tables:
             writer.write_table(table)
-    replace(temporary, path)
 
 
 class Examples(Sequence[TrainingExample]):

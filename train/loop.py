@@ -13,7 +13,7 @@ import torch
 
 from data.config.sections import TrainSection
 from data.errors import UserError
-from data.shards import replace
+from data.shards import writing
 from peers.logprob.model import LanguageModel, Pair, inputs_of, load_model
 from train.lora import fuse, refresh
 from train.loss import optimiser_steps, weighted_nll
@@ -150,14 +150,13 @@ def _checkpoint(
 ) -> None:
     from peft import get_peft_model_state_dict
 
-    work.mkdir(parents=True, exist_ok=True)
     state = {
         "adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(), "step": step, "losses": losses, "tokens": tokens,
     }  # fmt: skip
-    temporary = work / f"{CHECKPOINT}.tmp"
-    torch.save(state, temporary)
-    replace(temporary, work / CHECKPOINT)
+    # torch's own writer, which it takes for a path, tells neither of a full disk nor of anything else in words
+    with writing(work / CHECKPOINT) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int, list[float], int]:

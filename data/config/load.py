@@ -24,7 +24,7 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         raise UserError(f"config file {path} does not exist; give an existing one with --config (configs/ has some)")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, brackets in brackets
         raise UserError(f"{path} is not valid TOML: {error}") from error
     return parse_config(raw, str(path), overrides)
 
@@ -63,6 +63,7 @@ def _explain(key: str, kind: str, message: str, found: Any) -> str:
     if kind == "missing":
         return f"missing key {key!r}"
     message = message.removeprefix("Value error, ")
+    found = f"{found:.60}…" if isinstance(found, str) and len(found) > 100 else found
     return f"{key}: {message} (found {found!r})" if key and kind != "value_error" else f"{key} {message}".strip()
 
 
@@ -72,7 +73,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override!r}: expected section.key=value, for example --set generate.temperature=0.8")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = (
             None if text.strip() == "null" else text
         )  # a bare word is a string: --set score.weighting=rank needs no quotes in the shell

@@ -8,32 +8,55 @@ go on, never what: `runtime` and `guard`.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?"  # in file names: none that a file system changes or takes apart
+NAME_BYTES = 100
+FILE_NAME_BYTES = 255  # what file systems allow
+UNIT_NAME_BYTES = len("cross~~~~00000.parquet.tmp")  # of evaluate's longest file name, without the three names in it
 Name = Field(
-    pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Short name, used in file names and tables; not mean."
+    pattern=f"^{NAME}$", max_length=NAME_BYTES, description="Short name, used in file names and tables; not mean."
 )
 MEAN = "mean"  # in tables, of all peers or benchmarks
+MANY = 2**31 - 1  # of what is counted: the files have 32 bits for it
+COLDEST = 0.01  # below, logits over the temperature leave the range of a float, and vLLM takes it for greedy
+
+
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
+    """A frozen section that refuses unknown keys.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    Numbers are numbers, and finite: no `true`, no "3"; a whole one may stand for a float, not the other way round. (A
+    list stands for a tuple, TOML having no other, and a switch may be spelt True in --set: such fields are not strict.)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        texts = [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, str)]
+        if any(re.search("[\0\ud800-\udfff]", text) for text in texts):
+            raise ValueError("has a NUL character or bytes that are not UTF-8, which no prompt and no file can have")
+        return value
 
 
 class Example(Section):
     """One worked example for the prompt."""
 
-    question: str = Field(min_length=1, description="The question.")
+    question: Text = Field(description="The question.")
     solutions: tuple[str, ...] = Field(
         (),
+        strict=False,
         description="Earlier solutions shown with it (review and verify examples); empty for a plain example.",
     )
-    response: str = Field(min_length=1, description="The response the model is shown as the right way to answer.")
+    response: Text = Field(description="The response the model is shown as the right way to answer.")
 
 
 class RunSection(Section):
@@ -41,7 +64,7 @@ class RunSection(Section):
 
     seed: int = Field(17, ge=0, lt=2**31, description="Seed of the shuffle, the orders, sampling and training.")
     shard_questions: int = Field(
-        512, ge=1, description="Questions per shard: the largest piece of work that a kill can cost."
+        512, ge=1, le=MANY, description="Questions per shard: the largest piece of work that a kill can cost."
     )
     adapters: Literal["merged", "unmerged"] = Field(
         "merged",
@@ -53,40 +76,44 @@ class RunSection(Section):
 class SourceSection(Section):
     """Where questions come from."""
 
-    source: str = Field(
-        min_length=1,
+    source: Text = Field(
         description="A .jsonl, .parquet or .csv file (glob patterns and hf://datasets/... work), a local dataset "
         "folder, the name of a dataset on the Hugging Face hub, or nano: the project's own questions (data/nano.py).",
     )
-    split: str = Field(
+    split: Text = Field(
         "train",
         description="Split, for a dataset name or folder; of nano: train, validation, test (or pretrain, which its "
         "peers were made from).",
     )
-    subset: str | None = Field(
+    subset: Text | None = Field(
         None, description="Configuration (subset) of the dataset, for a name; arith or simul of nano."
     )
-    revision: str | None = Field(None, description="Revision of the dataset, for a name.")
-    question_column: str = Field("question", description="Column that holds the question.")
+    revision: Text | None = Field(None, description="Revision of the dataset, for a name.")
+    question_column: Text = Field("question", description="Column that holds the question.")
     rows: tuple[int, int] | None = Field(
-        None, description="Only rows [first, end) of the source, before the shuffle: splits one file in two."
+        None,
+        strict=False,
+        description="Only rows [first, end) of the source, before the shuffle: splits one file in two.",
     )
     limit: int | None = Field(
-        None, ge=1, description="At most this many questions, after the shuffle (of a benchmark: the same in all runs)."
+        None,
+        ge=1,
+        le=MANY,
+        description="At most this many questions, after the shuffle (of a benchmark: the same in all runs).",
     )
 
     @field_validator("rows")
     @classmethod
     def _rows_ascend(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
-        if rows is not None and not 0 <= rows[0] < rows[1]:
-            raise ValueError(f"rows must be [first, end) with 0 <= first < end, found {list(rows)}")
+        if rows is not None and not 0 <= rows[0] < rows[1] <= MANY:
+            raise ValueError(f"rows must be [first, end) with 0 <= first < end <= {MANY}, found {list(rows)}")
         return rows
 
 
 class PromptsSection(SourceSection):
     """The unlabelled questions to train on."""
 
-    shuffle: bool = Field(True, description="Shuffle (seeded) before the limit is applied.")
+    shuffle: bool = Field(True, strict=False, description="Shuffle (seeded) before the limit is applied.")
     overlap: Literal["refuse", "drop", "transductive"] = Field(
         "refuse",
         description="What to do with training questions that a benchmark also has: stop, drop them, or keep them "
@@ -98,7 +125,7 @@ class BenchmarkSection(SourceSection):
     """Questions with gold answers, read by evaluate alone."""
 
     name: str = Name
-    answer_column: str = Field("answer", description="Column that holds the gold answer.")
+    answer_column: Text = Field("answer", description="Column that holds the gold answer.")
     answers: Literal["math", "numbers"] = Field(
         "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
     )
@@ -121,20 +148,22 @@ class TemplateSection(Section):
         "step. Put the final answer in \\boxed{}.",
         description="Asks for the final solution from all of them (aggregate = 'synthesis').",
     )
-    verify: str = Field(
+    verify: Text = Field(
         "Is the proposed solution correct? Answer Yes or No.", description="Asks the verifier for Yes or No."
     )
-    verify_cot: str = Field(
+    verify_cot: Text = Field(
         "Check the proposed solution step by step in a few short sentences: is every step right, and does it answer "
         'the question? Then write a last line that is only "Yes" if it is correct or only "No" if it is not.',
         description="Asks the verifier for a critique that ends in Yes or No (verifier = 'cot').",
     )
     examples: tuple[Example, ...] = Field(
         (),
+        strict=False,
         description="Worked examples; those with solutions are shown in review prompts, the others elsewhere.",
     )
     verify_examples: tuple[Example, ...] = Field(
         (),
+        strict=False,
         description="Worked examples for the verifier: one solution each, response Yes or No. Not shown where it "
         "writes a critique.",
     )
@@ -144,20 +173,32 @@ class PeerSection(Section):
     """One peer: a base model and how to talk to it."""
 
     name: str = Name
-    model: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    model: Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] = Field(
         description="Hub name, model directory, GGUF file, or package:MODULE/FILE for a file inside an installed "
         "package; a list is one GGUF file in pieces."
     )
-    revision: str | None = Field(None, description="Revision, for a hub name.")
+    revision: Text | None = Field(None, description="Revision, for a hub name.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the weights in use.")
     template: Literal["auto", "chat", "plain"] = Field(
         "auto",
         description="The tokenizer's chat template or the plain one; auto: chat where the tokenizer has one.",
     )
     stop: tuple[str, ...] | None = Field(
-        None, description="Strings that end a response; default: none for chat, '\\nQuestion:' for plain."
+        None,
+        strict=False,
+        description="Strings that end a response; default: none for chat, '\\nQuestion:' for plain.",
     )
     templates: TemplateSection | None = Field(None, description="This peer's own wording, instead of [templates].")
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_have_something_to_stop_at(cls, stop: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if any(not text.strip(" \t") for text in stop or ()):  # a line break is no blank: base models may stop at one
+            raise ValueError(
+                "has a string that is empty or blank, which would end every response at its beginning or after "
+                "its first word; leave it out ([] for no stop strings)"
+            )
+        return stop
 
 
 class GenerateSection(Section):
@@ -172,16 +213,26 @@ class GenerateSection(Section):
         description="The aggregate: last response, majority by equivalent answers, one more response, or (controls "
         "without peers) each model's own response to the question alone, and the majority of several such samples.",
     )
-    votes: int = Field(8, ge=2, description="Samples of each peer that vote under aggregate = 'self-vote'.")
+    votes: int = Field(8, ge=2, le=MANY, description="Samples of each peer that vote under aggregate = 'self-vote'.")
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
-    max_new_tokens: int = Field(512, ge=1, description="Longest response in tokens.")
+    max_new_tokens: int = Field(512, ge=1, le=MANY, description="Longest response in tokens.")
     context_tokens: int = Field(
-        4096, ge=16, description="Longest prompt plus response in tokens; score puts one more response after it."
+        4096,
+        ge=16,
+        le=MANY,
+        description="Longest prompt plus response in tokens; score puts one more response after it.",
     )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto", description="Inference engine; auto: vLLM where it is installed, else transformers."
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _cold_is_greedy(cls, temperature: float) -> float:
+        if 0 < temperature < COLDEST:
+            raise ValueError(f"must be 0 (greedy) or at least {COLDEST}, found {temperature}")
+        return temperature
 
     @model_validator(mode="after")
     def _prompts_have_room(self) -> GenerateSection:
@@ -224,17 +275,17 @@ class ScoreSection(Section):
         description="Weight as a decreasing function of PMI per token (agreement, entropy, uniform, shuffled: "
         "controls).",
     )
-    beta: float = Field(5.0, gt=0, description="Steepness of sigmoid and exp, per nat/token.")
-    center: Literal["median"] | float = Field(
+    beta: float = Field(5.0, gt=0, le=1e6, description="Steepness of sigmoid and exp, per nat/token.")
+    center: Literal["median"] | Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
         "median", description="c of sigmoid and exp, in nats/token; 'median' is taken over the peer's round."
     )
-    weight_min: float = Field(0.05, ge=0, description="Lower clip, before the division by the mean.")
-    weight_max: float = Field(20.0, gt=0, description="Upper clip, before the division by the mean.")
+    weight_min: float = Field(0.05, ge=0, le=1e6, description="Lower clip, before the division by the mean.")
+    weight_max: float = Field(20.0, gt=0, le=1e6, description="Upper clip, before the division by the mean.")
     target: Literal["aggregate", "own"] = Field(
         "aggregate", description="Text to train on: the aggregate, or (ablation) the peer's own response."
     )
     train_final: bool = Field(
-        False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
+        False, strict=False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
     )
 
     @model_validator(mode="after")
@@ -248,16 +299,17 @@ class TrainSection(Section):
     """LoRA."""
 
     rank: int = Field(16, ge=1, le=512, description="LoRA rank.")
-    alpha: int = Field(32, ge=1, description="LoRA alpha; the update is scaled by alpha / rank.")
-    lr: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
+    alpha: int = Field(32, ge=1, le=MANY, description="LoRA alpha; the update is scaled by alpha / rank.")
+    lr: float = Field(2e-4, gt=0, le=10, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay of the adapter.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping by global norm.")
-    batch_size: int = Field(32, ge=1, description="Examples per optimiser step.")
-    epochs: int = Field(1, ge=1, description="Passes over the round's examples.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW weight decay of the adapter.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradient clipping by global norm.")
+    batch_size: int = Field(32, ge=1, le=MANY, description="Examples per optimiser step.")
+    epochs: int = Field(1, ge=1, le=MANY, description="Passes over the round's examples.")
     merge_fidelity: bool = Field(
         False,
+        strict=False,
         description="Measure merge fidelity: how much of the adapter's effect on the loss the merged checkpoint keeps. "
         "Three float32 models more per peer and round.",
     )
@@ -266,8 +318,10 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """Exact match and the generator-verifier gap."""
 
-    samples: int = Field(8, ge=2, description="k: sampled responses per question, for the gap, pass@k and maj@k.")
-    temperature: float = Field(0.7, gt=0, le=5, description="Temperature of the samples.")
+    samples: int = Field(
+        8, ge=2, le=MANY, description="k: sampled responses per question, for the gap, pass@k and maj@k."
+    )
+    temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of the samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
     keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
     verifier: Literal["logit", "cot"] = Field(
@@ -275,19 +329,22 @@ class EvaluateSection(Section):
         description="How a sample is verified: by log p(Yes) - log p(No), or by a short greedy critique, written "
         "first, that ends in Yes or No.",
     )
-    verifier_tokens: int = Field(256, ge=1, description="Longest critique in tokens.")
+    verifier_tokens: int = Field(256, ge=1, le=MANY, description="Longest critique in tokens.")
     cross_verify: bool = Field(
         False,
+        strict=False,
         description="Every peer also verifies the samples of all others: cross.parquet; N times the verifier's work.",
     )
-    bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples over items for the 95 % intervals.")
-    label_column: str | None = Field(
+    bootstrap: int = Field(
+        2000, ge=100, le=1_000_000, description="Bootstrap resamples over items for the 95 % intervals."
+    )
+    label_column: Text | None = Field(
         None,
         description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
         "pipeline.labels` and the arm `oracle` of an ablation, by nothing that trains otherwise.",
     )
     label_answers: Literal["math", "numbers"] = Field("math", description="How those are compared.")
-    answer_timeout_seconds: float = Field(5.0, gt=0, description="Longest comparison of two answers.")
+    answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest comparison of two answers.")
 
 
 class GuardSection(Section):
@@ -330,13 +387,13 @@ class RuntimeSection(Section):
         description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
         "auto: where the work that is left, tokens times weights, outweighs the compiling.",
     )
-    kv_cache_gib: float = Field(2, gt=0, description="vLLM's key-value cache per engine on CPU, in GiB.")
+    kv_cache_gib: float = Field(2, gt=0, le=2**16, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
-    max_num_seqs: int = Field(128, ge=1, description="Requests that vLLM decodes at once.")
-    score_tokens: int = Field(2048, ge=1, description="Tokens of one scoring batch; shared ones count once.")
-    train_tokens: int = Field(1024, ge=1, description="Tokens of one training micro-batch.")
-    checkpoint_steps: int = Field(10, ge=1, description="Optimiser steps between training checkpoints.")
-    grader_workers: int = Field(2, ge=1, description="Processes that compare answers.")
+    max_num_seqs: int = Field(128, ge=1, le=MANY, description="Requests that vLLM decodes at once.")
+    score_tokens: int = Field(2048, ge=1, le=MANY, description="Tokens of one scoring batch; shared ones count once.")
+    train_tokens: int = Field(1024, ge=1, le=MANY, description="Tokens of one training micro-batch.")
+    checkpoint_steps: int = Field(10, ge=1, le=MANY, description="Optimiser steps between training checkpoints.")
+    grader_workers: int = Field(2, ge=1, le=256, description="Processes that compare answers.")
 
 
 class Config(Section):
@@ -345,12 +402,12 @@ class Config(Section):
     run: RunSection = RunSection()
     prompts: PromptsSection
     templates: TemplateSection = TemplateSection()
-    peers: tuple[PeerSection, ...]
+    peers: tuple[PeerSection, ...] = Field(strict=False)
     generate: GenerateSection = GenerateSection()
     score: ScoreSection = ScoreSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
-    benchmarks: tuple[BenchmarkSection, ...] = Field(min_length=1)
+    benchmarks: tuple[BenchmarkSection, ...] = Field(min_length=1, strict=False)
     guard: GuardSection = GuardSection()
     runtime: RuntimeSection = RuntimeSection()
 
@@ -362,12 +419,30 @@ class Config(Section):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
+            folded = Counter(name.lower() for name in names)
+            alike = [name for name in names if folded[name.lower()] > 1]
+            if alike:  # some file systems take them for one
+                raise ValueError(f"{kind}: the names {alike[0]!r} and {alike[1]!r} differ by case alone; change one")
+            temporary = [name for name in names if name.lower().endswith(".tmp")]
+            if temporary:  # beside a peer `a` the unfinished checkpoint is `a.tmp`
+                raise ValueError(f"{kind}: the name {temporary[0]!r} ends as unfinished files do; take another")
             if MEAN in names:  # the tables would take it for the mean of all of them
                 raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
         models = Counter(json.dumps([p.model, p.revision]) for p in self.peers)
         twice = [model for model, count in models.items() if count > 1]
         if twice:
             raise ValueError(f"peers: the model {json.loads(twice[0])[0]!r} is listed more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit_a_file_name(self) -> Config:
+        peers, benchmark = sorted(map(len, self.peer_names)), max(len(each.name) for each in self.benchmarks)
+        longest = UNIT_NAME_BYTES + sum(peers[-2:]) + benchmark
+        if self.evaluate.cross_verify and longest > FILE_NAME_BYTES:
+            raise ValueError(
+                f"names of peers and benchmarks: two peers and a benchmark make a file name of {longest} bytes under "
+                f"evaluate.cross_verify, {FILE_NAME_BYTES} are allowed; take shorter ones"
+            )
         return self
 
     @model_validator(mode="after")

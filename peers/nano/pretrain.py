@@ -29,8 +29,8 @@ from data.config.load import load_config
 from data.config.sections import PeerSection
 from data.errors import UserError
 from data.hashing import digest
+from data.locks import locked
 from data.nano import SUBSETS, Problem, problems
-from data.run import locked
 from data.shards import checksum
 from peers.logprob.model import LanguageModel
 from peers.nano.card import card
@@ -145,7 +145,6 @@ def train_peer(name: str, steps: int) -> None:
     """Make one peer, or go on where an earlier call stopped. Raises UserError if another process is at it."""
     torch.set_num_threads(1)
     work = FOLDER / ".work" / name
-    work.mkdir(parents=True, exist_ok=True)
     with locked(work, "wait for it, or stop it"):
         _train_peer(name, steps, work)
 
