@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from data.config.sections import PeerSection
 from data.errors import UserError
+from peers.weights import read_model_json, read_stored, weight_files
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of GPTQ, AWQ, ModelOpt
 
 
 def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
-    """A model directory must have safetensors, a causal-LM config and a long enough context. Raises UserError."""
+    """A model directory must have plain safetensors, a causal-LM config and a long enough context. Raises UserError.
+
+    Whether the weights are those of the model is for peers/weights.py, which takes longer.
+    """
     if not directory.is_dir():
         raise UserError(
             f"peer {peer.name}: model path {directory} does not exist; expected a model directory, a .gguf file, "
             "package:MODULE/FILE or a hub name"
         )
-    if not list(directory.glob("*.safetensors")):
+    if (directory / "adapter_config.json").is_file():
+        raise UserError(
+            f"peer {peer.name}: {directory} is an adapter (it has adapter_config.json); expected a whole model: merge "
+            "it into its base (peft's merge_and_unload) and save that with save_pretrained"
+        )
+    if not weight_files(directory):
         pickled = [path.name for pattern in PICKLES for path in directory.glob(pattern)]
         found = f"only pickled weights ({pickled[0]}), which are refused" if pickled else "no weights"
         raise UserError(
             f"peer {peer.name}: {directory} has {found}; expected *.safetensors (convert it with save_pretrained)"
         )
-    index = directory / "model.safetensors.index.json"
-    if index.is_file() and not (directory / "model.safetensors").is_file():
-        listed = read_model_json(peer, index).get("weight_map")
-        names = set(listed.values()) if isinstance(listed, dict) else {"weight_map"}
-        missing = sorted(name for name in names if not (directory / name).is_file())
-        if missing:
-            raise UserError(f"peer {peer.name}: {directory} has no {missing[0]}, which its index lists; fetch it again")
     if not (directory / "config.json").is_file():
         raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
     config = read_model_json(peer, directory / "config.json")
-    for file in directory.glob("*.safetensors"):
-        _check_weights(peer, file)
+    _check_plain(peer, directory, config)
+    read_stored(peer, directory)
     if not any((directory / name).is_file() for name in VOCABULARIES):
         raise UserError(
             f"peer {peer.name}: {directory} has no tokenizer; expected one of {', '.join(VOCABULARIES)} beside the "
@@ -57,23 +59,18 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
         )
 
 
-def read_model_json(peer: PeerSection, path: Path) -> dict[str, Any]:
-    """An object of JSON that comes with a model. Raises UserError if it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"peer {peer.name}: {path} cannot be read ({error}); fetch the model again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"peer {peer.name}: {path} holds no JSON object; fetch the model again")
-    return content
-
-
-def _check_weights(peer: PeerSection, file: Path) -> None:
-    """The header of a safetensors file must be readable and agree with its size."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"peer {peer.name}: {file} is damaged ({error}); fetch the model again") from error
+def _check_plain(peer: PeerSection, directory: Path, config: dict[str, Any]) -> None:
+    """The weights must be numbers as they are, not codes that a quantisation gives a meaning. Raises UserError."""
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key) is not None:
+            method = config[key].get("quant_method") if isinstance(config[key], dict) else None
+            raise UserError(
+                f"peer {peer.name}: {directory} is quantised ({key} in config.json, {method or 'of no known method'}); "
+                "expected plain weights: take the model that is not quantised, or dequantise it"
+            )
+    for name in QUANTISED:
+        if (directory / name).is_file():
+            raise UserError(
+                f"peer {peer.name}: {directory} is quantised (it has {name}); expected plain weights: take the model "
+                "that is not quantised, or dequantise it and remove that file"
+            )

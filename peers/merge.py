@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from data.hashing import request_seed
-from peers.source import beside_weights
+from peers.weights import beside_weights, check_finite, weight_files
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -26,7 +26,10 @@ PREFIX = "base_model.model."
 
 
 def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int, stochastic: bool = True) -> None:
-    """Write base + adapter as a model directory, tensor by tensor. Raises UserError if the adapter does not fit."""
+    """Write base + adapter as a model directory, tensor by tensor.
+
+    Raises UserError if the adapter does not fit, or it or a sum is not finite.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -34,10 +37,11 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
     for file in beside_weights(base):
         shutil.copyfile(file, target / file.name)
     kind = getattr(torch, dtype)
+    check_finite(adapter / "adapter_model.safetensors", "delete that round and train again, with a lower train.lr")
     factors = load_file(adapter / "adapter_model.safetensors")
     scale = _scale(adapter)
     pending = {name.removesuffix(".lora_A.weight") for name in factors if name.endswith(".lora_A.weight")}
-    for file in sorted(base.glob("*.safetensors")):
+    for file in weight_files(base):
         tensors = load_file(file)
         for name in tensors:
             module = PREFIX + name.removesuffix(".weight")
@@ -50,7 +54,12 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
             merged = tensors[name].float() + scale * (b @ a)
             generator = torch.Generator().manual_seed(request_seed(seed, name))
             rounds = stochastic and kind is torch.bfloat16
-            tensors[name] = stochastic_round(merged, generator) if rounds else merged
+            tensors[name] = stochastic_round(merged, generator) if rounds else merged.to(kind)
+            if not tensors[name].isfinite().all():
+                raise UserError(
+                    f"{adapter}: merged with {name} of {base} it has numbers that {dtype} cannot hold; delete that "
+                    "round and train again, with a lower train.lr"
+                )
         tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
         save_file(tensors, target / file.name, metadata={"format": "pt"})
     if pending:

@@ -15,9 +15,11 @@ from data.hashing import request_seed
 from data.run import Run
 from peers.merge import write_merged
 from peers.prompts import PeerPrompts
-from peers.source import compute_dtype, load_tokenizer, model_directory, weights_fingerprint
+from peers.source import base_model, compute_dtype, load_tokenizer, model_directory
+from peers.weights import check_finite, weights_fingerprint
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def adapter_identity(peer: PeerSection, base: Path) -> dict[str, Any]:
 
 
 def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:
-    """An adapter must exist and have been trained on this very base. Raises UserError."""
+    """An adapter must exist, have been trained on this very base, and be finite. Raises UserError."""
     path = adapter / "pst.json"
     if not path.is_file() or not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"peer {peer.name}: there is no adapter in {adapter}; run that round's train stage first")
@@ -147,3 +149,17 @@ def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:
             f"{found['base_fingerprint']}); this peer's is {expected['base']} ({expected['base_fingerprint']}). "
             "Restore the base, or delete the rounds from there on and train again"
         )
+    check_finite(adapter / ADAPTER_WEIGHTS, "delete the rounds from there on and train again, with a lower train.lr")
+
+
+def publish_adapter(peer: PeerSection, base: Path, adapter: Path, round_: int) -> None:
+    """Make what peft has saved ready for others: it names the base, and is finite. Raises UserError if it is not.
+
+    peft writes the folder that the base was loaded from, which may be one of a cache, into adapter_config.json and into
+    a README.md with nothing else in it.
+    """
+    check_finite(adapter / ADAPTER_WEIGHTS, f"training has diverged; lower train.lr in a new run (peer {peer.name})")
+    config = {**shards.read_json(adapter / ADAPTER_CONFIG), "base_model_name_or_path": base_model(peer)}
+    shards.write_json({**config, "revision": peer.revision}, adapter / ADAPTER_CONFIG)
+    (adapter / "README.md").unlink(missing_ok=True)
+    shards.write_json({**adapter_identity(peer, base), "round": round_}, adapter / "pst.json")

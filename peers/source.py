@@ -7,7 +7,6 @@ has only pickled weights is refused.
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -23,25 +22,45 @@ from data.errors import UserError, trouble
 from data.locks import take
 from data.shards import checksum
 from peers.checks import check_directory
+from peers.gguf_file import check_gguf, check_pieces
+from peers.weights import (
+    beside_weights,
+    check_loading,
+    check_weights,
+    one_line,
+    read_header,
+    weight_files,
+    weights_fingerprint,
+)
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "models"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
+MODEL_COPIES = ["consolidated*", "*/*"]  # the same weights for other programs
+CONVERSION = 2  # version of what is in the cache; 1 kept models with missing tensors
 STORED_AS = {"bfloat16": "BF16", "float32": "F32"}  # in safetensors
 
 
 def check_peers(config: Config) -> None:
     """Everything about the peers that can be wrong and seen without loading one. Raises UserError."""
     for peer in config.peers:
-        for file in _files(peer):
-            if not file.is_file():
-                raise UserError(f"peer {peer.name}: file {file} does not exist; set its model to an existing file")
+        if files := _files(peer):
+            check_pieces(peer, files)
         directory = _directory(peer)
         if directory is not None:
-            check_directory(peer, directory, _positions(config))
+            _check(peer, directory, config)
+
+
+def _check(peer: PeerSection, directory: Path, config: Config) -> None:
+    check_directory(peer, directory, _positions(config))
+    _check_weights(peer, directory)
+
+
+def _check_weights(peer: PeerSection, directory: Path) -> None:
+    check_weights(peer, directory, CACHE.with_name("checked"), lambda: load_tokenizer(directory))
 
 
 def _positions(config: Config) -> int:
@@ -91,8 +110,18 @@ def model_directory(peer: PeerSection, config: Config) -> Path:
     """The peer's base model as a directory with weights of its dtype; downloads and converts on first use."""
     files = _files(peer)
     directory = _converted(peer, files) if files else _directory(peer) or _downloaded(peer)
-    check_directory(peer, directory, _positions(config))
-    return _in_dtype(peer, directory)
+    _check(peer, directory, config)
+    converted = _in_dtype(peer, directory)
+    if converted != directory:
+        _check(peer, converted, config)  # it may have been damaged since it was made
+    return converted
+
+
+def base_model(peer: PeerSection) -> str:
+    """What an adapter says about its base: the hub model's name, or that it is local; never a cache folder."""
+    if isinstance(peer.model, str) and not _files(peer) and _directory(peer) is None:
+        return peer.model
+    return f"local: {Path(peer.model if isinstance(peer.model, str) else peer.model[0]).name}"
 
 
 def _downloaded(peer: PeerSection) -> Path:
@@ -101,7 +130,8 @@ def _downloaded(peer: PeerSection) -> Path:
 
     assert isinstance(peer.model, str)
     try:
-        return Path(snapshot_download(peer.model, revision=peer.revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(peer.model, revision=peer.revision, allow_patterns=HUB_FILES,
+                                      ignore_patterns=MODEL_COPIES))  # fmt: skip
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if trouble(error):  # the hub's cache is on a full disk, say
             raise
@@ -120,6 +150,7 @@ def _converted(peer: PeerSection, files: list[Path]) -> Path:
             for file in files:
                 with file.open("rb") as piece:
                     shutil.copyfileobj(piece, out)
+        check_gguf(peer, whole, " + ".join(file.name for file in files))
         _dequantise(work, whole.name, peer.dtype)
         whole.unlink()
 
@@ -130,22 +161,16 @@ def _converted(peer: PeerSection, files: list[Path]) -> Path:
 def _in_dtype(peer: PeerSection, directory: Path) -> Path:
     """The directory if its weights are of the peer's dtype, else a converted copy in the cache: engines, scoring
     and merges must all begin with the same numbers."""
-    from safetensors import safe_open
 
-    types = set()
-    for file in directory.glob("*.safetensors"):
-        with safe_open(file, framework="numpy") as tensors:
-            types |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118 (no mapping)
+    types = {tensor.dtype for file in weight_files(directory) for tensor in read_header(file).values()}
     if types.isdisjoint({"F64", "F32", "F16", "BF16"} - {STORED_AS[peer.dtype]}):
         return directory
 
     def make(work: Path) -> None:
-        import torch
         from safetensors.torch import load_file, save_file
 
-        for file in directory.glob("*.safetensors"):
-            stored = {n: t.to(getattr(torch, peer.dtype)) if t.is_floating_point() else t
-                      for n, t in load_file(file).items()}  # fmt: skip
+        for file in weight_files(directory):
+            stored = {name: _cast(peer, file, name, tensor) for name, tensor in load_file(file).items()}
             save_file(stored, work / file.name, metadata={"format": "pt"})
         for file in beside_weights(directory):
             shutil.copyfile(file, work / file.name)
@@ -154,14 +179,24 @@ def _in_dtype(peer: PeerSection, directory: Path) -> Path:
     return _cached(peer, directory, identity, make)
 
 
-def beside_weights(directory: Path) -> list[Path]:
-    """Config, tokenizer and template files of a model directory."""
-    return sorted(file for file in directory.iterdir() if file.suffix in (".json", ".jinja", ".model", ".txt"))
+def _cast(peer: PeerSection, file: Path, name: str, tensor: Tensor) -> Tensor:
+    """A tensor of the peer's dtype; integers stay. Raises UserError for numbers that are too large for it."""
+    import torch
+
+    if not tensor.is_floating_point():
+        return tensor
+    cast = tensor.to(getattr(torch, peer.dtype))
+    if not cast.isfinite().all():  # those of the file are
+        raise UserError(
+            f"peer {peer.name}: {file}: {name} has numbers up to {tensor.abs().max().item():.4g}, which {peer.dtype} "
+            f"cannot hold; set the peer's dtype to {'float32' if peer.dtype != 'float32' else 'one that can'}"
+        )
+    return cast
 
 
 def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable[[Path], None]) -> Path:
     """The model that `make` writes into a folder, made once for each identity of its source and dtype."""
-    key = hashlib.sha256(json.dumps([identity, peer.dtype]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([CONVERSION, identity, peer.dtype]).encode()).hexdigest()[:12]
     target = CACHE / f"{peer.name}-{key}"
     if (target / "config.json").is_file():
         return target
@@ -179,11 +214,15 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
         work.mkdir(parents=True)
         try:
             make(work)
+            _check_weights(peer, work)
+        except UserError as error:
+            shutil.rmtree(work, ignore_errors=True)
+            raise UserError(str(error).replace(str(work), f"{source}, converted")) from error
         except Exception as error:
             shutil.rmtree(work, ignore_errors=True)
             if trouble(error):
                 raise
-            raise UserError(f"peer {peer.name}: {source} cannot be converted: {error!r}") from error
+            raise UserError(f"peer {peer.name}: {source} cannot be converted: {one_line(error)}") from error
         os.replace(work, target)
     return target
 
@@ -193,9 +232,11 @@ def _dequantise(folder: Path, gguf: str, dtype: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype)
-    )
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype),
+        output_loading_info=True,
+    )  # fmt: skip
+    check_loading(gguf, info)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
@@ -226,19 +267,3 @@ def cpu_multiplies_bf16() -> bool:
     import torch
 
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def weights_fingerprint(directory: Path) -> str:
-    """Identity of a model directory: config, tokenizer, and size and samples of every weight file (not all: speed)."""
-    state = hashlib.sha256((directory / "config.json").read_bytes())
-    for name in TOKENIZER_FILES:
-        if (directory / name).is_file():
-            state.update((directory / name).read_bytes())
-    for name in sorted(glob.glob(str(directory / "*.safetensors"))):
-        size = os.path.getsize(name)
-        state.update(f"{Path(name).name}:{size}".encode())
-        with open(name, "rb") as file:
-            for i in range(16):
-                file.seek(size * i // 16)
-                state.update(file.read(65536))
-    return state.hexdigest()[:16]

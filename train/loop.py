@@ -57,7 +57,7 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
     torch.manual_seed(seed)  # of lora_A; lora_B begins at zero
     lora = LoraConfig(
         r=section.rank, lora_alpha=section.alpha, target_modules="all-linear", lora_dropout=0.0, bias="none",
-        task_type="CAUSAL_LM", base_model_name_or_path=str(base),
+        task_type="CAUSAL_LM",
     )  # fmt: skip
     adapted = get_peft_model(model, lora)
     for name, module in adapted.named_modules():

@@ -25,7 +25,7 @@ from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
 from peers import policy_cache
-from peers.policy import Policy, adapter_identity, merge_into, prompts_of, resolve_all
+from peers.policy import Policy, merge_into, prompts_of, publish_adapter, resolve_all
 from peers.prompts import PeerPrompts
 from peers.source import check_peers
 from peers.workers import Advance, Workers
@@ -157,10 +157,10 @@ class PeerTraining:
             }
         else:
             console.print(f"  {self.name} has no examples this round: its adapter stays as it was")
-        model.save_pretrained(str(adapter))
+        model.save_pretrained(str(adapter), save_embedding_layers=False)  # or it would ask the hub how large they are
         del model
         gc.collect()
-        shards.write_json({**adapter_identity(self.policy.peer, base), "round": self.round}, adapter / "pst.json")
+        publish_adapter(self.policy.peer, base, adapter, self.round)
         self.publish(adapter, examples, report)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from data.config.sections import GenerateSection, RuntimeSection
 from peers.engines import vllm_internals
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.prompts import PeerPrompts
+from peers.weights import is_pattern
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows for its buffers
 NUCLEUS = "nucleus"  # key in SamplingParams.extra_args that peers.engines.nucleus reads
@@ -54,13 +56,22 @@ class VllmEngine:
         self.prompts = prompts
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
         self.llm: Any = vllm_internals.start(
-            model=str(directory), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
+            model=str(self._without_pattern(directory)), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
             max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
             max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
             kv_cache_memory_bytes=None if on_gpu else int(runtime.kv_cache_gib * 2**30),
             gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
             load_format="safetensors", disable_log_stats=True, logits_processors=processors, **lora,
         )  # fmt: skip
+
+    def _without_pattern(self, directory: Path) -> Path:
+        """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""
+        self.links = TemporaryDirectory(prefix="pst-")
+        if not is_pattern(directory):
+            return directory
+        link = Path(self.links.name) / "model"
+        link.symlink_to(directory.resolve())
+        return link
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`."""
@@ -91,5 +102,6 @@ class VllmEngine:
         """Drop the engine, which lives in the peer's process."""
         vllm_internals.shutdown(self.llm)
         self.llm = None
+        self.links.cleanup()
         gc.collect()
         gc.freeze()  # vLLM's shutdown has thawed what peers/preload.py froze

@@ -27,6 +27,7 @@ from peers.logprob import kernel
 from peers.logprob.attention import PACKED, Forest, keep_from_compiler, register
 from peers.logprob.head import logsumexp
 from peers.logprob.packing import pack, packed_batches
+from peers.weights import check_loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -250,14 +251,20 @@ def device() -> torch.device:
 
 
 def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreTrainedModel:
-    """A model for teacher forcing: eval mode, eager attention where soft-capped scores need it."""
+    """A model for teacher forcing: eval mode, eager attention where soft-capped scores need it.
+
+    Raises UserError if tensors are missing, of other shapes or too many.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False
-    )
+    found: Any = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False,
+        output_loading_info=True,
+    )  # fmt: skip
+    model, info = found
+    check_loading(directory, info)  # the base was checked before; this also sees a merged checkpoint
     if adapter is not None:
         from peft import PeftModel
 

@@ -1,0 +1,114 @@
+"""GGUF files: whole, in the right pieces, and with the tensors that transformers will make the model from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.config.sections import PeerSection
+from data.errors import UserError
+from peers.weights import one_line
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+MAGIC = b"GGUF"
+JOIN = "join them with llama.cpp (llama-gguf-split --merge FIRST WHOLE) and name the whole file"
+
+
+def check_pieces(peer: PeerSection, files: list[Path]) -> None:
+    """A GGUF file, or the pieces that one was cut into, in their order. Raises UserError; reads a few bytes of each."""
+    starts = []
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"peer {peer.name}: file {file} does not exist; set its model to an existing file")
+        with file.open("rb") as content:
+            starts.append(content.read(len(MAGIC)))
+    names = [file.name for file in files]
+    if starts[0] != MAGIC:
+        raise UserError(
+            f"peer {peer.name}: {files[0]} does not begin as a GGUF file does; expected a GGUF file"
+            + (", or its first piece at the first place" if len(files) > 1 else "")
+        )
+    whole = [file for file, start in zip(files[1:], starts[1:], strict=True) if start == MAGIC]
+    if whole:
+        raise UserError(
+            f"peer {peer.name}: {whole[0]} is a GGUF file of its own and no piece of {names[0]}: what gguf-split has "
+            f"made cannot be joined byte by byte; {JOIN}"
+        )
+    if _are_numbered(names) and names != sorted(set(names), key=_natural):
+        raise UserError(
+            f"peer {peer.name}: the pieces of its GGUF file are {', '.join(names)}; expected each once, in the order "
+            "of their numbers"
+        )
+
+
+def _are_numbered(names: list[str]) -> bool:
+    """Whether the names of the pieces differ in their numbers alone, or in the letters that `split` puts at the end."""
+    return any(len({re.sub(pattern, "#", name) for name in names}) == 1 for pattern in (r"\d+", r"[a-z]{2,3}$"))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key: numbers by value."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def check_gguf(peer: PeerSection, path: Path, named: str) -> None:
+    """A GGUF file must be whole and have the tensors of its model, no more and no fewer, by its header.
+
+    `named` says in messages what the file was joined from. Raises UserError.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except Exception as error:  # numpy's, struct's and its own, for a file that is cut off or is none
+        raise UserError(
+            f"peer {peer.name}: {named} is no whole GGUF file ({one_line(error)}); fetch it again, all of it"
+        ) from error
+    split = reader.get_field("split.count")
+    if split is not None and split.contents() > 1:
+        raise UserError(f"peer {peer.name}: {named} is one of {split.contents()} files of a split GGUF; {JOIN}")
+    if not reader.tensors:
+        raise UserError(f"peer {peer.name}: {named} has no tensors; expected a GGUF file with a model's weights")
+    end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors)
+    more = path.stat().st_size - end
+    if more < 0 or more >= max(reader.alignment, 32):
+        what = f"{-more} bytes fewer" if more < 0 else f"{more} bytes more"
+        raise UserError(
+            f"peer {peer.name}: {named} has {what} than its header says; name all its pieces, once and in their order"
+        )
+    _check_tensors(peer, path, named, reader)
+
+
+def _check_tensors(peer: PeerSection, path: Path, named: str, reader: GGUFReader) -> None:
+    """transformers leaves out tensors of names that it does not know, and makes up those that are not there."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+        architecture = reader.get_field("general.architecture")
+        kind: Any = TENSOR_PROCESSORS.get(architecture.contents() if architecture else "", TensorProcessor)
+        known = get_gguf_hf_weights_map(model, kind(config=config.to_dict()))
+    except Exception as error:  # of any kind: an architecture that transformers does not read from GGUF
+        raise UserError(f"peer {peer.name}: {named} is a GGUF file that cannot be read: {one_line(error)}") from error
+    names = {tensor.name for tensor in reader.tensors}
+    spare = sorted(name for name in names - known.keys() if not re.search(r"_exps\.", name))
+    if spare:
+        raise UserError(
+            f"peer {peer.name}: {named} has the tensor {spare[0]} ({len(spare)} such), which transformers would leave "
+            f"out of a {type(model).__name__}; take the model's safetensors instead"
+        )
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    wanted = {name: gguf for gguf, name in known.items() if name not in tied}
+    missing = sorted(gguf for gguf in wanted.values() if gguf not in names)
+    if missing:
+        raise UserError(
+            f"peer {peer.name}: {named} has no tensor {missing[0]} ({len(missing)} such), which a "
+            f"{type(model).__name__} wants; fetch it again, or take the model's safetensors"
+        )
