@@ -85,7 +85,10 @@ def list_files(source: str, split: str | None, where: str) -> Listing:
     """All files that a source names. Raises UserError if there is none, or one that cannot be read or does not say
     to which split it belongs where that is asked for.
     """
-    found = list(_remote(source, where) if "://" in source else _local(source, where))
+    try:
+        found = list(_remote(source, where) if "://" in source else _local(source, where))
+    except OSError as error:
+        raise UserError(f"{where}: {source} cannot be read: {error}") from error
     beside = [file for file in found if _is_beside(file, source)]
     files = [file for file in found if not _is_beside(file, source)]
     unknown = [file for file in files if not file.format[0]]
@@ -123,6 +126,8 @@ def _local_file(path: Path, base: Path, where: str) -> SourceFile:
     if not path.is_file():
         why = "is a link to nothing" if path.is_symlink() and not path.exists() else "is no ordinary file"
         raise UserError(f"{where}: {path} {why}; remove it, or name the files to read with a pattern")
+    if not str(path).isprintable():
+        raise UserError(f"{where}: the name of {str(path)!r} is no plain text; rename the file")
     named = path == base
     inner = PurePosixPath(path.name if named else path.relative_to(base))
     status = path.stat()

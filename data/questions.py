@@ -149,6 +149,6 @@ def _open_hub(section: SourceSection, columns: list[str], where: str) -> tuple[p
 
 def _texts(table: pa.Table, columns: list[str], source: str, where: str) -> pl.DataFrame:
     try:
-        return table_texts(table, columns).select(columns)
+        return table_texts(table, columns)
     except BadFileError as error:
         raise UserError(f"{where}: {source} {error}") from error

@@ -82,6 +82,8 @@ def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
             if line[:2] in WIDE:
                 raise BadFileError(f"is {WIDE[line[:2]]} text; expected UTF-8: save it as UTF-8")
             line = line.removeprefix(UTF8_MARK)
+        if line.startswith(UTF8_MARK):
+            raise BadFileError(f"line {number} begins with a byte order mark: two files in one? Keep them apart")
         if b"\0" in line:
             raise BadFileError(f"line {number} has a NUL at byte {line.index(0) + 1}; expected UTF-8 text without")
         try:
@@ -113,7 +115,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
         known |= dict.fromkeys(row)
         for column, found in texts.items():
             try:
-                found.append(_json_text(row.get(column)) if column in columns else _any_text(row.get(column)))
+                found.append(_json_text(row.get(column)))
             except BadFileError as error:
                 raise BadFileError(f"row {len(found) + 1} (line {number}): {column!r} {error}") from error
     if known:
@@ -150,10 +152,6 @@ def _json_text(value: Any) -> str | None:
     return str(value)
 
 
-def _any_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
 # --- CSV --------------------------------------------------------------------------------------------------------
 
 
@@ -171,9 +169,11 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
         for row in rows:
             if not row:  # an empty line
                 continue
+            told = f"row {len(texts[columns[0]]) + 1} (line {rows.line_num})"
             if len(row) != len(header):
-                place = f"row {len(texts[columns[0]]) + 1} (line {rows.line_num})"
-                raise BadFileError(f"{place} has {len(row)} cells; its header has {len(header)}")
+                raise BadFileError(f"{told} has {len(row)} cells; its header has {len(header)}")
+            if row == header:
+                raise BadFileError(f"{told} is the header again: two files in one? Remove the row")
             for column, place in places.items():
                 texts[column].append(row[place])
     except csv.Error as error:
@@ -192,24 +192,18 @@ def _parquet(handle: BinaryIO, columns: list[str], more: list[str]) -> pl.DataFr
             raise BadFileError(f"has the column {twice[0]!r} twice; rename or remove one")
         _check_columns(columns, names)
         wanted = [column for column in (*columns, *more) if column in names]
-        for column in columns:
+        for column in wanted:
             _check_type(file.schema_arrow.field(column).type, column)
-        return table_texts(file.read(columns=wanted), columns)
+        return table_texts(file.read(columns=wanted), wanted)
 
 
 def table_texts(table: pa.Table, columns: list[str]) -> pl.DataFrame:
     """Columns of an Arrow table as text: strings as they are, numbers, dates and truth values in their usual form.
 
-    Columns beside `columns` become what text they can. Raises BadFileError for values that have no text.
+    Raises BadFileError for a column that is not there, or has values without a text.
     """
     _check_columns(columns, table.column_names)
-    found = {}
-    for name in table.column_names:
-        column = table[name]
-        if name in columns:
-            _check_type(column.type, name)
-        found[name] = _arrow_texts(column, name, strict=name in columns)
-    return pl.DataFrame(found)
+    return pl.DataFrame({name: _arrow_texts(table[name], name) for name in columns})
 
 
 def _check_type(kind: pa.DataType, name: str) -> None:
@@ -223,7 +217,8 @@ def _check_type(kind: pa.DataType, name: str) -> None:
         raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates are taken, too)")
 
 
-def _arrow_texts(column: pa.ChunkedArray, name: str, strict: bool) -> pl.Series:
+def _arrow_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
+    _check_type(column.type, name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
@@ -231,12 +226,12 @@ def _arrow_texts(column: pa.ChunkedArray, name: str, strict: bool) -> pl.Series:
     except pa.ArrowInvalid as error:
         raise BadFileError(f"has damaged text in column {name!r} ({error})") from error
     series = pl.Series(name, pl.from_arrow(column))
-    if strict and series.dtype.is_float():
+    if series.dtype.is_float():
         odd = (~series.is_finite()).fill_null(False)
         if odd.any():
             row = odd.arg_true()[0]
             raise BadFileError(f"row {row + 1}: {name!r} is {series[row]}; expected text or a finite number")
-    return series.cast(pl.String, strict=strict)
+    return series.cast(pl.String)
 
 
 def _check_columns(columns: list[str], names: list[str]) -> None:
