@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote
 
 from data.errors import UserError
@@ -35,7 +35,7 @@ class SourceFile:
     name: str
     inner: PurePosixPath
     same: object  # equal for two names of one file
-    open: Callable[[], BinaryIO]
+    open: Callable[[], io.BufferedIOBase]
     named: bool = False  # the source is this very file
 
     @property
@@ -168,8 +168,8 @@ def _remote(source: str, where: str) -> Iterator[SourceFile]:
     except Exception as error:  # each protocol raises its own kinds; all mean "no such data", and none is ours to cure
         raise UserError(f"{where}: {source} cannot be read: {str(error) or type(error).__name__}") from error
 
-    def reader(name: str) -> Callable[[], BinaryIO]:
-        def read() -> BinaryIO:
+    def reader(name: str) -> Callable[[], io.BufferedIOBase]:
+        def read() -> io.BufferedIOBase:
             try:
                 return io.BytesIO(system.cat_file(name))
             except Exception as error:

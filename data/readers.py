@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -67,7 +67,7 @@ def read_file(file: SourceFile, columns: list[str], where: str) -> tuple[pl.Data
     return table.select(columns), FileRead(file.name, size, sha256, len(table))
 
 
-def _read(file: SourceFile, handle: BinaryIO, columns: list[str], more: list[str]) -> pl.DataFrame:
+def _read(file: SourceFile, handle: io.BufferedIOBase, columns: list[str], more: list[str]) -> pl.DataFrame:
     ending, compression = file.format
     if ending == ".parquet":
         return _parquet(handle, columns, more)
@@ -184,7 +184,7 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
 # --- Parquet, and tables of the hub -----------------------------------------------------------------------------
 
 
-def _parquet(handle: BinaryIO, columns: list[str], more: list[str]) -> pl.DataFrame:
+def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str]) -> pl.DataFrame:
     with pq.ParquetFile(handle) as file:
         names = file.schema_arrow.names
         twice = [name for name in names if names.count(name) > 1]

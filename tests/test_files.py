@@ -11,6 +11,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -31,7 +32,7 @@ def jsonl(path: Path, *questions: str) -> Path:
     return write_jsonl(path, [{"question": question, "answer": "1"} for question in questions])
 
 
-def table(path: Path, columns: dict[str, list[object]] | pl.DataFrame) -> Path:
+def table(path: Path, columns: dict[str, list[Any]]) -> Path:
     """Columns as Parquet, in folders that are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(columns).write_parquet(path)
@@ -63,7 +64,7 @@ def cells(source: Path | str, column: str = "answer") -> list[str]:
 def refused(source: Path | str, *words: str, column: str = "question", **keys: str) -> None:
     """That it is refused in one line with these words."""
     with pytest.raises(UserError) as error:
-        read_source(SourceSection(source=str(source), **keys), [column], "prompts")  # type: ignore[arg-type]
+        read_source(SourceSection(source=str(source), **keys), [column], "prompts")
     told = str(error.value)
     assert told.startswith("prompts: ") and "\n" not in told, told
     assert not [word for word in words if word not in told], told
