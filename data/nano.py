@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from data.errors import UserError
-from data.hashing import normalise
+from data.hashing import loose_form
 
 Subset = Literal["arith", "simul"]
 Split = Literal["pretrain", "train", "validation", "test"]
@@ -235,8 +235,8 @@ def _values(kind: str, x: int, y: int, k: int) -> tuple[int, int]:
 
 
 def split_of(question: str) -> Split:
-    """The split that a text belongs to, by the hash of its normalised form."""
-    place = int.from_bytes(hashlib.sha256(b"nano/" + normalise(question).encode()).digest()[:4]) % 100
+    """The split that a text belongs to, by the hash of its loose form."""
+    place = int.from_bytes(hashlib.sha256(b"nano/" + loose_form(question).encode()).digest()[:4]) % 100
     return next(split for split, share in SHARES.items() if place in share)
 
 

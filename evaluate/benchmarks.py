@@ -40,7 +40,8 @@ def load_benchmark(section: BenchmarkSection, where: str) -> list[Item]:
             )
     if section.limit is None:
         return list(items.values())
-    return [items[id_] for id_ in shuffled(list(items), SAMPLE)[: section.limit]]
+    order = shuffled({id_: item.question for id_, item in items.items()}, SAMPLE)
+    return [items[id_] for id_ in order[: section.limit]]
 
 
 def load_benchmarks(config: Config) -> dict[str, list[Item]]:

@@ -20,7 +20,7 @@ from data.answers.extract import extract
 from data.answers.grader import Grader, grade
 from data.console import console, task
 from data.errors import UserError
-from data.hashing import digest, request_seed
+from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
 from data.stage import Stage
@@ -180,7 +180,8 @@ class Evaluation:
             (drawn, Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)),
         ):
             asked = [(item, number) for item in unit.items for number in numbers]
-            seeds = [request_seed(self.run.config.run.seed, self.round, unit.peer, i.id, n) for i, n in asked]
+            seed = self.run.config.run.seed
+            seeds = [request_seed(seed, self.round, unit.peer, draw_key(i.question), n) for i, n in asked]
             prompts = [solve[item.id] for item, _ in asked]
             completions = complete(engine, prompts, seeds, sampling, room(chain), advance)
             for (item, number), completion in zip(asked, completions, strict=True):

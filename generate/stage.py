@@ -22,7 +22,7 @@ from data.answers.clusters import compare_all
 from data.answers.extract import extract
 from data.answers.grader import Grader
 from data.console import console, task
-from data.hashing import digest, request_seed
+from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CHAINS, ChainRow, PromptRow
 from data.stage import Stage
@@ -237,7 +237,7 @@ class Generation:
     def seed(self, unit: Unit, question: Question) -> int:
         """Seed of one request."""
         key = self.asking.seed_of(unit.turn, unit.peer, question)
-        return request_seed(self.run.config.run.seed, self.round, question.id, *key)
+        return request_seed(self.run.config.run.seed, self.round, draw_key(question.text), *key)
 
     def part(self, shard: int) -> Path:
         """The finished shard."""

@@ -13,6 +13,7 @@ import evaluate.stage
 import evaluate.verifier
 import peers.policy_cache
 from data import shards
+from data.hashing import draw_key, request_seed
 from data.run import open_run
 from data.schema import EVALS, METRICS
 from evaluate.report import write_report
@@ -37,8 +38,10 @@ def test_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pytest.Mo
     config = project / "tiny.toml"
     config.write_text(config.read_text(encoding="utf-8").replace('"numbers"', '"math"'), encoding="utf-8")
     texts = cycle(response for response, *_ in RESPONSES)
+    seeds: list[int] = []
 
-    def complete(_: Any, prompts: Sequence[Any], *arguments: Any) -> list[Completion]:
+    def complete(_: Any, prompts: Sequence[Any], asked: list[int], *arguments: Any) -> list[Completion]:
+        seeds.extend(asked)
         return [Completion([1], next(texts), -0.5, "stop") for _ in prompts]
 
     monkeypatch.setattr(evaluate.stage, "complete", complete)
@@ -51,6 +54,8 @@ def test_verdicts_are_stored_and_summed_up(project: Path, monkeypatch: pytest.Mo
     greedy = [row for row in evals if row["sample"] == 0 and row["peer"] == run.config.peer_names[0]]
     stored = [(row["response"], row["extract_status"], row["verdict"]) for row in greedy]
     assert stored == RESPONSES
+    drawn = [(row["peer"], draw_key(row["question"]), row["sample"]) for row in evals]
+    assert sorted(seeds) == sorted(request_seed(17, 0, *key) for key in drawn)
     for row in metrics:
         assert (row["em"], row["no_answer_rate"]) == pytest.approx((3 / 6, 1 / 6))
     assert len(write_report("g")) == 1

@@ -15,7 +15,7 @@ from data import shards
 from data.answers.extract import extract
 from data.config.sections import Config
 from data.errors import UserError
-from data.hashing import request_seed
+from data.hashing import draw_key, request_seed
 from data.run import Run, open_run
 from data.schema import CHAINS, PROMPTS
 from generate import stage
@@ -123,7 +123,7 @@ def test_position_k_sees_the_earlier_responses_in_order(three: Path) -> None:
         assert [row["is_aggregate"] for row in chain] == [False, False, True]
         assert len({row["response"] for row in chain}) == 3
         for k, row in enumerate(chain, start=1):
-            peer, prompt = by_seed[request_seed(17, 1, row["prompt_id"], k)]
+            peer, prompt = by_seed[request_seed(17, 1, draw_key(row["question"]), k)]
             assert peer == row["peer"]
             text = prompts[peer].decode(prompt)
             assert text.count(row["question"]) == 1
@@ -137,7 +137,7 @@ def test_rows_say_what_was_generated(three: Path) -> None:
     rows = generate("t", Fakes(distinct, together=True))
     prompts = prompts_of("t")
     for row in rows:
-        response = distinct(row["peer"], request_seed(17, 1, row["prompt_id"], row["position"]))
+        response = distinct(row["peer"], request_seed(17, 1, draw_key(row["question"]), row["position"]))
         found = extract(response)
         assert found is not None
         assert (row["response"], row["answer"], row["finish_reason"]) == (response, found.answer, "stop")
@@ -269,7 +269,7 @@ def test_an_empty_response_is_not_shown_to_those_after(three: Path) -> None:
     by_seed = {seed: prompt for _, prompt, seed in fakes.asked}
     for chain in chains(rows):
         assert [bool(row["response"]) for row in chain] == [True, False, True]
-        text = prompts["third"].decode(by_seed[request_seed(17, 1, chain[0]["prompt_id"], 3)])
+        text = prompts["third"].decode(by_seed[request_seed(17, 1, draw_key(chain[0]["question"]), 3)])
         assert f"Solution 1: {chain[0]['response']}\nAnswer:" in text
         assert "Solution 2" not in text
 
@@ -288,7 +288,7 @@ def test_synthesis_adds_a_response_that_sees_all(together: bool, three: Path) ->
         last = chain[-1]
         assert last["peer"] == PEERS[(number + 1) % 3]
         authors.append(last["peer"])
-        text = prompts[last["peer"]].decode(by_seed[request_seed(17, 1, last["prompt_id"], 4)])
+        text = prompts[last["peer"]].decode(by_seed[request_seed(17, 1, draw_key(last["question"]), 4)])
         assert "Write the last word." in text
         assert all(f"Solution {row['position']}: {row['response']}" in text for row in chain[:-1])
     assert Counter(authors) == dict.fromkeys(PEERS, 4)
@@ -339,7 +339,7 @@ def test_responses_to_the_question_alone_are_asked_for_where_they_are_measured(t
         extra = [row for row in chain if row["role"] == "solo"]
         assert sorted(row["peer"] for row in extra) == sorted(set(PEERS) - {first})
         for row in extra:
-            text = prompts[row["peer"]].decode(by_seed[row["peer"], request_seed(17, 1, row["prompt_id"], 0)])
+            text = prompts[row["peer"]].decode(by_seed[row["peer"], request_seed(17, 1, draw_key(row["question"]), 0)])
             assert "Solution 1" not in text and not row["is_aggregate"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from data.config.sections import BenchmarkSection, PromptsSection
 from data.errors import UserError
-from data.hashing import normalise
+from data.hashing import loose_form
 from data.nano import EQUATIONS, GROUPS, ROWS, SHARES, SUBSETS, Problem, calculate, problems, solve_equations, source
 from data.questions import read_source
 from peers.nano.examples import MISREADS, made_up, slip
@@ -29,7 +29,7 @@ def checked(solution: str) -> list[str]:
 
 @pytest.mark.slow
 def test_splits_share_no_text() -> None:
-    texts = {split: {normalise(p.question) for p in source(None, split)} for split in SHARES}
+    texts = {split: {loose_form(p.question) for p in source(None, split)} for split in SHARES}
     for split, found in texts.items():
         assert len(found) == 2 * ROWS[split], "all distinct"
     assert len(texts["test"]) >= 2000

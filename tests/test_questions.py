@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 
 from data.config.sections import SourceSection
 from data.errors import UserError
-from data.hashing import normalise, question_id
+from data.hashing import draw_key, loose_form, normalise, question_id
 from data.questions import read_source, shuffled, unique_questions
 from data.run import open_run
 from data.shards import read_manifest
@@ -30,18 +31,45 @@ def jsonl(path: Path, questions: list[str]) -> Path:
     return write_jsonl(path, [{"question": question, "answer": "1"} for question in questions])
 
 
-def test_normalise() -> None:
-    assert normalise("  How\tMANY \n pens? ") == "how many pens?"
-    assert normalise("①\u00a0ﬁve") == "1 five"  # NFKC: circled one, no-break space, ligature
-    assert normalise("STRASSE") == normalise("straße")
+def test_normalise_leaves_all_but_white_space_and_composition() -> None:
+    assert normalise("  How\tMANY \n pens? ") == "How MANY pens?"
+    assert normalise("Gro\u0308ße\u00a0?") == "Größe ?"  # o with two dots as one character, no-break space
     assert normalise("a b") != normalise("ab")
 
 
+def test_loose_form() -> None:
+    assert loose_form("  How\tMANY \n pens? ") == "how many pens?"
+    assert loose_form("①\u00a0ﬁve") == "1 five"  # NFKC: circled one, no-break space, ligature
+    assert loose_form("STRASSE") == loose_form("straße")
+    assert loose_form("a b") != loose_form("ab")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("3² + 1?", "32 + 1?"), ("10⁴?", "104?"), ("4 MB?", "4 Mb?"), ("A - a?", "a - A?"), ("x₁?", "x1?"), ("½?", "1⁄2?"),
+     ("ℝ?", "R?"), ("Ⅳ?", "IV?"), ("5′?", "5?"), ("a−b?", "a-b?"), ("ß?", "ss?"), ("1 2?", "12?")],
+)  # fmt: skip
+def test_one_question_is_not_another(one: str, other: str, tmp_path: Path) -> None:
+    found = unique_questions(source(jsonl(tmp_path / "q.jsonl", [one, other])), "prompts")
+    assert list(found.texts.values()) == [one, other]
+
+
 def test_question_id_is_of_the_normalised_text() -> None:
-    assert question_id("How many pens?") == question_id(" how  MANY\npens? ")
-    assert question_id("How many pens?") != question_id("How many pencils?")
-    # sha256 of "how many pens?"; it is in the files of every run, so it must never change
-    assert question_id("How many pens?") == "946036e48fd854c2"
+    assert question_id("How many pens?") == question_id(" How  many\npens? ")
+    assert question_id("How many pens?") != question_id("how many pens?")
+    # sha256 of "How many pens?"; it is in the files of every run, so it must never change
+    assert question_id("How many pens?") == "bbbc2e29e55de360"
+
+
+def test_what_is_drawn_goes_by_the_ids_of_format_2() -> None:
+    assert draw_key("How many pens?") == draw_key("how  many PENS?") == "946036e48fd854c2"
+    texts = {question_id(text): text for text in [*(f"Number {i}?" for i in range(9)), "number 3?"]}
+    again = dict(reversed(texts.items()))
+    assert [texts[id_] for id_ in shuffled(texts, 17)] == [texts[id_] for id_ in shuffled(again, 17)]
+    only = {id_: text for id_, text in texts.items() if text[0] == "N"}
+    keys = {draw_key(text): text for text in only.values()}
+    expected = [keys[key] for key in random.Random(17).sample(sorted(keys), len(keys))]  # as it was up to format 2
+    assert [texts[id_] for id_ in shuffled(only, 17)] == expected
 
 
 def test_all_formats_give_the_same_questions(tmp_path: Path) -> None:
@@ -50,7 +78,7 @@ def test_all_formats_give_the_same_questions(tmp_path: Path) -> None:
     with (tmp_path / "q.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["question", "more"], *([question, "1"] for question in QUESTIONS)])
     for suffix in ("jsonl", "parquet", "csv"):
-        found, duplicates = unique_questions(source(tmp_path / f"q.{suffix}"), "prompts")
+        found, duplicates, _ = unique_questions(source(tmp_path / f"q.{suffix}"), "prompts")
         assert found == {question_id(question): question for question in QUESTIONS}, suffix
         assert list(found.values()) == QUESTIONS
         assert duplicates == 0
@@ -59,8 +87,9 @@ def test_all_formats_give_the_same_questions(tmp_path: Path) -> None:
 def test_a_glob_reads_all_its_files(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", ["one?"])
     jsonl(tmp_path / "b.jsonl", ["two?"])
-    found, _ = unique_questions(source(tmp_path / "*.jsonl"), "prompts")
-    assert sorted(found.values()) == ["one?", "two?"]
+    found, _, origin = unique_questions(source(tmp_path / "*.jsonl"), "prompts")
+    assert list(found.values()) == ["one?", "two?"]
+    assert str(origin) == "2 files, 2 rows"
 
 
 def test_json_numbers_are_read_as_text(tmp_path: Path) -> None:
@@ -83,18 +112,18 @@ def test_a_source_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_duplicates_are_dropped_and_counted(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "q.jsonl", ["One?", "two?", "ONE ?", "one?", " two? "])
-    found, duplicates = unique_questions(source(path), "prompts")
-    assert list(found.values()) == ["One?", "two?", "ONE ?"]
+    path = jsonl(tmp_path / "q.jsonl", ["One?", "two?", "One ?", " One?", " two? "])
+    found, duplicates, _ = unique_questions(source(path), "prompts")
+    assert list(found.values()) == ["One?", "two?", "One ?"]
     assert duplicates == 2
 
 
 def test_rows_are_a_slice_of_the_source(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "q.jsonl", [f"number {i}?" for i in range(6)])
-    found, _ = unique_questions(source(path, rows=(1, 3)), "prompts")
+    found, *_ = unique_questions(source(path, rows=(1, 3)), "prompts")
     assert list(found.values()) == ["number 1?", "number 2?"]
-    first, _ = unique_questions(source(path, rows=(0, 4)), "prompts")
-    rest, _ = unique_questions(source(path, rows=(4, 99)), "prompts")
+    first, *_ = unique_questions(source(path, rows=(0, 4)), "prompts")
+    rest, *_ = unique_questions(source(path, rows=(4, 99)), "prompts")
     assert [*first.values(), *rest.values()] == [f"number {i}?" for i in range(6)]
 
 
@@ -108,7 +137,7 @@ def test_rows_are_a_slice_of_the_source(tmp_path: Path) -> None:
         ('{"question": "one?"}\n{"question": " \\n"}\n', None, r"^prompts: .*q\.jsonl row 2 has an empty 'question'"),
         ('{"question": "one?"}\n{"question": null}\n', None, r"^prompts: .*q\.jsonl row 2 has an empty 'question'"),
         ('{"question": "one?"}\n{"answer": "1"}\n', None, r"^prompts: .*q\.jsonl row 2 has an empty 'question'"),
-        ('{"question": "one?"}\n{"question": "tw\n', None, r"^prompts: .*q\.jsonl cannot be read"),
+        ('{"question": "one?"}\n{"question": "tw\n', None, r"^prompts: .*q\.jsonl line 2 is not JSON"),
         ("not json\n", None, r"^prompts: .*q\.jsonl"),
         ('{"question": {"text": "one?"}}\n', None, r"^prompts: .*q\.jsonl"),
         ('{"question": ["one?"]}\n', None, r"^prompts: .*q\.jsonl"),
@@ -141,34 +170,17 @@ def test_a_row_is_named_by_its_place_in_the_source(tmp_path: Path) -> None:
         read_source(source(path, rows=(1, 3)), ["question"], "prompts")
 
 
-def test_a_local_dataset_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    jsonl(folder / "train.jsonl", QUESTIONS)
-    jsonl(folder / "test.jsonl", ["held out?"])
-    found, _ = unique_questions(source(folder), "prompts")
-    assert list(found.values()) == QUESTIONS
-    held_out = SourceSection(source=str(folder), split="test")
-    assert list(unique_questions(held_out, "prompts")[0].values()) == ["held out?"]
-    with pytest.raises(UserError, match=r"^prompts: dataset .* cannot be loaded"):
-        unique_questions(SourceSection(source=str(folder), split="nosuch"), "prompts")
-
-
 def test_a_missing_folder_is_no_hub_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^prompts: .*nowhere does not exist; expected a \.jsonl"):
+    with pytest.raises(UserError, match=r"^prompts: .*nowhere does not exist; set prompts\.source"):
         unique_questions(source(tmp_path / "nowhere"), "prompts")
 
 
 def test_shuffled_depends_on_the_ids_and_the_seed_alone() -> None:
-    ids = [f"{i:02d}" for i in range(30)]
+    ids = {f"{i:02d}": f"number {i}" for i in range(30)}
     once = shuffled(ids, 17)
-    assert once == shuffled(ids[::-1], 17)
-    assert sorted(once) == ids
-    assert once != ids
+    assert once == shuffled(dict(reversed(ids.items())), 17)
+    assert sorted(once) == list(ids)
+    assert once != list(ids)
     assert once != shuffled(ids, 18)
 
 
@@ -183,7 +195,7 @@ def prompts_of(folder: Path, name: str, *overrides: str) -> list[str]:
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config over 20 questions (one twice) and a benchmark that shares two of them."""
     monkeypatch.chdir(tmp_path)
-    jsonl(tmp_path / "train.jsonl", [*(f"train {i}?" for i in range(20)), "TRAIN 3?"])
+    jsonl(tmp_path / "train.jsonl", [*(f"train {i}?" for i in range(20)), " train  3?"])
     jsonl(tmp_path / "test.jsonl", ["test?", "Train  4?", "train 5?"])
     peers = "".join(f'[[peers]]\nname = "{name}"\nmodel = "{name}"\n' for name in "ab")
     sources = (
@@ -210,7 +222,10 @@ def test_a_run_selects_unique_questions_in_a_seeded_order(run_folder: Path) -> N
 
 
 def test_training_questions_that_a_benchmark_has(run_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"2 of 20 questions are also in a benchmark, first 'train 4\?' in 't'"):
+    with pytest.raises(
+        UserError,
+        match=r"2 of 20 questions are also in a benchmark, first 'train 4\?' in 't', written 'Train  4\?' there",
+    ):
         prompts_of(run_folder, "one", "prompts.overlap=refuse")
     assert len(prompts_of(run_folder, "two", "prompts.overlap=transductive")) == 20
     with pytest.raises(UserError, match="nothing is left"):

@@ -77,18 +77,20 @@ class SourceSection(Section):
     """Where questions come from."""
 
     source: Text = Field(
-        description="A .jsonl, .parquet or .csv file (glob patterns and hf://datasets/... work), a local dataset "
-        "folder, the name of a dataset on the Hugging Face hub, or nano: the project's own questions (data/nano.py).",
+        description="A .jsonl, .csv (also with .gz or .zst) or .parquet file, a folder (all such files in it), a "
+        "pattern such as folder/**/*.jsonl, hf://datasets/..., the name of a dataset on the Hugging Face hub, or nano: "
+        "the project's own questions (data/nano.py).",
     )
-    split: Text = Field(
-        "train",
-        description="Split, for a dataset name or folder; of nano: train, validation, test (or pretrain, which its "
-        "peers were made from).",
+    split: Text | None = Field(
+        None,
+        description="Split; null is train for a hub name and for nano (which also has validation, test, and pretrain, "
+        "which its peers were made from), and all files otherwise. Of files: those with this word in their path "
+        "(data/test-1.parquet), where each file has just one such word.",
     )
     subset: Text | None = Field(
-        None, description="Configuration (subset) of the dataset, for a name; arith or simul of nano."
+        None, description="Configuration (subset) of the dataset, for a hub name; arith or simul of nano."
     )
-    revision: Text | None = Field(None, description="Revision of the dataset, for a name.")
+    revision: Text | None = Field(None, description="Revision of the dataset, for a hub name.")
     question_column: Text = Field("question", description="Column that holds the question.")
     rows: tuple[int, int] | None = Field(
         None,
@@ -116,8 +118,9 @@ class PromptsSection(SourceSection):
     shuffle: bool = Field(True, strict=False, description="Shuffle (seeded) before the limit is applied.")
     overlap: Literal["refuse", "drop", "transductive"] = Field(
         "refuse",
-        description="What to do with training questions that a benchmark also has: stop, drop them, or keep them "
-        "(every report then says 'transductive').",
+        description="What to do with training questions that a benchmark also has (but for case and typography: 3² is "
+        "taken for 32, and both texts are shown): stop, drop them, or keep them (every report then says "
+        "'transductive').",
     )
 
 

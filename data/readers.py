@@ -1,0 +1,253 @@
+"""Columns of one file as text, as they stand in it: JSONL, CSV, Parquet.
+
+Nothing is converted on the way: 007, 1.50 and 9007199254740993 of a CSV or JSONL file come back letter by letter. What
+has no text of its own (lists, times, bytes) is refused with its row, and so is whatever the reader would have to guess.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import UserError
+from data.files import SourceFile
+
+Texts = dict[str, list[str | None]]  # by column; None: no value
+WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
+UTF8_MARK = b"\xef\xbb\xbf"
+NO_JSON = ("NaN", "Infinity", "-Infinity")
+
+
+@dataclass(frozen=True)
+class FileRead:
+    """A file that was read: what the manifest keeps of it."""
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int
+
+
+class BadFileError(ValueError):
+    """What is wrong in a file, and where: the end of a sentence that begins with the file's name."""
+
+
+class _Literal(str):
+    """A number of a JSON file, or a word that JSON does not have, as it is written."""
+
+
+def read_file(file: SourceFile, columns: list[str], where: str) -> tuple[pl.DataFrame, FileRead]:
+    """The named columns as strings, and the file's size and checksum. Raises UserError for a file that cannot be read
+    as it stands.
+    """
+    try:
+        with file.open() as handle:
+            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+            size = handle.seek(0, io.SEEK_END)
+            handle.seek(0)
+            if not size:
+                raise BadFileError(f"is empty; expected rows with {columns[0]!r}")
+            keys = {key: value for key, value in file.hive_keys.items() if key not in columns}
+            table = _read(file, handle, columns, list(keys))
+    except (BadFileError, OSError, pa.ArrowException, pl.exceptions.PolarsError, EOFError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        told = first if isinstance(error, BadFileError) else f"cannot be read: {first}"
+        raise UserError(f"{where}: file {file.name} {told}") from error
+    _check_hive_keys(file, table, where)
+    return table.select(columns), FileRead(file.name, size, sha256, len(table))
+
+
+def _read(file: SourceFile, handle: io.BufferedIOBase, columns: list[str], more: list[str]) -> pl.DataFrame:
+    ending, compression = file.format
+    if ending == ".parquet":
+        return _parquet(handle, columns, more)
+    stream = io.BufferedReader(pa.CompressedInputStream(handle, compression)) if compression else handle
+    return (_csv if ending == ".csv" else _jsonl)(_lines(stream), columns, more)
+
+
+def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1, and lines as text."""
+    for number, line in enumerate(stream, 1):
+        if number == 1:
+            if line[:2] in WIDE:
+                raise BadFileError(f"is {WIDE[line[:2]]} text; expected UTF-8: save it as UTF-8")
+            line = line.removeprefix(UTF8_MARK)
+        if line.startswith(UTF8_MARK):
+            raise BadFileError(f"line {number} begins with a byte order mark: two files in one? Keep them apart")
+        if b"\0" in line:
+            raise BadFileError(f"line {number} has a NUL at byte {line.index(0) + 1}; expected UTF-8 text without")
+        try:
+            yield number, line.decode()
+        except UnicodeDecodeError as error:
+            raise BadFileError(
+                f"line {number} is no UTF-8 text (0x{line[error.start]:02x} at byte {error.start + 1}); save the file "
+                "as UTF-8"
+            ) from error
+
+
+# --- JSONL ------------------------------------------------------------------------------------------------------
+
+
+def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
+    known: dict[str, None] = {}
+    texts: Texts = {column: [] for column in (*columns, *more)}
+    for number, line in lines:
+        if line.isspace():
+            continue
+        try:
+            row = DECODER.decode(line)
+        except BadFileError as error:
+            raise BadFileError(f"line {number} {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise BadFileError(f"line {number} is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise BadFileError(f"line {number} is not a JSON object; expected one object a line, with its columns")
+        known |= dict.fromkeys(row)
+        for column, found in texts.items():
+            try:
+                found.append(_json_text(row.get(column)))
+            except BadFileError as error:
+                raise BadFileError(f"row {len(found) + 1} (line {number}): {column!r} {error}") from error
+    if known:
+        _check_columns(columns, list(known))
+    return pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadFileError(f"has the key {twice!r} twice; remove one")
+    return found
+
+
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_Literal, parse_int=_Literal, parse_constant=_Literal
+)  # fmt: skip
+
+
+def _json_text(value: Any) -> str | None:
+    """A JSON value as text, as it is written."""
+    if value is None or isinstance(value, bool):
+        return None if value is None else json.dumps(value)
+    if not isinstance(value, str):
+        raise BadFileError(f"is {'a list' if isinstance(value, list) else 'an object'}; expected text")
+    if isinstance(value, _Literal) and value in NO_JSON:
+        raise BadFileError(f"is {value}, which JSON does not have; expected text or a number")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadFileError(f"has half a character (\\u{ord(value[error.start]):04x}, a lone surrogate)") from error
+    return str(value)
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------
+
+
+def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.reader((line for _, line in lines), strict=True)
+    try:
+        header = next((row for row in rows if row), [])
+        twice = [name for name in header if name and header.count(name) > 1]
+        if twice:
+            raise BadFileError(f"has the column {twice[0]!r} twice; rename or remove one")
+        _check_columns(columns, header)
+        places = {column: header.index(column) for column in (*columns, *more) if column in header}
+        texts: Texts = {column: [] for column in places}
+        for row in rows:
+            if not row:  # an empty line
+                continue
+            told = f"row {len(texts[columns[0]]) + 1} (line {rows.line_num})"
+            if len(row) != len(header):
+                raise BadFileError(f"{told} has {len(row)} cells; its header has {len(header)}")
+            if row == header:
+                raise BadFileError(f"{told} is the header again: two files in one? Remove the row")
+            for column, place in places.items():
+                texts[column].append(row[place])
+    except csv.Error as error:
+        raise BadFileError(f"line {rows.line_num} is not CSV ({error}); check its quotes") from error
+    return pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
+
+
+# --- Parquet, and tables of the hub -----------------------------------------------------------------------------
+
+
+def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str]) -> pl.DataFrame:
+    with pq.ParquetFile(handle) as file:
+        names = file.schema_arrow.names
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise BadFileError(f"has the column {twice[0]!r} twice; rename or remove one")
+        _check_columns(columns, names)
+        wanted = [column for column in (*columns, *more) if column in names]
+        for column in wanted:
+            _check_type(file.schema_arrow.field(column).type, column)
+        return table_texts(file.read(columns=wanted), wanted)
+
+
+def table_texts(table: pa.Table, columns: list[str]) -> pl.DataFrame:
+    """Columns of an Arrow table as text: strings as they are, numbers, dates and truth values in their usual form.
+
+    Raises BadFileError for a column that is not there, or has values without a text.
+    """
+    _check_columns(columns, table.column_names)
+    return pl.DataFrame({name: _arrow_texts(table[name], name) for name in columns})
+
+
+def _check_type(kind: pa.DataType, name: str) -> None:
+    types = pa.types
+    inner = kind.value_type if types.is_dictionary(kind) else kind
+    checks = (
+        types.is_string, types.is_large_string, types.is_string_view, types.is_boolean, types.is_integer,
+        types.is_floating, types.is_decimal128, types.is_date32, types.is_null,
+    )  # fmt: skip
+    if not any(check(inner) for check in checks):
+        raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates are taken, too)")
+
+
+def _arrow_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
+    _check_type(column.type, name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise BadFileError(f"has damaged text in column {name!r} ({error})") from error
+    series = pl.Series(name, pl.from_arrow(column))
+    if series.dtype.is_float():
+        odd = (~series.is_finite()).fill_null(False)
+        if odd.any():
+            row = odd.arg_true()[0]
+            raise BadFileError(f"row {row + 1}: {name!r} is {series[row]}; expected text or a finite number")
+    return series.cast(pl.String)
+
+
+def _check_columns(columns: list[str], names: list[str]) -> None:
+    for column in columns:
+        if column not in names:
+            raise BadFileError(f"has no column {column!r}; it has {', '.join(names) or 'none'}")
+
+
+def _check_hive_keys(file: SourceFile, table: pl.DataFrame, where: str) -> None:
+    for key, value in file.hive_keys.items():
+        if key not in table.columns:
+            continue
+        other = (table[key] != value).fill_null(False)
+        if other.any():
+            row = other.arg_true()[0]
+            raise UserError(
+                f"{where}: file {file.name} row {row + 1} has {key} {table[key][row]!r}, and its folder says "
+                f"{key}={value}; rename the folder, or the column"
+            )

@@ -1,0 +1,133 @@
+"""Which questions a run trains on: each once, none that a benchmark has, in a seeded order."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data import shards
+from data.config.sections import Config, PromptsSection
+from data.console import console
+from data.errors import UserError
+from data.hashing import digest, loose_form, normalise
+from data.questions import Origin, shuffled, unique_questions
+from data.schema import PROMPTS
+from data.stage import FORMAT
+
+PRINTED = 10  # lines of a list on the screen
+KEPT = 1000  # entries of a list in the manifest, which is read whole
+SHORT = 60  # characters of a question in a message
+FATE = {"drop": "dropped", "transductive": "trained on all the same"}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A training question that a benchmark also has, as both write it."""
+
+    question: str
+    benchmark: str
+    in_benchmark: str
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same question; else only the loose forms are the same."""
+        return normalise(self.question) == normalise(self.in_benchmark)
+
+    def __str__(self) -> str:
+        written = "" if self.same else f", written {_short(self.in_benchmark)} there"
+        return f"{_short(self.question)} in {self.benchmark!r}{written}"
+
+
+def write_prompts(config: Config, folder: Path) -> None:
+    """Write the unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and say what was done.
+
+    Raises UserError if a source cannot be used, or shares questions with a benchmark and may not.
+    """
+    section = config.prompts
+    questions, duplicates, origin = unique_questions(section, "prompts")
+    shared, benchmarks = _in_benchmarks(config, questions)
+    left = _without(questions, shared, section)
+    ids = shuffled(left, config.run.seed) if section.shuffle else list(left)
+    ids = ids[: section.limit]
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it could freeze its config
+    files = []
+    for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
+        part = ids[first : first + config.run.shard_questions]
+        rows = [{"id": id_, "question": questions[id_], "source": section.source} for id_ in part]
+        files.append(folder / f"part-{number:05d}.parquet")
+        shards.write_rows(rows, files[-1], PROMPTS)
+    loose = [asdict(pair) for pair in shared.values() if not pair.same]
+    manifest = {
+        "stage": "prompts", "format": FORMAT, "rows": len(ids), "duplicates_dropped": duplicates,
+        "overlap": len(shared), "overlap_rule": section.overlap, "overlap_loose": loose[:KEPT],
+        "source": origin.manifest(), "benchmarks": {name: found.manifest() for name, found in benchmarks.items()},
+        "config": digest(section.model_dump(mode="json")),
+    }  # fmt: skip
+    shards.write_manifest(folder, manifest, files)
+    _tell(section, origin, duplicates, shared, len(ids))
+    for name, found in benchmarks.items():
+        _say(f"benchmark {name}: {found}", found.left_out)
+
+
+def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str, Shared], dict[str, Origin]]:
+    """The questions, by id, that a benchmark also has by their loose form; and where each benchmark comes from."""
+    asked: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    origins = {}
+    for index, benchmark in enumerate(config.benchmarks):
+        texts, _, origins[benchmark.name] = unique_questions(benchmark, f"benchmarks.{index}")
+        for text in texts.values():
+            asked[loose_form(text)][normalise(text)] = (benchmark.name, text)
+    shared = {}
+    for id_, question in questions.items():
+        found = asked.get(loose_form(question))
+        if found:
+            exact = found.get(normalise(question))
+            shared[id_] = Shared(question, *(exact or next(iter(found.values()))))
+    return shared, origins
+
+
+def _without(questions: dict[str, str], shared: dict[str, Shared], section: PromptsSection) -> dict[str, str]:
+    """The questions that may be trained on."""
+    if shared and section.overlap == "refuse":
+        raise UserError(
+            f"prompts: {len(shared)} of {len(questions)} questions are also in a benchmark, first "
+            f"{next(iter(shared.values()))}. Use other rows, or set prompts.overlap to 'drop' (leave them out of "
+            "training) or 'transductive' (train on them; reports will say so)"
+        )
+    if section.overlap != "drop":
+        return questions
+    left = {id_: text for id_, text in questions.items() if id_ not in shared}
+    if not left:
+        raise UserError("prompts: every question is also in a benchmark; nothing is left to train on")
+    return left
+
+
+def _tell(section: PromptsSection, origin: Origin, duplicates: int, shared: dict[str, Shared], taken: int) -> None:
+    parts = [str(origin), f"{duplicates:,} duplicates dropped"]
+    if section.rows:
+        parts.insert(1, f"{list(section.rows)} of them used")
+    loose = [str(pair) for pair in shared.values() if not pair.same]
+    if shared:
+        but = f" ({len(loose):,} but for case or typography)" if loose else ""
+        parts.append(f"{len(shared):,} also in a benchmark{but}: {FATE[section.overlap]}")
+    _say(f"prompts: {', '.join(parts)}; {taken:,} questions taken", origin.left_out)
+    for line in _some(loose):
+        _say(f"  {line}")
+
+
+def _say(line: str, left_out: tuple[str, ...] = ()) -> None:
+    """As it is: a name may have brackets, and a line may be longer than the screen."""
+    console.print(line, markup=False, soft_wrap=True)
+    for name in _some(list(left_out)):
+        console.print(f"  left out: {name}", markup=False, soft_wrap=True)
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - PRINTED
+    return [*lines[:PRINTED], f"… and {more:,} more"] if more > 0 else lines
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHORT else text[: SHORT - 1] + "…")
