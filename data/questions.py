@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +24,12 @@ READERS: dict[str, Callable[..., pl.LazyFrame]] = {
 }
 
 
-def read_source(section: SourceSection, columns: list[str], where: str) -> pl.DataFrame:
+def read_source(section: SourceSection, columns: list[str], where: str, typed: str | None = None) -> pl.DataFrame:
     """The named columns of a source as strings, in the source's order, before any limit.
 
-    `where` names the config section in errors. Raises UserError for a missing or empty source, a column that is
-    not there, or an empty question.
+    `where` names the config section in errors. The column `typed` keeps its own type and may hold lists and nulls:
+    data/answers/gold.py reads it. Raises UserError for a missing or empty source, a column that is not there, or an
+    empty question.
     """
     frame = _open(section, where)
     names = frame.collect_schema().names()
@@ -35,10 +37,10 @@ def read_source(section: SourceSection, columns: list[str], where: str) -> pl.Da
         if column not in names:
             raise UserError(f"{where}: {section.source} has no column {column!r}; it has {', '.join(names)}")
     for column, kind in frame.select(columns).collect_schema().items():
-        if kind.is_nested():
+        if kind.is_nested() and column != typed:
             raise UserError(f"{where}: column {column!r} of {section.source} is a {kind}; expected text")
     try:
-        table = frame.select(pl.col(columns).cast(pl.String)).collect()
+        table = frame.select(c if c == typed else pl.col(c).cast(pl.String) for c in columns).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{where}: {section.source} cannot be read: {_first_line(error)}") from error
     if section.rows is not None:
@@ -48,7 +50,7 @@ def read_source(section: SourceSection, columns: list[str], where: str) -> pl.Da
         raise UserError(
             f"{where}: {section.source} has no rows" + (f" in {list(section.rows)}" if section.rows else "")
         )
-    for column in columns:
+    for column in (each for each in columns if each != typed):
         empty = table[column].is_null() | (table[column].str.strip_chars() == "")
         if empty.any():
             row = empty.arg_true()[0] + (section.rows or (0, 0))[0]
@@ -107,6 +109,22 @@ def _open_dataset(section: SourceSection, where: str) -> pl.LazyFrame:
         raise UserError(f"{where}: dataset {section.source!r} cannot be loaded: {_first_line(error)}") from error
     table: Any = dataset
     return pl.DataFrame(pl.from_arrow(table.with_format("arrow")[:])).lazy()
+
+
+def source_digest(section: SourceSection) -> str | None:
+    """SHA-256 over the bytes of a source's files; None where they are not on this machine, and for nano."""
+    path = Path(section.source).expanduser()
+    if section.source == NANO or "://" in section.source:
+        return None
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+    else:
+        files = [path] if path.is_file() else [Path(found) for found in glob.glob(str(path))]
+    found = hashlib.sha256()
+    for file in sorted(files):
+        with file.open("rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
+    return found.hexdigest() if files else None
 
 
 def _first_line(error: BaseException) -> str:

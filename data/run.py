@@ -20,7 +20,7 @@ from data.config.load import differences, load_config, parse_config
 from data.config.sections import Config
 from data.errors import UserError
 from data.hashing import digest
-from data.questions import shuffled, unique_questions
+from data.questions import shuffled, source_digest, unique_questions
 from data.schema import PROMPTS
 
 RUNS = Path("runs")
@@ -174,6 +174,7 @@ def _write_prompts(run: Run) -> None:
     manifest = {
         "stage": "prompts", "rows": len(ids), "duplicates_dropped": duplicates, "overlap": len(overlap),
         "overlap_rule": section.overlap, "config": digest(run.config.prompts.model_dump(mode="json")),
+        "source_digest": source_digest(section),
     }  # fmt: skip
     shards.write_manifest(run.prompts_dir, manifest, files)
 

@@ -1,0 +1,267 @@
+r"""Gold answers: what a source's answer column says, whatever form it has.
+
+A gold answer is read as a response is (data/answers/extract.py): the last `\boxed{...}`, the line `#### x`, "the answer
+is x", and, as OpenAI published solutions, a last line `A: x`. Unlike a response it is never guessed:
+
+- Without any of these it must be a bare answer (`18`, `\frac{1}{2}`, `x = 5`, `Paris`), not a worked solution: the last
+  number of a solution is not always its answer.
+- Two rules that find different answers are an error, and so are two different `####` lines.
+- What stands for a missing value (NaN, N/A, None, empty) is no answer.
+
+The units of a column do not matter: text, whole numbers, floats (18.0 is 18), decimals, booleans. A list is one answer
+with all of its parts ("30, 300"), not a choice of several.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+
+from data.answers.equivalence import Kind, decide_quickly
+from data.answers.extract import RULES, trim
+from data.answers.numbers import read_number, read_numbers
+from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
+from data.config.sections import SourceSection
+from data.errors import UserError
+from data.hashing import normalise, question_id
+
+MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "inf", "-inf", "+inf"}  # and NA, but not Na
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # 6*8=<<6*8=48>>48, as GSM8K writes it
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_HASHES = re.compile(r"#{4,}")
+_A_LINE = re.compile(r"\n\s*A(?:ns)?\s?:\s*([^\n]+)\s*$")
+_OPENING = re.compile(  # "points/answer = 48" and "24 correct answers * 2" state no answer
+    r"(?:^|[.!?;:,\n]|\b(?:the|final|an?|so|my|our|is))[\s*_#]*(?:correct\s+)?(?:final\s+)?[\s*_]*\banswers?\b[^\n]{0,40}$",
+    re.I,
+)
+_SUM = re.compile(r"\d\s*[-+*/×÷]\s*\$?\d[^=]*=")
+_CHOICE_AND_TEXT = re.compile(r"\(?[A-Z][).:]\s+\S")
+_REMARK = re.compile(r"\d\s*\([^()]*(?<![\\A-Za-z])[A-Za-z]{3,}|\d.*\s(?:#|//)\s")  # 18 (see page 3)
+_LATEX_ROWS = re.compile(r"\\begin\b")
+
+
+class Unreadable(ValueError):
+    """A gold answer that cannot be read; the message says why, and fits after "a gold answer that"."""
+
+
+def read_gold(value: Any, kind: Kind) -> str:
+    """The answer that a cell of the answer column states, as text.
+
+    `value` is text, a number, a boolean, or a list of these. A bare answer comes back as it stands, less white space
+    and math delimiters around it. Raises Unreadable.
+    """
+    if isinstance(value, (list, tuple)):
+        return _read_list(list(value), kind)
+    text = "" if value is None else str(value).strip().strip("\u200b\ufeff").strip()
+    if text.startswith(('["', "['")):  # how a list comes out of a column that also has text
+        return _read_list(_listed(text), kind)
+    answer = _stated(text, kind)
+    return _checked(_bare(text, kind) if answer is None else answer, kind)
+
+
+def read_golds(column: pl.Series, kind: Kind, source: str, first: int, where: str) -> list[str]:
+    """The answers of a whole column, in order.
+
+    `source`, `where` (the config section) and `first` (the column's first row in the source, from 0) are for the
+    message. Raises UserError for the first row that cannot be read.
+    """
+    values = _values(column)
+    if values is None:
+        raise UserError(
+            f"{where}: column {column.name!r} of {source} is a {column.dtype}; expected gold answers as text, numbers, "
+            "or lists of these"
+        )
+    found = []
+    for row, value in enumerate(values, first + 1):
+        try:
+            found.append(read_gold(value, kind))
+        except Unreadable as error:
+            shown = "" if value is None or len(str(value)) == 0 else f" ({_shown(value)})"
+            raise UserError(f"{where}: {source} row {row} has a {column.name!r}{shown} that {error}") from None
+    return found
+
+
+def gold_by_question(table: pl.DataFrame, section: SourceSection, kind: Kind, where: str) -> dict[str, tuple[str, str]]:
+    """{question id: (question, answer)} of a table of questions and gold answers, in its order.
+
+    `section` is the source that the table was read from, `where` the name of that section. Raises UserError for an
+    answer that cannot be read, and for a question that comes twice with different ones.
+    """
+    first, _ = section.rows or (0, 0)
+    golds = read_golds(table.to_series(1), kind, section.source, first, where)
+    found: dict[str, tuple[str, str]] = {}
+    for row, (question, gold) in enumerate(zip(table.to_series(0), golds, strict=True), first + 1):
+        _, known = found.setdefault(question_id(question), (question, gold))
+        if normalise(known) != normalise(gold) and not same_gold(known, gold, kind):
+            raise UserError(
+                f"{where}: {section.source} has the question {question[:60]!r} twice, with the answers {known!r} "
+                f"and, in row {row}, {gold!r}; remove one"
+            )
+    return found
+
+
+def same_gold(a: str, b: str, kind: Kind) -> bool:
+    """Whether two gold answers are surely the same; what only math-verify could tell counts as different."""
+    return decide_quickly(a, b, kind) is True
+
+
+def _values(column: pl.Series) -> list[Any] | None:
+    """A column's values as text or lists of text, None for null; None if its type is not one of those that are read."""
+    inner = column.dtype.inner if isinstance(column.dtype, (pl.List, pl.Array)) else column.dtype  # type: ignore[attr-defined]
+    if not (inner.is_numeric() or inner in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null)):
+        return None
+    if inner is column.dtype:
+        return _plain(column).to_list()
+    lists = column.to_list()
+    parts = iter(_plain(column.explode() if len(column) else column).to_list())
+    # an empty list and a null are one null each where lists are laid end to end
+    return [[next(parts) for _ in found] if found else (next(parts), found)[1] for found in lists]
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """Numbers as text: a column of floats made of whole numbers and gaps has them as 18.0."""
+    if not column.dtype.is_float():
+        return column.cast(pl.String)
+    text = column.cast(pl.String).str.replace(r"\.0$", "").str.replace("^-0$", "0")
+    exact = column.is_null() | column.is_nan() | column.is_infinite() | (column.abs() < 2**53)
+    return pl.select(pl.when(exact).then(text).otherwise(text + pl.lit(_INEXACT))).to_series()
+
+
+_INEXACT = " (a float)"  # after digits that a float may have lost
+
+
+def _read_list(values: list[Any], kind: Kind) -> str:
+    if not values:
+        raise Unreadable("is an empty list")
+    return ", ".join(read_gold(value, kind) for value in values)
+
+
+def _listed(text: str) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        raise Unreadable("is a list written as text; write a JSON list, or the parts with commas") from None
+    if not isinstance(found, list) or any(isinstance(part, (list, dict)) for part in found):
+        raise Unreadable("is a nested list")
+    return found
+
+
+def _stated(text: str, kind: Kind) -> str | None:
+    """What the rules find, in their order; None where none of them applies."""
+    text = _CALCULATOR.sub("", text)
+    found = {"boxed": _boxed(text), "####": _hashes(text, kind), "phrase": _phrase(text), "A:": _a_line(text)}
+    answers = {rule: answer for rule, answer in found.items() if answer is not None}
+    if not answers:
+        return None
+    (rule, answer), *others = answers.items()
+    for other, theirs in others:
+        if not (same_gold(answer, theirs, kind) or same_gold(_result(answer), _result(theirs), kind)):
+            raise Unreadable(f"states two answers: {_shown(answer)} ({rule}) and {_shown(theirs)} ({other})")
+    return answer
+
+
+def _boxed(text: str) -> str | None:
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    last = _by_rule("boxed", text)
+    if last is None:
+        raise Unreadable("has a box that is empty or never closed")
+    line = text.rfind("\n", 0, boxes[-1].start()) + 1
+    for box, following in pairwise(boxes):
+        if box.start() >= line and _by_rule("boxed", text[line : following.start()]) not in (None, last):
+            raise Unreadable("has two different boxes in one line; put all of the answer into one")
+    return last
+
+
+def _hashes(text: str, kind: Kind) -> str | None:
+    parts = [part for line in text.splitlines() for part in _HASHES.split(line)[1:]]
+    if not parts:
+        return None
+    if not any(part.strip() for part in parts):
+        raise Unreadable("has an empty ####")
+    read = [_by_rule("hashes", f"#### {part}") for part in parts if not _BOX.search(part)]
+    answers = [answer for answer in read if answer is not None]  # the others are headings: "#### Step 2:"
+    told = [answer for answer in answers if re.search(r"\d|\\", answer)] or answers  # "#### Check" is one beside them
+    for answer in told[:-1]:
+        if not same_gold(answer, told[-1], kind):
+            raise Unreadable(f"has several ####: {_shown(answer)} and {_shown(told[-1])}")
+    return told[-1] if told else None
+
+
+def _phrase(text: str) -> str | None:
+    span = RULES["phrase"](text)
+    if span is None or not _OPENING.search(text[max(0, span[0] - 100) : span[0]]):
+        return None
+    answer = text[slice(*span)]
+    return None if _BOX.search(answer) else answer  # which is read as a box
+
+
+def _a_line(text: str) -> str | None:
+    line = _A_LINE.search(text)
+    span = trim(text, *line.span(1)) if line else None
+    return text[slice(*span)] if span and not _BOX.search(text[slice(*span)]) else None
+
+
+def _by_rule(rule: Any, text: str) -> str | None:
+    span = RULES[rule](text)
+    return text[slice(*span)] if span else None
+
+
+def _result(answer: str) -> str:
+    """What an equation comes to: 120 of "15 * 8 = 120"."""
+    return answer.rpartition("=")[2] or answer
+
+
+def _bare(text: str, kind: Kind) -> str:
+    """An answer without any marker. Raises Unreadable for what looks like a solution or a list of choices."""
+    if "\n" in text and not _LATEX_ROWS.search(text):
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if all(read_number(line) for line in lines) and max(map(len, lines)) <= 20:
+            return ", ".join(lines)
+        raise Unreadable(f"has several lines and states no answer; {_FORMS}")
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", TEXT.sub(" ", text))
+    if _CALCULATOR.search(text) or len(words) > 10 or (len(words) > 1 and _SUM.search(text)):
+        raise Unreadable(f"is a worked solution and states no answer; {_FORMS}")
+    if len(words) > 5 and not read_number(text) and not read_numbers(text):
+        raise Unreadable(f"is a sentence and states no answer; {_FORMS}")
+    if text.startswith(("#", "{'", '{"')) or "</" in text:
+        raise Unreadable(f"is no answer; {_FORMS}")
+    if text.endswith("\\"):
+        return text
+    span = trim(text, 0, len(text))
+    answer = text[slice(*span)] if span else text
+    return text if answer.endswith("\\") else answer  # the comma of "5\," is a space
+
+
+_FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
+
+
+def _checked(answer: str, kind: Kind) -> str:
+    """The answer, if a response can be compared with it."""
+    if not answer:
+        raise Unreadable("is empty; fill it in or remove the row")
+    if answer.casefold() in MISSING or answer == "NA":
+        raise Unreadable("is no answer but a missing value; fill it in or remove the row")
+    if answer.endswith(_INEXACT):
+        raise Unreadable("is a number too large for a float to hold exactly; write it as text")
+    if not re.search(r"\w", clean(answer)):
+        raise Unreadable("has neither a letter nor a digit; fill it in or remove the row")
+    if len(answer) > MAX_ANSWER_CHARS:
+        raise Unreadable(f"states an answer of {len(answer)} characters; at most {MAX_ANSWER_CHARS} can be compared")
+    if _CHOICE_AND_TEXT.match(answer):
+        raise Unreadable("is a choice letter and its text; keep the one that responses are to state")
+    if _REMARK.search(answer):
+        raise Unreadable("has a remark beside the answer; remove the remark")
+    if kind == "numbers" and not read_numbers(answer):
+        raise Unreadable("is no list of numbers, as answers = 'numbers' wants; compare with 'math', or mend the row")
+    return answer
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return repr(text if len(text) <= 60 else f"{text[:28]} … {text[-28:]}")
