@@ -26,6 +26,7 @@ from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
 from data.stage import Stage
 from evaluate.benchmarks import Item, digests, load_benchmarks
 from evaluate.guard import decide
+from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.unit import RESPONSES, ResponseRow, Unit, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
@@ -53,8 +54,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     metrics_path = run.round_dir(round_) / "metrics.parquet"
     if not (stage.folder / shards.SUCCESS).is_file():
         check_room(run, prompts_of(policies), benchmarks)
-    # generate would refuse the questions only after this config is frozen
-    run.freeze(lambda: check_questions(run, prompts_of(policies)))
+    run.freeze(lambda: check_before_freezing(run, policies))
     check_same_benchmarks(run, stage, benchmarks)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
@@ -120,6 +120,13 @@ def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, 
                     f"{section.context_tokens} less max_new_tokens {section.max_new_tokens} leaves {limit} tokens for "
                     "a prompt; raise the one or lower the other"
                 )
+
+
+def check_before_freezing(run: Run, policies: dict[str, Policy]) -> None:
+    """Raises UserError for what generate and `pipeline.labels` would refuse only after the config is frozen."""
+    check_questions(run, prompts_of(policies))
+    if run.config.evaluate.label_column is not None:
+        gold_answers(run.config)
 
 
 def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Item]]) -> None:

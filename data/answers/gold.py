@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from data.answers.equivalence import Kind, decide_quickly
-from data.answers.extract import RULES, trim
+from data.answers.extract import RULES, Rule, trim
 from data.answers.numbers import read_number, read_numbers
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
 from data.config.sections import SourceSection
@@ -30,18 +30,28 @@ from data.errors import UserError
 from data.hashing import normalise, question_id
 
 MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "inf", "-inf", "+inf"}  # and NA, but not Na
+_INEXACT = " (a float)"  # after digits that a float may have lost
+_FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
+
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # 6*8=<<6*8=48>>48, as GSM8K writes it
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _HASHES = re.compile(r"#{4,}")
-_A_LINE = re.compile(r"\n\s*A(?:ns)?\s?:\s*([^\n]+)\s*$")
+_A_LINE = re.compile(r"\n\s*A\s?:\s*([^\n]+)\s*$")
 _OPENING = re.compile(  # "points/answer = 48" and "24 correct answers * 2" state no answer
-    r"(?:^|[.!?;:,\n]|\b(?:the|final|an?|so|my|our|is))[\s*_#]*(?:correct\s+)?(?:final\s+)?[\s*_]*\banswers?\b[^\n]{0,40}$",
+    r"(?:^|[.!?;:,\n]|\b(?:the|final|an?|so|my|our|is))[\s*_#]*(?:correct\s+)?(?:final\s+)?[\s*_]*"
+    r"\banswers?\b[^\n]{0,40}$",
     re.I,
 )
-_SUM = re.compile(r"\d\s*[-+*/×÷]\s*\$?\d[^=]*=")
-_CHOICE_AND_TEXT = re.compile(r"\(?[A-Z][).:]\s+\S")
-_REMARK = re.compile(r"\d\s*\([^()]*(?<![\\A-Za-z])[A-Za-z]{3,}|\d.*\s(?:#|//)\s")  # 18 (see page 3)
 _LATEX_ROWS = re.compile(r"\\begin\b")
+_SUM = re.compile(r"\d\s*[-+*/×÷]\s*\$?\d[^=]*=")
+_NUMBER = re.compile(r"(?<![\w.])\d[\d,.]*(?!\w)")
+_NO_NUMBER = re.compile(r"\\(?!(?:frac|times|cdot)(?![A-Za-z]))[A-Za-z]+|(?<=\d)[xyzn]\b")  # \sqrt{2}, 2\pi, 2x
+_WORD = re.compile(
+    r"(?<![\\\w])(?!(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)|log|exp|sqrt|max|min|mod|infinity|and|not)\b)[A-Za-z]{3,}"
+)
+_CHOICE_AND_TEXT = re.compile(r"\(?[A-Z][).:]\s+\S")  # B) 18
+_REMARK = re.compile(r"\d\s*\([^()]*(?<![\\A-Za-z])[A-Za-z]{3,}|\d.*\s(?:#|//)\s")  # 18 (see page 3)
+_GAP = re.compile(r"[-+]?\d+(?:[ '\u2019]\d+)+")  # 1 234
 
 
 class Unreadable(ValueError):
@@ -60,7 +70,7 @@ def read_gold(value: Any, kind: Kind) -> str:
     if text.startswith(('["', "['")):  # how a list comes out of a column that also has text
         return _read_list(_listed(text), kind)
     answer = _stated(text, kind)
-    return _checked(_bare(text, kind) if answer is None else answer, kind)
+    return _checked(_bare(text) if answer is None else answer, kind)
 
 
 def read_golds(column: pl.Series, kind: Kind, source: str, first: int, where: str) -> list[str]:
@@ -111,10 +121,11 @@ def same_gold(a: str, b: str, kind: Kind) -> bool:
 
 def _values(column: pl.Series) -> list[Any] | None:
     """A column's values as text or lists of text, None for null; None if its type is not one of those that are read."""
-    inner = column.dtype.inner if isinstance(column.dtype, (pl.List, pl.Array)) else column.dtype  # type: ignore[attr-defined]
-    if not (inner.is_numeric() or inner in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null)):
+    dtype = column.dtype
+    inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
+    if not (inner.is_numeric() or inner in (pl.String, pl.Boolean, pl.Categorical, pl.Enum)):
         return None
-    if inner is column.dtype:
+    if inner is dtype:
         return _plain(column).to_list()
     lists = column.to_list()
     parts = iter(_plain(column.explode() if len(column) else column).to_list())
@@ -129,9 +140,6 @@ def _plain(column: pl.Series) -> pl.Series:
     text = column.cast(pl.String).str.replace(r"\.0$", "").str.replace("^-0$", "0")
     exact = column.is_null() | column.is_nan() | column.is_infinite() | (column.abs() < 2**53)
     return pl.select(pl.when(exact).then(text).otherwise(text + pl.lit(_INEXACT))).to_series()
-
-
-_INEXACT = " (a float)"  # after digits that a float may have lost
 
 
 def _read_list(values: list[Any], kind: Kind) -> str:
@@ -204,10 +212,11 @@ def _phrase(text: str) -> str | None:
 def _a_line(text: str) -> str | None:
     line = _A_LINE.search(text)
     span = trim(text, *line.span(1)) if line else None
-    return text[slice(*span)] if span and not _BOX.search(text[slice(*span)]) else None
+    answer = text[slice(*span)] if span else None
+    return None if answer is None or _BOX.search(answer) else answer
 
 
-def _by_rule(rule: Any, text: str) -> str | None:
+def _by_rule(rule: Rule, text: str) -> str | None:
     span = RULES[rule](text)
     return text[slice(*span)] if span else None
 
@@ -217,28 +226,27 @@ def _result(answer: str) -> str:
     return answer.rpartition("=")[2] or answer
 
 
-def _bare(text: str, kind: Kind) -> str:
+def _bare(text: str) -> str:
     """An answer without any marker. Raises Unreadable for what looks like a solution or a list of choices."""
     if "\n" in text and not _LATEX_ROWS.search(text):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if all(read_number(line) for line in lines) and max(map(len, lines)) <= 20:
             return ", ".join(lines)
         raise Unreadable(f"has several lines and states no answer; {_FORMS}")
-    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", TEXT.sub(" ", text))
+    plain = TEXT.sub(" ", text)
+    words = _WORD.findall(plain)
     if _CALCULATOR.search(text) or len(words) > 10 or (len(words) > 1 and _SUM.search(text)):
         raise Unreadable(f"is a worked solution and states no answer; {_FORMS}")
-    if len(words) > 5 and not read_number(text) and not read_numbers(text):
+    told = re.search(r"\d", text) and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", plain)) > 3
+    if told and not read_number(text) and not read_numbers(text):
         raise Unreadable(f"is a sentence and states no answer; {_FORMS}")
-    if text.startswith(("#", "{'", '{"')) or "</" in text:
+    if text.startswith(("#", "{'", '{"')) or "##" in text or "</" in text:
         raise Unreadable(f"is no answer; {_FORMS}")
     if text.endswith("\\"):
         return text
     span = trim(text, 0, len(text))
     answer = text[slice(*span)] if span else text
     return text if answer.endswith("\\") else answer  # the comma of "5\," is a space
-
-
-_FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
 
 
 def _checked(answer: str, kind: Kind) -> str:
@@ -257,7 +265,12 @@ def _checked(answer: str, kind: Kind) -> str:
         raise Unreadable("is a choice letter and its text; keep the one that responses are to state")
     if _REMARK.search(answer):
         raise Unreadable("has a remark beside the answer; remove the remark")
-    if kind == "numbers" and not read_numbers(answer):
+    if _GAP.fullmatch(answer):
+        raise Unreadable("is two numbers, or one with a gap in it; write 1234 or 1,234")
+    plain = TEXT.sub(" ", answer)
+    if kind == "math" and _WORD.search(plain) and len(_NUMBER.findall(plain)) == 1 and not read_number(answer):
+        raise Unreadable(f"has words around a number ({_shown(answer)}) that are not read as a unit; remove them")
+    if kind == "numbers" and (not read_numbers(answer) or _NO_NUMBER.search(TEXT.sub(" ", clean(answer)))):
         raise Unreadable("is no list of numbers, as answers = 'numbers' wants; compare with 'math', or mend the row")
     return answer
 
