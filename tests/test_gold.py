@@ -319,7 +319,7 @@ def test_a_source_with_other_answers_is_named(scored: Run, tmp_path: Path) -> No
 
 def golds(name: str) -> list[str]:
     """The answer column of a file in ../shared."""
-    lines = (BENCHMARKS / f"{name}.jsonl").read_text("utf-8").splitlines()
+    lines = (BENCHMARKS / f"{name}.jsonl").read_text("utf-8").strip().split("\n")  # splitlines has more line ends
     return [json.loads(line)["answer"] for line in lines]
 
 

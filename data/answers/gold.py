@@ -36,6 +36,7 @@ _FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # 6*8=<<6*8=48>>48, as GSM8K writes it
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _HASHES = re.compile(r"#{4,}")
+_HEADING = re.compile(r"[A-Z][a-z]{2,}(?: [A-Za-z]+)*")  # "#### Check", where another line has the answer
 _A_LINE = re.compile(r"\n\s*A\s?:\s*([^\n]+)\s*$")
 _OPENING = re.compile(  # "points/answer = 48" and "24 correct answers * 2" state no answer
     r"(?:^|[.!?;:,\n]|\b(?:the|final|an?|so|my|our|is))[\s*_#]*(?:correct\s+)?(?:final\s+)?[\s*_]*"
@@ -128,9 +129,8 @@ def _values(column: pl.Series) -> list[Any] | None:
     if inner is dtype:
         return _plain(column).to_list()
     lists = column.to_list()
-    parts = iter(_plain(column.explode() if len(column) else column).to_list())
-    # an empty list and a null are one null each where lists are laid end to end
-    return [[next(parts) for _ in found] if found else (next(parts), found)[1] for found in lists]
+    parts = iter(_plain(pl.Series([part for found in lists for part in found or ()], dtype=inner)).to_list())
+    return [found and [next(parts) for _ in found] for found in lists]
 
 
 def _plain(column: pl.Series) -> pl.Series:
@@ -194,7 +194,7 @@ def _hashes(text: str, kind: Kind) -> str | None:
         raise Unreadable("has an empty ####")
     read = [_by_rule("hashes", f"#### {part}") for part in parts if not _BOX.search(part)]
     answers = [answer for answer in read if answer is not None]  # the others are headings: "#### Step 2:"
-    told = [answer for answer in answers if re.search(r"\d|\\", answer)] or answers  # "#### Check" is one beside them
+    told = [answer for answer in answers if not _HEADING.fullmatch(answer)] or answers
     for answer in told[:-1]:
         if not same_gold(answer, told[-1], kind):
             raise Unreadable(f"has several ####: {_shown(answer)} and {_shown(told[-1])}")
