@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from data.config.sections import SourceSection
 from data.errors import UserError
-from data.files import EXPECTED, Listing, list_files, looks_like_files
+from data.files import EXPECTED, list_files, looks_like_files
 from data.hashing import draw_key, question_id
 from data.readers import BadFileError, FileRead, read_file, table_texts
 
@@ -28,9 +28,11 @@ class Origin:
     rows: int  # all that the source has, before `rows` of its section
     files: tuple[FileRead, ...] = ()  # none: nano, or a hub name
     left_out: tuple[str, ...] = ()
+    first: int = 0  # of these rows, the first that its section names
 
     def place(self, row: int) -> str:
-        """The name of a row, counted from 0 over all files, as errors tell it: file and row in the file."""
+        """The name of a row, counted from 0 over what was read, as errors tell it: file and row in the file."""
+        row += self.first
         for file in self.files:
             if row < file.rows:
                 return f"{file.name} row {row + 1}"
@@ -78,11 +80,16 @@ def shuffled(questions: Mapping[str, str], seed: int) -> list[str]:
     return random.Random(seed).sample(ordered, len(ordered))
 
 
-def read_with_origin(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
-    """What `read_source` returns, and where it comes from. Raises UserError as it does."""
-    table, origin = _open(section, list(dict.fromkeys(columns)), where)
+def read_with_origin(
+    section: SourceSection, columns: list[str], where: str, lists: str | None = None
+) -> tuple[pl.DataFrame, Origin]:
+    """What `read_source` returns, and where it comes from. In the column `lists` a list is taken, as its JSON.
+
+    Raises UserError as `read_source` does.
+    """
+    table, origin = _open(section, list(dict.fromkeys(columns)), where, lists)
     first, end = section.rows or (0, len(table))
-    table = table.slice(first, end - first)
+    table, origin = table.slice(first, end - first), replace(origin, first=first)
     if table.is_empty():
         raise UserError(
             f"{where}: {section.source} has no rows" + (f" in {list(section.rows)}" if section.rows else "")
@@ -90,33 +97,30 @@ def read_with_origin(section: SourceSection, columns: list[str], where: str) -> 
     for column in table.columns:
         empty = table[column].is_null() | (table[column].str.strip_chars() == "")
         if empty.any():
-            row = origin.place(empty.arg_true()[0] + first)
+            row = origin.place(empty.arg_true()[0])
             raise UserError(f"{where}: {row} has an empty {column!r}; fix or remove the row")
         nul = table[column].str.contains("\0", literal=True)
         if nul.any():
-            row = origin.place(nul.arg_true()[0] + first)
+            row = origin.place(nul.arg_true()[0])
             raise UserError(f"{where}: {row} has a NUL character in {column!r}; fix or remove the row")
     return table, origin
 
 
-def _open(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
+def _open(section: SourceSection, columns: list[str], where: str, lists: str | None) -> tuple[pl.DataFrame, Origin]:
     if section.source == NANO:
         return _open_nano(section, columns, where)
     if not looks_like_files(section.source):
-        return _open_hub(section, columns, where)
+        return _open_hub(section, columns, where, lists)
     for key in ("subset", "revision"):
         if getattr(section, key) is not None:
             raise UserError(
                 f"{where}: {key} is {getattr(section, key)!r}, and {section.source} is no name on the hub; leave "
                 f"{where}.{key} out, and name the files to read in {where}.source"
             )
-    return _open_files(section.source, list_files(section.source, section.split, where), columns, where)
-
-
-def _open_files(source: str, listing: Listing, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
-    tables, files = zip(*(read_file(file, columns, where) for file in listing.files), strict=True)
+    listing = list_files(section.source, section.split, where)
+    tables, files = zip(*(read_file(file, columns, where, lists) for file in listing.files), strict=True)
     table: pl.DataFrame = pl.concat(tables)
-    return table, Origin(source, len(table), files, tuple(listing.left_out))
+    return table, Origin(section.source, len(table), files, tuple(listing.left_out))
 
 
 def _open_nano(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
@@ -129,7 +133,7 @@ def _open_nano(section: SourceSection, columns: list[str], where: str) -> tuple[
     return _texts(table.to_arrow(), columns, NANO, where), Origin(NANO, len(table))
 
 
-def _open_hub(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
+def _open_hub(section: SourceSection, columns: list[str], where: str, lists: str | None) -> tuple[pl.DataFrame, Origin]:
     """A name on the hub, through the `datasets` library."""
     import datasets
 
@@ -143,12 +147,12 @@ def _open_hub(section: SourceSection, columns: list[str], where: str) -> tuple[p
             f"cannot be loaded: {first}"
         ) from error
     found: Any = dataset
-    table = _texts(found.with_format("arrow")[:], columns, section.source, where)
+    table = _texts(found.with_format("arrow")[:], columns, section.source, where, lists)
     return table, Origin(section.source, len(table))
 
 
-def _texts(table: pa.Table, columns: list[str], source: str, where: str) -> pl.DataFrame:
+def _texts(table: pa.Table, columns: list[str], source: str, where: str, lists: str | None = None) -> pl.DataFrame:
     try:
-        return table_texts(table, columns)
+        return table_texts(table, columns, lists)
     except BadFileError as error:
         raise UserError(f"{where}: {source} {error}") from error

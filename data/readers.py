@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import UserError
@@ -25,6 +26,7 @@ from data.files import SourceFile
 Texts = dict[str, list[str | None]]  # by column; None: no value
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
 UTF8_MARK = b"\xef\xbb\xbf"
+EXACT = 2.0**53  # from here on a float has no room for odd numbers
 NO_JSON = ("NaN", "Infinity", "-Infinity")
 
 
@@ -46,9 +48,12 @@ class _Literal(str):
     """A number of a JSON file, or a word that JSON does not have, as it is written."""
 
 
-def read_file(file: SourceFile, columns: list[str], where: str) -> tuple[pl.DataFrame, FileRead]:
-    """The named columns as strings, and the file's size and checksum. Raises UserError for a file that cannot be read
-    as it stands.
+def read_file(
+    file: SourceFile, columns: list[str], where: str, lists: str | None = None
+) -> tuple[pl.DataFrame, FileRead]:
+    """The named columns as strings, and the file's size and checksum; in the column `lists` a list is taken, as JSON.
+
+    Raises UserError for a file that cannot be read as it stands.
     """
     try:
         with file.open() as handle:
@@ -58,7 +63,7 @@ def read_file(file: SourceFile, columns: list[str], where: str) -> tuple[pl.Data
             if not size:
                 raise BadFileError(f"is empty; expected rows with {columns[0]!r}")
             keys = {key: value for key, value in file.hive_keys.items() if key not in columns}
-            table = _read(file, handle, columns, list(keys))
+            table = _read(file, handle, columns, list(keys), lists)
     except (BadFileError, OSError, pa.ArrowException, pl.exceptions.PolarsError, EOFError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         told = first if isinstance(error, BadFileError) else f"cannot be read: {first}"
@@ -67,12 +72,16 @@ def read_file(file: SourceFile, columns: list[str], where: str) -> tuple[pl.Data
     return table.select(columns), FileRead(file.name, size, sha256, len(table))
 
 
-def _read(file: SourceFile, handle: io.BufferedIOBase, columns: list[str], more: list[str]) -> pl.DataFrame:
+def _read(
+    file: SourceFile, handle: io.BufferedIOBase, columns: list[str], more: list[str], lists: str | None
+) -> pl.DataFrame:
     ending, compression = file.format
     if ending == ".parquet":
-        return _parquet(handle, columns, more)
+        return _parquet(handle, columns, more, lists)
     stream = io.BufferedReader(pa.CompressedInputStream(handle, compression)) if compression else handle
-    return (_csv if ending == ".csv" else _jsonl)(_lines(stream), columns, more)
+    if ending == ".csv":
+        return _csv(_lines(stream), columns, more)
+    return _jsonl(_lines(stream), columns, more, lists)
 
 
 def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
@@ -98,7 +107,7 @@ def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
 # --- JSONL ------------------------------------------------------------------------------------------------------
 
 
-def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
+def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str], lists: str | None) -> pl.DataFrame:
     known: dict[str, None] = {}
     texts: Texts = {column: [] for column in (*columns, *more)}
     for number, line in lines:
@@ -115,7 +124,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
         known |= dict.fromkeys(row)
         for column, found in texts.items():
             try:
-                found.append(_json_text(row.get(column)))
+                found.append(_json_text(row.get(column), column == lists))
             except BadFileError as error:
                 raise BadFileError(f"row {len(found) + 1} (line {number}): {column!r} {error}") from error
     if known:
@@ -137,8 +146,10 @@ DECODER = json.JSONDecoder(
 )  # fmt: skip
 
 
-def _json_text(value: Any) -> str | None:
-    """A JSON value as text, as it is written."""
+def _json_text(value: Any, lists: bool) -> str | None:
+    """A JSON value as text, as it is written; a list as the JSON of the texts of its parts."""
+    if lists and isinstance(value, list):
+        return json.dumps([_json_text(part, lists=False) for part in value], ensure_ascii=False)
     if value is None or isinstance(value, bool):
         return None if value is None else json.dumps(value)
     if not isinstance(value, str):
@@ -184,7 +195,7 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
 # --- Parquet, and tables of the hub -----------------------------------------------------------------------------
 
 
-def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str]) -> pl.DataFrame:
+def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lists: str | None) -> pl.DataFrame:
     with pq.ParquetFile(handle) as file:
         names = file.schema_arrow.names
         twice = [name for name in names if names.count(name) > 1]
@@ -193,21 +204,29 @@ def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str]) -> 
         _check_columns(columns, names)
         wanted = [column for column in (*columns, *more) if column in names]
         for column in wanted:
-            _check_type(file.schema_arrow.field(column).type, column)
-        return table_texts(file.read(columns=wanted), wanted)
+            _check_type(file.schema_arrow.field(column).type, column, column == lists)
+        return table_texts(file.read(columns=wanted), wanted, lists)
 
 
-def table_texts(table: pa.Table, columns: list[str]) -> pl.DataFrame:
-    """Columns of an Arrow table as text: strings as they are, numbers, dates and truth values in their usual form.
+def table_texts(table: pa.Table, columns: list[str], lists: str | None = None) -> pl.DataFrame:
+    """Columns of an Arrow table as text: strings as they are, numbers, dates and truth values in their usual form, in
+    the column `lists` a list as the JSON of the texts of its parts.
 
     Raises BadFileError for a column that is not there, or has values without a text.
     """
     _check_columns(columns, table.column_names)
-    return pl.DataFrame({name: _arrow_texts(table[name], name) for name in columns})
+    return pl.DataFrame({name: _arrow_texts(table[name], name, name == lists) for name in columns})
 
 
-def _check_type(kind: pa.DataType, name: str) -> None:
+def _is_list(kind: pa.DataType) -> bool:
+    types: Any = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _check_type(kind: pa.DataType, name: str, lists: bool) -> None:
     types = pa.types
+    if lists and _is_list(kind):
+        kind = kind.value_type
     inner = kind.value_type if types.is_dictionary(kind) else kind
     checks = (
         types.is_string, types.is_large_string, types.is_string_view, types.is_boolean, types.is_integer,
@@ -217,8 +236,10 @@ def _check_type(kind: pa.DataType, name: str) -> None:
         raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates are taken, too)")
 
 
-def _arrow_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
-    _check_type(column.type, name)
+def _arrow_texts(column: pa.ChunkedArray, name: str, lists: bool) -> pl.Series:
+    _check_type(column.type, name, lists)
+    if _is_list(column.type):
+        return _list_texts(column, name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
@@ -231,7 +252,19 @@ def _arrow_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
         if odd.any():
             row = odd.arg_true()[0]
             raise BadFileError(f"row {row + 1}: {name!r} is {series[row]}; expected text or a finite number")
+        vague = (series.abs() >= EXACT).fill_null(False)
+        if vague.any():
+            row = vague.arg_true()[0]
+            raise BadFileError(f"row {row + 1}: {name!r} is too large for a float to hold exactly; store it as text")
     return series.cast(pl.String)
+
+
+def _list_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
+    column = column.combine_chunks()
+    parts = iter(_arrow_texts(pa.chunked_array([column.flatten()]), name, lists=False).to_list())
+    rows = [length.as_py() for length in pc.list_value_length(column)]
+    texts = [None if n is None else json.dumps([next(parts) for _ in range(n)], ensure_ascii=False) for n in rows]
+    return pl.Series(name, texts, dtype=pl.String)
 
 
 def _check_columns(columns: list[str], names: list[str]) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from data.answers.gold import gold_by_question
 from data.config.sections import BenchmarkSection, Config
 from data.errors import UserError
-from data.hashing import normalise, question_id
-from data.questions import read_source, shuffled
+from data.hashing import digest
+from data.questions import read_with_origin, shuffled
 
 SAMPLE = 17  # seed of a limited benchmark's questions: the same in all runs, so that runs and seeds can be compared
 
 
 @dataclass(frozen=True)
 class Item:
-    """A benchmark question and its gold answer."""
+    """A benchmark question and its gold answer, read (data/answers/gold.py)."""
 
     id: str
     question: str
@@ -24,20 +25,14 @@ class Item:
 def load_benchmark(section: BenchmarkSection, where: str) -> list[Item]:
     """The items: unique by normalised question, and where there is a limit, a sample that is the same in all runs.
 
-    Raises UserError if the same question comes with two different gold answers.
+    Raises UserError for a gold answer that cannot be read, and if the same question comes with two different ones.
     """
     if section.question_column == section.answer_column:
         raise UserError(f"{where}: question_column and answer_column are both {section.answer_column!r}")
-    table = read_source(section, [section.question_column, section.answer_column], where)
-    items: dict[str, Item] = {}
-    for question, gold in table.iter_rows():
-        item = Item(question_id(question), question, gold.strip())
-        known = items.setdefault(item.id, item)
-        if normalise(known.gold) != normalise(item.gold):
-            raise UserError(
-                f"{where}: {section.source} has the question {question[:60]!r} twice, with the answers "
-                f"{known.gold!r} and {item.gold!r}; remove one"
-            )
+    column = section.answer_column
+    table, origin = read_with_origin(section, [section.question_column, column], where, lists=column)
+    golds = gold_by_question(table, section.answers, origin.place, where)
+    items = {id_: Item(id_, question, gold) for id_, (question, gold) in golds.items()}
     if section.limit is None:
         return list(items.values())
     order = shuffled({id_: item.question for id_, item in items.items()}, SAMPLE)
@@ -49,3 +44,8 @@ def load_benchmarks(config: Config) -> dict[str, list[Item]]:
     return {
         section.name: load_benchmark(section, f"benchmarks.{index}") for index, section in enumerate(config.benchmarks)
     }
+
+
+def digests(benchmarks: dict[str, list[Item]]) -> dict[str, dict[str, str]]:
+    """{name: {"digest": content hash of the items}} for a manifest: tells which of them has changed."""
+    return {name: {"digest": digest([vars(item) for item in items])} for name, items in benchmarks.items()}

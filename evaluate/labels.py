@@ -11,12 +11,12 @@ from collections import defaultdict
 
 from data import shards
 from data.answers.clusters import clusters, compare_all
+from data.answers.gold import gold_by_question
 from data.answers.grader import Grader
 from data.config.sections import Config
 from data.errors import UserError
-from data.hashing import normalise, question_id
 from data.keep import read_keep, write_keep
-from data.questions import read_source
+from data.questions import read_with_origin
 from data.run import OUTPUT, Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
@@ -25,11 +25,14 @@ from evaluate.clustered import Bootstrap
 from evaluate.gap import accuracy
 from evaluate.intervals import Estimate
 
-CHAIN_COLUMNS = ("prompt_id", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
+CHAIN_COLUMNS = ("prompt_id", "question", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
 
 
 def gold_answers(config: Config) -> dict[str, str]:
-    """{question id: gold answer} of the unlabelled questions' source. Raises UserError if it is not named."""
+    """{question id: gold answer} of the unlabelled questions' source.
+
+    Raises UserError if the column is not named, or has an answer that cannot be read.
+    """
     section = config.prompts
     column = config.evaluate.label_column
     if column is None:
@@ -38,22 +41,28 @@ def gold_answers(config: Config) -> dict[str, str]:
             'with SET="evaluate.label_column=NAME", or, of a run that is there, call `python -m pipeline.labels --run '
             "RUN --column NAME`"
         )
-    table = read_source(section, [section.question_column, column], "prompts")
-    found: dict[str, str] = {}
-    for question, gold in table.iter_rows():
-        known = found.setdefault(question_id(question), gold.strip())
-        if normalise(known) != normalise(gold):
-            raise UserError(
-                f"prompts: {section.source} has the question {question[:60]!r} twice, with the answers {known!r} and "
-                f"{gold.strip()!r}; remove one"
-            )
-    return found
+    if section.question_column == column:
+        raise UserError(f"prompts.question_column and evaluate.label_column are both {column!r}")
+    table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=column)
+    golds = gold_by_question(table, config.evaluate.label_answers, origin.place, "prompts")
+    return {id_: gold for id_, (_, gold) in golds.items()}
+
+
+def source_has_changed(run: Run) -> bool:
+    """Whether the files of prompts.source are others than when the run's questions were drawn from them.
+
+    Of a source that is no file here (a dataset of the hub) nothing is known: False.
+    """
+    drawn = (shards.read_manifest(run.prompts_dir) or {}).get("source", {"files": []})["files"]
+    section = run.config.prompts
+    _, origin = read_with_origin(section, [section.question_column], "prompts")
+    return [file["sha256"] for file in drawn] != [file.sha256 for file in origin.files] and bool(drawn)
 
 
 def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
     """The round's chains and scores, each row with `right`: its answer's, and its aggregate's, against gold.
 
-    A comparison that timed out is not right.
+    A comparison that timed out is not right. Raises UserError if the source no longer has all questions of the round.
     """
     for stage in ("generate", "score"):
         folder = run.stage_dir(round_, OUTPUT[stage])
@@ -68,6 +77,13 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
         for row in shards.read_rows(path, CHAINS, CHAIN_COLUMNS)
         if row["role"] != "solo" or run.config.generate.alone  # beside a chain it is outside it
     ]
+    asked = {row["prompt_id"]: row["question"] for row in chains}
+    missing = [question for id_, question in asked.items() if id_ not in gold]
+    if missing:
+        raise UserError(
+            f"prompts: {run.config.prompts.source} has changed since round {round_} of run {run.name!r}: "
+            f"{len(missing)} of {len(asked)} questions are no longer in it, first {missing[0][:60]!r}; restore the file"
+        )
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
         stated = [row for row in chains if row["answer"] is not None]
         same = grader.equivalent([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
@@ -153,6 +169,11 @@ def keep_right(run: Run, round_: int) -> int:
         kept = None
     if kept is not None:
         return len(kept)
+    if source_has_changed(run):
+        raise UserError(
+            f"prompts: {run.config.prompts.source} has changed since run {run.name!r} drew its questions, so its gold "
+            f"answers may not be those of the other arms; restore the file, or delete {run.root} to begin again"
+        )
     _, scores = judged(run, round_)
     right = [(row["prompt_id"], row["peer"]) for row in scores if row["weight"] is not None and row["right"]]
     write_keep(run, round_, right)

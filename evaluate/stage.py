@@ -24,8 +24,9 @@ from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
 from data.stage import Stage
-from evaluate.benchmarks import Item, load_benchmarks
+from evaluate.benchmarks import Item, digests, load_benchmarks
 from evaluate.guard import decide
+from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.unit import RESPONSES, ResponseRow, Unit, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
@@ -53,9 +54,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     metrics_path = run.round_dir(round_) / "metrics.parquet"
     if not (stage.folder / shards.SUCCESS).is_file():
         check_room(run, prompts_of(policies), benchmarks)
-    # generate would refuse the questions only after this config is frozen
-    run.freeze(lambda: check_questions(run, prompts_of(policies)))
-    check_same_benchmarks(run, stage)
+    run.freeze(lambda: check_before_freezing(run, policies))
+    check_same_benchmarks(run, stage, benchmarks)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
         decide(run, round_)  # the thresholds of [guard] may be others than in the first call
@@ -71,7 +71,9 @@ def main(run: Run, round_: int, workers: Workers) -> None:
             shards.write_rows(evaluation.cross(), metrics_path.with_name("cross.parquet"), CROSS)
         rows, counts = count_evals(stage.folder)
         items = {name: len(items) for name, items in benchmarks.items()}
-        stage.finish(shards.shard_paths(stage.folder), rows, {"items": items, **counts})
+        stage.finish(
+            shards.shard_paths(stage.folder), rows, {"items": items, "benchmarks": digests(benchmarks), **counts}
+        )
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
@@ -120,13 +122,24 @@ def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, 
                 )
 
 
-def check_same_benchmarks(run: Run, stage: Stage) -> None:
+def check_before_freezing(run: Run, policies: dict[str, Policy]) -> None:
+    """Raises UserError for what generate and `pipeline.labels` would refuse only after the config is frozen."""
+    check_questions(run, prompts_of(policies))
+    if run.config.evaluate.label_column is not None:
+        gold_answers(run.config)
+
+
+def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Item]]) -> None:
     """All rounds of a run are measured on the same questions. Raises UserError if a benchmark changed since round 0."""
     baseline = shards.read_manifest(run.stage_dir(0, "evals"))
     if baseline and baseline["fingerprint"]["benchmarks"] != stage.fingerprint["benchmarks"]:
+        known = baseline.get("benchmarks", {})  # one of an earlier version has none
+        now = digests(benchmarks)
+        changed = [b for b in run.config.benchmarks if known and known.get(b.name) != now[b.name]]
+        named = " and ".join(f"benchmark {b.name} ({b.source})" for b in changed) or "a benchmark file"
         raise UserError(
-            f"a benchmark file has changed since round 0 of run {run.name!r} was evaluated; restore it, or use another "
-            "run name"
+            f"{named} has changed since round 0 of run {run.name!r} was evaluated: its questions, their gold answers, "
+            "or how this version reads them; restore it, or use another run name"
         )
 
 

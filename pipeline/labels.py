@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from data import shards
@@ -17,7 +18,7 @@ from data.keep import keep_path
 from data.run import Run, check_run, load_frozen
 from evaluate.clustered import Bootstrap
 from evaluate.intervals import Estimate
-from evaluate.labels import judged, quality
+from evaluate.labels import judged, quality, source_has_changed
 from evaluate.report import oracle_notice
 
 
@@ -77,6 +78,11 @@ def command(
         if not finished:
             raise UserError(f"run {run!r} has no scored round yet: run `make score RUN={run} ROUND=1` first")
         console.print(labels_table(opened, finished))
+        if source_has_changed(opened):
+            console.print(
+                f"[bold]{escape(opened.config.prompts.source)} has changed[/bold] since the run drew its questions: "
+                "these are the gold answers that it has now"
+            )
 
     guarded(body)
 

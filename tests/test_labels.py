@@ -73,8 +73,10 @@ def test_nothing_outside_evaluate_knows_of_gold_answers(path: Path) -> None:
 
 
 def test_evaluate_is_where_the_answer_column_is_read() -> None:
-    reading = [path.name for path in (ROOT / "evaluate").glob("*.py") if calls(parsed(path), "read_source")]
+    reading = [path.name for path in (ROOT / "evaluate").glob("*.py") if calls(parsed(path), "read_with_origin")]
     assert sorted(reading) == ["benchmarks.py", "labels.py"]
+    asking = [path.name for path in MODULES if any("answers.gold" in name for name in imported(parsed(path), ""))]
+    assert not asking  # how a gold answer is read is in data/answers/gold.py; who reads one is evaluate
 
 
 def test_prompts_have_no_section_for_answers() -> None:

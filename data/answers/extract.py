@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,13 +41,13 @@ _LAST_NUMBER = re.compile(
     r"(?:(?<![\w)}])[-\u2212])?\$?"
     rf"(?:\\[dt]?frac\{{-?\d+\}}\{{\d+\}}|(?<!\w)(?<!\d\.){UNSIGNED}(?:/\d+)?)(?:\\?%)?"
 )
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ('"', '"'))
+_MATH_SIGNS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_WRAPPERS = (*_MATH_SIGNS, ("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"), ("\u201c", "\u201d"))
 
 
 def extract(response: str) -> Extracted | None:
     """The final answer of a response and where it stands, or None. Time is linear in the length."""
-    rules: tuple[Rule, ...] = ("boxed", "hashes", "phrase", "last_number")
-    for rule, find in zip(rules, (_boxed, _hashes, _phrase, _last_number), strict=True):
+    for rule, find in RULES.items():
         span = find(response)
         if span is not None:
             return Extracted(response[slice(*span)], *span, rule=rule)
@@ -60,19 +60,19 @@ def _boxed(response: str) -> tuple[int, int] | None:
         return None
     if not response.startswith("{", box.end()):
         token = re.compile(r"[^\s{}$]{1,100}").match(response, box.end())  # "\boxed 5"
-        return _trim(response, *token.span()) if token else None
+        return trim(response, *token.span()) if token else None
     depth = 0
     for brace in _BRACE.finditer(response, box.end()):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)  # an escaped brace is 0
         if depth == 0:
-            return _trim(response, box.end() + 1, brace.start())
+            return trim(response, box.end() + 1, brace.start())
     return None
 
 
 def _hashes(response: str) -> tuple[int, int] | None:
     marker = response.rfind("####")
     end = response.find("\n", marker)
-    span = _trim(response, marker + 4, len(response) if end < 0 else end) if marker >= 0 else None
+    span = trim(response, marker + 4, len(response) if end < 0 else end) if marker >= 0 else None
     # "#### Step 2:" is a Markdown heading, not an answer.
     return None if span is None or _HEADING.match(response[span[0] : span[1]][:100]) else span
 
@@ -83,7 +83,7 @@ def _phrase(response: str) -> tuple[int, int] | None:
         stop = _SENTENCE_END.search(response, phrase.end(), limit)
         if stop is None and len(response) > limit:
             continue
-        span = _trim(response, phrase.end(), stop.start() if stop else len(response))
+        span = trim(response, phrase.end(), stop.start() if stop else len(response))
         text = response[slice(*span)] if span else ""
         # "Answer: To find the total we add 3 and 5" opens a solution; words after a number are units.
         words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
@@ -101,12 +101,21 @@ def _last_number(response: str) -> tuple[int, int] | None:
     return number.span() if number else digit.span()
 
 
+# in the order in which they are tried; each gives the answer's span
+RULES: dict[Rule, Callable[[str], tuple[int, int] | None]] = {
+    "boxed": _boxed,
+    "hashes": _hashes,
+    "phrase": _phrase,
+    "last_number": _last_number,
+}
+
+
 def _last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
     return next(iter(deque(matches, maxlen=1)), None)
 
 
-def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """Shrinks a span past white space, a final period, Markdown bold and math delimiters."""
+def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """A span without the white space, final period, Markdown bold and math delimiters around it; None: empty."""
     before = None
     while before != (start, end):
         before = (start, end)

@@ -9,6 +9,7 @@ UNSIGNED = r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _SYMBOLS = {"\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u03c0": r"\pi "}
 _SYMBOLS |= {"\u221e": r"\infty ", "\u222a": r"\cup ", "\u2264": r"\le ", "\u2265": r"\ge "}
 _SYMBOLS |= {"\u221a": r"\sqrt ", "\u00b0": r"^\circ "}
+_SYMBOLS |= {"\u20ac": " euro ", "\u00a3": " pound "}
 _UNICODE = str.maketrans(_SYMBOLS)
 _REWRITES = [
     (re.compile(pattern), replacement)

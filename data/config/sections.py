@@ -128,7 +128,9 @@ class BenchmarkSection(SourceSection):
     """Questions with gold answers, read by evaluate alone."""
 
     name: str = Name
-    answer_column: Text = Field("answer", description="Column that holds the gold answer.")
+    answer_column: Text = Field(
+        "answer", description="Column that holds the gold answer: bare, or a solution that states one."
+    )
     answers: Literal["math", "numbers"] = Field(
         "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
     )

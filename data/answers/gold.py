@@ -1,0 +1,251 @@
+r"""Gold answers: what a source's answer column says, whatever form it has.
+
+A gold answer is read as a response is (data/answers/extract.py): the last `\boxed{...}`, the line `#### x`, "the answer
+is x", and, as OpenAI published solutions, a last line `A: x`. Unlike a response it is never guessed:
+
+- Without any of these it must be a bare answer (`18`, `\frac{1}{2}`, `x = 5`, `Paris`), not a worked solution: the last
+  number of a solution is not always its answer.
+- Two rules that find different answers are an error, and so are two different `####` lines.
+- What stands for a missing value (NaN, N/A, None, empty) is no answer.
+
+The type of a column does not matter: all are read as text (data/readers.py). A list is one answer with all of its parts
+("30, 300"), not a choice of several.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+
+from data.answers.equivalence import Kind, decide_quickly
+from data.answers.extract import RULES, Rule, trim
+from data.answers.numbers import read_number, read_numbers
+from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
+from data.errors import UserError
+from data.hashing import normalise, question_id
+
+MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "inf", "-inf", "+inf"}  # and NA, but not Na
+_FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
+
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # 6*8=<<6*8=48>>48, as GSM8K writes it
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_HASHES = re.compile(r"#{4,}")
+_HEADING = re.compile(r"[A-Z][a-z]{2,}(?: [A-Za-z]+)*")  # "#### Check", where another line has the answer
+_A_LINE = re.compile(r"\n\s*A\s?:\s*([^\n]+)\s*$")
+_OPENING = re.compile(  # "points/answer = 48" and "24 correct answers * 2" state no answer
+    r"(?:^|[.!?;:,\n]|\b(?:the|final|an?|so|my|our|is))[\s*_#]*(?:correct\s+)?(?:final\s+)?[\s*_]*"
+    r"\banswers?\b[^\n]{0,40}$",
+    re.I,
+)
+_LATEX_ROWS = re.compile(r"\\begin\b")
+_SUM = re.compile(r"\d\s*[-+*/×÷]\s*\$?\d[^=]*=")
+_NUMBER = re.compile(r"(?<![\w.])\d[\d,.]*(?!\w)")
+_NO_NUMBER = re.compile(r"\\(?!(?:frac|times|cdot)(?![A-Za-z]))[A-Za-z]+|(?<=\d)[xyzn]\b")  # \sqrt{2}, 2\pi, 2x
+_WORD = re.compile(
+    r"(?<![\\\w])(?!(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)|log|exp|sqrt|max|min|mod|infinity|and|not)\b)[A-Za-z]{3,}"
+)
+_CHOICE_AND_TEXT = re.compile(r"\(?[A-Z][).:]\s+\S")  # B) 18
+_REMARK = re.compile(r"\d\s*\([^()]*(?<![\\A-Za-z])[A-Za-z]{3,}|\d.*\s(?:#|//)\s")  # 18 (see page 3)
+_GAP = re.compile(r"[-+]?\d+(?:[ '\u2019]\d+)+")  # 1 234
+
+
+class Unreadable(ValueError):
+    """A gold answer that cannot be read; the message says why, and fits after "a gold answer that"."""
+
+
+def read_gold(value: Any, kind: Kind) -> str:
+    """The answer that a cell of the answer column states, as text.
+
+    `value` is text, a number, a boolean, or a list of these. A bare answer comes back as it stands, less white space
+    and math delimiters around it. Raises Unreadable.
+    """
+    if isinstance(value, (list, tuple)):
+        return _read_list(list(value), kind)
+    text = "" if value is None else str(value).strip().strip("\u200b\ufeff").strip()
+    if text == "[]" or text.startswith(('["', "['", "[null")):  # how data/readers.py writes a list
+        return _read_list(_listed(text), kind)
+    answer = _stated(text, kind)
+    return _checked(_bare(text) if answer is None else answer, kind)
+
+
+def read_golds(cells: Sequence[str], kind: Kind, name: str, place: Callable[[int], str], where: str) -> list[str]:
+    """The answers of the cells of a column, in order.
+
+    `name` (of the column), `place` (what a row is called) and `where` (the config section) are for the message. Raises
+    UserError for the first row that cannot be read.
+    """
+    found = []
+    for row, cell in enumerate(cells):
+        try:
+            found.append(read_gold(cell, kind))
+        except Unreadable as error:
+            shown = f" ({_shown(cell)})" if cell else ""
+            raise UserError(f"{where}: {place(row)} has a {name!r}{shown} that {error}") from None
+    return found
+
+
+def gold_by_question(
+    table: pl.DataFrame, kind: Kind, place: Callable[[int], str], where: str
+) -> dict[str, tuple[str, str]]:
+    """{question id: (question, answer)} of a table of questions and gold answers, in its order.
+
+    `place` and `where` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a question that
+    comes twice with different ones.
+    """
+    questions, answers = table.iter_columns()
+    golds = read_golds(answers.to_list(), kind, answers.name, place, where)
+    found: dict[str, tuple[str, str]] = {}
+    for row, (question, gold) in enumerate(zip(questions, golds, strict=True)):
+        _, known = found.setdefault(question_id(question), (question, gold))
+        if normalise(known) != normalise(gold) and not same_gold(known, gold, kind):
+            raise UserError(
+                f"{where}: {place(row)} has the question {question[:60]!r} again, with the answer {gold!r}; before it "
+                f"was {known!r}; remove one"
+            )
+    return found
+
+
+def same_gold(a: str, b: str, kind: Kind) -> bool:
+    """Whether two gold answers are surely the same; what only math-verify could tell counts as different."""
+    return decide_quickly(a, b, kind) is True
+
+
+def _read_list(values: list[Any], kind: Kind) -> str:
+    if not values:
+        raise Unreadable("is an empty list")
+    return ", ".join(read_gold(value, kind) for value in values)
+
+
+def _listed(text: str) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        raise Unreadable("is a list written as text; write a JSON list, or the parts with commas") from None
+    if not isinstance(found, list) or any(isinstance(part, (list, dict)) for part in found):
+        raise Unreadable("is a nested list")
+    return found
+
+
+def _stated(text: str, kind: Kind) -> str | None:
+    """What the rules find, in their order; None where none of them applies."""
+    text = _CALCULATOR.sub("", text)
+    found = {"boxed": _boxed(text), "####": _hashes(text, kind), "phrase": _phrase(text), "A:": _a_line(text)}
+    answers = {rule: answer for rule, answer in found.items() if answer is not None}
+    if not answers:
+        return None
+    (rule, answer), *others = answers.items()
+    for other, theirs in others:
+        if not (same_gold(answer, theirs, kind) or same_gold(_result(answer), _result(theirs), kind)):
+            raise Unreadable(f"states two answers: {_shown(answer)} ({rule}) and {_shown(theirs)} ({other})")
+    return answer
+
+
+def _boxed(text: str) -> str | None:
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    last = _by_rule("boxed", text)
+    if last is None:
+        raise Unreadable("has a box that is empty or never closed")
+    line = text.rfind("\n", 0, boxes[-1].start()) + 1
+    for box, following in pairwise(boxes):
+        if box.start() >= line and _by_rule("boxed", text[line : following.start()]) not in (None, last):
+            raise Unreadable("has two different boxes in one line; put all of the answer into one")
+    return last
+
+
+def _hashes(text: str, kind: Kind) -> str | None:
+    parts = [part for line in text.splitlines() for part in _HASHES.split(line)[1:]]
+    if not parts:
+        return None
+    if not any(part.strip() for part in parts):
+        raise Unreadable("has an empty ####")
+    read = [_by_rule("hashes", f"#### {part}") for part in parts if not _BOX.search(part)]
+    answers = [answer for answer in read if answer is not None]  # the others are headings: "#### Step 2:"
+    told = [answer for answer in answers if not _HEADING.fullmatch(answer)] or answers
+    for answer in told[:-1]:
+        if not same_gold(answer, told[-1], kind):
+            raise Unreadable(f"has several ####: {_shown(answer)} and {_shown(told[-1])}")
+    return told[-1] if told else None
+
+
+def _phrase(text: str) -> str | None:
+    span = RULES["phrase"](text)
+    if span is None or not _OPENING.search(text[max(0, span[0] - 100) : span[0]]):
+        return None
+    answer = text[slice(*span)]
+    return None if _BOX.search(answer) else answer  # which is read as a box
+
+
+def _a_line(text: str) -> str | None:
+    line = _A_LINE.search(text)
+    span = trim(text, *line.span(1)) if line else None
+    answer = text[slice(*span)] if span else None
+    return None if answer is None or _BOX.search(answer) else answer
+
+
+def _by_rule(rule: Rule, text: str) -> str | None:
+    span = RULES[rule](text)
+    return text[slice(*span)] if span else None
+
+
+def _result(answer: str) -> str:
+    """What an equation comes to: 120 of "15 * 8 = 120"."""
+    return answer.rpartition("=")[2] or answer
+
+
+def _bare(text: str) -> str:
+    """An answer without any marker. Raises Unreadable for what looks like a solution or a list of choices."""
+    if "\n" in text and not _LATEX_ROWS.search(text):
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if all(read_number(line) for line in lines) and max(map(len, lines)) <= 20:
+            return ", ".join(lines)
+        raise Unreadable(f"has several lines and states no answer; {_FORMS}")
+    plain = TEXT.sub(" ", text)
+    words = _WORD.findall(plain)
+    if _CALCULATOR.search(text) or len(words) > 10 or (len(words) > 1 and _SUM.search(text)):
+        raise Unreadable(f"is a worked solution and states no answer; {_FORMS}")
+    told = re.search(r"\d", text) and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", plain)) > 3
+    if told and not read_number(text) and not read_numbers(text):
+        raise Unreadable(f"is a sentence and states no answer; {_FORMS}")
+    if text.startswith(("#", "{'", '{"')) or "##" in text or "</" in text:
+        raise Unreadable(f"is no answer; {_FORMS}")
+    if text.endswith("\\"):
+        return text
+    span = trim(text, 0, len(text))
+    answer = text[slice(*span)] if span else text
+    return text if answer.endswith("\\") else answer  # the comma of "5\," is a space
+
+
+def _checked(answer: str, kind: Kind) -> str:
+    """The answer, if a response can be compared with it."""
+    if not answer:
+        raise Unreadable("is empty; fill it in or remove the row")
+    if answer.casefold() in MISSING or answer == "NA":
+        raise Unreadable("is no answer but a missing value; fill it in or remove the row")
+    if not re.search(r"\w", clean(answer)):
+        raise Unreadable("has neither a letter nor a digit; fill it in or remove the row")
+    if len(answer) > MAX_ANSWER_CHARS:
+        raise Unreadable(f"states an answer of {len(answer)} characters; at most {MAX_ANSWER_CHARS} can be compared")
+    if _CHOICE_AND_TEXT.match(answer):
+        raise Unreadable("is a choice letter and its text; keep the one that responses are to state")
+    if _REMARK.search(answer):
+        raise Unreadable("has a remark beside the answer; remove the remark")
+    if _GAP.fullmatch(answer):
+        raise Unreadable("is two numbers, or one with a gap in it; write 1234 or 1,234")
+    plain = TEXT.sub(" ", answer)
+    if kind == "math" and _WORD.search(plain) and len(_NUMBER.findall(plain)) == 1 and not read_number(answer):
+        raise Unreadable(f"has words around a number ({_shown(answer)}) that are not read as a unit; remove them")
+    if kind == "numbers" and (not read_numbers(answer) or _NO_NUMBER.search(TEXT.sub(" ", clean(answer)))):
+        raise Unreadable("is no list of numbers, as answers = 'numbers' wants; compare with 'math', or mend the row")
+    return answer
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return repr(text if len(text) <= 60 else f"{text[:28]} … {text[-28:]}")
