@@ -112,7 +112,8 @@ def _local(source: str, where: str) -> Iterator[SourceFile]:
         base, pattern = _pattern(path)
         matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
         if not matches:
-            lacks = f"no file matches {source}" if glob.has_magic(source) else f"file {source} does not exist"
+            kind = "file " if path.suffix else ""
+            lacks = f"no file matches {source}" if glob.has_magic(source) else f"{kind}{source} does not exist"
             raise UserError(f"{where}: {lacks}; set {where}.source to an existing {EXPECTED} file or folder")
     seen: set[Path] = set()
     for match in matches:

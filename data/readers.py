@@ -118,7 +118,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
         except BadFileError as error:
             raise BadFileError(f"line {number} {error}") from error
         except (ValueError, RecursionError) as error:
-            raise BadFileError(f"line {number} is not JSON ({error})") from error
+            raise BadFileError(f"cannot be read: line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise BadFileError(f"line {number} is not a JSON object; expected one object a line, with its columns")
         known |= dict.fromkeys(row)
@@ -188,7 +188,7 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
             for column, place in places.items():
                 texts[column].append(row[place])
     except csv.Error as error:
-        raise BadFileError(f"line {rows.line_num} is not CSV ({error}); check its quotes") from error
+        raise BadFileError(f"cannot be read: line {rows.line_num} is not CSV ({error}); check its quotes") from error
     return pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
 
 

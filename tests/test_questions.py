@@ -137,7 +137,7 @@ def test_rows_are_a_slice_of_the_source(tmp_path: Path) -> None:
         ('{"question": "one?"}\n{"question": " \\n"}\n', None, r"^prompts: .*q\.jsonl row 2 has an empty 'question'"),
         ('{"question": "one?"}\n{"question": null}\n', None, r"^prompts: .*q\.jsonl row 2 has an empty 'question'"),
         ('{"question": "one?"}\n{"answer": "1"}\n', None, r"^prompts: .*q\.jsonl row 2 has an empty 'question'"),
-        ('{"question": "one?"}\n{"question": "tw\n', None, r"^prompts: .*q\.jsonl line 2 is not JSON"),
+        ('{"question": "one?"}\n{"question": "tw\n', None, r"^prompts: .*q\.jsonl cannot be read: line 2 is not JSON"),
         ("not json\n", None, r"^prompts: .*q\.jsonl"),
         ('{"question": {"text": "one?"}}\n', None, r"^prompts: .*q\.jsonl"),
         ('{"question": ["one?"]}\n', None, r"^prompts: .*q\.jsonl"),
