@@ -55,7 +55,7 @@ class ChainRow(TypedDict):
     answer: str | None
     finish_reason: str
     n_tokens: int
-    logprob: float
+    logprob: float | None
     token_ids: list[int]
 
 
@@ -136,6 +136,8 @@ class MetricsRow(TypedDict):
     verifier_accuracy: float | None
     verifier_undecided: float | None
     verifier_undecided_frozen: float | None
+    n_unscored: int
+    n_unscored_frozen: int
     abs_v_minus_g: float | None
     pass_at_k: float | None
     maj_at_k: float | None
@@ -174,6 +176,7 @@ class CrossRow(TypedDict):
     verifier_auroc: float | None
     verifier_accuracy: float | None
     verifier_undecided: float | None
+    n_unscored: int
 
 
 PROMPTS = schema_of(PromptRow)

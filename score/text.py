@@ -37,6 +37,8 @@ class OwnText:
         return response
 
 
+NOT_FINITE = "score_not_finite"  # the drop reason of a row whose PMI is no number
+
 TEXTS: dict[str, Text] = {"aggregate": AggregateText(), "own": OwnText()}  # by score.target
 
 
