@@ -136,8 +136,6 @@ class MetricsRow(TypedDict):
     verifier_accuracy: float | None
     verifier_undecided: float | None
     verifier_undecided_frozen: float | None
-    n_unscored: int
-    n_unscored_frozen: int
     abs_v_minus_g: float | None
     pass_at_k: float | None
     maj_at_k: float | None
@@ -176,7 +174,6 @@ class CrossRow(TypedDict):
     verifier_auroc: float | None
     verifier_accuracy: float | None
     verifier_undecided: float | None
-    n_unscored: int
 
 
 PROMPTS = schema_of(PromptRow)

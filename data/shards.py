@@ -107,7 +107,7 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     """
     with _opened(path) as file:
         found, table = file.schema_arrow, file.read(None if columns is None else list(columns))
-    if not found.equals(schema, check_metadata=False):
+    if not _fits(found, schema):
         raise UserError(
             f"shard {path} was written by another version ({_apart(found, schema)}): delete {_unit(path)} and run its "
             "stage again"
@@ -118,6 +118,12 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
             f"delete {_unit(path)} and run its stage again"
         )
     return table
+
+
+def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a file has a schema's columns; one without nulls is as good as one that may have some."""
+    same = found.names == schema.names and found.types == schema.types
+    return same and all(mine.nullable or not theirs.nullable for mine, theirs in zip(schema, found, strict=True))
 
 
 def _apart(found: pa.Schema, expected: pa.Schema) -> str:
