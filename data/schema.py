@@ -55,7 +55,7 @@ class ChainRow(TypedDict):
     answer: str | None
     finish_reason: str
     n_tokens: int
-    logprob: float
+    logprob: float | None
     token_ids: list[int]
 
 

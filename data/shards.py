@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import UserError, trouble
@@ -41,12 +42,21 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write an Arrow table as one Parquet file, atomically. Raises ValueError for a null where its schema has none."""
+    """Write an Arrow table as one Parquet file, atomically. Raises ValueError for a null where its schema has none, and
+    for a number that is not finite."""
     for field in table.schema:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"{path.name}: column {field.name} has nulls and must not")
+    if name := _not_finite(table):
+        raise ValueError(f"{path.name}: column {name} has a number that is not finite")
     with writing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def _not_finite(table: pa.Table) -> str | None:
+    """The name of a column with a NaN or an infinity, if there is one."""
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    return next((name for name in floats if not pc.all(pc.is_finite(table[name]), min_count=0).as_py()), None)
 
 
 @contextmanager
@@ -97,12 +107,23 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     """
     with _opened(path) as file:
         found, table = file.schema_arrow, file.read(None if columns is None else list(columns))
-    if not found.equals(schema, check_metadata=False):
+    if not _fits(found, schema):
         raise UserError(
             f"shard {path} was written by another version ({_apart(found, schema)}): delete {_unit(path)} and run its "
             "stage again"
         )
+    if name := _not_finite(table):
+        raise UserError(
+            f"column {name} of shard {path} has a number that is not finite, which no statistic can be taken over: "
+            f"delete {_unit(path)} and run its stage again"
+        )
     return table
+
+
+def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a file has a schema's columns; one without nulls is as good as one that may have some."""
+    same = found.names == schema.names and found.types == schema.types
+    return same and all(mine.nullable or not theirs.nullable for mine, theirs in zip(schema, found, strict=True))
 
 
 def _apart(found: pa.Schema, expected: pa.Schema) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.finite import check_finite
 from evaluate.intervals import Estimate
 
 Vector = Any  # numpy array
@@ -26,9 +27,12 @@ class Bootstrap:
     def share(
         self, questions: Sequence[str], values: Sequence[float], weights: Sequence[float] | None = None
     ) -> Estimate | None:
-        """Mean of values [rows], with weights [rows]; None if these are all 0."""
+        """Mean of values [rows], with weights [rows]; None if these are all 0. Raises ValueError for a number that is
+        not finite."""
         import numpy as np
 
+        check_finite("values", values)
+        check_finite("weights", weights or ())
         count, of_row = _numbered(questions)
         mass = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
         masses = np.bincount(of_row, mass, minlength=count)
@@ -36,9 +40,10 @@ class Bootstrap:
         return self._estimate(lambda drawn: (drawn @ sums, drawn @ masses), count)
 
     def auroc(self, questions: Sequence[str], right: Sequence[bool], scores: Sequence[float]) -> Estimate | None:
-        """`evaluate.gap.auroc` of rows; None if there are not both right and wrong ones."""
+        """`evaluate.gap.auroc` of rows; None if there are not both right and wrong ones. Raises ValueError, too."""
         import numpy as np
 
+        check_finite("scores", scores)
         order = np.argsort(scores)
         count, of_row = _numbered(questions)
         of_row, good, ordered = of_row[order], np.asarray(right, dtype=bool)[order], np.asarray(scores)[order]

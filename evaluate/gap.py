@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from math import comb
 from typing import Any
 
+from data.finite import check_finite
+
 
 def accuracy(correct: Sequence[bool]) -> float:
     """u(x): share of correct samples."""
@@ -30,11 +32,15 @@ def accuracy(correct: Sequence[bool]) -> float:
 
 
 def kept_shares(scores: Sequence[float], keep: float) -> dict[float, float]:
-    """{score: share of each sample with it that is kept}, where the top `keep` share (0 < keep < 1) of all is kept."""
+    """{score: share of each sample with it that is kept}, where the top `keep` share (0 < keep < 1) of all is kept.
+
+    Raises ValueError for a score that is not finite.
+    """
+    check_finite("verifier scores", scores)
     left, shares = keep * len(scores), {}
+    crumb = 1e-9 * left  # which rounding can leave: 0.55 * 100 is more than 55
     for score, tied in sorted(Counter(scores).items(), reverse=True):
-        # rounding can leave a crumb: 0.55 * 100 is more than 55
-        shares[score] = min(1.0, left / tied) if left > 1e-9 else 0.0
+        shares[score] = min(1.0, left / tied) if left > crumb else 0.0
         left -= shares[score] * tied
     return shares
 
@@ -83,9 +89,13 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
 
 
 def auroc(correct: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """Probability that a correct sample scores above a wrong one, ties counting half; None if there are not both."""
+    """Probability that a correct sample scores above a wrong one, ties counting half; None if there are not both.
+
+    Raises ValueError for a score that is not finite.
+    """
     from scipy.stats import mannwhitneyu
 
+    check_finite("verifier scores", scores)
     right = [s for s, c in zip(scores, correct, strict=True) if c]
     wrong = [s for s, c in zip(scores, correct, strict=True) if not c]
     if not right or not wrong:
@@ -97,7 +107,8 @@ def bootstrap_interval(
     benchmarks: Sequence[Sequence[float]], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
     """95 % percentile bootstrap interval of the mean over benchmarks of their means over items, each benchmark's items
-    drawn by themselves; (None, None) if one has fewer than two."""
+    drawn by themselves; (None, None) if one has fewer than two. Raises ValueError for a value that is not finite."""
+    check_finite("values of items", (value for values in benchmarks for value in values))
     if min(map(len, benchmarks)) < 2:
         return None, None
     import numpy as np

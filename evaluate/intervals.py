@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.finite import check_finite
 from evaluate.gap import bootstrap_interval
 
 Matrix = Any  # numpy array [seeds, items]
@@ -51,11 +52,12 @@ def estimate(benchmarks: Sequence[Matrix], resamples: int, seed: int) -> Estimat
     """Mean over benchmarks, seeds and items, each [seeds, items], with a 95 % interval over seeds and items.
 
     `resamples` and `seed` are of the bootstrap over items, which is what one seed allows. Raises ValueError for
-    benchmarks of different numbers of seeds.
+    benchmarks of different numbers of seeds, and for a value that is not finite.
     """
     import numpy as np
 
     arrays = [np.asarray(values, dtype=float) for values in benchmarks]
+    check_finite("values of items", (value for values in arrays for value in values.flat))
     seeds = {len(values) for values in arrays}
     if len(seeds) != 1:
         raise ValueError(f"benchmarks have different numbers of seeds: {sorted(seeds)}")

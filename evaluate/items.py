@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from data.schema import EVALS
 from evaluate.gap import question_gap
 from evaluate.intervals import Matrix
 
-ItemValues = dict[tuple[str, str], dict[str, dict[str, float]]]  # (benchmark, peer) -> item -> {"em": …, "gap": …}
+# (benchmark, peer) -> item -> {"em": …, "gap": …}; no gap where no sample has a verifier score
+ItemValues = dict[tuple[str, str], dict[str, dict[str, float]]]
 COLUMNS = ("benchmark", "peer", "item_id", "sample", "correct", "verifier_score")
 
 
@@ -28,15 +30,20 @@ def item_values(run: Path, round_: int) -> ItemValues:
         rows.sort(key=lambda row: (row["benchmark"], row["peer"], row["item_id"], row["sample"]))
         for (benchmark, peer, item), group in groupby(rows, key=lambda r: (r["benchmark"], r["peer"], r["item_id"])):
             greedy, *samples = list(group)
-            gap = question_gap([r["correct"] for r in samples], [r["verifier_score"] for r in samples], keep)
-            found.setdefault((benchmark, peer), {})[item] = {"em": float(greedy["correct"]), "gap": gap}
+            scored = [row for row in samples if row["verifier_score"] is not None]
+            numbers = {"em": float(greedy["correct"])}
+            if scored:
+                right, scores = ([row[name] for row in scored] for name in ("correct", "verifier_score"))
+                numbers["gap"] = question_gap(right, scores, keep)
+            found.setdefault((benchmark, peer), {})[item] = numbers
     return found
 
 
-def matrices(seeds: list[ItemValues], metric: str, peer: str) -> list[Matrix]:
+def matrices(seeds: list[ItemValues], metric: str, peer: str, beside: Sequence[ItemValues] = ()) -> list[Matrix]:
     """Per benchmark an array [seeds, items]; of `mean` the mean over peers, item by item.
 
-    Raises UserError if the seeds' items differ.
+    Items that lack the metric in one of the seeds, or in one of what they are compared with (`beside`), are left out.
+    Raises UserError if the seeds' items differ, or if none is left of a benchmark.
     """
     import numpy as np
 
@@ -47,6 +54,13 @@ def matrices(seeds: list[ItemValues], metric: str, peer: str) -> list[Matrix]:
         items = set(seeds[0][name, peers[0]])
         if any(set(values[name, each]) != items for values in seeds for each in peers):
             raise UserError(f"benchmark {name}: what is compared was not evaluated on the same questions")
+        compared = [values[name, each] for values in (*seeds, *beside) for each in peers]
+        items = {item for item in items if all(metric in values[item] for values in compared)}
+        if not items:
+            raise UserError(
+                f"benchmark {name}: no question has a verifier score from all that are compared, so their gaps cannot "
+                "be: a verifier's scores were not finite (scores_not_finite in evals/_SUCCESS.json says of whom)"
+            )
         rows = [
             [np.mean([values[name, each][item][metric] for each in peers]) for item in sorted(items)]
             for values in seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 from statistics import fmean
 from typing import Literal, TypedDict, cast
@@ -21,24 +22,26 @@ from evaluate.gap import (
     relative_gap,
 )
 
-Scored = Literal["verifier_score", "verifier_score_frozen"]  # columns that every sample has
+Scored = Literal["verifier_score", "verifier_score_frozen"]  # columns of samples; null where it is not finite
+Pairs = list[tuple[list[bool], list[float]]]  # of each question that has any: its samples with a score
 
 
 class VerifierNumbers(TypedDict):
-    """What a verifier makes of the samples of one peer on one benchmark."""
+    """What a verifier makes of the samples of one peer on one benchmark; None where no sample has a score."""
 
-    gv_gap: float
+    gv_gap: float | None
     gv_gap_lo: float | None
     gv_gap_hi: float | None
     verifier_auroc: float | None
-    verifier_accuracy: float
-    verifier_undecided: float
+    verifier_accuracy: float | None
+    verifier_undecided: float | None
 
 
 def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> MetricsRow:
     """Metrics of one peer on one benchmark.
 
-    `rows`: its evals, sample 0 the greedy response and 1..k the sampled ones of each item.
+    `rows`: its evals, sample 0 the greedy response and 1..k the sampled ones of each item. Samples without a verifier
+    score are left out of what is told of a verifier. Raises ValueError for a score that is not finite.
     """
     greedy = sorted((row for row in rows if row["sample"] == 0), key=lambda row: str(row["item_id"]))
     samples = [row for row in rows if row["sample"]]
@@ -50,17 +53,18 @@ def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> Met
     overall = global_gaps(pairs, section.keep)
     em_lo, em_hi = bootstrap_interval([em], section.bootstrap, seed)
     verifier = verifier_metrics(items, section, seed)
-    generator = fmean(row["correct"] for row in samples)
+    generator, accuracy_v = fmean(row["correct"] for row in samples), verifier["verifier_accuracy"]
+    right = [[row["correct"] for row in item] for item in items]
     return {
         "benchmark": rows[0]["benchmark"], "peer": rows[0]["peer"], "n": len(greedy), "k": len(items[0]),
         "em": fmean(em), "em_lo": em_lo, "em_hi": em_hi, "sample_accuracy": generator, **verifier,
-        "gv_gap_frozen": fmean(question_gap(c, s, section.keep) for c, s in frozen),
-        "gv_gap_70": fmean(question_gap(c, s, 0.7) for c, s in pairs),
-        "gv_gap_global": fmean(gap or 0.0 for gap in overall), "n_none_kept": overall.count(None),
-        "gv_gap_rel": fmean(relative) if relative else None, "n_gap_rel": len(relative),
-        "verifier_undecided_frozen": fmean(row["verifier_score_frozen"] == 0 for row in samples),
-        "abs_v_minus_g": abs(verifier["verifier_accuracy"] - generator),
-        "pass_at_k": fmean(pass_at_k(len(c), sum(c), len(c)) for c, _ in pairs),  # k = n: is any of them correct
+        "gv_gap_frozen": _mean([question_gap(c, s, section.keep) for c, s in frozen]),
+        "gv_gap_70": _mean([question_gap(c, s, 0.7) for c, s in pairs]),
+        "gv_gap_global": _mean([gap or 0.0 for gap in overall]), "n_none_kept": overall.count(None),
+        "gv_gap_rel": _mean(relative), "n_gap_rel": len(relative),
+        "verifier_undecided_frozen": _mean([score == 0 for _, scores in frozen for score in scores]),
+        "abs_v_minus_g": None if accuracy_v is None else abs(accuracy_v - generator),
+        "pass_at_k": fmean(pass_at_k(len(c), sum(c), len(c)) for c in right),  # k = n: is any of them correct
         "maj_at_k": fmean(majority_correct(item) for item in items),
         "no_answer_rate": fmean(row["verdict"] == "no_answer" for row in greedy),
         "unanswered_rate": fmean(row["verdict"] in ("no_answer", "truncated") for row in greedy),
@@ -79,18 +83,18 @@ def _clusters(item: list[EvalRow]) -> Counter[int]:
 
 def verifier_metrics(items: list[list[EvalRow]], section: EvaluateSection, seed: int) -> VerifierNumbers:
     """What a verifier makes of the samples of one peer on one benchmark: `items` are the samples of each question, in
-    the order of the questions' ids, on which the interval depends."""
+    the order of the questions' ids, on which the interval depends. Raises ValueError for a score that is not finite."""
     pairs = _pairs(items, "verifier_score")
     gaps = [question_gap(correct, scores, section.keep) for correct, scores in pairs]
     low, high = bootstrap_interval([gaps], section.bootstrap, seed)
     correct = [c for each, _ in pairs for c in each]
     scores = [s for _, each in pairs for s in each]
     return {
-        "gv_gap": fmean(gaps), "gv_gap_lo": low, "gv_gap_hi": high, "verifier_auroc": auroc(correct, scores),
-        "verifier_accuracy": fmean(  # of no verdict half, as ties in the AUROC
-            (score > 0) == right if score else 0.5 for score, right in zip(scores, correct, strict=True)
+        "gv_gap": _mean(gaps), "gv_gap_lo": low, "gv_gap_hi": high, "verifier_auroc": auroc(correct, scores),
+        "verifier_accuracy": _mean(  # of no verdict half, as ties in the AUROC
+            [(score > 0) == right if score else 0.5 for score, right in zip(scores, correct, strict=True)]
         ),
-        "verifier_undecided": fmean(score == 0 for score in scores),
+        "verifier_undecided": _mean([score == 0 for score in scores]),
     }  # fmt: skip
 
 
@@ -100,8 +104,13 @@ def by_question(samples: list[EvalRow]) -> list[list[EvalRow]]:
     return [list(group) for _, group in groupby(ordered, key=lambda row: row["item_id"])]
 
 
-def _pairs(items: list[list[EvalRow]], column: Scored) -> list[tuple[list[bool], list[float]]]:
-    return [([row["correct"] for row in item], [cast(float, row[column]) for row in item]) for item in items]
+def _pairs(items: list[list[EvalRow]], column: Scored) -> Pairs:
+    scored = [[(row["correct"], score) for row in item if (score := row[column]) is not None] for item in items]
+    return [([correct for correct, _ in each], [score for _, score in each]) for each in scored if each]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def majority_correct(item: list[EvalRow]) -> float:

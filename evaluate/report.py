@@ -63,7 +63,7 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     config = load_frozen(run)
     if config.prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
-    title += oracle_notice(run)
+    title += oracle_notice(run) + "".join(unscored_notice(run, round_) for round_ in rounds)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
@@ -90,6 +90,18 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
         )  # fmt: skip
         last = group
     return table
+
+
+def unscored_notice(run: str, round_: int) -> str:
+    """What the tables of a round say of samples whose verifier scores were not finite; else nothing."""
+    path = RUNS / run / f"round={round_}" / "evals" / shards.SUCCESS
+    counts = shards.read_json(path).get("scores_not_finite", {}) if path.is_file() else {}
+    told = ", ".join(f"{who} {count}" for who, count in counts.items())
+    return (
+        f"\n[bold]round {round_}: samples without a finite verifier score, in no gap and AUROC: {told}[/bold]"
+        if told
+        else ""
+    )
 
 
 def gap_table(run: str, rounds: list[int]) -> Table:
@@ -173,17 +185,21 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
     def measured(metric: str, group: tuple[str, str], after: int, before: int | None = None) -> Estimate:
         """The mean of a metric, or of its change, over the questions of a (benchmark, peer), or of all."""
         mean = group[0] == "mean"
-        both = [
-            matrices([{k: v for k, v in values[n].items() if mean or k == group}], metric, "mean")
+        of = [
+            {k: v for k, v in values[n].items() if mean or k == group}
             for n in ([after] if before is None else [after, before])
         ]
+        both = [matrices([each], metric, "mean", of) for each in of]
         apart = both[0] if before is None else [a - b for a, b in zip(*both, strict=True)]
         return estimate(apart, config.evaluate.bootstrap, config.run.seed)
 
     def change(metric: str, group: tuple[str, str], n: int) -> str:
         of = [key for key in values[0] if group in (key, ("mean", ""))]
         pairs = (
-            (before[metric], values[n][key][item][metric]) for key in of for item, before in values[0][key].items()
+            (before[metric], values[n][key][item][metric])
+            for key in of
+            for item, before in values[0][key].items()
+            if metric in before and metric in values[n][key][item]
         )
         if all(isclose(before, after, abs_tol=1e-9) for before, after in pairs):
             return "+0.0 (none differs)"  # resamples of nothing but zeros would make an interval without width
@@ -193,18 +209,18 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
         n: {
             (row["benchmark"], row["peer"])
             for row in shards.read_rows(RUNS / run / f"round={n}" / "metrics.parquet", METRICS)
-            if row["verifier_undecided"] == 1
+            if row["verifier_undecided"] in (1, None)
         }
         for n in rounds
     }
 
     for group in groups:
-        baseline = measured("gap", group, 0)
         for n in rounds[1:]:
-            gap, shown_gap = measured("gap", group, n, 0), change("gap", group, n)
-            share = "–" if baseline.contains_zero else f"{points(gap.mean / baseline.mean, '+', 0)} %"
-            if any(group in (key, ("mean", "")) for key in undecided[0] | undecided[n]):
-                shown_gap = share = "–"  # a gap of 0 would look measured
+            shown_gap = share = "–"  # of a verifier that decided nothing a gap of 0 would look measured
+            if not any(group in (key, ("mean", "")) for key in undecided[0] | undecided[n]):
+                baseline, gap = measured("gap", group, 0), measured("gap", group, n, 0)
+                shown_gap = change("gap", group, n)
+                share = "–" if baseline.contains_zero else f"{points(gap.mean / baseline.mean, '+', 0)} %"
             shown = group if n == rounds[1] else ("", "")
             table.add_row(*shown, str(n), change("em", group, n), shown_gap, share)
         table.add_section()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         if run.config.evaluate.cross_verify:
             shards.write_rows(evaluation.cross(), metrics_path.with_name("cross.parquet"), CROSS)
         rows, counts = count_evals(stage.folder)
+        if unscored := evaluation.unscored():
+            counts["scores_not_finite"] = unscored
         items = {name: len(items) for name, items in benchmarks.items()}
         stage.finish(
             shards.shard_paths(stage.folder), rows, {"items": items, "benchmarks": digests(benchmarks), **counts}
@@ -330,6 +332,18 @@ class Evaluation:
                 numbers = verifier_metrics(by_question(seen), section, seed)
                 found.append({"benchmark": benchmark, "peer": peer, "verifier": verifier, **numbers})
         return found
+
+    def unscored(self) -> dict[str, int]:
+        """How many samples have no finite score, by whose they are and who verifies; needs the units' work files."""
+        found: Counter[str] = Counter()
+        names = {CURRENT: "", FROZEN: ", frozen verifier"}
+        names |= {crossed(peer): f", verifier {peer}" for peer in self.run.config.peer_names}
+        for unit, kind in product(self.units(), names):
+            if unit.path(self.work, kind).is_file():
+                scores = unit.scores(self.work, kind)
+                missing = sum(scores[key] is None for key in unit.sampled(self.work)) if None in scores.values() else 0
+                found[f"{unit.peer} on {unit.benchmark}{names[kind]}"] += missing
+        return {who: count for who, count in found.items() if count}
 
     def groups(self) -> Iterator[tuple[tuple[str, str], list[tuple[Unit, Path]]]]:
         """The parts of each (peer, benchmark)."""

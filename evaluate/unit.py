@@ -26,15 +26,16 @@ class ResponseRow(TypedDict):
 
 
 class VerdictRow(TypedDict):
-    """A verifier's score of the response that `key_of` names, and the critique from which it was read."""
+    """A verifier's score of the response that `key_of` names, null where it is not finite, and the critique from which
+    it was read."""
 
     key: str
-    score: float
+    score: float | None
     critique: str | None
 
 
 RESPONSES, VERDICTS = schema_of(ResponseRow), schema_of(VerdictRow)
-Verdict = tuple[float, str | None]  # score, and the critique from which it was read
+Verdict = tuple[float | None, str | None]  # score (None: not finite), and the critique from which it was read
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ class Unit:
         rows = shards.rows_of(self.path(work, "responses"), ResponseRow)
         return {key_of(row): (texts[row["item_id"]], row["response"]) for row in rows if row["sample"]}
 
-    def scores(self, work: Path, kind: str) -> dict[str, float]:
+    def sampled(self, work: Path) -> list[str]:
+        """The keys of all sampled responses, in order."""
+        rows = shards.rows_of(self.path(work, "responses"), ResponseRow)
+        return [key_of(row) for row in rows if row["sample"]]
+
+    def scores(self, work: Path, kind: str) -> dict[str, float | None]:
         """{key: verifier score} of those."""
         rows = shards.rows_of(self.path(work, kind), VerdictRow, ["key", "score"])
         return {row["key"]: row["score"] for row in rows}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import shards
+from data.finite import known
 from data.run import Run
 from evaluate.unit import VERDICTS, Unit, Verdict
 from peers import policy_cache
@@ -48,7 +49,7 @@ def verify_all(run: Run, work: Path, policy: Policy, units: list[Unit], kind: st
         else:
             lm = policy_cache.language_model(policy, config)
             scores = logit_scores(lm, prompts, texts, config.runtime.score_tokens, advance, len(units) - done)
-            found = [(score, None) for score in scores]
+            found = [(known(score), None) for score in scores]
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
         shards.write_rows(rows, unit.path(work, kind), VERDICTS)

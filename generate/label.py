@@ -12,6 +12,7 @@ from typing import Protocol
 from data.answers.clusters import clusters
 from data.answers.equivalence import Kind
 from data.answers.grader import Grader
+from data.finite import check_finite
 from data.schema import ChainRow
 
 
@@ -50,7 +51,7 @@ class ChainVote(LastResponse):
 
     def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
         """See `Label.pick`."""
-        means = [row["logprob"] / max(1, row["n_tokens"]) for row in group]
+        means = [None if (sum_ := row["logprob"]) is None else sum_ / max(1, row["n_tokens"]) for row in group]
         return group[vote(voting(group), means, "math", grader)]
 
 
@@ -94,16 +95,24 @@ def voting(rows: list[ChainRow]) -> list[str | None]:
     return [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
 
 
-def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float], kind: Kind, grader: Grader) -> int:
+def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float | None], kind: Kind, grader: Grader) -> int:
     """Index of the response kept by a majority vote over mathematically equivalent answers.
 
     Responses without an answer have no vote. Among equally large clusters the one whose best response has the highest
     mean token log-probability wins; so does, within the winning cluster, that response; remaining ties go to
-    the earlier position. With no answer at all, the last response is kept (and score drops it: no answer).
+    the earlier position. One whose log-probability is not known (None) loses a tie to all whose is. With no answer at
+    all, the last response is kept (and score drops it: no answer). Raises ValueError for a log-probability that is not
+    finite.
     """
+    check_finite("mean log-probability", (mean for mean in mean_logprobs if mean is not None))
     groups = clusters(answers, kind, grader)
     if not groups:
         return len(answers) - 1
     largest = max(len(group) for group in groups)
     candidates = [index for group in groups if len(group) == largest for index in group]
-    return max(candidates, key=lambda index: (mean_logprobs[index], -index))
+
+    def rank(index: int) -> tuple[bool, float, int]:
+        mean = mean_logprobs[index]
+        return mean is not None, mean or 0.0, -index
+
+    return max(candidates, key=rank)

@@ -22,6 +22,7 @@ from data.answers.clusters import compare_all
 from data.answers.extract import extract
 from data.answers.grader import Grader
 from data.console import console, task
+from data.finite import known
 from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CHAINS, ChainRow, PromptRow
@@ -114,15 +115,17 @@ def do_unit(run: Run, round_: int, unit: Unit, policy: Policy, first: list[int],
 
 def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
     """Rows of a finished round of chains, and what its summary tells of them."""
-    rows = tokens = unanswered = 0
+    rows = tokens = unanswered = unknown = 0
     reasons: Counter[str] = Counter()
     for path in shards.shard_paths(folder):
-        table = shards.read_table(path, CHAINS, ["is_aggregate", "answer", "finish_reason", "n_tokens"])
+        table = shards.read_table(path, CHAINS, ["is_aggregate", "answer", "finish_reason", "n_tokens", "logprob"])
         rows += len(table)
         tokens += sum(table["n_tokens"].to_pylist())
         reasons.update(table["finish_reason"].to_pylist())
+        unknown += table["logprob"].null_count
         unanswered += table.filter(table["is_aggregate"])["answer"].null_count
-    return rows, {"tokens": tokens, "finish_reasons": dict(reasons), "aggregates_without_answer": unanswered}
+    counts = {"tokens": tokens, "finish_reasons": dict(reasons), "aggregates_without_answer": unanswered}
+    return rows, counts | ({"logprob_not_finite": unknown} if unknown else {})
 
 
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
@@ -270,7 +273,7 @@ class Generation:
             "sample": unit.turn.number if unit.turn.role == "sample" else None, "peer": unit.peer,
             "is_aggregate": False, "response": completion.text, "answer": found.answer if found else None,
             "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
-            "logprob": completion.logprob, "token_ids": completion.token_ids,
+            "logprob": known(completion.logprob), "token_ids": completion.token_ids,
         }  # fmt: skip
 
     def assemble(self, shard: int, grader: Grader) -> None:

@@ -147,14 +147,15 @@ class Ablation:
         runs cannot be compared."""
         found = {BASE.name: [item_values(RUNS / self.run_name(self.arms[0], seed), 0) for seed in self.seeds]}
         found |= {arm.name: self.values(arm) for arm in self.arms}
-        matrices([each for values in found.values() for each in values], "em", "mean")  # all on the same questions
+        everything = [each for values in found.values() for each in values]
+        matrices(everything, "em", "mean")  # all on the same questions
         rows: list[Row] = []
         for arm in (BASE, *self.arms):
             others = [None, *(other for other in self.compared if other.name != arm.name)]
             for peer, metric, other in product((*self.config.peer_names, "mean"), METRICS_SHOWN, others):
-                values = matrices(found[arm.name], metric, peer)
+                values = matrices(found[arm.name], metric, peer, everything)
                 if other is not None:
-                    theirs = matrices(found[other.name], metric, peer)
+                    theirs = matrices(found[other.name], metric, peer, everything)
                     values = [a - b for a, b in zip(values, theirs, strict=True)]
                 got = estimate(values, self.config.evaluate.bootstrap, self.config.run.seed)
                 rows.append({

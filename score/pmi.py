@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from data.finite import check_finite
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -37,9 +39,11 @@ class Pmi:
 
 
 def combine(measured: Sequence[Measured]) -> Pmi:
-    """PMI from one scorer, or its mean over several. Raises ValueError for none or for an empty target."""
+    """PMI from one scorer, or its mean over several. Raises ValueError for none, for an empty target, and for a
+    log-probability that is not finite."""
     if not measured or any(m.n_tokens < 1 for m in measured):
         raise ValueError("PMI needs at least one scorer and one target token")
+    check_finite("log-probability", (value for m in measured for value in (m.given, m.alone)))
     return Pmi(
         fmean(m.given for m in measured),
         fmean(m.alone for m in measured),

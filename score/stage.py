@@ -24,6 +24,7 @@ from data.answers.extract import extract
 from data.answers.grader import Grader
 from data.console import task
 from data.errors import UserError
+from data.finite import known
 from data.hashing import digest, request_seed
 from data.run import Run
 from data.schema import SCORES, ChainRow, ScoreRow, schema_of
@@ -35,7 +36,7 @@ from peers.source import check_peers
 from peers.workers import Advance, Workers
 from score.chains import Chain, read_chains, responses
 from score.pmi import Measured, combine, scorers
-from score.text import TEXTS, drop_reason
+from score.text import NO_CLEAN_CUT, NOT_FINITE, TEXTS, drop_reason
 from score.weights import weights
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
@@ -43,11 +44,12 @@ if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no
 
 
 class PassRow(TypedDict):
-    """A teacher-forced pass; `peer` is whose response is in the prompt, null: nobody's, log p(a | x)."""
+    """A teacher-forced pass; `peer` is whose response is in the prompt, null: nobody's, log p(a | x). A `logp` that is
+    not finite is null."""
 
     prompt_id: str
     peer: str | None
-    logp: float
+    logp: float | None
     n_tokens: int
 
 
@@ -55,8 +57,7 @@ PASSES = schema_of(PassRow)
 
 # The columns of chains that say which passes are needed.
 WHO = ("prompt_id", "peer", "role", "position", "is_aggregate", "answer", "finish_reason", "n_tokens")
-NO_CLEAN_CUT = "target_not_separable"  # the scorer's tokenizer joins the prompt's end and the target's beginning
-Passes = dict[tuple[str, str, str | None], tuple[float, int]]
+Passes = dict[tuple[str, str, str | None], tuple[float | None, int]]
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -146,7 +147,8 @@ class Scoring:
         rows = []
         for (prompt_id, peer), span, logprobs in zip(keys, spans, scores, strict=True):
             summed = logprobs[span]
-            rows.append({"prompt_id": prompt_id, "peer": peer, "logp": sum(summed), "n_tokens": len(summed)})
+            logp = known(sum(summed))
+            rows.append({"prompt_id": prompt_id, "peer": peer, "logp": logp, "n_tokens": len(summed)})
         shards.write_rows(rows, self.path(scorer, shard), PASSES)
         advance(self.count(scorer, shard) - len(pairs), 0)  # without those whose target has no clean cut
         return sum(map(len, pairs))
@@ -276,7 +278,12 @@ class Scoring:
             if any((scorer, chain.id, None) not in measured for scorer in by):
                 dropped = NO_CLEAN_CUT
             else:
-                pmi = combine([measurement(measured, scorer, chain.id, peer) for scorer in by])
+                found = [measurement(measured, scorer, chain.id, peer) for scorer in by]
+                passes = [each for each in found if each is not None]
+                if len(passes) == len(found):  # a mean over some of the scorers would be another quantity
+                    pmi = combine(passes)
+                else:
+                    dropped = NOT_FINITE
         return {
             "prompt_id": chain.id, "peer": peer, "role": row["role"], "position": row["position"],
             "aggregate_peer": author,
@@ -375,11 +382,11 @@ def answer_entropies(chains: list[Chain], grader: Grader) -> dict[tuple[str, str
     return {key: entropy([len(c) for c in clusters(answers, "math", grader)]) for key, answers in groups.items()}
 
 
-def measurement(measured: Passes, scorer: str, prompt_id: str, peer: str) -> Measured:
-    """Both passes of one scorer for one response."""
+def measurement(measured: Passes, scorer: str, prompt_id: str, peer: str) -> Measured | None:
+    """Both passes of one scorer for one response; None if one of them is not finite."""
     given, _ = measured[scorer, prompt_id, peer]
     alone, n_tokens = measured[scorer, prompt_id, None]
-    return Measured(given, alone, n_tokens)
+    return None if given is None or alone is None else Measured(given, alone, n_tokens)
 
 
 def with_weights(table: pa.Table, values: dict[str, Iterator[float]]) -> pa.Table:

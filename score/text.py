@@ -37,6 +37,9 @@ class OwnText:
         return response
 
 
+NO_CLEAN_CUT = "target_not_separable"  # the scorer's tokenizer joins the prompt's end and the target's beginning
+NOT_FINITE = "score_not_finite"  # the drop reason of a row whose PMI is no number
+
 TEXTS: dict[str, Text] = {"aggregate": AggregateText(), "own": OwnText()}  # by score.target
 
 

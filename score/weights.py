@@ -24,6 +24,7 @@ from statistics import fmean, median
 from typing import assert_never
 
 from data.config.sections import ScoreSection
+from data.finite import check_finite
 
 
 def weights(
@@ -33,7 +34,12 @@ def weights(
     section: ScoreSection,
     seed: int,
 ) -> list[float]:
-    """Weights with mean 1 over those above 0, same length and order as the inputs; `seed` is for `shuffled`."""
+    """Weights with mean 1 over those above 0, same length and order as the inputs; `seed` is for `shuffled`.
+
+    Raises ValueError for a number that is not finite: one alone would make all weights NaN.
+    """
+    check_finite("PMI per token", pmi_per_token)
+    check_finite("answer entropy", entropies)
     if not pmi_per_token:
         return []
     raw = _raw(pmi_per_token, agrees, entropies, section)

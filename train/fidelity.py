@@ -10,9 +10,11 @@ rounding the weights has cost and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
+from data.finite import known
 from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
 
@@ -25,12 +27,15 @@ def mean_loss(lm: LanguageModel, pairs: Sequence[Pair], budget: int) -> float:
 def merge_fidelity(
     base: Path, adapter: Path, merged: Path, pairs: Sequence[Pair], budget: int
 ) -> dict[str, float | None]:
-    """The three losses and the share of the adapter's effect that the merge keeps (None if it has no effect)."""
+    """The three losses and the share of the adapter's effect that the merge keeps (None if it has no effect,
+    or if a loss is not finite, which then is None, too)."""
     losses = {
         "loss_base": mean_loss(load_language_model(base, "float32"), pairs, budget),
         "loss_adapter": mean_loss(load_language_model(base, "float32", adapter), pairs, budget),
         "loss_merged": mean_loss(load_language_model(merged, "float32"), pairs, budget),
     }
+    if not all(map(isfinite, losses.values())):
+        return {**{name: known(loss) for name, loss in losses.items()}, "fidelity": None}
     effect = losses["loss_base"] - losses["loss_adapter"]
     share = (losses["loss_base"] - losses["loss_merged"]) / effect if abs(effect) > 1e-6 else None
     return {**losses, "fidelity": share}

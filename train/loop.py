@@ -97,12 +97,10 @@ def train_adapter(
         batch = [examples[i] for i in steps[number]]
         refresh(layers)
         loss, passed = _backward(lm, batch, token_budget, accelerator)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {number + 1} of {len(steps)}: training has diverged; lower train.lr "
-                f"({section.lr}) in a new run"
-            )
-        accelerator.clip_grad_norm_(parameters, section.max_grad_norm)
+        norm = float(accelerator.clip_grad_norm_(parameters, section.max_grad_norm))
+        for what, value in (("loss", loss), ("gradient's norm", norm)):
+            if not math.isfinite(value):
+                raise diverged(f"the {what} is {value}", f"at step {number + 1} of {len(steps)}", section)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -113,7 +111,14 @@ def train_adapter(
         advance(len(batch), passed)
         if (number + 1) % checkpoint_steps == 0 and number + 1 < len(steps):
             _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
+    if not all(bool(p.isfinite().all()) for p in parameters):  # of the last step no loss would tell
+        raise diverged("the adapter has numbers that are not finite", "after the last step", section)
     return Trained(losses, tokens)
+
+
+def diverged(what: str, when: str, section: TrainSection) -> UserError:
+    """What ends a training run whose numbers have left the range."""
+    return UserError(f"{what} {when}: training has diverged; lower train.lr ({section.lr}) in a new run")
 
 
 def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any) -> tuple[float, int]:

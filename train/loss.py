@@ -15,12 +15,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from data.finite import check_finite
+
 
 def weighted_nll(logprobs: Sequence[Tensor], weights: Sequence[float], batch_size: int) -> Tensor:
     """A micro-batch's share of the step's loss, in nats per token: scalar.
 
-    `logprobs`: one tensor [n_i] per example of the micro-batch; `batch_size`: B, the examples of the whole step.
+    `logprobs`: one tensor [n_i] per example of the micro-batch; `batch_size`: B, the examples of the whole step. Raises
+    ValueError for a weight that is not finite.
     """
+    check_finite("weights", weights)
     terms = [-w * logprob.mean() for logprob, w in zip(logprobs, weights, strict=True)]
     return torch.stack(terms).sum() / batch_size
 

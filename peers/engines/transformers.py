@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from data.config.sections import RuntimeSection
+from data.errors import UserError
 from peers.engines.protocol import NOT_GENERATED, Advance, Completion, Request, Sampling
 from peers.prompts import PeerPrompts
 
@@ -65,7 +67,7 @@ class TransformersEngine:
         mask = [[*[0] * (longest - len(r.prompt)), *[1] * len(r.prompt)] for r in requests]
         draw = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         stop = {"stop_strings": self.prompts.stop_strings, "tokenizer": self.prompts.tokenizer}
-        with torch.no_grad():
+        with torch.no_grad(), self._finite():
             out = self.lm.model.generate(
                 torch.tensor(ids, device=self.lm.device), attention_mask=torch.tensor(mask, device=self.lm.device),
                 max_new_tokens=sampling.max_new_tokens, eos_token_id=self.prompts.stop_ids, pad_token_id=pad,
@@ -73,6 +75,19 @@ class TransformersEngine:
                 **(stop if self.prompts.stop_strings else {}),
             )  # fmt: skip
         return [self._finished(row.tolist(), sampling.max_new_tokens) for row in out[:, longest:]]
+
+    @contextmanager
+    def _finite(self) -> Iterator[None]:
+        """Raises UserError instead of torch's error where a distribution to draw from is none."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):
+                raise
+            raise UserError(
+                f"peer {self.prompts.peer.name}: its logits are not finite, so nothing can be drawn: its weights are "
+                "damaged, or too large for the type they are run in (try runtime.compute='float32')"
+            ) from error
 
     def _finished(self, generated: list[int], limit: int) -> tuple[list[int], bool]:
         """The cut tokens, and whether the limit rather than an end ended them."""
