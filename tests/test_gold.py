@@ -367,7 +367,8 @@ def test_the_bench_command_finds_what_is_graded_otherwise(tmp_path: Path) -> Non
     path = write_jsonl(tmp_path / "s.jsonl", rows)
     with Grader(workers=1) as grader:
         assert differences(labelled_cases(path, "math"), "math", grader) == ({True: 1}, [])
-        write_jsonl(path, [{**rows[0], "6b": {**solution, "is_correct": False}}])
+        rows[0]["6b"] = {**solution, "is_correct": False}
+        write_jsonl(path, rows)
         assert len(differences(labelled_cases(path, "math"), "math", grader)[1]) == 1
     done = run_module("tests.bench.gold", "--solutions", str(path), cwd=tmp_path)
     assert done.returncode == 1 and "solutions, math: 0 labelled right, 1 wrong; 1 graded otherwise" in done.stdout
