@@ -45,18 +45,16 @@ STORED_AS = {"bfloat16": "BF16", "float32": "F32"}  # in safetensors
 
 
 def check_peers(config: Config) -> None:
-    """Everything about the peers that can be wrong and seen without loading one. Raises UserError."""
+    """Everything about the peers that can be wrong and seen in files of a few kilobytes. Raises UserError.
+
+    `model_directory` looks at their weights.
+    """
     for peer in config.peers:
         if files := _files(peer):
             check_pieces(peer, files)
         directory = _directory(peer)
         if directory is not None:
-            _check(peer, directory, config)
-
-
-def _check(peer: PeerSection, directory: Path, config: Config) -> None:
-    check_directory(peer, directory, _positions(config))
-    _check_weights(peer, directory)
+            check_directory(peer, directory, _positions(config))
 
 
 def _check_weights(peer: PeerSection, directory: Path) -> None:
@@ -107,13 +105,17 @@ def _directory(peer: PeerSection) -> Path | None:
 
 
 def model_directory(peer: PeerSection, config: Config) -> Path:
-    """The peer's base model as a directory with weights of its dtype; downloads and converts on first use."""
+    """The peer's base model as a directory with weights of its dtype; downloads and converts on first use.
+
+    Raises UserError if there is no such model, or its weights are not all there, the model's, and finite.
+    """
     files = _files(peer)
     directory = _converted(peer, files) if files else _directory(peer) or _downloaded(peer)
-    _check(peer, directory, config)
+    check_directory(peer, directory, _positions(config))
+    _check_weights(peer, directory)
     converted = _in_dtype(peer, directory)
     if converted != directory:
-        _check(peer, converted, config)  # it may have been damaged since it was made
+        _check_weights(peer, converted)  # it may have been damaged since it was made
     return converted
 
 
@@ -232,10 +234,11 @@ def _dequantise(folder: Path, gguf: str, dtype: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype),
         output_loading_info=True,
     )  # fmt: skip
+    model, info = found
     check_loading(gguf, info)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -13,8 +13,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
+from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -266,10 +268,11 @@ def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Store
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        model, info = kind.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=torch.bfloat16, device_map="meta",
-            output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+        with _quiet():
+            model, info = kind.from_pretrained(
+                None, config=config, state_dict=tensors, dtype=torch.bfloat16, device_map="meta",
+                output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
     except Exception as error:  # of any kind, for a config that makes no model
         raise UserError(
             f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
@@ -282,6 +285,22 @@ def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Store
             f"model_type {config.model_type}, of which transformers makes a {kind.__name__}; correct it"
         )
     return model, info
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report and progress bar: what they say becomes one line, and nothing is loaded."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _tied(model: Any) -> dict[str, str]:
@@ -312,7 +331,7 @@ def _adapted(model: Any) -> set[str]:
 def _embeddings(model: Any) -> str:
     """Name of the input embeddings' module."""
     wanted = model.get_input_embeddings()
-    return next(name for name, module in model.named_modules() if module is wanted)
+    return next(str(name) for name, module in model.named_modules() if module is wanted)
 
 
 def _bytes(tensor: Stored) -> bytes:
@@ -354,7 +373,8 @@ def check_loading(what: object, info: Mapping[str, Any]) -> None:
 
 def one_line(error: Exception) -> str:
     """The first line of what an error says, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def is_pattern(path: os.PathLike[str] | str) -> bool:

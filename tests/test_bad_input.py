@@ -321,6 +321,14 @@ def _without_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def _nan(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][-1] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "missing": (shutil.rmtree, ("models/plain does not exist", "model directory")),
     "pickled": (_pickled, ("only pickled weights (pytorch_model.bin)", "*.safetensors")),
@@ -338,6 +346,8 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no tokenizer": (_without_tokenizer, ("tokenizer",)),
     "cut off": (lambda folder: _truncate(folder / "model.safetensors"), ("model.safetensors",)),
+    "untied": (lambda folder: _config(folder, tie_word_embeddings=False), ("Qwen2ForCausalLM wants lm_head.weight",)),
+    "NaN": (_nan, ("model.safetensors: model.embed_tokens.weight", "not finite")),
 }
 
 
@@ -346,6 +356,7 @@ def test_a_bad_model_is_refused(case: str, local: Path, refused: Refuse) -> None
     spoil, has = MODELS[case]
     spoil(local / "models/plain")
     refused("evaluate", 0, has=("peer plain", *has))
+    assert not list(Path(".cache").glob("models/*")), "something is cached"
 
 
 def test_a_missing_gguf_file_is_refused(local: Path, refused: Refuse) -> None:

@@ -61,7 +61,7 @@ def cells(source: Path | str, column: str = "answer") -> list[str]:
     return read_source(SourceSection(source=str(source)), [column], "prompts")[column].to_list()
 
 
-def refused(source: Path | str, *words: str, column: str = "question", **keys: str) -> None:
+def refused(source: Path | str, *words: str, column: str = "question", **keys: Any) -> None:
     """That it is refused in one line with these words."""
     with pytest.raises(UserError) as error:
         read_source(SourceSection(source=str(source), **keys), [column], "prompts")
