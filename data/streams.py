@@ -37,8 +37,8 @@ def open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
-    sys.stdout = sys.stdout or os.fdopen(os.dup(1), "w", encoding="utf-8")
-    sys.stderr = sys.stderr or os.fdopen(os.dup(2), "w", encoding="utf-8")
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # what stands in its place in tests may have none
     if reconfigure is not None:
         reconfigure(errors=NARROW)

@@ -116,8 +116,8 @@ def do_step(step: Step, run: "Run", workers: "Processes") -> None:
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException:
-            with suppress(OSError):  # the log's disk may be what is full
-                traceback.print_exc()  # into the log as well
+            with suppress(OSError), workers.log.open("a", encoding="utf-8") as log:  # its disk may be what is full
+                traceback.print_exc(file=log)  # as well
             raise
         finally:
             workers.release()

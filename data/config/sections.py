@@ -108,7 +108,7 @@ class SourceSection(Section):
     @classmethod
     def _rows_ascend(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
         if rows is not None and not 0 <= rows[0] < rows[1] <= MANY:
-            raise ValueError(f"rows must be [first, end) with 0 <= first < end <= {MANY}, found {list(rows)}")
+            raise ValueError(f"rows must be [first, end) with 0 <= first < end, found {list(rows)} (at most {MANY})")
         return rows
 
 
