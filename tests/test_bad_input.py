@@ -282,7 +282,7 @@ def test_an_overlap_with_the_benchmark(project: Path, refused: Refuse) -> None:
 def test_two_gold_answers_are_refused(project: Path, refused: Refuse) -> None:
     rows = questions(100, 8)
     write_jsonl(project / "test.jsonl", [*rows, {**rows[3], "answer": "7"}])
-    refused("evaluate", 0, has=("benchmarks.0", "Tom has 103 pens", "twice", "'7'", "remove one"))
+    refused("evaluate", 0, has=("benchmarks.0", "Tom has 103 pens", "again", "'7'", "remove one"))
 
 
 def test_one_column_for_question_and_answer_is_refused(project: Path, refused: Refuse) -> None:
