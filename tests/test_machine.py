@@ -317,6 +317,7 @@ def test_what_cannot_be_the_name_of_a_run(name: str, project: Path) -> None:
 SCRIPT = """
 import typer
 from data.cli import guarded, start
+from data.console import chatter_to, console
 from pathlib import Path
 from rich import box
 from rich.table import Table
@@ -342,7 +343,7 @@ def script(tmp_path: Path, shell: str, lines: int = 1, **environment: str) -> su
     """A command that prints tables, as a shell starts it: `{}` stands for it."""
     (tmp_path / "script.py").write_text(SCRIPT.replace("LINES", str(lines)), encoding="utf-8")
     command = f"set -o pipefail; {shell.format(f'{sys.executable} script.py')}"
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **environment}
     return subprocess.run(["bash", "-c", command], cwd=tmp_path, env=variables, capture_output=True, check=False)
 
 
