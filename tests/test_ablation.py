@@ -22,7 +22,7 @@ from evaluate.gap import auroc, bootstrap_interval
 from evaluate.intervals import Estimate, estimate, half_width
 from evaluate.labels import gold_answers, judged, quality
 from pipeline.ablation import DEFAULT_ARMS, Ablation, _shown
-from pipeline.arms import ARMS, BASE, Arm, load_arm
+from pipeline.arms import ARMS, Arm, load_arm
 from tests.conftest import ROOT, run_module, write_jsonl
 
 
@@ -277,8 +277,8 @@ def test_runs_of_earlier_commands_are_shared(project: Path) -> None:
     for name in ("x.own.17", "x.rank.18", "x.rank.117", "y.rank.17"):
         (project / "runs" / name).mkdir(parents=True)
         (project / "runs" / name / "config.json").touch()
-    ablation = Ablation("x", Path("tiny.toml"), [], [BASE], seeds=1, round_=1)
-    assert ablation.names(17) == ["x.round 0.17", "x.own.17"]
+    ablation = Ablation("x", Path("tiny.toml"), [], [Arm("pst", ())], seeds=1, round_=1)
+    assert ablation.names(17) == ["x.pst.17", "x.own.17"]
 
 
 def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
