@@ -292,7 +292,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(50)  # nothing below a critical error
     logging.disable_progress_bar()
     try:
         yield
@@ -330,7 +330,7 @@ def _adapted(model: Any) -> set[str]:
 def _embeddings(model: Any) -> str:
     """Name of the input embeddings' module."""
     wanted = model.get_input_embeddings()
-    return next(name for name, module in model.named_modules() if module is wanted)
+    return next(str(name) for name, module in model.named_modules() if module is wanted)
 
 
 def _bytes(tensor: Stored) -> bytes:

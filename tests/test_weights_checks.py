@@ -507,11 +507,12 @@ def test_an_adapter_that_is_not_finite_is_refused(model: Path, trained: Path, tm
     name = sorted(factors)[3]
     factors[name].view(-1)[5] = float("inf")
     save_file(factors, file)
-    for call in (
+    calls: list[Callable[[], None]] = [
         lambda: check_adapter(peer_of(model), model, trained),
         lambda: publish_adapter(peer_of(model), model, trained, 1),
         lambda: write_merged(model, trained, tmp_path / "merged", "bfloat16", 1),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(UserError, match=r"adapter_model.safetensors: .*lora_.* not finite .*train.lr"):
             call()
 
