@@ -95,6 +95,7 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
         (changed(score={"weighting": "sigmiod"}), r"score\.weighting: .*'sigmoid'.*\(found 'sigmiod'\)"),
         (changed(score={"center": "mean"}), r"score\.center"),
         (changed(score={"center": float("nan")}), r"score\.center"),
+        (changed(train={"lr": float("inf")}), r"train\.lr: .*finite number \(found inf\)"),
         (changed(score={"weight_min": 2, "weight_max": 2}), r"score weight_min 2\.0 must be below weight_max 2\.0"),
         (changed(prompts={"source": "a.jsonl", "rows": [3, 3]}), r"prompts\.rows .*0 <= first < end .*found \[3, 3\]"),
         (changed(prompts={"source": "a.jsonl", "rows": [-1, 3]}), r"found \[-1, 3\]"),
@@ -115,6 +116,92 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
 def test_what_is_wrong_is_named(raw: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         parse_config(raw, "x.toml")
+
+
+def peer(**keys: Any) -> dict[str, Any]:
+    """The minimal config with another first peer."""
+    return changed(peers=[{**MINIMAL["peers"][0], **keys}, MINIMAL["peers"][1]])
+
+
+NUMBERS = [
+    (f"{prefix}.{name}", field.annotation)
+    for prefix, section in ((key, getattr(parse_config(MINIMAL, "x"), key)) for key in Config.model_fields)
+    if isinstance(section, Section)
+    for name, field in type(section).model_fields.items()
+    if field.annotation in (int, float) or name in ("limit", "center")
+]
+
+
+@pytest.mark.parametrize(("key", "kind"), NUMBERS, ids=[key for key, _ in NUMBERS])
+def test_a_number_is_a_finite_number_within_bounds(key: str, kind: Any) -> None:
+    section, name = key.split(".")
+    for value in (
+        True,
+        "3",
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        10**40,
+        -(10**40),
+        *([1.5] if kind is int else []),
+    ):
+        raw = changed(**{section: {**MINIMAL.get(section, {}), name: value}})
+        with pytest.raises(UserError, match=f"{section}.{name}"):
+            parse_config(raw, "x.toml")
+
+
+def test_a_whole_number_may_stand_for_a_float() -> None:
+    config = parse_config(changed(train={"lr": 1, "max_grad_norm": 2}, score={"center": 1}), "x")
+    assert (config.train.lr, config.train.max_grad_norm, config.score.center) == (1.0, 2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (peer(stop=[""]), r"peers\.0\.stop has a string that is empty or blank"),
+        (peer(stop=["\nQuestion:", " \t"]), r"peers\.0\.stop has a string that is empty or blank"),
+        (peer(stop="x"), r"peers\.0\.stop: .*tuple"),
+        (peer(name="x" * 101), r"peers\.0\.name: .*100 characters \(found 'x{60}…'\)"),
+        (peer(name="a."), r"peers\.0\.name: "),
+        (peer(name="."), r"peers\.0\.name: "),
+        (peer(name="a\n"), r"peers\.0\.name: "),
+        (peer(name="B"), "peers: the names 'B' and 'b' differ by case alone"),
+        (peer(name="b.tmp"), "peers: the name 'b.tmp' ends as unfinished files do"),
+        (peer(model=""), r"peers\.0\.model"),
+        (peer(model=["p0", ""]), r"peers\.0\.model"),
+        (peer(model="a\0b"), r"peers\.0\.model has a NUL character"),
+        (peer(stop=["\0"]), r"peers\.0\.stop has a NUL character"),
+        (changed(templates={"review": "\udcff"}), r"templates\.review has a NUL character or bytes that are not UTF-8"),
+        (changed(templates={"verify": ""}), r"templates\.verify: "),
+        (changed(benchmarks=[{"name": "t" * 101, "source": "s"}]), r"benchmarks\.0\.name: "),
+        (changed(benchmarks=[{"name": "../t", "source": "s"}]), r"benchmarks\.0\.name: "),
+        (changed(benchmarks=[{"name": "t", "source": "s", "answer_column": ""}]), r"benchmarks\.0\.answer_column: "),
+        (changed(prompts={"source": "a.jsonl", "rows": [0, True]}), r"prompts\.rows\.1: "),
+        (changed(prompts={"source": "a.jsonl", "rows": [0, 10**20]}), r"prompts\.rows "),
+        (changed(prompts={"source": "a.jsonl", "limit": True}), r"prompts\.limit: "),
+        (changed(prompts={"source": "a.jsonl", "question_column": ""}), r"prompts\.question_column: "),
+        (changed(generate={"temperature": 1e-9}), r"generate\.temperature must be 0 \(greedy\) or at least 0\.01"),
+        (changed(evaluate={"temperature": 1e-9}), r"evaluate\.temperature: "),
+        (
+            changed(
+                peers=[{"name": n * 100, "model": n} for n in "ab"],
+                benchmarks=[{"name": "t" * 50, "source": "s"}],
+                evaluate={"cross_verify": True},
+            ),
+            "a file name of 276 bytes under evaluate.cross_verify, 255 are allowed",
+        ),
+    ],
+)
+def test_what_would_go_wrong_later_is_refused(raw: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse_config(raw, "x.toml")
+
+
+def test_what_is_near_to_that_is_not() -> None:
+    config = parse_config(peer(name="x" * 100, stop=["\n", "\n\n"]), "x")
+    assert config.peers[0].stop == ("\n", "\n\n")
+    assert parse_config(peer(stop=[]), "x").peers[0].stop == ()
+    assert parse_config(changed(prompts={"source": "x", "shuffle": "False"}), "x").prompts.shuffle is False
 
 
 def test_all_errors_come_at_once() -> None:
@@ -138,7 +225,7 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml", [])
     with pytest.raises(UserError, match="does not exist"):
         load_config(tmp_path, [])
-    for content in (b"[run\n", b"\xff\xfe", b"a = 1\na = 2\n"):
+    for content in (b"[run\n", b"\xff\xfe", b"a = 1\na = 2\n", b"a = 1" + b"0" * 5000, b"a = " + b"[" * 20000):
         (tmp_path / "bad.toml").write_bytes(content)
         with pytest.raises(UserError, match=r"bad\.toml is not valid TOML"):
             load_config(tmp_path / "bad.toml", [])
