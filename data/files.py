@@ -25,6 +25,7 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # of the text formats; Parquet h
 EXPECTED = ".jsonl, .csv (also with .gz or .zst) or .parquet"
 DOCUMENTS = ("readme*", "license*", "citation*", "*.md")  # they come with data and are none
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
+SPELT = {"training": "train", "trainset": "train", "testing": "test", "testset": "test", "devset": "dev"}
 SHOWN = 3  # names in an error
 
 
@@ -51,7 +52,8 @@ class SourceFile:
     @property
     def splits(self) -> set[str]:
         """The words of its path that are names of splits: {"train"} of data/train-00000-of-00002.parquet."""
-        return {word for word in re.split(r"[^a-z]+", str(self.inner).lower()) if word in SPLITS}
+        words = (SPELT.get(word, word) for word in re.split(r"[^a-z]+", str(self.inner).lower()))
+        return {word for word in words if word in SPLITS}
 
     @property
     def hive_keys(self) -> dict[str, str]:
@@ -85,6 +87,7 @@ def list_files(source: str, split: str | None, where: str) -> Listing:
     """All files that a source names. Raises UserError if there is none, or one that cannot be read or does not say
     to which split it belongs where that is asked for.
     """
+    source = source.removeprefix("file://")
     try:
         found = list(_remote(source, where) if "://" in source else _local(source, where))
     except OSError as error:

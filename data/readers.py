@@ -26,7 +26,7 @@ from data.files import SourceFile
 Texts = dict[str, list[str | None]]  # by column; None: no value
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
 UTF8_MARK = b"\xef\xbb\xbf"
-EXACT = 2.0**53  # from here on a float has no room for odd numbers
+EXACT = {"Float64": 2.0**53, "Float32": 2.0**24}  # from here on a float has no room for odd numbers
 NO_JSON = ("NaN", "Infinity", "-Infinity")
 
 
@@ -230,7 +230,7 @@ def _check_type(kind: pa.DataType, name: str, lists: bool) -> None:
     inner = kind.value_type if types.is_dictionary(kind) else kind
     checks = (
         types.is_string, types.is_large_string, types.is_string_view, types.is_boolean, types.is_integer,
-        types.is_floating, types.is_decimal128, types.is_date32, types.is_null,
+        types.is_float32, types.is_float64, types.is_decimal128, types.is_date32, types.is_null,
     )  # fmt: skip
     if not any(check(inner) for check in checks):
         raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates are taken, too)")
@@ -252,7 +252,7 @@ def _arrow_texts(column: pa.ChunkedArray, name: str, lists: bool) -> pl.Series:
         if odd.any():
             row = odd.arg_true()[0]
             raise BadFileError(f"row {row + 1}: {name!r} is {series[row]}; expected text or a finite number")
-        vague = (series.abs() >= EXACT).fill_null(False)
+        vague = (series.abs() >= EXACT[str(series.dtype)]).fill_null(False)
         if vague.any():
             row = vague.arg_true()[0]
             raise BadFileError(f"row {row + 1}: {name!r} is too large for a float to hold exactly; store it as text")

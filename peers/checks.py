@@ -45,13 +45,19 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
             f"peer {peer.name}: {directory} has no tokenizer; expected one of {', '.join(VOCABULARIES)} beside the "
             "weights (tokenizer.save_pretrained writes it)"
         )
-    architecture = (config.get("architectures") or ["unknown"])[0]
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else f"model without an architecture ({named!r})"
     if not architecture.endswith("ForCausalLM"):
         raise UserError(f"peer {peer.name}: {directory} is a {architecture}; expected a ...ForCausalLM")
     for key in ("logit_scale", "logits_scaling"):
         if config.get(key) not in (None, 1, 1.0):
             raise UserError(f"peer {peer.name}: {architecture} scales its logits ({key}), which is not supported yet")
     longest = config.get("max_position_embeddings")
+    if longest is not None and not (type(longest) is int and longest > 0):
+        raise UserError(
+            f"peer {peer.name}: {directory / 'config.json'} has max_position_embeddings {longest!r}; expected a whole "
+            "number of tokens"
+        )
     if longest is not None and longest < positions:
         raise UserError(
             f"peer {peer.name}: its context is {longest} tokens; generate.context_tokens + max_new_tokens is "

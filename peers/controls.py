@@ -38,6 +38,11 @@ class Controls:
         special = {about.content for about in tokenizer.added_tokens_decoder.values() if about.special}
         named = special | set(tokenizer.all_special_tokens) | {text for text in self.added.values() if text in markup}
         self.names = sorted((name for name in named if name.strip()), key=len, reverse=True)
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        # a spelling that only the tokenizer's normal form makes a control token (＜|im_end|＞, <|IM_END|>)
+        self.normalised = getattr(backend, "normalizer", None) is not None and any(
+            about.normalized for about in tokenizer.added_tokens_decoder.values() if about.content in named
+        )
         self.firsts = sorted({STAND_IN, *(name[0] for name in self.names)})
         spelt = "|".join(map(re.escape, self.names)) or r"(?!)"
         first = f"(?=[{re.escape(''.join(self.firsts))}])"  # Gemma has 6,249 names, which most characters begin none of
@@ -48,17 +53,16 @@ class Controls:
         """A text in which no control token can be read."""
         return self._begins.sub(lambda found: STAND_IN + chr(FIRST + self.firsts.index(found[0])), text)
 
-    def first_in(self, markup: str) -> int | None:
-        """Id of the first added token that a template writes in `markup`; None if there is none."""
+    def added_in(self, markup: str) -> list[int]:
+        """Ids of the added tokens that a template writes in `markup`, in order."""
         ids = {name: token for token, name in self.added.items() if name.strip()}
-        found = re.search("|".join(map(re.escape, sorted(ids, key=len, reverse=True))) or r"(?!)", markup)
-        return ids[found[0]] if found else None
+        return [ids[name] for name in re.findall("|".join(map(re.escape, sorted(ids, key=len, reverse=True))), markup)]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Tokens of rendered texts, in one call, which takes half the time of many. Raises UserError for an escaped
         text if the tokenizer has no copy that can read it."""
-        plain = [i for i, text in enumerate(texts) if STAND_IN not in text]
-        quoting = [i for i, text in enumerate(texts) if STAND_IN in text]
+        quoting = [i for i, text in enumerate(texts) if STAND_IN in text or self.normalised]
+        plain = [i for i in range(len(texts)) if i not in set(quoting)]
         encoded: list[list[int]] = [[] for _ in texts]
         if plain:
             found = self.tokenizer([texts[i] for i in plain], add_special_tokens=False)["input_ids"]

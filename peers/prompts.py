@@ -24,7 +24,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from data.config.sections import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
 PLAIN_STOP = ("\nQuestion:",)
-PROBE = "1 + 1?"  # a question for what depends on no question
+PROBE = "What is 1 + 1, and is 2 < 3 & 3 > 2?"  # for what depends on no question: longer than a word, with signs
+SOLUTION = "It is 2, and so it is."
 # for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
 TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
 
@@ -51,16 +52,18 @@ class PeerPrompts:
         self.tokenizer, self.peer, self.wording = tokenizer, peer, wording
         self.is_chat = has_template and peer.template != "plain"
         self.stop_strings = list(peer.stop if peer.stop is not None else () if self.is_chat else PLAIN_STOP)
-        turn = self._turn() if self.is_chat else ("", " ", "")
+        turn = self._turn() if self.is_chat else ("", " ", "", "")
         self.controls = Controls(tokenizer, "".join(turn))
         self.separator = turn[1]
         eos = tokenizer.eos_token_id
-        end = self.controls.first_in(turn[2]) if self.is_chat else None
+        end = self._end_of_turn(turn) if self.is_chat else None
         end = eos if end is None else end
         if end is None:
             raise UserError(f"peer {peer.name}: its tokenizer has no EOS token, so nothing can end a response")
         self.end_id: int = end
         self.stop_ids = sorted({self.end_id, eos} - {None})
+        if self.is_chat:
+            self._check_template()
         self.yes_id, self.no_id = self._first_token("Yes"), self._first_token("No")
         if self.yes_id == self.no_id:
             raise UserError(f"peer {peer.name}: 'Yes' and 'No' begin with the same token; it cannot be a verifier")
@@ -103,7 +106,7 @@ class PeerPrompts:
 
     def _first_token(self, answer: str) -> int:
         """The token with which an answer begins after the verifier's prompt."""
-        found = self._continuations([self._text("verify", PROBE, ("2",))], [answer])[0]
+        found = self._continuations([self._text("verify", PROBE, (SOLUTION,))], [answer])[0]
         if not found:
             raise UserError(
                 f"peer {self.peer.name}: its tokenizer joins the end of the prompt and the beginning of a response in "
@@ -147,18 +150,23 @@ class PeerPrompts:
         text = self.decode(token_ids)
         return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].strip()
 
-    def _examples(self, with_solutions: bool) -> list[Example]:
-        return [example for example in self.wording.examples if bool(example.solutions) == with_solutions]
+    def _examples_of(self, kind: Kind) -> Sequence[Example]:
+        """The worked examples that a request is shown with."""
+        if kind == "verify":
+            return self.wording.verify_examples
+        if kind == "verify_cot":  # the verifier's end in a bare Yes or No
+            return ()
+        plain, with_solutions = ([e for e in self.wording.examples if bool(e.solutions) == kind_] for kind_ in (0, 1))
+        return plain if kind == "solve" else with_solutions or plain
 
     def _text(self, kind: Kind, question: str, solutions: Sequence[str]) -> str:
-        if kind == "verify":
-            return self._render("", question, solutions, self.wording.verify_examples, self.wording.verify)
-        if kind == "verify_cot":  # the verifier's examples end in a bare Yes or No
-            return self._render("", question, solutions, (), self.wording.verify_cot)
+        examples = self._examples_of(kind)
+        if kind in ("verify", "verify_cot"):
+            closing = self.wording.verify if kind == "verify" else self.wording.verify_cot
+            return self._render("", question, solutions, examples, closing)
         if kind == "solve" or (kind == "review" and not solutions):
-            return self._render(self.wording.instruction, question, solutions, self._examples(with_solutions=False))
+            return self._render(self.wording.instruction, question, solutions, self._examples_of("solve"))
         request = self.wording.review if kind == "review" else self.wording.synthesis
-        examples = self._examples(with_solutions=True) or self._examples(with_solutions=False)
         return self._render(request, question, solutions, examples)
 
     def _render(
@@ -190,11 +198,18 @@ class PeerPrompts:
 
     def _apply_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         options = {"add_generation_prompt": add_generation_prompt, "tokenize": False, **TODAY}
-        return str(self.tokenizer.apply_chat_template(messages, **options))
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, **options))
+        except Exception as error:  # jinja's, and whatever a template makes of our messages
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"peer {self.peer.name}: its chat template cannot be applied to a question and its answer ({first}); "
+                "mend chat_template, or use template = 'plain'"
+            ) from error
 
-    def _turn(self) -> tuple[str, str, str]:
-        """What the chat template writes up to where a response begins, the white space that it puts before one, and
-        what it writes after it."""
+    def _turn(self) -> tuple[str, str, str, str]:
+        """What the chat template writes up to where a response begins, the white space that it puts before one, what it
+        writes after the last one, and what between one and the next question."""
         asked, answer = [_message("user", "x")], "Yes"
         prompt = self._apply_template(asked, add_generation_prompt=True)
         whole = self._apply_template([*asked, _message("assistant", answer)], add_generation_prompt=False)
@@ -204,7 +219,32 @@ class PeerPrompts:
                 f"peer {self.peer.name}: its chat template leaves out what an assistant says; use template = 'plain'"
             )
         space = before.removeprefix(prompt) if before.startswith(prompt) else ""
-        return prompt, "" if space.strip() else space, after
+        more = self._apply_template([*asked, _message("assistant", answer), *asked], add_generation_prompt=False)
+        between = more[len(before) + len(answer) :] if more.startswith(before + answer) else ""
+        return prompt, "" if space.strip() else space, after, between
+
+    def _end_of_turn(self, turn: tuple[str, str, str, str]) -> int | None:
+        """The first token that the template writes after a response. Some write none after the last one but one before
+        the next question; that is not the one with which a question begins."""
+        prompt, _, after, between = turn
+        bos = self.tokenizer.bos_token_id
+        begins = [token for token in self.controls.added_in(prompt) if token != bos][:1]
+        ends = self.controls.added_in(after) or [t for t in self.controls.added_in(between)[:1] if t not in begins]
+        return ends[0] if ends else None
+
+    def _check_template(self) -> None:
+        """Raises UserError if the chat template leaves out or changes what it is given, or writes it in two ways."""
+        for kind in get_args(Kind):
+            once, again = (self._text(kind, PROBE, (SOLUTION,)) for _ in range(2))
+            examples = self._examples_of(kind)
+            given = [PROBE, SOLUTION, *(text for e in examples for text in (e.question, *e.solutions, e.response))]
+            lost = [text for text in given if self.controls.escape(text.strip()) not in once]
+            if lost or once != again:
+                what = f"leaves out or changes {lost[0][:60]!r}" if lost else "writes another prompt at each call"
+                raise UserError(
+                    f"peer {self.peer.name}: its chat template {what} in a prompt of the kind {kind!r}; mend "
+                    "chat_template, or use template = 'plain'"
+                )
 
 
 def _message(role: str, content: str) -> dict[str, str]:

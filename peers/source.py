@@ -248,10 +248,17 @@ def _dequantise(folder: Path, gguf: str, dtype: str) -> None:
 
 @functools.cache  # Gemma's 33 MB of JSON take seconds
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory."""
+    """The tokenizer of a model directory. Raises UserError if it cannot be read."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # of many kinds: the files' JSON, the library's, the config's
+        if trouble(error):
+            raise
+        raise UserError(
+            f"{directory}: its tokenizer or its config.json cannot be read ({one_line(error)}); fetch the model again"
+        ) from error
 
 
 def compute_dtype(peer: PeerSection, compute: Literal["auto", "weights", "float32"]) -> str:

@@ -36,6 +36,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 FLOATS = {"F64": (np.uint64, 0x7FF << 52), "F32": (np.uint32, 0xFF << 23), "F16": (np.uint16, 0x1F << 10),
           "BF16": (np.uint16, 0xFF << 7)}  # fmt: skip
 BLOCK = 1 << 22  # numbers that are looked at together
+SUMS = Path(os.environ.get("PST_CACHE", ".cache")) / "sums"  # checksums of weight files
 CHECKS = 1  # version of what a seal stands for
 
 _sound: set[object] = set()  # in this process
@@ -62,19 +63,32 @@ def beside_weights(directory: Path) -> list[Path]:
 
 
 def weights_fingerprint(directory: Path) -> str:
-    """Identity of a model directory: config, tokenizer, and size and samples of every weight file (not all: speed)."""
+    """Identity of a model directory: config, tokenizer, and all bytes of every weight file."""
     state = hashlib.sha256((directory / "config.json").read_bytes())
     for name in TOKENIZER_FILES:
         if (directory / name).is_file():
             state.update((directory / name).read_bytes())
     for path in weight_files(directory):
-        size = path.stat().st_size
-        state.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for i in range(16):
-                file.seek(size * i // 16)
-                state.update(file.read(65536))
+        state.update(f"{path.name}:{_remembered_checksum(path)}".encode())
     return state.hexdigest()[:16]
+
+
+def _remembered_checksum(path: Path) -> str:
+    """Checksum of a weight file, which may take seconds, read again when anything about the file has changed.
+
+    The change time is among it, which no copying program can set back.
+    """
+    about = path.stat()
+    key = [str(path.resolve()), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    note = SUMS / hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    if note.is_file() and len(found := note.read_text("ascii")) == 64:
+        return found
+    found = checksum(path)
+    SUMS.mkdir(parents=True, exist_ok=True)
+    temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")
+    temporary.write_text(found, "ascii")
+    os.replace(temporary, note)
+    return found
 
 
 def read_header(file: Path) -> dict[str, Stored]:
@@ -127,13 +141,12 @@ def check_weights(peer: PeerSection, directory: Path, seals: Path, tokenizer: An
 
     `tokenizer` is called for the directory's tokenizer. The files are looked at again only when one of them changes.
     """
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(directory.iterdir())]
+    files = [(path.name, *_times(path)) for path in sorted(directory.iterdir())]
     seen = (str(directory.resolve()), *files)
     if seen in _sound:
         return
     stored = read_stored(peer, directory)
-    weights = [each for each in files if each[0].endswith(".safetensors")]
-    looked_at = [CHECKS, version("transformers"), weights_fingerprint(directory), weights]
+    looked_at: list[Any] = [CHECKS, version("transformers"), weights_fingerprint(directory)]
     looked_at += [(path.name, checksum(path)) for path in beside_weights(directory)]
     seal = hashlib.sha256(json.dumps(looked_at).encode()).hexdigest()
     if seal not in _sound and not (seals / seal).is_file():
@@ -147,6 +160,11 @@ def check_weights(peer: PeerSection, directory: Path, seals: Path, tokenizer: An
         seals.mkdir(parents=True, exist_ok=True)
         (seals / seal).touch()
     _sound.update((seal, seen))
+
+
+def _times(path: Path) -> tuple[int, int, int]:
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def read_stored(peer: PeerSection, directory: Path) -> dict[str, Stored]:

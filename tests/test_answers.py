@@ -455,3 +455,16 @@ def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, n
     same = grader.equivalent(pairs, kind)
     suspicious = [pair for pair, verdict in zip(pairs, same, strict=True) if verdict is not False]
     assert not suspicious
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("10⁴", "10000", True), ("10⁴", "10", False), ("3²", "9", True), ("3²", "3", False), ("2³", "8", True),
+        ("10⁻³", "0.001", True), ("½", "0.5", True), ("3½", "3.5", True), ("3½", "3", False), ("x²", "x^2", True),
+        ("‒3", "-3", True),
+    ],
+)  # fmt: skip
+def test_powers_and_fractions_of_one_sign(a: str, b: str, same: bool) -> None:
+    with Grader() as grader:
+        assert grader.equivalent([(a, b)], "math") == [same]

@@ -279,3 +279,70 @@ def test_rows_without_a_clean_cut_are_dropped_and_counted(
     assert manifest["dropped"]["target_not_separable"] == len(dropped)
     kept = [row for row in rows if row["drop_reason"] is None and row["peer"] != row["aggregate_peer"]]
     assert manifest["re_encoded"] == len(kept) > 0
+
+
+def chatml_with(template: str, kind: str = "bytes", change: Any = lambda about: None) -> PeerPrompts:
+    """Prompts of a peer with a template of its own, and with a changed tokenizer."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    about = json.loads(tokenizer_json(kind))
+    change(about)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(about)), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = template
+    return PeerPrompts(tokenizer, PeerSection(name="p", model="m"), WORDING)
+
+
+def test_a_turn_may_end_only_where_another_follows() -> None:
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+        "{% if not loop.last %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_end|>\n<|im_start|>assistant\n' }}{% endif %}"
+    )
+    prompts = chatml_with(template)
+    assert prompts.end_id == prompts.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    unmarked = chatml_with(template.replace("<|im_end|>", ""))
+    assert unmarked.end_id == unmarked.tokenizer.eos_token_id  # and not <|im_start|>
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("'hello'", "leaves out or changes 'What is 1 [+] 1"),
+        ("m['content'][:30]", "leaves out or changes"),
+        ("m['content'].replace('<', '(')", "leaves out or changes"),
+        ("m['content'] + (range(10000) | random | string)", "writes another prompt at each call"),
+        ("raise_exception('tools only')", "cannot be applied .*tools only"),
+        ("m['content'].text.x", "cannot be applied"),
+    ],
+)
+def test_a_template_that_changes_what_it_is_given_is_refused(content: str, told: str) -> None:
+    whole = (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8").strip()
+    whole = whole.replace("for message in", "for m in").replace("message['", "m['")
+    assert "m['content'] +" in whole
+    with pytest.raises(UserError, match=told) as stop:
+        chatml_with(whole.replace("m['content'] +", f"(m['content'] if m['role'] != 'user' else {content}) +"))
+    assert "\n" not in str(stop.value) and str(stop.value).startswith("peer p: its chat template ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_normal_form_makes_a_turn(kind: str) -> None:
+    """Added tokens with `normalized` are looked for in the normal form of a text."""
+
+    def loosen(about: dict[str, Any]) -> None:
+        first = [{"type": "NFKC"}, {"type": "Lowercase"}]
+        own = [about["normalizer"]] if about["normalizer"] else []
+        about["normalizer"] = {"type": "Sequence", "normalizers": first + own}
+        for token in about["added_tokens"]:
+            token["normalized"] = True
+
+    template = (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8").strip()
+    prompts = chatml_with(template, kind, loosen)
+    plain = turns(prompts, prompts.solve("a b"))
+    assert plain
+    for text in ("a ＜|im_end|＞ b", "a <|IM_END|> b", "a <|im_end|> b"):
+        assert turns(prompts, prompts.solve(text)) == plain
+        (found,) = prompts.encode_responses([("Q", text)])
+        assert found is None or not turns(prompts, found)

@@ -91,6 +91,12 @@ REFUSED = [
     ("N/A", "missing value"),
     (r"\boxed{null}", "missing value"),
     ("-inf", "missing value"),
+    ("-nan", "missing value"),
+    ("(nan)", "missing value"),
+    ("$NaN$", "missing value"),
+    ("nan, 5", "missing value"),
+    ("Infinity", "missing value"),
+    ("not available", "missing value"),
     ("NA", "missing value"),
     ("?", "neither a letter nor a digit"),
     ("####", "empty ####"),
@@ -184,7 +190,7 @@ def test_columns_of_every_type(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
 
     def read(values: list[Any], dtype: Any = None, kind: Kind = "math") -> list[str]:
-        answers = pl.Series("answer", values, dtype=dtype)
+        answers = values if isinstance(values, pl.Series) else pl.Series("answer", values, dtype=dtype)
         pl.DataFrame([pl.Series("question", [f"q{i}?" for i in range(len(values))]), answers]).write_parquet(path)
         return [item.gold for item in load_benchmark(benchmark(path, answers=kind), "benchmarks.0")]
 
@@ -198,11 +204,12 @@ def test_columns_of_every_type(tmp_path: Path) -> None:
     assert read([[30.5, 0.5]], kind="numbers") == ["30.5, 0.5"]
     assert read([["a", "b"]]) == ["a, b"]
     assert read([[1, 2]], pl.Array(pl.Int64, 2)) == ["1, 2"]
-    for values, told in (
+    cases: list[tuple[Any, str]] = [
         ([1.0, float("nan")], "row 2: 'answer' is nan"),
         ([1.0, float("inf")], "row 2: 'answer' is inf"),
         ([1, None], "row 2 .*empty"),
         ([2.0**53], "row 1: 'answer' is too large for a float to hold exactly; store it as text"),
+        (pl.Series("answer", [2.0**24], dtype=pl.Float32), "row 1: 'answer' is too large"),
         ([[1], []], "row 2 .*empty list"),
         ([[1], None], "row 2 .*empty"),
         ([[1], [2, None], [3]], "row 2 .*empty"),
@@ -210,7 +217,8 @@ def test_columns_of_every_type(tmp_path: Path) -> None:
         ([{"value": 3}], "has struct.* values in column 'answer'; expected text"),
         ([[[1]]], "has .*list.* values in column 'answer'; expected text"),
         ([b"18"], "has .*binary.* values in column 'answer'; expected text"),
-    ):
+    ]
+    for values, told in cases:
         with pytest.raises(UserError, match=told) as stop:
             read(values)
         assert str(stop.value).startswith("benchmarks.0: ") and "f.parquet" in str(stop.value)

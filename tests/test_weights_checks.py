@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from data import shards
 from data.config.sections import GenerateSection, PeerSection, TrainSection
 from data.errors import UserError
 from peers import source, weights
+from peers.checks import check_directory
 from peers.logprob.model import load_model
 from peers.merge import write_merged
 from peers.policy import check_adapter, publish_adapter
@@ -522,3 +524,43 @@ def test_a_merge_that_is_not_finite_is_refused(model: Path, trained: Path, tmp_p
     save_file({name: torch.full_like(factor, 1e19) for name, factor in load_file(file).items()}, file)
     with pytest.raises(UserError, match=r"adapter: merged with .* it has numbers that bfloat16 cannot hold"):
         write_merged(model, trained, tmp_path / "merged", "bfloat16", 1)
+
+
+def test_every_byte_of_the_weights_counts(model: Path, tmp_path: Path) -> None:
+    """Also in a file whose size and time of change were put back, as rsync does."""
+    folder = tmp_path / "same"
+    shutil.copytree(model, folder)
+    before, file = weights_fingerprint(folder), folder / "model.safetensors"
+    assert before == weights_fingerprint(folder) == weights_fingerprint(model)
+    about = file.stat()
+    for place in (about.st_size - 1, about.st_size * 2 // 3):
+        content = bytearray(file.read_bytes())
+        content[place] ^= 1
+        with file.open("r+b") as target:
+            target.write(content)
+        os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+        assert weights_fingerprint(folder) != before
+        before = weights_fingerprint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tokenizer.json", ""), ("tokenizer.json", "{}"), ("tokenizer_config.json", "{"), ("tokenizer_config.json", "[]")],
+)
+def test_a_broken_tokenizer_is_refused_in_one_line(name: str, content: str, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(model, folder)
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer .*cannot be read") as stop:
+        source.load_tokenizer(folder)
+    assert "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize("value", ["1024", 1e3, True, 0, [512]])
+def test_a_context_that_is_no_number_is_refused(value: object, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": value}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"max_position_embeddings .*expected a whole number"):
+        check_directory(peer_of(folder), folder, 64)

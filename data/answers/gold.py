@@ -29,7 +29,8 @@ from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
 from data.errors import UserError
 from data.hashing import normalise, question_id
 
-MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "inf", "-inf", "+inf"}  # and NA, but not Na
+MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a", "notavailable", "tbd"}
+_AROUND = re.compile(r"\\(?:text|mathrm|mbox)|[${}()+\-\s]")  # of a missing value in disguise: (nan), -nan, $NaN
 _FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
 
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # 6*8=<<6*8=48>>48, as GSM8K writes it
@@ -226,7 +227,9 @@ def _checked(answer: str, kind: Kind) -> str:
     """The answer, if a response can be compared with it."""
     if not answer:
         raise Unreadable("is empty; fill it in or remove the row")
-    if answer.casefold() in MISSING or answer == "NA":
+    parts = [_AROUND.sub("", part).casefold() for part in answer.split(",")]
+    endless = _AROUND.sub("", answer).casefold() in ("inf", "infinity")  # but (3, infinity) is an interval
+    if answer == "NA" or endless or any(part in MISSING for part in parts):
         raise Unreadable("is no answer but a missing value; fill it in or remove the row")
     if not re.search(r"\w", clean(answer)):
         raise Unreadable("has neither a letter nor a digit; fill it in or remove the row")

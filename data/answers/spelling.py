@@ -6,11 +6,16 @@ import re
 
 MAX_ANSWER_CHARS = 500  # beyond it, text is a runaway response: compared as a string, never parsed
 UNSIGNED = r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-_SYMBOLS = {"\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u03c0": r"\pi "}
+_SYMBOLS = {"\u2212": "-", "\u2013": "-", "\u2012": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u03c0": r"\pi "}
 _SYMBOLS |= {"\u221e": r"\infty ", "\u222a": r"\cup ", "\u2264": r"\le ", "\u2265": r"\ge "}
 _SYMBOLS |= {"\u221a": r"\sqrt ", "\u00b0": r"^\circ "}
 _SYMBOLS |= {"\u20ac": " euro ", "\u00a3": " pound "}
 _UNICODE = str.maketrans(_SYMBOLS)
+_POWERS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_POWER = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
+           "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}  # fmt: skip
+_MIXED = re.compile(rf"(?<=\d)\s?(?=[{''.join(_VULGAR)}])")  # 3½ is 3 1/2
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -33,7 +38,8 @@ TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s?\{([^{}]*)\}")
 
 def clean(text: str) -> str:
     """LaTeX and Unicode spellings of the same thing brought to one spelling, still LaTeX."""
-    text = text.translate(_UNICODE)
+    text = _POWER.sub(lambda power: f"^{{{power[0].translate(_POWERS)}}}", text)
+    text = "".join(_VULGAR.get(sign, sign) for sign in _MIXED.sub(" ", text)).translate(_UNICODE)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return text.strip().rstrip(".").strip()

@@ -8,6 +8,7 @@ go on, never what: `runtime` and `guard`.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -26,7 +27,7 @@ MANY = 2**31 - 1  # of what is counted: the files have 32 bits for it
 COLDEST = 0.01  # below, logits over the temperature leave the range of a float, and vLLM takes it for greedy
 
 
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
 class Section(BaseModel):
@@ -45,6 +46,10 @@ class Section(BaseModel):
         if any(re.search("[\0\ud800-\udfff]", text) for text in texts):
             raise ValueError("has a NUL character or bytes that are not UTF-8, which no prompt and no file can have")
         return value
+
+
+def _paths(model: str | tuple[str, ...]) -> str | list[str]:
+    return os.path.normpath(model) if isinstance(model, str) else [os.path.normpath(part) for part in model]
 
 
 class Example(Section):
@@ -433,7 +438,8 @@ class Config(Section):
                 raise ValueError(f"{kind}: the name {temporary[0]!r} ends as unfinished files do; take another")
             if MEAN in names:  # the tables would take it for the mean of all of them
                 raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
-        models = Counter(json.dumps([p.model, p.revision]) for p in self.peers)
+        # one path may be spelt in several ways
+        models = Counter(json.dumps([_paths(p.model), p.revision]) for p in self.peers)
         twice = [model for model, count in models.items() if count > 1]
         if twice:
             raise ValueError(f"peers: the model {json.loads(twice[0])[0]!r} is listed more than once")
