@@ -70,7 +70,6 @@ class Ablation:
             )
         self.compared = [arms[known.index(other)] for other in asked if other in known]
         for arm in arms:  # before any work
-            check_name(self.run_name(arm, self.seeds[-1]))  # the longest
             try:
                 resolved = load_config(config, self.overrides_of(arm, first))
                 load_config(config, self.overrides_of(arm, self.seeds[-1]))
@@ -99,6 +98,8 @@ class Ablation:
 
     def run(self) -> None:
         """All runs, one after the other. An arm that the guard stops is left out of what is compared."""
+        for arm in self.arms:  # before any work
+            check_name(self.run_name(arm, self.seeds[-1]))  # the longest
         stopped: dict[Arm, int] = {}
         for number, seed in enumerate(self.seeds):
             for arm in self.arms:

@@ -281,6 +281,15 @@ def test_runs_of_earlier_commands_are_shared(project: Path) -> None:
     assert ablation.names(17) == ["x.pst.17", "x.own.17"]
 
 
+def test_names_and_seeds_are_checked_before_any_work(project: Path) -> None:
+    arms = [Arm("a", ()), Arm("b" * 95, ())]
+    with pytest.raises(UserError, match="at most 100 letters"):
+        Ablation("x", Path("tiny.toml"), [], arms, seeds=1, round_=1).run()
+    with pytest.raises(UserError, match=r"arm a: .*run\.seed"):
+        Ablation("x", Path("tiny.toml"), [f"run.seed={2**31 - 2}"], arms[:1], seeds=3, round_=1)
+    assert not Path("runs").exists()
+
+
 def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
     limited = "benchmarks.0.limit=5"
     items = [load_benchmarks(load_config(Path("tiny.toml"), [limited, f"run.seed={seed}"])) for seed in (1, 2)]
