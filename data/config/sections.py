@@ -442,7 +442,8 @@ class Config(Section):
         models = Counter(json.dumps([_paths(p.model), p.revision]) for p in self.peers)
         twice = [model for model, count in models.items() if count > 1]
         if twice:
-            raise ValueError(f"peers: the model {json.loads(twice[0])[0]!r} is listed more than once")
+            first = next(p.model for p in self.peers if json.dumps([_paths(p.model), p.revision]) == twice[0])
+            raise ValueError(f"peers: the model {first!r} is listed more than once")
         return self
 
     @model_validator(mode="after")
