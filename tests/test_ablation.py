@@ -282,7 +282,7 @@ def test_runs_of_earlier_commands_are_shared(project: Path) -> None:
 
 
 def test_names_and_seeds_are_checked_before_any_work(project: Path) -> None:
-    arms = [Arm("a", ()), Arm("b" * 95, ())]
+    arms = [Arm("a", ()), Arm("b" * 96, ())]
     with pytest.raises(UserError, match="at most 100 letters"):
         Ablation("x", Path("tiny.toml"), [], arms, seeds=1, round_=1).run()
     with pytest.raises(UserError, match=r"arm a: .*run\.seed"):

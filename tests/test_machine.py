@@ -185,9 +185,10 @@ def test_a_stage_goes_on_once_there_is_room(project: Path, monkeypatch: pytest.M
 
 def lack_room(run: Any, advance: Advance) -> None:
     """A job on a full disk, whose libraries print to a full log."""
-    print("x" * 10)
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
     os.dup2(1, 2)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    print("held back until it is flushed")
     raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
