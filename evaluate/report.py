@@ -205,15 +205,7 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
             return "+0.0 (none differs)"  # resamples of nothing but zeros would make an interval without width
         return _change(measured(metric, group, n, 0))
 
-    undecided = {
-        n: {
-            (row["benchmark"], row["peer"])
-            for row in shards.read_rows(RUNS / run / f"round={n}" / "metrics.parquet", METRICS)
-            if row["verifier_undecided"] in (1, None)
-        }
-        for n in rounds
-    }
-
+    undecided = {n: _undecided(run, n) for n in rounds}
     for group in groups:
         for n in rounds[1:]:
             shown_gap = share = "–"  # of a verifier that decided nothing a gap of 0 would look measured
@@ -225,6 +217,12 @@ def change_table(run: str, rounds: list[int]) -> Table | None:
             table.add_row(*shown, str(n), change("em", group, n), shown_gap, share)
         table.add_section()
     return table
+
+
+def _undecided(run: str, round_: int) -> set[tuple[str, str]]:
+    """The (benchmark, peer) of which the verifier decided nothing."""
+    rows = shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
+    return {(row["benchmark"], row["peer"]) for row in rows if row["verifier_undecided"] in (1, None)}
 
 
 def _change(found: Estimate) -> str:

@@ -135,10 +135,9 @@ def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Ite
     """All rounds of a run are measured on the same questions. Raises UserError if a benchmark changed since round 0."""
     baseline = shards.read_manifest(run.stage_dir(0, "evals"))
     if baseline and baseline["fingerprint"]["benchmarks"] != stage.fingerprint["benchmarks"]:
-        known = baseline.get("benchmarks", {})  # one of an earlier version has none
-        now = digests(benchmarks)
-        changed = [b for b in run.config.benchmarks if known and known.get(b.name) != now[b.name]]
-        named = " and ".join(f"benchmark {b.name} ({b.source})" for b in changed) or "a benchmark file"
+        known, now = baseline["benchmarks"], digests(benchmarks)
+        changed = [b for b in run.config.benchmarks if known[b.name] != now[b.name]]
+        named = " and ".join(f"benchmark {b.name} ({b.source})" for b in changed)
         raise UserError(
             f"{named} has changed since round 0 of run {run.name!r} was evaluated: its questions, their gold answers, "
             "or how this version reads them; restore it, or use another run name"

@@ -61,8 +61,8 @@ class Controls:
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Tokens of rendered texts, in one call, which takes half the time of many. Raises UserError for an escaped
         text if the tokenizer has no copy that can read it."""
-        quoting = [i for i, text in enumerate(texts) if STAND_IN in text or self.normalised]
-        plain = [i for i in range(len(texts)) if i not in set(quoting)]
+        quoting = [i for i, text in enumerate(texts) if self._needs_copy(text)]
+        plain = [i for i, text in enumerate(texts) if not self._needs_copy(text)]
         encoded: list[list[int]] = [[] for _ in texts]
         if plain:
             found = self.tokenizer([texts[i] for i in plain], add_special_tokens=False)["input_ids"]
@@ -74,6 +74,9 @@ class Controls:
             for i, found in zip(quoting, raw, strict=True):
                 encoded[i] = [original.get(token, token) for token in found.ids]
         return encoded
+
+    def _needs_copy(self, rendered: str) -> bool:
+        return self.normalised or STAND_IN in rendered
 
     def _unescaped(self, rendered: str) -> str:
         """A rendered text in which control tokens have the copy's names, and texts their own characters."""

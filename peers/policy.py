@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ class Policy:
 
     @property
     def prompts(self) -> PeerPrompts:
-        """How the peer is asked; its tokenizer is loaded once in a process."""
-        return PeerPrompts(load_tokenizer(self.base), self.peer, self.wording)
+        """How the peer is asked; made once in a process."""
+        return _prompts(load_tokenizer(self.base), self.peer, self.wording)
 
     @property
     def dtype(self) -> str:
@@ -57,6 +58,10 @@ class Policy:
             return self.base, self.adapter
         merge_into(self.checkpoint, self.base, self.adapter, self.peer.dtype, self.rounding_seed)
         return self.checkpoint, None
+
+
+# With the tokenizer among the keys: what the prompts keep of it (peers/controls.py) is made from this very object.
+_prompts = functools.lru_cache(maxsize=32)(PeerPrompts)
 
 
 def resolve(run: Run, round_: int, name: str) -> Policy:

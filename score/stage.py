@@ -35,7 +35,7 @@ from peers.prompts import token_identity
 from peers.source import check_peers
 from peers.workers import Advance, Workers
 from score.chains import Chain, read_chains, responses
-from score.pmi import Measured, combine, scorers
+from score.pmi import Measured, Pmi, combine, scorers
 from score.text import NO_CLEAN_CUT, NOT_FINITE, TEXTS, drop_reason
 from score.weights import weights
 
@@ -275,15 +275,7 @@ class Scoring:
         pmi = None
         if dropped is None and not row["is_aggregate"]:
             by = scorers(section.scorer, peer, author, self.run.config.peer_names)
-            if any((scorer, chain.id, None) not in measured for scorer in by):
-                dropped = NO_CLEAN_CUT
-            else:
-                found = [measurement(measured, scorer, chain.id, peer) for scorer in by]
-                passes = [each for each in found if each is not None]
-                if len(passes) == len(found):  # a mean over some of the scorers would be another quantity
-                    pmi = combine(passes)
-                else:
-                    dropped = NOT_FINITE
+            pmi, dropped = pmi_of(measured, by, chain.id, peer)
         return {
             "prompt_id": chain.id, "peer": peer, "role": row["role"], "position": row["position"],
             "aggregate_peer": author,
@@ -380,6 +372,15 @@ def answer_entropies(chains: list[Chain], grader: Grader) -> dict[tuple[str, str
             groups[chain.id, peer] = [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
     compare_all(groups.values(), "math", grader)
     return {key: entropy([len(c) for c in clusters(answers, "math", grader)]) for key, answers in groups.items()}
+
+
+def pmi_of(measured: Passes, by: list[str], prompt_id: str, peer: str) -> tuple[Pmi, None] | tuple[None, str]:
+    """A response's PMI under some scorers, or why there is none; a mean over part of them is another quantity."""
+    if any((scorer, prompt_id, None) not in measured for scorer in by):
+        return None, NO_CLEAN_CUT
+    found = [measurement(measured, scorer, prompt_id, peer) for scorer in by]
+    passes = [each for each in found if each is not None]
+    return (combine(passes), None) if len(passes) == len(found) else (None, NOT_FINITE)
 
 
 def measurement(measured: Passes, scorer: str, prompt_id: str, peer: str) -> Measured | None:

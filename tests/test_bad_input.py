@@ -292,7 +292,9 @@ def test_one_column_for_question_and_answer_is_refused(project: Path, refused: R
 def test_a_benchmark_that_changed_is_refused(trained: Path, refused: Refuse) -> None:
     run_stage("evaluate", "t", 0, Path("tiny.toml"), [])
     write_jsonl(trained / "test.jsonl", questions(100, 9))
-    refused("evaluate", 1, has=("benchmark", "changed since round 0", "restore it", "another run name"))
+    refused(
+        "evaluate", 1, has=("benchmark sums (test.jsonl) has changed since round 0", "restore it", "another run name")
+    )
 
 
 # --- models -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from data.config.sections import Example, PeerSection, TemplateSection
 from data.errors import UserError
 from data.run import open_run
 from data.schema import SCORES
+from peers.policy import Policy
 from peers.prompts import Kind, PeerPrompts, token_identity
 from tests.conftest import read_stage
 from tests.fake_engine import Inline
@@ -346,3 +347,12 @@ def test_no_normal_form_makes_a_turn(kind: str) -> None:
         assert turns(prompts, prompts.solve(text)) == plain
         (found,) = prompts.encode_responses([("Q", text)])
         assert found is None or not turns(prompts, found)
+
+
+def test_prompts_are_made_once_for_a_policy(tiny_models: dict[str, Path]) -> None:
+    """Their copy of the tokenizer may take seconds."""
+    peer, wording = PeerSection(name="p", model="m"), TemplateSection()
+    policy, other = (
+        Policy(peer, wording, round_, tiny_models["chatty"], None, None, 1, "auto", "x") for round_ in (0, 1)
+    )
+    assert policy.prompts is policy.prompts is other.prompts

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data.config.load import load_config
 from data.config.sections import ScoreSection, TrainSection
+from data.errors import UserError
 from data.run import Run, open_run
 from data.schema import SCORES
 from data.shards import write_rows
@@ -216,3 +217,35 @@ def test_uniform_weights_equal_plain_fine_tuning(tiny_models: dict[str, Path]) -
     for name, gradient in gradients(theirs).items():
         assert gradient.abs().max() > 0, name
         torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_training_that_leaves_the_range_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that is not finite under a loss that is, and what only the last step has spoilt."""
+    import train.loop
+
+    example = TrainingExample(Pair([5, 6, 7], [8, 9]), 1.0)
+    backward = train.loop._backward
+
+    def train_one(spoil_adapter: bool) -> None:
+        model = open_adapter(Path(__file__).parents[1] / "peers" / "llama", "float32", LORA, None, seed=3)
+
+        def advance(_: int, tokens: int) -> None:
+            if spoil_adapter and tokens:  # after the step
+                next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+        train_adapter(model, [example], LORA, 3, 1024, tmp_path, 100, advance, "off")
+
+    told = r"the adapter has numbers that are not finite after the last step: .*train\.lr"
+    with pytest.raises(UserError, match=told):
+        train_one(spoil_adapter=True)
+
+    def spoilt(lm: Any, *arguments: Any) -> Any:
+        found = backward(lm, *arguments)
+        for parameter in lm.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(float("inf"))
+        return found
+
+    monkeypatch.setattr(train.loop, "_backward", spoilt)
+    with pytest.raises(UserError, match=r"the gradient's norm is (inf|nan) at step 1 of 1: .*train\.lr"):
+        train_one(spoil_adapter=False)
