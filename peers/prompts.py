@@ -156,7 +156,8 @@ class PeerPrompts:
             return self.wording.verify_examples
         if kind == "verify_cot":  # the verifier's end in a bare Yes or No
             return ()
-        plain, with_solutions = ([e for e in self.wording.examples if bool(e.solutions) == kind_] for kind_ in (0, 1))
+        plain = [example for example in self.wording.examples if not example.solutions]
+        with_solutions = [example for example in self.wording.examples if example.solutions]
         return plain if kind == "solve" else with_solutions or plain
 
     def _text(self, kind: Kind, question: str, solutions: Sequence[str]) -> str:
