@@ -43,6 +43,30 @@ if __name__ == "__main__":
     for name, round_ in (("evaluate", 0), ("generate", 1), ("score", 1), ("train", 1), ("evaluate", 1)):
         run_stage(name, "n", round_, Path(sys.argv[1]), few)
 """
+TWO_ENGINES = """
+import gc, sys
+from itertools import islice
+from pathlib import Path
+import torch
+from data.config.load import load_config
+from data.nano import problems
+from peers.engines.protocol import Request, Sampling
+from peers.engines.vllm import VllmEngine
+from peers.prompts import load_prompts
+if __name__ == "__main__":
+    config, set_threads, found = load_config(Path("configs/nano.toml"), []), torch.set_num_threads, []
+    prompts = load_prompts(config, "gemma2")
+    asked = [Request(prompts.solve(p.question), 0) for p in islice(problems("arith", "test", 0), 20)]
+    for threads in map(int, sys.argv[1:]):
+        set_threads(threads)
+        engine = VllmEngine(Path("peers/gemma2"), prompts, config.generate, config.runtime, "float32", 1)
+        assert torch.get_num_threads() == threads
+        found.append([c.token_ids for c in engine.generate(asked, Sampling(0.0, 1.0, 48), lambda *_: None)])
+        engine.close()
+        del engine
+        gc.collect()
+    print("differ:", sum(a != b for a, b in zip(*found, strict=True)))
+"""
 GREEDY = Sampling(0.0, 1.0, 64)
 
 
@@ -141,3 +165,17 @@ def test_a_response_encoded_in_context_is_what_the_engine_generated(name: str) -
     encoded = prompts.encode_responses([(q, c.text) for q, c in zip(asked, found, strict=True)])
     assert [prompts.text(ids or []) for ids in encoded] == [c.text for c in found]
     assert encoded == [c.token_ids for c in found]  # nano tokenizers write each digit and word in one way
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.parametrize("threads", [("1", "2"), ("2", "1")])
+def test_a_second_engine_answers_as_the_first(threads: tuple[str, str], tmp_path: Path) -> None:
+    """A peer's process has another share of the cores in each round, and another engine."""
+    script = tmp_path / "engines.py"
+    script.write_text(TWO_ENGINES, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(script), *threads]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "differ: 0"

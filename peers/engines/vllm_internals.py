@@ -1,7 +1,7 @@
 """What is patched or parsed of vLLM, and what it does not document. Written for vLLM 0.32; for another one, look at:
 
     Bar                the text that `_run_engine` writes (entrypoints/common/offline.py)
-    start              v1/worker/cpu_worker.py, which replaces torch.set_num_threads
+    start              v1/worker/cpu_worker.py, which replaces torch.set_num_threads and takes the number of threads
     generate           v1/sample/ops/logprobs.py, whose `batched_count_greater_than` is compiled
     shutdown           `engine_core` (v1/engine/core_client.py)
     set_environment    envs.py; data/cli.py sets what is for the whole command
@@ -62,14 +62,23 @@ def start(**options: Any) -> Any:
     check_version()
     if "use_tqdm" not in inspect.signature(LLM.generate).parameters:
         raise _missing("LLM.generate has no use_tqdm")
-    set_threads = torch.set_num_threads
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    set_threads(_threads_of_engines())
     llm = LLM(**options)
     torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
+    set_threads(threads)
     try:
         _ = llm.llm_engine.engine_core.shutdown
     except AttributeError as error:
         raise _missing(str(error)) from error
     return llm
+
+
+@cache
+def _threads_of_engines() -> int:
+    """Torch's threads while an engine is made: those of the process's first engine. On a CPU one that is made with
+    another number answers with garbage, whatever the number is later."""
+    return torch.get_num_threads()
 
 
 def generate(llm: Any, prompts: list[Any], params: list[Any], lora: Any, advance: Advance, on_gpu: bool) -> list[Any]:
