@@ -40,24 +40,25 @@ class Shared:
         return f"{_short(self.question)} in {self.benchmark!r}{written}"
 
 
-def write_prompts(config: Config, folder: Path) -> None:
+def write_prompts(config: Config, folder: Path, gate: Path) -> None:
     """Write the unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and say what was done.
+    Those that follow, `gate.questions` of them, are for the gate alone, in the folder `gate`.
 
-    Raises UserError if a source cannot be used, or shares questions with a benchmark and may not.
+    Raises UserError if a source cannot be used, has too few questions for the gate, or shares questions with a
+    benchmark and may not.
     """
     section = config.prompts
     questions, duplicates, origin = unique_questions(section, "prompts")
     shared, benchmarks = _in_benchmarks(config, questions)
     left = _without(questions, shared, section)
     ids = shuffled(left, config.run.seed) if section.shuffle else list(left)
+    kept_apart = _for_gate(ids, config)
     ids = ids[: section.limit]
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it could freeze its config
-    files = []
-    for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
-        part = ids[first : first + config.run.shard_questions]
-        rows = [{"id": id_, "question": questions[id_], "source": section.source} for id_ in part]
-        files.append(folder / f"part-{number:05d}.parquet")
-        shards.write_rows(rows, files[-1], PROMPTS)
+    shutil.rmtree(gate, ignore_errors=True)
+    if kept_apart:  # first: the manifest of the prompts says that all is there
+        parts = _write_questions(kept_apart, questions, config, gate)
+        shards.write_manifest(gate, {"stage": "gate questions", "format": FORMAT, "rows": len(kept_apart)}, parts)
+    files = _write_questions(ids, questions, config, folder)
     loose = [asdict(pair) for pair in shared.values() if not pair.same]
     manifest = {
         "stage": "prompts", "format": FORMAT, "rows": len(ids), "duplicates_dropped": duplicates,
@@ -66,9 +67,34 @@ def write_prompts(config: Config, folder: Path) -> None:
         "config": digest(section.model_dump(mode="json")),
     }  # fmt: skip
     shards.write_manifest(folder, manifest, files)
-    _tell(section, origin, duplicates, shared, len(ids))
+    _tell(section, origin, duplicates, shared, len(ids), len(kept_apart))
     for name, found in benchmarks.items():
         _say(f"benchmark {name}: {found}", found.left_out)
+
+
+def _for_gate(ids: list[str], config: Config) -> list[str]:
+    """The questions that follow those to train on, as many as the gate asks for. Raises UserError for too few."""
+    wanted, trained = config.gate.questions, len(ids[: config.prompts.limit])
+    found = ids[trained : trained + wanted]
+    if len(found) < wanted:
+        way_out = f"set prompts.limit to at most {len(ids) - wanted}, or " if wanted < len(ids) else ""
+        raise UserError(
+            f"gate.questions is {wanted}, but of the {len(ids)} questions of prompts.source {trained} are trained on "
+            f"(prompts.limit), which leaves {len(found)}: {way_out}set gate.questions lower"
+        )
+    return found
+
+
+def _write_questions(ids: list[str], questions: dict[str, str], config: Config, folder: Path) -> list[Path]:
+    """The shards of a list of questions."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it could freeze its config
+    files = []
+    for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
+        part = ids[first : first + config.run.shard_questions]
+        rows = [{"id": id_, "question": questions[id_], "source": config.prompts.source} for id_ in part]
+        files.append(folder / f"part-{number:05d}.parquet")
+        shards.write_rows(rows, files[-1], PROMPTS)
+    return files
 
 
 def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str, Shared], dict[str, Origin]]:
@@ -104,7 +130,9 @@ def _without(questions: dict[str, str], shared: dict[str, Shared], section: Prom
     return left
 
 
-def _tell(section: PromptsSection, origin: Origin, duplicates: int, shared: dict[str, Shared], taken: int) -> None:
+def _tell(
+    section: PromptsSection, origin: Origin, duplicates: int, shared: dict[str, Shared], taken: int, kept_apart: int
+) -> None:
     parts = [str(origin), f"{duplicates:,} duplicates dropped"]
     if section.rows:
         parts.insert(1, f"{list(section.rows)} of them used")
@@ -112,7 +140,8 @@ def _tell(section: PromptsSection, origin: Origin, duplicates: int, shared: dict
     if shared:
         but = f" ({len(loose):,} but for case or typography)" if loose else ""
         parts.append(f"{len(shared):,} also in a benchmark{but}: {FATE[section.overlap]}")
-    _say(f"prompts: {', '.join(parts)}; {taken:,} questions taken", origin.left_out)
+    more = f", {kept_apart:,} more kept apart for the gate" if kept_apart else ""
+    _say(f"prompts: {', '.join(parts)}; {taken:,} questions taken{more}", origin.left_out)
     for line in _some(loose):
         _say(f"  {line}")
 
