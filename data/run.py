@@ -139,11 +139,8 @@ def _forget(root: Path) -> None:
     for path in (root / "config.json", *root.glob("prompts/*"), *root.glob("gate/*"), *rounds, root / ".lock"):
         if path not in kept:
             path.unlink(missing_ok=True)
-    folders = (
-        path
-        for path in (*root.glob("prompts"), *root.glob("gate"), *root.glob("round=*"), *root.glob("round=*/**/*"), root)
-    )
-    for path in sorted((path for path in folders if path.is_dir()), reverse=True):  # those inside others first
+    inside = [path for pattern in ("prompts", "gate", "round=*", "round=*/**/*") for path in root.glob(pattern)]
+    for path in sorted((path for path in (*inside, root) if path.is_dir()), reverse=True):  # those inside others first
         if not any(path.iterdir()):
             path.rmdir()
 

@@ -358,7 +358,7 @@ class EvaluateSection(Section):
 
 
 class GateSection(Section):
-    """Whether a new adapter is used: its agreement with the votes of the untouched peers, on questions kept for that."""
+    """Whether a new adapter is used: by its agreement with votes of the untouched peers, on questions kept for that."""
 
     questions: int = Field(
         0,

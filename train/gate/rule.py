@@ -71,7 +71,9 @@ def refusal(fall: float, n: int, discordant: float, section: GateSection) -> flo
 
 
 def power(n: int, discordant: float, section: GateSection) -> dict[str, float]:
-    """What the rule can tell with n questions: {"fall of 3 points refused": probability, …, "unchanged accepted": …}."""
+    """What the rule can tell with n questions: {"fall of 3 points refused": probability, …, "unchanged accepted": …}.
+    One comparison's: an adapter that meets two, with the policy before and the untouched peer, is refused more often.
+    """
     falls = {f"fall of {100 * fall:g} points refused": refusal(fall, n, discordant, section) for fall in FALLS}
     found = {**falls, "unchanged accepted": 1 - refusal(0.0, n, discordant, section)}
     return {what: round(value, 3) for what, value in found.items()}

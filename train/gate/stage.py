@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 
 from data import gate, shards
 from data.answers.clusters import compare_all
+from data.answers.equivalence import Kind
 from data.answers.extract import extract
 from data.answers.grader import Grader
 from data.answers.votes import consistency, reliability, weighted_vote
@@ -37,10 +38,8 @@ from peers.source import check_peers
 from peers.workers import Advance, Workers
 from train.gate.rule import DISCORDANT, compare, non_inferiority, power
 
-KIND = "math"  # how answers to unlabelled questions are compared, as generate does
-SAMPLED = ("prompt_id", "peer", "sample", "answer", "finish_reason")
-AGREEMENT = ("prompt_id", "peer", "sample", "agrees")
-VOTES = ("prompt_id", "vote", "vote_share")
+KIND: Kind = "math"  # how answers to unlabelled questions are compared, as generate does
+COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
 
 
 class ResponseRow(TypedDict):
@@ -69,7 +68,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze(lambda: check_questions(run, prompts_of(policies)))
     if not stage.begin():
         return
-    if not (round_ and gate.decisions(run, 1)):
+    if round_ == 0:
         tell_power(run)
     judging = Gate(run, round_, policies, stage)
     judging.respond(workers)
@@ -220,8 +219,7 @@ class Gate:
         found = self.counts(votes, agreement)
         self.finish(found, {
             "self_consistency": rounded(shares), "vote_weights": rounded(weights),
-            "power": {"n": found["questions_with_a_vote"], "discordant": DISCORDANT, "assumed": True,
-                      **power(found["questions_with_a_vote"], DISCORDANT, self.run.config.gate)},
+            "power": self.power(found["questions_with_a_vote"], DISCORDANT),
         })  # fmt: skip
 
     def judge(self, grader: Grader) -> None:
@@ -247,7 +245,7 @@ class Gate:
         self.finish(counts, {
             "accepted": {decision.peer: decision.accepted for decision in decisions},
             "decisions": {decision.peer: decision.manifest() for decision in decisions},
-            "power": {"n": n, "discordant": round(discordant, 4), "assumed": False, **power(n, discordant, section)},
+            "power": self.power(n, discordant),
         })  # fmt: skip
         for decision in decisions:
             if not decision.accepted:
@@ -258,7 +256,7 @@ class Gate:
         agreement: dict[str, Agreement] = {name: {} for name in self.policies}
         votes: dict[str, Vote] = {}
         for path in shards.shard_paths(self.run.stage_dir(round_, gate.FOLDER)):
-            for row in shards.rows_of(path, GateRow, {*AGREEMENT, *VOTES}):
+            for row in shards.rows_of(path, GateRow, COMPARED):
                 votes[row["prompt_id"]] = row["vote"], row["vote_share"]
                 if row["sample"] == 0 and row["agrees"] is not None:
                     agreement[row["peer"]][row["prompt_id"]] = row["agrees"]
@@ -267,16 +265,16 @@ class Gate:
     def write(
         self, votes: dict[str, Vote], others: dict[str, dict[str, Agreement]], grader: Grader
     ) -> dict[str, Agreement]:
-        """Write the shards; `others` are the agreements of other policies, by column. Returns that of greedy answers."""
+        """Write the shards; `others` has the agreements of other policies, by column. Returns the greedy answers'."""
         agreement: dict[str, Agreement] = {name: {} for name in self.policies}
         for shard in range(len(self.sizes)):
             found, rows = self.responses(shard), []
             pairs = [(counted(row), votes[row["prompt_id"]][0]) for row in found]
             both = [(mine, vote) for mine, vote in pairs if mine is not None and vote is not None]
-            same = dict(zip(both, grader.equivalent(both, KIND), strict=True))
+            equal = {pair for pair, same in zip(both, grader.equivalent(both, KIND), strict=True) if same}
             for row, pair in zip(found, pairs, strict=True):
                 vote, share = votes[row["prompt_id"]]
-                agrees = None if vote is None else bool(same.get(pair))  # type: ignore[call-overload]
+                agrees = None if vote is None else pair in equal
                 if row["sample"] == 0 and agrees is not None:
                     agreement[row["peer"]][row["prompt_id"]] = agrees
                 columns = {
@@ -294,6 +292,11 @@ class Gate:
             "questions_with_a_vote": sum(answer is not None for answer, _ in votes.values()),
             "agreement": rounded({name: fmean(found.values()) for name, found in agreement.items()}),
         }
+
+    def power(self, n: int, discordant: float) -> dict[str, Any]:
+        """For the manifest and the report; in round 0 `discordant` is an assumption."""
+        found = power(n, discordant, self.run.config.gate)
+        return {"n": n, "discordant": round(discordant, 4), "assumed": self.round == 0, "probabilities": found}
 
     def finish(self, counts: dict[str, Any], more: dict[str, Any]) -> None:
         """Close the stage."""
