@@ -33,7 +33,7 @@ from data.shards import Row
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
-from evaluate.report import points, write_report
+from evaluate.report import has_results, points, write_report
 from peers.command import do_step
 from peers.engines.protocol import engine_kind
 from peers.workers import Processes, warm
@@ -139,7 +139,8 @@ class Ablation:
                         console.print(f"  oracle round {step.round}: {left} examples whose aggregate is right, by gold")
                     do_step(step, run, workers, hours)
         except Ended:
-            write_report(run.name, run.config.guard)
+            if has_results(run.name):
+                write_report(run.name, run.config.guard)
             raise
         finally:
             shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit

@@ -14,11 +14,8 @@ from data.run import OUTPUT, RUNS, Run, metrics_path, stage_is_finished
 from data.schema import CHAINS, EVALS, GATE, METRICS
 from peers.policy import resolve_all
 
-SHARED = (
-    ("generate", 1),
-    ("gate", 0),
-    ("evaluate", 0),
-)  # not what follows training: two arms alike are to show how far that moves
+# not what follows training: two arms alike are to show how far that moves
+SHARED = (("generate", 1), ("gate", 0), ("evaluate", 0))
 
 
 def adopt(run: Run, stage: str, round_: int, names: list[str]) -> None:

@@ -37,9 +37,10 @@ def plan(last: int) -> list[Step]:
 
 def ended(run: Run) -> None:
     """A run that is ended early has its report, under the [guard] of this call."""
-    from evaluate.report import show
+    from evaluate.report import has_results, show
 
-    show(run.name, run.config.guard)
+    if has_results(run.name):
+        show(run.name, run.config.guard)
 
 
 app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan, ended)

@@ -82,6 +82,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 def prepared(run: Run, round_: int) -> tuple[Stage, dict[str, Policy]]:
     """The stage, and the policies that answer in it. Raises UserError if what it looks at is not there."""
     folder = run.stage_dir(round_, gate.FOLDER)
+    if shards.read_manifest(run.gate_dir) is None:
+        raise UserError(f"{run.gate_dir}, the questions of the gate, is gone: begin a run under another name")
     if round_ == 0:
         policies = resolve_all(run, 0)
         return Stage("gate", 0, folder, fingerprint(run, policies)), policies
