@@ -154,7 +154,7 @@ def adapters(run: Run, round_: int) -> None:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, right: Callable[[str, int, int], bool]) -> list[tuple[str, int, int]]:
-    """Have all samples vote 1, and a greedy answer be 1 where `right(peer, round of its policy, number of the question)`,
+    """Have all samples vote 1, and greedy answers be 1 where `right(peer, round of its policy, number of question)`,
     else 2; returns the list of batches: (peer, round of its policy, prompts)."""
     batches = []
 
