@@ -26,23 +26,20 @@ GROUP = 1 << 18  # numbers that are dequantised together: some MB, which stay in
 class QuickReader(gguf.GGUFReader):
     """GGUFReader that reads long lists, such as a vocabulary of 150,000 strings, without a call per number.
 
-    Unlike the library's, `parts` of such a field has no lengths of the strings.
+    Unlike the library's, the `parts` of such a field are its values alone, and strings are bytes.
     """
 
-    def _get_field_parts(
-        self, orig_offs: int, raw_type: int
-    ) -> tuple[int, list[NDArray[Any]], list[int], list[GGUFValueType]]:
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
         if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
             return super()._get_field_parts(orig_offs, raw_type)
         data: NDArray[np.uint8] = np.asarray(self.data)
         number, count = struct.unpack_from("<IQ", data, orig_offs)
         kind, at = GGUFValueType(number), orig_offs + 12
-        values: list[NDArray[Any]]
+        values: list[Any] = []
         if kind == GGUFValueType.STRING:
-            values = []
             for _ in range(count):
                 (length,) = struct.unpack_from("<Q", data, at)
-                values.append(np.frombuffer(data, np.uint8, length, at + 8))
+                values.append(bytes(data[at + 8 : at + 8 + length]))
                 at += 8 + length
         elif kind in self.gguf_scalar_to_np:
             found = np.frombuffer(data, self.gguf_scalar_to_np[kind], count, at)
