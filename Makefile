@@ -53,14 +53,14 @@ endif
 ifneq ($(EXTRA),)
   OPTIONAL := $(filter-out cpu gpu,$(basename $(notdir $(wildcard requirements/*.txt))))
   ifneq ($(filter-out $(OPTIONAL),$(EXTRA)),)
-    $(error EXTRA must name an optional list in requirements/ (EXTRA=pocket), not '$(EXTRA)')
+    $(error EXTRA must name an optional list in requirements/ (EXTRA=qwen), not '$(EXTRA)')
   endif
 endif
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=pocket  PYTEST_ARGS=\"-m 'not slow'\""
+	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
 # .venv/.stamp-NAME is a copy of the list that was installed last, written after pip has succeeded: an
 # interrupted install leaves none, and the same list under a new date is not installed again.
@@ -104,6 +104,7 @@ for list in "$${missing[@]}"; do
     case $$list in
         cpu) time="about 2 minutes" ;;
         gpu) time="some 5 GB to download" ;;
+        qwen) time="1.6 GB to download" ;;
         *) time="about 1 minute" ;;
     esac
     echo "installing $$(grep -c '^[a-z]' $$lines) packages into .venv ($$list, $$time)…"
@@ -115,7 +116,7 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA: pocket (two real models), bench
+setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA: qwen, pocket (two real models each), bench
 	@bash -euo pipefail -c "$$SETUP"
 
 round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
@@ -147,7 +148,7 @@ report: setup  ## print the table of RUN and write its report
 status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'
 
-test: setup  ## run the tests; EXTRA=pocket for those with real models; PYTEST_ARGS goes to pytest
+test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 check: setup  ## lint, format, types, and that imports only point down

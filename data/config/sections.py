@@ -188,6 +188,11 @@ class PeerSection(Section):
         "package; a list is one GGUF file in pieces."
     )
     revision: Text | None = Field(None, description="Revision, for a hub name.")
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9A-Fa-f]{64}$",
+        description="SHA-256 of a GGUF file, of its pieces joined; another file is refused.",
+    )
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the weights in use.")
     template: Literal["auto", "chat", "plain"] = Field(
         "auto",
