@@ -131,7 +131,7 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
     config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "peers"), True)
+    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "wordings", "peers"), True)
     if config.score.y_source == "alone":  # asks for more
         sections["score"] = {"y_source"}
     return {
