@@ -220,8 +220,8 @@ class PeerSection(Section):
     wording: str | None = Field(
         None,
         exclude_if=lambda name: name is None,
-        description="Name of this peer's wording, instead of [templates]: of a table [wordings.NAME] with the same keys, "
-        "which have the same defaults where it leaves them out.",
+        description="Name of this peer's wording, instead of [templates]: of a table [wordings.NAME] with the same "
+        "keys, which have the same defaults where it leaves them out.",
     )
 
     @model_validator(mode="after")
