@@ -23,7 +23,7 @@ _WORDING = re.compile(r"(\s*wording\s*=\s*)(\"[^\"]*\"|'[^']*')")
 def set_wordings(path: Path, names: dict[str, str]) -> None:
     """Write `wording = NAME` into the [[peers]] tables {peer: NAME} of a TOML file, in place of one that is there, else
     after its name. Raises UserError, the file left as it is, if it is written in a way that this cannot edit."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode()  # line ends as they are
     raw = tomllib.loads(text)
     expected = {**raw, "peers": [_with(peer, names.get(peer["name"])) for peer in raw["peers"]]}
     new = _edited(text, [names.get(peer["name"]) for peer in raw["peers"]])
@@ -35,7 +35,7 @@ def set_wordings(path: Path, names: dict[str, str]) -> None:
         by_hand = "; ".join(f'wording = "{name}" for {peer}' for peer, name in names.items())
         raise UserError(f"{path}: its peers are not [[peers]] tables of one key a line; write by hand: {by_hand}")
     with shards.writing(path.resolve()) as temporary:  # of a link, what it leads to
-        temporary.write_text(new, encoding="utf-8")
+        temporary.write_bytes(new.encode())
 
 
 def _with(peer: dict[str, object], name: str | None) -> dict[str, object]:
@@ -53,9 +53,8 @@ def _edited(text: str, names: list[str | None]) -> str:
         mine = range(start + 1, end)
         there = next((n for n in mine if _WORDING.match(lines[n])), None)
         after = next((n for n in mine if _NAME.match(lines[n])), None)
-        if there is not None:
-            lines[there] = _WORDING.sub(lambda found, name=name: found[1] + json.dumps(name), lines[there], count=1)
-        elif after is not None:
-            indent = re.match(r"\s*", lines[after])
-            lines.insert(after + 1, f"{indent[0] if indent else ''}wording = {json.dumps(name)}\n")
+        if there is not None and (found := _WORDING.match(lines[there])):
+            lines[there] = f"{found[1]}{json.dumps(name)}{lines[there][found.end() :]}"
+        elif after is not None and (found := _NAME.match(lines[after])):
+            lines.insert(after + 1, f"{found[1]}wording = {json.dumps(name)}\n")
     return "".join(lines)
