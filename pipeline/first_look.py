@@ -40,7 +40,7 @@ def look(config: Config, questions: list[str]) -> tuple[dict[str, Probe], bool]:
     """Each peer's probe, and whether the peers worked side by side."""
     k = config.evaluate.samples
     total = len(config.peers) * len(questions) * (1 + k)
-    with untouched_peers(config, "try") as (run, workers, policies):
+    with untouched_peers(config, "try") as (workers, policies):
         for name in config.peer_names:
             workers.submit(name, probe, policies[name], questions, k)
         with task("try", total, "responses") as line:
@@ -110,8 +110,8 @@ def _share(responses: Sequence[Completion], reason: str) -> float:
 def projection_table(work: RoundWork, costs: Mapping[str, Cost]) -> Table:
     """stage: time and disk, then what round 1 and each further round take."""
     title = (
-        f"projected for {work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, peers "
-        f"{'side by side' if work.together else 'one at a time'}"
+        f"projected for {work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
+        f"peers {'side by side' if work.together else 'one at a time'}"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("stage")

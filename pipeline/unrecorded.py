@@ -19,9 +19,11 @@ from peers.workers import Processes, warm
 
 
 @contextmanager
-def untouched_peers(config: Config, what: str) -> Iterator[tuple[Run, Processes, dict[str, Policy]]]:
-    """A run that is not on disk, its peers' processes, and their untouched policies; `what` names the log. Models are
-    downloaded and converted where they are not yet. Raises UserError for peers that cannot be used."""
+def untouched_peers(config: Config, what: str) -> Iterator[tuple[Processes, dict[str, Policy]]]:
+    """The processes of the peers of a run that is not on disk, and their untouched policies; `what` names the log.
+
+    Models are downloaded and converted where they are not yet. Raises UserError for peers that cannot be used.
+    """
     check_peers(config)
     warm(engine=engine_kind(config.generate) == "vllm")
     run = Run(what, config)
@@ -30,7 +32,7 @@ def untouched_peers(config: Config, what: str) -> Iterator[tuple[Run, Processes,
     with Processes(run) as workers, chatter_to(log):
         workers.log = log
         try:
-            yield run, workers, resolve_all(run, 0)
+            yield workers, resolve_all(run, 0)
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException:

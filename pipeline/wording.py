@@ -47,7 +47,7 @@ def try_wordings(config: Config, dev: DevSet) -> dict[str, list[Trial]]:
     k = section.samples if dev.golds is None else 0
     total = max(1, k) * len(dev.questions) * sum(map(len, tried.values()))
     found: dict[str, list[Trial]] = {}
-    with untouched_peers(config, "wording") as (_, workers, policies):
+    with untouched_peers(config, "wording") as (workers, policies):
         for name, wordings in tried.items():
             workers.submit(name, ask, policies[name], wordings, dev.questions, k)
         with (
