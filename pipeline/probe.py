@@ -71,20 +71,24 @@ def probe(run: Run, policy: Policy, questions: list[str], k: int, advance: Advan
 
 
 def _reading(run: Run, policy: Policy, prompts: list[list[int]], samples: list[Completion]) -> tuple[float, float]:
-    """Tokens per second of teacher forcing, and seconds until the model was there."""
-    from peers.logprob.model import Pair
+    """Tokens per second of teacher forcing, those that samples share counted once, and seconds until the model was
+    there."""
+    from peers.logprob.model import Pair, inputs_of
+    from peers.logprob.packing import packed_batches
     from peers.logprob.scoring import score_pairs
 
     end = policy.prompts.end_id
     read = zip(prompts, samples, strict=True)
     pairs = [Pair(ids, [*each.token_ids, end]) for ids, each in read if each.finish_reason != "context"]
+    budget = run.config.runtime.score_tokens
     begun = time.monotonic()
     lm = policy_cache.language_model(policy, run.config)
-    if pairs:
-        score_pairs(lm, pairs[:1], run.config.runtime.score_tokens, lambda *_: None)  # warms up
+    score_pairs(lm, pairs[:1], budget, lambda *_: None)  # warms up
     ready = time.monotonic()
-    score_pairs(lm, pairs, run.config.runtime.score_tokens, lambda *_: None)
-    return sum(map(len, pairs)) / max(time.monotonic() - ready, 1e-9), ready - begun
+    score_pairs(lm, pairs, budget, lambda *_: None)
+    seconds = max(time.monotonic() - ready, 1e-9)
+    read_once = sum(len(tree) for batch in packed_batches(inputs_of(pairs), budget) for tree in batch)
+    return read_once / seconds, ready - begun
 
 
 def adapter_bytes(policy: Policy, rank: int) -> int:

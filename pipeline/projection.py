@@ -8,7 +8,7 @@
 
 with, in each stage, the loading of the peer's engine or model. Side by side a stage takes as long as its slowest peer,
 since the rates were measured side by side, too; one at a time it takes the sum. The rates are of the measured batches:
-where these are smaller than the round's will be, the projection is too high.
+where these are smaller than the round's will be, the projection is too high; so it is where many texts are equal.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 TRAIN = 3.0  # forward passes that a training token costs: forward, and twice as much backward
-TEXT = 4.0  # bytes on disk of a response's token, as text and (in chains) as a number, compressed
-ROW = 100.0  # bytes on disk of a row beside its response
+TEXT = 2.0  # bytes on disk of a response's token, as text and (in chains) as a number, compressed
+ROW = 20.0  # bytes on disk of a row beside its response
 CHECKPOINT = 3  # adapters that a training checkpoint holds: the adapter and AdamW's two moments
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from data.config.sections import Config
 from data.console import chatter_to
@@ -14,7 +12,7 @@ from data.errors import UserError
 from data.run import Run
 from peers.engines.protocol import engine_kind
 from peers.policy import Policy, resolve_all
-from peers.source import check_peers
+from peers.source import CACHE, check_peers
 from peers.workers import Processes, warm
 
 
@@ -27,7 +25,7 @@ def untouched_peers(config: Config, what: str) -> Iterator[tuple[Processes, dict
     check_peers(config)
     warm(engine=engine_kind(config.generate) == "vllm")
     run = Run(what, config)
-    log = Path(os.environ.get("PST_CACHE", ".cache")) / "logs" / f"{what}.log"
+    log = CACHE.with_name("logs") / f"{what}.log"
     log.unlink(missing_ok=True)
     with Processes(run) as workers, chatter_to(log):
         workers.log = log

@@ -141,10 +141,9 @@ def test_a_peer_keeps_its_wording_unless_another_is_better_by_more_than_chance()
     assert same.best == same.chosen == "[templates]" and same.gain is None
 
 
-def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A wording of which the tiny peers make nothing loses to the one that they have learnt, which is written; no run
     is left behind."""
-    monkeypatch.setenv("PST_CACHE", str(project / "cache"))
     path = project / "tiny.toml"
     text = path.read_text().replace('instruction = "Solve."\nreview', 'instruction = "Say no."\nreview')
     dev = '\n[wordings.learnt]\ninstruction = "Solve."\n[wording]\nsource = "dev.jsonl"\nanswers = "numbers"\n'
@@ -154,6 +153,5 @@ def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str], monkeypa
     app([*given, "--no-write"], standalone_mode=False)
     out = capfd.readouterr().out
     assert "accuracy" in out and "learnt" in out and "[templates]" in out
-    assert sorted(each.name for each in project.iterdir()) == ["cache", "dev.jsonl", "test.jsonl", "tiny.toml",
-                                                               "train.jsonl"]  # fmt: skip
+    assert not (project / "runs").exists()
     assert load_config(path, []).peers[0].wording is None
