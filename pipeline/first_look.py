@@ -113,7 +113,8 @@ def projection_table(work: RoundWork, costs: Mapping[str, Cost]) -> Table:
         f"projected for {work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
         f"peers {'side by side' if work.together else 'one at a time'}"
     )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    console.print(title)  # a table's own title is broken to its width
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("stage")
     for name in ("time", "disk", "and for a while"):
         table.add_column(name, justify="right")

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from data.config.form import form_of, form_warnings, review_differs
-from data.config.load import load_config, parse_config
+from data.config.load import parse_config
 from data.config.sections import Example, TemplateSection
 from data.run import Run
 from pipeline.first_look import app, duration, work_of
 from pipeline.projection import PeerRates, RoundWork, project
+from tests.conftest import run_module
+from tests.fake_engine import Here
 from tests.test_config import MINIMAL
 
 RATES = PeerRates(
@@ -127,14 +129,28 @@ def test_a_run_that_begins_is_warned_once(
         assert out.count("warning: wording odd: review asks for \\boxed{}") == times
 
 
-def test_make_try(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_make_try(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts with their control tokens, responses, answers, rates, hours; and no run is left behind."""
-    given = ["--config", "tiny.toml", "--questions", "2", "--all", "--set", "generate.max_new_tokens=8"]
-    app(given, standalone_mode=False)
+    monkeypatch.setattr("pipeline.unrecorded.Processes", Here)
+    monkeypatch.setattr("pipeline.unrecorded.warm", lambda engine: None)
+    app(["--config", "tiny.toml", "--questions", "2", "--all"], standalone_mode=False)
+    shows_all(capfd.readouterr().out)
+    assert not (project / "runs").exists()
+    app(["--config", "tiny.toml", "--questions", "2"], standalone_mode=False)
     out = capfd.readouterr().out
-    (first, *_) = load_config(project / "tiny.toml", []).peers
-    assert "<|user|>Solve.\n\nQuestion: Tom has" in out and "<|end|><|assistant|>" in out and first.name in out
-    assert out.count("a review of question 1") == 2 and "Solution 1:" in out
+    assert "prompt 1" in out and "prompt 2" not in out and "a review of" not in out
+
+
+@pytest.mark.slow
+def test_make_try_with_processes(project: Path) -> None:
+    shows_all(run_module("pipeline.first_look", "--config", "tiny.toml", "--questions", "2", "--all", cwd=project,
+                         check=True).stdout)  # fmt: skip
+    assert not (project / "runs").exists()
+
+
+def shows_all(out: str) -> None:
+    """Of two questions with --all."""
+    assert "<|user|>Solve.\n\nQuestion: Tom has" in out and "<|end|><|assistant|>" in out
+    assert out.count("a review of question 1") == 2 and "Solution 1:" in out and out.count("prompt 2") == 2
     assert "ended by itself" in out or "cut off by the token limit" in out
     assert "projected for 24 questions, 8 benchmark questions with k = 2" in out and "make round ROUND=1" in out
-    assert not (project / "runs").exists()

@@ -17,6 +17,7 @@ from evaluate.wording import DevSet, Trial, choose, judge, load_dev_set
 from peers.engines.protocol import Completion
 from pipeline.wording import app
 from tests.conftest import questions, write_jsonl
+from tests.fake_engine import Here
 
 TOML = """# head
 [[peers]]
@@ -141,17 +142,24 @@ def test_a_peer_keeps_its_wording_unless_another_is_better_by_more_than_chance()
     assert same.best == same.chosen == "[templates]" and same.gain is None
 
 
-def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A wording of which the tiny peers make nothing loses to the one that they have learnt, which is written; no run
-    is left behind."""
+def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wording that leaves no room for an answer loses to one that does, which is written; no run is left behind."""
+    monkeypatch.setattr("pipeline.unrecorded.Processes", Here)
+    monkeypatch.setattr("pipeline.unrecorded.warm", lambda engine: None)
     path = project / "tiny.toml"
-    text = path.read_text().replace('instruction = "Solve."\nreview', 'instruction = "Say no."\nreview')
-    dev = '\n[wordings.learnt]\ninstruction = "Solve."\n[wording]\nsource = "dev.jsonl"\nanswers = "numbers"\n'
-    path.write_text(f'{text}{dev}answer_column = "answer"\n')
-    write_jsonl(project / "dev.jsonl", questions(40, 12))
-    given = ["--config", "tiny.toml", "--set", "generate.max_new_tokens=8"]
-    app([*given, "--no-write"], standalone_mode=False)
+    long = "Say nothing at all. " * 100  # the prompt does not fit
+    text = path.read_text().replace('instruction = "Solve."\nreview', f'instruction = "{long}"\nreview')
+    dev = '\n[wordings.learnt]\ninstruction = "Solve."\n[wording]\nsource = "dev.jsonl"\n'
+    path.write_text(text + dev)
+    write_jsonl(project / "dev.jsonl", questions(40, 8))
+    app(["--config", "tiny.toml", "--no-write"], standalone_mode=False)
     out = capfd.readouterr().out
-    assert "accuracy" in out and "learnt" in out and "[templates]" in out
-    assert not (project / "runs").exists()
+    assert "self-consistency" in out and "not written to tiny.toml" in out and "written" not in path.read_text()
     assert load_config(path, []).peers[0].wording is None
+    app(["--config", "tiny.toml"], standalone_mode=False)
+    assert 'written to tiny.toml: wording = "learnt" for chatty' in capfd.readouterr().out
+    assert {peer.wording for peer in load_config(path, []).peers} == {"learnt"}
+    app(["--config", "tiny.toml", "--set", "wording.answer_column=answer"], standalone_mode=False)
+    out = capfd.readouterr().out
+    assert "accuracy" in out and "[templates]" not in out and "tiny.toml stays as it is" in out
+    assert not (project / "runs").exists()
