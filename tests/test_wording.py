@@ -150,7 +150,7 @@ def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str], monkeypa
     long = "Say nothing at all. " * 100  # the prompt does not fit
     text = path.read_text().replace('instruction = "Solve."\nreview', f'instruction = "{long}"\nreview')
     dev = '\n[wordings.learnt]\ninstruction = "Solve."\n[wording]\nsource = "dev.jsonl"\n'
-    path.write_text(text + dev)
+    path.write_text(f'{text}{dev}[wordings.long]\ninstruction = "{long}"\n')
     write_jsonl(project / "dev.jsonl", questions(40, 8))
     app(["--config", "tiny.toml", "--no-write"], standalone_mode=False)
     out = capfd.readouterr().out
