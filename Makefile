@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup round generate score train evaluate ablate labels report status test check bench peers lock clean
+.PHONY: help setup try wording round generate score train evaluate ablate labels report status test check bench peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -17,6 +17,8 @@ SEEDS  ?= 1
 ARMS   ?=
 AGAINST ?=
 BENCH_ARGS ?=
+QUESTIONS ?=
+WRITE  ?= yes
 
 PIP_VERSION := 26.3
 UV_VERSION  := 0.13.9
@@ -118,6 +120,12 @@ export SETUP
 
 setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA: qwen, pocket (two real models each), bench
 	@bash -euo pipefail -c "$$SETUP"
+
+try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
+	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
+
+wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
+	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
 
 round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
 	$(call stage,pipeline.round,$(ROUND))

@@ -131,7 +131,7 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
     config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "peers"), True)
+    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "wordings", "peers"), True)
     parts = sorted({turn.role for turn in asking_of(config, 1).turns})  # what is asked for depends on label and text
     return {
         "config": digest([config.model_dump(mode="json", include=sections), parts]),

@@ -55,7 +55,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         raise UserError(f"{chains_dir} is not finished: run `make generate ROUND={round_}` first")
     config, policies = run.config, resolve_all(run, round_ - 1)
     stage = Stage("score", round_, run.stage_dir(round_, "scores"), {
-        "config": digest(config.model_dump(mode="json", include={"run", "score", "templates", "peers"})),
+        "config": digest(config.model_dump(mode="json", include={"run", "score", "templates", "wordings", "peers"})),
         "chains": digest(manifest["files"]),
         "policies": [policy.identity for policy in policies.values()],
     })  # fmt: skip

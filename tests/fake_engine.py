@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from data.console import Task
 from data.run import Run
+from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.prompts import PeerPrompts
 from peers.workers import Job, Work
@@ -55,3 +57,15 @@ class Inline:
             if self.stretches[-1:] != [job.peer]:
                 self.stretches.append(job.peer)
             yield job, job.work(self.run, *job.arguments, line.advance if line else lambda *_: None)
+
+
+class Here(Inline):
+    """`Processes` for commands without a run."""
+
+    log: Path | None = None
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        policy_cache.drop_all()

@@ -47,7 +47,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     kept = read_keep(run, round_)
     chosen = {} if kept is None else {"keep": shards.checksum(keep_path(run.name, round_))}
     stage = Stage("train", round_, run.stage_dir(round_, "adapters"), {
-        "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "peers"})),
+        "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "wordings", "peers"})),
         "scores": digest(manifest["files"]),
         **chosen,
         "policies": [policy.identity for policy in policies.values()],

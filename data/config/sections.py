@@ -1,8 +1,9 @@
 """The configuration: one frozen model per section of the TOML, unknown keys refused.
 
 Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made from
-them (`python -m data.config.docs`). Two sections alone may change within a run, since they say how fast and whether to
-go on, never what: `runtime` and `guard`.
+them (`python -m data.config.docs`). Three sections alone may change within a run: `runtime` and `guard`, which say how
+fast and whether to go on, never what, and `wording`, which no stage reads. A key that came later is left out of the
+dump where it is not set (`exclude_if`), so that fingerprints of older runs stay as they are.
 """
 
 from __future__ import annotations
@@ -141,6 +142,23 @@ class BenchmarkSection(SourceSection):
     )
 
 
+class WordingSection(SourceSection):
+    """The dev set on which `make wording` tries the wordings: questions neither trained on nor tested on."""
+
+    answer_column: Text | None = Field(
+        None,
+        description="Column that holds the gold answer, as in a benchmark: wordings are compared by accuracy. Null: "
+        "unlabelled, and they are compared by self-consistency.",
+    )
+    answers: Literal["math", "numbers"] = Field("math", description="How answers are compared, as in a benchmark.")
+    samples: int = Field(
+        4, ge=2, le=MANY, description="Samples per question for the self-consistency, where there is no gold answer."
+    )
+    overlap: Literal["refuse", "drop"] = Field(
+        "refuse", description="What to do with questions that are also among the prompts or in a benchmark."
+    )
+
+
 class TemplateSection(Section):
     """Wording of the prompts, and worked examples."""
 
@@ -204,6 +222,21 @@ class PeerSection(Section):
         description="Strings that end a response; default: none for chat, '\\nQuestion:' for plain.",
     )
     templates: TemplateSection | None = Field(None, description="This peer's own wording, instead of [templates].")
+    wording: str | None = Field(
+        None,
+        exclude_if=lambda name: name is None,
+        description="Name of this peer's wording, instead of [templates]: of a table [wordings.NAME] with the same "
+        "keys, which have the same defaults where it leaves them out.",
+    )
+
+    @model_validator(mode="after")
+    def _one_wording(self) -> PeerSection:
+        if self.templates is not None and self.wording is not None:
+            raise ValueError(
+                f"peer {self.name} has both templates and wording {self.wording!r}; expected one of them at most: "
+                "leave the other out"
+            )
+        return self
 
     @field_validator("stop")
     @classmethod
@@ -475,6 +508,8 @@ class Config(Section):
     run: RunSection = RunSection()
     prompts: PromptsSection
     templates: TemplateSection = TemplateSection()
+    wordings: dict[Annotated[str, Name], TemplateSection] = Field({}, exclude_if=lambda wordings: not wordings)
+    wording: WordingSection | None = Field(None, exclude_if=lambda section: section is None)
     peers: tuple[PeerSection, ...] = Field(strict=False)
     generate: GenerateSection = GenerateSection()
     score: ScoreSection = ScoreSection()
@@ -539,6 +574,14 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _wordings_are_there(self) -> Config:
+        for peer in self.peers:
+            if peer.wording is not None and peer.wording not in self.wordings:
+                known = f"expected one of {', '.join(self.wordings)}" if self.wordings else "there is none"
+                raise ValueError(f"peers: {peer.name} has wording {peer.wording!r}, not a table of [wordings]; {known}")
+        return self
+
     @property
     def peer_names(self) -> list[str]:
         """Names of the peers in the config's order."""
@@ -549,5 +592,9 @@ class Config(Section):
         return next(peer for peer in self.peers if peer.name == name)
 
     def templates_of(self, peer: PeerSection) -> TemplateSection:
-        """Wording for a peer: its own if it has one, else the shared one."""
-        return peer.templates or self.templates
+        """Wording for a peer: the one that it names or its own, else the shared one."""
+        return self.wordings[peer.wording] if peer.wording is not None else peer.templates or self.templates
+
+    def wording_name(self, peer: PeerSection) -> str:
+        """What a peer's wording is called in tables."""
+        return peer.wording or ("[templates]" if peer.templates is None else "its own templates")
