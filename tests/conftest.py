@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -27,6 +28,13 @@ CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+# The peers' processes are forks of a server that imports peers.preload. It finds that by PYTHONPATH, not by pytest's
+# `pythonpath`, and starts but once, with the first test that needs it, which may not be one of a stage. Without the
+# preload each peer's process of each stage imports torch and transformers anew: six seconds.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+multiprocessing.get_context("forkserver").set_forkserver_preload(["peers.preload"])
+
 ARCHITECTURES = {"llama": "LlamaConfig", "qwen": "Qwen2Config"}
 
 
