@@ -13,6 +13,8 @@ SET    ?=
 EXTRA  ?=
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Two test processes, each with half of the cores; one where they would share a GPU.
+TEST_PROCESSES ?= $(if $(wildcard /dev/nvidia[0-9]*),0,2)
 SEEDS  ?= 1
 ARMS   ?=
 AGAINST ?=
@@ -157,7 +159,7 @@ status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'
 
 test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup  ## lint, format, types, and that imports only point down
 	@$(PY) -m ruff check

@@ -51,14 +51,16 @@ def one_process(project: Path) -> Path:
 
 @pytest.fixture
 def rounds(one_process: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with rounds 0, 1 and 2 of run t, made by the command lines; made once, then copied."""
+    """The project with rounds 0 and 1 of run t, made by the command lines, and 2, in one process; made once, then
+    copied."""
     kept = tmp_path_factory.getbasetemp() / "rounds"
     if not kept.exists():
-        for round_ in (0, 1, 2):
-            for name in FOLDERS if round_ else ("evaluate",):
-                done = stage(name, round_, one_process)
-                assert done.returncode == 0, done.stderr
-                assert f"{name} round {round_}" in done.stdout and not done.stderr
+        for round_, name in ((0, "evaluate"), *((1, name) for name in FOLDERS)):
+            done = stage(name, round_, one_process)
+            assert done.returncode == 0, done.stderr
+            assert f"{name} round {round_}" in done.stdout and not done.stderr
+        for name in FOLDERS:
+            run_stage(name, "t", 2, Path("tiny.toml"), [])
         shutil.copytree("runs", kept)
     else:
         shutil.copytree(kept, "runs")
