@@ -84,8 +84,8 @@ class Chain:
 
 @dataclass
 class Solo:
-    """Each answers the question alone, once; `beside_chain` those alone that do not come first in the chain, since the
-    first one's response there is such an answer."""
+    """Each peer answers the question alone, once; `beside_chain` only those that do not come first in the chain, where
+    the first one's response is such an answer."""
 
     beside_chain: bool = False
 
@@ -94,7 +94,7 @@ class Solo:
 
     def asks(self, turn: Turn, peer: str, question: Question) -> int:
         """See `Asking.asks`."""
-        return int(not self.beside_chain or question.order[0] != peer)
+        return int(peer in question.order and not (self.beside_chain and question.order[0] == peer))
 
     def shown(self, turn: Turn) -> list[Turn]:
         """See `Asking.shown`."""
@@ -107,7 +107,7 @@ class Solo:
 
 @dataclass
 class Samples:
-    """Each answers the question alone, k times."""
+    """Each peer, and each voter, answers the question alone, k times."""
 
     k: int
 

@@ -32,7 +32,7 @@ from generate.asking import Question, Turn, asking_of, peer_order
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
 from peers.lengths import check_questions, room, too_long
-from peers.policy import Policy, prompts_of, resolve_all
+from peers.policy import Policy, prompts_of, resolve_all, with_voters
 from peers.prompts import Kind, PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
@@ -42,7 +42,7 @@ TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 @dataclass(frozen=True)
 class Unit:
-    """One peer's requests of one turn for one shard."""
+    """One peer's, or voter's, requests of one turn for one shard."""
 
     shard: int
     turn: Turn
@@ -63,7 +63,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze(lambda: check_questions(run, prompts_of(policies)))
     if not stage.begin():
         return
-    plan = Generation(run, round_, policies)
+    plan = Generation(run, round_, with_voters(policies, run.config))
     n_too_long, shown = plan.check_lengths()
     if n_too_long:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
@@ -78,8 +78,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers) -> None:
     """Do all units that are not done, and assemble each shard once its last one is."""
-    config, peers, turns = plan.run.config, plan.peers, plan.asking.turns
-    left = {(shard, turn): set(peers) for shard in range(plan.n_shards) for turn in turns}
+    config, turns = plan.run.config, plan.asking.turns
+    left = {(shard, turn): set(plan.who(turn)) for shard in range(plan.n_shards) for turn in turns}
     waiting = {shard: list(turns) for shard in range(plan.n_shards)}
 
     def ask(shard: int) -> None:
@@ -87,8 +87,9 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
         for turn in list(waiting[shard]):
             if not any(left[shard, earlier] for earlier in plan.asking.shown(turn)):
                 waiting[shard].remove(turn)
-                for peer in peers:
-                    workers.submit(peer, do_unit, plan.round, Unit(shard, turn, peer), plan.policies[peer], plan.first)
+                for rater in plan.who(turn):
+                    policy = plan.policies[rater]
+                    workers.submit(policy.name, do_unit, plan.round, Unit(shard, turn, rater), policy, plan.first)
 
     with (
         Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
@@ -131,7 +132,7 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
     config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "wordings", "peers"), True)
+    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "wordings", "peers", "voters"), True)
     parts = sorted({turn.role for turn in asking_of(config, 1).turns})  # what is asked for depends on label and text
     return {
         "config": digest([config.model_dump(mode="json", include=sections), parts]),
@@ -160,9 +161,10 @@ class Generation:
 
     @property
     def responses(self) -> int:
-        """To each question, of all peers."""
+        """To each question, of all peers and voters."""
         any_question = Question("", "", 0, self.peers)
-        return sum(self.asking.asks(turn, peer, any_question) for turn in self.asking.turns for peer in self.peers)
+        turns = self.asking.turns
+        return sum(self.asking.asks(turn, rater, any_question) for turn in turns for rater in self.who(turn))
 
     @property
     def n_shards(self) -> int:
@@ -204,9 +206,13 @@ class Generation:
             if row["id"] not in skipped
         ]
 
+    def who(self, turn: Turn) -> list[str]:
+        """Who may be asked in a turn: voters give samples alone."""
+        return self.run.config.raters if turn.role == "sample" else self.peers
+
     def units(self, shard: int) -> list[Unit]:
         """All units of a shard, in the order of their rows."""
-        return [Unit(shard, turn, peer) for turn in self.asking.turns for peer in self.peers]
+        return [Unit(shard, turn, rater) for turn in self.asking.turns for rater in self.who(turn)]
 
     def place(self, question: Question, row: ChainRow) -> tuple[int, int]:
         """Where a row stands among those of its question: by turn; solo responses by the question's order."""

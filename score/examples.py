@@ -74,10 +74,10 @@ class Choosing:
             return
         for number, text in enumerate(texts, start=1):
             row = _example(chain, peer, number, label, text, spread, None)
-            if self.section.text in ("aggregate", "own"):
-                self.beside_aggregate(chain, peer, row)
-            else:
+            if self.section.trains_on_samples:
                 row["measured"] = self.measured(chain, peer, text.place)
+            else:
+                self.beside_aggregate(chain, peer, row)
             judged = row["measured"] if row["measured"] is not None else row["trained"]
             assert judged is not None, "a text has a place"
             row["agrees"] = agree(chain.rows[judged]["answer"], label.answer, grader)

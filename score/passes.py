@@ -63,6 +63,7 @@ class Passes:
         self.work = run.stage_dir(round_, "scores") / ".work"
         self.sources = shards.shard_paths(run.stage_dir(round_, "chains"))
         self.prompts = prompts_of(policies)
+        self.model_of = run.config.model_of
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
 
     def path(self, scorer: str, shard: int) -> Path:
@@ -83,9 +84,9 @@ class Passes:
         return sum(len(shown) for _, shown in self.needed(scorer, shard, authors))
 
     def authors(self, shard: int) -> dict[str, list[str]]:
-        """{prompt id: who wrote each of its rows}."""
+        """{prompt id: whose model wrote each of its rows}."""
         chains = read_chains(self.sources[shard], ["prompt_id", "peer"])
-        return {chain.id: [row["peer"] for row in chain.rows] for chain in chains}
+        return {chain.id: [self.model_of(row["peer"]) for row in chain.rows] for chain in chains}
 
     def needed(
         self, scorer: str, shard: int, authors: dict[str, list[str]]
@@ -157,7 +158,7 @@ class Passes:
 
     def shares_tokens(self, scorer: str, author: str) -> bool:
         """Whether a peer's token ids mean the same to a scorer."""
-        return self.identity[scorer] == self.identity[author]
+        return self.identity[scorer] == self.identity[self.model_of(author)]
 
     def span(self, scorer: str, row: ChainRow, target: list[int]) -> slice:
         """Which target tokens are summed."""
@@ -179,11 +180,13 @@ class Passes:
         return found
 
     def verify_shard(self, lm: LanguageModel, peer: str, shard: int, advance: Advance, parts: int = 1) -> None:
-        """A peer's verdicts of its own samples of one shard, written as one file; equal ones are asked once."""
+        """A peer's verdicts of its own samples, those of its voters too, of one shard, written as one file; equal ones
+        are asked once."""
         samples = [
             (chain.id, place, (chain.question, chain.rows[place]["response"]))
             for chain in read_chains(self.sources[shard])
-            for place in chain.samples(peer)
+            for place in chain.samples()
+            if self.model_of(chain.rows[place]["peer"]) == peer
         ]
         asked = list(dict.fromkeys(pair for *_, pair in samples))
         scores = logit_scores(lm, self.prompts[peer], asked, self.run.config.runtime.score_tokens, advance, parts)

@@ -43,6 +43,7 @@ from score.pmi import Measured, Pmi, combine, scorers
 from score.text import NO_CLEAN_CUT, NOT_FINITE
 from score.weights import round_weights
 
+SECTIONS = {"run", "score", "templates", "wordings", "peers", "voters"}  # what scores depend on
 VOTING = ("prompt_id", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
 
 
@@ -55,7 +56,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         raise UserError(f"{chains_dir} is not finished: run `make generate ROUND={round_}` first")
     config, policies = run.config, resolve_all(run, round_ - 1)
     stage = Stage("score", round_, run.stage_dir(round_, "scores"), {
-        "config": digest(config.model_dump(mode="json", include={"run", "score", "templates", "wordings", "peers"})),
+        "config": digest(config.model_dump(mode="json", include=SECTIONS)),
         "chains": digest(manifest["files"]),
         "policies": [policy.identity for policy in policies.values()],
     })  # fmt: skip
@@ -128,12 +129,14 @@ class Scoring:
 
     def verify(self, workers: Workers) -> None:
         """Have every peer verify its own samples."""
-        total, samples = 0, self.run.config.generate.samples
+        total, config = 0, self.run.config
         for peer in self.peers:
             todo = [n for n in range(len(self.sources)) if not self.passes.verified_path(peer, n).is_file()]
             if todo:
                 workers.submit(peer, verify_shards, self.round, self.policies, peer, todo)
-                total += sum(samples * len(list(read_chains(self.sources[n], ["prompt_id"]))) for n in todo)
+                voices = sum(config.model_of(rater) == peer for rater in config.raters)
+                questions = sum(len(list(read_chains(self.sources[n], ["prompt_id"]))) for n in todo)
+                total += voices * config.generate.samples * questions
         with task(f"score round {self.round}, verifier", total, "samples") as line:
             for _ in workers.results(line):
                 pass
@@ -209,7 +212,8 @@ class Scoring:
         pmi = None
         place, shown = example["against"], example["measured"]
         if dropped is None and place is not None and shown is not None and shown != place:
-            by = scorers(self.section.scorer, peer, chain.rows[place]["peer"], self.peers)
+            author = self.run.config.model_of(chain.rows[place]["peer"])
+            by = scorers(self.section.scorer, peer, author, self.peers)
             pmi, dropped = pmi_of(measured, by, (chain.id, place), shown)
         return {
             "prompt_id": chain.id, "peer": peer, "number": example["number"], "label": example["label"],
@@ -254,7 +258,7 @@ class Scoring:
                 "own_texts": counts["own_texts"], "texts_of_others": counts["texts_of_others"],
                 "self_consistency": {rater: round(share, 3) for rater, share in shares.items()},
             }  # fmt: skip
-        if self.section.needs_samples and self.section.needs_solo:
+        if self.section.trains_on_samples and self.section.needs_solo:
             summary["without_pmi"] = counts["without_pmi"]
         return rows, summary
 

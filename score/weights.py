@@ -67,7 +67,7 @@ def round_weights(
     seed: int,
 ) -> list[float]:
     """The weights of all of a peer's examples in a round, in their order; a PMI that is not known is NaN."""
-    by_pmi = section.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement") or not section.needs_samples
+    by_pmi = section.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement") or not section.trains_on_samples
     weighed = [i for i, pmi in enumerate(pmi_per_token) if not (by_pmi and math.isnan(pmi))]
     pmi = [0.0 if math.isnan(pmi_per_token[i]) else pmi_per_token[i] for i in weighed]
     found = weights(pmi, [agrees[i] for i in weighed], [entropies[i] for i in weighed], section, seed)

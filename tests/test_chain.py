@@ -107,7 +107,7 @@ def test_who_answers_what_by_hand() -> None:
         (["generate.aggregate=self"], {"solo"}),
         (["score.label=sample-vote", "score.text=solution"], {"solo", "sample"}),
         (["score.label=sample-vote", "score.text=solution", "score.weighting=uniform"], {"sample"}),
-        (["score.label=sample-vote", "score.weighting=uniform"], {"chain", "sample"}),
+        (["score.label=sample-vote"], {"chain", "sample"}),
         (["score.text=solution"], {"solo", "chain", "sample"}),
         (["score.label=own-vote", "score.text=samples", "score.weighting=signed"], {"sample"}),
         (["score.label=none", "score.text=teacher-solution", "score.weighting=uniform"], {"sample"}),

@@ -324,6 +324,28 @@ def test_each_peer_gives_samples_where_label_or_text_need_them(together: bool, t
     assert sum(row["is_aggregate"] for row in both) == 12
 
 
+def test_a_voter_gives_samples_in_its_own_words_and_nothing_else(three: Path) -> None:
+    """Beside a chain, too: who votes is in no chain."""
+    voter = 'voters=[{name="loud", peer="plain", templates={instruction="Shout the answer."}}]'
+    fakes = Fakes(lambda peer, seed: f"{peer[0]}{seed}. The answer is {seed % 2}.", together=True)
+    rows = generate("t", fakes, voter, "score.label=sample-vote", "generate.samples=2")
+    for chain in chains(rows):
+        assert Counter((row["role"], row["peer"]) for row in chain) == {
+            **{("chain", peer): 1 for peer in PEERS}, **{("sample", rater): 2 for rater in (*PEERS, "loud")},
+        }  # fmt: skip
+    prompts = prompts_of("t")["plain"]
+    texts = [prompts.decode(prompt) for peer, prompt, _ in fakes.asked if peer == "plain"]
+    assert sum("Shout the answer." in text for text in texts) == 12 * 2
+    with pytest.raises(UserError, match="loud is of peer 'nobody'"):
+        generate("u", fakes, voter.replace("plain", "nobody"), "score.label=sample-vote")
+    with pytest.raises(UserError, match=r"score\.label is 'sample-vote', found 'aggregate'"):
+        generate("u", fakes, voter)
+    with pytest.raises(UserError, match="either wording or templates"):
+        generate("u", fakes, 'voters=[{name="loud", peer="plain"}]', "score.label=sample-vote")
+    with pytest.raises(UserError, match=r"voters: loud has wording 'x', not a table"):
+        generate("u", fakes, 'voters=[{name="loud", peer="plain", wording="x"}]', "score.label=sample-vote")
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_responses_to_the_question_alone_are_asked_for_where_they_are_measured(together: bool, three: Path) -> None:
     fakes = Fakes(distinct, together)

@@ -19,6 +19,7 @@ from data.config.sections import (
     Section,
     TemplateSection,
     TrainSection,
+    VoterSection,
     WordingSection,
 )
 
@@ -28,7 +29,7 @@ def table() -> str:
     lines = ["| key | default | meaning |", "|---|---|---|"]
     sections: list[tuple[str, type[Section]]] = [
         ("run", RunSection), ("prompts", PromptsSection), ("templates", TemplateSection),
-        ("templates.examples[]", Example), ("wording", WordingSection), ("peers[]", PeerSection),
+        ("templates.examples[]", Example), ("wording", WordingSection), ("peers[]", PeerSection), ("voters[]", VoterSection),
         ("generate", GenerateSection), ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
         ("benchmarks[]", BenchmarkSection), ("guard", GuardSection), ("runtime", RuntimeSection),
     ]  # fmt: skip

@@ -249,6 +249,21 @@ class PeerSection(Section):
         return stop
 
 
+class VoterSection(Section):
+    """One more wording of a peer: its samples join the votes, and it is not trained."""
+
+    name: str = Name
+    peer: str = Field(description="Name of the peer whose model it is.")
+    wording: str | None = Field(None, description="Name of its wording, a table [wordings.NAME].")
+    templates: TemplateSection | None = Field(None, description="Its wording itself, instead of a name.")
+
+    @model_validator(mode="after")
+    def _one_wording(self) -> VoterSection:
+        if (self.templates is None) == (self.wording is None):
+            raise ValueError(f"{self.name} must have either wording or templates, which make it another voice")
+        return self
+
+
 class GenerateSection(Section):
     """The chain."""
 
@@ -385,13 +400,18 @@ class ScoreSection(Section):
     @property
     def needs_samples(self) -> bool:
         """Whether label or text come from samples of the question alone."""
-        return self.label not in ("aggregate", "none") or self.text not in ("aggregate", "own")
+        return self.label not in ("aggregate", "none") or self.trains_on_samples
 
     @property
     def needs_solo(self) -> bool:
         """Whether the response whose PMI or agreement weighs is one to the question alone."""
         weighed = self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
-        return (weighed and self.needs_samples) or (self.y_source == "alone" and self.needs_aggregate)
+        return (weighed and self.trains_on_samples) or (self.y_source == "alone" and self.needs_aggregate)
+
+    @property
+    def trains_on_samples(self) -> bool:
+        """Whether the text is a sample of the question alone."""
+        return self.text not in ("aggregate", "own")
 
 
 class TrainSection(Section):
@@ -511,6 +531,7 @@ class Config(Section):
     wordings: dict[Annotated[str, Name], TemplateSection] = Field({}, exclude_if=lambda wordings: not wordings)
     wording: WordingSection | None = Field(None, exclude_if=lambda section: section is None)
     peers: tuple[PeerSection, ...] = Field(strict=False)
+    voters: tuple[VoterSection, ...] = Field((), strict=False, exclude_if=lambda voters: not voters)
     generate: GenerateSection = GenerateSection()
     score: ScoreSection = ScoreSection()
     train: TrainSection = TrainSection()
@@ -523,7 +544,8 @@ class Config(Section):
     def _names_are_usable(self) -> Config:
         if len(self.peers) < 2:
             raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")
-        for kind, names in (("peers", self.peer_names), ("benchmarks", [b.name for b in self.benchmarks])):
+        called = "peers and voters" if self.voters else "peers"
+        for kind, names in ((called, self.raters), ("benchmarks", [b.name for b in self.benchmarks])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
@@ -576,11 +598,36 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _wordings_are_there(self) -> Config:
-        for peer in self.peers:
-            if peer.wording is not None and peer.wording not in self.wordings:
+        for kind, each in (*(("peers", peer) for peer in self.peers), *(("voters", voter) for voter in self.voters)):
+            if each.wording is not None and each.wording not in self.wordings:
                 known = f"expected one of {', '.join(self.wordings)}" if self.wordings else "there is none"
-                raise ValueError(f"peers: {peer.name} has wording {peer.wording!r}, not a table of [wordings]; {known}")
+                raise ValueError(
+                    f"{kind}: {each.name} has wording {each.wording!r}, not a table of [wordings]; {known}"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _voters_have_a_model(self) -> Config:
+        for voter in self.voters:
+            if voter.peer not in self.peer_names:
+                raise ValueError(
+                    f"voters: {voter.name} is of peer {voter.peer!r}; expected one of {', '.join(self.peer_names)}"
+                )
+        if self.voters and self.score.label != "sample-vote":
+            raise ValueError(
+                f"voters: they vote where score.label is 'sample-vote', found {self.score.label!r}; set it, or leave "
+                "the voters out"
+            )
+        return self
+
+    @property
+    def raters(self) -> list[str]:
+        """All whose samples vote: the peers, and the voters after them."""
+        return [*self.peer_names, *(voter.name for voter in self.voters)]
+
+    def model_of(self, rater: str) -> str:
+        """The peer whose model a rater is."""
+        return next((voter.peer for voter in self.voters if voter.name == rater), rater)
 
     @property
     def peer_names(self) -> list[str]:
@@ -594,6 +641,13 @@ class Config(Section):
     def templates_of(self, peer: PeerSection) -> TemplateSection:
         """Wording for a peer: the one that it names or its own, else the shared one."""
         return self.wordings[peer.wording] if peer.wording is not None else peer.templates or self.templates
+
+    def templates_of_voter(self, voter: VoterSection) -> TemplateSection:
+        """Wording of a voter."""
+        if voter.templates is not None:
+            return voter.templates
+        assert voter.wording is not None, "a voter has one of them"
+        return self.wordings[voter.wording]
 
     def wording_name(self, peer: PeerSection) -> str:
         """What a peer's wording is called in tables."""
