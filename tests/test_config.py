@@ -395,7 +395,7 @@ def test_the_table_has_every_field() -> None:
     assert len(rows) == len(lines) - 2
     # [templates] and its examples are described once, though a peer may have its own, the verifier has others, and
     # [wordings] has more of them
-    once = ("peers[].templates", "templates.verify_examples[]", "wordings[]")
+    once = ("peers[].templates", "voters[].templates", "templates.verify_examples[]", "wordings[]")
     sections = [(prefix, model) for prefix, model in _sections() if prefix and not prefix.startswith(once)]
     expected = {f"`{prefix}.{name}`" for prefix, model in sections for name in model.model_fields}
     assert set(rows) == expected

@@ -29,7 +29,8 @@ def table() -> str:
     lines = ["| key | default | meaning |", "|---|---|---|"]
     sections: list[tuple[str, type[Section]]] = [
         ("run", RunSection), ("prompts", PromptsSection), ("templates", TemplateSection),
-        ("templates.examples[]", Example), ("wording", WordingSection), ("peers[]", PeerSection), ("voters[]", VoterSection),
+        ("templates.examples[]", Example), ("wording", WordingSection), ("peers[]", PeerSection),
+        ("voters[]", VoterSection),
         ("generate", GenerateSection), ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
         ("benchmarks[]", BenchmarkSection), ("guard", GuardSection), ("runtime", RuntimeSection),
     ]  # fmt: skip
