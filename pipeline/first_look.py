@@ -50,13 +50,17 @@ def look(config: Config, questions: list[str]) -> tuple[dict[str, Probe], bool]:
 
 def work_of(config: Config, questions: int, items: int, together: bool) -> RoundWork:
     """What round 1 of a config asks of each peer, at most: no row that score drops is taken off."""
-    peers, asking = config.peer_names, asking_of(config, 1)
+    peers, asking, score = config.peer_names, asking_of(config, 1), config.score
     any_question = Question("", "", 0, peers)
-    responses = sum(asking.asks(turn, peer, any_question) for turn in asking.turns for peer in peers)
+    responses = sum(asking.asks(turn, rater, any_question) for turn in asking.turns for rater in config.raters)
     others = 0.0 if config.generate.alone else 1 - 1 / len(peers)  # who is not the aggregate's author
-    every = 1.0 if config.generate.alone or config.score.train_final else others
+    passes, examples = 2 * others, 1.0 if config.generate.alone or score.train_final else others
+    if score.trains_on_samples:
+        most = config.generate.samples
+        examples = float(most if score.text == "samples" else min(score.solutions, most))
+        passes = 2 * examples * score.needs_solo
     return RoundWork(
-        questions=questions, responses=responses / len(peers), passes=2 * others, examples=every,
+        questions=questions, responses=responses / len(peers), passes=passes, examples=examples,
         epochs=config.train.epochs, items=items, samples=config.evaluate.samples, together=together,
     )  # fmt: skip
 
