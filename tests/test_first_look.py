@@ -64,6 +64,8 @@ def test_what_is_not_done_costs_nothing() -> None:
         ({"score": {"y_source": "alone"}}, 1.5, 1, 0.5),
         ({"score": {"train_final": True}}, 1, 1, 1),
         ({"generate": {"aggregate": "self"}}, 1, 0, 1),
+        ({"score": {"label": "sample-vote", "text": "solution"}}, 9, 2, 1),
+        ({"score": {"label": "own-vote", "text": "samples", "weighting": "signed"}}, 8, 0, 8),
     ],
 )
 def test_what_a_round_asks_of_a_peer(given: dict[str, Any], responses: float, passes: float, examples: float) -> None:
