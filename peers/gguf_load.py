@@ -26,20 +26,21 @@ GROUP = 1 << 18  # numbers that are dequantised together: some MB, which stay in
 class QuickReader(gguf.GGUFReader):
     """GGUFReader that reads long lists, such as a vocabulary of 150,000 strings, without a call per number.
 
-    Unlike the library's, the `parts` of such a field are its values alone, and strings are bytes.
+    Unlike the library's, the `parts` of such a field are its values alone, and strings are views of bytes.
     """
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
         if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
             return super()._get_field_parts(orig_offs, raw_type)
         data: NDArray[np.uint8] = np.asarray(self.data)
+        memory = memoryview(data)  # its slices are cheaper than an array's
         number, count = struct.unpack_from("<IQ", data, orig_offs)
         kind, at = GGUFValueType(number), orig_offs + 12
         values: list[Any] = []
         if kind == GGUFValueType.STRING:
             for _ in range(count):
                 (length,) = struct.unpack_from("<Q", data, at)
-                values.append(bytes(data[at + 8 : at + 8 + length]))
+                values.append(memory[at + 8 : at + 8 + length])
                 at += 8 + length
         elif kind in self.gguf_scalar_to_np:
             found = np.frombuffer(data, self.gguf_scalar_to_np[kind], count, at)

@@ -59,7 +59,7 @@ def review_differs(wording: TemplateSection) -> str | None:
 
 def form_warnings(config: Config) -> list[str]:
     """A line for every wording in use whose review differs in form; none where no peer reviews."""
-    if config.generate.alone:
+    if config.generate.alone or not config.score.needs_aggregate:
         return []
     in_use: dict[str, TemplateSection] = {}
     for peer in config.peers:
