@@ -449,3 +449,51 @@ def test_variants_give_valid_chains_and_scores(variant: str, one_process: Path) 
         assert len(alone) == 24
     if variant == "own":
         run_stage("train", "t", 1, Path("tiny.toml"), [VARIANTS[variant]])
+
+
+SOLUTION = ("score.label=sample-vote", "score.text=solution", "generate.samples=4", "generate.sample_temperature=1.0")
+
+
+def test_a_vote_of_samples_is_trained_on_in_the_words_of_a_sample(one_process: Path) -> None:
+    overrides = [*SOLUTION, "score.reliability=verifier"]
+    for name in ("generate", "score", "train"):
+        run_stage(name, "t", 1, Path("tiny.toml"), overrides)
+    chains, scores = read("generate", 1), read("score", 1)
+    assert Counter(row["role"] for row in chains) == {"solo": 48, "sample": 192}
+    samples = {(row["prompt_id"], row["peer"], row["response"]): row for row in chains if row["role"] == "sample"}
+    assert not any(row["is_aggregate"] for row in chains)
+    trained = [row for row in scores if row["drop_reason"] is None]
+    assert len(scores) == 48 and len(trained) > 20
+    for row in trained:
+        source = samples[row["prompt_id"], row["target_peer"], row["target"]]
+        assert source["answer"] is not None and 0 < row["label_share"] <= 1 and row["label"]
+        own = [
+            each for each in samples.values() if each["prompt_id"] == row["prompt_id"] and each["peer"] == row["peer"]
+        ]
+        has = [each for each in own if each["answer"] == row["label"] and each["finish_reason"] == "stop"]
+        assert (row["target_peer"] == row["peer"]) == bool(has)  # its own words first
+        if row["pmi"] is None:
+            assert row["weight"] == pytest.approx(1) and row["role"] is None
+        else:
+            assert row["role"] in ("solo", "sample") and row["logp_alone"] < 0
+    for peer in PEERS:
+        mine = [row["weight"] for row in trained if row["peer"] == peer]
+        assert math.fsum(mine) / len(mine) == pytest.approx(1, abs=1e-9)
+    labels = {(row["prompt_id"], row["label"]) for row in trained}
+    assert len(labels) == len({id_ for id_, _ in labels})  # one label a question, for all peers
+
+
+def test_signed_weights_train_on_all_own_samples(one_process: Path) -> None:
+    overrides = ["score.label=own-vote", "score.text=samples", "score.weighting=signed", *SOLUTION[2:]]
+    for name in ("generate", "score", "train"):
+        run_stage(name, "t", 1, Path("tiny.toml"), overrides)
+    scores = read("score", 1)
+    kept = [row for row in scores if row["weight"] is not None]
+    assert {row["target_peer"] == row["peer"] for row in kept} == {True} and all(row["pmi"] is None for row in kept)
+    assert any(row["weight"] < 0 for row in kept) and any(row["weight"] > 0 for row in kept)
+    for peer in PEERS:
+        sizes = [abs(row["weight"]) for row in kept if row["peer"] == peer and row["weight"]]
+        assert math.fsum(sizes) / len(sizes) == pytest.approx(1)
+    manifest = shards.read_manifest(RUNS / "t" / "round=1" / "adapters")
+    assert manifest is not None
+    assert sum(manifest["examples"].values()) == sum(row["weight"] not in (None, 0) for row in scores)
