@@ -93,6 +93,7 @@ def test_who_answers_what_by_hand() -> None:
     assert beside.shown(Turn("chain", 2)) == [Turn("chain", 1)]
     alone = [("solo", 1, "a", (3,), 0), ("solo", 1, "b", (1,), 0), ("solo", 1, "c", (2,), 0)]
     assert asked(Solo(), question) == alone
+    assert Solo().asks(Turn("solo"), "voter", question) == 0  # who stands in no order gives samples alone
     samples = [("sample", n, peer, (n, peer), 0) for peer in PEERS for n in (1, 2)]
     assert asked(Samples(k=2), question) == samples
     assert asked(Together([Solo(), Samples(k=2)]), question) == [*alone, *samples]
