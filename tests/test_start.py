@@ -23,7 +23,7 @@ from peers import policy, source, start
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from peers.source import base_model, check_peers, model_directory
 from peers.weights import weights_fingerprint
-from tests.conftest import run_stage
+from tests.fake_engine import run_inline
 from tests.test_peers import CONFIG
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -37,7 +37,7 @@ def save_adapter(base: Path, folder: Path, **options: Any) -> Path:
     adapted: Any = get_peft_model(model, LoraConfig(**{**given, **options}))  # type: ignore[arg-type]
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
+            torch.nn.init.normal_(parameter, std=0.005)
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
@@ -238,17 +238,16 @@ def test_a_peers_own_wording_that_is_the_shared_one_makes_no_difference() -> Non
 
 ONE_MODEL = """
 [[peers]]
+name = "lora"
+model = "{model}"
+adapter = "{adapter}"
+[[peers]]
 name = "short"
 model = "{model}"
 [[peers]]
 name = "long"
 model = "{model}"
 templates = {{ instruction = "Solve it step by step.", review = "Judge and solve." }}
-[[peers]]
-name = "lora"
-model = "{model}"
-adapter = "{adapter}"
-templates = {{ instruction = "Solve", examples = [{{ question = "1 and 1?", response = "The answer is 2." }}] }}
 """
 
 
@@ -260,13 +259,12 @@ def test_a_round_with_one_model_as_three_peers(
     peers = ONE_MODEL.format(model=tiny_models["chatty"], adapter=adapter)
     (project / "one.toml").write_text(peers + text[text.index("[run]") :], encoding="utf-8")
     few = ["prompts.limit=6", "benchmarks.0.limit=4", "generate.order=fixed", "runtime.compute=float32"]
-    for name, round_ in (("evaluate", 0), ("generate", 1), ("score", 1), ("train", 1)):
-        run_stage(name, "one", round_, project / "one.toml", few)
+    run_inline("one", project / "one.toml", few)
     root = Path("runs/one")
     chains = pl.read_parquet(root / "round=1/chains/*.parquet")
     assert chains.group_by("peer").len().sort("peer").rows() == [("long", 6), ("lora", 6), ("short", 6)]
     scores = pl.read_parquet(root / "round=1/scores/*.parquet")
-    assert scores.filter(pl.col("pmi").is_not_null())["peer"].unique().sort().to_list() == ["long", "short"]
+    assert scores.filter(pl.col("pmi").is_not_null())["peer"].unique().sort().to_list() == ["lora", "short"]
     manifest = shards.read_json(root / "round=1/scores/_SUCCESS.json")
     assert manifest["re_encoded"] == 0  # one tokenizer and one template: token ids are passed on
     greedy = pl.read_parquet(root / "round=0/evals/*.parquet").filter(pl.col("sample") == 0)
@@ -275,6 +273,7 @@ def test_a_round_with_one_model_as_three_peers(
     bases = {p: shards.read_json(root / f"round=1/adapters/{p}/pst.json") for p in ("short", "long", "lora")}
     assert bases["short"]["base_fingerprint"] == bases["long"]["base_fingerprint"] != bases["lora"]["base_fingerprint"]
     assert bases["lora"]["adapter"] == str(adapter) and "adapter" not in bases["long"]
+    assert all((root / f"round=1/adapters/{peer}" / ADAPTER_WEIGHTS).is_file() for peer in bases)
     _starts_from_a_published_adapter(root, tiny_models["chatty"])
     # on top of a merged adapter it is worth nothing without that one, and is refused
     lost = PeerSection(name="b", model=str(tiny_models["chatty"]), adapter=str(root / "round=1/adapters/lora"))
@@ -284,7 +283,7 @@ def test_a_round_with_one_model_as_three_peers(
 
 def _starts_from_a_published_adapter(root: Path, base: Path) -> None:
     """What this project publishes is taken, and makes the peer that the run's next round would use."""
-    published = root / "round=1/adapters/long"
+    published = root / "round=1/adapters/short"
     peer = PeerSection(name="b", model=str(base), adapter=str(published))
     found = load_file(model_directory(peer, CONFIG) / "model.safetensors")
     exact = root / "exact"
