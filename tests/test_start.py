@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from data import shards
-from data.config.load import parse_config
+from data.config.load import load_config, parse_config
 from data.config.sections import PeerSection
 from data.errors import UserError
+from data.run import Run
 from peers import policy, source, start
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from peers.prompts import token_identity
 from peers.source import base_model, check_peers, model_directory
 from peers.weights import weights_fingerprint
 from tests.fake_engine import run_inline
@@ -267,14 +269,12 @@ def test_a_round_with_one_model_as_three_peers(
     assert scores.filter(pl.col("pmi").is_not_null())["peer"].unique().sort().to_list() == ["lora", "short"]
     manifest = shards.read_json(root / "round=1/scores/_SUCCESS.json")
     assert manifest["re_encoded"] == 0  # one tokenizer and one template: token ids are passed on
-    greedy = pl.read_parquet(root / "round=0/evals/*.parquet").filter(pl.col("sample") == 0)
-    by_peer = {peer: rows["response"].to_list() for (peer,), rows in greedy.sort("item_id").group_by("peer")}
-    assert by_peer["short"] != by_peer["lora"]
     bases = {p: shards.read_json(root / f"round=1/adapters/{p}/pst.json") for p in ("short", "long", "lora")}
     assert bases["short"]["base_fingerprint"] == bases["long"]["base_fingerprint"] != bases["lora"]["base_fingerprint"]
     assert bases["lora"]["adapter"] == str(adapter) and "adapter" not in bases["long"]
     assert all((root / f"round=1/adapters/{peer}" / ADAPTER_WEIGHTS).is_file() for peer in bases)
     _starts_from_a_published_adapter(root, tiny_models["chatty"])
+    _asks_each_in_its_wording(Run("one", load_config(project / "one.toml", few)))
     # on top of a merged adapter it is worth nothing without that one, and is refused
     lost = PeerSection(name="b", model=str(tiny_models["chatty"]), adapter=str(root / "round=1/adapters/lora"))
     with pytest.raises(UserError, match=r"was trained on .*chatty with the adapter .*lora merged into it"):
@@ -294,3 +294,13 @@ def _starts_from_a_published_adapter(root: Path, base: Path) -> None:
     for name in moved:
         assert (found[name].float() - wanted[name]).abs().max() <= wanted[name].abs().max() * 2**-7, name
         assert abs((found[name].float() - wanted[name]).mean()) < 1e-4, name  # up and down alike
+
+
+def _asks_each_in_its_wording(run: Run) -> None:
+    policies = policy.resolve_all(run, 0)
+    asked = {name: policies[name].prompts.solve("How many?") for name in policies}
+    assert asked["short"] == asked["lora"] != asked["long"]
+    assert "Solve it step by step." in policies["long"].prompts.decode(asked["long"])
+    assert len({token_identity(each.prompts) for each in policies.values()}) == 1
+    assert policies["short"].base == policies["long"].base != policies["lora"].base
+    assert policies["short"] != policies["long"]  # what a process has loaded is kept by policy
