@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from data import shards
-from data.config.sections import PeerSection, TemplateSection
+from data.config.sections import Config, PeerSection, TemplateSection
 from data.errors import UserError
 from data.hashing import request_seed
 from data.run import Run
@@ -108,8 +108,16 @@ def _resolve(run: Run, round_: int, name: str, trained: dict[str, str]) -> Polic
     )
 
 
+def with_voters(policies: dict[str, Policy], config: Config) -> dict[str, Policy]:
+    """The policies by rater: the peers', and for each voter its peer's under the voter's wording."""
+    voters = {
+        voter.name: replace(policies[voter.peer], wording=config.templates_of_voter(voter)) for voter in config.voters
+    }
+    return {**policies, **voters}
+
+
 def prompts_of(policies: dict[str, Policy]) -> dict[str, PeerPrompts]:
-    """How each peer is asked, by name; loads their tokenizers."""
+    """How each peer (or rater) is asked, by name; loads their tokenizers."""
     return {name: policy.prompts for name, policy in policies.items()}
 
 

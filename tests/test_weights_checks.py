@@ -419,6 +419,32 @@ def test_a_sound_gguf_is_converted(model: Path, tmp_path: Path) -> None:
     assert load_file(model_directory(peer, config_of()) / WHOLE).keys() == stored.keys()
 
 
+def test_a_gguf_of_another_sum_is_refused(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_gguf(model, tmp_path / "m.gguf")
+    found, other = shards.checksum(tmp_path / "m.gguf"), "a" * 64
+    pieces = _pieces(tmp_path, ["m.gguf.0", "m.gguf.1"], [(0, 70000), (70000, None)])
+    for peer in (peer_of(tmp_path / "m.gguf", sha256=other), pieces.model_copy(update={"sha256": other})):
+        line = refusal(peer)
+        assert found in line and f"expected {other}" in line, line
+    assert not source.CACHE.exists()
+    right = model_directory(peer_of(tmp_path / "m.gguf", sha256=found.upper()), config_of())
+    capfd.readouterr()
+    # a conversion belongs to what the file holds, not to the peer, nor to the file's name
+    again = [PeerSection(name="q", model=str(tmp_path / "m.gguf")), pieces.model_copy(update={"sha256": found})]
+    assert [model_directory(peer, config_of()) for peer in again] == [right] * 2
+    assert "converting" not in capfd.readouterr().out
+    with pytest.raises(UserError, match="has the SHA-256"):  # though it is converted
+        model_directory(again[1].model_copy(update={"sha256": other}), config_of())
+    with (tmp_path / "m.gguf").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match="has the SHA-256"):
+        model_directory(peer_of(tmp_path / "m.gguf", sha256=found), config_of())
+
+
+def test_a_sum_is_of_a_gguf(model: Path) -> None:
+    assert "sha256 is set" in refusal(peer_of(model, sha256="a" * 64))
+
+
 def _pieces(tmp_path: Path, names: list[str], cuts: list[tuple[int, int | None]]) -> PeerSection:
     data = (tmp_path / "m.gguf").read_bytes()
     for name, (first, end) in zip(names, cuts, strict=True):

@@ -1,8 +1,9 @@
 """The configuration: one frozen model per section of the TOML, unknown keys refused.
 
 Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made from
-them (`python -m data.config.docs`). Two sections alone may change within a run, since they say how fast and whether to
-go on, never what: `runtime` and `guard`.
+them (`python -m data.config.docs`). Three sections alone may change within a run: `runtime` and `guard`, which say how
+fast and whether to go on, never what, and `wording`, which no stage reads. A key that came later is left out of the
+dump where it is not set (`exclude_if`), so that fingerprints of older runs stay as they are.
 """
 
 from __future__ import annotations
@@ -141,6 +142,23 @@ class BenchmarkSection(SourceSection):
     )
 
 
+class WordingSection(SourceSection):
+    """The dev set on which `make wording` tries the wordings: questions neither trained on nor tested on."""
+
+    answer_column: Text | None = Field(
+        None,
+        description="Column that holds the gold answer, as in a benchmark: wordings are compared by accuracy. Null: "
+        "unlabelled, and they are compared by self-consistency.",
+    )
+    answers: Literal["math", "numbers"] = Field("math", description="How answers are compared, as in a benchmark.")
+    samples: int = Field(
+        4, ge=2, le=MANY, description="Samples per question for the self-consistency, where there is no gold answer."
+    )
+    overlap: Literal["refuse", "drop"] = Field(
+        "refuse", description="What to do with questions that are also among the prompts or in a benchmark."
+    )
+
+
 class TemplateSection(Section):
     """Wording of the prompts, and worked examples."""
 
@@ -190,8 +208,14 @@ class PeerSection(Section):
     revision: Text | None = Field(None, description="Revision, for a hub name.")
     adapter: Text | None = Field(
         None,
+        exclude_if=lambda adapter: adapter is None,
         description="LoRA adapter that the peer starts from: a folder that peft has saved (runs/<run>/round=<R>/"
         "adapters/<peer>, say), or a hub name. It is merged into the model once; the run trains a new one on top.",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9A-Fa-f]{64}$",
+        description="SHA-256 of a GGUF file, of its pieces joined; another file is refused.",
     )
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of the weights in use.")
     template: Literal["auto", "chat", "plain"] = Field(
@@ -204,6 +228,21 @@ class PeerSection(Section):
         description="Strings that end a response; default: none for chat, '\\nQuestion:' for plain.",
     )
     templates: TemplateSection | None = Field(None, description="This peer's own wording, instead of [templates].")
+    wording: str | None = Field(
+        None,
+        exclude_if=lambda name: name is None,
+        description="Name of this peer's wording, instead of [templates]: of a table [wordings.NAME] with the same "
+        "keys, which have the same defaults where it leaves them out.",
+    )
+
+    @model_validator(mode="after")
+    def _one_wording(self) -> PeerSection:
+        if self.templates is not None and self.wording is not None:
+            raise ValueError(
+                f"peer {self.name} has both templates and wording {self.wording!r}; expected one of them at most: "
+                "leave the other out"
+            )
+        return self
 
     @field_validator("stop")
     @classmethod
@@ -216,6 +255,21 @@ class PeerSection(Section):
         return stop
 
 
+class VoterSection(Section):
+    """One more wording of a peer: its samples join the votes, and it is not trained."""
+
+    name: str = Name
+    peer: str = Field(description="Name of the peer whose model it is.")
+    wording: str | None = Field(None, description="Name of its wording, a table [wordings.NAME].")
+    templates: TemplateSection | None = Field(None, description="Its wording itself, instead of a name.")
+
+    @model_validator(mode="after")
+    def _one_wording(self) -> VoterSection:
+        if (self.templates is None) == (self.wording is None):
+            raise ValueError(f"{self.name} must have either wording or templates, which make it another voice")
+        return self
+
+
 class GenerateSection(Section):
     """The chain."""
 
@@ -223,14 +277,19 @@ class GenerateSection(Section):
         "rotate",
         description="Order of the peers: rotated by question and round, as listed, or a seeded permutation.",
     )
-    aggregate: Literal["last", "vote", "synthesis", "self", "self-vote"] = Field(
+    aggregate: Literal["last", "vote", "synthesis", "self"] = Field(
         "last",
-        description="The aggregate: last response, majority by equivalent answers, one more response, or (controls "
-        "without peers) each model's own response to the question alone, and the majority of several such samples.",
+        description="The aggregate: last response, majority by equivalent answers, one more response, or (a control "
+        "without peers) each model's own response to the question alone. Where label and text need no aggregate, no "
+        "chain is generated.",
     )
-    votes: int = Field(8, ge=2, le=MANY, description="Samples of each peer that vote under aggregate = 'self-vote'.")
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
+    samples: int = Field(
+        8, ge=2, le=MANY, description="k: samples of each peer to the question alone, where label or text need them."
+    )
+    sample_temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
+    sample_top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     max_new_tokens: int = Field(512, ge=1, le=MANY, description="Longest response in tokens.")
     context_tokens: int = Field(
         4096,
@@ -258,37 +317,53 @@ class GenerateSection(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _votes_can_differ(self) -> GenerateSection:
-        if self.aggregate == "self-vote" and self.temperature == 0:
-            raise ValueError("aggregate 'self-vote' needs a temperature above 0: all samples would be the same")
-        return self
-
     @property
     def alone(self) -> bool:
         """Whether no peer sees another's response: a control, in which each is its own aggregate's author."""
-        return self.aggregate in ("self", "self-vote")
+        return self.aggregate == "self"
 
 
 class ScoreSection(Section):
-    """PMI and weights."""
+    """Label, text and weight of the examples to train on."""
 
+    label: Literal["aggregate", "sample-vote", "own-vote", "teacher-vote", "none"] = Field(
+        "aggregate",
+        description="Which answer counts: the aggregate's; the vote of all peers' samples; of the peer's own; of those "
+        "of the peer that the estimated reliability calls best (the teacher); none: any answer counts.",
+    )
+    reliability: Literal["self-consistency", "verifier", "none"] = Field(
+        "self-consistency",
+        description="What a vote in sample-vote weighs: the log-odds of its author's mean self-consistency, its "
+        "author's p(Yes) of it as verifier, or all the same.",
+    )
+    least_share: float = Field(
+        0.0, ge=0, le=1, description="A vote's winner is a label only with at least this share of the votes."
+    )
+    text: Literal["aggregate", "own", "solution", "own-solution", "teacher-solution", "samples"] = Field(
+        "aggregate",
+        description="Text to train on: the aggregate; the peer's own response in the chain; a sample that has the "
+        "label (the peer's own, else another's; only its own; only the teacher's); or all the peer's own samples.",
+    )
+    solutions: int = Field(
+        1, ge=1, le=MANY, description="Up to so many different solutions of a question, which share its weight."
+    )
     scorer: Literal["own", "mean", "aggregator"] = Field(
         "own",
-        description="Whose policy measures the PMI: the responder's, the mean over all peers, the aggregate's author.",
+        description="Whose policy measures the PMI: the responder's, the mean over all peers, the author's of the text "
+        "that is measured (the aggregate).",
     )
     y_source: Literal["chain", "alone"] = Field(
         "chain",
-        description="Which response of a peer is measured: the one in the chain, or one to the question alone, which "
-        "generate then asks for, too.",
+        description="Which response of a peer is measured with the aggregate: the one in the chain, or one to the "
+        "question alone, which generate then asks for, too. With a sample as text it is always the latter.",
     )
     pmi_target: Literal["response", "answer"] = Field(
-        "response", description="What is scored: the whole aggregate, or its final-answer span."
+        "response", description="What is scored: the whole text, or its final-answer span."
     )
-    weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"] = Field(
+    weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled", "signed"] = Field(
         "sigmoid",
-        description="Weight as a decreasing function of PMI per token (agreement, entropy, uniform, shuffled: "
-        "controls).",
+        description="Weight as a decreasing function of PMI per token; agreement, entropy, uniform, shuffled: "
+        "controls; signed (text = samples): 1 where a sample has the label, else 0, less the question's mean.",
     )
     beta: float = Field(5.0, gt=0, le=1e6, description="Steepness of sigmoid and exp, per nat/token.")
     center: Literal["median"] | Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
@@ -296,9 +371,6 @@ class ScoreSection(Section):
     )
     weight_min: float = Field(0.05, ge=0, le=1e6, description="Lower clip, before the division by the mean.")
     weight_max: float = Field(20.0, gt=0, le=1e6, description="Upper clip, before the division by the mean.")
-    target: Literal["aggregate", "own"] = Field(
-        "aggregate", description="Text to train on: the aggregate, or (ablation) the peer's own response."
-    )
     train_final: bool = Field(
         False, strict=False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
     )
@@ -309,12 +381,57 @@ class ScoreSection(Section):
             raise ValueError(f"weight_min {self.weight_min} must be below weight_max {self.weight_max}")
         return self
 
+    @model_validator(mode="after")
+    def _choices_go_together(self) -> ScoreSection:
+        label, text, weighting = self.label, self.text, self.weighting
+        found = f"found label {label!r}, text {text!r}, weighting {weighting!r}"
+        if weighting == "signed" and (text != "samples" or label == "none"):
+            raise ValueError(f"weighting 'signed' needs text 'samples' and a label: {found}")
+        if text == "samples" and weighting not in ("signed", "uniform", "entropy"):
+            raise ValueError(
+                "text 'samples' has no response to measure a PMI of: its weighting is signed, uniform or entropy; "
+                f"{found}"
+            )
+        if label == "none" and text != "teacher-solution" and text != "samples":
+            raise ValueError(f"label 'none' needs text 'teacher-solution' or 'samples': {found}")
+        if text == "own" and label != "aggregate":
+            raise ValueError(f"text 'own' is a response of the chain and needs label 'aggregate': {found}")
+        return self
+
+    @property
+    def needs_aggregate(self) -> bool:
+        """Whether label or text is the aggregate's, so that a chain (or, alone, each peer's response) is needed."""
+        return self.label == "aggregate" or self.text in ("aggregate", "own")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether label or text come from samples of the question alone."""
+        return self.label not in ("aggregate", "none") or self.trains_on_samples
+
+    @property
+    def needs_solo(self) -> bool:
+        """Whether the response whose PMI or agreement weighs is one to the question alone."""
+        weighed = self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
+        return (weighed and self.trains_on_samples) or (self.y_source == "alone" and self.needs_aggregate)
+
+    @property
+    def trains_on_samples(self) -> bool:
+        """Whether the text is a sample of the question alone."""
+        return self.text not in ("aggregate", "own")
+
 
 class TrainSection(Section):
     """LoRA."""
 
     rank: int = Field(16, ge=1, le=512, description="LoRA rank.")
     alpha: int = Field(32, ge=1, le=MANY, description="LoRA alpha; the update is scaled by alpha / rank.")
+    clip_ratio: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Of signed weights: how far the probability of a token may leave the round's before its example no "
+        "longer pushes it on (PPO's clip).",
+    )
     lr: float = Field(2e-4, gt=0, le=10, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
@@ -417,7 +534,10 @@ class Config(Section):
     run: RunSection = RunSection()
     prompts: PromptsSection
     templates: TemplateSection = TemplateSection()
+    wordings: dict[Annotated[str, Name], TemplateSection] = Field({}, exclude_if=lambda wordings: not wordings)
+    wording: WordingSection | None = Field(None, exclude_if=lambda section: section is None)
     peers: tuple[PeerSection, ...] = Field(strict=False)
+    voters: tuple[VoterSection, ...] = Field((), strict=False, exclude_if=lambda voters: not voters)
     generate: GenerateSection = GenerateSection()
     score: ScoreSection = ScoreSection()
     train: TrainSection = TrainSection()
@@ -430,7 +550,8 @@ class Config(Section):
     def _names_are_usable(self) -> Config:
         if len(self.peers) < 2:
             raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")
-        for kind, names in (("peers", self.peer_names), ("benchmarks", [b.name for b in self.benchmarks])):
+        called = "peers and voters" if self.voters else "peers"
+        for kind, names in ((called, self.raters), ("benchmarks", [b.name for b in self.benchmarks])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
@@ -443,6 +564,46 @@ class Config(Section):
                 raise ValueError(f"{kind}: the name {temporary[0]!r} ends as unfinished files do; take another")
             if MEAN in names:  # the tables would take it for the mean of all of them
                 raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit_a_file_name(self) -> Config:
+        peers, benchmark = sorted(map(len, self.peer_names)), max(len(each.name) for each in self.benchmarks)
+        longest = UNIT_NAME_BYTES + sum(peers[-2:]) + benchmark
+        if self.evaluate.cross_verify and longest > FILE_NAME_BYTES:
+            raise ValueError(
+                f"names of peers and benchmarks: two peers and a benchmark make a file name of {longest} bytes under "
+                f"evaluate.cross_verify, {FILE_NAME_BYTES} are allowed; take shorter ones"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_has_no_samples(self) -> Config:
+        if self.generate.alone and self.score.needs_samples:
+            raise ValueError(
+                f"generate.aggregate 'self' goes with label and text 'aggregate' or 'own', found label "
+                f"{self.score.label!r} and text {self.score.text!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _critiques_have_room(self) -> Config:
+        tokens, context = self.evaluate.verifier_tokens, self.generate.context_tokens
+        if self.evaluate.verifier == "cot" and tokens >= context:
+            raise ValueError(
+                f"evaluate.verifier_tokens {tokens} must be below generate.context_tokens {context}, which hold the "
+                "prompt, too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _wordings_are_there(self) -> Config:
+        for kind, each in (*(("peers", peer) for peer in self.peers), *(("voters", voter) for voter in self.voters)):
+            if each.wording is not None and each.wording not in self.wordings:
+                known = f"expected one of {', '.join(self.wordings)}" if self.wordings else "there is none"
+                raise ValueError(
+                    f"{kind}: {each.name} has wording {each.wording!r}, not a table of [wordings]; {known}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -461,30 +622,32 @@ class Config(Section):
 
     def _peer_identity(self, peer: PeerSection) -> str:
         """All of a peer but its name; a path may be spelt in several ways."""
-        given = peer.model_dump(mode="json", exclude={"name", "templates"})
+        given = peer.model_dump(mode="json", exclude={"name", "templates", "wording", "sha256"})
         paths = {"model": _paths(peer.model), "adapter": peer.adapter and _paths(peer.adapter)}
         return json.dumps({**given, **paths, "templates": self.templates_of(peer).model_dump(mode="json")})
 
     @model_validator(mode="after")
-    def _names_fit_a_file_name(self) -> Config:
-        peers, benchmark = sorted(map(len, self.peer_names)), max(len(each.name) for each in self.benchmarks)
-        longest = UNIT_NAME_BYTES + sum(peers[-2:]) + benchmark
-        if self.evaluate.cross_verify and longest > FILE_NAME_BYTES:
+    def _voters_have_a_model(self) -> Config:
+        for voter in self.voters:
+            if voter.peer not in self.peer_names:
+                raise ValueError(
+                    f"voters: {voter.name} is of peer {voter.peer!r}; expected one of {', '.join(self.peer_names)}"
+                )
+        if self.voters and self.score.label != "sample-vote":
             raise ValueError(
-                f"names of peers and benchmarks: two peers and a benchmark make a file name of {longest} bytes under "
-                f"evaluate.cross_verify, {FILE_NAME_BYTES} are allowed; take shorter ones"
+                f"voters: they vote where score.label is 'sample-vote', found {self.score.label!r}; set it, or leave "
+                "the voters out"
             )
         return self
 
-    @model_validator(mode="after")
-    def _critiques_have_room(self) -> Config:
-        tokens, context = self.evaluate.verifier_tokens, self.generate.context_tokens
-        if self.evaluate.verifier == "cot" and tokens >= context:
-            raise ValueError(
-                f"evaluate.verifier_tokens {tokens} must be below generate.context_tokens {context}, which hold the "
-                "prompt, too"
-            )
-        return self
+    @property
+    def raters(self) -> list[str]:
+        """All whose samples vote: the peers, and the voters after them."""
+        return [*self.peer_names, *(voter.name for voter in self.voters)]
+
+    def model_of(self, rater: str) -> str:
+        """The peer whose model a rater is."""
+        return next((voter.peer for voter in self.voters if voter.name == rater), rater)
 
     @property
     def peer_names(self) -> list[str]:
@@ -496,5 +659,16 @@ class Config(Section):
         return next(peer for peer in self.peers if peer.name == name)
 
     def templates_of(self, peer: PeerSection) -> TemplateSection:
-        """Wording for a peer: its own if it has one, else the shared one."""
-        return peer.templates or self.templates
+        """Wording for a peer: the one that it names or its own, else the shared one."""
+        return self.wordings[peer.wording] if peer.wording is not None else peer.templates or self.templates
+
+    def templates_of_voter(self, voter: VoterSection) -> TemplateSection:
+        """Wording of a voter."""
+        if voter.templates is not None:
+            return voter.templates
+        assert voter.wording is not None, "a voter has one of them"
+        return self.wordings[voter.wording]
+
+    def wording_name(self, peer: PeerSection) -> str:
+        """What a peer's wording is called in tables."""
+        return peer.wording or ("[templates]" if peer.templates is None else "its own templates")

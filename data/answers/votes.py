@@ -1,0 +1,61 @@
+"""A vote of several raters on a question, each rater weighted by how often its samples agree with each other.
+
+Pure apart from the grader that decides which answers are equivalent. Nothing here knows a right answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from data.answers.clusters import clusters
+from data.answers.equivalence import Kind
+from data.answers.grader import Grader
+
+LOWEST, HIGHEST = 0.05, 0.95  # a share beyond them says no more than its bound: its logit would be without limit
+LEAST = 0.05  # a rater that agrees with itself in less than half of its samples still breaks a tie
+
+Answers = Sequence[str | None]  # a rater's answers to one question; None where a response has none
+
+
+def consistency(questions: Sequence[Answers], kind: Kind, grader: Grader) -> float:
+    """Mean share, over questions, of the largest cluster among a rater's answers: 0 to 1.
+
+    Responses without an answer are left out; a question without any counts 0. Raises ValueError for no questions.
+    """
+    if not questions:
+        raise ValueError("consistency of no questions")
+    return fmean(weighted_vote(answers, [1.0] * len(answers), kind, grader)[1] for answers in questions)
+
+
+def reliability(share: float) -> float:
+    """Weight of a rater's vote by its consistency: the logit of the share within [0.05, 0.95], at least 0.05."""
+    share = min(HIGHEST, max(LOWEST, share))
+    return max(LEAST, math.log(share / (1 - share)))
+
+
+def reliabilities(own: Mapping[str, Sequence[Answers]], kind: Kind, grader: Grader) -> dict[str, float]:
+    """The weight of each rater's votes, from its samples alone: {rater: weight > 0}.
+
+    `own`: each rater's answers, question by question (at least one question, at least two samples each: of one sample
+    the share is always 1). Raises ValueError for a rater without questions.
+    """
+    return {rater: reliability(consistency(questions, kind, grader)) for rater, questions in own.items()}
+
+
+def weighted_vote(answers: Answers, weights: Sequence[float], kind: Kind, grader: Grader) -> tuple[list[int], float]:
+    """(indices of the winning cluster in ascending order, its share of the weight of all answers: 0 to 1).
+
+    The cluster with the largest sum of weights wins, ties going to the one whose first answer comes first; None votes
+    for nothing. Without any answer: ([], 0.0). Raises ValueError if there are not as many weights as answers, or for a
+    weight that is not positive and finite.
+    """
+    if len(answers) != len(weights) or not all(0 < weight < math.inf for weight in weights):
+        raise ValueError(f"{len(answers)} answers need as many positive weights, found {list(weights)}")
+    # fsum: equal weights in another order have the same sum, so a tie is a tie
+    sums = [(math.fsum(weights[i] for i in found), found) for found in clusters(answers, kind, grader)]
+    if not sums:
+        return [], 0.0
+    best, winner = min(sums, key=lambda each: (-each[0], each[1][0]))
+    return winner, best / math.fsum(total for total, _ in sums)
