@@ -14,13 +14,10 @@ from data.config.sections import Config, PeerSection, TemplateSection
 from data.errors import UserError
 from data.hashing import request_seed
 from data.run import Run
-from peers.merge import write_merged
+from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.prompts import PeerPrompts
 from peers.source import base_model, compute_dtype, load_tokenizer, model_directory
 from peers.weights import check_finite, weights_fingerprint
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,8 @@ def merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: in
 
 def adapter_identity(peer: PeerSection, base: Path) -> dict[str, Any]:
     """What pst.json beside an adapter says about the base it belongs to."""
-    return {"peer": peer.name, "base": peer.model, "base_fingerprint": weights_fingerprint(base)}
+    started = {} if peer.adapter is None else {"adapter": peer.adapter}
+    return {"peer": peer.name, "base": peer.model, **started, "base_fingerprint": weights_fingerprint(base)}
 
 
 def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:

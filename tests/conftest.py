@@ -94,12 +94,9 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     import transformers
 
     from data.config.sections import PeerSection, TemplateSection
-    from peers.logprob.model import LanguageModel, Pair
     from peers.prompts import PeerPrompts
 
     torch.manual_seed(seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors; on a busy machine threads would mostly wait for each other
     tokenizer = _tokenizer(chat)
     config = getattr(transformers, ARCHITECTURES[architecture])(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -108,23 +105,34 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     prompts = PeerPrompts(tokenizer, PeerSection(name="tiny", model="tiny"), TemplateSection(instruction="Solve."))
+    teach(model, prompts, seed)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def teach(model: Any, prompts: Any, seed: int, form: str = "The answer is {}.") -> None:
+    """Train a model for a few seconds to answer sums in a form, and to stop."""
+    import torch
+
+    from peers.logprob.model import LanguageModel, Pair
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors; on a busy machine threads would mostly wait for each other
     lm = LanguageModel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     draw = random.Random(seed)
     for _ in range(150):
         batch = []
         for row in draw.sample(questions(1000, 400), 16):
-            response = f"The answer is {int(row['answer']) + draw.choice([0, 0, 1])}."
+            response = form.format(int(row["answer"]) + draw.choice([0, 0, 1]))
             target: list[Any] = [*prompts.encode_response(response), prompts.end_id]
-            solutions = [f"The answer is {draw.randrange(3000)}."] * draw.choice([0, 0, 1, 2])
+            solutions = [form.format(draw.randrange(3000))] * draw.choice([0, 0, 1, 2])
             batch.append(Pair(prompts.solve(row["question"], solutions), target))
         loss = -torch.stack([logprobs.mean() for logprobs in lm.target_logprobs(batch)]).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     torch.set_num_threads(threads)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -204,7 +204,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "listed elsewhere": (lambda f: cut(f, more={NORM: "model-00001-of-00002.safetensors"}), (NORM, "index")),
     "twice": (lambda f: cut(f, twice=True), ("twice, in model-00001-of-00002.safetensors and",)),
     "no map": (lambda f: (f / INDEX).write_text('{"weight_map": {}}'), ("weight_map",)),
-    "an adapter": (adapter, ("is an adapter", "adapter_config.json", "merge")),
+    "an adapter": (adapter, ("is an adapter", "adapter_config.json", "base")),
     "one NaN": (spoilt(EMBEDDINGS, float("nan")), (EMBEDDINGS, "not finite")),
     "one infinity": (spoilt(NORM, float("-inf")), (NORM, "not finite")),
     "NaN in float32": (

@@ -206,6 +206,12 @@ class PeerSection(Section):
         "package; a list is one GGUF file in pieces."
     )
     revision: Text | None = Field(None, description="Revision, for a hub name.")
+    adapter: Text | None = Field(
+        None,
+        exclude_if=lambda adapter: adapter is None,
+        description="LoRA adapter that the peer starts from: a folder that peft has saved (runs/<run>/round=<R>/"
+        "adapters/<peer>, say), or a hub name. It is merged into the model once; the run trains a new one on top.",
+    )
     sha256: str | None = Field(
         None,
         pattern="^[0-9A-Fa-f]{64}$",
@@ -558,12 +564,6 @@ class Config(Section):
                 raise ValueError(f"{kind}: the name {temporary[0]!r} ends as unfinished files do; take another")
             if MEAN in names:  # the tables would take it for the mean of all of them
                 raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
-        # one path may be spelt in several ways
-        models = Counter(json.dumps([_paths(p.model), p.revision]) for p in self.peers)
-        twice = [model for model, count in models.items() if count > 1]
-        if twice:
-            first = next(p.model for p in self.peers if json.dumps([_paths(p.model), p.revision]) == twice[0])
-            raise ValueError(f"peers: the model {first!r} is listed more than once")
         return self
 
     @model_validator(mode="after")
@@ -605,6 +605,26 @@ class Config(Section):
                     f"{kind}: {each.name} has wording {each.wording!r}, not a table of [wordings]; {known}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _peers_differ(self) -> Config:
+        """One model may be several peers, but what differs by its name alone would answer the same."""
+        first: dict[str, PeerSection] = {}
+        for peer in self.peers:
+            other = first.setdefault(self._peer_identity(peer), peer)
+            if other is not peer:
+                raise ValueError(
+                    f"peers: {other.name!r} and {peer.name!r} are the model {other.model!r} and differ by their names "
+                    "alone, so they would answer the same; give one of them other templates, stop strings or an "
+                    "adapter, or another model"
+                )
+        return self
+
+    def _peer_identity(self, peer: PeerSection) -> str:
+        """All of a peer but its name; a path may be spelt in several ways."""
+        given = peer.model_dump(mode="json", exclude={"name", "templates", "wording", "sha256"})
+        paths = {"model": _paths(peer.model), "adapter": peer.adapter and _paths(peer.adapter)}
+        return json.dumps({**given, **paths, "templates": self.templates_of(peer).model_dump(mode="json")})
 
     @model_validator(mode="after")
     def _voters_have_a_model(self) -> Config:
