@@ -4,7 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try wording round generate score train evaluate ablate labels report status test check bench peers lock clean
+.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench \
+	peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -47,7 +48,7 @@ endef
 
 # A wrong ROUND or EXTRA stops here, before anything is installed or run.
 FROM_ONE  := $(filter round ablate generate score train,$(MAKECMDGOALS))
-FROM_ZERO := $(filter evaluate,$(MAKECMDGOALS))
+FROM_ZERO := $(filter gate evaluate,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
   LOWEST := $(if $(FROM_ONE),1,0)
   ifneq ($(shell [[ '$(ROUND)' =~ ^(0|[1-9][0-9]*)$$ && '$(ROUND)' -ge $(LOWEST) ]] && echo yes),yes)
@@ -141,6 +142,9 @@ score: setup  ## one stage of ROUND=3: PMI of each answer with the aggregate, an
 
 train: setup  ## one stage of ROUND=3: LoRA on the aggregates, weighted
 	$(call stage,train,$(ROUND))
+
+gate: setup  ## one stage of ROUND=3, with gate.questions: which adapters are used (0: the untouched models vote)
+	$(call stage,train.gate,$(ROUND))
 
 evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))

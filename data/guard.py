@@ -15,7 +15,11 @@ from data.errors import UserError
 from data.run import Run, metrics_path
 
 
-class Collapse(UserError):
+class Ended(UserError):
+    """A run is ended early, in order: what is finished stays, and it has its report."""
+
+
+class Collapse(Ended):
     """The guard does not let a run begin its next round."""
 
 

@@ -24,7 +24,9 @@ from data.stage import check_format
 
 RUNS = Path("runs")
 NOTHING_MADE = (shards.STARTED, "~too-long.json", ".tmp")  # ends of the names of files that hold no work
-OUTPUT = {"generate": "chains", "score": "scores", "train": "adapters", "evaluate": "evals"}  # folders by stage
+OUTPUT = {  # folders by stage
+    "generate": "chains", "score": "scores", "train": "adapters", "gate": "gate", "evaluate": "evals",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,17 @@ class Run:
         """Where the unlabelled questions are."""
         return self.root / "prompts"
 
+    @property
+    def gate_dir(self) -> Path:
+        """Where the unlabelled questions of the gate are; nothing without a gate."""
+        return self.root / "gate"
+
     def round_dir(self, round_: int) -> Path:
         """runs/<run>/round=<R>"""
         return self.root / f"round={round_}"
 
     def stage_dir(self, round_: int, kind: str) -> Path:
-        """Folder of a stage's output: chains, scores, adapters or evals."""
+        """Folder of a stage's output: chains, scores, adapters, gate or evals."""
         return self.round_dir(round_) / kind
 
     def freeze(self, check: Callable[[], object]) -> None:
@@ -116,7 +123,7 @@ def open_run(
             resolved(config)
             run = Run(name, config)
             if first or shards.read_manifest(run.prompts_dir) is None:
-                write_prompts(config, run.prompts_dir)
+                write_prompts(config, run.prompts_dir, run.gate_dir)
             yield run
         except BaseException:
             if first:
@@ -133,11 +140,11 @@ def _forget(root: Path) -> None:
     if any(not path.name.endswith(NOTHING_MADE) for path in rounds if path not in logs):
         return
     kept = [path for path in logs if begun and path.stat().st_size]
-    for path in (root / "config.json", *root.glob("prompts/*"), *rounds, root / ".lock"):
+    for path in (root / "config.json", *root.glob("prompts/*"), *root.glob("gate/*"), *rounds, root / ".lock"):
         if path not in kept:
             path.unlink(missing_ok=True)
-    folders = (path for path in (*root.glob("prompts"), *root.glob("round=*"), *root.glob("round=*/**/*"), root))
-    for path in sorted((path for path in folders if path.is_dir()), reverse=True):  # those inside others first
+    inside = [path for pattern in ("prompts", "gate", "round=*", "round=*/**/*") for path in root.glob(pattern)]
+    for path in sorted((path for path in (*inside, root) if path.is_dir()), reverse=True):  # those inside others first
         if not any(path.iterdir()):
             path.rmdir()
 
@@ -157,7 +164,8 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
             f"(--run, or RUN= with make) for a new run; undo the change to go on with this one; or delete "
             f"{path.parent} to start over"
         )
-    return frozen.model_copy(update={"runtime": given.runtime, "guard": given.guard})
+    gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
+    return frozen.model_copy(update={"runtime": given.runtime, "guard": given.guard, "gate": gate})
 
 
 def _check_prompts_format(folder: Path) -> None:

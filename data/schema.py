@@ -93,6 +93,24 @@ class KeepRow(TypedDict):
     number: int
 
 
+class GateRow(TypedDict):
+    """A response to a question of the gate, beside the vote of the untouched peers; written by train/gate/."""
+
+    prompt_id: str
+    question: str
+    peer: str
+    sample: int
+    response: str
+    answer: str | None
+    finish_reason: str
+    n_tokens: int
+    vote: str | None
+    vote_share: float
+    agrees: bool | None
+    agrees_before: bool | None
+    agrees_untouched: bool | None
+
+
 class EvalRow(TypedDict):
     """A graded response to a benchmark's question; written by evaluate."""
 
@@ -185,6 +203,7 @@ PROMPTS = schema_of(PromptRow)
 CHAINS = schema_of(ChainRow)
 SCORES = schema_of(ScoreRow)
 KEEP = schema_of(KeepRow)
+GATE = schema_of(GateRow)
 EVALS = schema_of(EvalRow)
 METRICS = schema_of(MetricsRow)
 ABLATION = schema_of(AblationRow)

@@ -45,6 +45,7 @@ class Chosen:
     """The questions of a run, and what was left out."""
 
     questions: dict[str, str]  # those that are trained on, by id, in their order
+    for_gate: dict[str, str]  # those that follow, for the gate alone
     duplicates: int
     shared: dict[str, Shared]
     origin: Origin
@@ -52,29 +53,34 @@ class Chosen:
 
 
 def choose_prompts(config: Config) -> Chosen:
-    """The unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited.
+    """The unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and those for the gate, which
+    follow.
 
-    Raises UserError if a source cannot be used, or shares questions with a benchmark and may not.
+    Raises UserError if a source cannot be used, has too few questions for the gate, or shares questions with a
+    benchmark and may not.
     """
     section = config.prompts
     questions, duplicates, origin = unique_questions(section, "prompts")
     shared, benchmarks = _in_benchmarks(config, questions)
     left = _without(questions, shared, section)
     ids = shuffled(left, config.run.seed) if section.shuffle else list(left)
-    return Chosen({id_: questions[id_] for id_ in ids[: section.limit]}, duplicates, shared, origin, benchmarks)
+    chosen, kept_apart = (
+        {id_: questions[id_] for id_ in some} for some in (ids[: section.limit], _for_gate(ids, config))
+    )
+    return Chosen(chosen, kept_apart, duplicates, shared, origin, benchmarks)
 
 
-def write_prompts(config: Config, folder: Path) -> None:
-    """Write `choose_prompts` of a config, and say what was done. Raises UserError as it does."""
+def write_prompts(config: Config, folder: Path, gate: Path) -> None:
+    """Write `choose_prompts` of a config, those for the gate into the folder `gate`, and say what was done. Raises
+    UserError as it does."""
     section, chosen = config.prompts, choose_prompts(config)
     shared, origin, ids = chosen.shared, chosen.origin, list(chosen.questions)
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it could freeze its config
-    files = []
-    for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
-        part = ids[first : first + config.run.shard_questions]
-        rows = [{"id": id_, "question": chosen.questions[id_], "source": section.source} for id_ in part]
-        files.append(folder / f"part-{number:05d}.parquet")
-        shards.write_rows(rows, files[-1], PROMPTS)
+    shutil.rmtree(gate, ignore_errors=True)
+    if chosen.for_gate:  # first: the manifest of the prompts says that all is there
+        parts = _write_questions(chosen.for_gate, config, gate)
+        about = {"stage": "gate questions", "format": FORMAT, "rows": len(chosen.for_gate)}
+        shards.write_manifest(gate, about, parts)
+    files = _write_questions(chosen.questions, config, folder)
     loose = [asdict(pair) for pair in shared.values() if not pair.same]
     manifest = {
         "stage": "prompts", "format": FORMAT, "rows": len(ids), "duplicates_dropped": chosen.duplicates,
@@ -84,9 +90,35 @@ def write_prompts(config: Config, folder: Path) -> None:
         "config": digest(section.model_dump(mode="json")),
     }  # fmt: skip
     shards.write_manifest(folder, manifest, files)
-    _tell(section, origin, chosen.duplicates, shared, len(ids))
+    _tell(section, origin, chosen.duplicates, shared, len(ids), len(chosen.for_gate))
     for name, found in chosen.benchmarks.items():
         _say(f"benchmark {name}: {found}", found.left_out)
+
+
+def _for_gate(ids: list[str], config: Config) -> list[str]:
+    """The questions that follow those to train on, as many as the gate asks for. Raises UserError for too few."""
+    wanted, trained = config.gate.questions, len(ids[: config.prompts.limit])
+    found = ids[trained : trained + wanted]
+    if len(found) < wanted:
+        way_out = f"set prompts.limit to at most {len(ids) - wanted}, or " if wanted < len(ids) else ""
+        raise UserError(
+            f"gate.questions is {wanted}, but of the {len(ids)} questions of prompts.source {trained} are trained on "
+            f"(prompts.limit), which leaves {len(found)}: {way_out}set gate.questions lower"
+        )
+    return found
+
+
+def _write_questions(questions: dict[str, str], config: Config, folder: Path) -> list[Path]:
+    """The shards of some questions."""
+    ids = list(questions)
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it could freeze its config
+    files = []
+    for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
+        part = ids[first : first + config.run.shard_questions]
+        rows = [{"id": id_, "question": questions[id_], "source": config.prompts.source} for id_ in part]
+        files.append(folder / f"part-{number:05d}.parquet")
+        shards.write_rows(rows, files[-1], PROMPTS)
+    return files
 
 
 def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str, Shared], dict[str, Origin]]:
@@ -151,7 +183,9 @@ def _without(questions: dict[str, str], shared: dict[str, Shared], section: Prom
     return left
 
 
-def _tell(section: PromptsSection, origin: Origin, duplicates: int, shared: dict[str, Shared], taken: int) -> None:
+def _tell(
+    section: PromptsSection, origin: Origin, duplicates: int, shared: dict[str, Shared], taken: int, kept_apart: int
+) -> None:
     parts = [str(origin), f"{duplicates:,} duplicates dropped"]
     if section.rows:
         parts.insert(1, f"{list(section.rows)} of them used")
@@ -159,7 +193,8 @@ def _tell(section: PromptsSection, origin: Origin, duplicates: int, shared: dict
     if shared:
         but = f" ({len(loose):,} but for case or typography)" if loose else ""
         parts.append(f"{len(shared):,} also in a benchmark{but}: {FATE[section.overlap]}")
-    _say(f"prompts: {', '.join(parts)}; {taken:,} questions taken", origin.left_out)
+    more = f", {kept_apart:,} more kept apart for the gate" if kept_apart else ""
+    _say(f"prompts: {', '.join(parts)}; {taken:,} questions taken{more}", origin.left_out)
     for line in _some(loose):
         _say(f"  {line}")
 

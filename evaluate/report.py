@@ -23,9 +23,11 @@ from data.keep import KEEP_FILE
 from data.run import RUNS, Run, check_run, load_frozen
 from data.schema import CROSS, METRICS
 from data.shards import Row
+from evaluate.gate import gate_notes, gate_rounds, gate_table, refused_notice
 from evaluate.guard import findings
 from evaluate.intervals import Estimate, estimate
 from evaluate.items import item_values, matrices
+from evaluate.label_free import label_free_table, rounds_without_gold
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy is 1/2 by definition
@@ -63,7 +65,7 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     config = load_frozen(run)
     if config.prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
-    title += oracle_notice(run) + "".join(unscored_notice(run, round_) for round_ in rounds)
+    title += oracle_notice(run) + refused_notice(run) + "".join(unscored_notice(run, round_) for round_ in rounds)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
@@ -296,7 +298,8 @@ def choices_table(config: Config) -> Table:
     table = Table(title="choices", title_justify="left")
     table.add_column("key")
     table.add_column("value")
-    for section in ("run", "generate", "score", "train", "evaluate", "guard"):
+    gate = ("gate",) if config.gate.questions else ()
+    for section in ("run", "generate", "score", "train", "evaluate", *gate, "guard"):
         for key, value in getattr(config, section).model_dump().items():
             table.add_row(f"{section}.{key}", escape(str(value)))
     for peer in config.peers:
@@ -319,22 +322,31 @@ def training_table(run: str, rounds: list[int]) -> Table:
     return table
 
 
-def write_report(run: str, guard: GuardSection | None = None) -> list[Table | str]:
-    """Write runs/<run>/report.html; returns what is also for the terminal, tables and the guard's warnings. Raises
-    UserError if no round has been evaluated."""
+def has_results(run: str) -> bool:
+    """Whether there is anything to report. Raises UserError for an unknown run."""
     check_run(run)
-    rounds = finished_rounds(run)
-    if not rounds:
+    return bool(finished_rounds(run) or (not load_frozen(run).benchmarks and rounds_without_gold(run)))
+
+
+def write_report(run: str, guard: GuardSection | None = None) -> list[Table | str]:
+    """Write runs/<run>/report.html; returns what is also for the terminal, tables, the guard's warnings and what the
+    gate says. Of a run without benchmarks there are only figures that need no gold answers. Raises UserError if no
+    round has been evaluated, or, without benchmarks, begun."""
+    if not has_results(run):
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
-    found = (metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds))
-    tables: list[Table | str] = [table for table in found if table]
-    tables += [text] if (text := warnings(run, rounds, guard)) else []
+    rounds, config, tables, more = finished_rounds(run), load_frozen(run), list[Table | str](), list[Table]()
+    if rounds:
+        found = (metrics_table(run, rounds), change_table(run, rounds), cross_table(run, rounds))
+        tables += [table for table in found if table]
+        tables += [text] if (text := warnings(run, rounds, guard)) else []
+        more += [gap_table(run, rounds), diversity_table(run, rounds)]
+    else:
+        tables.append(label_free_table(run))
+        rounds = rounds_without_gold(run)
+    if gate_rounds(run):
+        tables += [gate_table(run), gate_notes(run)]
     page = Console(record=True, file=StringIO(), width=150)
-    more = (
-        gap_table(run, rounds), diversity_table(run, rounds), training_table(run, rounds),
-        choices_table(load_frozen(run)),
-    )  # fmt: skip
-    for table in (*tables, *more):
+    for table in (*tables, *more, training_table(run, rounds), choices_table(config)):
         page.print(table)
         page.print()
     path = RUNS / run / "report.html"

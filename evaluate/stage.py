@@ -50,6 +50,10 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     check_peers(run.config)
     engine_kind(run.config.generate)  # for its error, before the config is frozen
     benchmarks, policies = load_benchmarks(run.config), resolve_all(run, round_)
+    if not benchmarks:
+        run.freeze(lambda: check_before_freezing(run, policies))
+        console.print(f"evaluate round {round_}: there are no benchmarks, so nothing is measured by gold answers")
+        return
     stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), fingerprint(run, policies, benchmarks))
     metrics_path = run.round_dir(round_) / "metrics.parquet"
     if not (stage.folder / shards.SUCCESS).is_file():
@@ -144,9 +148,9 @@ def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Ite
         )
 
 
-def respond_to_all(run: Run, policy: Policy, units: list[Unit], advance: Advance) -> None:
-    """Responses of a peer, in its process."""
-    evaluation = Evaluation(run, policy.round, {})
+def respond_to_all(run: Run, round_: int, policy: Policy, units: list[Unit], advance: Advance) -> None:
+    """Responses of a peer, in its process; its policy may be of an earlier round (data/gate.py)."""
+    evaluation = Evaluation(run, round_, {})
     for unit in units:
         evaluation.respond_to(unit, policy, advance)
 
@@ -175,7 +179,7 @@ class Evaluation:
             if not unit.path(self.work, "responses").is_file():
                 todo.setdefault(unit.peer, []).append(unit)
         for peer, units in todo.items():
-            workers.submit(peer, respond_to_all, policies[peer], units)
+            workers.submit(peer, respond_to_all, self.round, policies[peer], units)
         total = (k + 1) * sum(len(unit.items) for units in todo.values() for unit in units)
         with task(f"evaluate round {self.round}, responses", total, "responses") as line:
             for _ in workers.results(line):

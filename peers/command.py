@@ -13,6 +13,8 @@ from data.cli import guarded, quiet_environment
 from data.errors import UserError
 
 if TYPE_CHECKING:
+    from data.config.sections import Config
+    from data.hours import Hours
     from data.run import Run
     from peers.workers import Processes, Workers
 
@@ -30,6 +32,10 @@ class Step:
     round: int
     main: "Main"
 
+    def is_part_of(self, config: "Config") -> bool:
+        """Whether runs under this config have the stage."""
+        return self.stage != "gate" or config.gate.questions > 0
+
 
 def stage_app(name: str, summary: str, first_round: int, main: "Main") -> typer.Typer:
     """The command line of one stage."""
@@ -44,7 +50,7 @@ def steps_app(
 ) -> typer.Typer:
     """A command line that runs the steps of `plan(round)`: parse, check, and only then import what is heavy.
 
-    `ended` is called for a run that the guard does not let go on.
+    `ended` is called for a run that is ended early: by the guard, the gate's patience or its hours.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -76,42 +82,54 @@ def run_steps(
     quiet_environment()
 
     def body() -> None:
-        from data.config.sections import Config
-        from data.guard import Collapse
+        from data.console import console
+        from data.guard import Ended
+        from data.hours import hours_of
         from data.run import open_run, stage_is_finished
         from peers.workers import Processes, warm
 
-        todo = {step.stage for step in steps if not stage_is_finished(run_name, step.stage, step.round)}
+        todo = [step for step in steps if not stage_is_finished(run_name, step.stage, step.round)]
 
-        def begin(config: Config) -> None:
+        def begin(config: "Config") -> None:
             from peers.engines.protocol import engine_kind
 
-            if todo:
-                warm(engine=bool(todo & {"generate", "evaluate"}) and engine_kind(config.generate) == "vllm")
+            stages = {step.stage for step in todo if step.is_part_of(config)}
+            stages -= set() if config.benchmarks else {"evaluate"}
+            if stages:
+                warm(engine=bool(stages & {"generate", "gate", "evaluate"}) and engine_kind(config.generate) == "vllm")
 
         with open_run(run_name, config, overrides, begin) as run, Processes(run) as workers:
+            if not any(step.is_part_of(run.config) for step in steps):
+                console.print(f"run {run.name} has no gate: gate.questions is 0")
+            hours = hours_of(run)
             try:
                 for step in steps:
-                    do_step(step, run, workers)
-            except Collapse:
+                    do_step(step, run, workers, hours)
+            except Ended:
                 ended(run)
                 raise
 
     guarded(body)
 
 
-def do_step(step: Step, run: "Run", workers: "Processes") -> None:
-    """Do one step, what the libraries print going to its log. Raises `data.guard.Collapse` before a round that the
-    guard does not let begin."""
+def do_step(step: Step, run: "Run", workers: "Processes", hours: "Hours") -> None:
+    """Do one step, what the libraries print going to its log; nothing where the run has no such stage. Raises
+    `data.guard.Ended` before a round that the guard or the gate's patience does not let begin, and before any stage of
+    a run that has had its hours."""
+    from data import gate, guard
     from data.console import chatter_to
-    from data.guard import before_round
     from data.run import stage_is_finished
 
+    if not step.is_part_of(run.config):
+        return
     workers.log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
     with chatter_to(workers.log):
         try:
-            if step.stage in ("generate", "train") and not stage_is_finished(run.name, step.stage, step.round):
-                before_round(run, step.round)
+            if not stage_is_finished(run.name, step.stage, step.round):
+                if step.stage in ("generate", "train"):
+                    guard.before_round(run, step.round)
+                    gate.before_round(run, step.round)
+                hours.check(run, f"{step.stage} round {step.round}")
             step.main(run, step.round, workers)
         except (UserError, KeyboardInterrupt):
             raise

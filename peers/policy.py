@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from data import shards
+from data import gate, shards
 from data.config.sections import Config, PeerSection, TemplateSection
 from data.errors import UserError
 from data.hashing import request_seed
@@ -62,17 +62,41 @@ _prompts = functools.lru_cache(maxsize=32)(PeerPrompts)
 
 
 def resolve(run: Run, round_: int, name: str) -> Policy:
-    """A peer's policy after a round; round 0 is the base.
-
-    Raises UserError if that round was not trained, or its adapter is missing or belongs to another base.
-    """
-    return _resolve(run, round_, name, _trained(run, round_))
+    """`resolve_all` of one peer."""
+    return resolve_all(run, round_)[name]
 
 
 def resolve_all(run: Run, round_: int) -> dict[str, Policy]:
-    """`resolve` of every peer, by name."""
-    trained = _trained(run, round_)  # once: it reads the checksums of all adapters
+    """Every peer's policy after a round, by name; round 0 is the base. Where the gate has refused a peer's adapter, it
+    is that of the last round whose adapter was accepted, with all that belongs to it.
+
+    Raises UserError if that round was not trained, or did not go through the gate of the run, or if an adapter is
+    missing, belongs to another base or is not the one that the gate has judged.
+    """
+    trained = {round_: _trained(run, round_)}  # once: it reads the checksums of all adapters
+    found = {}
+    for name, used in gate.in_use(run, round_).items():
+        if used not in trained:
+            trained[used] = _trained(run, used)
+        found[name] = _resolve(run, used, name, trained[used])
+        if used and gate.is_on(run.config):
+            _check_judged(run, found[name])
+    return found
+
+
+def resolve_trained(run: Run, round_: int) -> dict[str, Policy]:
+    """Every peer with the adapter that a round has trained, used or not: what the gate judges. Raises UserError."""
+    trained = _trained(run, round_)
     return {name: _resolve(run, round_, name, trained) for name in run.config.peer_names}
+
+
+def _check_judged(run: Run, policy: Policy) -> None:
+    if gate.judged_adapters(run, policy.round)[policy.name] != policy.identity:
+        folder = run.stage_dir(policy.round, "gate")
+        raise UserError(
+            f"peer {policy.name}: the adapter of round {policy.round} is not the one that the gate has judged; delete "
+            f"{folder} and run `make gate ROUND={policy.round}`"
+        )
 
 
 def _trained(run: Run, round_: int) -> dict[str, str]:

@@ -24,7 +24,8 @@ from data.cli import guarded, quiet_environment, start
 from data.config.load import load_config
 from data.console import console
 from data.errors import UserError
-from data.guard import Collapse
+from data.guard import Ended
+from data.hours import hours_of
 from data.keep import keep_path
 from data.run import RUNS, Run, check_name, metrics_path, open_run, stage_is_finished
 from data.schema import ABLATION
@@ -32,7 +33,7 @@ from data.shards import Row
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
-from evaluate.report import points, write_report
+from evaluate.report import has_results, points, write_report
 from peers.command import do_step
 from peers.engines.protocol import engine_kind
 from peers.workers import Processes, warm
@@ -56,6 +57,8 @@ class Ablation:
         self.config = load_config(config, overrides)
         first = self.config.run.seed
         self.seeds = list(range(first, first + seeds))
+        if not self.config.benchmarks:
+            raise UserError(f"{config}: arms are compared by exact match and GV-Gap, which need a [[benchmarks]] table")
         if not arms:
             raise UserError("no arm is named: give some of configs/arms with --arms (ARMS= with make)")
         twice = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
@@ -97,7 +100,7 @@ class Ablation:
         ]
 
     def run(self) -> None:
-        """All runs, one after the other. An arm that the guard stops is left out of what is compared."""
+        """All runs, one after the other. An arm whose run is ended early is left out of what is compared."""
         for arm in self.arms:  # before any work
             check_name(self.run_name(arm, self.seeds[-1]))  # the longest
         stopped: dict[Arm, int] = {}
@@ -113,29 +116,31 @@ class Ablation:
                     ):
                         try:
                             self.go_on(run, arm, seed)
-                        except Collapse as error:
+                        except Ended as error:
                             console.print(f"[bold]stopped[/bold]: {escape(str(error))}")
                             stopped.setdefault(arm, seed)
         self.arms = [arm for arm in self.arms if arm not in stopped]
         self.compared = [arm for arm in self.compared if arm not in stopped]
         for arm, seed in stopped.items():
-            console.print(f"[bold]{arm.title}[/bold] was stopped by the guard (seed {seed}) and is in no table")
+            console.print(f"[bold]{arm.title}[/bold] was ended early (seed {seed}) and is in no table")
         if not self.arms:
-            raise UserError("the guard stopped all arms, so there is nothing to compare")
+            raise UserError("all arms were ended early, so there is nothing to compare")
 
     def go_on(self, run: Run, arm: Arm, seed: int) -> None:
         """What is missing of one run."""
         warm(engine=engine_kind(run.config.generate) == "vllm")
         try:
+            hours = hours_of(run)
             with Processes(run) as workers:
                 for step in plan(self.round):
                     adopt(run, step.stage, step.round, self.names(seed))
                     if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
                         left = keep_right(run, step.round)
                         console.print(f"  oracle round {step.round}: {left} examples whose aggregate is right, by gold")
-                    do_step(step, run, workers)
-        except Collapse:
-            write_report(run.name, run.config.guard)
+                    do_step(step, run, workers, hours)
+        except Ended:
+            if has_results(run.name):
+                write_report(run.name, run.config.guard)
             raise
         finally:
             shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit

@@ -6,20 +6,23 @@ import os
 import shutil
 from typing import Any
 
-from data import shards
+from data import gate, shards
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
 from data.run import OUTPUT, RUNS, Run, metrics_path, stage_is_finished
-from data.schema import CHAINS, EVALS, METRICS
+from data.schema import CHAINS, EVALS, GATE, METRICS
 from peers.policy import resolve_all
 
-SHARED = (("generate", 1), ("evaluate", 0))  # not what follows training: two arms alike are to show how far that moves
+# not what follows training: two arms alike are to show how far that moves
+SHARED = (("generate", 1), ("gate", 0), ("evaluate", 0))
 
 
 def adopt(run: Run, stage: str, round_: int, names: list[str]) -> None:
     """Link a stage's output from a run in which it was made under the same fingerprint."""
     if (stage, round_) not in SHARED or stage_is_finished(run.name, stage, round_):
+        return
+    if stage == "gate" and not gate.is_on(run.config):
         return
     mine = fingerprint(run, stage, round_)
     for other in names:
@@ -48,6 +51,10 @@ def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
         from generate.stage import fingerprint as of_chains
 
         return of_chains(run, resolve_all(run, round_ - 1))
+    if stage == "gate":
+        from train.gate.stage import fingerprint as of_votes
+
+        return of_votes(run, resolve_all(run, round_))
     from evaluate.benchmarks import load_benchmarks
     from evaluate.stage import fingerprint as of_evals
 
@@ -65,7 +72,7 @@ def _offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: C
         theirs = shards.read_json(RUNS / other / "config.json")["benchmarks"]
         shards.read_manifest(folder)
         for path in shards.shard_paths(folder):
-            shards.read_table(path, EVALS if stage == "evaluate" else CHAINS, [])
+            shards.read_table(path, {"generate": CHAINS, "gate": GATE, "evaluate": EVALS}[stage], [])
         if stage == "evaluate":
             shards.read_table(metrics_path(other, round_), METRICS, [])
     except UserError:  # theirs to mend; here it is made anew

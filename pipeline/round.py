@@ -12,6 +12,7 @@ import evaluate
 import generate
 import score
 import train
+import train.gate
 from data.cli import start
 from peers.command import Step, steps_app
 
@@ -20,23 +21,26 @@ if TYPE_CHECKING:
 
 
 def plan(last: int) -> list[Step]:
-    """The baseline evaluation, then four stages a round. Those that are finished say so."""
-    steps = [Step("evaluate", 0, evaluate.main)]
+    """The baseline evaluation and the gate's votes, then the stages of each round. Those that are finished say so; a
+    run without a gate has no such stage."""
+    steps = [Step("evaluate", 0, evaluate.main), Step("gate", 0, train.gate.main)]
     for round_ in range(1, last + 1):
         steps += [
             Step("generate", round_, generate.main),
             Step("score", round_, score.main),
             Step("train", round_, train.main),
+            Step("gate", round_, train.gate.main),
             Step("evaluate", round_, evaluate.main),
         ]
     return steps
 
 
 def ended(run: Run) -> None:
-    """A run that the guard ends has its report, under the [guard] of this call."""
-    from evaluate.report import show
+    """A run that is ended early has its report, under the [guard] of this call."""
+    from evaluate.report import has_results, show
 
-    show(run.name, run.config.guard)
+    if has_results(run.name):
+        show(run.name, run.config.guard)
 
 
 app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan, ended)

@@ -24,9 +24,10 @@ def status(run: str) -> tuple[Table, list[str]]:
     check_run(run)
     table = Table("round", "stage", "state", "rows", "seconds")
     errors = []
+    gated = shards.read_json(root / "config.json").get("gate", {}).get("questions", 0)
     for round_ in sorted(int(path.name.split("=")[1]) for path in root.glob("round=*") if _begun(path)):
         for stage, folder in OUTPUT.items():
-            if round_ == 0 and stage != "evaluate":
+            if (round_ == 0 and stage not in ("gate", "evaluate")) or (stage == "gate" and not gated):
                 continue
             path = root / f"round={round_}" / folder
             try:

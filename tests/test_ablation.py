@@ -223,7 +223,7 @@ def test_an_arm_that_the_guard_stops_does_not_stop_the_others(project: Path, mon
     assert len(begun) == 5  # not uniform's second seed
     assert [arm.name for arm in first.arms] == ["pst", "rank"] and [arm.name for arm in first.compared] == ["pst"]
     stopped |= {"pst", "rank"}
-    with pytest.raises(UserError, match="the guard stopped all arms"):
+    with pytest.raises(UserError, match="all arms were ended early"):
         ablation().run()
 
 

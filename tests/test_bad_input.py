@@ -250,7 +250,7 @@ def test_a_missing_or_broken_config_is_refused(project: Path, refused: Refuse) -
     (project / "bare.toml").write_text("[run]\nseed = 1\n", encoding="utf-8")
     refused(config="none.toml", has=("none.toml does not exist", "--config"))
     refused(config="broken.toml", has=("broken.toml is not valid TOML", "line 1"))
-    refused(config="bare.toml", has=("missing key 'prompts'", "missing key 'peers'", "missing key 'benchmarks'"))
+    refused(config="bare.toml", has=("missing key 'prompts'", "missing key 'peers'"))
     refused(config=None, has=("run 't' does not exist yet", "--config FILE"))
 
 

@@ -80,8 +80,10 @@ SAME = r"peers: 'a' and 'b' are the model .* and differ by their names alone"
         (changed(trian={}), "unknown key 'trian'"),
         (changed(peers=[{"name": "a", "model": "m", "modle": "n"}]), r"unknown key 'peers\.0\.modle'"),
         (changed(prompts={}), r"missing key 'prompts\.source'"),
-        ({key: MINIMAL[key] for key in ("prompts", "peers")}, "missing key 'benchmarks'"),
-        (changed(benchmarks=[]), r"^x\.toml: benchmarks: "),
+        (changed(benchmarks=[], guard={"action": "stop"}), r"guard\.action 'stop' needs a benchmark"),
+        (changed(gate={"margin": 0}), r"gate\.margin: .*greater than 0 \(found 0\)"),
+        (changed(gate={"patience": 0}), r"gate\.patience: .*equal to 1 \(found 0\)"),
+        (changed(runtime={"max_hours": 0}), r"runtime\.max_hours: .*greater than 0 \(found 0\)"),
         (changed(generate={"temperature": -0.1}), r"generate\.temperature: .*equal to 0 \(found -0\.1\)"),
         (changed(generate={"top_p": 0}), r"generate\.top_p: .*greater than 0 \(found 0\)"),
         (changed(train={"epochs": 0}), r"train\.epochs: .*\(found 0\)"),
@@ -302,7 +304,7 @@ def test_errors_name_the_file_or_the_override(text: str, overrides: list[str], t
 def test_differences_lists_keys_and_ignores_runtime_and_guard(toml: Path) -> None:
     frozen = with_(toml)
     assert differences(frozen, with_(toml)) == []
-    assert differences(frozen, with_(toml, "runtime.score_tokens=1", "guard.action=stop")) == []
+    assert differences(frozen, with_(toml, "runtime.score_tokens=1", "guard.action=stop", "gate.patience=2")) == []
     given = with_(
         toml, "generate.temperature=0.5", "peers.1.model=models/c", "prompts.rows=[0, 2]", "runtime.resident=all"
     )

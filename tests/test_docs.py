@@ -24,7 +24,7 @@ def test_every_column_is_documented() -> None:
         "CROSS": "cross.parquet",
         "KEEP": "keep.parquet",
     }
-    for name in ("PROMPTS", "CHAINS", "SCORES", "KEEP", "EVALS", "METRICS", "ABLATION", "CROSS"):
+    for name in ("PROMPTS", "CHAINS", "SCORES", "KEEP", "GATE", "EVALS", "METRICS", "ABLATION", "CROSS"):
         (section,) = (text for text in sections if text.startswith(files.get(name, name.lower())))
         rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
         documented = set(re.findall(r"`([a-z_0-9]+)`", " ".join(rows)))
@@ -33,7 +33,7 @@ def test_every_column_is_documented() -> None:
 
 def test_what_may_be_null_is_documented_as_such() -> None:
     _, *sections = (ROOT / "data" / "README.md").read_text(encoding="utf-8").split("\n## ")
-    for name in ("PROMPTS", "CHAINS", "EVALS"):
+    for name in ("PROMPTS", "CHAINS", "GATE", "EVALS"):
         (section,) = (text for text in sections if text.startswith(name.lower()))
         rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
         documented = {column for _, names, _, meaning, _ in rows if re.search(r"\bnull\b", meaning)

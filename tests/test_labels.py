@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from data import schema
+from data.gate import Comparison, Decision
 from score.examples import EXAMPLES
 from score.passes import PASSES, VERIFIED
 from tests.conftest import ROOT
+from train.gate.stage import RESPONSES
 
 BLIND = ("data", "peers", "generate", "score", "train")
 MODULES = sorted(path for package in BLIND for path in (ROOT / package).rglob("*.py"))
@@ -49,10 +52,16 @@ def test_the_walk_sees_what_it_is_for() -> None:
 
 
 def test_only_evaluate_has_a_column_for_gold_answers() -> None:
-    assert {"PROMPTS", "CHAINS", "SCORES", "KEEP", "EVALS", "METRICS"} <= SCHEMAS.keys()
+    assert {"PROMPTS", "CHAINS", "SCORES", "KEEP", "GATE", "EVALS", "METRICS"} <= SCHEMAS.keys()
     assert SCHEMAS["KEEP"].names == ["prompt_id", "peer", "number"]  # evaluate writes it for train
     assert "gold" in SCHEMAS["EVALS"].names
-    for name, found in {**SCHEMAS, "PASSES": PASSES, "EXAMPLES": EXAMPLES, "VERIFIED": VERIFIED}.items():
+    for name, found in {
+        **SCHEMAS,
+        "PASSES": PASSES,
+        "EXAMPLES": EXAMPLES,
+        "VERIFIED": VERIFIED,
+        "RESPONSES": RESPONSES,
+    }.items():
         if name not in ("EVALS", "METRICS", "ABLATION"):
             columns = set(found.names) - {"label", "label_share"}  # the label that the peers' own answers give
             assert not [column for column in columns if any(word in column for word in GOLD_WORDS)], name
@@ -79,6 +88,14 @@ def test_evaluate_is_where_the_answer_column_is_read() -> None:
     assert sorted(reading) == ["benchmarks.py", "labels.py"]
     asking = [path.name for path in MODULES if any("answers.gold" in name for name in imported(parsed(path), ""))]
     assert not asking  # how a gold answer is read is in data/answers/gold.py; who reads one is evaluate
+
+
+def test_what_decides_about_an_adapter_has_no_gold_answer() -> None:
+    """The decision file is shares, counts and rounds; the gate is one of the modules that are walked above."""
+    assert {ROOT / "train" / "gate" / f"{name}.py" for name in ("stage", "rule")} <= set(MODULES)
+    assert ROOT / "data" / "gate.py" in MODULES and ROOT / "peers" / "policy.py" in MODULES
+    names = [field.name for kind in (Comparison, Decision) for field in fields(kind)]
+    assert not [name for name in names if any(word in name for word in GOLD_WORDS)]
 
 
 def test_prompts_have_no_section_for_answers() -> None:

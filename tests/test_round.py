@@ -18,6 +18,7 @@ import pytest
 from data import shards
 from data.answers.extract import extract
 from data.config.load import load_config
+from data.config.sections import GateSection
 from data.run import RUNS
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from data.shards import Row
@@ -125,8 +126,13 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_round_is_four_stages_after_those_of_the_rounds_before() -> None:
+    config = load_config(ROOT / "configs" / "nano.toml", [])
+    gated = config.model_copy(update={"gate": GateSection(questions=10)})
     rounds = [(name, number) for number in (1, 2) for name in FOLDERS]
-    assert [(step.stage, step.round) for step in plan(2)] == [("evaluate", 0), *rounds]
+    assert [(step.stage, step.round) for step in plan(2) if step.is_part_of(config)] == [("evaluate", 0), *rounds]
+    stages = ("generate", "score", "train", "gate", "evaluate")
+    rounds = [("evaluate", 0), ("gate", 0), *((name, number) for number in (1, 2) for name in stages)]
+    assert [(step.stage, step.round) for step in plan(2) if step.is_part_of(gated)] == rounds
 
 
 # --- rounds 0, 1 and 2 by the command line ----------------------------------------------------------------------

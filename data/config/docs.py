@@ -9,6 +9,7 @@ from data.config.sections import (
     BenchmarkSection,
     EvaluateSection,
     Example,
+    GateSection,
     GenerateSection,
     GuardSection,
     PeerSection,
@@ -32,7 +33,7 @@ def table() -> str:
         ("templates.examples[]", Example), ("wording", WordingSection), ("peers[]", PeerSection),
         ("voters[]", VoterSection),
         ("generate", GenerateSection), ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
-        ("benchmarks[]", BenchmarkSection), ("guard", GuardSection), ("runtime", RuntimeSection),
+        ("benchmarks[]", BenchmarkSection), ("gate", GateSection), ("guard", GuardSection), ("runtime", RuntimeSection),
     ]  # fmt: skip
     for prefix, section in sections:
         for name, field in section.model_fields.items():

@@ -2,8 +2,8 @@
 
 Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made from
 them (`python -m data.config.docs`). Three sections alone may change within a run: `runtime` and `guard`, which say how
-fast and whether to go on, never what, and `wording`, which no stage reads. A key that came later is left out of the
-dump where it is not set (`exclude_if`), so that fingerprints of older runs stay as they are.
+fast and whether to go on, never what, and `wording`, which no stage reads; so may `gate.patience`. A key that came
+later is left out of the dump where it is not set (`exclude_if`), so that fingerprints stay as they are.
 """
 
 from __future__ import annotations
@@ -479,6 +479,40 @@ class EvaluateSection(Section):
     answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest comparison of two answers.")
 
 
+class GateSection(Section):
+    """Whether a new adapter is used: by its agreement with votes of the untouched peers, on questions kept for that."""
+
+    questions: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="Unlabelled questions kept apart for the gate, never trained on: those of prompts.source that "
+        "follow the ones to train on (so prompts.limit must leave some); 0: no gate.",
+    )
+    samples: int = Field(4, ge=2, le=MANY, description="k: samples of each untouched peer that vote on a question.")
+    temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
+    margin: float = Field(
+        0.03, gt=0, lt=1, description="Non-inferiority: the fall of agreement that must be excluded, as a share."
+    )
+    level: float = Field(
+        0.05, gt=0, lt=0.5, description="Error probability: one-sided for non-inferiority, two-sided for the harm stop."
+    )
+    harm_below: int = Field(
+        800,
+        ge=0,
+        le=MANY,
+        description="From so many questions on an adapter is used only if a fall by the margin is excluded "
+        "(non-inferiority); with fewer, which could not show that, unless its interval lies below 0 (a harm stop).",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="End the run after so many rounds in a row in which no peer's adapter was accepted; null: never. "
+        "May differ from call to call.",
+    )
+
+
 class GuardSection(Section):
     """When a round looks like collapse, measured against round 0; may differ from call to call."""
 
@@ -526,6 +560,12 @@ class RuntimeSection(Section):
     train_tokens: int = Field(1024, ge=1, le=MANY, description="Tokens of one training micro-batch.")
     checkpoint_steps: int = Field(10, ge=1, le=MANY, description="Optimiser steps between training checkpoints.")
     grader_workers: int = Field(2, ge=1, le=256, description="Processes that compare answers.")
+    max_hours: float | None = Field(
+        None,
+        gt=0,
+        description="End the run before its next stage once its finished stages and this call have taken so many "
+        "hours; null: no limit.",
+    )
 
 
 class Config(Section):
@@ -542,7 +582,8 @@ class Config(Section):
     score: ScoreSection = ScoreSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
-    benchmarks: tuple[BenchmarkSection, ...] = Field(min_length=1, strict=False)
+    benchmarks: tuple[BenchmarkSection, ...] = Field((), strict=False)  # none: a run without gold answers
+    gate: GateSection = GateSection()
     guard: GuardSection = GuardSection()
     runtime: RuntimeSection = RuntimeSection()
 
@@ -568,7 +609,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _names_fit_a_file_name(self) -> Config:
-        peers, benchmark = sorted(map(len, self.peer_names)), max(len(each.name) for each in self.benchmarks)
+        peers, benchmark = sorted(map(len, self.peer_names)), max((len(b.name) for b in self.benchmarks), default=0)
         longest = UNIT_NAME_BYTES + sum(peers[-2:]) + benchmark
         if self.evaluate.cross_verify and longest > FILE_NAME_BYTES:
             raise ValueError(
@@ -593,6 +634,15 @@ class Config(Section):
             raise ValueError(
                 f"evaluate.verifier_tokens {tokens} must be below generate.context_tokens {context}, which hold the "
                 "prompt, too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _guard_has_something_to_judge(self) -> Config:
+        if self.guard.action == "stop" and not self.benchmarks:
+            raise ValueError(
+                "guard.action 'stop' needs a benchmark: collapse is told from its metrics; without gold answers "
+                "gate.questions and gate.patience are what can end a run"
             )
         return self
 

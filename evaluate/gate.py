@@ -1,0 +1,171 @@
+"""What the gate decided, for reports: its table, the best round, its power; where gold answers exist, its errors.
+
+Gold answers of the gate's questions (evaluate.label_column) are read here, after the fact; the gate itself, in
+train/gate/, has none.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from data import gate, shards
+from data.answers.grader import Grader
+from data.config.sections import Config
+from data.errors import UserError
+from data.gate import Decision
+from data.run import RUNS, Run, load_frozen
+from data.schema import GateRow
+from evaluate.labels import gold_answers, source_has_changed
+
+RIGHT = ("prompt_id", "peer", "sample", "answer", "finish_reason")
+
+
+def gate_rounds(run: str) -> list[int]:
+    """Rounds whose gate stage is finished, in order; none of a run without a gate."""
+    found = (RUNS / run).glob(f"round=*/{gate.FOLDER}/{shards.SUCCESS}")
+    return sorted(int(path.parent.parent.name.split("=")[1]) for path in found)
+
+
+def _judged(run: str) -> dict[int, dict[str, Decision]]:
+    opened = Run(run, load_frozen(run))
+    return {n: gate.decisions(opened, n) or {} for n in gate_rounds(run) if n}
+
+
+def refused_notice(run: str) -> str:
+    """What tables of metrics say of rounds whose adapters were refused: the policy in use was evaluated."""
+    lines = [
+        f"round {n}: the gate refused {peer}'s adapter, so the figures are of its policy in use "
+        + (f"(round {decision.in_use})" if decision.in_use else "(untouched)")
+        for n, found in _judged(run).items()
+        for peer, decision in found.items()
+        if not decision.accepted
+    ]
+    return "".join(f"\n[bold]{escape(line)}[/bold]" for line in lines)
+
+
+def gate_table(run: str) -> Table:
+    """round × peer × compared policy: agreement with the votes before → after, its paired interval, the decision; with
+    `evaluate.label_column` what gold answers say of it."""
+    config = load_frozen(run)
+    votes = shards.read_json(RUNS / run / "round=0" / gate.FOLDER / shards.SUCCESS)
+    shares = ", ".join(f"{peer} {100 * share:.1f}" for peer, share in votes["self_consistency"].items())
+    section, gold = config.gate, _gold_changes(run, config)
+    sides = "two-sided" if votes["rule"] == "harm stop" else "whose lower end is the one-sided bound"
+    level = 1 - section.level * (1 if votes["rule"] == "harm stop" else 2)
+    title = (
+        f"gate: agreement of greedy answers with the votes of the untouched peers, in %, on "
+        f"{votes['questions_with_a_vote']} questions with a vote (of {votes['questions']}), no gold answer used\n"
+        f"rule: {votes['rule']}; change in points with the {100 * level:g} % paired interval ({sides})\n"
+        f"the samples' agreement with each other in round 0, which weights the votes, in %: {shares}"
+    )
+    if gold:
+        title += (
+            "\nright by gold (evaluate.label_column), on the same questions: a false accept is an accepted adapter "
+            f"that loses more than {100 * section.margin:g} points, a false reject a refused one that does not"
+        )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("round", "peer", "compared with"):
+        table.add_column(name)
+    for name in ("agreement", "change", "decision", *(("right by gold", "") if gold else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for peer, share in votes["agreement"].items():
+        table.add_row("0", peer, "", _percent(share), "", "", *([""] * 2 if gold else []))
+    for n, found in _judged(run).items():
+        table.add_section()
+        for peer, decision in found.items():
+            for number, each in enumerate(decision.comparisons):
+                change = f"{_points(each.difference)} ({_points(each.low)} to {_points(each.high)})"
+                decided = "accepted" if decision.accepted else "refused" if not each.passed else "passed"
+                right = gold.get((n, peer), ("", "")) if gold and number == 0 else ("", "") if gold else ()
+                table.add_row(
+                    str(n) if not number else "", peer if not number else "", f"round {each.against}",
+                    f"{_percent(each.before)} → {_percent(each.after)}", change, decided, *right,
+                )  # fmt: skip
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: no -0.0
+
+
+def gate_notes(run: str) -> str:
+    """Which round to ship, and what the rule can tell with as many questions."""
+    lines = [best_round(run)]
+    manifest = shards.read_json(RUNS / run / f"round={gate_rounds(run)[-1]}" / gate.FOLDER / shards.SUCCESS)
+    power = manifest["power"]
+    shares = ", ".join(f"{what} {100 * value:.0f} %" for what, value in power["probabilities"].items())
+    known = "assumed" if power["assumed"] else "as in the last round"
+    lines.append(
+        f"power of one comparison on {power['n']} questions of which {100 * power['discordant']:.1f} % differ "
+        f"({known}), by the normal approximation: {shares}"
+    )
+    return escape("\n".join(lines))
+
+
+def best_round(run: str) -> str:
+    """The round whose policies in use agree most with the votes, on average over peers; of equal ones the earliest.
+    Rounds in which nothing was accepted are those before them once more."""
+    votes = shards.read_json(RUNS / run / "round=0" / gate.FOLDER / shards.SUCCESS)
+    agreement: dict[str, float] = dict(votes["agreement"])  # of each peer's policy in use
+    best = (fmean(agreement.values()), 0, dict.fromkeys(agreement, 0))
+    for n, found in _judged(run).items():
+        for peer, decision in found.items():
+            if decision.accepted:
+                agreement[peer] = decision.comparisons[0].after
+        mean = fmean(agreement.values())
+        if any(decision.accepted for decision in found.values()) and mean > best[0]:
+            best = (mean, n, {peer: decision.in_use for peer, decision in found.items()})
+    mean, n, used = best
+    if n == 0:
+        return f"best round by the gate: 0, the untouched peers (mean agreement {100 * mean:.1f} %)"
+    where = ", ".join(f"{peer}: round {number}" if number else f"{peer}: untouched" for peer, number in used.items())
+    return f"best round by the gate: {n} (mean agreement {100 * mean:.1f} %; adapters of {where})"
+
+
+def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, str]]:
+    """{(round, peer): (share of right greedy answers before → after, whether the decision was false)}; nothing where
+    the gate's questions have no gold answers, or the source has changed."""
+    if config.evaluate.label_column is None:
+        return {}
+    opened, judged = Run(run, config), _judged(run)
+    try:
+        if source_has_changed(opened):
+            return {}
+        gold = gold_answers(config)
+        with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
+            right = {n: _right(opened, n, gold, grader) for n in (0, *judged)}
+    except UserError:  # the source is gone, say: a report of what was measured does not need it
+        return {}
+    found = {}
+    for n, decisions in judged.items():
+        for peer, decision in decisions.items():
+            before, after = right[decision.comparisons[0].against][peer], right[n][peer]
+            harmed = before - after > config.gate.margin
+            false = "false accept" if harmed and decision.accepted else ""
+            false = "false reject" if not harmed and not decision.accepted else false
+            found[n, peer] = (f"{_percent(before)} → {_percent(after)}", false)
+    return found
+
+
+def _right(run: Run, round_: int, gold: dict[str, str], grader: Grader) -> dict[str, float]:
+    """The share of right greedy answers of each peer to the gate's questions."""
+    paths = shards.shard_paths(run.stage_dir(round_, gate.FOLDER))
+    rows = [row for path in paths for row in shards.rows_of(path, GateRow, RIGHT) if row["sample"] == 0]
+    if any(row["prompt_id"] not in gold for row in rows):  # of a dataset of the hub nothing tells that it has changed
+        raise UserError("prompts.source no longer has all questions of the gate")
+    pairs = [(row["answer"] if row["finish_reason"] == "stop" else None, gold[row["prompt_id"]]) for row in rows]
+    stated = [(answer, right) for answer, right in pairs if answer is not None]
+    same = grader.equivalent(stated, run.config.evaluate.label_answers)
+    equal = {pair for pair, verdict in zip(stated, same, strict=True) if verdict}
+    peers: dict[str, list[bool]] = {}
+    for row, pair in zip(rows, pairs, strict=True):
+        peers.setdefault(row["peer"], []).append(pair in equal)
+    return {peer: fmean(found) for peer, found in peers.items()}

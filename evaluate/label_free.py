@@ -1,0 +1,84 @@
+"""What can be told of a run without any gold answer: lengths, unfinished responses, how samples agree."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from data import gate, shards
+from data.answers.clusters import compare_all
+from data.answers.grader import Grader
+from data.answers.votes import consistency
+from data.run import OUTPUT, RUNS, load_frozen
+from data.schema import ChainRow, GateRow
+
+CHAIN = ("prompt_id", "peer", "role", "answer", "finish_reason", "n_tokens")
+GATE = ("prompt_id", "peer", "sample", "answer", "finish_reason", "n_tokens")
+Response = tuple[str, str | None, bool, int]  # question, answer if it is finished, whether it is, tokens
+
+
+def rounds_without_gold(run: str) -> list[int]:
+    """Rounds with finished chains or a finished gate, in order."""
+    found = {path for kind in (OUTPUT["generate"], gate.FOLDER) for path in _finished(run, kind)}
+    return sorted({int(path.parent.name.split("=")[1]) for path in found})
+
+
+def _finished(run: str, kind: str) -> list[Path]:
+    return [path.parent for path in (RUNS / run).glob(f"round=*/{kind}/{shards.SUCCESS}")]
+
+
+def label_free_table(run: str) -> Table:
+    """round × responses × peer: how many, mean tokens, the share cut off at the limit, the share without an answer,
+    and, where there are several samples of a question, the mean share of their largest group of equal answers."""
+    config = load_frozen(run)
+    title = (
+        f"run {run}: there are no benchmarks, so no gold answer was used; nothing here says how many are right\n"
+        "in % but for counts and tokens; self-consistency: share of the largest group of equal answers among the "
+        "samples of a question"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("round", "responses", "peer"):
+        table.add_column(name)
+    for name in ("number", "tokens", "unfinished", "without answer", "self-consistency"):
+        table.add_column(name, justify="right", no_wrap=True)
+    with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
+        for n in rounds_without_gold(run):
+            table.add_section()
+            for (what, peer), rows in _responses(run, n).items():
+                table.add_row(str(n), what, peer, *_figures(rows, grader))
+    return table
+
+
+def _responses(run: str, round_: int) -> dict[tuple[str, str], list[Response]]:
+    """The responses of a round by what they are for and by peer."""
+    found: dict[tuple[str, str], list[Response]] = defaultdict(list)
+    folder = RUNS / run / f"round={round_}"
+    for path in shards.shard_paths(folder / OUTPUT["generate"]):
+        for row in shards.rows_of(path, ChainRow, CHAIN):
+            found[row["role"], row["peer"]].append(_response(row))
+    for path in shards.shard_paths(folder / gate.FOLDER):
+        for answer in shards.rows_of(path, GateRow, GATE):
+            found["gate, samples" if answer["sample"] else "gate, greedy", answer["peer"]].append(_response(answer))
+    return found
+
+
+def _response(row: ChainRow | GateRow) -> Response:
+    stopped = row["finish_reason"] == "stop"
+    return row["prompt_id"], row["answer"] if stopped else None, stopped, row["n_tokens"]
+
+
+def _figures(rows: list[Response], grader: Grader) -> list[str]:
+    n = len(rows)
+    questions: dict[str, list[str | None]] = defaultdict(list)
+    for id_, answer, _, _ in rows:
+        questions[id_].append(answer)
+    shown = "–"
+    if any(len(answers) > 1 for answers in questions.values()):
+        compare_all(questions.values(), "math", grader)
+        shown = f"{100 * consistency(list(questions.values()), 'math', grader):.1f}"
+    unfinished, unanswered = sum(not stopped for *_, stopped, _ in rows), sum(row[1] is None for row in rows)
+    tokens = sum(tokens for *_, tokens in rows)
+    return [f"{n:,}", f"{tokens / n:.1f}", f"{100 * unfinished / n:.1f}", f"{100 * unanswered / n:.1f}", shown]

@@ -1,0 +1,98 @@
+"""Whole rounds with a gate: adapters that are broken on purpose, what ends a run early, and a run without gold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from data import shards
+from data.run import RUNS
+from data.schema import EVALS, GATE
+from tests.conftest import read_stage, run_module
+
+GATED = ["prompts.limit=16", "gate.questions=8", "gate.samples=2"]
+BROKEN = ["train.lr=0.5", "train.batch_size=2", "train.max_grad_norm=100"]  # far too high: noise instead of answers
+
+
+def rounds(project: Path, last: int, *overrides: str, status: int = 0) -> str:
+    """What `make round` calls: all stages up to a round of run `t`; returns what it prints, errors last."""
+    sets = [word for pair in overrides for word in ("--set", pair)]
+    done = run_module("pipeline.round", "--run", "t", "--round", str(last), "--config", "tiny.toml", *sets, cwd=project)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def manifest(round_: int, folder: str) -> shards.Row:
+    found = shards.read_manifest(RUNS / "t" / f"round={round_}" / folder)
+    assert found is not None
+    return found
+
+
+def greedy(round_: int) -> list[tuple[str, str, str]]:
+    rows = read_stage(RUNS / "t" / f"round={round_}" / "evals", EVALS)
+    return [(row["item_id"], row["peer"], row["response"]) for row in rows if row["sample"] == 0]
+
+
+@pytest.mark.slow
+def test_a_broken_adapter_is_refused_and_the_next_round_starts_from_the_old_one(project: Path) -> None:
+    given = [*GATED, *BROKEN]
+    told = rounds(project, 1, *given)
+    assert told.index("evaluate round 0") < told.index("gate round 0") < told.index("generate round 1")
+    assert told.index("train round 1") < told.index("refused by the gate: ") < told.index("evaluate round 1")
+    assert "gate: harm stop on 8 questions" in told and "8 more kept apart for the gate" in told
+    judged = manifest(1, "gate")
+    refused = [peer for peer, accepted in judged["accepted"].items() if not accepted]
+    assert refused == ["chatty", "plain"], judged["decisions"]
+    assert greedy(1) == greedy(0)  # of the policies in use
+    broken = [row for row in read_stage(RUNS / "t" / "round=1" / "gate", GATE) if row["agrees"]]
+    assert len(broken) < 8  # it is the candidates that were asked
+
+    over = rounds(project, 2, *given, "runtime.max_hours=1e-6", status=2)
+    assert "error: run 't' has taken" in over and "generate round 2 does not begin" in over
+    assert "best round by the gate: 0, the untouched peers" in over and not (RUNS / "t" / "round=2" / "chains").exists()
+    ended = rounds(project, 2, *given, "gate.patience=1", status=2)
+    assert "error: the gate accepted no peer's adapter in round 1" in ended and "report: runs/t/report.html" in ended
+    page = (RUNS / "t" / "report.html").read_text(encoding="utf-8")
+    assert "best round by the gate: 0" in page and "power of one comparison on" in page
+    assert "the gate refused chatty&#x27;s adapter, so the figures are of its policy in use (untouched)" in page
+
+    rounds(project, 2, *given)
+    assert manifest(2, "chains")["fingerprint"]["policies"] == manifest(1, "chains")["fingerprint"]["policies"]
+    assert manifest(2, "adapters")["fingerprint"]["policies"] == manifest(1, "adapters")["fingerprint"]["policies"]
+    first, second = (manifest(n, "adapters")["peers"]["plain"]["losses"][0] for n in (1, 2))
+    assert second < 2 * first + 1, "training goes on from the broken adapter"
+    trained = {row["prompt_id"] for row in read_stage(RUNS / "t" / "round=0" / "gate", GATE)}
+    assert len(trained) == 8 and "gate" in run_module("pipeline.status", "--run", "t", cwd=project).stdout
+
+
+@pytest.mark.slow
+def test_an_accepted_adapter_is_used_as_without_a_gate(project: Path) -> None:
+    told = rounds(project, 1, *GATED, "gate.level=0.001")  # three are refused in a thousand
+    assert "refused" not in told and re.search(r"accepted chatty True, plain True", told)
+    assert greedy(1) != greedy(0)
+    gated = manifest(1, "evals")["fingerprint"]["policies"]
+    assert gated != manifest(0, "evals")["fingerprint"]["policies"]
+    assert rounds(project, 1, *GATED, "gate.level=0.001").count("finished already") == 7
+
+
+@pytest.mark.slow
+def test_a_run_without_gold_answers(project: Path) -> None:
+    """No benchmark: the round ends well, and the report has what needs no gold answer, and says so."""
+    config = (project / "tiny.toml").read_text(encoding="utf-8")
+    bare = re.sub(r'\[\[benchmarks\]\]\n(\w+ = "\w+(\.jsonl)?"\n)+', "", config)
+    assert "benchmarks" not in bare and "sums" not in bare
+    (project / "tiny.toml").write_text(bare, encoding="utf-8")
+    told = rounds(project, 1, *GATED)
+    assert "evaluate round 1: there are no benchmarks, so nothing is measured by gold answers" in told
+    assert not list(RUNS.glob("t/round=*/evals")) and not list(RUNS.glob("t/round=*/metrics.parquet"))
+    done = run_module("evaluate.report", "--run", "t", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "there are no benchmarks, so no gold answer was used" in done.stdout
+    assert "gate, samples" in done.stdout and "best round by the gate: " in done.stdout
+    assert "GV-Gap" not in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert any(line[:3] == ["1", "chain", "chatty"] and line[3] == "16" for line in lines)
+    ablation = run_module("pipeline.ablation", "--config", "tiny.toml", "--round", "1", cwd=project)
+    assert ablation.returncode == 2 and "need a [[benchmarks]] table" in ablation.stderr
