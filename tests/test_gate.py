@@ -73,8 +73,9 @@ def test_few_questions_stop_harm_and_many_show_non_inferiority() -> None:
     assert not non_inferiority(few) and non_inferiority(many)
     slight = yes_no(70, 8, 5, 17)  # −3 of 100
     assert compare(*slight, 0, few).passed
-    assert not compare(*[each * 8 for each in slight], 0, many).passed  # −3 points is not excluded
-    assert compare(*[each * 8 for each in yes_no(70, 6, 6, 18)], 0, many).passed
+    assert not compare(slight[0] * 8, slight[1] * 8, 0, many).passed  # a fall of 3 points is not excluded
+    before, after = yes_no(70, 6, 6, 18)
+    assert compare(before * 8, after * 8, 0, many).passed
     harm = compare(*yes_no(60, 20, 5, 15), 2, few)
     assert not harm.passed and harm.high < 0
     assert (harm.against, harm.n, harm.before, harm.after) == (2, 100, 0.8, 0.65)
@@ -153,14 +154,15 @@ def adapters(run: Run, round_: int) -> None:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, right: Callable[[str, int, int], bool]) -> list[tuple[str, int, int]]:
-    """Have everybody answer 1 where `right(peer, round of its policy, number of the question in the batch)`, else 2;
-    returns the list of batches: (peer, round of its policy, prompts)."""
+    """Have all samples vote 1, and a greedy answer be 1 where `right(peer, round of its policy, number of the question)`,
+    else 2; returns the list of batches: (peer, round of its policy, prompts)."""
     batches = []
 
     def complete(engine: Any, prompts: list[list[int]], *_: Any) -> list[Completion]:
         policy = engine.args[0]
         batches.append((policy.name, policy.round, len(prompts)))
-        said = ["1" if right(policy.name, policy.round, n) else "2" for n in range(len(prompts))]
+        voting = len(prompts) == 16  # two samples of eight questions
+        said = ["1" if voting or right(policy.name, policy.round, n) else "2" for n in range(len(prompts))]
         return [Completion([1, 2], f"The answer is {answer}.", 0.0, "stop") for answer in said]
 
     monkeypatch.setattr(gate_stage, "complete", complete)
@@ -182,7 +184,7 @@ def test_a_refused_adapter_is_not_used(
     good = {0: 6, 1: 8, 2: 8, 3: 6}  # of 8
 
     def right(peer: str, round_: int, n: int) -> bool:
-        return n % 8 < (0 if (peer, round_) == ("plain", 2) else 8 if peer == "plain" else good[round_])
+        return n < (0 if (peer, round_) == ("plain", 2) else 8 if peer == "plain" else good[round_])
 
     batches, work = answering(monkeypatch, right), Inline(gated)
     with pytest.raises(UserError, match="run `make gate ROUND=0` first"):
@@ -242,7 +244,7 @@ def test_both_the_policy_before_and_the_untouched_peer_must_be_matched(
 ) -> None:
     """A slow decline: each round is hardly worse than the last one, the third far worse than the untouched peer."""
     good = {0: 8, 1: 6, 2: 4, 3: 2}
-    answering(monkeypatch, lambda peer, round_, n: n % 8 < good[round_])
+    answering(monkeypatch, lambda peer, round_, n: n < good[round_])
     work = Inline(gated)
     gate_stage.main(gated, 0, work)
     accepted = []
@@ -250,8 +252,8 @@ def test_both_the_policy_before_and_the_untouched_peer_must_be_matched(
         adapters(gated, round_)
         gate_stage.main(gated, round_, work)
         accepted.append((gate.decisions(gated, round_) or {})["plain"])
-    assert [each.accepted for each in accepted] == [True, False, False]
-    assert [[c.passed for c in each.comparisons] for each in accepted] == [[True], [True, False], [False, False]]
+    assert [each.accepted for each in accepted] == [True, True, False]
+    assert [[c.passed for c in each.comparisons] for each in accepted] == [[True], [True, True], [True, False]]
 
 
 def test_a_killed_gate_goes_on(gated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
