@@ -33,13 +33,13 @@ class QuickReader(gguf.GGUFReader):
         if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
             return super()._get_field_parts(orig_offs, raw_type)
         data: NDArray[np.uint8] = np.asarray(self.data)
-        memory = memoryview(data)  # its slices are cheaper than an array's
-        number, count = struct.unpack_from("<IQ", data, orig_offs)
+        memory = memoryview(data.data)  # its slices are cheaper than an array's
+        number, count = struct.unpack_from("<IQ", memory, orig_offs)
         kind, at = GGUFValueType(number), orig_offs + 12
         values: list[Any] = []
         if kind == GGUFValueType.STRING:
             for _ in range(count):
-                (length,) = struct.unpack_from("<Q", data, at)
+                (length,) = struct.unpack_from("<Q", memory, at)
                 values.append(memory[at + 8 : at + 8 + length])
                 at += 8 + length
         elif kind in self.gguf_scalar_to_np:

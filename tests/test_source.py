@@ -10,12 +10,11 @@ import httpx2
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub.utils._http import hf_raise_for_status
 
 from data.config.load import load_config
 from data.config.sections import GenerateSection, PeerSection
 from data.errors import UserError
-from peers import source
 from peers.source import model_directory
 from tests.conftest import ROOT
 
@@ -74,7 +73,7 @@ def test_what_the_hub_refuses_names_licence_and_login(
 def test_a_missing_package_comes_with_a_list_or_from_pip(
     module: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("peers.source.util.find_spec", lambda name: None)
     assert told in refusal(f"package:{module}/m.gguf")
 
 

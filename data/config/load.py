@@ -120,6 +120,6 @@ def _flatten(config: Config) -> dict[str, str]:
         else:
             flat[prefix] = json.dumps(value)
 
-    free = {"runtime": True, "guard": True, "wording": True, "gate": {"patience"}}
+    free: Any = {"runtime": True, "guard": True, "wording": True, "gate": {"patience"}}
     walk("", config.model_dump(mode="json", exclude=free))
     return flat

@@ -648,7 +648,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _wordings_are_there(self) -> Config:
-        for kind, each in (*(("peers", peer) for peer in self.peers), *(("voters", voter) for voter in self.voters)):
+        named: list[tuple[str, PeerSection | VoterSection]] = [("peers", peer) for peer in self.peers]
+        named += [("voters", voter) for voter in self.voters]
+        for kind, each in named:
             if each.wording is not None and each.wording not in self.wordings:
                 known = f"expected one of {', '.join(self.wordings)}" if self.wordings else "there is none"
                 raise ValueError(
