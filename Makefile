@@ -4,7 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup round generate score train gate evaluate ablate labels report status test check bench peers lock clean
+.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench \
+	peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -13,10 +14,14 @@ SET    ?=
 EXTRA  ?=
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Two test processes, each with half of the cores; one where they would share a GPU.
+TEST_PROCESSES ?= $(if $(wildcard /dev/nvidia[0-9]*),0,2)
 SEEDS  ?= 1
 ARMS   ?=
 AGAINST ?=
 BENCH_ARGS ?=
+QUESTIONS ?=
+WRITE  ?= yes
 
 PIP_VERSION := 26.3
 UV_VERSION  := 0.13.9
@@ -53,14 +58,14 @@ endif
 ifneq ($(EXTRA),)
   OPTIONAL := $(filter-out cpu gpu,$(basename $(notdir $(wildcard requirements/*.txt))))
   ifneq ($(filter-out $(OPTIONAL),$(EXTRA)),)
-    $(error EXTRA must name an optional list in requirements/ (EXTRA=pocket), not '$(EXTRA)')
+    $(error EXTRA must name an optional list in requirements/ (EXTRA=qwen), not '$(EXTRA)')
   endif
 endif
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=pocket  PYTEST_ARGS=\"-m 'not slow'\""
+	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
 # .venv/.stamp-NAME is a copy of the list that was installed last, written after pip has succeeded: an
 # interrupted install leaves none, and the same list under a new date is not installed again.
@@ -104,6 +109,7 @@ for list in "$${missing[@]}"; do
     case $$list in
         cpu) time="about 2 minutes" ;;
         gpu) time="some 5 GB to download" ;;
+        qwen) time="1.6 GB to download" ;;
         *) time="about 1 minute" ;;
     esac
     echo "installing $$(grep -c '^[a-z]' $$lines) packages into .venv ($$list, $$time)…"
@@ -115,8 +121,14 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA: pocket (two real models), bench
+setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA: qwen, pocket (two real models each), bench
 	@bash -euo pipefail -c "$$SETUP"
+
+try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
+	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
+
+wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
+	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
 
 round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
 	$(call stage,pipeline.round,$(ROUND))
@@ -150,8 +162,8 @@ report: setup  ## print the table of RUN and write its report
 status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'
 
-test: setup  ## run the tests; EXTRA=pocket for those with real models; PYTEST_ARGS goes to pytest
-	@$(PY) -m pytest $(PYTEST_ARGS)
+test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
+	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup  ## lint, format, types, and that imports only point down
 	@$(PY) -m ruff check

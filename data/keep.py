@@ -25,10 +25,10 @@ def keep_path(run: str, round_: int) -> Path:
     return RUNS / run / f"round={round_}" / KEEP_FILE
 
 
-def write_keep(run: Run, round_: int, keys: list[tuple[str, str]]) -> None:
-    """Keep these (prompt id, peer) of the round's finished scores."""
-    ids, peers = [id_ for id_, _ in keys], [peer for _, peer in keys]
-    table = pa.table([ids, peers], schema=KEEP.with_metadata({SCORES: _scores(run, round_)}))
+def write_keep(run: Run, round_: int, keys: list[tuple[str, str, int]]) -> None:
+    """Keep these (prompt id, peer, number) of the round's finished scores."""
+    rows = [{"prompt_id": id_, "peer": peer, "number": number} for id_, peer, number in keys]
+    table = pa.Table.from_pylist(rows, schema=KEEP.with_metadata({SCORES: _scores(run, round_)}))
     shards.write_table(table, keep_path(run.name, round_))
 
 

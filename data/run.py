@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import shards
+from data.config.form import form_warnings
 from data.config.load import differences, load_config, parse_config
 from data.config.sections import NAME, NAME_BYTES, Config
+from data.console import console
 from data.errors import UserError
 from data.locks import locked
 from data.selection import write_prompts
@@ -66,6 +68,8 @@ class Run:
         path = self.root / "config.json"
         if not path.is_file():
             check()
+            for line in form_warnings(self.config):
+                console.print(f"warning: {line}", markup=False, soft_wrap=True)
             shards.write_json(self.config.model_dump(mode="json"), path)
 
     def adapter_dir(self, round_: int, peer: str) -> Path | None:

@@ -64,9 +64,13 @@ class ScoreRow(TypedDict):
 
     prompt_id: str
     peer: str
-    role: Role
+    number: int
+    label: str | None
+    label_share: float | None
+    role: str | None
     position: int | None
-    aggregate_peer: str
+    sample: int | None
+    target_peer: str | None
     logp_given_response: float | None
     logp_alone: float | None
     n_target_tokens: int | None
@@ -77,7 +81,7 @@ class ScoreRow(TypedDict):
     agrees: bool | None
     answer_entropy: float
     question: str
-    target: str
+    target: str | None
     target_token_ids: list[int]
 
 
@@ -86,6 +90,7 @@ class KeepRow(TypedDict):
 
     prompt_id: str
     peer: str
+    number: int
 
 
 class GateRow(TypedDict):

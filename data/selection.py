@@ -24,7 +24,7 @@ FATE = {"drop": "dropped", "transductive": "trained on all the same"}
 
 @dataclass(frozen=True)
 class Shared:
-    """A training question that a benchmark also has, as both write it."""
+    """A question that another source also has, as both write it."""
 
     question: str
     benchmark: str
@@ -40,9 +40,21 @@ class Shared:
         return f"{_short(self.question)} in {self.benchmark!r}{written}"
 
 
-def write_prompts(config: Config, folder: Path, gate: Path) -> None:
-    """Write the unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and say what was done.
-    Those that follow, `gate.questions` of them, are for the gate alone, in the folder `gate`.
+@dataclass(frozen=True)
+class Chosen:
+    """The questions of a run, and what was left out."""
+
+    questions: dict[str, str]  # those that are trained on, by id, in their order
+    for_gate: dict[str, str]  # those that follow, for the gate alone
+    duplicates: int
+    shared: dict[str, Shared]
+    origin: Origin
+    benchmarks: dict[str, Origin]
+
+
+def choose_prompts(config: Config) -> Chosen:
+    """The unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and those for the gate, which
+    follow.
 
     Raises UserError if a source cannot be used, has too few questions for the gate, or shares questions with a
     benchmark and may not.
@@ -52,23 +64,34 @@ def write_prompts(config: Config, folder: Path, gate: Path) -> None:
     shared, benchmarks = _in_benchmarks(config, questions)
     left = _without(questions, shared, section)
     ids = shuffled(left, config.run.seed) if section.shuffle else list(left)
-    kept_apart = _for_gate(ids, config)
-    ids = ids[: section.limit]
+    chosen, kept_apart = (
+        {id_: questions[id_] for id_ in some} for some in (ids[: section.limit], _for_gate(ids, config))
+    )
+    return Chosen(chosen, kept_apart, duplicates, shared, origin, benchmarks)
+
+
+def write_prompts(config: Config, folder: Path, gate: Path) -> None:
+    """Write `choose_prompts` of a config, those for the gate into the folder `gate`, and say what was done. Raises
+    UserError as it does."""
+    section, chosen = config.prompts, choose_prompts(config)
+    shared, origin, ids = chosen.shared, chosen.origin, list(chosen.questions)
     shutil.rmtree(gate, ignore_errors=True)
-    if kept_apart:  # first: the manifest of the prompts says that all is there
-        parts = _write_questions(kept_apart, questions, config, gate)
-        shards.write_manifest(gate, {"stage": "gate questions", "format": FORMAT, "rows": len(kept_apart)}, parts)
-    files = _write_questions(ids, questions, config, folder)
+    if chosen.for_gate:  # first: the manifest of the prompts says that all is there
+        parts = _write_questions(chosen.for_gate, config, gate)
+        about = {"stage": "gate questions", "format": FORMAT, "rows": len(chosen.for_gate)}
+        shards.write_manifest(gate, about, parts)
+    files = _write_questions(chosen.questions, config, folder)
     loose = [asdict(pair) for pair in shared.values() if not pair.same]
     manifest = {
-        "stage": "prompts", "format": FORMAT, "rows": len(ids), "duplicates_dropped": duplicates,
+        "stage": "prompts", "format": FORMAT, "rows": len(ids), "duplicates_dropped": chosen.duplicates,
         "overlap": len(shared), "overlap_rule": section.overlap, "overlap_loose": loose[:KEPT],
-        "source": origin.manifest(), "benchmarks": {name: found.manifest() for name, found in benchmarks.items()},
+        "source": origin.manifest(),
+        "benchmarks": {name: found.manifest() for name, found in chosen.benchmarks.items()},
         "config": digest(section.model_dump(mode="json")),
     }  # fmt: skip
     shards.write_manifest(folder, manifest, files)
-    _tell(section, origin, duplicates, shared, len(ids), len(kept_apart))
-    for name, found in benchmarks.items():
+    _tell(section, origin, chosen.duplicates, shared, len(ids), len(chosen.for_gate))
+    for name, found in chosen.benchmarks.items():
         _say(f"benchmark {name}: {found}", found.left_out)
 
 
@@ -85,8 +108,9 @@ def _for_gate(ids: list[str], config: Config) -> list[str]:
     return found
 
 
-def _write_questions(ids: list[str], questions: dict[str, str], config: Config, folder: Path) -> list[Path]:
-    """The shards of a list of questions."""
+def _write_questions(questions: dict[str, str], config: Config, folder: Path) -> list[Path]:
+    """The shards of some questions."""
+    ids = list(questions)
     shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it could freeze its config
     files = []
     for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
@@ -99,19 +123,48 @@ def _write_questions(ids: list[str], questions: dict[str, str], config: Config, 
 
 def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str, Shared], dict[str, Origin]]:
     """The questions, by id, that a benchmark also has by their loose form; and where each benchmark comes from."""
-    asked: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
-    origins = {}
+    texts, origins = dict[str, dict[str, str]](), {}
     for index, benchmark in enumerate(config.benchmarks):
-        texts, _, origins[benchmark.name] = unique_questions(benchmark, f"benchmarks.{index}")
+        texts[benchmark.name], _, origins[benchmark.name] = unique_questions(benchmark, f"benchmarks.{index}")
+    return _shared(questions, texts), origins
+
+
+def without_known(config: Config, questions: dict[str, str]) -> dict[str, str]:
+    """The questions {id: text} of [wording] without those that are among the prompts, limit or not, or in a benchmark.
+
+    Raises UserError if there are some and `wording.overlap` is 'refuse', or if none is left.
+    """
+    assert config.wording is not None
+    known = {"prompts": unique_questions(config.prompts, "prompts").texts}
+    known |= {b.name: unique_questions(b, f"benchmarks.{n}").texts for n, b in enumerate(config.benchmarks)}
+    shared = _shared(questions, known)
+    if shared and config.wording.overlap == "refuse":
+        raise UserError(
+            f"wording: {len(shared)} of {len(questions)} questions are also trained on or tested on, first "
+            f"{next(iter(shared.values()))}. A wording that is chosen on them would flatter the run: use other rows, "
+            "or set wording.overlap to 'drop'"
+        )
+    left = {id_: text for id_, text in questions.items() if id_ not in shared}
+    if not left:
+        raise UserError("wording: every question is also trained on or tested on; nothing is left to try wordings on")
+    if shared:
+        _say(f"wording: {len(shared):,} of {len(questions):,} questions are also trained on or tested on: dropped")
+    return left
+
+
+def _shared(questions: dict[str, str], others: dict[str, dict[str, str]]) -> dict[str, Shared]:
+    """The questions, by id, that one of the others {name: {id: text}} also has by their loose form."""
+    asked: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for name, texts in others.items():
         for text in texts.values():
-            asked[loose_form(text)][normalise(text)] = (benchmark.name, text)
+            asked[loose_form(text)][normalise(text)] = (name, text)
     shared = {}
     for id_, question in questions.items():
         found = asked.get(loose_form(question))
         if found:
             exact = found.get(normalise(question))
             shared[id_] = Shared(question, *(exact or next(iter(found.values()))))
-    return shared, origins
+    return shared
 
 
 def _without(questions: dict[str, str], shared: dict[str, Shared], section: PromptsSection) -> dict[str, str]:

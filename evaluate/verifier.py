@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data import shards
 from data.finite import known
@@ -22,12 +21,9 @@ from peers import policy_cache
 from peers.engines.protocol import Completion, Engine, Sampling, complete
 from peers.policy import Policy
 from peers.prompts import PeerPrompts
+from peers.verify import Asked, logit_scores
 from peers.workers import Advance
 
-if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
-    from peers.logprob.model import LanguageModel
-
-Asked = list[tuple[str, str]]  # (question, response)
 FROZEN, CURRENT = "frozen", "current"  # whose scores: by round 0's policy, and by the current one
 
 
@@ -53,17 +49,6 @@ def verify_all(run: Run, work: Path, policy: Policy, units: list[Unit], kind: st
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
         shards.write_rows(rows, unit.path(work, kind), VERDICTS)
-
-
-def logit_scores(
-    lm: LanguageModel, prompts: PeerPrompts, asked: Asked, budget: int, advance: Advance, parts: int = 1
-) -> list[float]:
-    """One score per (question, response), in nats, in batches of `budget` tokens; the first of `parts` such calls."""
-    from peers.logprob.scoring import score_next
-
-    tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
-    found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance, parts)
-    return [yes - no for yes, no in found]
 
 
 def cot_verdicts(

@@ -1,8 +1,8 @@
 """Who answers what, and who sees what: one small class per way of asking. Pure.
 
-A `Turn` is a set of requests that can be made together. A way of asking says which turns there are, which peer answers
-which question in a turn, and which earlier responses it sees. To add one: a class here, its name in `asking_of`, the
-config's key and its description.
+A `Turn` is a set of requests that can be made together. A way of asking says which turns there are, how many responses
+to which question a peer gives in a turn, and which earlier responses it sees. Several ways can be asked for together.
+To add one: a class here, its place in `asking_of`, the config's key and its description.
 
 In the chain, position 1 sees the question; position k sees it and the k-1 earlier responses, numbered and anonymous.
 """
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Turn:
-    """Requests of one role; `number` is the place in the chain, or which of the k samples, from 1; else 0."""
+    """Requests of one role; `number` is the place in the chain, from 1; else 0."""
 
     role: Role
     number: int = 0
@@ -41,16 +41,17 @@ class Asking(Protocol):
 
     turns: list[Turn]
 
-    def asks(self, turn: Turn, peer: str, question: Question) -> bool:
-        """Whether a peer answers a question in a turn."""
+    def asks(self, turn: Turn, peer: str, question: Question) -> int:
+        """How many responses to a question a peer gives in a turn."""
         ...
 
     def shown(self, turn: Turn) -> list[Turn]:
         """The turns whose responses are shown in a turn, in order; they have to be done before it."""
         ...
 
-    def seed_of(self, turn: Turn, peer: str, question: Question) -> tuple[object, ...]:
-        """What the seed of a request is made from, beside the run's seed, the round and the question."""
+    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
+        """What the seed of a peer's response `number`, from 1, is made from, beside the run's seed, the round and the
+        question."""
         ...
 
 
@@ -66,97 +67,99 @@ class Chain:
         self.turns = [Turn("chain", number + 1) for number in range(len(self.peers))]
         self.turns += [Turn("synthesis")] * self.synthesis
 
-    def asks(self, turn: Turn, peer: str, question: Question) -> bool:
+    def asks(self, turn: Turn, peer: str, question: Question) -> int:
         """See `Asking.asks`."""
         if turn.role == "synthesis":
-            return synthesiser(self.peers, question.number, self.round) == peer
-        return question.order[turn.number - 1] == peer
+            return int(synthesiser(self.peers, question.number, self.round) == peer)
+        return int(question.order[turn.number - 1] == peer)
 
     def shown(self, turn: Turn) -> list[Turn]:
         """See `Asking.shown`."""
         return self.turns[: self.turns.index(turn)]
 
-    def seed_of(self, turn: Turn, peer: str, question: Question) -> tuple[object, ...]:
+    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
         """The place among the responses to the question."""
         return (self.turns.index(turn) + 1,)
 
 
 @dataclass
-class ChainAndSolo(Chain):
-    """The chain, and a response to the question alone of each peer that does not come first, and so has none there."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.chain = Chain(self.peers, self.round, self.synthesis)
-        self.turns = [Turn("solo"), *self.turns]
-
-    def asks(self, turn: Turn, peer: str, question: Question) -> bool:
-        """See `Asking.asks`."""
-        return question.order[0] != peer if turn.role == "solo" else self.chain.asks(turn, peer, question)
-
-    def shown(self, turn: Turn) -> list[Turn]:
-        """See `Asking.shown`."""
-        return [] if turn.role == "solo" else self.chain.shown(turn)
-
-    def seed_of(self, turn: Turn, peer: str, question: Question) -> tuple[object, ...]:
-        """As in the chain; 0 for a response to the question alone."""
-        return (0,) if turn.role == "solo" else self.chain.seed_of(turn, peer, question)
-
-
-@dataclass
 class Solo:
-    """A control without peers: each answers the question alone, once."""
+    """Each peer answers the question alone, once; `beside_chain` only those that do not come first in the chain, where
+    the first one's response is such an answer."""
 
-    peers: list[str]
+    beside_chain: bool = False
 
     def __post_init__(self) -> None:
         self.turns = [Turn("solo")]
 
-    def asks(self, turn: Turn, peer: str, question: Question) -> bool:
+    def asks(self, turn: Turn, peer: str, question: Question) -> int:
         """See `Asking.asks`."""
-        return True
+        return int(peer in question.order and not (self.beside_chain and question.order[0] == peer))
 
     def shown(self, turn: Turn) -> list[Turn]:
         """See `Asking.shown`."""
         return []
 
-    def seed_of(self, turn: Turn, peer: str, question: Question) -> tuple[object, ...]:
-        """The peer's place in the question's order."""
-        return (question.order.index(peer) + 1,)
+    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
+        """The peer's place in the question's order; 0 beside a chain, whose places are its own."""
+        return (0,) if self.beside_chain else (question.order.index(peer) + 1,)
 
 
 @dataclass
 class Samples:
-    """Each peer answers the question alone, k times."""
+    """Each peer, and each voter, answers the question alone, k times."""
 
-    peers: list[str]
     k: int
 
     def __post_init__(self) -> None:
-        self.turns = [Turn("sample", number + 1) for number in range(self.k)]
+        self.turns = [Turn("sample")]
 
-    def asks(self, turn: Turn, peer: str, question: Question) -> bool:
+    def asks(self, turn: Turn, peer: str, question: Question) -> int:
         """See `Asking.asks`."""
-        return True
+        return self.k
 
     def shown(self, turn: Turn) -> list[Turn]:
         """See `Asking.shown`."""
         return []
 
-    def seed_of(self, turn: Turn, peer: str, question: Question) -> tuple[object, ...]:
+    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
         """The sample's number and the peer."""
-        return (turn.number, peer)
+        return (number, peer)
+
+
+class Together:
+    """Several ways of asking at once; each sees its own turns alone."""
+
+    def __init__(self, parts: Sequence[Asking]) -> None:
+        self.part = {turn: part for part in parts for turn in part.turns}
+        self.turns = list(self.part)
+
+    def asks(self, turn: Turn, peer: str, question: Question) -> int:
+        """See `Asking.asks`."""
+        return self.part[turn].asks(turn, peer, question)
+
+    def shown(self, turn: Turn) -> list[Turn]:
+        """See `Asking.shown`."""
+        return self.part[turn].shown(turn)
+
+    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
+        """See `Asking.seed_of`."""
+        return self.part[turn].seed_of(turn, peer, question, number)
 
 
 def asking_of(config: Config, round_: int) -> Asking:
-    """How the peers are asked under a config."""
-    section, peers = config.generate, config.peer_names
-    if section.aggregate == "self":
-        return Solo(peers)
-    if section.aggregate == "self-vote":
-        return Samples(peers, section.votes)
-    kind = ChainAndSolo if config.score.y_source == "alone" else Chain
-    return kind(peers, round_, section.aggregate == "synthesis")
+    """How the peers are asked under a config: for what label, text and weight need, and no more."""
+    section, needs = config.generate, config.score
+    if section.alone:
+        return Solo()
+    parts: list[Asking] = []
+    if needs.needs_solo:
+        parts.append(Solo(beside_chain=needs.needs_aggregate))
+    if needs.needs_aggregate:
+        parts.append(Chain(config.peer_names, round_, section.aggregate == "synthesis"))
+    if needs.needs_samples:
+        parts.append(Samples(section.samples))
+    return Together(parts)
 
 
 def synthesiser(peers: Sequence[str], number: int, round_: int) -> str:

@@ -27,12 +27,12 @@ from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CHAINS, ChainRow, PromptRow
 from data.stage import Stage
+from generate.aggregate import AGGREGATES, voting
 from generate.asking import Question, Turn, asking_of, peer_order
-from generate.label import LABELS, voting
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
 from peers.lengths import check_questions, room, too_long
-from peers.policy import Policy, prompts_of, resolve_all
+from peers.policy import Policy, prompts_of, resolve_all, with_voters
 from peers.prompts import Kind, PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
@@ -42,7 +42,7 @@ TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 @dataclass(frozen=True)
 class Unit:
-    """One peer's requests of one turn for one shard."""
+    """One peer's, or voter's, requests of one turn for one shard."""
 
     shard: int
     turn: Turn
@@ -63,7 +63,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze(lambda: check_questions(run, prompts_of(policies)))
     if not stage.begin():
         return
-    plan = Generation(run, round_, policies)
+    plan = Generation(run, round_, with_voters(policies, run.config))
     n_too_long, shown = plan.check_lengths()
     if n_too_long:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
@@ -78,8 +78,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers) -> None:
     """Do all units that are not done, and assemble each shard once its last one is."""
-    config, peers, turns = plan.run.config, plan.peers, plan.asking.turns
-    left = {(shard, turn): set(peers) for shard in range(plan.n_shards) for turn in turns}
+    config, turns = plan.run.config, plan.asking.turns
+    left = {(shard, turn): set(plan.who(turn)) for shard in range(plan.n_shards) for turn in turns}
     waiting = {shard: list(turns) for shard in range(plan.n_shards)}
 
     def ask(shard: int) -> None:
@@ -87,8 +87,9 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
         for turn in list(waiting[shard]):
             if not any(left[shard, earlier] for earlier in plan.asking.shown(turn)):
                 waiting[shard].remove(turn)
-                for peer in peers:
-                    workers.submit(peer, do_unit, plan.round, Unit(shard, turn, peer), plan.policies[peer], plan.first)
+                for rater in plan.who(turn):
+                    policy = plan.policies[rater]
+                    workers.submit(policy.name, do_unit, plan.round, Unit(shard, turn, rater), policy, plan.first)
 
     with (
         Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
@@ -131,11 +132,10 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
     config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "peers"), True)
-    if config.score.y_source == "alone":  # asks for more
-        sections["score"] = {"y_source"}
+    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "wordings", "peers", "voters"), True)
+    parts = sorted({turn.role for turn in asking_of(config, 1).turns})  # what is asked for depends on label and text
     return {
-        "config": digest(config.model_dump(mode="json", include=sections)),
+        "config": digest([config.model_dump(mode="json", include=sections), parts]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy.identity for policy in policies.values()],
     }
@@ -151,7 +151,8 @@ class Generation:
     def __init__(self, run: Run, round_: int, policies: dict[str, Policy], first: list[int] | None = None) -> None:
         self.run, self.round, self.policies = run, round_, policies
         self.peers = run.config.peer_names
-        self.asking, self.label = asking_of(run.config, round_), LABELS[run.config.generate.aggregate]
+        self.asking = asking_of(run.config, round_)
+        self.aggregate = AGGREGATES[run.config.generate.aggregate]
         self.folder = run.stage_dir(round_, "chains")
         self.work = self.folder / ".work"
         self.sources = shards.shard_paths(run.prompts_dir)
@@ -160,9 +161,10 @@ class Generation:
 
     @property
     def responses(self) -> int:
-        """To each question, of all peers."""
+        """To each question, of all peers and voters."""
         any_question = Question("", "", 0, self.peers)
-        return sum(self.asking.asks(turn, peer, any_question) for turn in self.asking.turns for peer in self.peers)
+        turns = self.asking.turns
+        return sum(self.asking.asks(turn, rater, any_question) for turn in turns for rater in self.who(turn))
 
     @property
     def n_shards(self) -> int:
@@ -204,32 +206,44 @@ class Generation:
             if row["id"] not in skipped
         ]
 
+    def who(self, turn: Turn) -> list[str]:
+        """Who may be asked in a turn: voters give samples alone."""
+        return self.run.config.raters if turn.role == "sample" else self.peers
+
     def units(self, shard: int) -> list[Unit]:
         """All units of a shard, in the order of their rows."""
-        return [Unit(shard, turn, peer) for turn in self.asking.turns for peer in self.peers]
+        return [Unit(shard, turn, rater) for turn in self.asking.turns for rater in self.who(turn)]
 
     def place(self, question: Question, row: ChainRow) -> tuple[int, int]:
         """Where a row stands among those of its question: by turn; solo responses by the question's order."""
-        turn = Turn(row["role"], row["position"] or row["sample"] or 0)
+        turn = Turn(row["role"], row["position"] or 0)
         return self.asking.turns.index(turn), question.order.index(row["peer"]) if row["role"] == "solo" else 0
 
     def do(self, unit: Unit, engine: Callable[[], Engine], advance: Advance) -> None:
         """Do one unit unless its file is there already."""
-        mine = [question for question in self.questions(unit.shard) if self.asking.asks(unit.turn, unit.peer, question)]
+        asked = [
+            (question, number)
+            for question in self.questions(unit.shard)
+            for number in range(1, self.asking.asks(unit.turn, unit.peer, question) + 1)
+        ]
         path = unit.path(self.work)
         if path.is_file():
-            advance(len(mine), 0)
+            advance(len(asked), 0)
             return
-        prompts = self.prompts_of(unit, mine)
-        seeds = [self.seed(unit, question) for question in mine]
-        completions = complete(engine, prompts, seeds, self.sampling, self.room, advance)
-        rows = [self.row(unit, q, c) for q, c in zip(mine, completions, strict=True)]
+        questions = list({question.id: question for question, _ in asked}.values())
+        prompts = {q.id: ids for q, ids in zip(questions, self.prompts_of(unit, questions), strict=True)}
+        completions = complete(
+            engine, [prompts[question.id] for question, _ in asked], [self.seed(unit, *each) for each in asked],
+            self.sampling(unit.turn), self.room, advance,
+        )  # fmt: skip
+        rows = [self.row(unit, q, n, c) for (q, n), c in zip(asked, completions, strict=True)]
         shards.write_rows(rows, path, CHAINS)
 
-    @property
-    def sampling(self) -> Sampling:
-        """Of all that is asked for, whatever its role."""
+    def sampling(self, turn: Turn) -> Sampling:
+        """How the responses of a turn are drawn."""
         section = self.run.config.generate
+        if turn.role == "sample":
+            return Sampling(section.sample_temperature, section.sample_top_p, section.max_new_tokens)
         return Sampling(section.temperature, section.top_p, section.max_new_tokens)
 
     @property
@@ -237,9 +251,9 @@ class Generation:
         """Longest prompt in tokens."""
         return room(self.run.config.generate)
 
-    def seed(self, unit: Unit, question: Question) -> int:
+    def seed(self, unit: Unit, question: Question, number: int) -> int:
         """Seed of one request."""
-        key = self.asking.seed_of(unit.turn, unit.peer, question)
+        key = self.asking.seed_of(unit.turn, unit.peer, question, number)
         return request_seed(self.run.config.run.seed, self.round, draw_key(question.text), *key)
 
     def part(self, shard: int) -> Path:
@@ -264,13 +278,13 @@ class Generation:
         kind: Kind = "synthesis" if unit.turn.role == "synthesis" else "review"
         return self.policies[unit.peer].prompts.all_of(kind, asked)
 
-    def row(self, unit: Unit, question: Question, completion: Completion) -> ChainRow:
+    def row(self, unit: Unit, question: Question, number: int, completion: Completion) -> ChainRow:
         """One row of the chains."""
         found = extract(completion.text)
         return {
             "prompt_id": question.id, "question": question.text, "role": unit.turn.role,
             "position": unit.turn.number if unit.turn.role == "chain" else None,
-            "sample": unit.turn.number if unit.turn.role == "sample" else None, "peer": unit.peer,
+            "sample": number if unit.turn.role == "sample" else None, "peer": unit.peer,
             "is_aggregate": False, "response": completion.text, "answer": found.answer if found else None,
             "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
             "logprob": known(completion.logprob), "token_ids": completion.token_ids,
@@ -286,11 +300,12 @@ class Generation:
                 by_question[row["prompt_id"]].append(row)
         for question in questions:  # those of one turn stand in the order in which a chain would have them
             by_question[question.id].sort(key=lambda row: self.place(question, row))
-        groups = [group for rows in by_question.values() for group in self.label.groups(rows)]
-        if self.label.votes:
-            compare_all([voting(group) for group in groups], "math", grader)
-        for group in groups:
-            self.label.pick(group, grader)["is_aggregate"] = True
+        if self.run.config.score.needs_aggregate:
+            groups = [group for rows in by_question.values() for group in self.aggregate.groups(rows)]
+            if self.aggregate.votes:
+                compare_all([voting(group) for group in groups], "math", grader)
+            for group in groups:
+                self.aggregate.pick(group, grader)["is_aggregate"] = True
         grader.forget()
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:

@@ -26,8 +26,8 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
         )
     if (directory / "adapter_config.json").is_file():
         raise UserError(
-            f"peer {peer.name}: {directory} is an adapter (it has adapter_config.json); expected a whole model: merge "
-            "it into its base (peft's merge_and_unload) and save that with save_pretrained"
+            f"peer {peer.name}: {directory} is an adapter (it has adapter_config.json); expected a whole model: "
+            "give its base as the peer's model, and the adapter as the peer's adapter"
         )
     if not weight_files(directory):
         pickled = [path.name for pattern in PICKLES for path in directory.glob(pattern)]

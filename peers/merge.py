@@ -11,6 +11,7 @@ run, round, peer and tensor: a checkpoint that was deleted comes back bit for bi
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,25 +23,30 @@ from peers.weights import beside_weights, check_finite, weight_files
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-PREFIX = "base_model.model."
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # of the names of its tensors
+TRAIN_AGAIN = "delete that round and train again, with a lower train.lr"
 
 
-def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int, stochastic: bool = True) -> None:
+def write_merged(
+    base: Path, adapter: Path, target: Path, dtype: str, seed: int, stochastic: bool = True, advice: str = TRAIN_AGAIN
+) -> None:
     """Write base + adapter as a model directory, tensor by tensor.
 
-    Raises UserError if the adapter does not fit, or it or a sum is not finite.
+    Raises UserError if the adapter does not fit, or it or a sum is not finite, which then ends with `advice`.
     """
     import torch
     from safetensors.torch import load_file, save_file
 
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for file in beside_weights(base):
         shutil.copyfile(file, target / file.name)
     kind = getattr(torch, dtype)
-    check_finite(adapter / "adapter_model.safetensors", "delete that round and train again, with a lower train.lr")
-    factors = load_file(adapter / "adapter_model.safetensors")
+    check_finite(adapter / ADAPTER_WEIGHTS, advice)
+    factors = load_file(adapter / ADAPTER_WEIGHTS)
     scale = _scale(adapter)
-    pending = {name.removesuffix(".lora_A.weight") for name in factors if name.endswith(".lora_A.weight")}
+    pending = {name.removesuffix(LORA_A) for name in factors if name.endswith(LORA_A)}
     for file in weight_files(base):
         tensors = load_file(file)
         for name in tensors:
@@ -48,7 +54,7 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
             if module not in pending:
                 continue
             pending.remove(module)
-            a, b = factors[f"{module}.lora_A.weight"].float(), factors[f"{module}.lora_B.weight"].float()
+            a, b = factors[module + LORA_A].float(), factors[module + LORA_B].float()
             if (b.shape[0], a.shape[1]) != tuple(tensors[name].shape):
                 raise UserError(f"{adapter}: {module} does not fit the base's {name} {tuple(tensors[name].shape)}")
             merged = tensors[name].float() + scale * (b @ a)
@@ -57,8 +63,7 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
             tensors[name] = stochastic_round(merged, generator) if rounds else merged.to(kind)
             if not tensors[name].isfinite().all():
                 raise UserError(
-                    f"{adapter}: merged with {name} of {base} it has numbers that {dtype} cannot hold; delete that "
-                    "round and train again, with a lower train.lr"
+                    f"{adapter}: merged with {name} of {base} it has numbers that {dtype} cannot hold; {advice}"
                 )
         tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
         save_file(tensors, target / file.name, metadata={"format": "pt"})
@@ -67,9 +72,9 @@ def write_merged(base: Path, adapter: Path, target: Path, dtype: str, seed: int,
 
 
 def _scale(adapter: Path) -> float:
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     rank, alpha = config["r"], config["lora_alpha"]
-    return float(alpha / rank)
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def stochastic_round(values: Tensor, generator: Generator) -> Tensor:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from data import gate, shards
-from data.config.sections import PeerSection, TemplateSection
+from data.config.sections import Config, PeerSection, TemplateSection
 from data.errors import UserError
 from data.hashing import request_seed
 from data.run import Run
-from peers.merge import write_merged
+from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.prompts import PeerPrompts
 from peers.source import base_model, compute_dtype, load_tokenizer, model_directory
 from peers.weights import check_finite, weights_fingerprint
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,16 @@ def _resolve(run: Run, round_: int, name: str, trained: dict[str, str]) -> Polic
     )
 
 
+def with_voters(policies: dict[str, Policy], config: Config) -> dict[str, Policy]:
+    """The policies by rater: the peers', and for each voter its peer's under the voter's wording."""
+    voters = {
+        voter.name: replace(policies[voter.peer], wording=config.templates_of_voter(voter)) for voter in config.voters
+    }
+    return {**policies, **voters}
+
+
 def prompts_of(policies: dict[str, Policy]) -> dict[str, PeerPrompts]:
-    """How each peer is asked, by name; loads their tokenizers."""
+    """How each peer (or rater) is asked, by name; loads their tokenizers."""
     return {name: policy.prompts for name, policy in policies.items()}
 
 
@@ -162,7 +167,8 @@ def merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: in
 
 def adapter_identity(peer: PeerSection, base: Path) -> dict[str, Any]:
     """What pst.json beside an adapter says about the base it belongs to."""
-    return {"peer": peer.name, "base": peer.model, "base_fingerprint": weights_fingerprint(base)}
+    started = {} if peer.adapter is None else {"adapter": peer.adapter}
+    return {"peer": peer.name, "base": peer.model, **started, "base_fingerprint": weights_fingerprint(base)}
 
 
 def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:

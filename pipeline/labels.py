@@ -1,4 +1,4 @@
-"""`python -m pipeline.labels`: how good a run's aggregates were as labels, where the questions have gold answers."""
+"""`python -m pipeline.labels`: how good a run's labels were, where the questions have gold answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from evaluate.report import oracle_notice
 
 def labels_table(run: Run, rounds: list[int]) -> Table:
     """One column per round."""
-    title = f"run {run.name}: the aggregates as labels, in %,\nwith 95 % bootstrap intervals over questions"
+    title = f"run {run.name}: how good its labels were, in %,\nwith 95 % bootstrap intervals over questions"
     table = Table(title=title + oracle_notice(run.name), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     draws = Bootstrap(run.config.evaluate.bootstrap, run.config.run.seed)
@@ -42,7 +42,7 @@ def labels_table(run: Run, rounds: list[int]) -> Table:
 def _shown(name: str, found: Estimate | None) -> str:
     if found is None:
         return "–"
-    if "correlation" in name:
+    if "correlation" in name or "mean weight" in name:
         return f"{found.mean:.2f}"
     interval = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
     return f"{100 * found.mean:.1f}{interval}"
@@ -52,8 +52,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(
-    help="How often a run's aggregates were right, and how much training weight fell on wrong ones. In a vote of the "
-    "chain a tie counts as the share of the tied answers that is right."
+    help="How often a run's responses and labels were right, and how much training weight fell on wrong ones. In a "
+    "vote a tie counts as the share of the tied answers that is right."
 )
 def command(
     run: Annotated[str, typer.Option(help="Name of the run.")],

@@ -1,4 +1,4 @@
-"""Writes cpu.txt, gpu.txt, pocket.txt and bench.txt, the full pinned lists that `make setup` installs (`make lock`).
+"""Writes cpu, gpu, pocket, qwen and bench.txt, the full pinned lists that `make setup` installs (`make lock`).
 
 uv resolves the groups of pyproject.toml from package metadata alone, once per Python; a version that is
 not the same for all of them gets an environment marker. Every pin has a wheel for Linux on x86-64.
@@ -79,6 +79,7 @@ if __name__ == "__main__":
         write("cpu", [TORCH, *cpu])
         write("gpu", lock(["gpu", "dev"], [], []))
         write("pocket", lock(["pocket"], [], list(POCKET_LEFT_OUT)))
+        write("qwen", lock(["qwen"], [], []))
         # beside the cpu set, whose versions stay: only what that one lacks
         bench = lock(["bench"], cpu, [*CPU_LEFT_OUT, *BENCH_LEFT_OUT])
         write("bench", [line for line in bench if line not in cpu])

@@ -44,6 +44,28 @@ class Chain:
         """The aggregate that a response is measured against: itself if it is one, else the only one there is."""
         return row if row["is_aggregate"] else self.aggregates[0]
 
+    def aggregate_of(self, peer: str) -> ChainRow:
+        """The aggregate for a peer: its own where each has one, else the only one there is."""
+        own = [row for row in self.aggregates if row["peer"] == peer]
+        return own[0] if own else self.aggregates[0]
+
+    def response_of(self, peer: str, source: str) -> ChainRow:
+        """The response of a peer that is measured against the aggregate."""
+        return next(row for row in responses(self, source) if row["peer"] == peer)
+
+    def samples(self, rater: str | None = None) -> list[int]:
+        """Places, among the rows, of the samples of the question alone: of one rater, or of all."""
+        return [n for n, row in enumerate(self.rows) if row["role"] == "sample" and rater in (None, row["peer"])]
+
+    def solo(self, peer: str) -> int | None:
+        """Place of the peer's response to the question alone, which in a chain may be its first one."""
+        alone = [n for n, row in enumerate(self.rows) if row["role"] == "solo" or row["position"] == 1]
+        return next((n for n in alone if self.rows[n]["peer"] == peer), None)
+
+    def place(self, row: ChainRow) -> int:
+        """Where one of the rows stands."""
+        return next(n for n, other in enumerate(self.rows) if other is row)
+
     def with_role(self, *roles: str) -> list[ChainRow]:
         """The responses that have one of the roles."""
         return [row for row in self.rows if row["role"] in roles]

@@ -8,10 +8,13 @@
                weighting of self-training on labels, EAST, arXiv 2503.23913, without the labels)
     uniform    w = 1
     shuffled   the sigmoid weights, permuted (which example gets which weight carries no information)
+    signed     w = 1; the example's factor, agreement with the label less the question's mean, is all there is
 
 then clipped to [weight_min, weight_max] (not `agreement`: its 0 stays 0), then divided by the mean over the examples
 with w > 0, which are those that are trained on: so a change of weighting is no change of learning rate, and an
-example of weight 0 is the same as one that was left out.
+example of weight 0 is the same as one that was left out. An example without a PMI (nothing to measure, or the
+aggregate's author under train_final) has w = 1. Where examples have factors other than 1 (several texts of a question
+share its weight; `signed`), weights are multiplied by them and divided by the mean of what is left, signs not counted.
 """
 
 from __future__ import annotations
@@ -55,8 +58,32 @@ def weights(
     return normalised
 
 
+def round_weights(
+    pmi_per_token: Sequence[float],
+    agrees: Sequence[int],
+    entropies: Sequence[float],
+    factors: Sequence[float],
+    section: ScoreSection,
+    seed: int,
+) -> list[float]:
+    """The weights of all of a peer's examples in a round, in their order; a PMI that is not known is NaN."""
+    by_pmi = section.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement") or not section.trains_on_samples
+    weighed = [i for i, pmi in enumerate(pmi_per_token) if not (by_pmi and math.isnan(pmi))]
+    pmi = [0.0 if math.isnan(pmi_per_token[i]) else pmi_per_token[i] for i in weighed]
+    found = weights(pmi, [agrees[i] for i in weighed], [entropies[i] for i in weighed], section, seed)
+    all_weights = [1.0] * len(pmi_per_token)
+    for i, weight in zip(weighed, found, strict=True):
+        all_weights[i] = weight
+    check_finite("factors of weights", factors)
+    if all(factor == 1 for factor in factors):
+        return all_weights
+    scaled = [weight * factor for weight, factor in zip(all_weights, factors, strict=True)]
+    sizes = [abs(weight) for weight in scaled if weight]
+    return [weight / fmean(sizes) for weight in scaled] if sizes else scaled
+
+
 def _raw(pmi: Sequence[float], agrees: Sequence[int], entropies: Sequence[float], section: ScoreSection) -> list[float]:
-    if section.weighting == "uniform":
+    if section.weighting == "uniform" or section.weighting == "signed":
         return [1.0] * len(pmi)
     if section.weighting == "agreement":
         return [float(agree) for agree in agrees]

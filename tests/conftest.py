@@ -6,8 +6,10 @@ mostly wrong, which is what a peer-prediction pipeline needs to have something t
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -27,6 +29,20 @@ CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+# The peers' processes are forks of a server that imports peers.preload. It finds that by PYTHONPATH, not by pytest's
+# `pythonpath`, and starts but once, with the first test that needs it, which may not be one of a stage. Without the
+# preload each peer's process of each stage imports torch and transformers anew: six seconds.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+multiprocessing.get_context("forkserver").set_forkserver_preload(["peers.preload"])
+
+# A process of pytest-xdist has its share of the cores for itself, and so do all that it starts: engines and torch take
+# as many threads as they find cores, and two times two threads on two cores wait for each other.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:
+    cores, number = sorted(os.sched_getaffinity(0)), int(WORKER.removeprefix("gw"))
+    os.sched_setaffinity(0, set(cores[number :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]) or cores)
+
 ARCHITECTURES = {"llama": "LlamaConfig", "qwen": "Qwen2Config"}
 
 
@@ -78,12 +94,9 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     import transformers
 
     from data.config.sections import PeerSection, TemplateSection
-    from peers.logprob.model import LanguageModel, Pair
     from peers.prompts import PeerPrompts
 
     torch.manual_seed(seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors; on a busy machine threads would mostly wait for each other
     tokenizer = _tokenizer(chat)
     config = getattr(transformers, ARCHITECTURES[architecture])(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -92,32 +105,54 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     prompts = PeerPrompts(tokenizer, PeerSection(name="tiny", model="tiny"), TemplateSection(instruction="Solve."))
+    teach(model, prompts, seed)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def teach(model: Any, prompts: Any, seed: int, form: str = "The answer is {}.") -> None:
+    """Train a model for a few seconds to answer sums in a form, and to stop."""
+    import torch
+
+    from peers.logprob.model import LanguageModel, Pair
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors; on a busy machine threads would mostly wait for each other
     lm = LanguageModel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     draw = random.Random(seed)
     for _ in range(150):
         batch = []
         for row in draw.sample(questions(1000, 400), 16):
-            response = f"The answer is {int(row['answer']) + draw.choice([0, 0, 1])}."
+            response = form.format(int(row["answer"]) + draw.choice([0, 0, 1]))
             target: list[Any] = [*prompts.encode_response(response), prompts.end_id]
-            solutions = [f"The answer is {draw.randrange(3000)}."] * draw.choice([0, 0, 1, 2])
+            solutions = [form.format(draw.randrange(3000))] * draw.choice([0, 0, 1, 2])
             batch.append(Pair(prompts.solve(row["question"], solutions), target))
         loss = -torch.stack([logprobs.mean() for logprobs in lm.target_logprobs(batch)]).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     torch.set_num_threads(threads)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """{"chatty": a Llama with a chat template, "plain": a Qwen 2 without}."""
-    root = tmp_path_factory.mktemp("models")
-    _make_model(root / "chatty", "llama", chat=True, seed=1)
-    _make_model(root / "plain", "qwen", chat=False, seed=2)
+    """{"chatty": a Llama with a chat template, "plain": a Qwen 2 without}; pytest-xdist's processes make them once."""
+    common = tmp_path_factory.getbasetemp()
+    root = (common.parent if WORKER else common) / "models"
+    with open(f"{root}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "whole").exists():
+            _make_model(root / "chatty", "llama", chat=True, seed=1)
+            _make_model(root / "plain", "qwen", chat=False, seed=2)
+            (root / "whole").touch()
     return {"chatty": root / "chatty", "plain": root / "plain"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with slow tests first, so that no process of pytest-xdist is left with one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

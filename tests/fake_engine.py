@@ -1,13 +1,16 @@
-"""An engine without a model, and workers without processes, for tests of pure logic."""
+"""An engine without a model, and workers without processes."""
 
 from __future__ import annotations
 
+import importlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from data.console import Task
-from data.run import Run
+from data.run import Run, open_run
+from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.prompts import PeerPrompts
 from peers.workers import Job, Work
@@ -55,3 +58,27 @@ class Inline:
             if self.stretches[-1:] != [job.peer]:
                 self.stretches.append(job.peer)
             yield job, job.work(self.run, *job.arguments, line.advance if line else lambda *_: None)
+
+
+def run_inline(run: str, config: Path, overrides: list[str]) -> None:
+    """Rounds 0 and 1 of a run, up to the training, in this very process, with the engine and models of its config."""
+    steps = (("evaluate", 0), ("generate", 1), ("score", 1), ("train", 1))
+    with open_run(run, config, overrides) as opened:
+        try:
+            for stage, round_ in steps:
+                main: Any = importlib.import_module(stage).main
+                main(opened, round_, Inline(opened))
+        finally:
+            policy_cache.drop_all()
+
+
+class Here(Inline):
+    """`Processes` for commands without a run."""
+
+    log: Path | None = None
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        policy_cache.drop_all()

@@ -299,7 +299,17 @@ def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:
 def rows_of(right: str, pmi: list[float | None], weight: list[float | None], peer: str = "p") -> list[dict[str, Any]]:
     """Scores, one question each."""
     return [
-        {"prompt_id": str(i), "peer": peer, "right": r == "1", "pmi_per_token": p, "weight": w, "agrees": r == "1"}
+        {
+            "prompt_id": str(i),
+            "peer": peer,
+            "number": 1,
+            "label": "1",
+            "right": r == "1",
+            "own_right": True,
+            "pmi_per_token": p,
+            "weight": w,
+            "agrees": r == "1",
+        }
         for i, (r, p, w) in enumerate(zip(right, pmi, weight, strict=True))
     ]
 
@@ -329,12 +339,14 @@ def test_quality_by_hand() -> None:
     found = {name: value and value.mean for name, value in quality(CHAINS, scores, DRAWS).items()}
     assert found["right at position 1"] == 1.0 and found["right at position 2"] == 0.5
     assert found["right, the aggregate"] == 0.5 and found["right, a vote of the chain"] == 0.75
-    assert found["examples whose aggregate is wrong"] == 0.4 and found["training weight on them"] == 0.4
+    assert found["examples whose label is wrong"] == 0.4 and found["training weight on them"] == 0.4
     assert found["AUROC of PMI, p"] == 0.75  # 3 of 4 pairs in order
     assert found["AUROC of the weight, p"] == 0.5
     assert found["AUROC of PMI, q"] == 0 and found["AUROC of the weight, q"] == 1
-    assert found["AUROC of PMI: is the aggregate right"] == pytest.approx((2 + 1 + 0.5) / 9)
-    assert found["AUROC of the weight: is the aggregate right"] == pytest.approx((3 + 1 + 2) / 9)
+    assert found["AUROC of PMI: is the label right"] == pytest.approx((2 + 1 + 0.5) / 9)
+    assert found["AUROC of the weight: is the label right"] == pytest.approx((3 + 1 + 2) / 9)
+    assert found["mean weight, p: own right, label right"] == 1.0  # of 1.5 and 0.5
+    assert found["mean weight, q: own right, label wrong"] is None  # weight 0 is not trained
     assert found["correlation of PMI with agreement"] == pytest.approx(-0.3866946)
 
 
@@ -342,8 +354,8 @@ def test_what_means_nothing_is_left_out() -> None:
     scores = rows_of("10", [0.3, 0.1], [1.0, 0.0])
     every = set(quality(CHAINS, scores, DRAWS))
     positions = {"right at position 1", "right at position 2", "right, a vote of the chain"}
-    weights = {"AUROC of the weight: is the aggregate right", "AUROC of the weight, p", "training weight on them"}
-    weights.add("examples whose aggregate is wrong")
+    weights = {"AUROC of the weight: is the label right", "AUROC of the weight, p", "training weight on them"}
+    weights |= {"examples whose label is wrong"} | {name for name in every if name.startswith("mean weight")}
     without_chain = [{**row, "role": "solo", "position": None} for row in CHAINS]
     assert every - set(quality(without_chain, scores, DRAWS)) == positions
     assert every - set(quality(CHAINS, scores, DRAWS, oracle=True)) == weights

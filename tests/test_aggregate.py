@@ -10,8 +10,8 @@ import pytest
 
 from data.answers.grader import Grader
 from data.schema import ChainRow
+from generate.aggregate import ChainVote, vote
 from generate.asking import synthesiser
-from generate.label import ChainVote, vote
 
 
 @pytest.fixture(scope="module")

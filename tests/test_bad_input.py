@@ -201,7 +201,10 @@ CONFIGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing column": (("prompts.question_column=problem",), ("no column 'problem'", "has question, answer")),
     "missing benchmark": (("benchmarks.0.source=none.csv",), ("benchmarks.0: file none.csv does not exist",)),
     "same name": (("peers.1.name=chatty",), ("peers: the name 'chatty' is used more than once",)),
-    "same model": (("peers.1.model=./models/chatty",), ("'./models/chatty' is listed more than once",)),
+    "same model": (
+        ("peers.1.model=./models/chatty",),
+        ("'chatty' and 'plain' are the model", "differ by their names alone"),
+    ),
     "bad name": (("peers.1.name=../x",), ("peers.1.name", "'../x'")),
     "unknown key": (("generate.temprature=1",), ("unknown key 'generate.temprature'", "docs/config.md")),
     "unknown section": (("sampling.top_p=1",), ("unknown key 'sampling'",)),

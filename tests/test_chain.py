@@ -7,8 +7,10 @@ from typing import Literal
 
 import pytest
 
+from data.config.load import load_config
 from data.hashing import request_seed
-from generate.asking import Asking, Chain, ChainAndSolo, Question, Samples, Solo, Turn, peer_order
+from generate.asking import Asking, Chain, Question, Samples, Solo, Together, Turn, asking_of, peer_order
+from tests.conftest import ROOT
 
 PEERS = ["a", "b", "c"]
 
@@ -72,10 +74,10 @@ def test_request_seed_follows_from_its_parts() -> None:
 def asked(asking: Asking, question: Question) -> list[tuple[str, int, str, tuple[object, ...], int]]:
     """Every request for a question: role, number, peer, what its seed is made from, how many responses it is shown."""
     return [
-        (turn.role, turn.number, peer, asking.seed_of(turn, peer, question), len(asking.shown(turn)))
+        (turn.role, turn.number or number, peer, asking.seed_of(turn, peer, question, number), len(asking.shown(turn)))
         for turn in asking.turns
         for peer in PEERS
-        if asking.asks(turn, peer, question)
+        for number in range(1, asking.asks(turn, peer, question) + 1)
     ]
 
 
@@ -84,11 +86,34 @@ def test_who_answers_what_by_hand() -> None:
     question = Question("q", "?", number=0, order=["b", "c", "a"])
     chain = [("chain", 1, "b", (1,), 0), ("chain", 2, "c", (2,), 1), ("chain", 3, "a", (3,), 2)]
     assert asked(Chain(PEERS, round=1), question) == chain
-    assert asked(Chain(PEERS, round=1, synthesis=True), question) == [*chain, ("synthesis", 0, "b", (4,), 3)]
-    solo = [("solo", 0, "a", (0,), 0), ("solo", 0, "c", (0,), 0)]
-    assert asked(ChainAndSolo(PEERS, round=1), question) == [*solo, *chain]
-    alone = [("solo", 0, "a", (3,), 0), ("solo", 0, "b", (1,), 0), ("solo", 0, "c", (2,), 0)]
-    assert asked(Solo(PEERS), question) == alone
-    samples = [("sample", n, peer, (n, peer), 0) for n in (1, 2) for peer in PEERS]
-    assert asked(Samples(PEERS, k=2), question) == samples
-    assert ChainAndSolo(PEERS, round=1, synthesis=True).shown(Turn("chain", 2)) == [Turn("chain", 1)]
+    assert asked(Chain(PEERS, round=1, synthesis=True), question) == [*chain, ("synthesis", 1, "b", (4,), 3)]
+    solo = [("solo", 1, "a", (0,), 0), ("solo", 1, "c", (0,), 0)]
+    beside = Together([Solo(beside_chain=True), Chain(PEERS, round=1, synthesis=True)])
+    assert asked(beside, question) == [*solo, *chain, ("synthesis", 1, "b", (4,), 3)]
+    assert beside.shown(Turn("chain", 2)) == [Turn("chain", 1)]
+    alone = [("solo", 1, "a", (3,), 0), ("solo", 1, "b", (1,), 0), ("solo", 1, "c", (2,), 0)]
+    assert asked(Solo(), question) == alone
+    assert Solo().asks(Turn("solo"), "voter", question) == 0  # who stands in no order gives samples alone
+    samples = [("sample", n, peer, (n, peer), 0) for peer in PEERS for n in (1, 2)]
+    assert asked(Samples(k=2), question) == samples
+    assert asked(Together([Solo(), Samples(k=2)]), question) == [*alone, *samples]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "roles"),
+    [
+        ([], {"chain"}),
+        (["score.y_source=alone"], {"solo", "chain"}),
+        (["generate.aggregate=synthesis"], {"chain", "synthesis"}),
+        (["generate.aggregate=self"], {"solo"}),
+        (["score.label=sample-vote", "score.text=solution"], {"solo", "sample"}),
+        (["score.label=sample-vote", "score.text=solution", "score.weighting=uniform"], {"sample"}),
+        (["score.label=sample-vote"], {"chain", "sample"}),
+        (["score.text=solution"], {"solo", "chain", "sample"}),
+        (["score.label=own-vote", "score.text=samples", "score.weighting=signed"], {"sample"}),
+        (["score.label=none", "score.text=teacher-solution", "score.weighting=uniform"], {"sample"}),
+    ],
+)
+def test_what_label_text_and_weight_need_is_asked_for_and_no_more(overrides: list[str], roles: set[str]) -> None:
+    config = load_config(ROOT / "configs/nano.toml", overrides)
+    assert {turn.role for turn in asking_of(config, 1).turns} == roles

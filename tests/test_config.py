@@ -14,8 +14,9 @@ from data.config.load import differences, load_config, parse_config
 from data.config.sections import Config, GenerateSection, ScoreSection, Section
 from data.errors import UserError
 from data.hashing import digest
-from generate.label import LABELS
+from generate.aggregate import AGGREGATES
 from score.chains import MEASURED
+from score.label import LABELS
 from score.text import TEXTS
 from score.weights import weights
 from tests.conftest import ROOT
@@ -69,6 +70,9 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
     assert parse_config(frozen, "frozen") == config  # a run reads its config.json back
 
 
+SAME = r"peers: 'a' and 'b' are the model .* and differ by their names alone"
+
+
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
@@ -106,9 +110,9 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
         (changed(peers=MINIMAL["peers"][:1]), r"peers: found 1, expected at least 2"),
         (changed(peers=[]), "peers: found 0"),
         (changed(peers=[{"name": n, "model": f"m{i}"} for i, n in enumerate("aba")]), "peers: the name 'a' is used"),
-        (changed(peers=[{"name": n, "model": "m"} for n in "ab"]), "peers: the model 'm' is listed more than once"),
-        (changed(peers=[{"name": n, "model": ["p0", "p1"]} for n in "ab"]), "the model .* is listed more than once"),
-        (changed(peers=[{"name": n, "model": m} for n, m in (("a", "./m"), ("b", "./m/"))]), "listed more than once"),
+        (changed(peers=[{"name": n, "model": "m"} for n in "ab"]), SAME),
+        (changed(peers=[{"name": n, "model": ["p0", "p1"]} for n in "ab"]), SAME),
+        (changed(peers=[{"name": n, "model": m} for n, m in (("a", "./m"), ("b", "./m/"))]), SAME),
         (changed(benchmarks=MINIMAL["benchmarks"] * 2), "benchmarks: the name 't' is used more than once"),
         (changed(benchmarks=[{"name": "mean", "source": "s"}]), "benchmarks: the name 'mean' stands for the mean"),
         (changed(peers=[{"name": n, "model": n} for n in ("a", "mean")]), "peers: the name 'mean' stands for the mean"),
@@ -320,6 +324,51 @@ def test_differences_lists_keys_and_ignores_runtime_and_guard(toml: Path) -> Non
     assert "templates.examples: [] -> (absent)" in shown
 
 
+SHORT = {"instruction": "Short steps."}
+
+
+def test_a_peer_names_its_wording() -> None:
+    peers = [{**MINIMAL["peers"][0], "wording": "short"}, {**MINIMAL["peers"][1], "templates": {"instruction": "Own."}}]
+    config = parse_config(changed(wordings={"short": SHORT}, peers=peers), "x")
+    assert [config.templates_of(peer).instruction for peer in config.peers] == ["Short steps.", "Own."]
+    assert [config.wording_name(peer) for peer in config.peers] == ["short", "its own templates"]
+    plain = parse_config(changed(wordings={"short": SHORT}, templates={"instruction": "All."}), "x")
+    assert [plain.templates_of(peer).instruction for peer in plain.peers] == ["All."] * 2
+    assert {plain.wording_name(peer) for peer in plain.peers} == {"[templates]"}
+    assert parse_config(json.loads(json.dumps(config.model_dump(mode="json"))), "frozen") == config
+
+
+@pytest.mark.parametrize(
+    ("peer", "told"),
+    [
+        (
+            {"wording": "shrot"},
+            r"^x: peers: a has wording 'shrot', not a table of \[wordings\]; expected one of short$",
+        ),
+        ({"wording": "short", "templates": SHORT}, "peer a has both templates and wording 'short'"),
+    ],
+)
+def test_a_wording_that_cannot_be(peer: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        first = {**MINIMAL["peers"][0], **peer}
+        parse_config(changed(wordings={"short": SHORT}, peers=[first, MINIMAL["peers"][1]]), "x")
+    with pytest.raises(UserError, match="wordings"):
+        parse_config(changed(wordings={"a/b": SHORT}), "x")
+
+
+def test_wordings_are_in_fingerprints_only_where_there_are_some() -> None:
+    """A run that began before there were any goes on; and the dev set may change, since no stage reads it."""
+    about = {"templates", "wordings", "peers"}
+    before = parse_config(MINIMAL, "x")
+    dumped = before.model_dump(mode="json", include=about)
+    assert dumped.keys() == {"templates", "peers"} and all("wording" not in peer for peer in dumped["peers"])
+    named = parse_config(changed(wordings={"short": SHORT}), "x").model_dump(mode="json", include=about)
+    other = parse_config(changed(wordings={"short": {"instruction": "x"}}), "x").model_dump(mode="json", include=about)
+    assert len({digest(each) for each in (dumped, named, other)}) == 3
+    assert differences(before, parse_config(changed(wording={"source": "dev.jsonl"}), "x")) == []
+    assert differences(before, parse_config(changed(wordings={"short": SHORT}), "x"))
+
+
 def test_digest_is_stable() -> None:
     # sha256 of '{"a": 1, "b": [1, 2.5, null]}'; fingerprints of finished stages hold it, so it must not change
     value = {"b": [1, 2.5, None], "a": 1}
@@ -349,8 +398,9 @@ def test_the_table_has_every_field() -> None:
     assert lines[:2] == ["| key | default | meaning |", "|---|---|---|"]
     rows = dict(line.strip("| ").split(" | ", 1) for line in lines[2:])
     assert len(rows) == len(lines) - 2
-    # [templates] and its examples are described once, though a peer may have its own and the verifier has others
-    once = ("peers[].templates", "templates.verify_examples[]")
+    # [templates] and its examples are described once, though a peer may have its own, the verifier has others, and
+    # [wordings] has more of them
+    once = ("peers[].templates", "voters[].templates", "templates.verify_examples[]", "wordings[]")
     sections = [(prefix, model) for prefix, model in _sections() if prefix and not prefix.startswith(once)]
     expected = {f"`{prefix}.{name}`" for prefix, model in sections for name in model.model_fields}
     assert set(rows) == expected
@@ -376,9 +426,11 @@ def test_every_choice_of_the_config_has_its_strategy() -> None:
     def choices(section: type[Section], name: str) -> set[Any]:
         return set(get_args(section.model_fields[name].annotation))
 
-    assert choices(GenerateSection, "aggregate") == LABELS.keys()
-    assert choices(ScoreSection, "target") == TEXTS.keys()
+    assert choices(GenerateSection, "aggregate") == AGGREGATES.keys()
+    assert choices(ScoreSection, "label") == LABELS.keys()
+    assert choices(ScoreSection, "text") == TEXTS.keys()
     assert choices(ScoreSection, "y_source") == MEASURED.keys()
     for weighting in choices(ScoreSection, "weighting"):  # each is a weighting of its own
-        section = ScoreSection(weighting=weighting)
+        signed: Any = {"text": "samples", "label": "own-vote"} if weighting == "signed" else {}
+        section = ScoreSection(weighting=weighting, **signed)
         assert len(weights([0.1, 0.4, 0.2], [1, 0, 1], [0.5, 0.1, 0.9], section, seed=3)) == 3

@@ -278,7 +278,7 @@ def test_rows_without_a_clean_cut_are_dropped_and_counted(
     assert dropped and all("pens and buys 3" in row["question"] for row in dropped)
     assert all(row["pmi"] is row["weight"] is None and row["target_token_ids"] == [] for row in dropped)
     assert manifest["dropped"]["target_not_separable"] == len(dropped)
-    kept = [row for row in rows if row["drop_reason"] is None and row["peer"] != row["aggregate_peer"]]
+    kept = [row for row in rows if row["drop_reason"] is None and row["peer"] != row["target_peer"]]
     assert manifest["re_encoded"] == len(kept) > 0
 
 

@@ -27,7 +27,7 @@ from evaluate.clustered import Bootstrap
 from evaluate.gap import auroc, bootstrap_interval, filtered_accuracy, global_gaps, question_gap
 from evaluate.intervals import estimate
 from evaluate.report import write_report
-from generate.label import vote
+from generate.aggregate import vote
 from peers.engines.protocol import Completion
 from peers.engines.transformers import TransformersEngine
 from score.pmi import Measured, combine

@@ -25,7 +25,8 @@ from data.schema import GATE, PROMPTS
 from data.selection import write_prompts
 from evaluate.gate import gate_notes, gate_table, refused_notice
 from peers.engines.protocol import Completion
-from peers.policy import ADAPTER_WEIGHTS, adapter_identity, resolve, resolve_all
+from peers.merge import ADAPTER_WEIGHTS
+from peers.policy import adapter_identity, resolve, resolve_all
 from peers.source import model_directory
 from pipeline.status import status
 from tests.conftest import read_stage
@@ -154,8 +155,8 @@ def adapters(run: Run, round_: int) -> None:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, right: Callable[[str, int, int], bool]) -> list[tuple[str, int, int]]:
-    """Have all samples vote 1, and greedy answers be 1 where `right(peer, round of its policy, number of question)`,
-    else 2; returns the list of batches: (peer, round of its policy, prompts)."""
+    """Have all samples vote 1, and a greedy answer be 1 where `right(peer, round of its policy, number of the
+    question)`, else 2; returns the list of batches: (peer, round of its policy, prompts)."""
     batches = []
 
     def complete(engine: Any, prompts: list[list[int]], *_: Any) -> list[Completion]:

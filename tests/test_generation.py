@@ -304,8 +304,8 @@ def test_vote_marks_one_of_the_majority(three: Path) -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_each_peer_votes_over_its_own_samples(together: bool, three: Path) -> None:
-    overrides = ("generate.aggregate=self-vote", "generate.temperature=1", "generate.votes=5")
+def test_each_peer_gives_samples_where_label_or_text_need_them(together: bool, three: Path) -> None:
+    overrides = ("score.label=sample-vote", "score.text=solution", "score.weighting=uniform", "generate.samples=5")
     fakes = Fakes(lambda peer, seed: f"{peer[0]}{seed}. The answer is {seed % 2}.", together)
     rows = generate("t", fakes, *overrides)
     assert len(rows) == 12 * 3 * 5 and len({seed for _, _, seed in fakes.asked}) == len(rows)
@@ -314,15 +314,36 @@ def test_each_peer_votes_over_its_own_samples(together: bool, three: Path) -> No
     allowed = {peer: [prompts[peer].solve(text) for text in texts] for peer in PEERS}
     assert all(prompt in allowed[peer] for peer, prompt, _ in fakes.asked)
     for chain in chains(rows):
-        for peer in PEERS:
-            mine = [row for row in chain if row["peer"] == peer]
-            assert [row["sample"] for row in mine] == [1, 2, 3, 4, 5]
-            assert all(row["role"] == "sample" and row["position"] is None for row in mine)
-            majority = Counter(row["answer"] for row in mine).most_common(1)[0][0]
-            kept = next(row for row in mine if row["answer"] == majority)  # all are equally probable: the earliest
-            assert [row["is_aggregate"] for row in mine] == [row is kept for row in mine]
-    with pytest.raises(UserError, match="'self-vote' needs a temperature above 0"):
-        generate("u", fakes, "generate.aggregate=self-vote")
+        assert [row["peer"] for row in chain] == [peer for peer in PEERS for _ in range(5)]
+        assert [row["sample"] for row in chain] == [1, 2, 3, 4, 5] * 3
+        assert all(row["role"] == "sample" and row["position"] is None for row in chain)
+        assert not any(row["is_aggregate"] for row in chain)
+    drawn = Fakes(lambda peer, seed: f"{peer[0]}{seed}. The answer is {seed % 2}.", together)
+    both = generate("u", drawn, "generate.samples=5", "score.text=solution")  # the label is the chain's
+    assert [row for row in both if row["role"] == "sample"] == rows
+    assert sum(row["is_aggregate"] for row in both) == 12
+
+
+def test_a_voter_gives_samples_in_its_own_words_and_nothing_else(three: Path) -> None:
+    """Beside a chain, too: who votes is in no chain."""
+    voter = 'voters=[{name="loud", peer="plain", templates={instruction="Shout the answer."}}]'
+    fakes = Fakes(lambda peer, seed: f"{peer[0]}{seed}. The answer is {seed % 2}.", together=True)
+    rows = generate("t", fakes, voter, "score.label=sample-vote", "generate.samples=2")
+    for chain in chains(rows):
+        assert Counter((row["role"], row["peer"]) for row in chain) == {
+            **{("chain", peer): 1 for peer in PEERS}, **{("sample", rater): 2 for rater in (*PEERS, "loud")},
+        }  # fmt: skip
+    prompts = prompts_of("t")["plain"]
+    texts = [prompts.decode(prompt) for peer, prompt, _ in fakes.asked if peer == "plain"]
+    assert sum("Shout the answer." in text for text in texts) == 12 * 2
+    with pytest.raises(UserError, match="loud is of peer 'nobody'"):
+        generate("u", fakes, voter.replace("plain", "nobody"), "score.label=sample-vote")
+    with pytest.raises(UserError, match=r"score\.label is 'sample-vote', found 'aggregate'"):
+        generate("u", fakes, voter)
+    with pytest.raises(UserError, match="either wording or templates"):
+        generate("u", fakes, 'voters=[{name="loud", peer="plain"}]', "score.label=sample-vote")
+    with pytest.raises(UserError, match=r"voters: loud has wording 'x', not a table"):
+        generate("u", fakes, 'voters=[{name="loud", peer="plain", wording="x"}]', "score.label=sample-vote")
 
 
 @pytest.mark.parametrize("together", [True, False])

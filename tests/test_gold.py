@@ -273,7 +273,8 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
                     "sample": None, "peer": peer, "is_aggregate": peer == "chatty", "response": answer,
                     "answer": answer, "finish_reason": "stop", "n_tokens": 1, "logprob": -1.0, "token_ids": [1],
                 })  # fmt: skip
-            scores.append({**score_row("x", 1.0, [9]), "prompt_id": question_id(question), "question": question})
+            about = {"prompt_id": question_id(question), "question": question, "label": answer}
+            scores.append({**score_row("x", 1.0, [9]), **about})
         for rows, kind, schema in ((chains, "chains", CHAINS), (scores, "scores", SCORES)):
             folder = run.stage_dir(1, kind)
             shards.write_rows(rows, folder / "part-00000.parquet", schema)

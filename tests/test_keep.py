@@ -53,7 +53,9 @@ def judgements(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def judged(_: Run, round_: int) -> tuple[list[Any], list[Any]]:
         asked.append(round_)
         pairs = enumerate(zip(WEIGHTS, RIGHT, strict=True))
-        return [], [{"prompt_id": f"q{i}", "peer": "plain", "weight": w, "right": r} for i, (w, r) in pairs]
+        return [], [
+            {"prompt_id": f"q{i}", "peer": "plain", "number": 1, "weight": w, "right": r} for i, (w, r) in pairs
+        ]
 
     monkeypatch.setattr(evaluate.labels, "judged", judged)
     return asked
@@ -65,7 +67,7 @@ def test_train_takes_the_listed_examples_alone(project: Path, judgements: list[i
         before = shards.checksum(run.stage_dir(1, "scores") / "part-00000.parquet")
         assert not oracle_notice("k") and keep_right(run, 1) == 2
         path = keep_path("k", 1)
-        assert pq.read_table(path).to_pylist() == [{"prompt_id": f"q{i}", "peer": "plain"} for i in (0, 1)]
+        assert pq.read_table(path).to_pylist() == [{"prompt_id": f"q{i}", "peer": "plain", "number": 1} for i in (0, 1)]
         assert set(pq.read_schema(path).metadata) == {b"scores"}
         assert oracle_notice("k") and keep_right(run, 1) == 2 and judgements == [1]  # made once
         assert shards.checksum(run.stage_dir(1, "scores") / "part-00000.parquet") == before

@@ -12,7 +12,8 @@ import pytest
 
 from data import schema
 from data.gate import Comparison, Decision
-from score.stage import PASSES
+from score.examples import EXAMPLES
+from score.passes import PASSES, VERIFIED
 from tests.conftest import ROOT
 from train.gate.stage import RESPONSES
 
@@ -52,11 +53,18 @@ def test_the_walk_sees_what_it_is_for() -> None:
 
 def test_only_evaluate_has_a_column_for_gold_answers() -> None:
     assert {"PROMPTS", "CHAINS", "SCORES", "KEEP", "GATE", "EVALS", "METRICS"} <= SCHEMAS.keys()
-    assert SCHEMAS["KEEP"].names == ["prompt_id", "peer"]  # evaluate writes it for train
+    assert SCHEMAS["KEEP"].names == ["prompt_id", "peer", "number"]  # evaluate writes it for train
     assert "gold" in SCHEMAS["EVALS"].names
-    for name, found in {**SCHEMAS, "PASSES": PASSES, "RESPONSES": RESPONSES}.items():
+    for name, found in {
+        **SCHEMAS,
+        "PASSES": PASSES,
+        "EXAMPLES": EXAMPLES,
+        "VERIFIED": VERIFIED,
+        "RESPONSES": RESPONSES,
+    }.items():
         if name not in ("EVALS", "METRICS", "ABLATION"):
-            assert not [column for column in found.names if any(word in column for word in GOLD_WORDS)], name
+            columns = set(found.names) - {"label", "label_share"}  # the label that the peers' own answers give
+            assert not [column for column in columns if any(word in column for word in GOLD_WORDS)], name
     assert "gold" not in SCHEMAS["METRICS"].names
 
 

@@ -20,14 +20,15 @@ from data.errors import UserError
 from data.run import Run, open_run
 from data.schema import SCORES
 from data.shards import write_rows
-from peers.logprob.model import LanguageModel, Pair, load_language_model
+from peers.logprob.model import LanguageModel, Pair, load_language_model, load_model
 from peers.logprob.scoring import score_pairs
 from peers.policy import resolve
 from peers.source import load_tokenizer
 from score.weights import weights
 from tests.conftest import ROOT, questions
-from train.loop import TrainingExample, lr_factor, open_adapter, train_adapter
-from train.loss import optimiser_steps, weighted_nll
+from train.examples import TrainingExample
+from train.loop import lr_factor, open_adapter, train_adapter
+from train.loss import clipped_advantage, optimiser_steps, weighted_nll
 from train.stage import PeerTraining, training_examples
 
 LORA = TrainSection(rank=4, alpha=8, lr=1e-3, batch_size=8, schedule="constant", warmup_ratio=0)
@@ -148,7 +149,8 @@ def test_one_by_one_accumulated_equals_all_at_once(name: str, tiny_models: dict[
 def score_row(id_: str, weight: float | None, tokens: list[int]) -> dict[str, Any]:
     """A row of scores of the peer `plain`."""
     return {
-        "prompt_id": id_, "peer": "plain", "role": "chain", "position": 1, "aggregate_peer": "chatty",
+        "prompt_id": id_, "peer": "plain", "number": 1, "label": "x", "label_share": None, "role": "chain",
+        "position": 1, "sample": None, "target_peer": "chatty",
         "logp_given_response": -1.0, "logp_alone": -2.0, "n_target_tokens": len(tokens), "pmi": 1.0,
         "pmi_per_token": 0.1, "weight": weight,
         "drop_reason": None, "agrees": True, "answer_entropy": 0.0, "question": f"What is {id_}?", "target": "x",
@@ -249,3 +251,57 @@ def test_training_that_leaves_the_range_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(train.loop, "_backward", spoilt)
     with pytest.raises(UserError, match=r"the gradient's norm is (inf|nan) at step 1 of 1: .*train\.lr"):
         train_one(spoil_adapter=False)
+
+
+def test_signed_weights_push_up_and_down_and_stop_at_the_clip() -> None:
+    """By hand: ratio 1 has the gradient of w log p; one beyond the clip has none in the direction it went."""
+    before = [[-1.0, -1.0], [-2.0, -2.0]]
+    at_start = [torch.tensor(each, requires_grad=True) for each in before]
+    loss = clipped_advantage(at_start, before, [1.0, -0.5], batch_size=2, clip=0.2)
+    assert loss.item() == pytest.approx(-(1.0 - 0.5) / 2)
+    loss.backward()
+    assert at_start[0].grad is not None and at_start[1].grad is not None
+    assert at_start[0].grad.tolist() == pytest.approx([-0.25, -0.25])  # - w / (n B)
+    assert at_start[1].grad.tolist() == pytest.approx([0.125, 0.125])
+    # the ratio e^0.3 is above 1.2: no further up; e^-0.3 is below 0.8: no further down; but back either may go
+    moved = [torch.tensor([-0.7, -1.3], requires_grad=True), torch.tensor([-1.7, -2.3], requires_grad=True)]
+    clipped_advantage(moved, before, [1.0, -0.5], batch_size=2, clip=0.2).backward()
+    assert moved[0].grad is not None and moved[1].grad is not None
+    assert moved[0].grad.tolist() == pytest.approx([0.0, -0.25 * math.exp(-0.3)])
+    assert moved[1].grad.tolist() == pytest.approx([0.125 * math.exp(0.3), 0.0])
+    with pytest.raises(ValueError, match="weights"):
+        clipped_advantage(moved, before, [1.0, math.nan], 2, 0.2)
+
+
+def test_signed_training_raises_what_agrees_and_lowers_what_does_not(
+    project: Path, tiny_models: dict[str, Path]
+) -> None:
+    """One real adapter; killed after its checkpoint it comes to the same end, from the same log-probabilities."""
+    pairs = [Pair([9, 10, 30 + i], [40 + 2 * i, 41 + 2 * i]) for i in range(8)]
+    examples = [TrainingExample(pair, 1.0 if i % 2 else -1.0) for i, pair in enumerate(pairs)]
+    section = LORA.model_copy(update={"lr": 5e-3, "batch_size": 4, "epochs": 3})
+    ends = []
+    for name, stop in (("whole", None), ("killed", 3)):
+        work = project / name
+        work.mkdir()
+        model = open_adapter(tiny_models["plain"], "float32", section, None, seed=1)
+        start = score_pairs(LanguageModel(load_model(tiny_models["plain"], "float32")), pairs, 512, lambda *_: None)
+        if stop:
+            seen: list[int] = []
+
+            def kill(n: int, _: int, seen: list[int] = seen) -> None:
+                seen.append(n)
+                if len(seen) > 3:
+                    raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                train_adapter(model, examples, section, 1, 512, work, 1, kill, "off", signed=True)
+            assert (work / "before.arrow").is_file() and (work / "checkpoint.pt").is_file()
+            model = open_adapter(tiny_models["plain"], "float32", section, None, seed=1)
+        train_adapter(model, examples, section, 1, 512, work, 1, lambda *_: None, "off", signed=True)
+        merged = model.merge_and_unload()
+        ends.append(score_pairs(LanguageModel(merged), pairs, 512, lambda *_: None))
+    changes = [sum(after) - sum(before) for before, after in zip(start, ends[0], strict=True)]
+    assert fmean(changes[1::2]) - fmean(changes[::2]) > 0.2, changes
+    for again, end in zip(ends[1], ends[0], strict=True):
+        assert again == pytest.approx(end, abs=1e-3)

@@ -21,7 +21,16 @@ from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from evaluate.guard import decide
 from evaluate.metrics import metrics_row
-from evaluate.report import change_table, cross_table, gap_table, metrics_table, show, training_table, write_report
+from evaluate.report import (
+    change_table,
+    choices_table,
+    cross_table,
+    gap_table,
+    metrics_table,
+    show,
+    training_table,
+    write_report,
+)
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -109,6 +118,16 @@ def test_the_gap_in_full(run: str) -> None:
     assert undecided == ("a", "p", "0", "–", "2.5", "–", "–", "–", "–", "3")
     assert len(write_report(run)) == 1
     assert "GV-Gap in full" in (RUNS / run / "report.html").read_text("utf-8")
+
+
+def test_the_report_names_each_peers_wording() -> None:
+    """In report.html, beside the choices that the numbers depend on."""
+    peers: list[Row] = [{"name": name, "model": name} for name in "pq"]
+    peers[1]["wording"] = "short"
+    raw: Row = {"prompts": {"source": "q"}, "benchmarks": [{"name": "a", "source": "b"}], "wordings": {"short": {}}}
+    keys, values = (list(column.cells) for column in choices_table(parse_config({**raw, "peers": peers}, "x")).columns)
+    named = {key: value for key, value in zip(keys, values, strict=True) if str(key).startswith("wording of ")}
+    assert named == {"wording of p": r"\[templates]", "wording of q": "short"}
 
 
 def test_merge_fidelity_has_a_column_where_it_was_measured(run: str) -> None:

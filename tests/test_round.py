@@ -52,14 +52,16 @@ def one_process(project: Path) -> Path:
 
 @pytest.fixture
 def rounds(one_process: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with rounds 0, 1 and 2 of run t, made by the command lines; made once, then copied."""
+    """The project with rounds 0 and 1 of run t, made by the command lines, and 2, in one process; made once, then
+    copied."""
     kept = tmp_path_factory.getbasetemp() / "rounds"
     if not kept.exists():
-        for round_ in (0, 1, 2):
-            for name in FOLDERS if round_ else ("evaluate",):
-                done = stage(name, round_, one_process)
-                assert done.returncode == 0, done.stderr
-                assert f"{name} round {round_}" in done.stdout and not done.stderr
+        for round_, name in ((0, "evaluate"), *((1, name) for name in FOLDERS)):
+            done = stage(name, round_, one_process)
+            assert done.returncode == 0, done.stderr
+            assert f"{name} round {round_}" in done.stdout and not done.stderr
+        for name in FOLDERS:
+            run_stage(name, "t", 2, Path("tiny.toml"), [])
         shutil.copytree("runs", kept)
     else:
         shutil.copytree(kept, "runs")
@@ -94,7 +96,7 @@ def check_chains(rows: list[Row], n_questions: int = 24, extra: int = 0) -> dict
     return {id_: next(row for row in chain if row["is_aggregate"]) for id_, chain in by_question.items()}
 
 
-def check_scores(rows: list[Row], chains: list[Row]) -> None:
+def check_scores(rows: list[Row], chains: list[Row], own_text: bool = False) -> None:
     """One row per question and peer; PMI, weight and reason fit together; the weights of each peer have mean 1."""
     responses = {(row["prompt_id"], row["peer"]): row for row in reversed(chains)}  # a synthesis comes last
     assert Counter((row["prompt_id"], row["peer"]) for row in rows) == Counter(responses.keys())
@@ -102,7 +104,7 @@ def check_scores(rows: list[Row], chains: list[Row]) -> None:
     for row in rows:
         response, aggregate = responses[row["prompt_id"], row["peer"]], aggregates[row["prompt_id"]]
         assert row["question"] == response["question"] and row["position"] == response["position"]
-        assert row["aggregate_peer"] == aggregate["peer"]
+        assert row["target_peer"] == (row["peer"] if own_text else aggregate["peer"])
         assert (row["drop_reason"] is None) == (row["weight"] is not None)
         if row["pmi"] is None:
             assert row["drop_reason"] is not None or response["is_aggregate"]
@@ -360,7 +362,7 @@ def test_without_peers_each_model_trains_on_its_own_answer(one_process: Path) ->
     assert len(chains) == len(scores) == 48 and all(row["is_aggregate"] for row in chains)
     own = {(row["prompt_id"], row["peer"]): row for row in chains}
     for row in scores:
-        assert row["pmi"] is None and row["aggregate_peer"] == row["peer"]
+        assert row["pmi"] is None and row["target_peer"] == row["peer"]
         assert row["target"] == own[row["prompt_id"], row["peer"]]["response"]
         assert (row["weight"], row["drop_reason"]) == (1.0, None) or row["weight"] is None
     assert sum(row["weight"] == 1.0 for row in scores) > 20
@@ -397,7 +399,7 @@ VARIANTS = {
     "mean": "score.scorer=mean",
     "aggregator": "score.scorer=aggregator",
     "answer": "score.pmi_target=answer",
-    "own": "score.target=own",
+    "own": "score.text=own",
     "final": "score.train_final=true",
     "sampled": "generate.temperature=1.0",
     "entropy": "score.weighting=entropy",
@@ -413,7 +415,7 @@ def test_variants_give_valid_chains_and_scores(variant: str, one_process: Path) 
     alone = {(row["prompt_id"], row["peer"]): row for row in chains if row["role"] == "solo"}
     chains = [row for row in chains if row["role"] != "solo"]
     aggregates = check_chains(chains, extra=variant == "synthesis")
-    check_scores(scores, chains)
+    check_scores(scores, chains, own_text=variant == "own")
     ordered = [[row["peer"] for row in chains if row["prompt_id"] == id_][: len(PEERS)] for id_ in aggregates]
     positions = Counter(row["position"] for row in aggregates.values())
     if variant == "synthesis":
@@ -453,3 +455,51 @@ def test_variants_give_valid_chains_and_scores(variant: str, one_process: Path) 
         assert len(alone) == 24
     if variant == "own":
         run_stage("train", "t", 1, Path("tiny.toml"), [VARIANTS[variant]])
+
+
+SOLUTION = ("score.label=sample-vote", "score.text=solution", "generate.samples=4", "generate.sample_temperature=1.0")
+
+
+def test_a_vote_of_samples_is_trained_on_in_the_words_of_a_sample(one_process: Path) -> None:
+    overrides = [*SOLUTION, "score.reliability=verifier"]
+    for name in ("generate", "score", "train"):
+        run_stage(name, "t", 1, Path("tiny.toml"), overrides)
+    chains, scores = read("generate", 1), read("score", 1)
+    assert Counter(row["role"] for row in chains) == {"solo": 48, "sample": 192}
+    samples = {(row["prompt_id"], row["peer"], row["response"]): row for row in chains if row["role"] == "sample"}
+    assert not any(row["is_aggregate"] for row in chains)
+    trained = [row for row in scores if row["drop_reason"] is None]
+    assert len(scores) == 48 and len(trained) > 20
+    for row in trained:
+        source = samples[row["prompt_id"], row["target_peer"], row["target"]]
+        assert source["answer"] is not None and 0 < row["label_share"] <= 1 and row["label"]
+        own = [
+            each for each in samples.values() if each["prompt_id"] == row["prompt_id"] and each["peer"] == row["peer"]
+        ]
+        has = [each for each in own if each["answer"] == row["label"] and each["finish_reason"] == "stop"]
+        assert (row["target_peer"] == row["peer"]) == bool(has)  # its own words first
+        if row["pmi"] is None:
+            assert row["weight"] == pytest.approx(1) and row["role"] is None
+        else:
+            assert row["role"] in ("solo", "sample") and row["logp_alone"] < 0
+    for peer in PEERS:
+        mine = [row["weight"] for row in trained if row["peer"] == peer]
+        assert math.fsum(mine) / len(mine) == pytest.approx(1, abs=1e-9)
+    labels = {(row["prompt_id"], row["label"]) for row in trained}
+    assert len(labels) == len({id_ for id_, _ in labels})  # one label a question, for all peers
+
+
+def test_signed_weights_train_on_all_own_samples(one_process: Path) -> None:
+    overrides = ["score.label=own-vote", "score.text=samples", "score.weighting=signed", *SOLUTION[2:]]
+    for name in ("generate", "score", "train"):
+        run_stage(name, "t", 1, Path("tiny.toml"), overrides)
+    scores = read("score", 1)
+    kept = [row for row in scores if row["weight"] is not None]
+    assert {row["target_peer"] == row["peer"] for row in kept} == {True} and all(row["pmi"] is None for row in kept)
+    assert any(row["weight"] < 0 for row in kept) and any(row["weight"] > 0 for row in kept)
+    for peer in PEERS:
+        sizes = [abs(row["weight"]) for row in kept if row["peer"] == peer and row["weight"]]
+        assert math.fsum(sizes) / len(sizes) == pytest.approx(1)
+    manifest = shards.read_manifest(RUNS / "t" / "round=1" / "adapters")
+    assert manifest is not None
+    assert sum(manifest["examples"].values()) == sum(row["weight"] not in (None, 0) for row in scores)

@@ -98,8 +98,8 @@ def test_scoring_that_is_killed_after_each_of_its_files_goes_on(project: Path, m
                 made += written[1:]
             found[name] = read_stage(run.stage_dir(1, "scores"), SCORES)
     assert found["clean"] == found["killed"] and len(found["clean"]) == 48
-    # for each of 3 shards: passes of 2 scorers, rows without weights, rows; then the manifest; and nothing twice
-    assert len(made) == len(set(made)) == 2 * (3 * 4 + 1)
+    # for each of 3 shards: examples, passes of 2 scorers, rows without and with weights; then the manifest
+    assert len(made) == len(set(made)) == 2 * (3 * 5 + 1)
 
 
 def test_the_summary_of_evals_is_counted_shard_by_shard(tmp_path: Path) -> None:

@@ -12,14 +12,21 @@ from data.answers.grader import Grader
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
 from score.chains import Chain
-from score.stage import agreements, answer_entropies
-from score.text import drop_reason
+from score.examples import Choosing
+from score.label import Votes
+from score.text import agree, drop_reason
 from score.weights import sigmoid, weights
 
-Weighting = Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled"]
+Weighting = Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled", "signed"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 DECREASING: tuple[Weighting, ...] = ("sigmoid", "exp", "rank")
 LN2 = math.log(2)
+
+
+def section_of(weighting: Weighting, **more: Any) -> ScoreSection:
+    """A section with a weighting; signed ones go with samples alone."""
+    signed: Any = {"text": "samples", "label": "own-vote"} if weighting == "signed" else {}
+    return ScoreSection(weighting=weighting, **signed, **more)
 
 
 def of(
@@ -91,7 +98,7 @@ def test_weights_decrease_in_pmi(weighting: Weighting) -> None:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_mean_is_one_over_what_is_trained_on(weighting: Weighting) -> None:
     pmi = [0.9, -0.4, 0.1, 0.0, 0.35]
-    found = of(pmi, ScoreSection(weighting=weighting), agrees=[True, False, True, False, True])
+    found = of(pmi, section_of(weighting), agrees=[True, False, True, False, True])
     assert fmean(w for w in found if w > 0) == pytest.approx(1)
     assert len(found) == 5
     if weighting == "uniform":
@@ -132,15 +139,15 @@ def test_shuffled_is_a_seeded_permutation_of_the_sigmoid_weights() -> None:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_extreme_values_do_not_overflow(weighting: Weighting) -> None:
     pmi = [-1e6, 1e6, 0.0, 1e300, -1e300]
-    found = of(pmi, ScoreSection(weighting=weighting, center=0.0))
+    found = of(pmi, section_of(weighting, center=0.0))
     assert all(math.isfinite(w) and w > 0 for w in found)
     assert fmean(found) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_few_examples(weighting: Weighting) -> None:
-    assert of([], ScoreSection(weighting=weighting)) == []
-    assert of([0.7], ScoreSection(weighting=weighting)) == [1.0]
+    assert of([], section_of(weighting)) == []
+    assert of([0.7], section_of(weighting)) == [1.0]
 
 
 def test_sigmoid_at_both_ends() -> None:
@@ -158,7 +165,7 @@ def row(peer: str, answer: str | None, **changes: Any) -> ChainRow:
 
 
 def test_why_a_peer_does_not_train_on_a_question() -> None:
-    aggregate, own = ScoreSection(), ScoreSection(target="own")
+    aggregate, own = ScoreSection(), ScoreSection(text="own")
     cut, silent, empty = row("a", "1", finish_reason="length"), row("a", None), row("a", None, n_tokens=0)
     last = row("b", "2", is_aggregate=True)
 
@@ -183,18 +190,17 @@ def test_what_cannot_be_compared_does_not_agree() -> None:
             """See `Grader.equivalent`."""
             return [None for _ in pairs]
 
-    mine, last = row("a", "1"), row("b", "1", is_aggregate=True)
-    compared = [(Chain([mine, last]), [mine])]
     with Grader(workers=1) as grader:
-        assert agreements(compared, grader) == {("q", "a"): True}
+        assert agree("1/2", "0.5", grader) and not agree("1", "2", grader) and not agree(None, "1", grader)
     with Slow(workers=1) as grader:
-        assert agreements(compared, grader) == {("q", "a"): False}
+        assert not agree("1", "1", grader)
 
 
 def test_an_answer_that_was_cut_off_has_no_part_in_the_entropy() -> None:
     rows = [row("a", "1"), row("b", "2", finish_reason="length"), row("c", "1", is_aggregate=True)]
+    choosing = Choosing(ScoreSection(), "abc", Votes(), "17/1")
     with Grader(workers=1) as grader:
-        assert answer_entropies([Chain(rows)], grader) == {("q", peer): 0.0 for peer in "abc"}
+        assert [each["answer_entropy"] for each in choosing.examples([Chain(rows)], grader)] == [0.0] * 3
         rows[1]["finish_reason"] = "stop"
-        found = answer_entropies([Chain(rows)], grader)  # shares of 2/3 and 1/3
-        assert found == pytest.approx({("q", peer): math.log(3) - 2 / 3 * LN2 for peer in "abc"})
+        found = [each["answer_entropy"] for each in choosing.examples([Chain(rows)], grader)]  # shares of 2/3 and 1/3
+        assert found == pytest.approx([math.log(3) - 2 / 3 * LN2] * 3)

@@ -204,7 +204,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "listed elsewhere": (lambda f: cut(f, more={NORM: "model-00001-of-00002.safetensors"}), (NORM, "index")),
     "twice": (lambda f: cut(f, twice=True), ("twice, in model-00001-of-00002.safetensors and",)),
     "no map": (lambda f: (f / INDEX).write_text('{"weight_map": {}}'), ("weight_map",)),
-    "an adapter": (adapter, ("is an adapter", "adapter_config.json", "merge")),
+    "an adapter": (adapter, ("is an adapter", "adapter_config.json", "base")),
     "one NaN": (spoilt(EMBEDDINGS, float("nan")), (EMBEDDINGS, "not finite")),
     "one infinity": (spoilt(NORM, float("-inf")), (NORM, "not finite")),
     "NaN in float32": (
@@ -347,7 +347,7 @@ def test_a_damaged_copy_in_the_cache_is_refused(model: Path) -> None:
     peer = peer_of(model, dtype="float32")
     copy = model_directory(peer, config_of())
     spoilt(Q, float("nan"))(copy)
-    with pytest.raises(UserError, match=r"cache/models/p-.*q_proj.weight has numbers that are not finite"):
+    with pytest.raises(UserError, match=r"cache/models/[0-9a-f]{12}/.*q_proj.weight has numbers that are not finite"):
         model_directory(peer, config_of())
 
 
@@ -417,6 +417,32 @@ def test_a_sound_gguf_is_converted(model: Path, tmp_path: Path) -> None:
         piece.write_bytes(part)
     peer = PeerSection(name="p", model=tuple(map(str, pieces)))
     assert load_file(model_directory(peer, config_of()) / WHOLE).keys() == stored.keys()
+
+
+def test_a_gguf_of_another_sum_is_refused(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_gguf(model, tmp_path / "m.gguf")
+    found, other = shards.checksum(tmp_path / "m.gguf"), "a" * 64
+    pieces = _pieces(tmp_path, ["m.gguf.0", "m.gguf.1"], [(0, 70000), (70000, None)])
+    for peer in (peer_of(tmp_path / "m.gguf", sha256=other), pieces.model_copy(update={"sha256": other})):
+        line = refusal(peer)
+        assert found in line and f"expected {other}" in line, line
+    assert not source.CACHE.exists()
+    right = model_directory(peer_of(tmp_path / "m.gguf", sha256=found.upper()), config_of())
+    capfd.readouterr()
+    # a conversion belongs to what the file holds, not to the peer, nor to the file's name
+    again = [PeerSection(name="q", model=str(tmp_path / "m.gguf")), pieces.model_copy(update={"sha256": found})]
+    assert [model_directory(peer, config_of()) for peer in again] == [right] * 2
+    assert "converting" not in capfd.readouterr().out
+    with pytest.raises(UserError, match="has the SHA-256"):  # though it is converted
+        model_directory(again[1].model_copy(update={"sha256": other}), config_of())
+    with (tmp_path / "m.gguf").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match="has the SHA-256"):
+        model_directory(peer_of(tmp_path / "m.gguf", sha256=found), config_of())
+
+
+def test_a_sum_is_of_a_gguf(model: Path) -> None:
+    assert "sha256 is set" in refusal(peer_of(model, sha256="a" * 64))
 
 
 def _pieces(tmp_path: Path, names: list[str], cuts: list[tuple[int, int | None]]) -> PeerSection:

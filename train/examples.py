@@ -6,6 +6,7 @@ Pages of a mapped file are the system's to drop, so what training holds does not
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -14,11 +15,18 @@ import pyarrow as pa
 from data.schema import TOKENS
 from data.shards import writing
 from peers.logprob.model import Pair
-from train.loop import TrainingExample
 
 EXAMPLES = pa.schema([pa.field(name, kind, nullable=False) for name, kind in (
     ("prompt", TOKENS), ("target", TOKENS), ("weight", pa.float64()),
 )])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """Prompt (x alone) and target tokens, and the example's weight (not 0; below it in signed training alone)."""
+
+    pair: Pair
+    weight: float
 
 
 def write_examples(tables: Iterable[pa.Table], path: Path) -> None:
@@ -30,6 +38,32 @@ def write_examples(tables: Iterable[pa.Table], path: Path) -> None:
     ):
         for table in tables:
             writer.write_table(table)
+
+
+LOGPROBS = pa.schema([pa.field("logprobs", pa.list_(pa.float32()), nullable=False)])
+
+
+def write_logprobs(parts: Iterable[list[list[float]]], path: Path) -> None:
+    """Write per-token log-probabilities, example by example, as `write_examples` writes examples."""
+    with (
+        writing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, LOGPROBS) as writer,
+    ):
+        for part in parts:
+            writer.write_table(pa.table([pa.array(part, LOGPROBS.field(0).type)], schema=LOGPROBS))
+
+
+class Logprobs:
+    """Per-token log-probabilities, read from the file when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as source:
+            self.table = pa.ipc.open_file(source).read_all()
+
+    def __getitem__(self, index: int) -> list[float]:
+        found: list[float] = self.table["logprobs"][index].as_py()
+        return found
 
 
 class Examples(Sequence[TrainingExample]):

@@ -14,25 +14,19 @@ import torch
 from data.config.sections import TrainSection
 from data.errors import UserError
 from data.shards import writing
-from peers.logprob.model import LanguageModel, Pair, inputs_of, load_model
+from peers.logprob.model import LanguageModel, inputs_of, load_model
+from train.examples import Logprobs, TrainingExample, write_logprobs
 from train.lora import fuse, refresh
-from train.loss import optimiser_steps, weighted_nll
+from train.loss import clipped_advantage, optimiser_steps, weighted_nll
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 CHECKPOINT = "checkpoint.pt"
+SCORED = 512  # examples at a time whose log-probabilities before training are in memory
 TRIM_STEPS = (
     4  # between those after which freed memory is given back: it is in pieces, and its peak would go on growing
 )
-
-
-@dataclass(frozen=True)
-class TrainingExample:
-    """Prompt (x alone) and target tokens, and the example's weight (> 0)."""
-
-    pair: Pair
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -70,9 +64,9 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
 def train_adapter(
     model: PeftModel, examples: Sequence[TrainingExample], section: TrainSection, seed: int, token_budget: int,
     work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
-    compiling: Literal["auto", "on", "off"] = "auto",
+    compiling: Literal["auto", "on", "off"] = "auto", signed: bool = False,
 ) -> Trained:  # fmt: skip
-    """Train in place; goes on from `work/checkpoint.pt` if there is one.
+    """Train in place; goes on from `work/checkpoint.pt` if there is one. `signed`: the weights are advantages.
 
     The checkpoint has the adapter, the optimiser, the schedule and the step; data order follows from the seed, and
     there is no dropout, so a resumed run does the steps that an uninterrupted one would.
@@ -93,10 +87,15 @@ def train_adapter(
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     lm.compile_if_asked(sum(len(examples[i].pair) for step in steps[done:] for i in step))
+    before = None
+    if signed:
+        refresh(layers)
+        before = _logprobs_before(lm, examples, token_budget, work / "before.arrow")
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
         refresh(layers)
-        loss, passed = _backward(lm, batch, token_budget, accelerator)
+        of_step = None if before is None else [before[i] for i in steps[number]]
+        loss, passed = _backward(lm, batch, token_budget, accelerator, of_step, section.clip_ratio)
         norm = float(accelerator.clip_grad_norm_(parameters, section.max_grad_norm))
         for what, value in (("loss", loss), ("gradient's norm", norm)):
             if not math.isfinite(value):
@@ -121,12 +120,31 @@ def diverged(what: str, when: str, section: TrainSection) -> UserError:
     return UserError(f"{what} {when}: training has diverged; lower train.lr ({section.lr}) in a new run")
 
 
-def _backward(lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any) -> tuple[float, int]:
+def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], budget: int, path: Path) -> Logprobs:
+    """The examples' log-probabilities under the policy that the round began with; written once, before the first step,
+    so that a resumed run compares with the same."""
+    from peers.logprob.scoring import score_pairs
+
+    if not path.is_file():
+        parts = (examples[first : first + SCORED] for first in range(0, len(examples), SCORED))
+        pairs = ([example.pair for example in part] for part in parts)
+        write_logprobs((score_pairs(lm, part, budget, lambda *_: None) for part in pairs), path)
+    return Logprobs(path)
+
+
+def _backward(
+    lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any,
+    before: list[list[float]] | None = None, clip: float = 0.0,
+) -> tuple[float, int]:  # fmt: skip
     """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the examples' tokens."""
     total, pairs = 0.0, [example.pair for example in batch]
     for forest in lm.batches(inputs_of(pairs), budget):
         found = lm.logprobs([lm.read(forest, pairs)], pairs)
-        loss = weighted_nll(list(found.values()), [batch[i].weight for i in found], len(batch))
+        logprobs, weights = list(found.values()), [batch[i].weight for i in found]
+        if before is None:
+            loss = weighted_nll(logprobs, weights, len(batch))
+        else:
+            loss = clipped_advantage(logprobs, [before[i] for i in found], weights, len(batch), clip)
         accelerator.backward(loss)
         total += loss.item()
     return total, sum(len(example.pair) for example in batch)

@@ -29,6 +29,26 @@ def weighted_nll(logprobs: Sequence[Tensor], weights: Sequence[float], batch_siz
     return torch.stack(terms).sum() / batch_size
 
 
+def clipped_advantage(
+    logprobs: Sequence[Tensor], before: Sequence[Sequence[float]], weights: Sequence[float], batch_size: int,
+    clip: float,
+) -> Tensor:  # fmt: skip
+    """A micro-batch's share of the step's loss where weights have signs (advantages): scalar.
+
+        L = -(1 / B) sum_i (1 / n_i) sum_t min(r_t w_i, clip(r_t, 1 - e, 1 + e) w_i),   r_t = exp(logprob - before)
+
+    PPO's clipped surrogate (arXiv 1707.06347, eq. 7): a log-likelihood alone has no minimum where a weight is below 0.
+    `before`: per example the log-probabilities [n_i] under the policy that the round began with. Raises ValueError for
+    a weight that is not finite.
+    """
+    check_finite("weights", weights)
+    terms = []
+    for logprob, then, weight in zip(logprobs, before, weights, strict=True):
+        ratio = (logprob - torch.as_tensor(then, dtype=logprob.dtype, device=logprob.device)).exp()
+        terms.append(-torch.minimum(ratio * weight, ratio.clamp(1 - clip, 1 + clip) * weight).mean())
+    return torch.stack(terms).sum() / batch_size
+
+
 def optimiser_steps(n: int, batch_size: int, epochs: int, seed: int) -> list[list[int]]:
     """Indices of the examples of every step: each epoch a seeded permutation, the last step of it may be smaller."""
     steps = []

@@ -47,7 +47,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     kept = read_keep(run, round_)
     chosen = {} if kept is None else {"keep": shards.checksum(keep_path(run.name, round_))}
     stage = Stage("train", round_, run.stage_dir(round_, "adapters"), {
-        "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "peers"})),
+        "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "wordings", "peers"})),
         "scores": digest(manifest["files"]),
         **chosen,
         "policies": [policy.identity for policy in policies.values()],
@@ -74,8 +74,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 
 def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
-    """What a peer trains on: its scored rows with a weight above 0, or those that the round's list keeps, at weight 1;
-    the prompt is x alone, as at test time.
+    """What a peer trains on: its scored rows with a weight other than 0, or those that the round's list keeps, at
+    weight 1; the prompt is x alone, as at test time.
 
     They are written once, shard by shard, to a file beside the peer's checkpoints.
     """
@@ -85,26 +85,31 @@ def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
     if not path.is_file():
         name, prompts = policy.name, policy.prompts
         paths, kept = shards.shard_paths(run.stage_dir(round_, "scores")), read_keep(run, round_)
-        ids = None if kept is None else kept.filter(pc.equal(kept["peer"], name))["prompt_id"].combine_chunks()
-        write_examples((examples_of(path, name, prompts, ids) for path in paths), path)
+        keys = None if kept is None else example_keys(kept.filter(pc.equal(kept["peer"], name))).combine_chunks()
+        write_examples((examples_of(path, name, prompts, keys) for path in paths), path)
     return Examples(path)
 
 
 def examples_of(path: Path, name: str, prompts: PeerPrompts, kept: pa.Array | None = None) -> pa.Table:
-    """A peer's examples from one shard of scores; `kept` are the ids of the prompts that a list keeps."""
+    """A peer's examples from one shard of scores; `kept` are the keys of the examples that a list keeps."""
     from train.examples import EXAMPLES
 
-    table = shards.read_table(path, SCORES, ["prompt_id", "peer", "weight", "question", "target_token_ids"])
+    table = shards.read_table(path, SCORES, ["prompt_id", "peer", "number", "weight", "question", "target_token_ids"])
     table = table.filter(pc.equal(table["peer"], name))
     if kept is None:
-        table = table.filter(pc.greater(table["weight"], 0))
+        table = table.filter(pc.not_equal(table["weight"], 0))
         weights = table["weight"]
     else:
-        table = table.filter(pc.is_in(table["prompt_id"], value_set=kept))
+        table = table.filter(pc.is_in(example_keys(table), value_set=kept))
         weights = pa.repeat(1.0, len(table))
     asked = [(question, ()) for question in table["question"].to_pylist()]
     tokens = pa.array(prompts.all_of("solve", asked), TOKENS)
     return pa.table([tokens, table["target_token_ids"], weights], schema=EXAMPLES)
+
+
+def example_keys(table: pa.Table) -> pa.ChunkedArray:
+    """By which a peer's examples are found again: prompt id and number of the text."""
+    return pc.binary_join_element_wise(table["prompt_id"], pc.cast(table["number"], pa.string()), "/")
 
 
 def train_peer(run: Run, round_: int, policy: Policy, advance: Advance) -> None:
@@ -148,7 +153,7 @@ class PeerTraining:
         if examples:
             trained = train_adapter(
                 model, examples, config.train, self.seed, config.runtime.train_tokens, work,
-                config.runtime.checkpoint_steps, advance, config.runtime.compile,
+                config.runtime.checkpoint_steps, advance, config.runtime.compile, config.score.weighting == "signed",
             )  # fmt: skip
             report |= {
                 "tokens": trained.tokens,

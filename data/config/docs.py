@@ -20,6 +20,8 @@ from data.config.sections import (
     Section,
     TemplateSection,
     TrainSection,
+    VoterSection,
+    WordingSection,
 )
 
 
@@ -28,8 +30,9 @@ def table() -> str:
     lines = ["| key | default | meaning |", "|---|---|---|"]
     sections: list[tuple[str, type[Section]]] = [
         ("run", RunSection), ("prompts", PromptsSection), ("templates", TemplateSection),
-        ("templates.examples[]", Example), ("peers[]", PeerSection), ("generate", GenerateSection),
-        ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
+        ("templates.examples[]", Example), ("wording", WordingSection), ("peers[]", PeerSection),
+        ("voters[]", VoterSection),
+        ("generate", GenerateSection), ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
         ("benchmarks[]", BenchmarkSection), ("gate", GateSection), ("guard", GuardSection), ("runtime", RuntimeSection),
     ]  # fmt: skip
     for prefix, section in sections:

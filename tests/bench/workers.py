@@ -87,7 +87,8 @@ def ours_train(job: Job, ready: Ready) -> Result:
     quiet_environment()
     from data.config.sections import TrainSection
     from peers.logprob.model import Pair
-    from train.loop import TrainingExample, open_adapter, train_adapter
+    from train.examples import TrainingExample
+    from train.loop import open_adapter, train_adapter
 
     section = TrainSection(**job["train"])
     model = open_adapter(Path(job["directory"]), job["dtype"], section, None, job["seed"])

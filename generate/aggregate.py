@@ -1,7 +1,7 @@
-"""Which response is the aggregate, so which answer counts: one small class per rule.
+"""Which response is the aggregate: one small class per rule.
 
 A rule says which responses to a question stand together, and which of them is kept. To add one: a class here, its name
-in LABELS, the config's key and its description. Pure apart from the grader that decides equivalence.
+in AGGREGATES, the config's key and its description. Pure apart from the grader that decides equivalence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data.finite import check_finite
 from data.schema import ChainRow
 
 
-class Label(Protocol):
+class Aggregate(Protocol):
     """A rule; `votes` says whether answers are compared, which is then done for all questions of a shard at once."""
 
     votes: bool
@@ -36,11 +36,11 @@ class LastResponse:
     votes = False
 
     def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
-        """See `Label.groups`."""
+        """See `Aggregate.groups`."""
         return [in_chain(rows)]
 
     def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
-        """See `Label.pick`."""
+        """See `Aggregate.pick`."""
         return group[-1]
 
 
@@ -50,7 +50,7 @@ class ChainVote(LastResponse):
     votes = True
 
     def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
-        """See `Label.pick`."""
+        """See `Aggregate.pick`."""
         means = [None if (sum_ := row["logprob"]) is None else sum_ / max(1, row["n_tokens"]) for row in group]
         return group[vote(voting(group), means, "math", grader)]
 
@@ -59,24 +59,15 @@ class OwnResponse(LastResponse):
     """Each peer's own response (a control without peers)."""
 
     def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
-        """See `Label.groups`."""
+        """See `Aggregate.groups`."""
         return by_peer(rows)
 
 
-class OwnMajority(ChainVote):
-    """The majority of each peer's own samples (a control without peers)."""
-
-    def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
-        """See `Label.groups`."""
-        return by_peer(rows)
-
-
-LABELS: dict[str, Label] = {  # by generate.aggregate
+AGGREGATES: dict[str, Aggregate] = {  # by generate.aggregate
     "last": LastResponse(),
     "synthesis": LastResponse(),
     "vote": ChainVote(),
     "self": OwnResponse(),
-    "self-vote": OwnMajority(),
 }
 
 

@@ -1,0 +1,73 @@
+r"""The form of worked examples: a peer that is shown another form in a review than when it solves copies it. Pure.
+
+A form is how a response announces its final answer (\boxed, ####, the words before it), and whether it has one line or
+several.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from data.answers.extract import extract
+from data.config.sections import Config, TemplateSection
+
+LONGEST = 30  # characters of the words before an answer that are compared
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a response ends, and in how many lines."""
+
+    announced: str
+    several_lines: bool
+
+    def __str__(self) -> str:
+        return f"{self.announced}, {'several lines' if self.several_lines else 'one line'}"
+
+
+def form_of(response: str) -> Form:
+    """The form of a response; digits of the words before the answer are masked."""
+    several, found = "\n" in response.strip(), extract(response)
+    if found is None:
+        return Form("no answer", several)
+    if found.rule == "boxed":
+        return Form("\\boxed{}", several)
+    if found.rule == "hashes":
+        return Form("####", several)
+    if found.rule == "last_number":
+        return Form("a last number", several)
+    before = re.split(r"\n|[.!?]\s", response[: found.start])[-1].strip().lower()
+    words = before[before.rfind("answer") :] if "answer" in before else before
+    return Form(repr(re.sub(r"\d", "#", words)[-LONGEST:]), several)
+
+
+def review_differs(wording: TemplateSection) -> str | None:
+    r"""How the review's form differs from that of solving: its worked examples', or one request of the two asks for
+    \boxed; None where it does not."""
+    solve = {form_of(example.response) for example in wording.examples if not example.solutions}
+    review = {form_of(example.response) for example in wording.examples if example.solutions}
+    if solve and review - solve:
+        found, expected = (" / ".join(sorted(map(str, forms))) for forms in (review - solve, solve))
+        return f"its worked examples with solutions have another form ({found}) than those without ({expected})"
+    boxed = ["\\boxed" in text for text in (wording.instruction, wording.review)]
+    if boxed[0] != boxed[1]:
+        names = ("instruction", "review") if boxed[0] else ("review", "instruction")
+        return f"{names[0]} asks for \\boxed{{}} and {names[1]} does not"
+    return None
+
+
+def form_warnings(config: Config) -> list[str]:
+    """A line for every wording in use whose review differs in form; none where no peer reviews."""
+    if config.generate.alone or not config.score.needs_aggregate:
+        return []
+    in_use: dict[str, TemplateSection] = {}
+    for peer in config.peers:
+        name = f"{peer.name}'s templates" if peer.templates else config.wording_name(peer)
+        in_use[name] = config.templates_of(peer)
+    differ = {name: review_differs(wording) for name, wording in in_use.items()}
+    return [
+        f"wording {name}: {how}; what a peer is shown in a review it copies, so let both end alike"
+        for name, how in differ.items()
+        if how
+    ]

@@ -1,0 +1,89 @@
+"""Sections that say where questions come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from data.config.base import MANY, Name, Section, Text
+
+
+class SourceSection(Section):
+    """Where questions come from."""
+
+    source: Text = Field(
+        description="A .jsonl, .csv (also with .gz or .zst) or .parquet file, a folder (all such files in it), a "
+        "pattern such as folder/**/*.jsonl, hf://datasets/..., the name of a dataset on the Hugging Face hub, or nano: "
+        "the project's own questions (data/nano.py).",
+    )
+    split: Text | None = Field(
+        None,
+        description="Split; null is train for a hub name and for nano (which also has validation, test, and pretrain, "
+        "which its peers were made from), and all files otherwise. Of files: those with this word in their path "
+        "(data/test-1.parquet), where each file has just one such word.",
+    )
+    subset: Text | None = Field(
+        None, description="Configuration (subset) of the dataset, for a hub name; arith or simul of nano."
+    )
+    revision: Text | None = Field(None, description="Revision of the dataset, for a hub name.")
+    question_column: Text = Field("question", description="Column that holds the question.")
+    rows: tuple[int, int] | None = Field(
+        None,
+        strict=False,
+        description="Only rows [first, end) of the source, before the shuffle: splits one file in two.",
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=MANY,
+        description="At most this many questions, after the shuffle (of a benchmark: the same in all runs).",
+    )
+
+    @field_validator("rows")
+    @classmethod
+    def _rows_ascend(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
+        if rows is not None and not 0 <= rows[0] < rows[1] <= MANY:
+            raise ValueError(f"rows must be [first, end) with 0 <= first < end, found {list(rows)} (at most {MANY})")
+        return rows
+
+
+class PromptsSection(SourceSection):
+    """The unlabelled questions to train on."""
+
+    shuffle: bool = Field(True, strict=False, description="Shuffle (seeded) before the limit is applied.")
+    overlap: Literal["refuse", "drop", "transductive"] = Field(
+        "refuse",
+        description="What to do with training questions that a benchmark also has (but for case and typography: 3² is "
+        "taken for 32, and both texts are shown): stop, drop them, or keep them (every report then says "
+        "'transductive').",
+    )
+
+
+class BenchmarkSection(SourceSection):
+    """Questions with gold answers, read by evaluate alone."""
+
+    name: str = Name
+    answer_column: Text = Field(
+        "answer", description="Column that holds the gold answer: bare, or a solution that states one."
+    )
+    answers: Literal["math", "numbers"] = Field(
+        "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
+    )
+
+
+class WordingSection(SourceSection):
+    """The dev set on which `make wording` tries the wordings: questions neither trained on nor tested on."""
+
+    answer_column: Text | None = Field(
+        None,
+        description="Column that holds the gold answer, as in a benchmark: wordings are compared by accuracy. Null: "
+        "unlabelled, and they are compared by self-consistency.",
+    )
+    answers: Literal["math", "numbers"] = Field("math", description="How answers are compared, as in a benchmark.")
+    samples: int = Field(
+        4, ge=2, le=MANY, description="Samples per question for the self-consistency, where there is no gold answer."
+    )
+    overlap: Literal["refuse", "drop"] = Field(
+        "refuse", description="What to do with questions that are also among the prompts or in a benchmark."
+    )

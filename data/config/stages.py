@@ -1,0 +1,321 @@
+"""Sections of the stages, of the run, and of the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from data.config.base import COLDEST, MANY, Section, Text
+
+
+class RunSection(Section):
+    """What belongs to the whole run."""
+
+    seed: int = Field(17, ge=0, lt=2**31, description="Seed of the shuffle, the orders, sampling and training.")
+    shard_questions: int = Field(
+        512, ge=1, le=MANY, description="Questions per shard: the largest piece of work that a kill can cost."
+    )
+    adapters: Literal["merged", "unmerged"] = Field(
+        "merged",
+        description="How generate, score and evaluate use an adapter: merged into a temporary checkpoint "
+        "(float32 sum, seeded stochastic rounding), or served beside the base weights.",
+    )
+
+
+class GenerateSection(Section):
+    """The chain."""
+
+    order: Literal["rotate", "fixed", "random"] = Field(
+        "rotate",
+        description="Order of the peers: rotated by question and round, as listed, or a seeded permutation.",
+    )
+    aggregate: Literal["last", "vote", "synthesis", "self"] = Field(
+        "last",
+        description="The aggregate: last response, majority by equivalent answers, one more response, or (a control "
+        "without peers) each model's own response to the question alone. Where label and text need no aggregate, no "
+        "chain is generated.",
+    )
+    temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
+    samples: int = Field(
+        8, ge=2, le=MANY, description="k: samples of each peer to the question alone, where label or text need them."
+    )
+    sample_temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
+    sample_top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
+    max_new_tokens: int = Field(512, ge=1, le=MANY, description="Longest response in tokens.")
+    context_tokens: int = Field(
+        4096,
+        ge=16,
+        le=MANY,
+        description="Longest prompt plus response in tokens; score puts one more response after it.",
+    )
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="Inference engine; auto: vLLM where it is installed, else transformers."
+    )
+
+    @field_validator("temperature")
+    @classmethod
+    def _cold_is_greedy(cls, temperature: float) -> float:
+        if 0 < temperature < COLDEST:
+            raise ValueError(f"must be 0 (greedy) or at least {COLDEST}, found {temperature}")
+        return temperature
+
+    @model_validator(mode="after")
+    def _prompts_have_room(self) -> GenerateSection:
+        if self.max_new_tokens >= self.context_tokens:
+            raise ValueError(
+                f"max_new_tokens {self.max_new_tokens} must be below context_tokens {self.context_tokens}, "
+                "which hold the prompt, too"
+            )
+        return self
+
+    @property
+    def alone(self) -> bool:
+        """Whether no peer sees another's response: a control, in which each is its own aggregate's author."""
+        return self.aggregate == "self"
+
+
+class ScoreSection(Section):
+    """Label, text and weight of the examples to train on."""
+
+    label: Literal["aggregate", "sample-vote", "own-vote", "teacher-vote", "none"] = Field(
+        "aggregate",
+        description="Which answer counts: the aggregate's; the vote of all peers' samples; of the peer's own; of those "
+        "of the peer that the estimated reliability calls best (the teacher); none: any answer counts.",
+    )
+    reliability: Literal["self-consistency", "verifier", "none"] = Field(
+        "self-consistency",
+        description="What a vote in sample-vote weighs: the log-odds of its author's mean self-consistency, its "
+        "author's p(Yes) of it as verifier, or all the same.",
+    )
+    least_share: float = Field(
+        0.0, ge=0, le=1, description="A vote's winner is a label only with at least this share of the votes."
+    )
+    text: Literal["aggregate", "own", "solution", "own-solution", "teacher-solution", "samples"] = Field(
+        "aggregate",
+        description="Text to train on: the aggregate; the peer's own response in the chain; a sample that has the "
+        "label (the peer's own, else another's; only its own; only the teacher's); or all the peer's own samples.",
+    )
+    solutions: int = Field(
+        1, ge=1, le=MANY, description="Up to so many different solutions of a question, which share its weight."
+    )
+    scorer: Literal["own", "mean", "aggregator"] = Field(
+        "own",
+        description="Whose policy measures the PMI: the responder's, the mean over all peers, the author's of the text "
+        "that is measured (the aggregate).",
+    )
+    y_source: Literal["chain", "alone"] = Field(
+        "chain",
+        description="Which response of a peer is measured with the aggregate: the one in the chain, or one to the "
+        "question alone, which generate then asks for, too. With a sample as text it is always the latter.",
+    )
+    pmi_target: Literal["response", "answer"] = Field(
+        "response", description="What is scored: the whole text, or its final-answer span."
+    )
+    weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled", "signed"] = Field(
+        "sigmoid",
+        description="Weight as a decreasing function of PMI per token; agreement, entropy, uniform, shuffled: "
+        "controls; signed (text = samples): 1 where a sample has the label, else 0, less the question's mean.",
+    )
+    beta: float = Field(5.0, gt=0, le=1e6, description="Steepness of sigmoid and exp, per nat/token.")
+    center: Literal["median"] | Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
+        "median", description="c of sigmoid and exp, in nats/token; 'median' is taken over the peer's round."
+    )
+    weight_min: float = Field(0.05, ge=0, le=1e6, description="Lower clip, before the division by the mean.")
+    weight_max: float = Field(20.0, gt=0, le=1e6, description="Upper clip, before the division by the mean.")
+    train_final: bool = Field(
+        False, strict=False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
+    )
+
+    @model_validator(mode="after")
+    def _clip_is_an_interval(self) -> ScoreSection:
+        if self.weight_min >= self.weight_max:
+            raise ValueError(f"weight_min {self.weight_min} must be below weight_max {self.weight_max}")
+        return self
+
+    @model_validator(mode="after")
+    def _choices_go_together(self) -> ScoreSection:
+        label, text, weighting = self.label, self.text, self.weighting
+        found = f"found label {label!r}, text {text!r}, weighting {weighting!r}"
+        if weighting == "signed" and (text != "samples" or label == "none"):
+            raise ValueError(f"weighting 'signed' needs text 'samples' and a label: {found}")
+        if text == "samples" and weighting not in ("signed", "uniform", "entropy"):
+            raise ValueError(
+                "text 'samples' has no response to measure a PMI of: its weighting is signed, uniform or entropy; "
+                f"{found}"
+            )
+        if label == "none" and text != "teacher-solution" and text != "samples":
+            raise ValueError(f"label 'none' needs text 'teacher-solution' or 'samples': {found}")
+        if text == "own" and label != "aggregate":
+            raise ValueError(f"text 'own' is a response of the chain and needs label 'aggregate': {found}")
+        return self
+
+    @property
+    def needs_aggregate(self) -> bool:
+        """Whether label or text is the aggregate's, so that a chain (or, alone, each peer's response) is needed."""
+        return self.label == "aggregate" or self.text in ("aggregate", "own")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether label or text come from samples of the question alone."""
+        return self.label not in ("aggregate", "none") or self.trains_on_samples
+
+    @property
+    def needs_solo(self) -> bool:
+        """Whether the response whose PMI or agreement weighs is one to the question alone."""
+        weighed = self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
+        return (weighed and self.trains_on_samples) or (self.y_source == "alone" and self.needs_aggregate)
+
+    @property
+    def trains_on_samples(self) -> bool:
+        """Whether the text is a sample of the question alone."""
+        return self.text not in ("aggregate", "own")
+
+
+class TrainSection(Section):
+    """LoRA."""
+
+    rank: int = Field(16, ge=1, le=512, description="LoRA rank.")
+    alpha: int = Field(32, ge=1, le=MANY, description="LoRA alpha; the update is scaled by alpha / rank.")
+    clip_ratio: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Of signed weights: how far the probability of a token may leave the round's before its example no "
+        "longer pushes it on (PPO's clip).",
+    )
+    lr: float = Field(2e-4, gt=0, le=10, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW weight decay of the adapter.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradient clipping by global norm.")
+    batch_size: int = Field(32, ge=1, le=MANY, description="Examples per optimiser step.")
+    epochs: int = Field(1, ge=1, le=MANY, description="Passes over the round's examples.")
+    merge_fidelity: bool = Field(
+        False,
+        strict=False,
+        description="Measure merge fidelity: how much of the adapter's effect on the loss the merged checkpoint keeps. "
+        "Three float32 models more per peer and round.",
+    )
+
+
+class EvaluateSection(Section):
+    """Exact match and the generator-verifier gap."""
+
+    samples: int = Field(
+        8, ge=2, le=MANY, description="k: sampled responses per question, for the gap, pass@k and maj@k."
+    )
+    temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of the samples.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
+    keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
+    verifier: Literal["logit", "cot"] = Field(
+        "logit",
+        description="How a sample is verified: by log p(Yes) - log p(No), or by a short greedy critique, written "
+        "first, that ends in Yes or No.",
+    )
+    verifier_tokens: int = Field(256, ge=1, le=MANY, description="Longest critique in tokens.")
+    cross_verify: bool = Field(
+        False,
+        strict=False,
+        description="Every peer also verifies the samples of all others: cross.parquet; N times the verifier's work.",
+    )
+    bootstrap: int = Field(
+        2000, ge=100, le=1_000_000, description="Bootstrap resamples over items for the 95 % intervals."
+    )
+    label_column: Text | None = Field(
+        None,
+        description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
+        "pipeline.labels` and the arm `oracle` of an ablation, by nothing that trains otherwise.",
+    )
+    label_answers: Literal["math", "numbers"] = Field("math", description="How those are compared.")
+    answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest comparison of two answers.")
+
+
+class GateSection(Section):
+    """Whether a new adapter is used: by its agreement with votes of the untouched peers, on questions kept for that."""
+
+    questions: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="Unlabelled questions kept apart for the gate, never trained on: those of prompts.source that "
+        "follow the ones to train on (so prompts.limit must leave some); 0: no gate.",
+    )
+    samples: int = Field(4, ge=2, le=MANY, description="k: samples of each untouched peer that vote on a question.")
+    temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
+    margin: float = Field(
+        0.03, gt=0, lt=1, description="Non-inferiority: the fall of agreement that must be excluded, as a share."
+    )
+    level: float = Field(
+        0.05, gt=0, lt=0.5, description="Error probability: one-sided for non-inferiority, two-sided for the harm stop."
+    )
+    harm_below: int = Field(
+        800,
+        ge=0,
+        le=MANY,
+        description="From so many questions on an adapter is used only if a fall by the margin is excluded "
+        "(non-inferiority); with fewer, which could not show that, unless its interval lies below 0 (a harm stop).",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="End the run after so many rounds in a row in which no peer's adapter was accepted; null: never. "
+        "May differ from call to call.",
+    )
+
+
+class GuardSection(Section):
+    """When a round looks like collapse, measured against round 0; may differ from call to call."""
+
+    action: Literal["warn", "stop", "ignore"] = Field(
+        "warn",
+        description="After evaluate, warn; or also stop before the next round; or neither. The signs of collapse are "
+        "told with the benchmarks' answers, so a run that may be stopped wants other questions than the final test.",
+    )
+    diversity_fall: float = Field(
+        0.5, ge=0, le=1, description="Relative fall of distinct answers, or of the entropy of samples, that counts."
+    )
+    agreement_rise: float = Field(
+        0.05, ge=0, le=1, description="Rise of the agreement among peers that, with falling entropy and pass@k, counts."
+    )
+    pass_at_k_fall: float = Field(0.02, ge=0, le=1, description="Fall of pass@k that must go with those two.")
+    silence_rise: float = Field(0.25, ge=0, le=1, description="Rise of the share of responses without an answer.")
+    accuracy_fall: float = Field(0.5, ge=0, le=1, description="Relative fall of the share of right samples.")
+
+
+class RuntimeSection(Section):
+    """How the machine is used; may differ from call to call, and changes results by rounding at most.
+
+    One exception: sampled responses of the transformers engine depend on its batches, so on `score_tokens`.
+    """
+
+    resident: Literal["auto", "all", "one"] = Field(
+        "auto",
+        description="The peers' processes side by side or one at a time; auto: side by side on CPU if they fit into "
+        "memory, one at a time on GPU.",
+    )
+    compute: Literal["auto", "weights", "float32"] = Field(
+        "auto",
+        description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on "
+        "CPUs without bf16 instructions (AMX or AVX-512), where it is faster (and closer to exact).",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
+        "auto: where the work that is left, tokens times weights, outweighs the compiling.",
+    )
+    kv_cache_gib: float = Field(2, gt=0, le=2**16, description="vLLM's key-value cache per engine on CPU, in GiB.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
+    max_num_seqs: int = Field(128, ge=1, le=MANY, description="Requests that vLLM decodes at once.")
+    score_tokens: int = Field(2048, ge=1, le=MANY, description="Tokens of one scoring batch; shared ones count once.")
+    train_tokens: int = Field(1024, ge=1, le=MANY, description="Tokens of one training micro-batch.")
+    checkpoint_steps: int = Field(10, ge=1, le=MANY, description="Optimiser steps between training checkpoints.")
+    grader_workers: int = Field(2, ge=1, le=256, description="Processes that compare answers.")
+    max_hours: float | None = Field(
+        None,
+        gt=0,
+        description="End the run before its next stage once its finished stages and this call have taken so many "
+        "hours; null: no limit.",
+    )

@@ -1,0 +1,171 @@
+"""The wordings of [wordings] on the dev set of [wording]: what each peer answers under each, and which one it keeps.
+
+With gold answers a wording's value for a question is 1 where the greedy answer is right, else 0. Without, it is the
+self-consistency of k samples: the share of them in the largest cluster of equivalent answers. Confident nonsense is
+consistent, too, so that is a guide, not a measure of accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean
+
+from data.answers.clusters import clusters, compare_all
+from data.answers.equivalence import Kind
+from data.answers.extract import Extracted, extract
+from data.answers.grader import Grader, grade
+from data.config.sections import BenchmarkSection, Config, TemplateSection, WordingSection
+from data.errors import UserError
+from data.hashing import draw_key, request_seed
+from data.questions import shuffled, unique_questions
+from data.run import Run
+from data.selection import without_known
+from evaluate.benchmarks import SAMPLE, load_benchmark
+from evaluate.intervals import Estimate, estimate
+from peers import policy_cache
+from peers.engines.protocol import Completion, Sampling, complete
+from peers.lengths import room
+from peers.policy import Policy
+from peers.workers import Advance
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """Questions to try wordings on; `golds` is None without gold answers."""
+
+    questions: list[str]
+    golds: list[str] | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one wording with one peer: a value between 0 and 1 per question, and shares of the responses."""
+
+    wording: str
+    values: list[float]
+    unfinished: float  # cut off by the token limit
+    unanswered: float  # without an answer, or cut off before they stated one
+    tokens: float  # of a response, mean
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which wording a peer keeps: `best` is the one with the highest mean, `chosen` the one to use."""
+
+    present: str
+    best: str
+    chosen: str
+    gain: Estimate | None  # of the best over the present one, paired; None where they are the same
+
+
+def load_dev_set(config: Config) -> DevSet:
+    """The dev set, none of whose questions is trained on or tested on. Raises UserError if there is none, or one that
+    cannot be used."""
+    section = config.wording
+    if section is None:
+        raise UserError(
+            "there is no [wording]: give it a source of questions that are neither trained on nor tested on, with an "
+            "answer_column if they have answers (docs/config.md, wording.*)"
+        )
+    if section.answer_column is None:
+        questions, golds = unique_questions(section, "wording").texts, {}
+    else:
+        items = load_benchmark(_as_benchmark(section, section.answer_column), "wording")
+        questions = {item.id: item.question for item in items}
+        golds = {item.id: item.gold for item in items}
+    left = without_known(config, questions)
+    ids = shuffled(left, SAMPLE)[: section.limit]  # the same in all runs
+    return DevSet([left[id_] for id_ in ids], [golds[id_] for id_ in ids] if golds else None)
+
+
+def _as_benchmark(section: WordingSection, column: str) -> BenchmarkSection:
+    """Without the limit, which is for what is left after the overlap."""
+    shared = {name: getattr(section, name) for name in ("source", "split", "subset", "revision", "question_column")}
+    return BenchmarkSection(
+        name="wording", rows=section.rows, answer_column=column, answers=section.answers, **shared
+    )  # fmt: skip
+
+
+def ask(
+    run: Run, policy: Policy, wordings: dict[str, TemplateSection], questions: list[str], k: int, advance: Advance
+) -> dict[str, list[list[Completion]]]:
+    """A peer's responses under each wording, in its process: per question one greedy response (k = 0) or k samples."""
+    section, limits = run.config.evaluate, run.config.generate
+    sampling = Sampling(section.temperature, section.top_p, limits.max_new_tokens, logprobs=False)
+    if not k:
+        sampling = Sampling(0.0, 1.0, limits.max_new_tokens, logprobs=False)
+    count = max(1, k)
+    prompts: list[list[int]] = []
+    for wording in wordings.values():
+        asked = replace(policy, wording=wording).prompts.all_of("solve", [(question, ()) for question in questions])
+        prompts += [tokens for tokens in asked for _ in range(count)]
+    seeds = [
+        request_seed(run.config.run.seed, "wording", policy.name, draw_key(question), number)
+        for _ in wordings
+        for question in questions
+        for number in range(count)
+    ]
+    engine = partial(policy_cache.engine, policy, run.config)  # one engine: what ends a response is in no wording
+    found = complete(engine, prompts, seeds, sampling, room(limits), advance)
+    by_question = [found[first : first + count] for first in range(0, len(found), count)]
+    size = len(questions)
+    return {name: by_question[n * size : (n + 1) * size] for n, name in enumerate(wordings)}
+
+
+def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: Kind, grader: Grader) -> Trial:
+    """The trial that a wording's responses (one or k per question) are."""
+    found = [[extract(each.text) for each in answers] for answers in responses]
+    stated = [
+        [answer if _stated(answer, each) else None for answer, each in zip(*pair, strict=True)]
+        for pair in zip(found, responses, strict=True)
+    ]
+    if dev.golds is not None:
+        rows = [
+            (answers[0], gold, each[0].finish_reason == "length")
+            for answers, gold, each in zip(found, dev.golds, responses, strict=True)
+        ]
+        values = [float(verdict == "correct") for verdict in grade(rows, kind, grader)]
+    else:
+        votes = [[answer.answer if answer else None for answer in answers] for answers in stated]
+        compare_all(votes, kind, grader)
+        values = [len((clusters(answers, kind, grader) or [[]])[0]) / len(answers) for answers in votes]
+    every = [each for answers in responses for each in answers]
+    return Trial(
+        wording,
+        values,
+        unfinished=fmean(each.finish_reason == "length" for each in every),
+        unanswered=fmean(answer is None for answers in stated for answer in answers),
+        tokens=fmean(len(each.token_ids) for each in every),
+    )
+
+
+def _stated(answer: Extracted | None, response: Completion) -> bool:
+    """Whether a response states its answer: a last number amid a calculation that was cut off is none."""
+    return answer is not None and not (response.finish_reason == "length" and answer.rule == "last_number")
+
+
+def mean(trial: Trial, config: Config) -> Estimate:
+    """A trial's value with its 95 % bootstrap interval over questions."""
+    return _estimate(trial.values, config)
+
+
+def choose(trials: Sequence[Trial], present: str, config: Config) -> Choice:
+    """Keep the present wording unless the best one is better by more than chance: its paired 95 % interval is above 0.
+
+    The best of several wordings looks better than it is, and one that changes nothing but the numbers of a small dev
+    set would make a new run of every try.
+    """
+    by_name = {trial.wording: trial for trial in trials}
+    now = by_name[present]
+    best = max(trials, key=lambda trial: (fmean(trial.values), trial is now, -trial.unfinished, -trial.tokens))
+    if best is now:
+        return Choice(present, present, present, None)
+    gain = _estimate([a - b for a, b in zip(best.values, now.values, strict=True)], config)
+    better = gain.low is not None and gain.low > 0
+    return Choice(present, best.wording, best.wording if better else present, gain)
+
+
+def _estimate(values: Sequence[float], config: Config) -> Estimate:
+    return estimate([[list(values)]], config.evaluate.bootstrap, config.run.seed)

@@ -1,0 +1,102 @@
+"""A GGUF file as a model directory: transformers reads it, with the two parts of the library gguf that take a minute
+replaced by quick ones. The numbers are the same, bit by bit."""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import gguf
+import numpy as np
+from gguf.constants import GGUFValueType
+from numpy.typing import DTypeLike, NDArray
+
+from peers.weights import check_loading
+
+GROUP = 1 << 18  # numbers that are dequantised together: some MB, which stay in a processor's cache
+
+
+class QuickReader(gguf.GGUFReader):
+    """GGUFReader that reads long lists, such as a vocabulary of 150,000 strings, without a call per number.
+
+    Unlike the library's, the `parts` of such a field are its values alone, and strings are views of bytes.
+    """
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
+        if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
+            return super()._get_field_parts(orig_offs, raw_type)
+        data: NDArray[np.uint8] = np.asarray(self.data)
+        memory = memoryview(data.data)  # its slices are cheaper than an array's
+        number, count = struct.unpack_from("<IQ", memory, orig_offs)
+        kind, at = GGUFValueType(number), orig_offs + 12
+        values: list[Any] = []
+        if kind == GGUFValueType.STRING:
+            for _ in range(count):
+                (length,) = struct.unpack_from("<Q", memory, at)
+                values.append(memory[at + 8 : at + 8 + length])
+                at += 8 + length
+        elif kind in self.gguf_scalar_to_np:
+            found = np.frombuffer(data, self.gguf_scalar_to_np[kind], count, at)
+            values, at = list(found.reshape(-1, 1)), at + found.nbytes
+        else:
+            return super()._get_field_parts(orig_offs, raw_type)
+        types = [GGUFValueType.ARRAY, kind] if count else [GGUFValueType.ARRAY]
+        return at - orig_offs, values, list(range(count)), types
+
+
+def _over_groups(
+    func: Callable[[NDArray[Any]], NDArray[Any]], arr: NDArray[Any], otype: DTypeLike, oshape: tuple[int, ...]
+) -> NDArray[Any]:
+    """`func` over groups of rows, as gguf does it, but of large groups and on all cores (numpy lets threads run)."""
+    rows = arr.reshape(-1, arr.shape[-1])
+    out = np.empty((len(rows), oshape[-1]), otype)
+    step = max(1, GROUP // oshape[-1])
+
+    def fill(first: int) -> None:
+        out[first : first + step] = func(rows[first : first + step])
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        list(threads.map(fill, range(0, len(rows), step)))
+    return out.reshape(oshape)
+
+
+@contextmanager
+def read_quickly() -> Iterator[None]:
+    """Meanwhile a file is read once, by `QuickReader`, and dequantised in large groups, whoever asks the library gguf.
+
+    transformers asks for a file's header five times, which took 11 s each for a vocabulary of 150,000 tokens.
+    """
+    with (
+        mock.patch.object(gguf, "GGUFReader", functools.cache(QuickReader)),
+        mock.patch.object(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
+        mock.patch.object(gguf.quants, "_apply_over_grouped_rows", _over_groups),
+    ):
+        yield
+
+
+def dequantise(folder: Path, name: str, dtype: str) -> None:
+    """Write the model of the GGUF file `folder / name` into its folder: weights of `dtype`, config, tokenizer.
+
+    Raises UserError if transformers leaves out or makes up tensors, else what transformers raises.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    found: Any = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype),
+        output_loading_info=True,
+    )  # fmt: skip
+    model, info = found
+    check_loading(name, info)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,25 @@
+"""A peer as verifier: how right it finds a response, by two logits of one prefill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.prompts import PeerPrompts
+from peers.workers import Advance
+
+if TYPE_CHECKING:
+    from peers.logprob.model import LanguageModel
+
+Asked = list[tuple[str, str]]  # (question, response)
+
+
+def logit_scores(
+    lm: LanguageModel, prompts: PeerPrompts, asked: Asked, budget: int, advance: Advance, parts: int = 1
+) -> list[float]:
+    """log p(Yes) - log p(No) of each (question, response), in nats, in batches of `budget` tokens; the first of `parts`
+    such calls."""
+    from peers.logprob.scoring import score_next
+
+    tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
+    found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance, parts)
+    return [yes - no for yes, no in found]

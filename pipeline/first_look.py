@@ -1,0 +1,182 @@
+"""`python -m pipeline.first_look --config FILE`: eight of a run's questions through its peers, before the first hour.
+
+Nothing is trained, nothing is frozen, and no run is left behind; converted models stay in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.filesize import decimal
+from rich.table import Table
+
+from data.answers.extract import extract
+from data.cli import guarded, quiet_environment, start
+from data.config.form import form_warnings
+from data.config.load import load_config
+from data.config.sections import Config
+from data.console import console, task
+from data.selection import choose_prompts
+from evaluate.benchmarks import load_benchmarks
+from evaluate.report import points
+from generate.asking import Question, asking_of
+from peers.engines.protocol import Completion
+from pipeline.probe import Probe, probe
+from pipeline.projection import Cost, RoundWork, project
+from pipeline.unrecorded import untouched_peers
+
+ENDED = {
+    "stop": "ended by itself",
+    "length": "cut off by the token limit",
+    "context": "not asked: the prompt is too long",
+}
+
+
+def look(config: Config, questions: list[str]) -> tuple[dict[str, Probe], bool]:
+    """Each peer's probe, and whether the peers worked side by side."""
+    k = config.evaluate.samples
+    total = len(config.peers) * len(questions) * (1 + k)
+    with untouched_peers(config, "try") as (workers, policies):
+        for name in config.peer_names:
+            workers.submit(name, probe, policies[name], questions, k)
+        with task("try", total, "responses") as line:
+            found = {job.peer: result for job, result in workers.results(line)}
+        return {name: found[name] for name in config.peer_names}, workers.together and len(policies) > 1
+
+
+def work_of(config: Config, questions: int, items: int, together: bool) -> RoundWork:
+    """What round 1 of a config asks of each peer, at most: no row that score drops is taken off."""
+    peers, asking, score = config.peer_names, asking_of(config, 1), config.score
+    any_question = Question("", "", 0, peers)
+    responses = sum(asking.asks(turn, rater, any_question) for turn in asking.turns for rater in config.raters)
+    others = 0.0 if config.generate.alone else 1 - 1 / len(peers)  # who is not the aggregate's author
+    passes, examples = 2 * others, 1.0 if config.generate.alone or score.train_final else others
+    if score.trains_on_samples:
+        most = config.generate.samples
+        examples = float(most if score.text == "samples" else min(score.solutions, most))
+        passes = 2 * examples * score.needs_solo
+    return RoundWork(
+        questions=questions, responses=responses / len(peers), passes=passes, examples=examples,
+        epochs=config.train.epochs, items=items, samples=config.evaluate.samples, together=together,
+    )  # fmt: skip
+
+
+def tell(name: str, questions: Sequence[str], found: Probe, every: bool) -> None:
+    """Print a peer's prompts and responses."""
+    console.print(f"\n[bold]peer {name}[/bold]")
+    for number, prompt in enumerate(found.prompts[: None if every else 1], start=1):
+        _block(f"prompt {number}, as the model reads it", prompt)
+    if every:
+        _block("a review of question 1, its own response in view", found.review)
+    for number, (question, response) in enumerate(zip(questions, found.greedy, strict=True), start=1):
+        answer = extract(response.text)
+        _block(f"question {number}", question)
+        _block("response", response.text)
+        shown = f"answer {answer.answer!r} (rule {answer.rule})" if answer else "no answer found"
+        _say(f"{shown}; {len(response.token_ids)} tokens, {ENDED[response.finish_reason]}")
+
+
+def _block(title: str, text: str) -> None:
+    console.print(f"[dim]{title}:[/dim]")
+    _say(text)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def rates_table(probes: Mapping[str, Probe], k: int) -> Table:
+    """peer: load, speed, lengths, shares of all responses that were cut off or state no answer."""
+    title = f"measured on greedy responses and k = {k} samples a question; loading is not in tokens/s"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("peer")
+    for name in ("loading", "tokens/s", "read, tokens/s", "prompt", "response", "cut off", "no answer"):
+        table.add_column(name, justify="right")
+    for name, found in probes.items():
+        rates, every = found.rates, [*found.greedy, *found.samples]
+        table.add_row(
+            name, f"{rates.engine_seconds:.0f} + {rates.model_seconds:.0f} s", f"{rates.decode_rate:,.0f}",
+            f"{rates.forward_rate:,.0f}", f"{rates.prompt_tokens:.0f} tokens", f"{rates.response_tokens:.0f} tokens",
+            f"{points(_share(every, 'length'))} %",
+            f"{points(sum(extract(each.text) is None for each in every) / len(every))} %",
+        )  # fmt: skip
+    return table
+
+
+def _share(responses: Sequence[Completion], reason: str) -> float:
+    return sum(each.finish_reason == reason for each in responses) / len(responses)
+
+
+def projection_table(work: RoundWork, costs: Mapping[str, Cost]) -> Table:
+    """stage: time and disk, then what round 1 and each further round take."""
+    title = (
+        f"projected for {work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
+        f"peers {'side by side' if work.together else 'one at a time'}"
+    )
+    console.print(title)  # a table's own title is broken to its width
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("stage")
+    for name in ("time", "disk", "and for a while"):
+        table.add_column(name, justify="right")
+    names = {"baseline": "evaluate, round 0"}
+    for stage, cost in costs.items():
+        while_ = decimal(round(cost.temporary)) if cost.temporary else ""
+        table.add_row(names.get(stage, stage), duration(cost.seconds), decimal(round(cost.bytes)), while_)
+    table.add_section()
+    for name, left_out in (("make round ROUND=1", ()), ("each further round", ("baseline",))):
+        counted = [cost for stage, cost in costs.items() if stage not in left_out]
+        table.add_row(
+            name, duration(sum(cost.seconds for cost in counted)),
+            decimal(round(sum(cost.bytes for cost in counted))),
+            decimal(round(max(cost.temporary for cost in counted))),
+        )  # fmt: skip
+    return table
+
+
+def duration(seconds: float) -> str:
+    """In the unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(
+    help="Ask each peer some of the run's questions: exact prompts, responses, speed, and what a round will take. "
+    "Nothing is trained or frozen."
+)
+def command(
+    config: Annotated[Path, typer.Option(help="TOML config.")],
+    questions: Annotated[int, typer.Option(min=1, max=1000, help="How many, the first of the run's order.")] = 8,
+    every: Annotated[bool, typer.Option("--all", help="Show every prompt, and one of a review.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override; repeatable.")] = None,
+) -> None:
+    """`python -m pipeline.first_look --config FILE`."""
+    quiet_environment()
+
+    def body() -> None:
+        resolved = load_config(config, set_ or [])
+        all_questions = list(choose_prompts(resolved).questions.values())
+        items = sum(map(len, load_benchmarks(resolved).values()))
+        asked = all_questions[:questions]
+        probes, together = look(resolved, asked)
+        for name, found in probes.items():
+            tell(name, asked, found, every)
+        console.print()
+        for line in form_warnings(resolved):
+            _say(f"warning: {line}")
+        work = work_of(resolved, len(all_questions), items, together)
+        console.print(rates_table(probes, resolved.evaluate.samples))
+        console.print(projection_table(work, project(work, {name: each.rates for name, each in probes.items()})))
+
+    guarded(body)
+
+
+if __name__ == "__main__":
+    start(app, "pipeline.first_look")

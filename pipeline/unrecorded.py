@@ -1,0 +1,39 @@
+"""The peers' processes without a run: nothing is frozen, no folder is made; only a log in the cache stays."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from data.config.sections import Config
+from data.console import chatter_to
+from data.errors import UserError
+from data.run import Run
+from peers.engines.protocol import engine_kind
+from peers.policy import Policy, resolve_all
+from peers.source import CACHE, check_peers
+from peers.workers import Processes, warm
+
+
+@contextmanager
+def untouched_peers(config: Config, what: str) -> Iterator[tuple[Processes, dict[str, Policy]]]:
+    """The processes of the peers of a run that is not on disk, and their untouched policies; `what` names the log.
+
+    Models are downloaded and converted where they are not yet. Raises UserError for peers that cannot be used.
+    """
+    check_peers(config)
+    warm(engine=engine_kind(config.generate) == "vllm")
+    run = Run(what, config)
+    log = CACHE.with_name("logs") / f"{what}.log"
+    log.unlink(missing_ok=True)
+    with Processes(run) as workers, chatter_to(log):
+        workers.log = log
+        try:
+            yield workers, resolve_all(run, 0)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            with suppress(OSError), log.open("a", encoding="utf-8") as file:
+                traceback.print_exc(file=file)
+            raise

@@ -1,0 +1,129 @@
+"""What each peer would train on for a question: its label, its texts, and the response that is measured with them.
+
+Responses are named by their places among the rows of the chain's file, so that whoever needs an example's tokens reads
+them there. Pure apart from the grader that decides equivalence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from data.answers.clusters import clusters, compare_all, entropy
+from data.answers.grader import Grader
+from data.config.sections import ScoreSection
+from data.schema import ChainRow, schema_of
+from score.chains import Chain, responses
+from score.label import LABELS, Label, Votes, stated
+from score.text import TEXTS, Asked, Text, agree, drop_reason
+
+
+class ExampleRow(TypedDict):
+    """An example before its PMI: places are among the rows of the question in the file of the chains.
+
+    `trained` is whose text is trained on, `against` whose text the PMI is measured with (but for score.text = "own" the
+    same), `measured` the peer's own response in that PMI; null where there is none. `factor` multiplies the weight.
+    """
+
+    prompt_id: str
+    peer: str
+    number: int
+    trained: int | None
+    against: int | None
+    measured: int | None
+    label: str | None
+    label_share: float | None
+    agrees: bool | None
+    answer_entropy: float
+    factor: float
+    drop_reason: str | None
+
+
+EXAMPLES = schema_of(ExampleRow)
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """By what examples are chosen in a round."""
+
+    section: ScoreSection
+    peers: Sequence[str]
+    votes: Votes
+    seed: str  # of the run and the round
+
+    def examples(self, chains: Sequence[Chain], grader: Grader) -> list[ExampleRow]:
+        """All examples of some questions, in the order of the questions."""
+        compare_all([[row["answer"] for row in chain.rows] for chain in chains], "math", grader)
+        return [row for chain in chains for row in self.of(chain, grader)]
+
+    def of(self, chain: Chain, grader: Grader) -> list[ExampleRow]:
+        """The examples of one question: of each peer one or more, or one with the reason why there is none."""
+        who = [row["peer"] for row in responses(chain, self.section.y_source)] if chain.aggregates else self.peers
+        return [row for peer in who for row in self.of_peer(chain, peer, grader)]
+
+    def of_peer(self, chain: Chain, peer: str, grader: Grader) -> Iterable[ExampleRow]:
+        """The examples of a peer for one question."""
+        label = LABELS[self.section.label].of(chain, peer, self.votes, grader)
+        seed = f"{self.seed}/{chain.id}/{peer}/text"
+        asked = Asked(chain, peer, label, self.section, self.votes.teacher, seed)
+        texts = TEXTS[self.section.text].of(asked, grader)
+        spread = self.entropy(chain, peer, grader)
+        if isinstance(texts, str):
+            yield _example(chain, peer, 1, label, None, spread, texts)
+            return
+        for number, text in enumerate(texts, start=1):
+            row = _example(chain, peer, number, label, text, spread, None)
+            if self.section.trains_on_samples:
+                row["measured"] = self.measured(chain, peer, text.place)
+            else:
+                self.beside_aggregate(chain, peer, row)
+            judged = row["measured"] if row["measured"] is not None else row["trained"]
+            assert judged is not None, "a text has a place"
+            row["agrees"] = agree(chain.rows[judged]["answer"], label.answer, grader)
+            yield row
+
+    def beside_aggregate(self, chain: Chain, peer: str, row: ExampleRow) -> None:
+        """What is measured where the aggregate, or the peer's own response of the chain, is trained on."""
+        response = chain.response_of(peer, self.section.y_source)
+        aggregate = chain.aggregate(response)
+        row["against"], row["measured"] = chain.place(aggregate), chain.place(response)
+        row["drop_reason"] = drop_reason(chain, response, self.section)
+
+    def measured(self, chain: Chain, peer: str, trained: int) -> int | None:
+        """The peer's response to the question alone whose PMI with a sample is measured: its solo one, else the first
+        of its samples, but none with the very text that is trained on, of which the PMI would measure copying."""
+        if not self.section.needs_solo:
+            return None
+        solo, text = chain.solo(peer), chain.rows[trained]["response"]
+        places = [*([] if solo is None else [solo]), *chain.samples(peer)]
+        fit = (n for n in places if chain.rows[n]["n_tokens"] and chain.rows[n]["response"] != text)
+        return next(fit, None)
+
+    def entropy(self, chain: Chain, peer: str, grader: Grader) -> float:
+        """Entropy of the answers to the question, in nats: of the samples that a label is taken from; else of the
+        chain, or, in the control without peers, of the peer's own responses. A response without an answer does not
+        count, nor one cut off, as in a vote."""
+        if self.section.needs_samples:
+            rows = [chain.rows[place] for place in chain.samples(peer if self.section.label == "own-vote" else None)]
+        elif chain.own_aggregates:
+            rows = [row for row in chain.rows if row["peer"] == peer]
+        else:
+            rows = chain.with_role("chain", "synthesis")
+        return entropy([len(each) for each in clusters(list(map(stated, rows)), "math", grader)])
+
+
+def _example(
+    chain: Chain, peer: str, number: int, label: Label, text: Text | None, spread: float, reason: str | None
+) -> ExampleRow:
+    place = None if text is None else text.place
+    return {
+        "prompt_id": chain.id, "peer": peer, "number": number, "trained": place, "against": place, "measured": None,
+        "label": label.answer, "label_share": label.share, "agrees": None, "answer_entropy": spread,
+        "factor": 1.0 if text is None else text.factor, "drop_reason": reason,
+    }  # fmt: skip
+
+
+def row_at(chain: Chain, place: int | None) -> ChainRow | None:
+    """A response by its place."""
+    return None if place is None else chain.rows[place]

@@ -1,0 +1,119 @@
+"""Which answer counts for a peer on a question: one small class per rule.
+
+A label is an answer that the peers themselves call for; no rule sees a gold answer. To add one: a class here, its name
+in LABELS, the config's key (`score.label`) and its description. Pure apart from the grader that decides equivalence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from data.answers.grader import Grader
+from data.answers.votes import weighted_vote
+from data.schema import ChainRow
+from score.chains import Chain
+
+NO_VOTES = "label_no_votes"  # why a question has no label: no response states an answer
+SMALL_SHARE = "label_share_too_small"
+
+
+@dataclass(frozen=True)
+class Label:
+    """An answer, and its share of the votes: 0 to 1, None where nobody voted. Without an answer, why there is none."""
+
+    answer: str | None
+    share: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What a vote weighs in a round: by rater, or by response as (prompt id, place) where that is known; else 1."""
+
+    teacher: str = ""  # the peer that is most reliable
+    least_share: float = 0.0
+    of_rater: Mapping[str, float] = field(default_factory=dict)
+    of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)
+
+    def weight(self, chain: Chain, place: int) -> float:
+        """Of one response."""
+        return self.of_response.get((chain.id, place), self.of_rater.get(chain.rows[place]["peer"], 1.0))
+
+
+class Rule(Protocol):
+    """A choice of label."""
+
+    def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
+        """The label of a question for a peer."""
+        ...
+
+
+class AggregateLabel:
+    """The aggregate's answer: the abstract's reading."""
+
+    def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
+        """See `Rule.of`."""
+        answer = chain.aggregate_of(peer)["answer"]
+        return Label(answer, None, "aggregate_no_answer" if answer is None else None)
+
+
+class SampleVote:
+    """The vote of all samples (self-consistency, arXiv 2203.11171, over several models), weighted by reliability."""
+
+    def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
+        """See `Rule.of`."""
+        places = chain.samples()
+        return _vote(chain, places, [votes.weight(chain, place) for place in places], votes.least_share, grader)
+
+
+class OwnVote:
+    """The majority of the peer's own samples."""
+
+    def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
+        """See `Rule.of`."""
+        places = chain.samples(peer)
+        return _vote(chain, places, [1.0] * len(places), votes.least_share, grader)
+
+
+class TeacherVote:
+    """The majority of the teacher's samples: distillation from the peer that the estimate calls best."""
+
+    def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
+        """See `Rule.of`."""
+        places = chain.samples(votes.teacher)
+        return _vote(chain, places, [1.0] * len(places), votes.least_share, grader)
+
+
+class NoLabel:
+    """Any answer counts."""
+
+    def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
+        """See `Rule.of`."""
+        return Label(None)
+
+
+LABELS: dict[str, Rule] = {  # by score.label
+    "aggregate": AggregateLabel(),
+    "sample-vote": SampleVote(),
+    "own-vote": OwnVote(),
+    "teacher-vote": TeacherVote(),
+    "none": NoLabel(),
+}
+
+
+def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], least_share: float, grader: Grader) -> Label:
+    """The winner of a vote of some responses; of those in the winning cluster, the first one's words."""
+    answers = [stated(chain.rows[place]) for place in places]
+    winner, share = weighted_vote(answers, weights, "math", grader)
+    if not winner:
+        return Label(None, None, NO_VOTES)
+    if share < least_share:
+        return Label(None, share, SMALL_SHARE)
+    return Label(answers[winner[0]], share)
+
+
+def stated(row: ChainRow) -> str | None:
+    """The answer with which a response votes; one that was cut off at the limit has no vote."""
+    return row["answer"] if row["finish_reason"] == "stop" else None

@@ -1,0 +1,217 @@
+"""The teacher-forced passes of a round: which are needed, done by the peers, kept as files until the stage is closed.
+
+A pass is log p(text | question, response) under a scorer, or log p(text | question) where no response is shown; the
+latter is done once per (scorer, text), however many responses it is compared with. Where a vote is weighted by the
+verifier, each peer also gives its log p(Yes) - log p(No) of its own samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from data import shards
+from data.answers.extract import extract
+from data.finite import known
+from data.run import Run
+from data.schema import ChainRow, schema_of
+from peers import policy_cache
+from peers.policy import Policy, prompts_of
+from peers.prompts import token_identity
+from peers.verify import logit_scores
+from peers.workers import Advance
+from score.chains import read_chains
+from score.examples import ExampleRow
+from score.pmi import scorers
+
+if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
+    from peers.logprob.model import LanguageModel, Pair
+
+
+class PassRow(TypedDict):
+    """A teacher-forced pass of the text at the place `text`; `response` is the place of the response in the prompt,
+    null: none, log p(a | x). A `logp` that is not finite is null."""
+
+    prompt_id: str
+    text: int
+    response: int | None
+    logp: float | None
+    n_tokens: int
+
+
+class VerifiedRow(TypedDict):
+    """What a peer as verifier makes of its sample at a place: log p(Yes) - log p(No), null where not finite."""
+
+    prompt_id: str
+    place: int
+    score: float | None
+
+
+PASSES, VERIFIED = schema_of(PassRow), schema_of(VerifiedRow)
+# {(scorer, prompt id, place of the text, place of the response or None): (log-probability, tokens)}
+Measurements = dict[tuple[str, str, int, int | None], tuple[float | None, int]]
+NEEDED = ("prompt_id", "peer", "against", "measured", "drop_reason")  # the columns of examples that tell
+
+
+class Passes:
+    """The passes of one score stage."""
+
+    def __init__(self, run: Run, round_: int, policies: dict[str, Policy]) -> None:
+        self.run, self.policies = run, policies
+        self.work = run.stage_dir(round_, "scores") / ".work"
+        self.sources = shards.shard_paths(run.stage_dir(round_, "chains"))
+        self.prompts = prompts_of(policies)
+        self.model_of = run.config.model_of
+        self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
+
+    def path(self, scorer: str, shard: int) -> Path:
+        """Where a scorer's passes of a shard are."""
+        return self.work / f"passes-{shard:05d}.{scorer}.parquet"
+
+    def verified_path(self, peer: str, shard: int) -> Path:
+        """Where a peer's verdicts of its samples of a shard are."""
+        return self.work / f"verified-{shard:05d}.{peer}.parquet"
+
+    def examples_path(self, shard: int) -> Path:
+        """Where the examples of a shard are."""
+        return self.work / f"examples-{shard:05d}.parquet"
+
+    def count(self, scorer: str, shard: int) -> int:
+        """How many passes a scorer has to do for a shard."""
+        authors = self.authors(shard)
+        return sum(len(shown) for _, shown in self.needed(scorer, shard, authors))
+
+    def authors(self, shard: int) -> dict[str, list[str]]:
+        """{prompt id: whose model wrote each of its rows}."""
+        chains = read_chains(self.sources[shard], ["prompt_id", "peer"])
+        return {chain.id: [self.model_of(row["peer"]) for row in chain.rows] for chain in chains}
+
+    def needed(
+        self, scorer: str, shard: int, authors: dict[str, list[str]]
+    ) -> Iterator[tuple[tuple[str, int], list[int | None]]]:
+        """((prompt id, place of a text), the responses that it is measured with, and None) of each text."""
+        names, kind = self.run.config.peer_names, self.run.config.score.scorer
+        rows = shards.rows_of(self.examples_path(shard), ExampleRow, NEEDED)
+        for prompt_id, group in groupby(rows, key=lambda row: row["prompt_id"]):
+            found: dict[int, list[int | None]] = {}
+            for row in group:
+                text, response = row["against"], row["measured"]
+                if row["drop_reason"] or text is None or response is None or response == text:
+                    continue
+                if scorer in scorers(kind, row["peer"], authors[prompt_id][text], names):
+                    shown = found.setdefault(text, [])
+                    shown += [response] if response not in shown else []
+            for text, shown in found.items():
+                yield (prompt_id, text), [shown[0], None, *shown[1:]]
+
+    def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance, parts: int = 1) -> int:
+        """One shard's passes of one scorer, the first of `parts` to do, written as one file; returns their tokens."""
+        from peers.logprob.scoring import score_pairs
+
+        keys, pairs, spans = self.pairs(scorer, shard)
+        scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance, parts)
+        rows = []
+        for (prompt_id, text, response), span, logprobs in zip(keys, spans, scores, strict=True):
+            summed = logprobs[span]
+            rows.append({
+                "prompt_id": prompt_id, "text": text, "response": response, "logp": known(sum(summed)),
+                "n_tokens": len(summed),
+            })  # fmt: skip
+        shards.write_rows(rows, self.path(scorer, shard), PASSES)
+        advance(self.count(scorer, shard) - len(pairs), 0)  # without those whose target has no clean cut
+        return sum(map(len, pairs))
+
+    def pairs(self, scorer: str, shard: int) -> tuple[list[tuple[str, int, int | None]], list[Pair], list[slice]]:
+        """What a scorer has to pass through its model: (prompt, text, response or None), the pair, what is summed."""
+        from peers.logprob.model import Pair
+
+        keys: list[tuple[str, int, int | None]] = []
+        asked: list[tuple[str, tuple[str, ...]]] = []
+        targets: list[list[int]] = []
+        spans: list[slice] = []
+        chains = {chain.id: chain for chain in read_chains(self.sources[shard])}
+        needed = list(self.needed(scorer, shard, self.authors(shard)))
+        texts = [chains[id_].rows[text] for (id_, text), _ in needed]
+        for ((id_, text), shown), row, target in zip(needed, texts, self.targets(scorer, texts), strict=True):
+            if target is None:
+                continue
+            span = self.span(scorer, row, target)
+            for place in shown:
+                keys.append((id_, text, place))
+                asked.append((row["question"], () if place is None else (chains[id_].rows[place]["response"],)))
+                targets.append(target)
+                spans.append(span)
+        prompts = self.prompts[scorer].all_of("solve", asked)
+        return keys, [Pair(prompt, target) for prompt, target in zip(prompts, targets, strict=True)], spans
+
+    def targets(self, scorer: str, rows: list[ChainRow]) -> list[list[int] | None]:
+        """Responses as target tokens of `scorer`, with its end token: from the file where the author shares the
+        tokenizer, else re-encoded; None where that has no clean cut."""
+        prompts = self.prompts[scorer]
+        kept = [self.shares_tokens(scorer, row["peer"]) for row in rows]
+        others = [(row["question"], row["response"]) for row, keep in zip(rows, kept, strict=True) if not keep]
+        encoded = iter(prompts.encode_responses(others))
+        found = [row["token_ids"] if keep else next(encoded) for row, keep in zip(rows, kept, strict=True)]
+        return [None if ids is None else [*ids, prompts.end_id] for ids in found]
+
+    def shares_tokens(self, scorer: str, author: str) -> bool:
+        """Whether a peer's token ids mean the same to a scorer."""
+        return self.identity[scorer] == self.identity[self.model_of(author)]
+
+    def span(self, scorer: str, row: ChainRow, target: list[int]) -> slice:
+        """Which target tokens are summed."""
+        if self.run.config.score.pmi_target == "response":
+            return slice(0, len(target))
+        from peers.logprob.scoring import span_of
+
+        found = extract(row["response"])
+        assert found is not None, "a response without an answer was dropped before"
+        return span_of(self.prompts[scorer].decode, target[:-1], found.start, found.end)
+
+    def measured(self, shard: int) -> Measurements:
+        """All passes of a shard."""
+        found: Measurements = {}
+        for scorer in self.run.config.peer_names:
+            path = self.path(scorer, shard)
+            for row in shards.rows_of(path, PassRow) if path.is_file() else []:
+                found[scorer, row["prompt_id"], row["text"], row["response"]] = row["logp"], row["n_tokens"]
+        return found
+
+    def verify_shard(self, lm: LanguageModel, peer: str, shard: int, advance: Advance, parts: int = 1) -> None:
+        """A peer's verdicts of its own samples, those of its voters too, of one shard, written as one file; equal ones
+        are asked once."""
+        samples = [
+            (chain.id, place, (chain.question, chain.rows[place]["response"]))
+            for chain in read_chains(self.sources[shard])
+            for place in chain.samples()
+            if self.model_of(chain.rows[place]["peer"]) == peer
+        ]
+        asked = list(dict.fromkeys(pair for *_, pair in samples))
+        scores = logit_scores(lm, self.prompts[peer], asked, self.run.config.runtime.score_tokens, advance, parts)
+        score = dict(zip(asked, map(known, scores), strict=True))
+        rows = [{"prompt_id": id_, "place": place, "score": score[pair]} for id_, place, pair in samples]
+        shards.write_rows(rows, self.verified_path(peer, shard), VERIFIED)
+        advance(len(samples) - len(asked), 0)
+
+
+def measure_shards(
+    run: Run, round_: int, policies: dict[str, Policy], scorer: str, todo: list[int], advance: Advance
+) -> int:
+    """A scorer's passes of some shards, in its process; returns how many tokens their sequences have."""
+    lm = policy_cache.language_model(policies[scorer], run.config)
+    passes = Passes(run, round_, policies)
+    return sum(
+        passes.measure_shard(lm, scorer, shard, advance, parts=len(todo) - done) for done, shard in enumerate(todo)
+    )
+
+
+def verify_shards(
+    run: Run, round_: int, policies: dict[str, Policy], peer: str, todo: list[int], advance: Advance
+) -> None:
+    """A peer's verdicts of its own samples of some shards, in its process."""
+    lm = policy_cache.language_model(policies[peer], run.config)
+    passes = Passes(run, round_, policies)
+    for done, shard in enumerate(todo):
+        passes.verify_shard(lm, peer, shard, advance, parts=len(todo) - done)
