@@ -23,6 +23,7 @@ from data.hours import Hours, hours_of
 from data.run import Run, open_run
 from data.schema import GATE, PROMPTS
 from data.selection import write_prompts
+from data.stage import FORMAT
 from evaluate.gate import gate_notes, gate_table, refused_notice
 from peers.engines.protocol import Completion
 from peers.merge import ADAPTER_WEIGHTS
@@ -151,7 +152,7 @@ def adapters(run: Run, round_: int) -> None:
         save_file({"a": torch.tensor([float(round_)])}, made / ADAPTER_WEIGHTS)
         shards.write_json(adapter_identity(peer, model_directory(peer, run.config)), made / "pst.json")
         files.append(made / ADAPTER_WEIGHTS)
-    shards.write_manifest(folder, {"format": 3}, files)
+    shards.write_manifest(folder, {"format": FORMAT, "rows": 0, "seconds": 0.0}, files)
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, right: Callable[[str, int, int], bool]) -> list[tuple[str, int, int]]:
