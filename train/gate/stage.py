@@ -100,7 +100,10 @@ def prepared(run: Run, round_: int) -> tuple[Stage, dict[str, Policy]]:
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, Any]:
     """What all rounds' gates depend on; `candidates` are the policies that answer."""
     limits = {"max_new_tokens", "context_tokens", "engine"}  # how the chains are made does not matter here
-    sections: dict[str, Any] = {**dict.fromkeys(("run", "templates", "peers", "gate"), True), "generate": limits}
+    sections: dict[str, Any] = {
+        **dict.fromkeys(("run", "templates", "wordings", "peers", "gate"), True),
+        "generate": limits,
+    }
     config = run.config.model_dump(mode="json", include=sections)
     del config["gate"]["patience"]
     return {
