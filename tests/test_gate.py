@@ -206,7 +206,7 @@ def test_a_refused_adapter_is_not_used(
 
     adapters(gated, 2)
     gate_stage.main(gated, 2, work)
-    line = capsys.readouterr().out.replace("\n", " ")
+    line = " ".join(capsys.readouterr().out.split())
     assert "refused by the gate: the adapter of round 2 of plain agrees with the votes in 0.0 % of 8" in line
     assert "round 1 in 100.0 %: -100.0 points (" in line and "It goes on with the adapter of round 1" in line
     assert "of chatty agrees" not in line
