@@ -108,6 +108,8 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
             row["right"] = False
         for row, equal in zip(stated, same, strict=True):
             row["right"] = bool(equal)
+        if run.config.score.text == "samples":  # each has its own answer, whatever the label
+            _judge_texts(scores, gold, section.label_answers, grader)
         in_chain = [row for row in chains if row["role"] in ("chain", "synthesis") or run.config.generate.alone]
         _vote(in_chain, "vote_right", section.label_answers, grader)
         samples: dict[str, list[Row]] = defaultdict(list)
@@ -120,6 +122,17 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
     for row in scores:
         row["own_right"] = right.get(_place(row))  # of the response that is measured, where there is one
     return chains, scores
+
+
+def _judge_texts(scores: list[Row], gold: dict[str, str], kind: Kind, grader: Grader) -> None:
+    """Set in each row whether the answer of its text is right."""
+    found = [None if row["target"] is None else extract(row["target"]) for row in scores]
+    stated = [(row, each.answer) for row, each in zip(scores, found, strict=True) if each is not None]
+    same = grader.equivalent([(answer, gold[row["prompt_id"]]) for row, answer in stated], kind)
+    for row in scores:
+        row["text_right"] = False
+    for (row, _), equal in zip(stated, same, strict=True):
+        row["text_right"] = bool(equal)
 
 
 def _place(row: Row) -> tuple[Any, ...]:
@@ -234,7 +247,9 @@ def keep_right(run: Run, round_: int) -> int:
         )
     _, scores = judged(run, round_)
     right = [
-        (row["prompt_id"], row["peer"], row["number"]) for row in scores if row["weight"] is not None and row["right"]
+        (row["prompt_id"], row["peer"], row["number"])
+        for row in scores
+        if row["weight"] is not None and row.get("text_right", row["right"])
     ]
     write_keep(run, round_, right)
     return len(right)

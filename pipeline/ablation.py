@@ -43,6 +43,7 @@ from pipeline.round import plan
 
 DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
 DEFAULT_AGAINST = "pst uniform"  # the arms that all others are compared with
+AGAIN = "again"  # the arm that may equal another
 METRICS_SHOWN = {"em": "EM", "gap": "GV-Gap"}
 
 
@@ -72,6 +73,7 @@ class Ablation:
                 f"nothing can be compared with {missing[0]!r}, none of the arms of this command: {' '.join(known)}"
             )
         self.compared = [arms[known.index(other)] for other in asked if other in known]
+        same: dict[str, str] = {}
         for arm in arms:  # before any work
             try:
                 resolved = load_config(config, self.overrides_of(arm, first))
@@ -80,6 +82,12 @@ class Ablation:
                 raise UserError(f"arm {arm.name}: {error}") from error
             if arm.oracle:
                 gold_answers(resolved)
+            other = same.setdefault(f"{arm.oracle} {resolved.model_dump_json()}", arm.name)
+            if other != arm.name and AGAIN not in (other, arm.name):
+                raise UserError(
+                    f"the arms {other!r} and {arm.name!r} are the same under {config}: leave one out (the arm "
+                    f"{AGAIN!r} is for running the same thing twice)"
+                )
 
     def overrides_of(self, arm: Arm, seed: int) -> list[str]:
         """All that a run of an arm changes in the config file."""

@@ -55,8 +55,10 @@ class AggregateLabel:
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `Rule.of`."""
-        answer = chain.aggregate_of(peer)["answer"]
-        return Label(answer, None, "aggregate_no_answer" if answer is None else None)
+        aggregate = chain.aggregate_of(peer)
+        cut = aggregate["answer"] is not None and stated(aggregate) is None
+        reason = "aggregate_truncated" if cut else None
+        return Label(aggregate["answer"], None, "aggregate_no_answer" if aggregate["answer"] is None else reason)
 
 
 class SampleVote:

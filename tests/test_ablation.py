@@ -156,7 +156,7 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert set(DEFAULT_ARMS.split()) <= {path.stem for path in ARMS.glob("*.toml")}
     for path in ARMS.glob("*.toml"):
         arm = load_arm(path.stem)
-        assert arm.oracle == (path.stem == "oracle")
+        assert arm.oracle == path.stem.startswith("oracle")
     assert load_arm("uniform").overrides == ('score.weighting="uniform"',)
     own = tmp_path / "mine.toml"
     own.write_text("[train]\nlr = 1e-3\n[score]\nbeta = 2.0\n")
@@ -282,12 +282,35 @@ def test_runs_of_earlier_commands_are_shared(project: Path) -> None:
 
 
 def test_names_and_seeds_are_checked_before_any_work(project: Path) -> None:
-    arms = [Arm("a", ()), Arm("b" * 96, ())]
+    arms = [Arm("a", ()), Arm("b" * 96, ("train.lr=0.5",))]
     with pytest.raises(UserError, match="at most 100 letters"):
         Ablation("x", Path("tiny.toml"), [], arms, seeds=1, round_=1).run()
     with pytest.raises(UserError, match=r"arm a: .*run\.seed"):
         Ablation("x", Path("tiny.toml"), [f"run.seed={2**31 - 2}"], arms[:1], seeds=3, round_=1)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("config", ["nano", "qwen", "paper"])
+def test_every_arm_is_what_it_says_whatever_the_config(config: str) -> None:
+    """Label, text and weighting are the arm's own: no config may turn one into another."""
+    arms = [load_arm(path.stem) for path in sorted((ROOT / "configs/arms").glob("*.toml"))]
+    path = ROOT / "configs" / f"{config}.toml"
+    resolved = {arm.name: load_config(path, list(arm.overrides)) for arm in arms}
+    known: dict[str, str] = {}
+    for arm in arms:
+        if arm.name not in ("again", "config"):  # the method once more, and whatever the config has
+            assert known.setdefault(f"{arm.oracle}{resolved[arm.name].model_dump_json()}", arm.name) == arm.name
+    choices = {name: (each.score.label, each.score.text, each.score.weighting) for name, each in resolved.items()}
+    assert choices["pst"] == ("aggregate", "aggregate", "sigmoid")
+    assert choices["vote-solution"] == ("sample-vote", "solution", "sigmoid")
+    assert choices["aggregate-solution"] == ("aggregate", "solution", "uniform")
+
+
+def test_two_arms_alike_are_refused(project: Path) -> None:
+    arms = [Arm("a", ("train.lr=0.5",)), Arm("b", ("train.lr=0.5",))]
+    with pytest.raises(UserError, match="'a' and 'b' are the same"):
+        Ablation("x", Path("tiny.toml"), [], arms, seeds=1, round_=1)
+    Ablation("x", Path("tiny.toml"), [], [arms[0], Arm("again", ("train.lr=0.5",))], seeds=1, round_=1)
 
 
 def test_every_seed_is_evaluated_on_the_same_questions(project: Path) -> None:

@@ -149,8 +149,23 @@ def test_the_chain_answer_as_label_of_a_solution_and_a_vote_as_label_of_an_aggre
         {"label": "own-vote", "text": "samples"},
         {"label": "none", "text": "solution"},
         {"label": "sample-vote", "text": "own"},
+        {"label": "none", "text": "teacher-solution", "weighting": "agreement"},
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(section: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="found label"):
         ScoreSection(**section)
+
+
+def test_keys_without_an_effect_are_refused() -> None:
+    with pytest.raises(ValidationError, match="is of a vote"):
+        ScoreSection(least_share=0.6)
+    with pytest.raises(ValidationError, match="is of text 'solution'"):
+        ScoreSection(solutions=2)
+
+
+def test_a_chain_answer_that_was_cut_off_is_no_label_of_a_solution(grader: Grader) -> None:
+    chain = [row("a", "2", "chain", position=1), row("b", "1", "chain", position=2, is_aggregate=True)]
+    chain[1]["finish_reason"] = "length"
+    found = chosen([*chain, *VOTE], grader, label="aggregate", text="solution")["a"][0]
+    assert (found["drop_reason"], found["trained"]) == ("aggregate_truncated", None)

@@ -337,13 +337,13 @@ def test_a_voter_gives_samples_in_its_own_words_and_nothing_else(three: Path) ->
     texts = [prompts.decode(prompt) for peer, prompt, _ in fakes.asked if peer == "plain"]
     assert sum("Shout the answer." in text for text in texts) == 12 * 2
     with pytest.raises(UserError, match="loud is of peer 'nobody'"):
-        generate("u", fakes, voter.replace("plain", "nobody"), "score.label=sample-vote")
-    with pytest.raises(UserError, match=r"score\.label is 'sample-vote', found 'aggregate'"):
-        generate("u", fakes, voter)
+        generate("w", fakes, voter.replace("plain", "nobody"), "score.label=sample-vote")
+    silent = generate("u", fakes, voter, "score.label=own-vote", "score.text=solution", "generate.samples=2")
+    assert {row["peer"] for row in silent} == set(PEERS)  # where there is no vote of all
     with pytest.raises(UserError, match="either wording or templates"):
-        generate("u", fakes, 'voters=[{name="loud", peer="plain"}]', "score.label=sample-vote")
+        generate("w", fakes, 'voters=[{name="loud", peer="plain"}]', "score.label=sample-vote")
     with pytest.raises(UserError, match=r"voters: loud has wording 'x', not a table"):
-        generate("u", fakes, 'voters=[{name="loud", peer="plain", wording="x"}]', "score.label=sample-vote")
+        generate("w", fakes, 'voters=[{name="loud", peer="plain", wording="x"}]', "score.label=sample-vote")
 
 
 @pytest.mark.parametrize("together", [True, False])

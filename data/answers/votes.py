@@ -6,7 +6,7 @@ Pure apart from the grader that decides which answers are equivalent. Nothing he
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from data.answers.clusters import clusters
@@ -20,28 +20,20 @@ Answers = Sequence[str | None]  # a rater's answers to one question; None where 
 
 
 def consistency(questions: Sequence[Answers], kind: Kind, grader: Grader) -> float:
-    """Mean share, over questions, of the largest cluster among a rater's answers: 0 to 1.
+    """Mean share, over questions, of the largest cluster among all of a rater's responses: 0 to 1.
 
-    Responses without an answer are left out; a question without any counts 0. Raises ValueError for no questions.
+    A response without an answer agrees with none. Raises ValueError for no questions.
     """
     if not questions:
         raise ValueError("consistency of no questions")
-    return fmean(weighted_vote(answers, [1.0] * len(answers), kind, grader)[1] for answers in questions)
+    largest = [weighted_vote(answers, [1.0] * len(answers), kind, grader)[0] for answers in questions]
+    return fmean(len(found) / len(answers) for found, answers in zip(largest, questions, strict=True))
 
 
 def reliability(share: float) -> float:
     """Weight of a rater's vote by its consistency: the logit of the share within [0.05, 0.95], at least 0.05."""
     share = min(HIGHEST, max(LOWEST, share))
     return max(LEAST, math.log(share / (1 - share)))
-
-
-def reliabilities(own: Mapping[str, Sequence[Answers]], kind: Kind, grader: Grader) -> dict[str, float]:
-    """The weight of each rater's votes, from its samples alone: {rater: weight > 0}.
-
-    `own`: each rater's answers, question by question (at least one question, at least two samples each: of one sample
-    the share is always 1). Raises ValueError for a rater without questions.
-    """
-    return {rater: reliability(consistency(questions, kind, grader)) for rater, questions in own.items()}
 
 
 def weighted_vote(answers: Answers, weights: Sequence[float], kind: Kind, grader: Grader) -> tuple[list[int], float]:

@@ -119,7 +119,7 @@ class PeerSection(Section):
 
 
 class VoterSection(Section):
-    """One more wording of a peer: its samples join the votes, and it is not trained."""
+    """One more wording of a peer: under score.label = "sample-vote" its samples join the vote; it is not trained."""
 
     name: str = Name
     peer: str = Field(description="Name of the peer whose model it is.")

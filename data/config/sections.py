@@ -81,7 +81,8 @@ class Config(Section):
         if len(self.peers) < 2:
             raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")
         called = "peers and voters" if self.voters else "peers"
-        for kind, names in ((called, self.raters), ("benchmarks", [b.name for b in self.benchmarks])):
+        everyone = [*self.peer_names, *(voter.name for voter in self.voters)]
+        for kind, names in ((called, everyone), ("benchmarks", [b.name for b in self.benchmarks])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
@@ -174,17 +175,13 @@ class Config(Section):
                 raise ValueError(
                     f"voters: {voter.name} is of peer {voter.peer!r}; expected one of {', '.join(self.peer_names)}"
                 )
-        if self.voters and self.score.label != "sample-vote":
-            raise ValueError(
-                f"voters: they vote where score.label is 'sample-vote', found {self.score.label!r}; set it, or leave "
-                "the voters out"
-            )
         return self
 
     @property
     def raters(self) -> list[str]:
-        """All whose samples vote: the peers, and the voters after them."""
-        return [*self.peer_names, *(voter.name for voter in self.voters)]
+        """All who give samples: the peers, and after them the voters, where there is a vote of all."""
+        voting = self.voters if self.score.label == "sample-vote" else ()
+        return [*self.peer_names, *(voter.name for voter in voting)]
 
     def model_of(self, rater: str) -> str:
         """The peer whose model a rater is."""

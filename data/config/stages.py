@@ -147,6 +147,12 @@ class ScoreSection(Section):
             )
         if label == "none" and text != "teacher-solution" and text != "samples":
             raise ValueError(f"label 'none' needs text 'teacher-solution' or 'samples': {found}")
+        if label == "none" and weighting == "agreement":
+            raise ValueError(f"weighting 'agreement' needs a label to agree with: {found}")
+        if self.least_share > 0 and label in ("aggregate", "none"):
+            raise ValueError(f"least_share {self.least_share} is of a vote, and label {label!r} has none; leave it out")
+        if self.solutions > 1 and not text.endswith("solution"):
+            raise ValueError(f"solutions {self.solutions} is of text 'solution' and its kin, found text {text!r}")
         if text == "own" and label != "aggregate":
             raise ValueError(f"text 'own' is a response of the chain and needs label 'aggregate': {found}")
         return self
@@ -226,7 +232,7 @@ class EvaluateSection(Section):
     label_column: Text | None = Field(
         None,
         description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
-        "pipeline.labels` and the arm `oracle` of an ablation, by nothing that trains otherwise.",
+        "pipeline.labels`, the report's gate table and the arms `oracle` of an ablation, by nothing that trains otherwise.",
     )
     label_answers: Literal["math", "numbers"] = Field("math", description="How those are compared.")
     answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest comparison of two answers.")
