@@ -157,7 +157,7 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for path in ARMS.glob("*.toml"):
         arm = load_arm(path.stem)
         assert arm.oracle == path.stem.startswith("oracle")
-    assert load_arm("uniform").overrides == ('score.weighting="uniform"',)
+    assert 'score.weighting="uniform"' in load_arm("uniform").overrides
     own = tmp_path / "mine.toml"
     own.write_text("[train]\nlr = 1e-3\n[score]\nbeta = 2.0\n")
     assert load_arm(str(own)).overrides == ("train.lr=0.001", "score.beta=2.0")

@@ -232,7 +232,7 @@ class EvaluateSection(Section):
     label_column: Text | None = Field(
         None,
         description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
-        "pipeline.labels`, the report's gate table and the arms `oracle` of an ablation, by nothing that trains otherwise.",
+        "pipeline.labels`, the report's gate table and the arms `oracle` of an ablation; nothing else trains by it.",
     )
     label_answers: Literal["math", "numbers"] = Field("math", description="How those are compared.")
     answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest comparison of two answers.")
