@@ -62,6 +62,7 @@ def work_of(config: Config, questions: int, items: int, together: bool) -> Round
     return RoundWork(
         questions=questions, responses=responses / len(peers), passes=passes, examples=examples,
         epochs=config.train.epochs, items=items, samples=config.evaluate.samples, together=together,
+        gate=config.gate.questions, votes=config.gate.samples,
     )  # fmt: skip
 
 
@@ -122,12 +123,12 @@ def projection_table(work: RoundWork, costs: Mapping[str, Cost]) -> Table:
     table.add_column("stage")
     for name in ("time", "disk", "and for a while"):
         table.add_column(name, justify="right")
-    names = {"baseline": "evaluate, round 0"}
+    names = {"baseline": "evaluate, round 0", "votes": "gate, round 0"}
     for stage, cost in costs.items():
         while_ = decimal(round(cost.temporary)) if cost.temporary else ""
         table.add_row(names.get(stage, stage), duration(cost.seconds), decimal(round(cost.bytes)), while_)
     table.add_section()
-    for name, left_out in (("make round ROUND=1", ()), ("each further round", ("baseline",))):
+    for name, left_out in (("make round ROUND=1", ()), ("each further round", ("baseline", "votes"))):
         counted = [cost for stage, cost in costs.items() if stage not in left_out]
         table.add_row(
             name, duration(sum(cost.seconds for cost in counted)),

@@ -3,6 +3,7 @@
     generate   questions · responses · response tokens / decoding rate
     score      questions · passes · (prompt + 2 · response) tokens / forward rate
     train      questions · examples · epochs · TRAIN · (prompt + response) tokens / forward rate
+    gate       questions kept apart · response tokens / decoding rate; of round 0 (votes + 1) times as many
     evaluate   items · (k + 1) · response tokens / decoding rate
                + items · k · verifiers · (prompt + response) tokens / forward rate
 
@@ -48,6 +49,8 @@ class RoundWork:
     items: int  # benchmark questions
     samples: int  # k of each item in evaluate
     together: bool  # whether the peers work side by side
+    gate: int = 0  # questions kept apart for the gate
+    votes: int = 0  # samples of each of them that the untouched peers give
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Cost:
 
 
 def project(work: RoundWork, peers: Mapping[str, PeerRates]) -> dict[str, Cost]:
-    """{stage: cost} of one round, evaluated, and of `baseline`, the evaluation of the untouched peers before round 1.
+    """{stage: cost} of one round, evaluated, and of `baseline` and `votes`, what the untouched peers do before round 1.
 
     Raises ValueError without peers.
     """
@@ -81,6 +84,10 @@ def project(work: RoundWork, peers: Mapping[str, PeerRates]) -> dict[str, Cost]:
         "train": 0,
         "evaluate": work.items * (work.samples + 1),
     }
+    if work.gate:
+        seconds |= {"votes": [_gate(work, peer, work.votes + 1) for peer in every]}
+        seconds |= {"gate": [_gate(work, peer, 1) for peer in every]}
+        rows |= {"votes": work.gate * (work.votes + 1), "gate": work.gate}
     adapters = sum(peer.adapter_bytes for peer in every)
     merged = sum(peer.weight_bytes for peer in every)
     return {
@@ -96,6 +103,10 @@ def project(work: RoundWork, peers: Mapping[str, PeerRates]) -> dict[str, Cost]:
 
 def _generate(work: RoundWork, peer: PeerRates) -> float:
     return peer.engine_seconds + _per(work.questions * work.responses * peer.response_tokens, peer.decode_rate)
+
+
+def _gate(work: RoundWork, peer: PeerRates, responses: int) -> float:
+    return peer.engine_seconds + _per(work.gate * responses * peer.response_tokens, peer.decode_rate)
 
 
 def _score(work: RoundWork, peer: PeerRates) -> float:

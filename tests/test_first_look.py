@@ -35,6 +35,10 @@ def test_the_projection_is_the_sum_of_its_parts() -> None:
         "train": 2 + 3 * 100 * 0.5 * 2 * 150 / 1000,
         "evaluate": 10 + 4 + 20 * 5 * 100 / 200 + 20 * 4 * 2 * 150 / 1000,
     }
+    gated = project(replace(WORK, gate=40, votes=4), {"a": RATES})
+    assert {stage: gated[stage].seconds for stage in gated.keys() - found.keys()} == {
+        "votes": 10 + 40 * 5 * 100 / 200, "gate": 10 + 40 * 100 / 200,
+    }  # fmt: skip
     assert found["train"].bytes == 1000 and found["evaluate"].temporary == 10**6
     assert found["generate"].bytes == 100 * (20 + 2 * 100)
 
