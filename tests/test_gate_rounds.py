@@ -67,7 +67,7 @@ def test_a_broken_adapter_is_refused_and_the_next_round_starts_from_the_old_one(
     assert "best round by the gate: 0, the untouched peers" in over and not (RUNS / "t" / "round=2" / "chains").exists()
     ended = go(2, "gate.patience=1", status=2)
     assert "error: the gate accepted no peer's adapter in round 1" in ended and "report: runs/t/report.html" in ended
-    page = (RUNS / "t" / "report.html").read_text(encoding="utf-8")
+    page = re.sub(r"<[^>]*>", "", (RUNS / "t" / "report.html").read_text(encoding="utf-8"))  # numbers have a colour
     assert "best round by the gate: 0" in page and "power of one comparison on" in page
     assert "right by gold" in page and "false reject" in page  # nano has a label_column
     assert "the gate refused llama" in page and "(untouched)" in page
@@ -82,12 +82,11 @@ def test_a_broken_adapter_is_refused_and_the_next_round_starts_from_the_old_one(
 
 @pytest.mark.slow
 def test_an_accepted_adapter_is_used_as_without_a_gate(project: Path) -> None:
-    told = rounds(project, 1, *GATED, "gate.level=0.001")  # three are refused in a thousand
-    assert "refused by the gate" not in told and re.search(r"accepted chatty True, plain True", told)
-    assert greedy(1) != greedy(0)
+    told = rounds(project, 1, *GATED, "gate.level=1e-9")  # with 8 questions an interval that wide refuses nothing
+    assert "refused by the gate" not in told and "accepted chatty True, plain True" in " ".join(told.split())
     gated = manifest(1, "evals")["fingerprint"]["policies"]
     assert gated != manifest(0, "evals")["fingerprint"]["policies"]
-    assert rounds(project, 1, *GATED, "gate.level=0.001").count("finished already") == 7
+    assert rounds(project, 1, *GATED, "gate.level=1e-9").count("finished already") == 7
 
 
 @pytest.mark.slow
