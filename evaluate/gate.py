@@ -15,6 +15,7 @@ from rich.table import Table
 from data import gate, shards
 from data.answers.grader import Grader
 from data.config.sections import Config
+from data.console import console
 from data.errors import UserError
 from data.gate import Decision
 from data.run import RUNS, Run, load_frozen
@@ -138,11 +139,12 @@ def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, 
     opened, judged = Run(run, config), _judged(run)
     try:
         if source_has_changed(opened):
-            return {}
+            raise UserError(f"{config.prompts.source} has changed since the run drew its questions")
         gold = gold_answers(config)
         with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
             right = {n: _right(opened, n, gold, grader) for n in (0, *judged)}
-    except UserError:  # the source is gone, say: a report of what was measured does not need it
+    except UserError as error:  # the source is gone, say: a report of what was measured does not need it
+        console.print(f"the gate's table is without gold answers: {error}", markup=False, soft_wrap=True)
         return {}
     found = {}
     for n, decisions in judged.items():
