@@ -93,8 +93,8 @@ class KeepRow(TypedDict):
     number: int
 
 
-class GateRow(TypedDict):
-    """A response to a question of the gate, beside the vote of the untouched peers; written by train/gate/."""
+class GateResponseRow(TypedDict):
+    """A response to a question of the gate; sample 0 is greedy."""
 
     prompt_id: str
     question: str
@@ -104,6 +104,11 @@ class GateRow(TypedDict):
     answer: str | None
     finish_reason: str
     n_tokens: int
+
+
+class GateRow(GateResponseRow):
+    """The same beside the vote of the untouched peers; written by train/gate/."""
+
     vote: str | None
     vote_share: float
     agrees: bool | None

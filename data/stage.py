@@ -1,4 +1,4 @@
-"""What the four stages share: skip-if-done, the fingerprint, the manifest, the summary."""
+"""What the stages share: skip-if-done, the fingerprint, the manifest, the summary."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from data import gate, shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
-from data.answers.votes import consistency
+from data.answers.votes import consistency, counted
 from data.run import OUTPUT, RUNS, load_frozen
 from data.schema import ChainRow, GateRow
 
@@ -67,7 +67,7 @@ def _responses(run: str, round_: int) -> dict[tuple[str, str], list[Response]]:
 
 def _response(row: ChainRow | GateRow) -> Response:
     stopped = row["finish_reason"] == "stop"
-    return row["prompt_id"], row["answer"] if stopped else None, stopped, row["n_tokens"]
+    return row["prompt_id"], counted(row["answer"], row["finish_reason"]), stopped, row["n_tokens"]
 
 
 def _figures(rows: list[Response], grader: Grader) -> list[str]:

@@ -17,6 +17,7 @@ from data.answers.equivalence import Kind
 from data.answers.extract import extract
 from data.answers.gold import gold_by_question
 from data.answers.grader import Grader
+from data.answers.votes import counted
 from data.config.sections import Config
 from data.errors import UserError
 from data.keep import read_keep, write_keep
@@ -146,10 +147,7 @@ def _vote(rows: list[Row], name: str, kind: Kind, grader: Grader) -> None:
     by_question: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_question[row["prompt_id"]].append(row)
-    answers = {
-        id_: [row["answer"] if row["finish_reason"] == "stop" else None for row in of]
-        for id_, of in by_question.items()
-    }
+    answers = {id_: [counted(row["answer"], row["finish_reason"]) for row in of] for id_, of in by_question.items()}
     compare_all(answers.values(), kind, grader)
     for id_, of in by_question.items():
         groups = clusters(answers[id_], kind, grader)

@@ -135,7 +135,9 @@ def _resolve(run: Run, round_: int, name: str, trained: dict[str, str]) -> Polic
 def with_voters(policies: dict[str, Policy], config: Config) -> dict[str, Policy]:
     """The policies by rater: the peers', and for each voter its peer's under the voter's wording."""
     voters = {
-        voter.name: replace(policies[voter.peer], wording=config.templates_of_voter(voter)) for voter in config.voters
+        voter.name: replace(policies[voter.peer], wording=config.templates_of_voter(voter))
+        for voter in config.voters
+        if voter.name in config.raters  # where there is no vote of all, its prompts need not fit
     }
     return {**policies, **voters}
 

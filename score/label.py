@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from data.answers.grader import Grader
-from data.answers.votes import weighted_vote
+from data.answers.votes import counted, weighted_vote
 from data.schema import ChainRow
 from score.chains import Chain
 
@@ -21,7 +21,7 @@ SMALL_SHARE = "label_share_too_small"
 
 @dataclass(frozen=True)
 class Label:
-    """An answer, and its share of the votes: 0 to 1, None where nobody voted. Without an answer, why there is none."""
+    """An answer, and its share of the votes: 0 to 1, None where nobody voted. `reason`: why no solution can have it."""
 
     answer: str | None
     share: float | None = None
@@ -118,4 +118,4 @@ def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], least_s
 
 def stated(row: ChainRow) -> str | None:
     """The answer with which a response votes; one that was cut off at the limit has no vote."""
-    return row["answer"] if row["finish_reason"] == "stop" else None
+    return counted(row["answer"], row["finish_reason"])

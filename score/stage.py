@@ -2,7 +2,7 @@
 
 Four steps, shard by shard, each a set of files under `.work/`, so each goes on where it stopped:
 
-1. where there are samples: how consistent each rater is, and, where asked for, what its verifier says of its samples;
+1. where there are samples: how reliable each rater is (score/raters.py);
 2. the examples: label, texts, and which response is measured with them (score/examples.py);
 3. the teacher-forced passes (score/passes.py), each scorer being loaded once;
 4. the rows but for their weights, which need the whole round: of it, a few compact arrays per peer are in memory.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import shards
-from data.answers.clusters import compare_all
 from data.answers.grader import Grader
-from data.answers.votes import consistency, reliability
 from data.console import task
 from data.errors import UserError
 from data.hashing import digest, request_seed
@@ -37,14 +35,13 @@ from peers.source import check_peers
 from peers.workers import Workers
 from score.chains import Chain, read_chains
 from score.examples import EXAMPLES, Choosing, ExampleRow, row_at
-from score.label import Votes, stated
-from score.passes import Measurements, Passes, VerifiedRow, measure_shards, verify_shards
+from score.passes import Measurements, Passes, measure_shards
 from score.pmi import Measured, Pmi, combine, scorers
+from score.raters import Raters
 from score.text import NO_CLEAN_CUT, NOT_FINITE
 from score.weights import round_weights
 
 SECTIONS = {"run", "score", "templates", "wordings", "peers", "voters"}  # what scores depend on
-VOTING = ("prompt_id", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -88,73 +85,26 @@ class Scoring:
         """Which passes there are; loads all tokenizers."""
         return Passes(self.run, self.round, self.policies)
 
+    @cached_property
+    def raters(self) -> Raters:
+        """How much each rater's votes weigh."""
+        return Raters(self.run, self.round, self.passes)
+
     # --- which examples ---
 
     def choose(self, workers: Workers, grader: Grader) -> None:
         """Write the examples of all shards that are not on disk yet."""
-        if self.section.needs_samples:
-            self.agree_with_themselves(grader)
-            if self.section.label == "sample-vote" and self.section.reliability == "verifier":
-                self.verify(workers)
+        self.raters.measure(workers, grader)
         seed = f"{self.run.config.run.seed}/{self.round}"
         with task(f"score round {self.round}, labels", len(self.sources), "shards") as line:
             for shard, source in enumerate(self.sources):
                 path = self.passes.examples_path(shard)
                 if not path.is_file():
-                    choosing = Choosing(self.section, self.peers, self.votes(shard), seed)
+                    choosing = Choosing(self.section, self.peers, self.raters.votes(shard), seed)
                     rows = [row for chains in _some(read_chains(source)) for row in choosing.examples(chains, grader)]
                     shards.write_rows(rows, path, EXAMPLES)
                     grader.forget()
                 line.advance(1)
-
-    def consistency_path(self) -> Path:
-        """Where the raters' self-consistency is kept, as {rater: mean share of its largest cluster}."""
-        return self.work / "consistency.json"
-
-    def agree_with_themselves(self, grader: Grader) -> None:
-        """Measure how often each rater's samples agree, over the whole round, unless that is on disk."""
-        if self.consistency_path().is_file():
-            return
-        total, questions = defaultdict[str, float](float), Counter[str]()
-        for source in self.sources:
-            chains = list(read_chains(source, VOTING))
-            compare_all([[stated(row) for row in chain.rows] for chain in chains], "math", grader)
-            for chain in chains:
-                for rater in dict.fromkeys(chain.rows[place]["peer"] for place in chain.samples()):
-                    answers = [stated(chain.rows[place]) for place in chain.samples(rater)]
-                    total[rater] += consistency([answers], "math", grader)
-                    questions[rater] += 1
-            grader.forget()
-        shards.write_json({rater: total[rater] / questions[rater] for rater in questions}, self.consistency_path())
-
-    def verify(self, workers: Workers) -> None:
-        """Have every peer verify its own samples."""
-        total, config = 0, self.run.config
-        for peer in self.peers:
-            todo = [n for n in range(len(self.sources)) if not self.passes.verified_path(peer, n).is_file()]
-            if todo:
-                workers.submit(peer, verify_shards, self.round, self.policies, peer, todo)
-                voices = sum(config.model_of(rater) == peer for rater in config.raters)
-                questions = sum(len(list(read_chains(self.sources[n], ["prompt_id"]))) for n in todo)
-                total += voices * config.generate.samples * questions
-        with task(f"score round {self.round}, verifier", total, "samples") as line:
-            for _ in workers.results(line):
-                pass
-
-    def votes(self, shard: int) -> Votes:
-        """What a vote on the questions of a shard weighs."""
-        if not self.section.needs_samples:
-            return Votes()
-        shares: dict[str, float] = shards.read_json(self.consistency_path())
-        best = max(self.peers, key=lambda peer: shares.get(peer, 0.0))  # the first one in the config of equal ones
-        of_rater, of_response = {}, {}
-        if self.section.reliability == "self-consistency":
-            of_rater = {rater: reliability(share) for rater, share in shares.items()}
-        elif self.section.reliability == "verifier" and self.section.label == "sample-vote":
-            for peer in self.peers:
-                for row in shards.rows_of(self.passes.verified_path(peer, shard), VerifiedRow):
-                    of_response[row["prompt_id"], row["place"]] = p_yes(row["score"])
-        return Votes(best, self.section.least_share, of_rater, of_response)
 
     # --- passes through the scorers ---
 
@@ -253,10 +203,9 @@ class Scoring:
             "re_encoded": counts["re_encoded"],
         }  # fmt: skip
         if self.section.needs_samples:
-            shares = shards.read_json(self.consistency_path())
             summary |= {
                 "own_texts": counts["own_texts"], "texts_of_others": counts["texts_of_others"],
-                "self_consistency": {rater: round(share, 3) for rater, share in shares.items()},
+                "self_consistency": {rater: round(share, 3) for rater, share in self.raters.shares().items()},
             }  # fmt: skip
         if self.section.trains_on_samples and self.section.needs_solo:
             summary["without_pmi"] = counts["without_pmi"]
@@ -313,11 +262,6 @@ def _some(chains: Iterator[Chain], n: int = 64) -> Iterator[list[Chain]]:
             batch = []
     if batch:
         yield batch
-
-
-def p_yes(score: float | None) -> float:
-    """p(Yes) of Yes and No by log p(Yes) - log p(No), as the weight of a vote: above 0; of an unknown score half."""
-    return 0.5 if score is None else max(1e-6, 1 / (1 + math.exp(-min(max(score, -700.0), 700.0))))
 
 
 def pmi_of(

@@ -20,7 +20,7 @@ from data.run import Run, open_run
 from data.schema import CHAINS, PROMPTS
 from generate import stage
 from peers import policy_cache
-from peers.policy import Policy, resolve_all
+from peers.policy import Policy, resolve_all, with_voters
 from peers.prompts import PeerPrompts, load_prompts
 from tests.conftest import questions, read_stage, write_jsonl
 from tests.fake_engine import FakeEngine, Inline
@@ -340,6 +340,8 @@ def test_a_voter_gives_samples_in_its_own_words_and_nothing_else(three: Path) ->
         generate("w", fakes, voter.replace("plain", "nobody"), "score.label=sample-vote")
     silent = generate("u", fakes, voter, "score.label=own-vote", "score.text=solution", "generate.samples=2")
     assert {row["peer"] for row in silent} == set(PEERS)  # where there is no vote of all
+    with opened("v", voter) as run:
+        assert set(with_voters(resolve_all(run, 0), run.config)) == set(PEERS)  # nor has its prompt to fit
     with pytest.raises(UserError, match="either wording or templates"):
         generate("w", fakes, 'voters=[{name="loud", peer="plain"}]', "score.label=sample-vote")
     with pytest.raises(UserError, match=r"voters: loud has wording 'x', not a table"):

@@ -19,6 +19,7 @@ from data.answers.grader import Grader
 from data.config.sections import BenchmarkSection, Config
 from data.errors import UserError
 from data.hashing import question_id
+from data.keep import read_keep
 from data.run import Run, open_run
 from data.schema import CHAINS, SCORES
 from data.stage import FORMAT
@@ -295,6 +296,22 @@ def test_labels_read_gold_answers_as_evaluate_does(scored: Run) -> None:
     assert [row["right"] for row in scores] == [True, False, True]
     assert [row["right"] for row in chains] == [True, True, False, False, True, True]
     assert keep_right(scored, 1) == 2 and not source_has_changed(scored)
+
+
+def test_an_oracle_of_samples_judges_each_by_its_own_answer(scored: Run) -> None:
+    """Whatever the label: a sample that lacks it has weight 0, and may be the one that is right."""
+    by_samples = scored.config.score.model_copy(update={"text": "samples", "label": "own-vote"})
+    run = Run(scored.name, scored.config.model_copy(update={"score": by_samples}))
+    folder = run.stage_dir(1, "scores")
+    (rows,) = (shards.read_rows(path, SCORES) for path in shards.shard_paths(folder))
+    texts = ["The answer is 3.", "The answer is 4.", None]  # gold: 2, 4, 6; the labels: 2, 5, 6
+    told = zip(rows, texts, (1.0, 0.0, 1.0), strict=True)
+    changed = [{**row, "target": text, "weight": weight} for row, text, weight in told]
+    shards.write_rows(changed, folder / "part-00000.parquet", SCORES)
+    shards.write_manifest(folder, {"format": FORMAT}, shards.shard_paths(folder))
+    assert keep_right(run, 1) == 1
+    kept = read_keep(run, 1)
+    assert kept is not None and kept["prompt_id"].to_pylist() == [rows[1]["prompt_id"]]
 
 
 def test_labels_refuse_what_cannot_be_read(scored: Run) -> None:

@@ -1,4 +1,4 @@
-"""A vote of several raters on a question, each rater weighted by how often its samples agree with each other.
+"""What counts in a vote, and a vote of several raters, each weighted by how often its samples agree with each other.
 
 Pure apart from the grader that decides which answers are equivalent. Nothing here knows a right answer.
 """
@@ -17,6 +17,11 @@ LOWEST, HIGHEST = 0.05, 0.95  # a share beyond them says no more than its bound:
 LEAST = 0.05  # a rater that agrees with itself in less than half of its samples still breaks a tie
 
 Answers = Sequence[str | None]  # a rater's answers to one question; None where a response has none
+
+
+def counted(answer: str | None, finish_reason: str) -> str | None:
+    """The answer with which a response votes: none of one that was cut off at the limit."""
+    return answer if finish_reason == "stop" else None
 
 
 def consistency(questions: Sequence[Answers], kind: Kind, grader: Grader) -> float:

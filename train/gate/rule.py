@@ -24,7 +24,7 @@ from scipy.stats import norm
 from data.config.sections import GateSection
 from data.gate import Comparison
 
-DISCORDANT = 0.15  # share of questions gained or lost, assumed before any was seen: that of real instruct models
+DISCORDANT = 0.15  # share of questions gained or lost, assumed before any was seen
 FALLS = (0.03, 0.06)  # true falls whose refusal is told
 
 

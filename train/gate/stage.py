@@ -15,20 +15,20 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypedDict
+from typing import Any
 
 from data import gate, shards
 from data.answers.clusters import compare_all
 from data.answers.equivalence import Kind
 from data.answers.extract import extract
 from data.answers.grader import Grader
-from data.answers.votes import consistency, reliability, weighted_vote
+from data.answers.votes import consistency, counted, reliability, weighted_vote
 from data.console import console, task
 from data.errors import UserError
 from data.gate import Decision
 from data.hashing import digest, draw_key, request_seed
 from data.run import Run
-from data.schema import GATE, GateRow, PromptRow, schema_of
+from data.schema import GATE, GateResponseRow, GateRow, PromptRow, schema_of
 from data.stage import Stage
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
@@ -42,20 +42,7 @@ KIND: Kind = "math"  # how answers to unlabelled questions are compared, as gene
 COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
 
 
-class ResponseRow(TypedDict):
-    """A response that is not compared yet; sample 0 is greedy."""
-
-    prompt_id: str
-    question: str
-    peer: str
-    sample: int
-    response: str
-    answer: str | None
-    finish_reason: str
-    n_tokens: int
-
-
-RESPONSES = schema_of(ResponseRow)
+RESPONSES = schema_of(GateResponseRow)
 Vote = tuple[str | None, float]  # an answer of the winning cluster (None: no sample states one), its share of the votes
 Agreement = dict[str, bool]  # by question; those without a vote are left out
 
@@ -141,7 +128,7 @@ def answer(run: Run, round_: int, policy: Policy, shard: int, advance: Advance) 
     section, chain = run.config.gate, run.config.generate
     questions = shards.rows_of(shards.shard_paths(run.gate_dir)[shard], PromptRow)
     tokens = policy.prompts.all_of("solve", [(row["question"], ()) for row in questions])
-    rows: list[ResponseRow] = []
+    rows: list[GateResponseRow] = []
     ways = [([0], Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False))]
     if round_ == 0:
         sampling = Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)
@@ -169,11 +156,6 @@ def unit_path(run: Run, round_: int, peer: str, shard: int) -> Path:
     return run.stage_dir(round_, gate.FOLDER) / ".work" / f"responses~{peer}~{shard:05d}.parquet"  # no name has a ~
 
 
-def counted(row: ResponseRow) -> str | None:
-    """The answer that a response votes with: none of one that was cut off."""
-    return row["answer"] if row["finish_reason"] == "stop" else None
-
-
 class Gate:
     """One gate stage."""
 
@@ -193,10 +175,10 @@ class Gate:
             for _ in workers.results(line):
                 pass
 
-    def responses(self, shard: int) -> list[ResponseRow]:
+    def responses(self, shard: int) -> list[GateResponseRow]:
         """All peers' responses to a shard."""
         paths = [unit_path(self.run, self.round, name, shard) for name in self.policies]
-        return [row for path in paths for row in shards.rows_of(path, ResponseRow)]
+        return [row for path in paths for row in shards.rows_of(path, GateResponseRow)]
 
     def vote(self, grader: Grader) -> None:
         """Round 0: the weighted vote of all peers' samples on every question."""
@@ -204,7 +186,7 @@ class Gate:
         answers: dict[str, dict[str, list[str | None]]] = {name: defaultdict(list) for name in self.policies}
         for row in rows:
             if row["sample"]:
-                answers[row["peer"]][row["prompt_id"]].append(counted(row))
+                answers[row["peer"]][row["prompt_id"]].append(counted(row["answer"], row["finish_reason"]))
         questions = list(dict.fromkeys(row["prompt_id"] for row in rows))
         compare_all([[a for own in answers.values() for a in own[id_]] for id_ in questions], KIND, grader)
         shares = {name: consistency(list(own.values()), KIND, grader) for name, own in answers.items()}
@@ -274,7 +256,7 @@ class Gate:
         agreement: dict[str, Agreement] = {name: {} for name in self.policies}
         for shard in range(len(self.sizes)):
             found, rows = self.responses(shard), []
-            pairs = [(counted(row), votes[row["prompt_id"]][0]) for row in found]
+            pairs = [(counted(row["answer"], row["finish_reason"]), votes[row["prompt_id"]][0]) for row in found]
             both = [(mine, vote) for mine, vote in pairs if mine is not None and vote is not None]
             equal = {pair for pair, same in zip(both, grader.equivalent(both, KIND), strict=True) if same}
             for row, pair in zip(found, pairs, strict=True):

@@ -1,0 +1,102 @@
+"""How much each rater's votes weigh in a round: by how often its samples agree, or by what it says of them as verifier.
+
+A rater is a peer, or a voter. What is measured is kept under the stage's `.work`, so a killed call goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from data import shards
+from data.answers.clusters import compare_all
+from data.answers.grader import Grader
+from data.answers.votes import consistency, reliability
+from data.console import task
+from data.run import Run
+from peers.workers import Workers
+from score.chains import read_chains
+from score.label import Votes, stated
+from score.passes import Passes, VerifiedRow, verify_shards
+from score.weights import sigmoid
+
+VOTING = ("prompt_id", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
+
+
+class Raters:
+    """The raters of one round."""
+
+    def __init__(self, run: Run, round_: int, passes: Passes) -> None:
+        self.config, self.round, self.passes = run.config, round_, passes
+        self.section = run.config.score
+
+    @property
+    def verified(self) -> bool:
+        """Whether a vote weighs what its author says of it as verifier."""
+        return self.section.label == "sample-vote" and self.section.reliability == "verifier"
+
+    def measure(self, workers: Workers, grader: Grader) -> None:
+        """All that is not on disk yet; nothing where there are no samples."""
+        if not self.section.needs_samples:
+            return
+        if not self.path().is_file():
+            shards.write_json(self.consistencies(grader), self.path())
+        if self.verified:
+            self.verify(workers)
+
+    def path(self) -> Path:
+        """Where the raters' self-consistency is kept."""
+        return self.passes.work / "consistency.json"
+
+    def shares(self) -> dict[str, float]:
+        """{rater: mean share of the largest cluster among its samples of a question}: 0 to 1."""
+        found: dict[str, float] = shards.read_json(self.path())
+        return found
+
+    def consistencies(self, grader: Grader) -> dict[str, float]:
+        """Measure `shares` over the round, shard by shard."""
+        total, questions = defaultdict[str, float](float), Counter[str]()
+        for source in self.passes.sources:
+            chains = list(read_chains(source, VOTING))
+            compare_all([[stated(row) for row in chain.rows] for chain in chains], "math", grader)
+            for chain in chains:
+                for rater in self.config.raters:
+                    answers = [stated(chain.rows[place]) for place in chain.samples(rater)]
+                    total[rater] += consistency([answers], "math", grader)
+                    questions[rater] += 1
+            grader.forget()
+        return {rater: total[rater] / questions[rater] for rater in questions}
+
+    def verify(self, workers: Workers) -> None:
+        """Have every peer verify its own samples."""
+        total, config, passes = 0, self.config, self.passes
+        for peer in config.peer_names:
+            todo = [n for n in range(len(passes.sources)) if not passes.verified_path(peer, n).is_file()]
+            if todo:
+                workers.submit(peer, verify_shards, self.round, passes.policies, peer, todo)
+                voices = sum(config.model_of(rater) == peer for rater in config.raters)
+                questions = sum(len(list(read_chains(passes.sources[n], ["prompt_id"]))) for n in todo)
+                total += voices * config.generate.samples * questions
+        with task(f"score round {self.round}, verifier", total, "samples") as line:
+            for _ in workers.results(line):
+                pass
+
+    def votes(self, shard: int) -> Votes:
+        """What a vote on the questions of a shard weighs."""
+        if not self.section.needs_samples:
+            return Votes()
+        shares, peers = self.shares(), self.config.peer_names
+        best = max(peers, key=lambda peer: shares.get(peer, 0.0))  # the first one in the config of equal ones
+        of_rater, of_response = {}, {}
+        if self.section.reliability == "self-consistency":
+            of_rater = {rater: reliability(share) for rater, share in shares.items()}
+        elif self.verified:
+            for peer in peers:
+                for row in shards.rows_of(self.passes.verified_path(peer, shard), VerifiedRow):
+                    of_response[row["prompt_id"], row["place"]] = p_yes(row["score"])
+        return Votes(best, self.section.least_share, of_rater, of_response)
+
+
+def p_yes(score: float | None) -> float:
+    """p(Yes) of Yes and No by log p(Yes) - log p(No), as the weight of a vote: above 0; of an unknown score half."""
+    return 0.5 if score is None else max(1e-6, sigmoid(score))
