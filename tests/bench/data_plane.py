@@ -91,8 +91,12 @@ def opened(n: int) -> Iterator[Run]:
     if not source.is_file():
         with source.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in questions(n))
-    overrides = [f"prompts.source={source}", "prompts.limit=null"]
-    overrides += [f"benchmarks.{i}.{key}" for i in (0, 1) for key in ("source=held-out.jsonl", "rows=[0, 1]")]
+    overrides = [f"prompts.source={source}", "prompts.limit=null", "prompts.split=null"]
+    overrides += [
+        f"benchmarks.{i}.{key}"
+        for i in (0, 1)
+        for key in ("source=held-out.jsonl", "rows=[0, 1]", "split=null", "subset=null")
+    ]
     with open_run(f"n{n}", Path("configs/nano.toml"), overrides) as run:
         yield run
 
