@@ -312,6 +312,11 @@ class RuntimeSection(Section):
         description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
         "auto: where the work that is left, tokens times weights, outweighs the compiling.",
     )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether train computes a layer's activations again instead of keeping them, a third slower; "
+        "auto: on a GPU, where those of a micro-batch would take more than half of the free memory.",
+    )
     kv_cache_gib: float = Field(2, gt=0, le=2**16, description="vLLM's key-value cache per engine on CPU, in GiB.")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
     max_num_seqs: int = Field(128, ge=1, le=MANY, description="Requests that vLLM decodes at once.")
