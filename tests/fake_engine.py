@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,11 @@ class Inline:
         self.jobs: deque[Job] = deque()
         self.stretches: list[str] = []  # peers in the order in which they worked
 
-    def submit(self, peer: str, work: Work, *arguments: Any) -> None:
+    def submit(
+        self, peer: str, work: Work, *arguments: Any, units: Iterable[Any] | None = None, requests: int = 0
+    ) -> None:
         """See `Workers.submit`."""
-        self.jobs.append(Job(peer, work, arguments))
+        self.jobs.append(Job(peer, work, arguments, tuple(units or ()), requests))
 
     def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
         """See `Workers.results`."""
@@ -57,7 +59,8 @@ class Inline:
             self.jobs.remove(job)
             if self.stretches[-1:] != [job.peer]:
                 self.stretches.append(job.peer)
-            yield job, job.work(self.run, *job.arguments, line.advance if line else lambda *_: None)
+            units = (list(job.units),) if job.units else ()
+            yield job, job.work(self.run, *job.arguments, *units, line.advance if line else lambda *_: None)
 
 
 def run_inline(run: str, config: Path, overrides: list[str]) -> None:
@@ -73,7 +76,7 @@ def run_inline(run: str, config: Path, overrides: list[str]) -> None:
 
 
 class Here(Inline):
-    """`Processes` for commands without a run."""
+    """`Pool` for commands without a run."""
 
     log: Path | None = None
 

@@ -114,7 +114,7 @@ def example_keys(table: pa.Table) -> pa.ChunkedArray:
 
 def train_peer(run: Run, round_: int, policy: Policy, advance: Advance) -> None:
     """`PeerTraining.finish`, in the peer's process."""
-    policy_cache.drop_all()  # the next round's policy is another one
+    policy_cache.make_room(run.config)
     PeerTraining(run, round_, policy).finish(advance)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
+from pathlib import Path
 from typing import Literal, Protocol
 
 from data.config.sections import GenerateSection
@@ -57,6 +58,24 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """One completion per request, in order; `advance(requests, tokens)` reports progress."""
+        ...
+
+    def renew(self, directory: Path, adapter: Path | None) -> bool:
+        """Take other weights of the same model in place of the present ones; what was cached of these is forgotten.
+        False if it cannot, and is not to be used any more."""
+        ...
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it can give most of its device's memory back without being closed."""
+        ...
+
+    def sleep(self) -> bool:
+        """Give most of the device's memory back until `wake`; False if it cannot, and nothing has happened."""
+        ...
+
+    def wake(self) -> None:
+        """Be ready to generate; nothing if it is."""
         ...
 
     def close(self) -> None:

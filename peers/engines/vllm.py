@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +54,7 @@ class VllmEngine:
         lora: dict[str, Any] = (
             {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)} if adapter else {}
         )
-        self.prompts = prompts
+        self.prompts, self.asleep, self.links = prompts, False, TemporaryDirectory(prefix="pst-")
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
         self.llm: Any = vllm_internals.start(
             model=str(self._without_pattern(directory)), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
@@ -66,10 +67,10 @@ class VllmEngine:
 
     def _without_pattern(self, directory: Path) -> Path:
         """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""
-        self.links = TemporaryDirectory(prefix="pst-")
         if not is_pattern(directory):
             return directory
         link = Path(self.links.name) / "model"
+        link.unlink(missing_ok=True)
         link.symlink_to(directory.resolve())
         return link
 
@@ -97,6 +98,40 @@ class VllmEngine:
         logprob = sum(step[token].logprob for token, step in steps)
         reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
         return Completion(token_ids, self.prompts.text(token_ids), logprob, reason)
+
+    def renew(self, directory: Path, adapter: Path | None) -> bool:
+        """See `Engine.renew`."""
+        from vllm.lora.request import LoRARequest
+
+        if (self.lora is None) != (adapter is None):
+            return False  # whether it can serve adapters was settled at its start
+        if adapter is not None:
+            self.lora = LoRARequest(adapter.name, self.lora.lora_int_id + 1, str(adapter.resolve()))
+            return True
+        try:
+            vllm_internals.renew(self.llm, str(self._without_pattern(directory)))
+        except Exception:  # whatever the model's loader cannot do twice: a new engine can
+            traceback.print_exc()
+            return False
+        return True
+
+    @property
+    def sleeps(self) -> bool:
+        """See `Engine.sleeps`: vLLM has no sleep on a CPU."""
+        return self.on_gpu
+
+    def sleep(self) -> bool:
+        """See `Engine.sleep`: the weights go to host memory, the key-value cache is given up."""
+        if self.on_gpu and not self.asleep:
+            self.llm.sleep(level=1)
+            self.asleep = True
+        return self.on_gpu
+
+    def wake(self) -> None:
+        """See `Engine.wake`."""
+        if self.asleep:
+            self.llm.wake_up()
+            self.asleep = False
 
     def close(self) -> None:
         """Drop the engine, which lives in the peer's process."""
