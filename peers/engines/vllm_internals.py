@@ -6,6 +6,8 @@
     renew              model_executor/model_loader/reload/; model_executor/layers/vocab_parallel_embedding.py
     shutdown           `engine_core` (v1/engine/core_client.py)
     set_environment    envs.py; data/cli.py sets what is for the whole command
+    options_of         in vllm.py: config/compilation.py, config/model.py (`head_dtype`), v1/worker/utils.py
+                       (`request_memory`)
     nucleus.py         v1/sample/logits_processor, from which it takes its base class
     import_early       what `LLM()` imports late, for peers/preload_vllm.py
 
@@ -14,6 +16,7 @@ This module imports vLLM only within its functions: the environment comes first,
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import re
@@ -27,11 +30,15 @@ from data.errors import UserError
 from peers.engines.protocol import Advance
 
 WRITTEN_FOR = "0.32"
+# FlashInfer's sampler is compiled when first used, with an nvcc that few machines have. It would serve none of our
+# requests: they are greedy, or have seeds of their own.
+SAMPLER = ("VLLM_USE_FLASHINFER_SAMPLER", "0")
 OUTPUT_TOKENS = re.compile(r"output: (\d+(?:\.\d+)?) toks/s")
 
 
 def import_early() -> None:
     """Import what takes seconds."""
+    os.environ.setdefault(*SAMPLER)  # whether there is a GPU is not known yet, and without one nothing reads it
     import vllm.entrypoints.llm
     import vllm.lora.request
     import vllm.model_executor.model_loader
@@ -39,8 +46,10 @@ def import_early() -> None:
 
 
 def set_environment(on_gpu: bool) -> None:
-    """Call it before `LLM()`, which reads it; what the user has set stays."""
+    """Call it before vLLM is imported; what the user has set stays."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the peer's process is the one that ends
+    if on_gpu:
+        os.environ.setdefault(*SAMPLER)
     if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
@@ -117,6 +126,13 @@ def _pack_heads(model: Any) -> None:
 def shutdown(llm: Any) -> None:
     """End the engine. It also thaws what peers/preload.py froze."""
     llm.llm_engine.engine_core.shutdown()
+
+
+def release_gpu() -> None:
+    """After `shutdown` and a collection: the compiled model hangs on hooks that its finalizer takes away, so a second
+    collection frees it (a gc.freeze() before would keep it for good), and torch would keep the memory for itself."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 class Bar:
