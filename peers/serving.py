@@ -81,7 +81,8 @@ def serve(connection: Connection, run: Run, slot: Slot, folder: Path, busy: Any)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     server = Server(run, slot, folder, connection.send)
-    balance = _Balance(busy) if not slot.device.is_gpu else None  # on a GPU other threads would compile anew
+    # on a GPU other threads would compile anew
+    balance = None if slot.device.is_gpu else _Balance(busy, run.config.executor.cpus_per_worker)
 
     def advance(items: int, tokens: int) -> None:
         connection.send(("advance", (items, tokens)))
@@ -113,16 +114,16 @@ def _die_with_parent() -> None:
 
 
 class _Balance:
-    """Gives torch its share of the cores: all of them to a process that is alone at work."""
+    """Gives torch `fixed` threads, or its share of the cores: all of them to a process that is alone at work."""
 
-    def __init__(self, busy: Any) -> None:
+    def __init__(self, busy: Any, fixed: int) -> None:
         import torch
 
-        self.busy, self.set_threads = busy, torch.set_num_threads
+        self.busy, self.fixed, self.set_threads = busy, fixed, torch.set_num_threads
         self.cores, self.threads = cores(), 0
 
     def __call__(self) -> None:
-        threads = max(1, self.cores // max(1, self.busy.value))
+        threads = self.fixed or max(1, self.cores // max(1, self.busy.value))
         if threads != self.threads:
             self.threads = threads
             self.set_threads(threads)

@@ -135,7 +135,7 @@ class Pool(AbstractContextManager["Pool"]):
     @cached_property
     def executor(self) -> Executor:
         """What starts them."""
-        if getattr(self.run.config, "executor", None) and self.run.config.executor.kind == "ray":
+        if self.run.config.executor.kind == "ray":
             from peers.ray_executor import RayExecutor
 
             return RayExecutor(self.run, self.placement)
@@ -188,15 +188,14 @@ class Pool(AbstractContextManager["Pool"]):
 
     def _run_of(self, slot: Slot) -> Run:
         """The run as a process sees it: what `auto` and 0 have come to for its device."""
-        runtime = resolved(self.run.config.runtime, slot)
+        runtime = resolved(self.run.config.runtime, slot, self.placement.takes_turns(slot))
         return Run(self.run.name, self.run.config.model_copy(update={"runtime": runtime}))
 
     def _has_turn(self, slot: Slot) -> bool:
         """Whether a process may have memory of its device now; makes room for it where that can be."""
-        device = slot.device.name
-        if device not in self.placement.turns:
+        if not self.placement.takes_turns(slot):
             return True
-        others = [p for s, p in self.processes.items() if s.device.name == device and s != slot]
+        others = [p for s, p in self.processes.items() if s.device == slot.device and s != slot]
         if any(p.job or (p.awake and self.queues[p.worker.slot.peer]) for p in others):
             return False  # what is loaded is used as long as there is work for it
         awake = [p for p in others if p.awake]
@@ -256,7 +255,7 @@ class Pool(AbstractContextManager["Pool"]):
 
     def release(self) -> None:
         """At a stage's end: end the processes that cannot sleep, where those of the next may not fit beside them."""
-        for slot in [slot for slot in self.processes if slot.device.name in self.placement.turns]:
+        for slot in [slot for slot in self.processes if self.placement.takes_turns(slot)]:
             if not slot.device.is_gpu:
                 self.processes.pop(slot).worker.end()
 

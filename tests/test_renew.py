@@ -36,8 +36,8 @@ def model(folder, kind, extra, seed, tokenizer):
     torch.manual_seed(seed)
     config = getattr(transformers, kind)(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=512, pad_token_id=0, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, **{"initializer_range": 0.3, **extra},
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=512, pad_token_id=0,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **{"initializer_range": 0.3, **extra},
     )
     made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, tensor in made.named_parameters():
