@@ -33,7 +33,7 @@ from data.console import Task, console
 from data.errors import UserError, trouble
 from data.run import Run
 from data.streams import open_streams, settle
-from peers.placement import fits_together, gpu_is_there
+from peers.placement import Placement, gpu_is_there, placement_of, resolved
 
 Advance = Callable[[int, int], None]
 Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
@@ -77,7 +77,12 @@ class Processes(AbstractContextManager["Processes"]):
     @cached_property
     def together(self) -> bool:
         """Whether peers work side by side."""
-        return fits_together(self.run) if self.choice is None else self.choice
+        return not self.placement.turns
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Who runs where."""
+        return placement_of(self.run, self.choice)
 
     def submit(self, peer: str, work: Work, *arguments: Any) -> None:
         """See `Workers.submit`."""
@@ -178,8 +183,8 @@ class _Worker:
         self.name = name
         self.job: Job | None = None
         self.connection, theirs = multiprocessing.Pipe()
-        # what `auto` has come to, for what a process may keep loaded
-        runtime = parent.run.config.runtime.model_copy(update={"resident": "all" if parent.together else "one"})
+        slot = parent.placement.slots_of(name)[0]
+        runtime = resolved(parent.run.config.runtime, slot, parent.placement.takes_turns(slot))
         run = Run(parent.run.name, parent.run.config.model_copy(update={"runtime": runtime}))
         arguments = (theirs, run, Path.cwd(), parent.busy)
         self.process = parent.context.Process(target=_serve, args=arguments, name=f"pst-{name}")

@@ -12,6 +12,7 @@ from data.console import Task
 from data.run import Run, open_run
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Request, Sampling
+from peers.placement import here
 from peers.prompts import PeerPrompts
 from peers.workers import Job, Work
 
@@ -41,7 +42,8 @@ class Inline:
     """`Workers` in this very process: all of a peer's queued jobs before another's, or all in the order they came."""
 
     def __init__(self, run: Run, together: bool = True) -> None:
-        self.run, self.together = run, together
+        config = run.config.model_copy(update={"runtime": here(run.config.runtime)})
+        self.run, self.together = Run(run.name, config), together
         self.jobs: deque[Job] = deque()
         self.stretches: list[str] = []  # peers in the order in which they worked
 
