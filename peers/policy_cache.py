@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from data.config.sections import Config, TemplateSection
 from data.console import console
 from data.run import Run
-from peers.engines.protocol import Engine, engine_kind
+from peers.engines.protocol import Engine, LiveEngine, engine_kind
 from peers.policy import Policy
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def engine(policy: Policy, config: Config) -> Engine:
     """An inference engine with a policy, awake."""
     policy = _model_of(policy)
     if ENGINE in _held:
-        found: Engine = _held[ENGINE][1]
+        found: LiveEngine = _held[ENGINE][1]
         if found.sleeps or config.runtime.resident == "one":
             _drop(MODEL)
         found.wake()
@@ -88,7 +88,7 @@ def _model_of(policy: Policy) -> Policy:
     return replace(policy, wording=TemplateSection())
 
 
-def _renew(policy: Policy, found: Engine) -> bool:
+def _renew(policy: Policy, found: LiveEngine) -> bool:
     """Write a policy's weights into the engine of another. False if it has to be made anew."""
     held = _held[ENGINE][0]
     if (held.name, held.base, held.dtype) != (policy.name, policy.base, policy.dtype):
@@ -116,7 +116,7 @@ def _drop(kind: str) -> None:
         gc.collect()
 
 
-def _load_engine(policy: Policy, config: Config) -> Engine:
+def _load_engine(policy: Policy, config: Config) -> LiveEngine:
     console.print(f"  loading {policy.name}")
     directory, adapter = policy.weights()
     if engine_kind(config.generate) == "transformers":

@@ -60,6 +60,14 @@ class Engine(Protocol):
         """One completion per request, in order; `advance(requests, tokens)` reports progress."""
         ...
 
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class LiveEngine(Engine, Protocol):
+    """What a peer's process needs of it besides, to keep it from one policy and stage to the next."""
+
     def renew(self, directory: Path, adapter: Path | None) -> bool:
         """Take other weights of the same model in place of the present ones; what was cached of these is forgotten.
         False if it cannot, and is not to be used any more."""
@@ -76,10 +84,6 @@ class Engine(Protocol):
 
     def wake(self) -> None:
         """Be ready to generate; nothing if it is."""
-        ...
-
-    def close(self) -> None:
-        """Give the memory back."""
         ...
 
 

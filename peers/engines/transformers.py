@@ -29,7 +29,7 @@ class TransformersEngine:
         self.renew(directory, adapter)
 
     def renew(self, directory: Path, adapter: Path | None) -> bool:
-        """See `Engine.renew`."""
+        """See `LiveEngine.renew`."""
         from transformers import GenerationConfig
 
         from peers.logprob.model import load_language_model
@@ -43,11 +43,11 @@ class TransformersEngine:
     sleeps = False
 
     def sleep(self) -> bool:
-        """See `Engine.sleep`: it cannot."""
+        """See `LiveEngine.sleep`: it cannot."""
         return False
 
     def wake(self) -> None:
-        """See `Engine.wake`: it is always awake."""
+        """See `LiveEngine.wake`: it is always awake."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`. Sampled responses depend on the batch's seed, not on each request's."""

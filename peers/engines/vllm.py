@@ -146,14 +146,14 @@ class VllmEngine:
         return Completion(token_ids, self.prompts.text(token_ids), logprob, reason)
 
     def renew(self, directory: Path, adapter: Path | None) -> bool:
-        """See `Engine.renew`."""
+        """See `LiveEngine.renew`."""
         from vllm.lora.request import LoRARequest
 
-        if (self.lora is None) != (adapter is None):
-            return False  # whether it can serve adapters was settled at its start
-        if adapter is not None:
+        if self.lora is not None and adapter is not None:
             self.lora = LoRARequest(adapter.name, self.lora.lora_int_id + 1, str(adapter.resolve()))
             return True
+        if self.lora is not None or adapter is not None:
+            return False  # whether it can serve adapters was settled at its start
         try:
             vllm_internals.renew(self.llm, str(self._without_pattern(directory)))
         except Exception:  # whatever the model's loader cannot do twice: a new engine can
@@ -163,18 +163,18 @@ class VllmEngine:
 
     @property
     def sleeps(self) -> bool:
-        """See `Engine.sleeps`: vLLM has no sleep on a CPU."""
+        """See `LiveEngine.sleeps`: vLLM has no sleep on a CPU."""
         return self.on_gpu
 
     def sleep(self) -> bool:
-        """See `Engine.sleep`: the weights go to host memory, the key-value cache is given up."""
+        """See `LiveEngine.sleep`: the weights go to host memory, the key-value cache is given up."""
         if self.on_gpu and not self.asleep:
             self.llm.sleep(level=1)
             self.asleep = True
         return self.on_gpu
 
     def wake(self) -> None:
-        """See `Engine.wake`."""
+        """See `LiveEngine.wake`."""
         if self.asleep:
             self.llm.wake_up()
             self.asleep = False
