@@ -113,7 +113,16 @@ def _drop(kind: str) -> None:
         if hasattr(thing, "close"):
             thing.close()
         del thing
-        gc.collect()
+        collect()
+
+
+def collect() -> None:
+    """Free what nothing refers to; on a GPU for others, too, since torch would keep it for itself."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _load_engine(policy: Policy, config: Config) -> LiveEngine:

@@ -94,7 +94,7 @@ def test_what_is_loaded_is_of_the_policy_asked_for(
     first: Any = policy_cache.engine(base, config)
     assert first.of == base and policy_cache.engine(base, config) is first and not closed
     second: Any = policy_cache.engine(trained, config)
-    assert second is first and second.of == trained and not closed
+    assert second.of == trained and second is first and not closed
     model: Any = policy_cache.language_model(trained, config)
     assert model.of == trained and closed == (["m+1"] if resident == "one" else [])
     again: Any = policy_cache.engine(trained, config)

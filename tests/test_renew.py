@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from importlib import util
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_module
 
 # family: configuration class, and what is not the default of the tiny models here
 FAMILIES = {
@@ -91,3 +93,21 @@ def test_a_renewed_engine_answers_as_a_fresh_one(project: Path, tiny_models: dic
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found == dict.fromkeys(FAMILIES, [True] * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_run_starts_each_peers_process_and_engine_once(project: Path) -> None:
+    sets = [word for pair in ("generate.engine=vllm", "runtime.kv_cache_gib=0.2") for word in ("--set", pair)]
+    done = run_module(
+        "pipeline.round", "--run", "t", "--round", "2", "--config", "tiny.toml", *sets, cwd=project, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    logs = [path.read_text(encoding="utf-8") for path in (project / "runs/t").glob("round=*/logs/*.log")]
+    lines = r"^(peer \w+: process|engine of \w+ (?:started|renewed) with round \d)"
+    told = Counter(re.findall(lines, "\n".join(logs), re.MULTILINE))
+    expected = {f"peer {peer}: process": 1 for peer in ("chatty", "plain")}
+    for peer in ("chatty", "plain"):
+        expected |= {f"engine of {peer} started with round 0": 1, f"engine of {peer} renewed with round 1": 1}
+        expected[f"engine of {peer} renewed with round 2"] = 1
+    assert told == expected

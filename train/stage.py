@@ -5,7 +5,6 @@ Each peer is trained in its own process; within a peer a kill costs at most `run
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from dataclasses import dataclass
@@ -164,7 +163,7 @@ class PeerTraining:
             console.print(f"  {self.name} has no examples this round: its adapter stays as it was")
         model.save_pretrained(str(adapter), save_embedding_layers=False)  # or it would ask the hub how large they are
         del model
-        gc.collect()
+        policy_cache.collect()
         publish_adapter(self.policy.peer, base, adapter, self.round)
         self.publish(adapter, examples, report)
 
