@@ -23,6 +23,7 @@ from data.errors import UserError, trouble
 from data.run import Run
 from data.streams import open_streams, settle
 from peers import policy_cache
+from peers.devices import cores
 
 if TYPE_CHECKING:
     from peers.placement import Slot
@@ -127,13 +128,6 @@ class _Balance:
         if threads != self.threads:
             self.threads = threads
             self.set_threads(threads)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # macOS has none
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Messages(TextIOBase):
