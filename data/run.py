@@ -165,7 +165,8 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
             f"{path.parent} to start over"
         )
     gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
-    return frozen.model_copy(update={"runtime": given.runtime, "guard": given.guard, "gate": gate})
+    free = {"runtime": given.runtime, "executor": given.executor, "guard": given.guard}
+    return frozen.model_copy(update={**free, "gate": gate})
 
 
 def _check_prompts_format(folder: Path) -> None:

@@ -1,35 +1,251 @@
-"""Which peers' processes may live side by side on this machine."""
+"""Who runs where: which devices a peer's processes have, and what of them is in a device's memory at once.
+
+Peer i gets device i mod n; devices that are left over get replicas, the peers in order. On one device all live side by
+side, engines, models and all, where the memory plan allows; else they take turns: what is not at work sleeps, its
+weights in the machine's memory, or is ended. Nothing here starts anything, and nothing imports torch.
+"""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from data.config.sections import Config, RuntimeSection
+from data.errors import UserError
 from data.run import Run
+from peers.devices import CPU, GB, Device, devices, gpu_is_there
+from peers.memory import CUDA_CONTEXT, GIB, Footprint, Shape, footprint, shape_in
 
-GIB = 2**30
+__all__ = ["Placement", "Slot", "by_device", "gpu_is_there", "here", "place", "placement_of", "resolved", "shapes_of"]
+
+# (memory from, max_num_seqs, score_tokens, train_tokens). A GPU of 24 GB is 22.4 GiB, and one of 80 GB 74.5.
+ON_GPU = ((70 * GB, 512, 16384, 8192), (35 * GB, 256, 16384, 4096), (18 * GB, 256, 8192, 1024), (0, 128, 4096, 1024))
+ON_CPU = (128, 2048, 1024)
+CPU_KV_GIB = 2.0
+ENOUGH = 0.25  # of the key-value cache that an engine wants: with less, peers do not live side by side for it
+CPU_COPIES = 8  # of the weights as they are stored: in the engine, once more while they are repacked, in the scorer or
+# the trainer, all of which may hold them in float32
+CPU_EACH = 2 * GIB  # the libraries and activations of a process
+CPU_SHARE = 0.7  # of the memory that is free
 
 
-def fits_together(run: Run) -> bool:
-    """Whether all peers' processes may live side by side: `runtime.resident`, or by memory on a CPU."""
-    import psutil
+@dataclass(frozen=True)
+class Slot:
+    """One process of a peer, on a device."""
 
-    choice = run.config.runtime.resident
-    if choice != "auto":
-        return choice == "all"
-    if gpu_is_there():
-        return False
+    peer: str
+    replica: int
+    device: Device
+    kv_cache_bytes: int
+    shared: bool  # whether other processes live on the device
+    engine_bytes: int = 0  # the engine without its key-value cache; 0: not known
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who runs where, and why."""
+
+    slots: tuple[Slot, ...]
+    turns: frozenset[str]  # names of devices that hold one engine or model at a time
+    reasons: tuple[str, ...]  # sentences
+
+    def slots_of(self, peer: str) -> tuple[Slot, ...]:
+        """A peer's, its replicas in order."""
+        return tuple(slot for slot in self.slots if slot.peer == peer)
+
+    def takes_turns(self, slot: Slot) -> bool:
+        """Whether its device holds one engine or model at a time."""
+        return slot.device.name in self.turns
+
+
+def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
+    """`runtime` with a number for every 0 that means "by device"; `kv_cache_gib` of a GPU stays, see `place`."""
+    requests, score, train = ON_CPU
+    if device.is_gpu:
+        requests, score, train = next(row[1:] for row in ON_GPU if device.memory >= row[0])
+    kv = runtime.kv_cache_gib or (0.0 if device.is_gpu else CPU_KV_GIB)
+    return runtime.model_copy(update={
+        "max_num_seqs": runtime.max_num_seqs or requests, "score_tokens": runtime.score_tokens or score,
+        "train_tokens": runtime.train_tokens or train, "kv_cache_gib": kv,
+    })  # fmt: skip
+
+
+def resolved(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
+    """What a slot's process reads: plain numbers, `resident` "one" where its device takes turns and else "all".
+
+    On a GPU `gpu_memory_utilization` becomes the share of this engine alone, since vLLM refuses to start where that
+    share is not free, although its cache has a fixed size.
+    """
+    found = by_device(runtime, slot.device).model_copy(update={"resident": "one" if turns else "all"})
+    if not slot.device.is_gpu:
+        return found
+    share = min(runtime.gpu_memory_utilization, (slot.engine_bytes + slot.kv_cache_bytes) / slot.device.memory)
+    kv = slot.kv_cache_bytes / GIB
+    return found.model_copy(
+        update={"kv_cache_gib": kv, "gpu_memory_utilization": share or found.gpu_memory_utilization}
+    )
+
+
+def place(
+    config: Config, devices: Sequence[Device], shapes: Mapping[str, Shape], together: bool | None = None,
+    free: int | None = None,
+) -> Placement:  # fmt: skip
+    """Pure. `shapes` by peer, which a CPU does not need where `together`, or `runtime.resident` in its stead, says
+    how; `free` are the bytes that are free on the CPU (None: all of its memory).
+
+    Raises UserError for a peer that does not fit its device alone.
+    """
+    choice = config.runtime.resident
+    forced = together if together is not None or choice == "auto" else choice == "all"
+    mine: dict[Device, list[tuple[str, int]]] = {}
+    for peer, replica, device in _assigned(config, devices):
+        mine.setdefault(device, []).append((peer, replica))
+    slots: list[Slot] = []
+    turns, reasons = set(), []
+    for device, here in mine.items():
+        on_device = _on_gpu if device.is_gpu else _on_cpu
+        placed, takes_turns, reason = on_device(config, device, here, shapes, forced, free)
+        slots += placed
+        reasons.append(reason)
+        if takes_turns:
+            turns.add(device.name)
+    order = {name: number for number, name in enumerate(config.peer_names)}
+    slots.sort(key=lambda slot: (slot.replica, order[slot.peer]))
+    unused = [device.name for device in devices if device not in mine]
+    if unused:
+        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {', '.join(unused)}.")
+    return Placement(tuple(slots), frozenset(turns), tuple(reasons))
+
+
+def _assigned(config: Config, devices: Sequence[Device]) -> list[tuple[str, int, Device]]:
+    """(peer, replica, device) of every process."""
+    names, number = config.peer_names, len(devices)
+    on_gpu = devices[0].is_gpu
+    total = config.executor.workers * len(names) or max(len(names), number if on_gpu else 0)
+    return [(names[k % len(names)], k // len(names), devices[k % number]) for k in range(total)]
+
+
+Placed = tuple[list[Slot], bool, str]
+
+
+def _on_cpu(
+    config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
+    forced: bool | None, free: int | None,
+) -> Placed:  # fmt: skip
+    """Side by side if eight times the weights' files, the caches and 2 GiB each fit into 0.7 of what is free."""
+    runtime = by_device(config.runtime, device)
+    kv = round(runtime.kv_cache_gib * GIB)
+    for name in dict.fromkeys(peer for peer, _ in here):
+        shape = shapes.get(name)
+        if shape is not None:
+            needs = footprint(shape, config.peer(name), config, runtime, device)
+            _refuse_unless_it_fits(name, needs, kv, device, device.memory, runtime)
+    slots = [Slot(peer, replica, device, kv, len(here) > 1) for peer, replica in here]
+    held = [shape.stored for shape in (shapes.get(peer) for peer, _ in here) if shape is not None]
+    if forced is not None:
+        return slots, not forced, f"CPU: {_how(not forced)}: runtime.resident asks for it."
+    need = CPU_COPIES * sum(held) + len(here) * (kv + CPU_EACH)
+    room = CPU_SHARE * (device.memory if free is None else free)
+    turns = not need < room
+    return slots, turns, (
+        f"CPU: {_how(turns)}: {len(here)} processes may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory "
+        f"are {gib(room)}."
+    )  # fmt: skip
+
+
+def _on_gpu(
+    config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
+    forced: bool | None, free: int | None,
+) -> Placed:  # fmt: skip
+    """Side by side if engines, enough cache for each, and each one's score or train fit."""
+    runtime = by_device(config.runtime, device)
+    room = int(runtime.gpu_memory_utilization * device.memory)
+    given = round(runtime.kv_cache_gib * GIB)
+    needs: dict[str, Footprint] = {}
+    for name in dict.fromkeys(peer for peer, _ in here):
+        shape = shapes[name]
+        if not shape.layers:
+            raise UserError(
+                f"peer {name}: its config.json names its sizes in a way that this version cannot read, so it cannot "
+                "be placed on a GPU; expected num_hidden_layers, hidden_size, intermediate_size, num_attention_heads"
+            )
+        needs[name] = footprint(shape, config.peer(name), config, runtime, device)
+        idle = (len(here) - 1) * CUDA_CONTEXT  # of the others, which sleep
+        _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_least, device, room - idle, runtime)
+    all_of_it = sum(needs[peer].engine + needs[peer].stage for peer, _ in here)
+    wanted = [given or max(needs[peer].kv_wanted, needs[peer].kv_least) for peer, _ in here]
+    least = sum(given or max(round(ENOUGH * needs[peer].kv_wanted), needs[peer].kv_least) for peer, _ in here)
+    turns = not forced if forced is not None else all_of_it + least > room
+    if not turns:
+        left = max(0, room - all_of_it)
+        caches = [want if sum(wanted) <= left else int(want * left / sum(wanted)) for want in wanted]
+        caches = [given or max(cache, needs[peer].kv_least) for cache, (peer, _) in zip(caches, here, strict=True)]
+    else:
+        idle = (len(here) - 1) * CUDA_CONTEXT
+        caches = [min(want, room - idle - needs[peer].engine) for want, (peer, _) in zip(wanted, here, strict=True)]
+    slots = [
+        Slot(peer, replica, device, cache, len(here) > 1, needs[peer].engine)
+        for (peer, replica), cache in zip(here, caches, strict=True)
+    ]
+    return slots, turns, _reason(device, [peer for peer, _ in here], turns, forced, all_of_it + least, room)
+
+
+def _reason(device: Device, names: list[str], turns: bool, forced: bool | None, needs: int, room: int) -> str:
+    if len(names) == 1:
+        how = "engine and model take turns" if turns else "engine and model side by side"
+        told = f"{names[0]} alone, {how}"
+    else:
+        told = f"{', '.join(names[:-1])} and {names[-1]} {'take turns' if turns else 'live side by side'}"
+    why = f"with a quarter of the caches all would take {gib(needs)} of {gib(room)}"
+    return (
+        f"GPU {device.name} ({device.model}): {told}: {'runtime.resident asks for it' if forced is not None else why}."
+    )
+
+
+def _refuse_unless_it_fits(
+    name: str, needs: Footprint, kv: int, device: Device, room: int, runtime: RuntimeSection
+) -> None:
+    what, bytes_, change = max(
+        ("its engine", needs.engine + kv, "runtime.max_num_seqs or generate.context_tokens"),
+        ("score", needs.score, f"runtime.score_tokens ({runtime.score_tokens} here)"),
+        ("train", needs.train, f"runtime.train_tokens ({runtime.train_tokens} here)"),
+        key=lambda each: each[1],
+    )
+    if bytes_ > room:
+        where = "the CPU" if not device.is_gpu else f"GPU {device.name} ({device.model})"
+        share = f", runtime.gpu_memory_utilization {runtime.gpu_memory_utilization:g}" if device.is_gpu else ""
+        raise UserError(
+            f"peer {name} does not fit {where}: {what} needs {gib(bytes_)}, there are {gib(room)} of "
+            f"{gib(device.memory)}{share}; lower {change}, or take a larger device or a smaller peer"
+        )
+
+
+def _how(turns: bool) -> str:
+    return "in turns" if turns else "side by side"
+
+
+def gib(bytes_: float) -> str:
+    """In GiB, one digit after the point, two below 1."""
+    return f"{bytes_ / GIB:.{1 if bytes_ >= GIB else 2}f} GiB"
+
+
+def shapes_of(config: Config) -> dict[str, Shape]:
+    """Every peer's, from the headers of its files; downloads and converts models on first use. Raises UserError."""
     from peers.source import model_directory
 
-    directories = [model_directory(peer, run.config) for peer in run.config.peers]
-    weights = sum(file.stat().st_size for folder in directories for file in folder.glob("*.safetensors"))
-    # weights: in the engine, there once more while they are repacked, in the scorer or the trainer, all of which may
-    # hold them in float32; the libraries and activations of a process take about 2 GiB
-    need = 8 * weights + len(directories) * (run.config.runtime.kv_cache_gib + 2) * GIB
-    return bool(need < 0.7 * psutil.virtual_memory().available)
+    return {peer.name: shape_in(peer, model_directory(peer, config)) for peer in config.peers}
 
 
-def gpu_is_there() -> bool:
-    """Without importing torch, which takes a second."""
-    devices = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]  # dxg: WSL 2
-    return bool(devices) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+def placement_of(run: Run, together: bool | None = None) -> Placement:
+    """Of a run's peers on this machine. Raises UserError for a peer that does not fit, or a GPU that cannot be used."""
+    import psutil
+
+    found = devices()
+    forced = together is not None or run.config.runtime.resident != "auto"
+    shapes = {} if forced and found[0].name == CPU else shapes_of(run.config)
+    return place(run.config, found, shapes, together, psutil.virtual_memory().available)
+
+
+def here(runtime: RuntimeSection) -> RuntimeSection:
+    """`by_device` for the first device of this machine: for a process without a slot, as in tests and benchmarks."""
+    return by_device(runtime, devices()[0])

@@ -45,7 +45,7 @@ def look(config: Config, questions: list[str]) -> tuple[dict[str, Probe], bool]:
             workers.submit(name, probe, policies[name], questions, k)
         with task("try", total, "responses") as line:
             found = {job.peer: result for job, result in workers.results(line)}
-        return {name: found[name] for name in config.peer_names}, workers.together and len(policies) > 1
+        return {name: found[name] for name in config.peer_names}, not workers.placement.turns and len(policies) > 1
 
 
 def work_of(config: Config, questions: int, items: int, together: bool) -> RoundWork:

@@ -11,8 +11,9 @@ from data.run import Run
 from peers import policy_cache
 from peers.engines.protocol import Completion, Sampling, complete
 from peers.lengths import room
+from peers.memory import totals
 from peers.policy import Policy
-from peers.weights import read_header, weight_files
+from peers.weights import read_stored, weight_files
 from peers.workers import Advance
 from pipeline.projection import PeerRates
 
@@ -93,6 +94,4 @@ def _reading(run: Run, policy: Policy, prompts: list[list[int]], samples: list[C
 
 def adapter_bytes(policy: Policy, rank: int) -> int:
     """Of a float32 LoRA adapter of all linear layers of a base."""
-    shapes = {name: tensor.shape for file in weight_files(policy.base) for name, tensor in read_header(file).items()}
-    linear = [shape for name, shape in shapes.items() if ".layers." in name and len(shape) == 2]
-    return sum(4 * rank * sum(shape) for shape in linear)
+    return 4 * rank * totals(read_stored(policy.peer, policy.base))[2]

@@ -25,6 +25,7 @@ from data.shards import Row
 from peers.engines.protocol import Request, Sampling
 from peers.engines.transformers import TransformersEngine
 from peers.engines.vllm import VllmEngine
+from peers.placement import here
 from peers.prompts import load_prompts
 from pipeline.round import plan
 from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, stage
@@ -319,16 +320,17 @@ def test_vllm_serves_an_adapter_beside_the_base(one_process: Path, tiny_models: 
     for name in ("generate", "score", "train"):
         run_stage(name, "t", 1, Path("tiny.toml"), ["run.adapters=unmerged", "train.lr=3e-2"])
     config = load_config(Path("tiny.toml"), [])
+    runtime = here(config.runtime)
     base, adapter, prompts = tiny_models["chatty"], RUNS / "t/round=1/adapters/chatty", load_prompts(config, "chatty")
     requests = [Request(prompts.solve(row["question"]), 0) for row in questions(200, 20)]
     greedy = Sampling(0.0, 1.0, 16)
-    vllm = VllmEngine(base, prompts, config.generate, config.runtime, "float32", 0, adapter)
+    vllm = VllmEngine(base, prompts, config.generate, runtime, "float32", 0, adapter)
     try:
         served = vllm.generate(requests, greedy, lambda *_: None)
     finally:
         vllm.close()
     adapted, untouched = (
-        TransformersEngine(base, prompts, config.runtime, "float32", beside).generate(requests, greedy, lambda *_: None)
+        TransformersEngine(base, prompts, runtime, "float32", beside).generate(requests, greedy, lambda *_: None)
         for beside in (adapter, None)
     )
     assert sum(a.token_ids == b.token_ids for a, b in zip(served, adapted, strict=True)) >= 18

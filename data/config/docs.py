@@ -9,6 +9,7 @@ from data.config.sections import (
     BenchmarkSection,
     EvaluateSection,
     Example,
+    ExecutorSection,
     GateSection,
     GenerateSection,
     GuardSection,
@@ -34,6 +35,7 @@ def table() -> str:
         ("voters[]", VoterSection),
         ("generate", GenerateSection), ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
         ("benchmarks[]", BenchmarkSection), ("gate", GateSection), ("guard", GuardSection), ("runtime", RuntimeSection),
+        ("executor", ExecutorSection),
     ]  # fmt: skip
     for prefix, section in sections:
         for name, field in section.model_fields.items():

@@ -1,9 +1,9 @@
 """The configuration: one frozen model per section of the TOML, unknown keys refused.
 
 Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made from
-them (`python -m data.config.docs`). Three sections alone may change within a run: `runtime` and `guard`, which say how
-fast and whether to go on, never what, and `wording`, which no stage reads; so may `gate.patience`. A key that came
-later is left out of the dump where it is not set (`exclude_if`), so that fingerprints stay as they are.
+them (`python -m data.config.docs`). Four sections alone may change within a run: `runtime` and `executor`, which say
+how fast and where, `guard`, whether to go on, and `wording`, which no stage reads; so may `gate.patience`. A key that
+came later is left out of the dump where it is not set (`exclude_if`), so that fingerprints stay as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from data.config.peers import Example, PeerSection, TemplateSection, VoterSectio
 from data.config.questions import BenchmarkSection, PromptsSection, SourceSection, WordingSection
 from data.config.stages import (
     EvaluateSection,
+    ExecutorSection,
     GateSection,
     GenerateSection,
     GuardSection,
@@ -36,6 +37,7 @@ __all__ = [
     "Config",
     "EvaluateSection",
     "Example",
+    "ExecutorSection",
     "GateSection",
     "GenerateSection",
     "GuardSection",
@@ -75,6 +77,7 @@ class Config(Section):
     gate: GateSection = GateSection()
     guard: GuardSection = GuardSection()
     runtime: RuntimeSection = RuntimeSection()
+    executor: ExecutorSection = Field(ExecutorSection(), exclude_if=lambda section: section == ExecutorSection())
 
     @model_validator(mode="after")
     def _names_are_usable(self) -> Config:

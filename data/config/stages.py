@@ -299,8 +299,8 @@ class RuntimeSection(Section):
 
     resident: Literal["auto", "all", "one"] = Field(
         "auto",
-        description="The peers' processes side by side or one at a time; auto: side by side on CPU if they fit into "
-        "memory, one at a time on GPU.",
+        description="The peers of one device side by side or in turns; auto: side by side if they fit into its "
+        "memory (`make plan` shows it).",
     )
     compute: Literal["auto", "weights", "float32"] = Field(
         "auto",
@@ -317,11 +317,36 @@ class RuntimeSection(Section):
         description="Whether train computes a layer's activations again instead of keeping them, a third slower; "
         "auto: on a GPU, where those of a micro-batch would take more than half of the free memory.",
     )
-    kv_cache_gib: float = Field(2, gt=0, le=2**16, description="vLLM's key-value cache per engine on CPU, in GiB.")
-    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="vLLM's share of GPU memory.")
-    max_num_seqs: int = Field(128, ge=1, le=MANY, description="Requests that vLLM decodes at once.")
-    score_tokens: int = Field(2048, ge=1, le=MANY, description="Tokens of one scoring batch; shared ones count once.")
-    train_tokens: int = Field(1024, ge=1, le=MANY, description="Tokens of one training micro-batch.")
+    kv_cache_gib: float = Field(
+        0,
+        ge=0,
+        le=2**16,
+        description="vLLM's key-value cache per engine, in GiB; 0: by device (CPU: 2; GPU: what max_num_seqs requests "
+        "want, as far as there is room).",
+    )
+    gpu_memory_utilization: float = Field(
+        0.85, gt=0, le=1, description="Share of a GPU's memory that all processes on it may use together."
+    )
+    max_num_seqs: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="Requests that vLLM decodes at once; 0: by device (CPU: 128; GPU of 24 GB: 256; of 80 GB: 512).",
+    )
+    score_tokens: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="Tokens of one scoring batch, shared ones once; 0: by device (CPU: 2,048; GPU of 24 GB: 8,192; of "
+        "80 GB: 16,384).",
+    )
+    train_tokens: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="Tokens of one training micro-batch; 0: by device (CPU: 1,024; GPU of 24 GB: 1,024; of 80 GB: "
+        "8,192).",
+    )
     checkpoint_steps: int = Field(10, ge=1, le=MANY, description="Optimiser steps between training checkpoints.")
     grader_workers: int = Field(2, ge=1, le=256, description="Processes that compare answers.")
     max_hours: float | None = Field(
@@ -330,3 +355,30 @@ class RuntimeSection(Section):
         description="End the run before its next stage once its finished stages and this call have taken so many "
         "hours; null: no limit.",
     )
+
+
+class ExecutorSection(Section):
+    """Where the peers' processes run; may differ from call to call, and changes no result."""
+
+    kind: Literal["local", "ray"] = Field(
+        "local", description="Processes of this machine, or actors of a Ray cluster (`make setup EXTRA=ray`)."
+    )
+    address: Text | None = Field(
+        None, description="Ray's address, such as 10.0.0.1:6379; null: Ray's own lookup (RAY_ADDRESS, a cluster here)."
+    )
+    workers: int = Field(
+        0, ge=0, le=MANY, description="Processes of each peer; 0: one, and on GPUs as many as there are devices for."
+    )
+    cpus_per_worker: int = Field(
+        0, ge=0, le=MANY, description="Cores of a process; 0: locally an equal share of the cores at work, under Ray 1."
+    )
+    gpus_per_worker: float | Literal["auto"] = Field(
+        "auto", description="GPUs that Ray counts for a process, at most 1; auto: 1 where there are GPUs."
+    )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _is_a_share(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise ValueError("must be between 0 and 1 (a peer has one device), or auto")
+        return value

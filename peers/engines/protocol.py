@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
+from pathlib import Path
 from typing import Literal, Protocol
 
 from data.config.sections import GenerateSection
@@ -61,6 +62,28 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
+        ...
+
+
+class LiveEngine(Engine, Protocol):
+    """What a peer's process needs of it besides, to keep it from one policy and stage to the next."""
+
+    def renew(self, directory: Path, adapter: Path | None) -> bool:
+        """Take other weights of the same model in place of the present ones; what was cached of these is forgotten.
+        False if it cannot, and is not to be used any more."""
+        ...
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it can give most of its device's memory back without being closed."""
+        ...
+
+    def sleep(self) -> bool:
+        """Give most of the device's memory back until `wake`; False if it cannot, and nothing has happened."""
+        ...
+
+    def wake(self) -> None:
+        """Be ready to generate; nothing if it is."""
         ...
 
 

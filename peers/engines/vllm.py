@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,7 +104,7 @@ class VllmEngine:
         vllm_internals.set_environment(self.on_gpu)
         from vllm.lora.request import LoRARequest
 
-        self.prompts = prompts
+        self.prompts, self.asleep, self.links = prompts, False, TemporaryDirectory(prefix="pst-")
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
         self.llm: Any = vllm_internals.start(
             model=str(self._without_pattern(directory)), dtype=dtype, seed=seed,
@@ -112,10 +113,10 @@ class VllmEngine:
 
     def _without_pattern(self, directory: Path) -> Path:
         """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""
-        self.links = TemporaryDirectory(prefix="pst-")
         if not is_pattern(directory):
             return directory
         link = Path(self.links.name) / "model"
+        link.unlink(missing_ok=True)
         link.symlink_to(directory.resolve())
         return link
 
@@ -143,6 +144,40 @@ class VllmEngine:
         logprob = sum(step[token].logprob for token, step in steps)
         reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
         return Completion(token_ids, self.prompts.text(token_ids), logprob, reason)
+
+    def renew(self, directory: Path, adapter: Path | None) -> bool:
+        """See `LiveEngine.renew`."""
+        from vllm.lora.request import LoRARequest
+
+        if self.lora is not None and adapter is not None:
+            self.lora = LoRARequest(adapter.name, self.lora.lora_int_id + 1, str(adapter.resolve()))
+            return True
+        if self.lora is not None or adapter is not None:
+            return False  # whether it can serve adapters was settled at its start
+        try:
+            vllm_internals.renew(self.llm, str(self._without_pattern(directory)))
+        except Exception:  # whatever the model's loader cannot do twice: a new engine can
+            traceback.print_exc()
+            return False
+        return True
+
+    @property
+    def sleeps(self) -> bool:
+        """See `LiveEngine.sleeps`: vLLM has no sleep on a CPU."""
+        return self.on_gpu
+
+    def sleep(self) -> bool:
+        """See `LiveEngine.sleep`: the weights go to host memory, the key-value cache is given up."""
+        if self.on_gpu and not self.asleep:
+            self.llm.sleep(level=1)
+            self.asleep = True
+        return self.on_gpu
+
+    def wake(self) -> None:
+        """See `LiveEngine.wake`."""
+        if self.asleep:
+            self.llm.wake_up()
+            self.asleep = False
 
     def close(self) -> None:
         """Drop the engine, which lives in the peer's process."""

@@ -3,6 +3,7 @@
     Bar                the text that `_run_engine` writes (entrypoints/common/offline.py)
     start              v1/worker/cpu_worker.py, which replaces torch.set_num_threads and takes the number of threads
     generate           v1/sample/ops/logprobs.py, whose `batched_count_greater_than` is compiled
+    renew              model_executor/model_loader/reload/; model_executor/layers/vocab_parallel_embedding.py
     shutdown           `engine_core` (v1/engine/core_client.py)
     set_environment    envs.py; data/cli.py sets what is for the whole command
     options_of         in vllm.py: config/compilation.py, config/model.py (`head_dtype`), v1/worker/utils.py
@@ -101,6 +102,25 @@ def generate(llm: Any, prompts: list[Any], params: list[Any], lora: Any, advance
     with torch.compiler.set_stance("default" if on_gpu else "force_eager"):
         outputs: list[Any] = llm.generate(prompts, params, use_tqdm=bar, lora_request=lora)
     return outputs
+
+
+def renew(llm: Any, directory: str) -> None:
+    """Write the weights of a model directory into a live engine that has others of the same model: compiled code and
+    captured graphs stay valid, what the prefix cache holds does not."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
+    llm.apply_model(_pack_heads)
+    if not llm.reset_prefix_cache():
+        raise RuntimeError("vLLM could not forget the prefixes that it has read with other weights")
+
+
+def _pack_heads(model: Any) -> None:
+    """A tied head shares the tensor of the embeddings, but on a CPU it has a packed copy of its own, which reloading
+    leaves as it was."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def shutdown(llm: Any) -> None:

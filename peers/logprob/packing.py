@@ -53,7 +53,10 @@ def pack(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) 
     """Trees in which every sequence (none empty) has its path; one without a worthwhile prefix has its own tree.
 
     Trees of several sequences have at most `budget` tokens and REPEATED times as many in all sequences together.
+    Raises ValueError for a budget of 0, which stands for one by device (peers/placement.py).
     """
+    if budget < 1:
+        raise ValueError(f"a budget of {budget} tokens: the config's runtime is not resolved")
     trees: list[Tree] = []
     previous: list[int] = []
     path: list[int] = []
@@ -98,7 +101,12 @@ def packed_batches(sequences: Sequence[Sequence[int]], budget: int, sharing: boo
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of at most `budget` padded tokens, longest first. Every index comes exactly once."""
+    """Indices in batches of at most `budget` padded tokens, longest first. Every index comes exactly once.
+
+    Raises ValueError for a budget of 0, as `pack` does.
+    """
+    if budget < 1:
+        raise ValueError(f"a budget of {budget} tokens: the config's runtime is not resolved")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
         size = max(1, budget // max(1, lengths[order[0]]))

@@ -1,0 +1,127 @@
+"""Which devices there are, without importing torch, which takes a second and would make a CUDA context."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import UserError
+
+CPU = "cpu"
+GB = 10**9
+DEV = Path("/dev")
+QUERY = ["--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
+WITHOUT = "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
+SLICE = re.compile(r"(MIG \S*?(\d+)gb\S*)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)")  # of `nvidia-smi -L`
+GIVEN = re.compile(r"(\d+)x(\d+(?:\.\d+)?)")
+MOST = 4096  # devices that are given by their number
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU, or the CPU with the machine's memory."""
+
+    name: str  # "cpu", or what CUDA_VISIBLE_DEVICES calls it
+    memory: int  # bytes, all of it
+    model: str  # "NVIDIA H100 80GB HBM3", or "CPU"
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is one."""
+        return self.name != CPU
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpu_is_there() -> bool:
+    """Whether this process may use a GPU, by the files of the driver."""
+    files = [*DEV.glob("nvidia[0-9]*"), *DEV.glob("dxg")]  # dxg: WSL 2
+    return bool(files) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
+def devices() -> list[Device]:
+    """The GPUs that this process may use, in CUDA_VISIBLE_DEVICES' order; the CPU alone where there is none.
+
+    Raises UserError where there is a GPU that nvidia-smi does not tell of, or CUDA_VISIBLE_DEVICES names one that is
+    not there.
+    """
+    if not gpu_is_there():
+        return [_cpu()]
+    if shutil.which("nvidia-smi") is None and not [*DEV.glob("nvidia[0-9]*")]:
+        return [_cpu()]  # WSL has /dev/dxg for the GPUs of other makers, too
+    found = _gpus()
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return [gpu for _, gpu in found]
+    return [_named(name.strip(), found) for name in wanted.split(",")]
+
+
+def _cpu() -> Device:
+    import psutil
+
+    return Device(CPU, psutil.virtual_memory().total, "CPU")
+
+
+def _gpus() -> list[tuple[str, Device]]:
+    """(index, GPU) of all GPUs. CUDA may count them in another order than nvidia-smi, so they go by their UUIDs."""
+    found = []
+    for line in _ask(QUERY).splitlines():
+        try:
+            index, uuid, mebibytes, model = (part.strip() for part in line.split(",", 3))
+            found.append((index, Device(uuid, int(mebibytes) * 2**20, model)))
+        except ValueError as error:
+            raise UserError(
+                f"nvidia-smi says {line!r}; expected index, uuid, memory in MiB and name of a GPU; {WITHOUT}"
+            ) from error
+    if not found:
+        raise UserError(f"nvidia-smi lists no GPU, but the driver's files are in {DEV}; mend the driver, or {WITHOUT}")
+    return found
+
+
+def _ask(arguments: list[str]) -> str:
+    try:
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        told = f"cannot be run ({type(error).__name__})"
+    else:
+        if done.returncode == 0:
+            return done.stdout
+        said = " ".join((done.stdout + done.stderr).split())[:200]
+        told = f"fails with status {done.returncode} ({said or 'no word'})"
+    raise UserError(f"there is a GPU (its files are in {DEV}) but nvidia-smi {told}; mend the driver, or {WITHOUT}")
+
+
+def _named(name: str, found: list[tuple[str, Device]]) -> Device:
+    """The GPU of an entry of CUDA_VISIBLE_DEVICES: an index, the beginning of a UUID, or a slice of a GPU (MIG)."""
+    if name.startswith("MIG-"):
+        slices = {uuid: Device(uuid, int(gb) * GB, model) for model, gb, uuid in SLICE.findall(_ask(["-L"]))}
+        alike = [gpu for uuid, gpu in slices.items() if uuid.startswith(name)]
+    else:
+        alike = [gpu for index, gpu in found if index == name or (name and gpu.name.startswith(name))]
+    if len(alike) != 1:
+        known = ", ".join(f"{index} ({gpu.name})" for index, gpu in found)
+        raise UserError(f"CUDA_VISIBLE_DEVICES names {name!r}; expected one of {known}")
+    return Device(name, alike[0].memory, alike[0].model)
+
+
+def parse_devices(text: str) -> list[Device]:
+    """ "8x80": eight GPUs of 80 GB; "2x24+1x80": three; "0" or "cpu": the CPU here. Raises UserError."""
+    if text.strip().lower() in ("0", CPU):
+        return [_cpu()]
+    found: list[Device] = []
+    for part in text.split("+"):
+        given = GIVEN.fullmatch(part.strip())
+        if given is None or not 1 <= int(given[1]) <= MOST or not 1 <= float(given[2]) <= 10_000:
+            raise UserError(f"devices {text!r}: expected 8x80 (eight of 80 GB each), 2x24+1x80, or cpu")
+        memory = int(float(given[2]) * GB)
+        found += [Device(str(len(found) + n), memory, f"GPU of {given[2]} GB") for n in range(int(given[1]))]
+    return found

@@ -1,0 +1,176 @@
+"""How many bytes a peer takes on a device in each stage, from config.json and the headers of its weights alone.
+
+    engine   weights + activations of one step + process; its key-value cache comes on top
+    score    weights + one batch: hidden states and one layer's activations, and a block of the head's logits
+    train    weights + adapter + micro-batch: activations of all layers for the backward pass, logits as in score
+
+Letters: L layers, H hidden size, I inner size of the MLP, A attention heads, B heads of keys and values, D head size,
+V vocabulary, b bytes of the arithmetic's type, r rank, N tokens of a batch, T tokens of a sequence. The activations
+follow Korthikanti et al. (arXiv 2205.05198, section 4), term by term for gated MLPs and RMS norms. Sliding
+windows are ignored: layers that have one keep less than is said here. So is the allocator's waste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from data.config.sections import Config, GenerateSection, PeerSection, RuntimeSection
+from peers.devices import Device
+from peers.weights import Stored, read_model_json, read_stored
+
+GIB = 2**30
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+CUDA_CONTEXT = GIB // 2  # of a process that uses the GPU, kernels included
+CPU_PROCESS = GIB // 2  # what a process of torch, transformers and vLLM has of its own; shared pages are not counted
+ENGINE_TOKENS = 8192  # of one step of vLLM (peers/engines/vllm.py), at least
+HEAD_ROWS, HEAD_BLOCK, CPU_HEAD_BLOCK = 2048, 16384, 1024  # of peers/logprob/head.py
+LOGIT = 20  # bytes: float32 logit, probability and sorted copy, and a 64-bit index
+LORA_COPIES = 4  # float32 each: the adapter, its gradient, AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one peer on one device. `engine` is without its key-value cache."""
+
+    engine: int
+    score: int
+    train: int
+    kv_token: int  # of the key-value cache, per token
+    kv_wanted: int  # for as many requests at once as the engine may take
+    kv_least: int  # for one request as long as the context
+
+    @property
+    def stage(self) -> int:
+        """The larger of score and train, which never run at once in a peer."""
+        return max(self.score, self.train)
+
+    @property
+    def total(self) -> int:
+        """Engine, the key-value cache that it wants, and a stage's model side by side."""
+        return self.engine + self.kv_wanted + self.stage
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What config.json and the headers say of a model; see the letters above."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    weights: int  # numbers in all tensors
+    stored: int  # their bytes in the files
+    linear: int  # inputs + outputs of all linear layers of the blocks: an adapter has rank times as many numbers
+    capped: bool  # soft-capped attention scores, which no fused kernel computes
+
+    def kv_token(self, width: int) -> int:
+        """Bytes of one token in the key-value cache: 2 L B D b."""
+        return 2 * self.layers * self.kv_heads * self.head_size * width
+
+    def layer_token(self, width: int) -> int:
+        """Bytes that one token leaves for one layer's backward: b (6 H + 2 (A + B) D + 4 I), and 8 H of two norms
+        that compute in float32, twice as many where the scores are capped (Gemma has four)."""
+        attention = 2 * (self.heads + self.kv_heads) * self.head_size
+        norms = 8 * self.hidden * (2 if self.capped else 1)
+        return width * (6 * self.hidden + attention + 4 * self.inner) + norms
+
+    def scores(self, tokens: int, longest: int, plain: bool) -> int:
+        """Bytes of one layer's attention scores: 10 A N T (float32 cap and softmax, and the softmax in b) where they
+        are computed as they are; nothing where a fused kernel does it."""
+        return 10 * self.heads * tokens * longest if plain else 0
+
+
+def shape_of(config: Mapping[str, Any], stored: Mapping[str, Stored] | None = None) -> Shape:
+    """Of a config.json, and of the weights where they are there; else these are counted from the config.
+
+    Raises KeyError for a config without layers or sizes.
+    """
+    text: Mapping[str, Any] = config.get("text_config") or config
+    layers, hidden, inner = (int(text[key]) for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
+    heads, vocabulary = int(text["num_attention_heads"]), int(text["vocab_size"])
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    size = int(text.get("head_dim") or hidden // heads)
+    shapes = [(hidden, heads * size), (heads * size, hidden), *[(hidden, kv_heads * size)] * 2]
+    shapes += [(hidden, inner)] * 3
+    weights = layers * sum(a * b for a, b in shapes) + vocabulary * hidden
+    weights += 0 if text.get("tie_word_embeddings", config.get("tie_word_embeddings", True)) else vocabulary * hidden
+    held, linear = weights * BYTES["bfloat16"], layers * sum(a + b for a, b in shapes)
+    if stored is not None:
+        weights, held, linear = totals(stored)
+    return Shape(
+        layers=layers, hidden=hidden, inner=inner, heads=heads, kv_heads=kv_heads, head_size=size,
+        vocabulary=vocabulary, weights=weights, stored=held, linear=linear,
+        capped=bool(text.get("attn_logit_softcapping")),
+    )  # fmt: skip
+
+
+def totals(stored: Mapping[str, Stored]) -> tuple[int, int, int]:
+    """(numbers, bytes, inputs + outputs of all linear layers of the blocks) of a model's tensors."""
+    linear = sum(sum(each.shape) for name, each in stored.items() if ".layers." in name and len(each.shape) == 2)
+    return sum(prod(each.shape) for each in stored.values()), sum(each.size for each in stored.values()), linear
+
+
+def shape_in(peer: PeerSection, directory: Path) -> Shape:
+    """Of a model directory; with 0 layers, and only what the weights tell, for a config that names its sizes in
+    another way."""
+    stored = read_stored(peer, directory)
+    try:
+        return shape_of(read_model_json(peer, directory / "config.json"), stored)
+    except (KeyError, TypeError, ValueError):
+        weights, held, linear = totals(stored)
+        return Shape(0, 0, 0, 0, 0, 0, 0, weights, held, linear, False)
+
+
+def width_of(peer: PeerSection, runtime: RuntimeSection, device: Device) -> int:
+    """Bytes of the type in which a peer is computed; see `compute_dtype` of peers/source.py, which asks torch."""
+    if runtime.compute == "float32" or (runtime.compute == "auto" and not device.is_gpu and not _cpu_multiplies_bf16()):
+        return BYTES["float32"]
+    return BYTES[peer.dtype]
+
+
+def _cpu_multiplies_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+    except OSError:
+        return False
+    return "amx_tile" in flags or "avx512_bf16" in flags
+
+
+def likely_length(section: GenerateSection) -> int:
+    """Tokens of a prompt and its response, taken to be at most twice the longest response."""
+    return min(section.context_tokens, 2 * section.max_new_tokens)
+
+
+def footprint(shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeSection, device: Device) -> Footprint:
+    """Of a peer on a device; `runtime` is resolved for it (`peers.placement.by_device`)."""
+    width, gpu, longest = width_of(peer, runtime, device), device.is_gpu, likely_length(config.generate)
+    process = CUDA_CONTEXT if gpu else CPU_PROCESS
+    weights = shape.weights * width
+    kv_token = shape.kv_token(width)
+    step = max(config.generate.context_tokens, ENGINE_TOKENS)
+    # a step keeps one layer's activations, and of one row per request what sampling by top-p needs
+    engine = weights + process + step * shape.layer_token(width) + LOGIT * runtime.max_num_seqs * shape.vocabulary
+
+    def batch(tokens: int, layers: int, plain: bool) -> int:
+        of_layers = layers * (tokens * shape.layer_token(width) + shape.scores(tokens, min(tokens, longest), plain))
+        rows, block = min(tokens, HEAD_ROWS), min(shape.vocabulary, HEAD_BLOCK if gpu else CPU_HEAD_BLOCK)
+        # the head: float32 hidden states and their gradient, three blocks of logits (value, cap, gradient's operand)
+        return of_layers + 8 * tokens * shape.hidden + 12 * rows * block
+
+    adapter = 4 * LORA_COPIES * config.train.rank * shape.linear
+    return Footprint(
+        engine=engine,
+        score=weights + process + batch(runtime.score_tokens, 1, shape.capped),
+        # on a CPU training computes plain attention, whose backward is the faster one there
+        train=weights + process + adapter + batch(runtime.train_tokens, shape.layers, shape.capped or not gpu),
+        kv_token=kv_token,
+        kv_wanted=runtime.max_num_seqs * longest * kv_token,
+        kv_least=config.generate.context_tokens * kv_token,
+    )

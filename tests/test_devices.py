@@ -1,0 +1,110 @@
+"""Which devices there are: by CUDA_VISIBLE_DEVICES and a stand-in for nvidia-smi, or as they are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from peers import devices as module
+from peers.devices import Device, devices, gpu_is_there, parse_devices
+
+TWO = "1, GPU-bbb, 24564, NVIDIA A10\n0, GPU-aaa, 81559, NVIDIA H100 80GB HBM3\n"
+H100 = Device("GPU-aaa", 81559 * 2**20, "NVIDIA H100 80GB HBM3")
+A10 = Device("GPU-bbb", 24564 * 2**20, "NVIDIA A10")
+SLICES = "GPU 0: NVIDIA H100 (UUID: GPU-aaa)\n  MIG 2g.20gb     Device  0: (UUID: MIG-ccc)\n"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for /dev, one GPU's file in it, and is the PATH."""
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(module, "DEV", tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvidia_smi(tmp_path, TWO)
+    return tmp_path
+
+
+def nvidia_smi(folder: Path, says: str, status: int = 0) -> None:
+    """A stand-in: -L lists slices, anything else prints `says`."""
+    script = folder / "nvidia-smi"
+    script.write_text(
+        f"#!/bin/bash\nif [ \"$1\" = -L ]; then printf '%s' '{SLICES}'; exit; fi\nprintf '%s' '{says}'\nexit {status}\n"
+    )
+    script.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, [A10, H100]),
+        ("0", [Device("0", H100.memory, H100.model)]),
+        ("1,0", [Device("1", A10.memory, A10.model), Device("0", H100.memory, H100.model)]),
+        ("GPU-bb", [Device("GPU-bb", A10.memory, A10.model)]),
+        ("MIG-ccc", [Device("MIG-ccc", 20 * 10**9, "MIG 2g.20gb")]),
+    ],
+)
+def test_gpus(machine: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, found: list[Device]) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices() == found and all(device.is_gpu for device in found)
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_hidden_gpu_is_none(machine: Path, monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert not gpu_is_there() and [device.name for device in devices()] == ["cpu"]
+
+
+def test_a_machine_without_one(machine: Path) -> None:
+    (machine / "nvidia0").unlink()
+    (only,) = devices()
+    assert not only.is_gpu and only.model == "CPU" and only.memory > 2**28
+    (machine / "dxg").touch()  # WSL, whose GPU is another maker's
+    (machine / "nvidia-smi").unlink()
+    assert [device.name for device in devices()] == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "visible", "told"),
+    [
+        (
+            "No devices were found",
+            6,
+            None,
+            r"nvidia-smi fails with status 6 \(No devices were found\); mend the driver",
+        ),
+        ("", 0, None, "lists no GPU"),
+        ("N/A", 0, None, "says 'N/A'; expected index"),
+        (TWO, 0, "7", r"names '7'; expected one of 1 \(GPU-bbb\), 0 \(GPU-aaa\)"),
+        (TWO, 0, "GPU-", "names 'GPU-'"),
+        (TWO, 0, "0,", "names ''"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: int, visible: str | None, told: str
+) -> None:
+    nvidia_smi(machine, says, status)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UserError, match=told) as error:
+        devices()
+    assert "\n" not in str(error.value)
+
+
+def test_a_gpu_without_nvidia_smi(machine: Path) -> None:
+    (machine / "nvidia-smi").unlink()
+    with pytest.raises(UserError, match=r"nvidia-smi cannot be run \(FileNotFoundError\)"):
+        devices()
+
+
+def test_given_devices() -> None:
+    assert [device.memory for device in parse_devices("2x24+1x80")] == [24 * 10**9] * 2 + [80 * 10**9]
+    assert [device.name for device in parse_devices("2x24+1x80")] == ["0", "1", "2"]
+    assert all(device.is_gpu for device in parse_devices("8x80")) and len(parse_devices("8x80")) == 8
+    assert [parse_devices(text)[0].name for text in ("0", "cpu", "CPU")] == ["cpu"] * 3
+    for text in ("", "8", "x80", "0x80", "8x0", "-1x80", "8x80+", "9999x80", "gpu"):
+        with pytest.raises(UserError, match="expected 8x80"):
+            parse_devices(text)
