@@ -25,6 +25,7 @@ BENCH_ARGS ?=
 QUESTIONS ?=
 WRITE  ?= yes
 
+DRIVER      := 580
 PIP_VERSION := 26.3
 UV_VERSION  := 0.13.9
 
@@ -126,6 +127,17 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         *) fail "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$found; name one: make setup PYTHON=python3.12" ;;
     esac
     $(PYTHON) -m venv .venv
+fi
+
+if [[ $$kind = gpu ]] && gpus; then  # peers/gpu.py looks again where a peer starts
+    driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+    if [[ $$driver =~ ^([0-9]+)\. && $${BASH_REMATCH[1]} -lt $(DRIVER) ]]; then
+        fail "the NVIDIA driver here is $$driver; CUDA 13 needs $(DRIVER) or newer: install one, or take KIND=cpu"
+    fi
+    command -v $${CC:-gcc} >/dev/null || command -v clang >/dev/null \
+        || fail "Triton needs a C compiler on a GPU and there is none: apt-get install gcc, or set CC"
+    header=$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h
+    [[ -e $$header ]] || fail "Triton needs $$header on a GPU: apt-get install python3-dev, of that Python's version"
 fi
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$$@"; }

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from peers.gpu import lacking_to_build
 from peers.logprob import kernel
 from peers.logprob.attention import PACKED, Forest, keep_from_compiler, register
 from peers.logprob.head import logsumexp
@@ -222,8 +223,10 @@ class LanguageModel:
 
 
 def compiler_is_there() -> bool:
-    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
-    return torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
+    """Whether torch.compile finds the C++ compiler that it needs on a CPU, or what Triton needs on a GPU."""
+    if torch.cuda.is_available():
+        return lacking_to_build() is None
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def trust_compiler() -> None:
