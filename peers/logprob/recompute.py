@@ -13,10 +13,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from peers.logprob.model import LanguageModel
+from peers.memory import shape_of
 
 ROOM = 0.5  # share of the free memory that activations may take: the head, the optimiser and pieces need some, too
-NORMS = 4  # of a layer, each of which keeps some three float32 tensors of its input's size (Llama has two)
-SCORES = 10  # bytes that attention without a fused kernel keeps for each query, key and head
 
 
 def wanted(choice: Literal["auto", "on", "off"], lm: LanguageModel, tokens: int, longest: int) -> bool:
@@ -32,16 +31,13 @@ def _free() -> int:
 
 
 def activation_bytes(config: Any, tokens: int, longest: int, size: int) -> int:
-    """What a forward keeps for its backward without checkpointing, of weights of `size` bytes.
-
-    A layer keeps, for each token, what its linear layers, its gate and attention read, and its norms' float32.
-    """
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or hidden // heads)
-    kept = size * (4 * hidden + 4 * width + 4 * config.intermediate_size) + NORMS * 12 * hidden
-    if getattr(config, "attn_logit_softcapping", None):
-        kept += SCORES * heads * longest
-    return int(tokens * config.num_hidden_layers * kept)
+    """What a forward keeps for its backward without checkpointing, of numbers of `size` bytes: see peers/memory.py.
+    0 for a config that names its sizes in another way."""
+    try:
+        shape = shape_of(config.to_dict())
+    except (KeyError, TypeError):
+        return 0
+    return shape.layers * (tokens * shape.layer_token(size) + shape.scores(tokens, longest, shape.capped))
 
 
 def checkpoint_layers(lm: LanguageModel) -> None:
