@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench \
+.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench gpu-check \
 	peers lock clean
 
 CONFIG ?= configs/nano.toml
@@ -24,6 +24,7 @@ AGAINST ?=
 BENCH_ARGS ?=
 QUESTIONS ?=
 WRITE  ?= yes
+OUT    ?=
 
 DRIVER      := 580
 PIP_VERSION := 26.3
@@ -73,7 +74,7 @@ ifneq ($(EXTRA),)
 endif
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  KIND=transformers  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
@@ -220,6 +221,9 @@ check: setup  ## lint, format, types, and that imports only point down
 bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
+
+gpu-check: setup  ## whether this machine computes what is promised: four minutes at most, offline, one JSON (OUT=file, too)
+	@$(PY) -m pipeline.gpu_check $(if $(OUT),--out '$(OUT)')
 
 peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
 	@$(PY) -m peers.nano.pretrain
