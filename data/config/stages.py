@@ -314,6 +314,11 @@ class RuntimeSection(Section):
         description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
         "auto: where the work that is left, tokens times weights, outweighs the compiling.",
     )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether train computes a layer's activations again instead of keeping them, a third slower; "
+        "auto: on a GPU, where those of a micro-batch would take more than half of the free memory.",
+    )
     kv_cache_gib: float = Field(
         0,
         ge=0,

@@ -27,6 +27,7 @@ from peers.logprob import kernel
 from peers.logprob.attention import PACKED, Forest, keep_from_compiler, register
 from peers.logprob.head import logsumexp
 from peers.logprob.packing import pack, packed_batches
+from peers.logprob.product import exact_sums
 from peers.weights import check_loading
 
 if TYPE_CHECKING:
@@ -269,6 +270,7 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter)).get_base_model()
+    exact_sums()
     model = model.to(device()).eval()
     return cast("PreTrainedModel", model)
 
