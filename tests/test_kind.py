@@ -188,6 +188,14 @@ def test_what_cannot_be_is_one_line_before_anything_is_installed(
     assert not (place / ".venv").exists()
 
 
+@pytest.mark.parametrize("settings", ["executor.kind=ray executor.address=auto", ""])
+def test_the_head_of_a_ray_cluster_needs_no_gpu(place: Path, settings: str) -> None:
+    (place / "mine.toml").write_text('[executor]\nkind = "ray"\n', encoding="utf-8")
+    arguments = ["generate", "ROUND=1", "KIND=gpu", f"SET={settings}", "CONFIG=mine.toml"]
+    assert make(place, *arguments)[0] == 0
+    assert stamps(place) == ["gpu"]
+
+
 # --- the engine of a run ---
 
 
