@@ -13,13 +13,15 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 # Whoever runs the image (docker run --user), runs/ and the caches can be written to.
-RUN useradd --uid 1000 --create-home --home-dir /pst pst && install -d -m 1777 /pst/runs /pst/.cache && chmod 755 /pst
+RUN useradd --uid 1000 --no-create-home --home-dir /pst pst \
+    && install -d -o 1000 /pst && install -d -m 1777 /pst/runs /pst/.cache
 USER 1000
 WORKDIR /pst
 
 ARG KIND=cpu
 ARG EXTRA=
-ENV KIND=$KIND USER=pst HOME=/pst/.cache PIP_NO_CACHE_DIR=1 NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV KIND=$KIND USER=pst HOME=/pst/.cache PATH=/pst/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # The packages, some GB: a layer of its own, which only a change of what is pinned makes anew.
 COPY --chown=1000 Makefile ./

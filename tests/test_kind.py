@@ -67,6 +67,31 @@ def test_the_ray_list_changes_no_version_of_a_kind(kind: str) -> None:
     assert {"click", "filelock", "packaging", "pyyaml", "requests"} <= there.keys()  # of which ray has no pin
 
 
+# --- the image ---
+
+
+def test_the_dockerfile_names_what_is_there() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = re.findall(r"^COPY (?:--\S+ )*(\S+) \S+$", text, re.MULTILINE)
+    assert copied == ["Makefile", "requirements/*.txt", "."]  # the pins first: a change of code installs nothing anew
+    assert all(path == "." or list(ROOT.glob(path)) for path in copied)
+    assert text.index("requirements/*.txt") < text.index("RUN make setup") < text.index("COPY --chown=1000 . .")
+    assert re.search(r"^USER \d+$", text, re.MULTILINE)
+    assert set(re.findall(r"KIND=(\w+)", text)) <= set(KINDS)
+    used = set(re.findall(r"\bmake (\w+)", text.split("RUN apt")[0])) | {"setup", "help"}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert used <= targets
+
+
+def test_the_image_takes_nothing_that_git_leaves_out() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    left_out = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    names = {line.rstrip("/") for line in ignored if line and not line.startswith("#")}
+    assert names - {line.removeprefix("**/") for line in left_out} <= {"*.swp", ".DS_Store"}
+    for needed in ("Makefile", "requirements", "configs", "peers", "tests", "docs", "README.md"):
+        assert needed not in left_out
+
+
 # --- make ---
 
 STAND_INS = {
@@ -163,6 +188,14 @@ def test_what_cannot_be_is_one_line_before_anything_is_installed(
     assert not (place / ".venv").exists()
 
 
+@pytest.mark.parametrize("settings", ["executor.kind=ray executor.address=auto", ""])
+def test_the_head_of_a_ray_cluster_needs_no_gpu(place: Path, settings: str) -> None:
+    (place / "mine.toml").write_text('[executor]\nkind = "ray"\n', encoding="utf-8")
+    arguments = ["generate", "ROUND=1", "KIND=gpu", f"SET={settings}", "CONFIG=mine.toml"]
+    assert make(place, *arguments)[0] == 0
+    assert stamps(place) == ["gpu"]
+
+
 # --- the engine of a run ---
 
 
@@ -201,7 +234,9 @@ def test_a_round_where_vllm_is_not(project: Path, tmp_path: Path) -> None:
     """Through the command line and the peers' own processes."""
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "sitecustomize.py").write_text(WITHOUT_VLLM, encoding="utf-8")
-    settings = ("generate.engine=auto", "prompts.limit=4", "benchmarks.0.limit=2", "generate.max_new_tokens=4")
+    text = Path("tiny.toml").read_text(encoding="utf-8")
+    Path("tiny.toml").write_text(re.sub(r"\[\[benchmarks\]\][^[]*", "", text), encoding="utf-8")
+    settings = ("generate.engine=auto", "prompts.limit=4", "generate.max_new_tokens=4")
     command = [sys.executable, "-m", "pipeline.round", "--run", "t", "--round", "1", "--config", "tiny.toml"]
     command += [part for setting in settings for part in ("--set", setting)]
     environment = {
@@ -213,5 +248,5 @@ def test_a_round_where_vllm_is_not(project: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(Path("runs/t/config.json").read_text())["generate"]["engine"] == "transformers"
-    for made in ("round=0/evals", "round=1/chains", "round=1/evals"):
-        assert json.loads(Path("runs/t", made, "_SUCCESS.json").read_text())["engine"] == "transformers"
+    assert json.loads(Path("runs/t/round=1/chains/_SUCCESS.json").read_text())["engine"] == "transformers"
+    assert Path("runs/t/round=1/adapters/_SUCCESS.json").is_file()
