@@ -93,7 +93,9 @@ if [[ -z $$kind ]]; then
     elif gpus; then kind=gpu
     else kind=cpu; fi
 fi
-if [[ $$kind = gpu && -n "$(filter $(WORK),$(MAKECMDGOALS))" ]] && ! gpus; then
+# Ray's GPUs are on other nodes
+ray() { [[ '$(SET)' = *executor.kind=ray* ]] || grep -qsE '^kind *= *"ray"' '$(CONFIG)'; }
+if [[ $$kind = gpu && -n "$(filter $(WORK),$(MAKECMDGOALS))" ]] && ! gpus && ! ray; then
     fail "the gpu set needs a GPU, and nvidia-smi lists none here (a container is given them by docker run --gpus all)"
 fi
 

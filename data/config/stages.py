@@ -51,7 +51,9 @@ class GenerateSection(Section):
         description="Longest prompt plus response in tokens; score puts one more response after it.",
     )
     engine: Literal["auto", "vllm", "transformers"] = Field(
-        "auto", description="Inference engine; auto: vLLM where it is installed, else transformers."
+        "auto",
+        description="Inference engine; auto: vLLM where it is installed, else transformers. A run keeps the one that "
+        "it began with.",
     )
 
     @field_validator("temperature")
