@@ -4,8 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench gpu-check \
-	peers lock clean
+.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench \
+	gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -224,7 +224,7 @@ bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
 
-gpu-check: setup  ## whether this machine computes what is promised: four minutes at most, offline, one JSON (OUT=file, too)
+gpu-check: setup  ## whether this machine computes what is promised: four minutes, offline, one JSON (OUT=file.json, too)
 	@$(PY) -m pipeline.gpu_check $(if $(OUT),--out '$(OUT)')
 
 peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
