@@ -159,7 +159,7 @@ def perturbed(folder: Path) -> Path:
     draw = torch.Generator().manual_seed(5)
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():
-        noise = torch.randn(weight.shape, generator=draw) * weight.float().std() * 0.2
+        noise = torch.randn(weight.shape, generator=draw) * weight.float().std() * 0.4
         weights[name] = (weight.float() + noise).to(weight.dtype) if weight.dim() == 2 else weight
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -66,7 +66,7 @@ def generate(setting: Setting, figures: Figures) -> None:
     directory, config = model(setting), load_config(ROOT / "configs/nano.toml", [])
     n, before = setting.size(256, 8, 4), held() if setting.gpu else 0
     section = config.generate.model_copy(update={"context_tokens": 1024, "max_new_tokens": RESPONSE})
-    runtime = here(config.runtime).model_copy(update={"kv_cache_gib": 12.0 if setting.gpu else 1.0, "max_num_seqs": n})
+    runtime = here(config.runtime).model_copy(update={"kv_cache_gib": 10.0 if setting.gpu else 1.0, "max_num_seqs": n})
     begin = time.perf_counter()
     dtype = "bfloat16" if setting.gpu else "float32"
     engine = VllmEngine(directory, load_prompts(config, NAME), section, runtime, dtype, seed=1, requests=n)
@@ -105,12 +105,12 @@ def score(setting: Setting, figures: Figures) -> None:
 
 def train(setting: Setting, figures: Figures) -> None:
     """Some optimiser steps, whose loss falls; the same with gradient checkpointing."""
-    directory, budget = model(setting), setting.size(8192, 1024, 512)
+    directory, budget = model(setting), setting.size(4096, 1024, 512)
     dtype = "bfloat16" if setting.gpu else "float32"
     pairs = some_pairs(setting, budget) * 2
     section = TrainSection(batch_size=len(pairs), epochs=5, lr=5e-4, warmup_ratio=0.0)
     losses = {}
-    for choice in ("off", "on"):
+    for choice in ("auto", "on"):  # auto keeps all where there is room
         adapted = open_adapter(directory, dtype, section, None, seed=1)
         _reset_peak(setting)
         begin = time.perf_counter()
@@ -125,12 +125,12 @@ def train(setting: Setting, figures: Figures) -> None:
         figures |= {f"{name}_{choice}": figure for name, figure in (rates | _peak(setting)).items()}
         del adapted
         gc.collect()
-    figures |= {"first_loss": losses["off"][0], "last_loss": losses["off"][-1]}
-    apart = max(abs(a - b) for a, b in zip(losses["off"], losses["on"], strict=True))
+    figures |= {"first_loss": losses["auto"][0], "last_loss": losses["auto"][-1]}
+    apart = max(abs(a - b) for a, b in zip(losses["auto"], losses["on"], strict=True))
     figures["checkpointing_apart"] = apart
-    expect(losses["off"][-1] < losses["off"][0], "the loss does not fall")
+    expect(losses["auto"][-1] < losses["auto"][0], "the loss does not fall")
     expect(apart <= (0.05 if setting.gpu else 1e-4), f"with gradient checkpointing losses are {apart:.2g} apart")
-    figures["of_bf16_rate"] = figures["of_bf16_rate_off"]
+    figures["of_bf16_rate"] = figures["of_bf16_rate_auto"]
     _expect_share(setting, figures)
 
 
