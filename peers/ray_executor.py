@@ -22,7 +22,8 @@ from data.errors import UserError
 from data.run import Run
 from peers import permits
 from peers.placement import Placement, Slot
-from peers.ray_cluster import Need, Node, disconnect, needs_of, nodes_of
+from peers.ray_cluster import Need, disconnect, needs_of, nodes_of
+from peers.ray_nodes import Node
 from peers.serving import Server, Work
 
 ENDS = ("done", "refused", "failed")
@@ -164,8 +165,8 @@ def _refuse_if_too_small(needs: list[Need], nodes: list[Node]) -> None:
     if sum(largest.fit_in(node) for node in nodes) < len(needs):
         has = ", ".join(f"{node.name}: {_words(node.cpus, node.gpus, node.memory)}" for node in nodes) or "no node"
         raise UserError(
-            f"the Ray cluster is too small: {len(needs)} processes need {_sum(needs)}, each on one node, and it has {has}; "
-            "add nodes, or lower executor.workers, cpus_per_worker or gpus_per_worker (runtime.resident='all' leaves "
+            f"the Ray cluster is too small: {len(needs)} processes need {_sum(needs)}, each on one node, and it has "
+            f"{has}; add nodes, or lower executor.workers, cpus_per_worker or gpus_per_worker (runtime.resident='all' leaves "
             "memory out of account)"
         )
 
