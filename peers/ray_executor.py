@@ -166,8 +166,8 @@ def _refuse_if_too_small(needs: list[Need], nodes: list[Node]) -> None:
         has = ", ".join(f"{node.name}: {_words(node.cpus, node.gpus, node.memory)}" for node in nodes) or "no node"
         raise UserError(
             f"the Ray cluster is too small: {len(needs)} processes need {_sum(needs)}, each on one node, and it has "
-            f"{has}; add nodes, or lower executor.workers, cpus_per_worker or gpus_per_worker (runtime.resident='all' leaves "
-            "memory out of account)"
+            f"{has}; add nodes, or lower executor.workers, cpus_per_worker or gpus_per_worker "
+            "(runtime.resident='all' leaves memory out of account)"
         )
 
 
