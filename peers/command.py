@@ -97,7 +97,8 @@ def run_steps(
             stages = {step.stage for step in todo if step.is_part_of(config)}
             stages -= set() if config.benchmarks else {"evaluate"}
             if stages:
-                warm(engine=bool(stages & {"generate", "gate", "evaluate"}) and engine_kind(config.generate) == "vllm")
+                asked = bool(stages & {"generate", "gate", "evaluate"})
+                warm(config, engine=asked and engine_kind(config.generate) == "vllm")
 
         with open_run(run_name, config, overrides, begin) as run, Pool(run) as workers:
             if not any(step.is_part_of(run.config) for step in steps):

@@ -12,6 +12,7 @@ from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
 
+from data.config.sections import Config
 from data.run import Run
 from peers.devices import gpu_is_there
 from peers.placement import Slot
@@ -98,9 +99,11 @@ def _context() -> Any:
     return multiprocessing.get_context("spawn" if gpu_is_there() else "forkserver")
 
 
-def warm(engine: bool) -> None:
+def warm(config: Config, engine: bool) -> None:
     """Begin to import what is heavy, in the background, while the main process reads the questions; vLLM, too, if an
-    `engine` will be needed."""
+    `engine` will be needed. Nothing where the processes will not be this machine's."""
+    if config.executor.kind != "local":
+        return
     context = _context()
     if isinstance(context, ForkServerContext):
         context.set_forkserver_preload(["peers.preload", *(["peers.preload_vllm"] if engine else [])])

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from data.console import Task, console
 from data.errors import UserError
 from data.run import Run
-from peers import policy_cache
+from peers import permits, policy_cache
 from peers.placement import Placement, Slot, placement_of, resolved
 from peers.serving import Advance, Work
 
@@ -130,11 +130,16 @@ class Pool(AbstractContextManager["Pool"]):
     @cached_property
     def placement(self) -> Placement:
         """Which processes there are, and where."""
+        if self.run.config.executor.kind == "ray":
+            from peers.ray_cluster import placement_on
+
+            return placement_on(self.run, self.choice)
         return placement_of(self.run, self.choice)
 
     @cached_property
     def executor(self) -> Executor:
         """What starts them."""
+        permits.take_all_away(self.run)  # of a command that was killed
         if self.run.config.executor.kind == "ray":
             from peers.ray_executor import RayExecutor
 

@@ -137,7 +137,7 @@ class Ablation:
 
     def go_on(self, run: Run, arm: Arm, seed: int) -> None:
         """What is missing of one run."""
-        warm(engine=engine_kind(run.config.generate) == "vllm")
+        warm(run.config, engine=engine_kind(run.config.generate) == "vllm")
         try:
             hours = hours_of(run)
             with Pool(run) as workers:

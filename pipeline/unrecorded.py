@@ -24,7 +24,7 @@ def untouched_peers(config: Config, what: str) -> Iterator[tuple[Pool, dict[str,
     Models are downloaded and converted where they are not yet. Raises UserError for peers that cannot be used.
     """
     check_peers(config)
-    warm(engine=engine_kind(config.generate) == "vllm")
+    warm(config, engine=engine_kind(config.generate) == "vllm")
     run = Run(what, config)
     log = CACHE.with_name("logs") / f"{what}.log"
     log.unlink(missing_ok=True)
