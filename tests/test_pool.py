@@ -83,7 +83,7 @@ def run(project: Path) -> Iterator[Run]:
 def pool(run: Run, executor: Scripted, slots: list[Slot], turns: frozenset[str] = frozenset()) -> Pool:
     """A pool whose placement and executor are given."""
     made = Pool(run)
-    vars(made).update(placement=Placement(tuple(slots), turns, ()), executor=executor)
+    vars(made).update(seeded=True, placement=Placement(tuple(slots), turns, ()), executor=executor)
     return made
 
 
@@ -101,6 +101,15 @@ def test_units_that_are_ready_go_in_one_call_up_to_what_an_engine_does_well(run:
         done = [(job.arguments, job.units) for job, _ in workers.results()]
     assert done == [(("a",), (0, 1)), (("a",), (2, 3)), (("a",), (4,)), (("b",), (7,)), (("b",), ())]
     assert [arguments for *_, arguments in executor.told][-3:-1] == [("b", [7]), ("b",)]
+
+
+def test_units_of_an_engine_that_draws_by_the_batch_go_alone(run: Run) -> None:
+    executor = Scripted()
+    with pool(run, executor, [slot("chatty"), slot("plain")]) as workers:
+        del workers.seeded
+        assert not workers.seeded  # transformers
+        workers.submit("chatty", work, units=range(3), requests=1)
+        assert [job.units for job, _ in workers.results()] == [(0,), (1,), (2,)]
 
 
 def test_units_that_ask_no_engine_are_shared_out_evenly(run: Run) -> None:
