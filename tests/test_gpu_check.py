@@ -18,12 +18,14 @@ from data.config.load import load_config
 from data.errors import UserError
 from peers.engines.protocol import Completion, Request, Sampling
 from peers.engines.transformers import TransformersEngine
-from peers.logprob import attention
+from peers.logprob import attention, head
+from peers.logprob.scoring import score_pairs
 from peers.placement import here
 from peers.prompts import load_prompts
 from pipeline.gpu_check import engines, numbers, rounds, shapes
 from pipeline.gpu_check.step import Failed, Setting, Skipped, Step, verdict
 from tests.conftest import ROOT
+from train.loop import train_adapter
 
 PATCH = pytest.MonkeyPatch
 STEPS = {step.name: step for step in command.all_steps()}
@@ -50,15 +52,15 @@ def _no_compiler(monkeypatch: PATCH) -> None:
     def lacks() -> None:
         raise UserError("no C compiler")
 
-    monkeypatch.setattr(numbers.gpu, "check_gpu", lacks)
+    monkeypatch.setattr("peers.gpu.check_gpu", lacks)
 
 
 def _head_without_its_last_token(monkeypatch: PATCH) -> None:
-    whole = numbers.head.logsumexp
-    monkeypatch.setattr(numbers.head, "logsumexp", lambda h, w, *rest: whole(h, w[:-200], *rest))
+    whole = head.logsumexp
+    monkeypatch.setattr(head, "logsumexp", lambda h, w, *rest: whole(h, w[:-200], *rest))
 
 
-def _windows_left_out(monkeypatch: PATCH) -> None:
+def _wrong_positions(monkeypatch: PATCH) -> None:
     whole = attention.Forest.__init__
 
     def wrong(self: Any, trees: Any, device: Any) -> None:
@@ -70,7 +72,7 @@ def _windows_left_out(monkeypatch: PATCH) -> None:
 
 
 def _other_scores(monkeypatch: PATCH) -> None:
-    whole = shapes.score_pairs
+    whole = score_pairs
     monkeypatch.setattr(shapes, "score_pairs", lambda *a: [[2 * x for x in row] for row in whole(*a)])
 
 
@@ -79,7 +81,7 @@ def _no_learning(monkeypatch: PATCH) -> None:
 
 
 def _checkpointing_that_changes_losses(monkeypatch: PATCH) -> None:
-    whole = shapes.train_adapter
+    whole = train_adapter
 
     def wrong(*arguments: Any, checkpointing: str) -> Any:
         done = whole(*arguments, checkpointing=checkpointing)  # type: ignore[arg-type]
@@ -98,7 +100,7 @@ def test_a_step_holds_here(name: str, setting: Setting) -> None:
     [
         ("environment", _no_compiler, "no C compiler"),
         ("head", _head_without_its_last_token, "log-sum-exp"),
-        ("packed", _windows_left_out, "packed scores"),
+        ("packed", _wrong_positions, "packed scores"),
         ("score", _other_scores, "random weights have about"),
         ("train", _no_learning, "does not fall"),
         ("train", _checkpointing_that_changes_losses, "gradient checkpointing"),
@@ -281,9 +283,9 @@ def test_an_engine_that_says_nothing_fails_the_shapes(setting: Setting, monkeypa
             self.generate, self.close = (lambda *_: None), (lambda: None)
 
     monkeypatch.setattr("peers.engines.vllm.VllmEngine", Silent)
-    monkeypatch.setattr(shapes.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(shapes, "util", SimpleNamespace(find_spec=lambda name: name))
     assert outcome("generate", setting) == ("failed", "the engine generated nothing")
-    monkeypatch.setattr(shapes.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shapes, "util", SimpleNamespace(find_spec=lambda name: None))
     assert outcome("generate", setting) == ("skipped", "vLLM is not installed")
 
 
@@ -307,7 +309,7 @@ def test_the_round(status: int | None, finished: bool, told: str | None, tmp_pat
         return processes.pop(0)
 
     monkeypatch.setattr(rounds, "_start", begin)
-    monkeypatch.setattr(rounds.os, "killpg", lambda pid, _: killed.append(pid))
+    monkeypatch.setattr("os.killpg", lambda pid, _: killed.append(pid))
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72} if finished else None)
     found, reason = outcome("round", Setting(gpu=False, folder=tmp_path))
     assert (found, killed) == ("failed" if told else "ok", [] if status is None else [-1])
@@ -325,7 +327,7 @@ def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, monkeypatch: PATC
 
     monkeypatch.setattr(rounds, "taken", lambda: mebibytes.pop(0))
     monkeypatch.setattr(rounds, "_start", begin)
-    monkeypatch.setattr(rounds.os, "killpg", lambda *_: None)
+    monkeypatch.setattr("os.killpg", lambda *_: None)
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72})
     assert "still taken" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
 
@@ -364,7 +366,7 @@ def test_a_process_that_ends_costs_what_it_had_not_finished(ends: str, setting: 
     def popen(_: list[str], **options: Any) -> Any:
         return whole([sys.executable, "-c", body], **options)
 
-    monkeypatch.setattr(command.subprocess, "Popen", popen)
+    monkeypatch.setattr("subprocess.Popen", popen)
     steps = [Step(name, "g", 1, lambda *_: None) for name in "abc"]
     found = command.run_group(steps, setting, 1.0 if ends == "hangs" else 30.0)
     assert [each["verdict"] for each in found] == ["ok", "failed", "skipped"]
