@@ -101,8 +101,11 @@ def _context() -> Any:
 
 def warm(config: Config, engine: bool) -> None:
     """Begin to import what is heavy, in the background, while the main process reads the questions; vLLM, too, if an
-    `engine` will be needed. Nothing where the processes will not be this machine's."""
-    if config.executor.kind != "local":
+    `engine` will be needed. Where the processes will be Ray's, see that it is here. Raises UserError."""
+    if config.executor.kind == "ray":
+        from peers.ray_cluster import load_ray
+
+        load_ray()
         return
     context = _context()
     if isinstance(context, ForkServerContext):

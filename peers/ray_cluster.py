@@ -56,14 +56,20 @@ def disconnect() -> None:
         sys.modules["ray"].shutdown()
 
 
-def connect(section: ExecutorSection, peers: int) -> Any:
-    """The module `ray`, connected; where no address is given and no cluster found, to a node that is started here,
-    with a core for each process at least, as without Ray. Raises UserError."""
+def load_ray() -> Any:
+    """The module. Raises UserError if it is not there."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
         raise UserError(f"executor.kind is 'ray' but Ray cannot be imported ({error}): make setup EXTRA=ray") from None
+    return ray
+
+
+def connect(section: ExecutorSection, peers: int) -> Any:
+    """The module `ray`, connected; where no address is given and no cluster found, to a node that is started here,
+    with a core for each process at least, as without Ray. Raises UserError."""
+    ray = load_ray()
     if ray.is_initialized():
         return ray
     options: dict[str, Any] = {
