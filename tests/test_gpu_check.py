@@ -319,9 +319,11 @@ def test_the_round(status: int | None, finished: bool, told: str | None, tmp_pat
 
 def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, monkeypatch: PATCH) -> None:
     mebibytes = [500, 1500]
-    processes = [SimpleNamespace(poll=lambda: None, pid=-1, wait=lambda: -9), SimpleNamespace(wait=lambda: 0)]
+    processes = [SimpleNamespace(poll=lambda: None, pid=-1, returncode=None, wait=lambda: -9)]
+    processes.append(SimpleNamespace(wait=lambda: 0))
 
     def begin(folder: Path) -> Any:
+        (folder / "log").touch()
         (folder / "runs/gpu-check/round=1/chains/.work/shard").mkdir(parents=True, exist_ok=True)
         return processes.pop(0)
 
@@ -350,7 +352,8 @@ def test_a_step_has_its_own_verdict_and_limit(setting: Setting) -> None:
     def breaks(_: Setting, __: dict[str, Any]) -> None:
         raise KeyError("a\nb")
 
-    found = [verdict(Step(body.__name__, "g", 1, body), setting) for body in (fails, hangs, skips, breaks)]
+    hurried = Setting(gpu=True, folder=setting.folder)  # a CPU has three times as long
+    found = [verdict(Step(body.__name__, "g", 1, body), hurried) for body in (fails, hangs, skips, breaks)]
     assert [each["verdict"] for each in found] == ["failed", "failed", "skipped", "failed"]
     assert [each["reason"] for each in found] == ["no", "out of time", "not here", "KeyError: 'a\\nb'"]
     assert found[0]["figures"] == {"seen": 0.1235}

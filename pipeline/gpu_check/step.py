@@ -18,6 +18,7 @@ from data.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = "gpu-check-step: "  # before a verdict, for libraries print, too
+CPU_TIMES = 3  # as long may a step take on a CPU
 Figures = dict[str, Any]
 
 
@@ -48,8 +49,12 @@ class Step:
 
     name: str
     group: str  # of steps that share a process
-    seconds: int  # its limit
+    seconds: int  # its limit on a GPU
     check: Callable[[Setting, Figures], None]
+
+    def limit(self, setting: Setting) -> int:
+        """Seconds that it may take."""
+        return self.seconds if setting.gpu else CPU_TIMES * self.seconds
 
 
 def expect(holds: bool, what: str) -> None:
@@ -64,7 +69,7 @@ def verdict(step: Step, setting: Setting) -> dict[str, Any]:
     begin = time.monotonic()
     told, reason = "ok", ""
     previous = signal.signal(signal.SIGALRM, _out_of_time)
-    signal.alarm(step.seconds)
+    signal.alarm(step.limit(setting))
     try:
         with redirect_stdout(sys.stderr):
             step.check(setting, figures)
