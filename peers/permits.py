@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.hashing import digest
-from data.locks import take
+from data.locks import LOCK, take
 from data.run import Run
 
 LOOK_SECONDS = 0.25
@@ -57,16 +57,23 @@ def take_away(path: Path, kill: Callable[[], object] = lambda: None, seconds: fl
 
 
 def take_all_away(run: Run) -> None:
-    """End the processes that an earlier command has left. Raises UserError if one does not end."""
+    """End the processes that an earlier command has left; the run's lock must be held. Raises UserError if one does not
+    end."""
+    if not (run.root / LOCK).exists():  # of what is no run there may be several commands at once
+        return
     for path in folder(run).glob("*"):
         if not take_away(path):
             raise UserError(
                 f"a process of an earlier command still works on run {run.name} and does not end ({path.name}): stop "
                 "it on its machine, then give the same command again"
             )
+
+
+def tidy(run: Run) -> None:
+    """Remove what is empty, once all processes of a command have ended."""
     with suppress(OSError):
         folder(run).rmdir()
-        run.root.rmdir()  # of what is no run and has nothing but permits
+        run.root.rmdir()  # of what is no run
 
 
 def live_by(path: Path) -> None:

@@ -112,7 +112,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """See `Executor.close`."""
-        permits.take_all_away(self.run)
+        permits.tidy(self.run)
         disconnect()
 
 

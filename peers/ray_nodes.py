@@ -56,6 +56,7 @@ def checked(ray: Any, run: Run) -> list[Node]:
         }
         here = _look()(str(ROOT), PACKAGES, LIBRARIES, marks)
         told = {id_: _answer(ray, ref) for id_, ref in asked.items()}
+    permits.tidy(run)
     nodes = []
     for node in found:
         name, resources, answer = node["NodeManagerAddress"], node["Resources"], told[node["NodeID"]]

@@ -76,6 +76,7 @@ def test_a_process_that_does_not_end_is_told_of(run: Run, start: object, monkeyp
     path = permits.give(run, "a-0")
     start(DEAF, str(path))  # type: ignore[operator]
     assert not permits.take_away(path, seconds=0.3)
+    (run.root / ".lock").touch()
     held = path.with_name("b-0-x")
     held.touch()
     start(DEAF, str(held))  # type: ignore[operator]
@@ -102,10 +103,15 @@ def test_without_a_permit_none_starts_and_what_is_left_is_removed(run: Run) -> N
     gone = path.with_name("gone")
     done = subprocess.run([sys.executable, "-c", PROCESS, str(gone)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
-    permits.take_all_away(run)
-    assert not run.root.exists()
-    run.root.mkdir(parents=True)
+    permits.take_all_away(run)  # nobody has locked it, so it is no run
+    assert path.exists()
     (run.root / ".lock").touch()
-    permits.give(run, "a-0")
     permits.take_all_away(run)
+    assert not path.exists()
+    permits.tidy(run)
     assert [path.name for path in run.root.iterdir()] == [".lock"]
+    (run.root / ".lock").unlink()
+    permits.tidy(run)
+    permits.folder(run).mkdir()
+    permits.tidy(run)
+    assert not run.root.exists()
