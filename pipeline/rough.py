@@ -3,9 +3,9 @@
     decode    tokens/s = REACHED · S / (W / bandwidth + S · T · KV / bandwidth + S · 2 P / FLOP/s)
     read      tokens/s = READ · FLOP/s / (2 P)
 
-S requests at once, W bytes of weights, T tokens of a sequence on average, KV bytes of a token in the cache, P weights. REACHED is
-what vLLM reached through this project's engine on an H100 (13.5 k tokens/s, Gemma-2-2B's shape, 128 requests of 200 +
-200 tokens); READ is the share that scoring is meant to reach.
+S requests at once, W bytes of weights, T tokens of a sequence on average, KV bytes of a token in the cache, P weights.
+REACHED is what vLLM reached through this project's engine on an H100 (13.5 k tokens/s, Gemma-2-2B's shape, 128 requests
+of 200 + 200 tokens); READ is the share that scoring is meant to reach.
 """
 
 from __future__ import annotations
