@@ -4,8 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench \
-	gpu-check peers lock clean
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status test check \
+	bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -23,6 +23,8 @@ ARMS   ?=
 AGAINST ?=
 BENCH_ARGS ?=
 QUESTIONS ?=
+DEVICES ?=
+PRICE  ?=
 WRITE  ?= yes
 OUT    ?=
 
@@ -176,6 +178,10 @@ setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; E
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
+
+plan: setup  ## who runs where and why; memory, hours and disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
+	@$(PY) -m pipeline.plan --config '$(CONFIG)' --run '$(RUN)' $(if $(DEVICES),--devices '$(DEVICES)') \
+		$(if $(ROUND),--round '$(ROUND)') $(if $(PRICE),--price '$(PRICE)') $(SET_ARGS)
 
 wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
 	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
