@@ -81,10 +81,10 @@ def _no_learning(monkeypatch: PATCH) -> None:
 
 
 def _checkpointing_that_changes_losses(monkeypatch: PATCH) -> None:
-    whole = train_adapter
+    whole: Any = train_adapter
 
-    def wrong(*arguments: Any, checkpointing: str) -> Any:
-        done = whole(*arguments, checkpointing=checkpointing)  # type: ignore[arg-type]
+    def wrong(*arguments: Any, checkpointing: Any) -> Any:
+        done = whole(*arguments, checkpointing=checkpointing)
         return done if checkpointing == "auto" else type(done)([2 * x for x in done.losses], done.tokens)
 
     monkeypatch.setattr(shapes, "train_adapter", wrong)

@@ -18,7 +18,8 @@ def draw(*shape: int, dtype: torch.dtype = torch.bfloat16, scale: float = 1.0) -
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    return ((found.detach().double() - exact.detach()).norm() / exact.detach().norm()).item()
+    apart: float = ((found.detach().double() - exact.detach()).norm() / exact.detach().norm()).item()
+    return apart
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -18,7 +18,8 @@ from peers.logprob import recompute
 from peers.logprob.model import LanguageModel, Pair
 from peers.logprob.recompute import activation_bytes, checkpoint_layers, wanted
 from tests.test_packing import ARCHITECTURES, SHAPE, families
-from train.loop import TrainingExample, train_adapter
+from train.examples import TrainingExample
+from train.loop import train_adapter
 from train.lora import fuse, refresh
 
 

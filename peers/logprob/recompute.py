@@ -44,7 +44,8 @@ def checkpoint_layers(lm: LanguageModel) -> None:
     """From now on the decoder's layers keep their inputs alone. Works with compiled layers, too."""
     for layer in lm.decoder.layers:
         layer.decoder_config = lm.decoder.config
-        layer.__class__ = _checkpointed(type(layer))
+        kind: Any = type(layer)
+        layer.__class__ = _checkpointed(kind)
 
 
 @cache

@@ -9,7 +9,7 @@ import shutil
 import time
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,12 +23,15 @@ from peers.prompts import load_prompts
 from pipeline.gpu_check.engines import KEPT, NAME, held
 from pipeline.gpu_check.numbers import GIB, bf16_rate, synchronise
 from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect
-from train.loop import TrainingExample, open_adapter, train_adapter
+from train.examples import TrainingExample
+from train.loop import open_adapter, train_adapter
 
-# a share of the card's own bf16 rate, from which on nothing is very wrong; issue and docs/gpu.md have what is aimed at
+# a share of the card's own bf16 rate, from which on nothing is very wrong
 LEAST_SHARE = 0.1
-TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "head_dim": 32, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "vocab_size": 4096}  # fmt: skip
+TINY: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "head_dim": 32, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "vocab_size": 4096,
+}  # fmt: skip
 PROMPT, RESPONSE = 200, 128  # tokens
 
 
@@ -107,23 +110,25 @@ def train(setting: Setting, figures: Figures) -> None:
     """Some optimiser steps, whose loss falls; the same with gradient checkpointing."""
     directory, budget = model(setting), setting.size(4096, 1024, 512)
     dtype = "bfloat16" if setting.gpu else "float32"
-    pairs = some_pairs(setting, budget) * 2
+    pairs = some_pairs(setting, 2 * budget)  # none twice: the packing would compute it once
     section = TrainSection(batch_size=len(pairs), epochs=5, lr=5e-4, warmup_ratio=0.0)
     losses = {}
-    for choice in ("auto", "on"):  # auto keeps all where there is room
+    choices: tuple[Literal["auto", "on"], ...] = ("auto", "on")
+    for choice in choices:  # auto keeps all where there is room
         adapted = open_adapter(directory, dtype, section, None, seed=1)
         _reset_peak(setting)
         begin = time.perf_counter()
         done = train_adapter(
             adapted, [TrainingExample(pair, 1.0) for pair in pairs], section, 1, budget,
-            setting.folder / f"work-{choice}", 1000, lambda *_: None, "off", checkpointing=choice,  # type: ignore[arg-type]
+            setting.folder / f"work-{choice}", 1000, lambda *_: None, "off", checkpointing=choice,
         )  # fmt: skip
         synchronise()
         took = time.perf_counter() - begin
         losses[choice] = done.losses
-        rates = _rates(setting, LanguageModel(adapted.get_base_model()), pairs * section.epochs, took, 4.0)
+        base: Any = adapted.get_base_model()
+        rates = _rates(setting, LanguageModel(base), pairs * section.epochs, took, 4.0)
         figures |= {f"{name}_{choice}": figure for name, figure in (rates | _peak(setting)).items()}
-        del adapted
+        del adapted, base
         gc.collect()
     figures |= {"first_loss": losses["auto"][0], "last_loss": losses["auto"][-1]}
     apart = max(abs(a - b) for a, b in zip(losses["auto"], losses["on"], strict=True))
