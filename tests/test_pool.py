@@ -138,6 +138,19 @@ def test_on_a_gpu_the_peer_that_waits_sleeps_and_no_process_ends(run: Run) -> No
     assert told[5:7] == [("plain", "rest"), ("chatty", "work")] and [what for _, what in told[7:]] == ["end", "end"]
 
 
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_what_is_loaded_is_used_as_long_as_there_is_work_for_it(run: Run, device: Device) -> None:
+    executor = Scripted()
+    slots = [slot("chatty", 0, device), slot("plain", 0, device)]
+    with pool(run, executor, slots, frozenset([device.name])) as workers:
+        for number in (1, 2):
+            workers.submit("plain", work, number)
+        for job, _ in workers.results():
+            if job.arguments == (1,):
+                workers.submit("chatty", work, 3)
+    assert [peer for peer, _, what, _ in executor.told if what == "work"] == ["plain", "plain", "chatty"]
+
+
 def test_on_a_cpu_the_peer_that_waits_is_ended(run: Run) -> None:
     executor = Scripted()
     with pool(run, executor, [slot("chatty"), slot("plain")], frozenset([CPU.name])) as workers:
