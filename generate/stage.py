@@ -4,8 +4,8 @@ The unit of work is one peer's requests of one turn (generate/asking.py) for one
 process. Each finished unit is a small Parquet file under `.work/`; a shard's units of a turn are asked for when those
 whose responses it shows are there, and when all turns are done, they become `part-*.parquet`.
 
-Memory holds one shard at a time, however many there are: a unit reads the questions and the earlier responses of its
-own shard alone, and the summary is counted from a few columns of one shard after the other.
+Memory holds the shards of one call at a time, however many there are: a unit reads the questions and the earlier
+responses of its own shard alone, and the summary is counted from a few columns of one shard after the other.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Unit:
 def main(run: Run, round_: int, workers: Workers) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine_kind(run.config.generate)  # for its error, before the config is frozen
+    engine = engine_kind(run.config.generate)  # its error comes before the config is frozen
     policies = resolve_all(run, round_ - 1)
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, policies))
     run.freeze(lambda: check_questions(run, prompts_of(policies)))
@@ -72,7 +72,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     generate(plan, stage, kept, workers)
     rows, counts = count_chains(stage.folder)
     stage.finish(shards.shard_paths(stage.folder), rows, {
-        "questions": kept, "questions_too_long": n_too_long, **counts, "skipped": {"too_long": shown},
+        "questions": kept, "questions_too_long": n_too_long, **counts, "engine": engine, "skipped": {"too_long": shown},
     })  # fmt: skip
 
 
@@ -88,8 +88,11 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
             if not any(left[shard, earlier] for earlier in plan.asking.shown(turn)):
                 waiting[shard].remove(turn)
                 for rater in plan.who(turn):
-                    policy = plan.policies[rater]
-                    workers.submit(policy.name, do_unit, plan.round, Unit(shard, turn, rater), policy, plan.first)
+                    policy, unit = plan.policies[rater], Unit(shard, turn, rater)
+                    requests = plan.requests(unit)
+                    workers.submit(
+                        policy.name, do_units, plan.round, policy, plan.first, units=[unit], requests=requests
+                    )
 
     with (
         Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
@@ -101,17 +104,17 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
             else:
                 ask(shard)
         for job, _ in workers.results(line):
-            unit: Unit = job.arguments[1]
-            left[unit.shard, unit.turn].discard(unit.peer)
-            ask(unit.shard)
-            if not any(left[unit.shard, turn] for turn in turns):
-                plan.assemble(unit.shard, grader)
+            for unit in job.units:
+                left[unit.shard, unit.turn].discard(unit.peer)
+                ask(unit.shard)
+                if not any(left[unit.shard, turn] for turn in turns):
+                    plan.assemble(unit.shard, grader)
 
 
-def do_unit(run: Run, round_: int, unit: Unit, policy: Policy, first: list[int], advance: Advance) -> None:
-    """`Generation.do` in the process of the unit's peer."""
-    plan = Generation(run, round_, {unit.peer: policy}, first)
-    plan.do(unit, lambda: policy_cache.engine(policy, run.config), advance)
+def do_units(run: Run, round_: int, policy: Policy, first: list[int], units: list[Unit], advance: Advance) -> None:
+    """`Generation.do` in the process of the units' peer."""
+    plan = Generation(run, round_, {unit.peer: policy for unit in units}, first)
+    plan.do(units, lambda: policy_cache.engine(policy, run.config), advance)
 
 
 def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -219,25 +222,37 @@ class Generation:
         turn = Turn(row["role"], row["position"] or 0)
         return self.asking.turns.index(turn), question.order.index(row["peer"]) if row["role"] == "solo" else 0
 
-    def do(self, unit: Unit, engine: Callable[[], Engine], advance: Advance) -> None:
-        """Do one unit unless its file is there already."""
-        asked = [
+    def do(self, units: list[Unit], engine: Callable[[], Engine], advance: Advance) -> None:
+        """Do the units whose files are not there already; those that are drawn alike in one call of the engine."""
+        alike: dict[Sampling, list[Unit]] = {}
+        for unit in units:
+            if unit.path(self.work).is_file():
+                advance(len(self.asked(unit)), 0)
+            else:
+                alike.setdefault(self.sampling(unit.turn), []).append(unit)
+        for sampling, group in alike.items():
+            asked = {unit: self.asked(unit) for unit in group}
+            prompts = [ids for unit, each in asked.items() for ids in self.prompts_of(unit, each)]
+            seeds = [self.seed(unit, *request) for unit, each in asked.items() for request in each]
+            completions = iter(complete(engine, prompts, seeds, sampling, self.room, advance))
+            for unit, each in asked.items():
+                rows = [self.row(unit, question, number, next(completions)) for question, number in each]
+                shards.write_rows(rows, unit.path(self.work), CHAINS)
+
+    def asked(self, unit: Unit) -> list[tuple[Question, int]]:
+        """The unit's requests: a question, and which of the responses to it."""
+        return [
             (question, number)
             for question in self.questions(unit.shard)
             for number in range(1, self.asking.asks(unit.turn, unit.peer, question) + 1)
         ]
-        path = unit.path(self.work)
-        if path.is_file():
-            advance(len(asked), 0)
-            return
-        questions = list({question.id: question for question, _ in asked}.values())
-        prompts = {q.id: ids for q, ids in zip(questions, self.prompts_of(unit, questions), strict=True)}
-        completions = complete(
-            engine, [prompts[question.id] for question, _ in asked], [self.seed(unit, *each) for each in asked],
-            self.sampling(unit.turn), self.room, advance,
-        )  # fmt: skip
-        rows = [self.row(unit, q, n, c) for (q, n), c in zip(asked, completions, strict=True)]
-        shards.write_rows(rows, path, CHAINS)
+
+    def requests(self, unit: Unit) -> int:
+        """About how many these are; no file is read."""
+        questions = self.first[unit.shard + 1] - self.first[unit.shard]
+        if unit.turn.role in ("chain", "synthesis"):
+            return -(-questions // len(self.peers))
+        return questions * self.asking.asks(unit.turn, unit.peer, Question("", "", 0, self.peers))
 
     def sampling(self, turn: Turn) -> Sampling:
         """How the responses of a turn are drawn."""
@@ -271,12 +286,14 @@ class Generation:
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
         return responses
 
-    def prompts_of(self, unit: Unit, questions: list[Question]) -> list[list[int]]:
-        """Tokens that the peer is given for each question."""
-        earlier = self.earlier(unit)
-        asked = [(question.text, earlier.get(question.id, [])) for question in questions]
+    def prompts_of(self, unit: Unit, asked: list[tuple[Question, int]]) -> list[list[int]]:
+        """Tokens that the peer is given for each request."""
+        earlier, questions = self.earlier(unit), list({question.id: question for question, _ in asked}.values())
+        texts = [(question.text, earlier.get(question.id, [])) for question in questions]
         kind: Kind = "synthesis" if unit.turn.role == "synthesis" else "review"
-        return self.policies[unit.peer].prompts.all_of(kind, asked)
+        tokens = self.policies[unit.peer].prompts.all_of(kind, texts)
+        by_id = {question.id: ids for question, ids in zip(questions, tokens, strict=True)}
+        return [by_id[question.id] for question, _ in asked]
 
     def row(self, unit: Unit, question: Question, number: int, completion: Completion) -> ChainRow:
         """One row of the chains."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from data.config.sections import Config
     from data.hours import Hours
     from data.run import Run
-    from peers.workers import Processes, Workers
+    from peers.workers import Pool, Workers
 
     Main = Callable[["Run", int, "Workers"], None]  # what a stage does in one round
 
@@ -86,7 +86,8 @@ def run_steps(
         from data.guard import Ended
         from data.hours import hours_of
         from data.run import open_run, stage_is_finished
-        from peers.workers import Processes, warm
+        from peers.local import warm
+        from peers.workers import Pool
 
         todo = [step for step in steps if not stage_is_finished(run_name, step.stage, step.round)]
 
@@ -96,9 +97,10 @@ def run_steps(
             stages = {step.stage for step in todo if step.is_part_of(config)}
             stages -= set() if config.benchmarks else {"evaluate"}
             if stages:
-                warm(engine=bool(stages & {"generate", "gate", "evaluate"}) and engine_kind(config.generate) == "vllm")
+                asked = bool(stages & {"generate", "gate", "evaluate"})
+                warm(config, engine=asked and engine_kind(config.generate) == "vllm")
 
-        with open_run(run_name, config, overrides, begin) as run, Processes(run) as workers:
+        with open_run(run_name, config, overrides, begin) as run, Pool(run) as workers:
             if not any(step.is_part_of(run.config) for step in steps):
                 console.print(f"run {run.name} has no gate: gate.questions is 0")
             hours = hours_of(run)
@@ -112,7 +114,7 @@ def run_steps(
     guarded(body)
 
 
-def do_step(step: Step, run: "Run", workers: "Processes", hours: "Hours") -> None:
+def do_step(step: Step, run: "Run", workers: "Pool", hours: "Hours") -> None:
     """Do one step, what the libraries print going to its log; nothing where the run has no such stage. Raises
     `data.guard.Ended` before a round that the guard or the gate's patience does not let begin, and before any stage of
     a run that has had its hours."""

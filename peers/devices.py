@@ -35,6 +35,13 @@ class Device:
         return self.name != CPU
 
 
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def gpu_is_there() -> bool:
     """Whether this process may use a GPU, by the files of the driver."""
     files = [*DEV.glob("nvidia[0-9]*"), *DEV.glob("dxg")]  # dxg: WSL 2

@@ -4,7 +4,6 @@ replaced by quick ones. The numbers are the same, bit by bit."""
 from __future__ import annotations
 
 import functools
-import os
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 from gguf.constants import GGUFValueType
 from numpy.typing import DTypeLike, NDArray
 
+from peers.devices import cores
 from peers.weights import check_loading
 
 GROUP = 1 << 18  # numbers that are dequantised together: some MB, which stay in a processor's cache
@@ -62,7 +62,7 @@ def _over_groups(
     def fill(first: int) -> None:
         out[first : first + step] = func(rows[first : first + step])
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         list(threads.map(fill, range(0, len(rows), step)))
     return out.reshape(oshape)
 

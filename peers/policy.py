@@ -148,7 +148,18 @@ def prompts_of(policies: dict[str, Policy]) -> dict[str, PeerPrompts]:
 
 
 def merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: int) -> None:
-    """Make a peer's merged checkpoint unless it is there. The peer's checkpoints of other rounds are removed."""
+    """Make a peer's merged checkpoint unless it is there. The peer's checkpoints of other rounds are removed.
+
+    A peer may have several processes: the first one makes it, the others wait.
+    """
+    from filelock import FileLock
+
+    checkpoint.parent.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(checkpoint.parent.parent / f".{checkpoint.name}.lock"):
+        _merge_into(checkpoint, base, adapter, dtype, seed)
+
+
+def _merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: int) -> None:
     adapter_checksum = shards.checksum(adapter / ADAPTER_WEIGHTS)
     stamp = checkpoint / "merged_from.json"
     if stamp.is_file() and shards.read_json(stamp)["adapter"] == adapter_checksum:

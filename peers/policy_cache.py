@@ -1,43 +1,80 @@
-"""What a peer's process has loaded: an engine and a language model, each kept while it is of the policy asked for."""
+"""What a peer's process has loaded: an engine and a language model, each kept while it is of the policy asked for.
+
+An engine lives as long as its process: a new policy's weights are written into it, which takes a fraction of a start.
+On a GPU the two are not awake at once: the engine sleeps while the language model scores or trains.
+"""
 
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from data.config.sections import Config, TemplateSection
 from data.console import console
-from peers.engines.protocol import Engine, engine_kind
+from data.run import Run
+from peers.engines.protocol import Engine, LiveEngine, engine_kind
 from peers.policy import Policy
 
 if TYPE_CHECKING:
     from peers.logprob.model import LanguageModel
 
+ENGINE, MODEL = "engine", "language model"
+
 _held: dict[str, tuple[Policy, Any]] = {}  # kind -> (of which policy, the thing)
+_requests: int | None = None  # that an engine will have in a round; None: unknown
+
+
+def expect(requests: int) -> None:
+    """Say about how many requests an engine will have in each round: a short life is not worth long preparations."""
+    global _requests
+    _requests = requests
 
 
 def engine(policy: Policy, config: Config) -> Engine:
-    """An inference engine with a policy."""
-    found: Engine = _get("engine", policy, config, _load_engine)
-    return found
+    """An inference engine with a policy, awake."""
+    policy = _model_of(policy)
+    if ENGINE in _held:
+        found: LiveEngine = _held[ENGINE][1]
+        if found.sleeps or config.runtime.resident == "one":
+            _drop(MODEL)
+        found.wake()
+        if _held[ENGINE][0] == policy or _renew(policy, found):
+            return found
+        _drop(ENGINE)
+    if config.runtime.resident == "one":  # there is no room for two kinds either
+        _drop(MODEL)
+    begun = time.monotonic()
+    _held[ENGINE] = policy, _load_engine(policy, config)
+    _tell(f"engine of {policy.name} started with round {policy.round}", begun)
+    loaded: Engine = _held[ENGINE][1]
+    return loaded
 
 
 def language_model(policy: Policy, config: Config) -> LanguageModel:
     """The same policy for teacher forcing."""
-    found: LanguageModel = _get("language model", policy, config, _load_language_model)
+    policy = _model_of(policy)
+    if MODEL not in _held or _held[MODEL][0] != policy:
+        make_room(config)
+        _held[MODEL] = policy, _load_language_model(policy, config)
+    found: LanguageModel = _held[MODEL][1]
     return found
 
 
-def _get(kind: str, policy: Policy, config: Config, load: Callable[[Policy, Config], Any]) -> Any:
-    policy = replace(policy, wording=TemplateSection())  # a model is the same however it is asked
-    if kind not in _held or _held[kind][0] != policy:
-        if config.runtime.resident == "one":  # there is no room for two kinds either
-            drop_all()
-        _drop(kind)
-        _held[kind] = policy, load(policy, config)
-    return _held[kind][1]
+def make_room(config: Config) -> None:
+    """Before another language model is loaded, or trained."""
+    _drop(MODEL)
+    if ENGINE in _held and not _held[ENGINE][1].sleep() and config.runtime.resident == "one":
+        _drop(ENGINE)
+
+
+def rest(run: Run, advance: Callable[[int, int], None]) -> None:
+    """Give the device's memory to another process: a call of `peers.workers`."""
+    _drop(MODEL)
+    if ENGINE in _held and not _held[ENGINE][1].sleep():
+        _drop(ENGINE)
 
 
 def drop_all() -> None:
@@ -46,16 +83,49 @@ def drop_all() -> None:
         _drop(kind)
 
 
+def _model_of(policy: Policy) -> Policy:
+    """A model is the same however it is asked."""
+    return replace(policy, wording=TemplateSection())
+
+
+def _renew(policy: Policy, found: LiveEngine) -> bool:
+    """Write a policy's weights into the engine of another. False if it has to be made anew."""
+    held = _held[ENGINE][0]
+    if (held.name, held.base, held.dtype) != (policy.name, policy.base, policy.dtype):
+        return False
+    begun = time.monotonic()
+    # until it is whole the engine has no policy: an error must not leave half of each under the old name
+    _held[ENGINE] = replace(policy, identity=""), found
+    if not found.renew(*policy.weights()):
+        return False
+    _held[ENGINE] = policy, found
+    _tell(f"engine of {policy.name} renewed with round {policy.round}", begun)
+    return True
+
+
+def _tell(what: str, begun: float) -> None:
+    print(f"{what} in {time.monotonic() - begun:.2f} s", flush=True)  # into the stage's log
+
+
 def _drop(kind: str) -> None:
     if kind in _held:
         thing = _held.pop(kind)[1]
         if hasattr(thing, "close"):
             thing.close()
         del thing
-        gc.collect()
+        collect()
 
 
-def _load_engine(policy: Policy, config: Config) -> Engine:
+def collect() -> None:
+    """Free what nothing refers to; on a GPU for others, too, since torch would keep it for itself."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _load_engine(policy: Policy, config: Config) -> LiveEngine:
     console.print(f"  loading {policy.name}")
     directory, adapter = policy.weights()
     if engine_kind(config.generate) == "transformers":
@@ -73,7 +143,7 @@ def _load_engine(policy: Policy, config: Config) -> Engine:
         config.run.seed,
         adapter,
         config.train.rank,
-        share=1 / len(config.peers) if config.runtime.resident == "all" else 1.0,
+        requests=_requests,
     )
 
 

@@ -1,288 +1,283 @@
-"""One process per peer for all that needs its model; the main process plans, joins and writes, and runs no model.
+"""Who does what when: the peers' calls are queued here and given to their processes, in order.
 
-Side by side, the peers' processes share the cores: small models leave most of a core's time to Python and to single
-threads, so N processes of one thread do more than one of N threads. A process that is the only one at work takes all
-cores. It keeps its libraries, its engine and its model from one job to the next, and from one stage to the next where
-a command runs several. Where the models do not fit side by side (or share a GPU), one process lives at a time, and its
-end gives all its memory back.
+A stage submits what needs a model; the main process plans, joins and writes, and runs no model. The placement
+(peers/placement.py) says which processes a peer has and on which device; an executor starts them: peers/local.py on
+this machine, peers/ray_executor.py on a cluster. A process keeps its libraries, its engine and its model from one call
+to the next, through all stages and rounds of a command.
+
+Side by side on a CPU, the peers' processes share the cores: small models leave most of a core's time to Python and to
+single threads, so N processes of one thread do more than one of N threads. Where the models of a device do not fit side
+by side, its peers take turns: on a GPU the one that waits sleeps, its weights in host memory; on a CPU its process
+ends.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from io import TextIOBase
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol, cast
-
-from tqdm import tqdm
+from typing import Any, Protocol
 
 from data.console import Task, console
-from data.errors import UserError, trouble
+from data.errors import UserError
 from data.run import Run
-from data.streams import open_streams, settle
-from peers.placement import Placement, gpu_is_there, placement_of, resolved
+from peers import permits, policy_cache
+from peers.engines.protocol import engine_kind
+from peers.placement import Placement, Slot, placement_of, resolved
+from peers.serving import Advance, Work
 
-Advance = Callable[[int, int], None]
-Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
+__all__ = ["Advance", "Executor", "Job", "Pool", "Work", "Worker", "Workers"]
+
+DEATHS = 3  # of a peer's processes in a row, at which the stage is given up
+CALL_BATCHES = 4  # of an engine's batches, in one call: enough for few stragglers, few enough to lose in a kill
 
 
 @dataclass(frozen=True)
 class Job:
-    """A call that needs a peer's process."""
+    """A call that needs a peer's process: `work(run, *arguments, advance)`, or with its units before `advance`."""
 
     peer: str
     work: Work
     arguments: tuple[Any, ...]
+    units: tuple[Any, ...] = ()
+    requests: int = 0  # to an engine
+
+    def __add__(self, other: Job) -> Job:
+        return replace(self, units=self.units + other.units, requests=self.requests + other.requests)
+
+    def goes_with(self, other: Job) -> bool:
+        """Whether both can be done in one call."""
+        mine, theirs = ((job.peer, job.work, job.arguments) for job in (self, other))
+        return bool(self.units and other.units) and mine == theirs
 
 
 class Workers(Protocol):
     """Where the stages send what needs a model."""
 
-    def submit(self, peer: str, work: Work, *arguments: Any) -> None:
-        """Queue `work(run, *arguments, advance)` for a peer; its jobs are done in order."""
+    def submit(
+        self, peer: str, work: Work, *arguments: Any, units: Iterable[Any] | None = None, requests: int = 0
+    ) -> None:
+        """Queue `work(run, *arguments, advance)` for a peer; its calls are begun in order.
+
+        With `units`, of which each asks an engine for so many `requests`: `work(run, *arguments, units, advance)`,
+        in one call or several, by several processes where the peer has some.
+        """
         ...
 
     def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
-        """Each job with its result as they finish, until none is left; more may be submitted meanwhile.
+        """Each call with its result as they finish, until none is left; more may be submitted meanwhile.
 
-        Raises what a job has raised.
+        Raises what a call has raised.
         """
         ...
 
 
-class Processes(AbstractContextManager["Processes"]):
+class Worker(Protocol):
+    """A peer's process, seen from the command."""
+
+    slot: Slot
+
+    def send(self, log: Path | None, work: Work, arguments: tuple[Any, ...]) -> bool:
+        """Have `peers.serving.Server.call` done. False if the process is dead, which `messages` tells, too."""
+        ...
+
+    def end(self) -> None:
+        """End the process at once, whatever it is doing."""
+        ...
+
+
+class Executor(Protocol):
+    """How processes are started, and where."""
+
+    replaces: bool  # whether a process that has died is started again
+
+    def start(self, run: Run, slot: Slot) -> Any:
+        """A new `Worker`; `run` is what its calls are given."""
+        ...
+
+    def messages(self, workers: Sequence[Any]) -> Iterator[tuple[Any, str, Any]]:
+        """Wait until one of the workers has something to tell: (worker, kind, value) with the kinds of
+        `peers.serving`, or ("died", reason)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the executor itself holds."""
+        ...
+
+
+@dataclass
+class _Process:
+    """A worker and what it does."""
+
+    worker: Any
+    job: Job | None = None
+    advanced: list[int] = field(default_factory=lambda: [0, 0])  # items and tokens of the job that are counted
+    awake: bool = False  # it may have memory of its device
+
+
+class Pool(AbstractContextManager["Pool"]):
     """`Workers` in processes of their own. Those that run end with this object, whatever ends it."""
 
     def __init__(self, run: Run, together: bool | None = None) -> None:
         self.run, self.choice = run, together
         self.log: Path | None = None  # where the libraries of the workers print to
         self.queues: dict[str, deque[Job]] = {name: deque() for name in run.config.peer_names}
-        self.workers: dict[str, _Worker] = {}
-        self.context = _context()
-        self.busy = self.context.Value("i", 0)
+        self.processes: dict[Slot, _Process] = {}
+        self.deaths: Counter[str] = Counter()  # of a peer's processes, in a row
 
     @cached_property
-    def together(self) -> bool:
-        """Whether peers work side by side."""
-        return not self.placement.turns
+    def seeded(self) -> bool:
+        """Whether each request draws from a seed of its own: then no sample depends on what else is in a call."""
+        return engine_kind(self.run.config.generate) == "vllm"
 
     @cached_property
     def placement(self) -> Placement:
-        """Who runs where."""
+        """Which processes there are, and where."""
+        if self.run.config.executor.kind == "ray":
+            from peers.ray_cluster import placement_on
+
+            return placement_on(self.run, self.choice)
         return placement_of(self.run, self.choice)
 
-    def submit(self, peer: str, work: Work, *arguments: Any) -> None:
+    @cached_property
+    def executor(self) -> Executor:
+        """What starts them."""
+        permits.take_all_away(self.run)  # of a command that was killed
+        if self.run.config.executor.kind == "ray":
+            from peers.ray_executor import RayExecutor
+
+            return RayExecutor(self.run, self.placement)
+        from peers.local import LocalExecutor
+
+        return LocalExecutor()
+
+    def submit(
+        self, peer: str, work: Work, *arguments: Any, units: Iterable[Any] | None = None, requests: int = 0
+    ) -> None:
         """See `Workers.submit`."""
-        self.queues[peer].append(Job(peer, work, arguments))
+        if units is None:
+            self.queues[peer].append(Job(peer, work, arguments))
+        else:
+            self.queues[peer].extend(Job(peer, work, arguments, (unit,), requests) for unit in units)
 
     def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
         """See `Workers.results`."""
         while self._dispatch():
-            at_work = {worker.connection: worker for worker in self.workers.values() if worker.job}
-            for connection in wait(list(at_work)):
-                worker = at_work[connection]  # type: ignore[index]
-                kind, value = self._hear(worker)
-                if kind == "advance" and line is not None:
-                    line.advance(*value)
+            at_work = {id(process.worker): process for process in self.processes.values() if process.job}
+            for worker, kind, value in self.executor.messages([process.worker for process in at_work.values()]):
+                process = at_work[id(worker)]
+                if kind == "advance":
+                    self._advance(process, line, *value)
                 elif kind == "print":
                     console.print(value, end="", markup=False, soft_wrap=True)
                 elif kind == "refused":
                     raise value
                 elif kind == "failed":
-                    raise RuntimeError(f"in the process of peer {worker.name}:\n{value}")
+                    raise RuntimeError(f"in the process of peer {worker.slot.peer}:\n{value}")
+                elif kind == "died":
+                    self._died(process, line, value)
                 elif kind == "done":
-                    job, worker.job = worker.job, None
+                    job, process.job = process.job, None
                     assert job is not None
+                    self.deaths[job.peer] = 0
                     self._dispatch()  # the caller may take its time
-                    yield job, value
+                    if job.work is not policy_cache.rest:
+                        yield job, value
 
     def _dispatch(self) -> bool:
-        """Give idle workers their next job; False if nothing is left to do or to wait for."""
-        waiting = [name for name, queue in self.queues.items() if queue]
-        at_work = [name for name, worker in self.workers.items() if worker.job]
-        if not self.together:
-            stay = [name for name in self.workers if name in waiting]
-            waiting = [] if at_work else (stay or waiting)[:1]
-            for name in [name for name in self.workers if waiting and name not in waiting]:
-                self.workers.pop(name).end()
-        for name in waiting:
-            if name not in self.workers:
-                self.workers[name] = _Worker(name, self)
-            worker = self.workers[name]
-            if worker.job is None:
-                worker.job = self.queues[name].popleft()
-                try:
-                    worker.connection.send((self.log, worker.job.work, worker.job.arguments))
-                except OSError:
-                    self._dead(worker)
-        return bool(waiting or at_work)
+        """Give idle processes their next call; False if nothing is left to do or to wait for."""
+        for slot in self.placement.slots:
+            idle = slot not in self.processes or self.processes[slot].job is None
+            if idle and self.queues[slot.peer] and self._has_turn(slot):
+                if slot not in self.processes:
+                    self.processes[slot] = _Process(self.executor.start(self._run_of(slot), slot))
+                self._give(self.processes[slot], self._next(slot))
+        return any(self.queues.values()) or any(process.job for process in self.processes.values())
 
-    def _hear(self, worker: _Worker) -> tuple[str, Any]:
-        try:
-            message: tuple[str, Any] = worker.connection.recv()
-        except (EOFError, OSError):
-            self._dead(worker)
-        return message
+    def _run_of(self, slot: Slot) -> Run:
+        """The run as a process sees it: what `auto` and 0 have come to for its device."""
+        runtime = resolved(self.run.config.runtime, slot, self.placement.takes_turns(slot))
+        return Run(self.run.name, self.run.config.model_copy(update={"runtime": runtime}))
 
-    def _dead(self, worker: _Worker) -> NoReturn:
-        worker.process.join()
-        raise UserError(
-            f"the process of peer {worker.name} was ended from outside (exit code {worker.process.exitcode}; -9 is "
-            "mostly a lack of memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens or "
-            f"kv_cache_gib); its log is {self.log}. What is finished is kept: give the same command again"
-        )
+    def _has_turn(self, slot: Slot) -> bool:
+        """Whether a process may have memory of its device now; makes room for it where that can be."""
+        if not self.placement.takes_turns(slot):
+            return True
+        others = [p for s, p in self.processes.items() if s.device == slot.device and s != slot]
+        if any(p.job or (p.awake and self.queues[p.worker.slot.peer]) for p in others):
+            return False  # what is loaded is used as long as there is work for it
+        awake = [p for p in others if p.awake]
+        for process in awake:
+            if slot.device.is_gpu:
+                process.awake = False
+                self._give(process, Job(process.worker.slot.peer, policy_cache.rest, ()))
+            else:
+                del self.processes[process.worker.slot]
+                process.worker.end()
+        return not (awake and slot.device.is_gpu)
+
+    def _next(self, slot: Slot) -> Job:
+        """The next call of a slot's peer: its share of the units that are ready, of which the requests are as many as
+        an engine does well at once."""
+        queue = self.queues[slot.peer]
+        job = queue.popleft()
+        alike = 1 + sum(job.goes_with(other) for other in queue)
+        share = -(-alike // len(self.placement.slots_of(slot.peer)))
+        limit = CALL_BATCHES * resolved(self.run.config.runtime, slot).max_num_seqs if self.seeded else 0
+        while len(job.units) < share and queue and job.goes_with(queue[0]):
+            if job.requests + queue[0].requests > limit:
+                break
+            job += queue.popleft()
+        return job
+
+    def _give(self, process: _Process, job: Job) -> None:
+        process.job, process.advanced = job, [0, 0]
+        process.awake |= job.work is not policy_cache.rest
+        units = (list(job.units),) if job.units else ()
+        process.worker.send(self.log, job.work, (*job.arguments, *units))
+
+    def _advance(self, process: _Process, line: Task | None, items: int, tokens: int) -> None:
+        if line is not None:
+            line.advance(items, tokens)
+        process.advanced[0] += items
+        process.advanced[1] += tokens
+
+    def _died(self, process: _Process, line: Task | None, reason: str) -> None:
+        """Have a dead process's call done by another where the executor replaces it. Raises UserError if not."""
+        slot, job = process.worker.slot, process.job
+        assert job is not None
+        del self.processes[slot]
+        process.worker.end()
+        self.deaths[slot.peer] += 1
+        if not self.executor.replaces or self.deaths[slot.peer] >= DEATHS:
+            raise UserError(
+                f"the process of peer {slot.peer} was ended from outside ({reason}; exit code -9 is usually out of "
+                "memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens or kv_cache_gib); its "
+                f"log is {self.log}. What is finished is kept: give the same command again"
+            )
+        console.print(f"  peer {slot.peer}: its process died ({reason}); another one does its work", markup=False)
+        if line is not None:
+            line.advance(-process.advanced[0], -process.advanced[1])
+        if job.work is not policy_cache.rest:
+            self.queues[slot.peer].appendleft(job)
 
     def release(self) -> None:
-        """End the processes of a stage where the next one's would not fit beside them."""
-        if self.workers and not self.together:
-            self.close()
+        """At a stage's end: end the processes that cannot sleep, where those of the next may not fit beside them."""
+        for slot in [slot for slot in self.processes if self.placement.takes_turns(slot)]:
+            if not slot.device.is_gpu:
+                self.processes.pop(slot).worker.end()
 
     def close(self) -> None:
-        """End all processes at once: whatever a job has finished is on disk."""
-        while self.workers:
-            self.workers.popitem()[1].end()
+        """End all processes at once: whatever a call has finished is on disk."""
+        while self.processes:
+            self.processes.popitem()[1].worker.end()
         for queue in self.queues.values():
             queue.clear()
+        if "executor" in vars(self):
+            self.executor.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _context() -> Any:
-    """How workers are started: as forks of a process that has imported what is heavy; anew where there may be CUDA,
-    whose contexts a fork would break."""
-    return multiprocessing.get_context("spawn" if gpu_is_there() else "forkserver")
-
-
-def warm(engine: bool) -> None:
-    """Begin to import what is heavy, in the background, while the main process reads the questions; vLLM, too, if an
-    `engine` will be needed."""
-    context = _context()
-    if isinstance(context, ForkServerContext):
-        context.set_forkserver_preload(["peers.preload", *(["peers.preload_vllm"] if engine else [])])
-        ensure_running()
-
-
-class _Worker:
-    """A process and the pipe to it."""
-
-    def __init__(self, name: str, parent: Processes) -> None:
-        self.name = name
-        self.job: Job | None = None
-        self.connection, theirs = multiprocessing.Pipe()
-        slot = parent.placement.slots_of(name)[0]
-        runtime = resolved(parent.run.config.runtime, slot, parent.placement.takes_turns(slot))
-        run = Run(parent.run.name, parent.run.config.model_copy(update={"runtime": runtime}))
-        arguments = (theirs, run, Path.cwd(), parent.busy)
-        self.process = parent.context.Process(target=_serve, args=arguments, name=f"pst-{name}")
-        self.process.start()
-        theirs.close()
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
-# --- in the worker ---
-
-
-def _serve(connection: Connection, run: Run, folder: Path, busy: Any) -> None:
-    """Do jobs in `folder` until the other end of the pipe is gone."""
-    open_streams()
-    os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    # its own lock would be a system-wide semaphore, which a process that is killed leaves behind
-    tqdm.set_lock(threading.RLock())
-    console.file = cast("IO[str]", _Messages(connection))
-    balance = _Balance(busy)
-
-    def advance(items: int, tokens: int) -> None:
-        connection.send(("advance", (items, tokens)))
-        balance()
-
-    while True:
-        try:
-            log, work, arguments = connection.recv()
-        except EOFError:
-            return
-        with busy.get_lock():
-            busy.value += 1
-        balance()
-        try:
-            if log is not None:
-                _print_to(log)
-            answer = "done", work(run, *arguments, advance)
-        except UserError as error:
-            answer = "refused", error
-        except Exception as error:
-            with suppress(OSError):  # the log's disk may be what is full
-                traceback.print_exc()
-            told = trouble(error)
-            answer = ("failed", traceback.format_exc()) if told is None else ("refused", UserError(told))
-        with busy.get_lock():
-            busy.value -= 1
-        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-            settle(stream, number)
-        connection.send(answer)
-
-
-def _die_with_parent() -> None:
-    """End this process when the one that asked for it is gone, whatever it is busy with: nothing may be written to a
-    run that nobody holds the lock of."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class _Balance:
-    """Gives torch its share of the cores: all of them to a process that is alone at work."""
-
-    def __init__(self, busy: Any) -> None:
-        import torch
-
-        self.busy, self.set_threads = busy, torch.set_num_threads
-        self.cores, self.threads = len(os.sched_getaffinity(0)), 0
-
-    def __call__(self) -> None:
-        threads = max(1, self.cores // max(1, self.busy.value))
-        if threads != self.threads:
-            self.threads = threads
-            self.set_threads(threads)
-
-
-class _Messages(TextIOBase):
-    """What a worker tells the person goes through the parent, which knows where the progress line is."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def write(self, text: str) -> int:
-        """Send a piece of text."""
-        self.connection.send(("print", text))
-        return len(text)
-
-
-def _print_to(log: Path) -> None:
-    """Send what libraries print, on whatever level, to a stage's log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-        settle(stream, number)
-        os.dup2(descriptor, number)
-    os.close(descriptor)

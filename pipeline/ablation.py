@@ -36,7 +36,8 @@ from evaluate.labels import gold_answers, keep_right
 from evaluate.report import has_results, points, write_report
 from peers.command import do_step
 from peers.engines.protocol import engine_kind
-from peers.workers import Processes, warm
+from peers.local import warm
+from peers.workers import Pool
 from pipeline.arms import BASE, Arm, load_arm
 from pipeline.reuse import adopt
 from pipeline.round import plan
@@ -136,10 +137,10 @@ class Ablation:
 
     def go_on(self, run: Run, arm: Arm, seed: int) -> None:
         """What is missing of one run."""
-        warm(engine=engine_kind(run.config.generate) == "vllm")
+        warm(run.config, engine=engine_kind(run.config.generate) == "vllm")
         try:
             hours = hours_of(run)
-            with Processes(run) as workers:
+            with Pool(run) as workers:
                 for step in plan(self.round):
                     adopt(run, step.stage, step.round, self.names(seed))
                     if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list

@@ -11,23 +11,24 @@ from data.console import chatter_to
 from data.errors import UserError
 from data.run import Run
 from peers.engines.protocol import engine_kind
+from peers.local import warm
 from peers.policy import Policy, resolve_all
 from peers.source import CACHE, check_peers
-from peers.workers import Processes, warm
+from peers.workers import Pool
 
 
 @contextmanager
-def untouched_peers(config: Config, what: str) -> Iterator[tuple[Processes, dict[str, Policy]]]:
+def untouched_peers(config: Config, what: str) -> Iterator[tuple[Pool, dict[str, Policy]]]:
     """The processes of the peers of a run that is not on disk, and their untouched policies; `what` names the log.
 
     Models are downloaded and converted where they are not yet. Raises UserError for peers that cannot be used.
     """
     check_peers(config)
-    warm(engine=engine_kind(config.generate) == "vllm")
+    warm(config, engine=engine_kind(config.generate) == "vllm")
     run = Run(what, config)
     log = CACHE.with_name("logs") / f"{what}.log"
     log.unlink(missing_ok=True)
-    with Processes(run) as workers, chatter_to(log):
+    with Pool(run) as workers, chatter_to(log):
         workers.log = log
         try:
             yield workers, resolve_all(run, 0)

@@ -73,7 +73,7 @@ class Raters:
         for peer in config.peer_names:
             todo = [n for n in range(len(passes.sources)) if not passes.verified_path(peer, n).is_file()]
             if todo:
-                workers.submit(peer, verify_shards, self.round, passes.policies, peer, todo)
+                workers.submit(peer, verify_shards, self.round, passes.policies, peer, units=todo)
                 voices = sum(config.model_of(rater) == peer for rater in config.raters)
                 questions = sum(len(list(read_chains(passes.sources[n], ["prompt_id"]))) for n in todo)
                 total += voices * config.generate.samples * questions

@@ -115,7 +115,7 @@ class Scoring:
             todo = [shard for shard in range(len(self.sources)) if not self.passes.path(scorer, shard).is_file()]
             passes = sum(self.passes.count(scorer, shard) for shard in todo)
             if passes:
-                workers.submit(scorer, measure_shards, self.round, self.policies, scorer, todo)
+                workers.submit(scorer, measure_shards, self.round, self.policies, scorer, units=todo)
             total += passes
         with task(f"score round {self.round}", total, "passes") as line:
             return sum(tokens for _, tokens in workers.results(line))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from data.console import Task
 from data.run import Run, open_run
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Request, Sampling
-from peers.placement import here
+from peers.placement import Placement, here
 from peers.prompts import PeerPrompts
 from peers.workers import Job, Work
 
@@ -47,9 +47,11 @@ class Inline:
         self.jobs: deque[Job] = deque()
         self.stretches: list[str] = []  # peers in the order in which they worked
 
-    def submit(self, peer: str, work: Work, *arguments: Any) -> None:
+    def submit(
+        self, peer: str, work: Work, *arguments: Any, units: Iterable[Any] | None = None, requests: int = 0
+    ) -> None:
         """See `Workers.submit`."""
-        self.jobs.append(Job(peer, work, arguments))
+        self.jobs.append(Job(peer, work, arguments, tuple(units or ()), requests))
 
     def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
         """See `Workers.results`."""
@@ -59,7 +61,8 @@ class Inline:
             self.jobs.remove(job)
             if self.stretches[-1:] != [job.peer]:
                 self.stretches.append(job.peer)
-            yield job, job.work(self.run, *job.arguments, line.advance if line else lambda *_: None)
+            units = (list(job.units),) if job.units else ()
+            yield job, job.work(self.run, *job.arguments, *units, line.advance if line else lambda *_: None)
 
 
 def run_inline(run: str, config: Path, overrides: list[str]) -> None:
@@ -75,9 +78,10 @@ def run_inline(run: str, config: Path, overrides: list[str]) -> None:
 
 
 class Here(Inline):
-    """`Processes` for commands without a run."""
+    """`Pool` for commands without a run."""
 
     log: Path | None = None
+    placement = Placement((), frozenset(), ())
 
     def __enter__(self) -> Here:
         return self

@@ -153,8 +153,8 @@ def test_a_run_that_begins_is_warned_once(
 
 def test_make_try(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts with their control tokens, responses, answers, rates, hours; and no run is left behind."""
-    monkeypatch.setattr("pipeline.unrecorded.Processes", Here)
-    monkeypatch.setattr("pipeline.unrecorded.warm", lambda engine: None)
+    monkeypatch.setattr("pipeline.unrecorded.Pool", Here)
+    monkeypatch.setattr("pipeline.unrecorded.warm", lambda *_, **__: None)
     app(["--config", "tiny.toml", "--questions", "2", "--all"], standalone_mode=False)
     shows_all(capfd.readouterr().out)
     assert not (project / "runs").exists()

@@ -260,17 +260,17 @@ def test_both_the_policy_before_and_the_untouched_peer_must_be_matched(
 
 def test_a_killed_gate_goes_on(gated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = answering(monkeypatch, lambda *_: True)
-    answer = gate_stage.answer
+    answer_all = gate_stage.answer_all
 
     def dies(run: Run, round_: int, policy: Any, *more: Any) -> None:
         if policy.name == "plain":
             raise KeyboardInterrupt
-        answer(run, round_, policy, *more)
+        answer_all(run, round_, policy, *more)
 
-    monkeypatch.setattr(gate_stage, "answer", dies)
+    monkeypatch.setattr(gate_stage, "answer_all", dies)
     with pytest.raises(KeyboardInterrupt):
         gate_stage.main(gated, 0, Inline(gated))
-    monkeypatch.setattr(gate_stage, "answer", answer)
+    monkeypatch.setattr(gate_stage, "answer_all", answer_all)
     gate_stage.main(gated, 0, Inline(gated))
     assert batches == [(peer, 0, n) for peer in PEERS for n in (8, 16)]  # nothing twice
     assert not (gated.stage_dir(0, "gate") / ".work").exists()

@@ -21,7 +21,7 @@ from data import shards
 from data.errors import UserError, trouble
 from data.locks import locked
 from data.run import open_run
-from peers.workers import Advance, Processes
+from peers.workers import Advance, Pool
 from tests.conftest import ROOT, run_stage
 from tests.fake_engine import Inline
 from tests.test_streaming import with_fakes
@@ -193,7 +193,7 @@ def lack_room(run: Any, advance: Advance) -> None:
 
 
 def test_a_full_disk_in_a_peers_process_is_one_line(project: Path) -> None:
-    with open_run("w", Path("tiny.toml"), []) as run, Processes(run, together=True) as workers:
+    with open_run("w", Path("tiny.toml"), []) as run, Pool(run, together=True) as workers:
         workers.submit("plain", lack_room)
         with pytest.raises(UserError, match=r"^No space left on device: make room"):
             list(workers.results())

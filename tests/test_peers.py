@@ -64,20 +64,46 @@ def test_what_is_loaded_is_of_the_policy_asked_for(
     trained = replace(base, round=1, adapter=Path("adapter"), identity="m+1")
     closed: list[str] = []
 
+    class Engine:
+        """One that takes the weights of a round below 2, and of no other."""
+
+        sleeps = False
+
+        def __init__(self, policy: Policy) -> None:
+            self.of = policy
+
+        def renew(self, directory: Path, adapter: Path | None) -> bool:
+            self.of = replace(trained, adapter=adapter)
+            return adapter != Path("other")
+
+        def sleep(self) -> bool:
+            return self.sleeps
+
+        def wake(self) -> None:
+            pass
+
+        def close(self) -> None:
+            closed.append(self.of.identity)
+
     def load(policy: Policy, _: Any) -> Any:
-        return SimpleNamespace(of=policy, close=lambda: closed.append(policy.identity))
+        return SimpleNamespace(of=policy, close=lambda: closed.append(f"model {policy.identity}"))
 
     monkeypatch.setattr(policy_cache, "_held", {})
-    monkeypatch.setattr(policy_cache, "_load_engine", load)
+    monkeypatch.setattr(policy_cache, "_load_engine", lambda policy, _: Engine(policy))
     monkeypatch.setattr(policy_cache, "_load_language_model", load)
     first: Any = policy_cache.engine(base, config)
     assert first.of == base and policy_cache.engine(base, config) is first and not closed
     second: Any = policy_cache.engine(trained, config)
-    assert second.of == trained and closed == ["m"]
+    assert second.of == trained and second is first and not closed
     model: Any = policy_cache.language_model(trained, config)
-    assert model.of == trained and closed == (["m", "m+1"] if resident == "one" else ["m"])
+    assert model.of == trained and closed == (["m+1"] if resident == "one" else [])
+    again: Any = policy_cache.engine(trained, config)
+    assert (again is first) == (resident == "all")
+    assert closed == (["m+1", "model m+1"] if resident == "one" else [])
+    third: Any = policy_cache.engine(replace(trained, round=2, adapter=Path("other"), identity="m+2"), config)
+    assert third is not again and closed[-1] == "m+1" and third.of.identity == "m+2"
     policy_cache.drop_all()
-    assert closed == ["m", "m+1", "m+1"]
+    assert sorted(closed) == ["m+1"] * (2 if resident == "one" else 1) + ["m+2", "model m+1"]
 
 
 @pytest.mark.parametrize("choice", ["auto", "weights", "float32"])

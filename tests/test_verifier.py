@@ -221,7 +221,7 @@ def test_all_policies_are_asked_in_an_order_that_reloads_nothing(run: Run, monke
     asked: list[tuple[str, str]] = []
 
     class Recording(Inline):
-        def submit(self, peer: str, work: Any, *arguments: Any) -> None:
+        def submit(self, peer: str, work: Any, *arguments: Any, units: Any = None, requests: int = 0) -> None:
             asked.append((peer, arguments[-1]))
 
     for kind, expected in (

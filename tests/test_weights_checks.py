@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -324,6 +325,7 @@ def test_vllm_gets_a_path_without_a_pattern(model: Path, tmp_path: Path) -> None
     from peers.engines.vllm import VllmEngine
 
     engine = VllmEngine.__new__(VllmEngine)
+    engine.links = TemporaryDirectory()
     assert engine._without_pattern(model) == model
     folder = Path(shutil.copytree(model, tmp_path / "m[1]"))
     link = engine._without_pattern(folder)

@@ -17,7 +17,7 @@ import pytest
 from data.console import Task, console
 from data.errors import UserError
 from data.run import Run, open_run
-from peers.workers import Advance, Processes
+from peers.workers import Advance, Pool
 from tests.conftest import ROOT
 
 HELD: list[int] = []  # in a worker
@@ -54,7 +54,7 @@ def run(project: Path) -> Iterator[Run]:
 
 
 def test_each_peer_has_one_process_that_does_its_jobs_in_order(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    with Processes(run, together=True) as workers:
+    with Pool(run, together=True) as workers:
         for number in (1, 2, 3):
             workers.submit("chatty", note, number)
         workers.submit("plain", note, 7)
@@ -75,18 +75,18 @@ def test_each_peer_has_one_process_that_does_its_jobs_in_order(run: Run, capsys:
 
 def test_one_at_a_time_ends_a_process_before_the_next_begins(run: Run) -> None:
     seen: list[tuple[str, int]] = []
-    with Processes(run, together=False) as workers:
+    with Pool(run, together=False) as workers:
         for peer in ("chatty", "plain", "chatty"):
             workers.submit(peer, note, 1)
         for job, (pid, *_) in workers.results():
             seen.append((job.peer, pid))
-            assert len(workers.workers) == 1
+            assert len(workers.processes) == 1
     assert [peer for peer, _ in seen] == ["chatty", "chatty", "plain"]  # each is loaded once
     assert len({pid for _, pid in seen}) == 2
 
 
 def test_jobs_may_be_submitted_while_others_are_awaited(run: Run) -> None:
-    with Processes(run, together=True) as workers:
+    with Pool(run, together=True) as workers:
         workers.submit("chatty", note, 1)
         numbers = []
         for job, _ in workers.results():
@@ -105,7 +105,7 @@ def test_jobs_may_be_submitted_while_others_are_awaited(run: Run) -> None:
     ],
 )
 def test_what_goes_wrong_in_a_process_reaches_the_caller(run: Run, job: Any, error: type, words: str) -> None:
-    with Processes(run, together=True) as workers, pytest.raises(error, match=words):
+    with Pool(run, together=True) as workers, pytest.raises(error, match=words):
         workers.submit("chatty", note, 1)
         workers.submit("plain", job)
         list(workers.results())
@@ -115,11 +115,11 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from data.run import open_run
-from peers.workers import Processes
+from peers.workers import Pool
 from tests.test_workers import sleep
 
 if __name__ == "__main__":
-    with open_run("k", Path("tiny.toml"), []) as run, Processes(run, together=True) as workers:
+    with open_run("k", Path("tiny.toml"), []) as run, Pool(run, together=True) as workers:
         workers.submit("chatty", sleep)
         workers.submit("plain", sleep)
         list(workers.results())

@@ -5,7 +5,6 @@ Each peer is trained in its own process; within a peer a kill costs at most `run
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def example_keys(table: pa.Table) -> pa.ChunkedArray:
 
 def train_peer(run: Run, round_: int, policy: Policy, advance: Advance) -> None:
     """`PeerTraining.finish`, in the peer's process."""
-    policy_cache.drop_all()  # the next round's policy is another one
+    policy_cache.make_room(run.config)
     PeerTraining(run, round_, policy).finish(advance)
 
 
@@ -154,6 +153,7 @@ class PeerTraining:
             trained = train_adapter(
                 model, examples, config.train, self.seed, config.runtime.train_tokens, work,
                 config.runtime.checkpoint_steps, advance, config.runtime.compile, config.score.weighting == "signed",
+                config.runtime.gradient_checkpointing,
             )  # fmt: skip
             report |= {
                 "tokens": trained.tokens,
@@ -164,7 +164,7 @@ class PeerTraining:
             console.print(f"  {self.name} has no examples this round: its adapter stays as it was")
         model.save_pretrained(str(adapter), save_embedding_layers=False)  # or it would ask the hub how large they are
         del model
-        gc.collect()
+        policy_cache.collect()
         publish_adapter(self.policy.peer, base, adapter, self.round)
         self.publish(adapter, examples, report)
 

@@ -25,14 +25,29 @@ class TransformersEngine:
         dtype: str,
         adapter: Path | None = None,
     ) -> None:
+        self.prompts, self.runtime, self.dtype = prompts, runtime, dtype
+        self.renew(directory, adapter)
+
+    def renew(self, directory: Path, adapter: Path | None) -> bool:
+        """See `LiveEngine.renew`."""
         from transformers import GenerationConfig
 
         from peers.logprob.model import load_language_model
 
-        self.prompts, self.runtime = prompts, runtime
-        self.lm: Any = load_language_model(directory, dtype, adapter)
+        self.lm: Any = None  # two would not fit everywhere
+        self.lm = load_language_model(directory, self.dtype, adapter)
         # a checkpoint's own defaults (a repetition penalty, say) would change what greedy means
         self.lm.model.generation_config = GenerationConfig()
+        return True
+
+    sleeps = False
+
+    def sleep(self) -> bool:
+        """See `LiveEngine.sleep`: it cannot."""
+        return False
+
+    def wake(self) -> None:
+        """See `LiveEngine.wake`: it is always awake."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`. Sampled responses depend on the batch's seed, not on each request's."""

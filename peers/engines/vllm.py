@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,11 @@ from peers.prompts import PeerPrompts
 from peers.weights import is_pattern
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows for its buffers
+STARTS_WITH = 0.01  # share of the GPU that has to be free when an engine starts: how much it takes is planned elsewhere
+# Tokens to generate from which vLLM's compiling pays on a GPU. On an H100 (docs/gpu.md) compiling and the many graphs
+# took some 30 s of a start, and 13.5 k tokens came a second from a model of 2.6 billion weights: a tenth off 300 s of
+# that. What compiling takes off was not measured.
+COMPILING_PAYS = 4_000_000
 NUCLEUS = "nucleus"  # key in SamplingParams.extra_args that peers.engines.nucleus reads
 
 
@@ -27,49 +33,90 @@ def top_p(sampling: Sampling, on_gpu: bool) -> dict[str, Any]:
     return {"top_p": sampling.top_p} if on_gpu else {"extra_args": {NUCLEUS: sampling.top_p}}
 
 
+def options_of(
+    on_gpu: bool, section: GenerateSection, runtime: RuntimeSection, rank: int | None = None, share: float = 1.0,
+    requests: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What `LLM()` is told besides the model. `rank` is that of the adapter, None without one; `requests` as in
+    `VllmEngine`."""
+    options = {
+        "max_model_len": section.context_tokens, "max_num_seqs": runtime.max_num_seqs,
+        "kv_cache_memory_bytes": int(runtime.kv_cache_gib * 2**30), "trust_remote_code": False,
+        "load_format": "safetensors", "disable_log_stats": True,
+    }  # fmt: skip
+    if rank is not None:
+        options |= {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)}
+    return options | (_gpu_options(section, runtime, requests) if on_gpu else _cpu_options(section, runtime, share))
+
+
+def _cpu_options(section: GenerateSection, runtime: RuntimeSection, share: float) -> dict[str, Any]:
+    from peers.engines.nucleus import Nucleus  # it imports vLLM
+
+    return {
+        "enable_chunked_prefill": False, "max_num_batched_tokens": max(section.context_tokens, 8192),
+        "enforce_eager": True, "logits_processors": [Nucleus],
+        "gpu_memory_utilization": runtime.gpu_memory_utilization * share,
+    }  # fmt: skip
+
+
+def _gpu_options(section: GenerateSection, runtime: RuntimeSection, requests: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        # Logits as we compute them: in bf16 they tie, and a token's log-probability was off by up to 0.06 nats. vLLM
+        # has one product with float32 sums for that, of tied heads, too (layers/logits_processor.py).
+        "hf_overrides": {"head_dtype": "float32"},
+        "enable_sleep_mode": True,  # the memory is the scorer's and the trainer's in turn
+        "enable_flashinfer_autotune": False,  # nothing of ours runs in FlashInfer, whose kernels need nvcc
+        # With the cache fixed vLLM only asks for this share at the start, and refuses where a neighbour holds some.
+        "gpu_memory_utilization": STARTS_WITH,
+    }
+    compiling = compilation(requests, section.max_new_tokens, runtime.max_num_seqs)
+    return options if compiling is None else options | {"compilation_config": compiling}
+
+
+def compilation(requests: int | None, max_new_tokens: int, max_num_seqs: int) -> dict[str, Any] | None:
+    """vLLM's `compilation_config` on a GPU: None is its default, torch.compile and some 50 CUDA graphs.
+
+    Where little is left to generate: no torch.compile, and graphs of decoding alone, one for each power of two. An
+    unknown number of requests counts as many.
+    """
+    if requests is None or requests * max_new_tokens >= COMPILING_PAYS:
+        return None
+    most = max(1, min(max_num_seqs, requests))
+    sizes = [2**i for i in range(most.bit_length()) if 2**i < most]
+    return {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [*sizes, most]}
+
+
 class VllmEngine:
-    """vLLM with whole prefills.
+    """vLLM: on a CPU with whole prefills.
 
     Per-request seeds kill the CPU engine when a prefill is split ("CPU Generator does not use offset"), hence no
-    chunked prefill; in return a resumed run draws the same samples however its requests are batched.
+    chunked prefill there; in return a resumed run draws the same samples however its requests are batched. On a GPU
+    vLLM warns that whole prefills may crash it, and bf16 depends on the batch anyway.
     """
 
     def __init__(
         self, directory: Path, prompts: PeerPrompts, section: GenerateSection, runtime: RuntimeSection,
         dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16, share: float = 1.0,
+        *, requests: int | None = None,
     ) -> None:  # fmt: skip
-        on_gpu = torch.cuda.is_available()
-        vllm_internals.set_environment(on_gpu)
+        """`requests`: how many the engine will have answered at its end, where that is known."""
+        self.on_gpu = torch.cuda.is_available()
+        vllm_internals.set_environment(self.on_gpu)
         from vllm.lora.request import LoRARequest
 
-        # on a GPU vLLM has kernels for top-p, and takes no processor of this kind
-        processors: list[Any] = []
-        if not on_gpu:
-            from peers.engines.nucleus import Nucleus
-
-            processors.append(Nucleus)
-        self.on_gpu = on_gpu
-
-        lora: dict[str, Any] = (
-            {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)} if adapter else {}
-        )
-        self.prompts = prompts
+        self.prompts, self.asleep, self.links = prompts, False, TemporaryDirectory(prefix="pst-")
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
         self.llm: Any = vllm_internals.start(
-            model=str(self._without_pattern(directory)), dtype=dtype, seed=seed, max_model_len=section.context_tokens,
-            max_num_seqs=runtime.max_num_seqs, enable_chunked_prefill=False,
-            max_num_batched_tokens=max(section.context_tokens, 8192), enforce_eager=not on_gpu,
-            kv_cache_memory_bytes=None if on_gpu else int(runtime.kv_cache_gib * 2**30),
-            gpu_memory_utilization=runtime.gpu_memory_utilization * share, trust_remote_code=False,
-            load_format="safetensors", disable_log_stats=True, logits_processors=processors, **lora,
+            model=str(self._without_pattern(directory)), dtype=dtype, seed=seed,
+            **options_of(self.on_gpu, section, runtime, rank if adapter else None, share, requests),
         )  # fmt: skip
 
     def _without_pattern(self, directory: Path) -> Path:
         """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""
-        self.links = TemporaryDirectory(prefix="pst-")
         if not is_pattern(directory):
             return directory
         link = Path(self.links.name) / "model"
+        link.unlink(missing_ok=True)
         link.symlink_to(directory.resolve())
         return link
 
@@ -98,10 +145,47 @@ class VllmEngine:
         reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
         return Completion(token_ids, self.prompts.text(token_ids), logprob, reason)
 
+    def renew(self, directory: Path, adapter: Path | None) -> bool:
+        """See `LiveEngine.renew`."""
+        from vllm.lora.request import LoRARequest
+
+        if self.lora is not None and adapter is not None:
+            self.lora = LoRARequest(adapter.name, self.lora.lora_int_id + 1, str(adapter.resolve()))
+            return True
+        if self.lora is not None or adapter is not None:
+            return False  # whether it can serve adapters was settled at its start
+        try:
+            vllm_internals.renew(self.llm, str(self._without_pattern(directory)))
+        except Exception:  # whatever the model's loader cannot do twice: a new engine can
+            traceback.print_exc()
+            return False
+        return True
+
+    @property
+    def sleeps(self) -> bool:
+        """See `LiveEngine.sleeps`: vLLM has no sleep on a CPU."""
+        return self.on_gpu
+
+    def sleep(self) -> bool:
+        """See `LiveEngine.sleep`: the weights go to host memory, the key-value cache is given up."""
+        if self.on_gpu and not self.asleep:
+            self.llm.sleep(level=1)
+            self.asleep = True
+        return self.on_gpu
+
+    def wake(self) -> None:
+        """See `LiveEngine.wake`."""
+        if self.asleep:
+            self.llm.wake_up()
+            self.asleep = False
+
     def close(self) -> None:
         """Drop the engine, which lives in the peer's process."""
         vllm_internals.shutdown(self.llm)
         self.llm = None
         self.links.cleanup()
         gc.collect()
-        gc.freeze()  # vLLM's shutdown has thawed what peers/preload.py froze
+        if self.on_gpu:
+            vllm_internals.release_gpu()
+        else:
+            gc.freeze()  # vLLM's shutdown has thawed what peers/preload.py froze

@@ -3,8 +3,11 @@
     Bar                the text that `_run_engine` writes (entrypoints/common/offline.py)
     start              v1/worker/cpu_worker.py, which replaces torch.set_num_threads and takes the number of threads
     generate           v1/sample/ops/logprobs.py, whose `batched_count_greater_than` is compiled
+    renew              model_executor/model_loader/reload/; model_executor/layers/vocab_parallel_embedding.py
     shutdown           `engine_core` (v1/engine/core_client.py)
     set_environment    envs.py; data/cli.py sets what is for the whole command
+    options_of         in vllm.py: config/compilation.py, config/model.py (`head_dtype`), v1/worker/utils.py
+                       (`request_memory`)
     nucleus.py         v1/sample/logits_processor, from which it takes its base class
     import_early       what `LLM()` imports late, for peers/preload_vllm.py
 
@@ -13,6 +16,7 @@ This module imports vLLM only within its functions: the environment comes first,
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import re
@@ -26,11 +30,15 @@ from data.errors import UserError
 from peers.engines.protocol import Advance
 
 WRITTEN_FOR = "0.32"
+# FlashInfer's sampler is compiled when first used, with an nvcc that few machines have. It would serve none of our
+# requests: they are greedy, or have seeds of their own.
+SAMPLER = ("VLLM_USE_FLASHINFER_SAMPLER", "0")
 OUTPUT_TOKENS = re.compile(r"output: (\d+(?:\.\d+)?) toks/s")
 
 
 def import_early() -> None:
     """Import what takes seconds."""
+    os.environ.setdefault(*SAMPLER)  # whether there is a GPU is not known yet, and without one nothing reads it
     import vllm.entrypoints.llm
     import vllm.lora.request
     import vllm.model_executor.model_loader
@@ -38,8 +46,10 @@ def import_early() -> None:
 
 
 def set_environment(on_gpu: bool) -> None:
-    """Call it before `LLM()`, which reads it; what the user has set stays."""
+    """Call it before vLLM is imported; what the user has set stays."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the peer's process is the one that ends
+    if on_gpu:
+        os.environ.setdefault(*SAMPLER)
     if not on_gpu:  # there vLLM would leave torch one thread; on a GPU one is right
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
@@ -94,9 +104,35 @@ def generate(llm: Any, prompts: list[Any], params: list[Any], lora: Any, advance
     return outputs
 
 
+def renew(llm: Any, directory: str) -> None:
+    """Write the weights of a model directory into a live engine that has others of the same model: compiled code and
+    captured graphs stay valid, what the prefix cache holds does not."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
+    llm.apply_model(_pack_heads)
+    if not llm.reset_prefix_cache():
+        raise RuntimeError("vLLM could not forget the prefixes that it has read with other weights")
+
+
+def _pack_heads(model: Any) -> None:
+    """A tied head shares the tensor of the embeddings, but on a CPU it has a packed copy of its own, which reloading
+    leaves as it was."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
+
+
 def shutdown(llm: Any) -> None:
     """End the engine. It also thaws what peers/preload.py froze."""
     llm.llm_engine.engine_core.shutdown()
+
+
+def release_gpu() -> None:
+    """After `shutdown` and a collection: the compiled model hangs on hooks that its finalizer takes away, so a second
+    collection frees it (a gc.freeze() before would keep it for good), and torch would keep the memory for itself."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 class Bar:

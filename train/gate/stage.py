@@ -118,37 +118,33 @@ def rule_name(run: Run) -> str:
 
 
 def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance: Advance) -> None:
-    """Responses of a peer to some shards of questions, in its process."""
-    for shard in units:
-        answer(run, round_, policy, shard, advance)
-
-
-def answer(run: Run, round_: int, policy: Policy, shard: int, advance: Advance) -> None:
-    """A peer's responses to a shard of questions, written as one file: one greedy; in round 0 also k samples."""
-    section, chain = run.config.gate, run.config.generate
-    questions = shards.rows_of(shards.shard_paths(run.gate_dir)[shard], PromptRow)
-    tokens = policy.prompts.all_of("solve", [(row["question"], ()) for row in questions])
-    rows: list[GateResponseRow] = []
+    """A peer's responses to some shards of questions, in its process, each shard's written as one file: one greedy; in
+    round 0 also k samples."""
+    section, chain, sources = run.config.gate, run.config.generate, shards.shard_paths(run.gate_dir)
+    questions = [(shard, row) for shard in units for row in shards.rows_of(sources[shard], PromptRow)]
+    tokens = policy.prompts.all_of("solve", [(row["question"], ()) for _, row in questions])
+    rows: dict[int, list[GateResponseRow]] = {shard: [] for shard in units}
     ways = [([0], Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False))]
     if round_ == 0:
         sampling = Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)
         ways.append((list(range(1, section.samples + 1)), sampling))
     for numbers, sampling in ways:
-        asked = [(row, ids, number) for row, ids in zip(questions, tokens, strict=True) for number in numbers]
+        asked = [(*each, ids, number) for each, ids in zip(questions, tokens, strict=True) for number in numbers]
         seeds = [
             request_seed(run.config.run.seed, round_, "gate", policy.name, draw_key(row["question"]), number)
-            for row, _, number in asked
+            for _, row, _, number in asked
         ]
         engine = partial(policy_cache.engine, policy, run.config)
-        completions = complete(engine, [ids for _, ids, _ in asked], seeds, sampling, room(chain), advance)
-        for (row, _, number), completion in zip(asked, completions, strict=True):
+        completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance)
+        for (shard, row, _, number), completion in zip(asked, completions, strict=True):
             found = extract(completion.text)
-            rows.append({
+            rows[shard].append({
                 "prompt_id": row["id"], "question": row["question"], "peer": policy.name, "sample": number,
                 "response": completion.text, "answer": found.answer if found else None,
                 "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
             })  # fmt: skip
-    shards.write_rows(rows, unit_path(run, round_, policy.name, shard), RESPONSES)
+    for shard, answered in rows.items():
+        shards.write_rows(answered, unit_path(run, round_, policy.name, shard), RESPONSES)
 
 
 def unit_path(run: Run, round_: int, peer: str, shard: int) -> Path:
@@ -169,7 +165,8 @@ class Gate:
         for name, policy in self.policies.items():
             todo = [n for n in range(len(self.sizes)) if not unit_path(self.run, self.round, name, n).is_file()]
             if todo:
-                workers.submit(name, answer_all, self.round, policy, todo)
+                requests = each * max(self.sizes[n] for n in todo)
+                workers.submit(name, answer_all, self.round, policy, units=todo, requests=requests)
             total += each * sum(self.sizes[n] for n in todo)
         with task(self.stage.title, total, "responses") as line:
             for _ in workers.results(line):
@@ -289,7 +286,8 @@ class Gate:
         """Close the stage."""
         paths = shards.shard_paths(self.stage.folder)
         rows = sum(shards.row_count(path) for path in paths)
-        self.stage.finish(paths, rows, {"rule": rule_name(self.run), **counts, **more})
+        engine = engine_kind(self.run.config.generate)
+        self.stage.finish(paths, rows, {"rule": rule_name(self.run), **counts, "engine": engine, **more})
 
 
 def rounded(shares: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,113 @@
+"""The executor of one machine: a process per slot, with a pipe to it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+from typing import Any
+
+from data.config.sections import Config
+from data.run import Run
+from peers.devices import gpu_is_there
+from peers.placement import Slot
+from peers.serving import Work, serve
+
+
+class LocalExecutor:
+    """Processes of this machine. See `peers.workers.Executor`."""
+
+    replaces = False
+
+    def __init__(self) -> None:
+        self.context = _context()
+        self.busy = self.context.Value("i", 0)
+
+    def start(self, run: Run, slot: Slot) -> LocalWorker:
+        """See `Executor.start`."""
+        return LocalWorker(run, slot, self)
+
+    def messages(self, workers: Sequence[LocalWorker]) -> Iterator[tuple[LocalWorker, str, Any]]:
+        """See `Executor.messages`."""
+        by_connection = {worker.connection: worker for worker in workers}
+        for connection in wait(list(by_connection)):
+            worker = by_connection[connection]  # type: ignore[index]
+            try:
+                kind, value = worker.connection.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                kind, value = "died", f"exit code {worker.process.exitcode}"
+            yield worker, kind, value
+
+    def close(self) -> None:
+        """Nothing is left: the processes have been ended one by one."""
+
+
+class LocalWorker:
+    """A process and the pipe to it. See `peers.workers.Worker`."""
+
+    def __init__(self, run: Run, slot: Slot, executor: LocalExecutor) -> None:
+        self.slot = slot
+        self.connection, theirs = multiprocessing.Pipe()
+        arguments = (theirs, run, slot, Path.cwd(), executor.busy)
+        name = f"pst-{slot.peer}" + (f"-{slot.replica}" if slot.replica else "")
+        self.process = executor.context.Process(target=serve, args=arguments, name=name)
+        with _only(slot):
+            self.process.start()
+        theirs.close()
+
+    def send(self, log: Path | None, work: Work, arguments: tuple[Any, ...]) -> bool:
+        """See `Worker.send`."""
+        try:
+            self.connection.send((log, work, arguments))
+        except OSError:
+            return False  # the pipe's end is what `messages` sees next
+        return True
+
+    def end(self) -> None:
+        """See `Worker.end`."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+@contextmanager
+def _only(slot: Slot) -> Iterator[None]:
+    """A process that is started here sees its slot's GPU alone: CUDA reads this once, when it is initialised."""
+    if not slot.device.is_gpu:
+        yield
+        return
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = slot.device.name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _context() -> Any:
+    """How processes are started: as forks of one that has imported what is heavy; anew where there may be CUDA, whose
+    contexts a fork would break."""
+    return multiprocessing.get_context("spawn" if gpu_is_there() else "forkserver")
+
+
+def warm(config: Config, engine: bool) -> None:
+    """Begin to import what is heavy, in the background, while the main process reads the questions; vLLM, too, if an
+    `engine` will be needed. Where the processes will be Ray's, see that it is here. Raises UserError."""
+    if config.executor.kind == "ray":
+        from peers.ray_cluster import load_ray
+
+        load_ray()
+        return
+    context = _context()
+    if isinstance(context, ForkServerContext):
+        context.set_forkserver_preload(["peers.preload", *(["peers.preload_vllm"] if engine else [])])
+        ensure_running()

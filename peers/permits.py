@@ -1,0 +1,99 @@
+"""Which processes on other machines may write to a run: those whose permit, a file in the run's folder, is there.
+
+The command makes a permit for each process that it has started elsewhere, and takes it away to end the process. The
+process holds the file's lock as long as it lives, so whoever takes the permit away can wait until the process is gone,
+on whichever machine it was; the process looks for the file four times a second, and ends where it is missing. A command
+that is killed leaves its permits: the next one takes them away before it starts any process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+from data.errors import UserError
+from data.hashing import digest
+from data.locks import LOCK, take
+from data.run import Run
+
+LOOK_SECONDS = 0.25
+END_SECONDS = 30.0  # in which a process that was killed, or has no permit any more, has ended
+
+
+def folder(run: Run) -> Path:
+    """Where the permits of a run are."""
+    return run.root / ".workers"
+
+
+def give(run: Run, name: str) -> Path:
+    """Make a permit for a process that is about to start; its path."""
+    path = folder(run).resolve() / f"{name}-{digest([os.getpid(), time.time_ns()])[:12]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def take_away(path: Path, kill: Callable[[], object] = lambda: None, seconds: float = END_SECONDS) -> bool:
+    """Take a permit away, `kill` its process, and wait until that has ended; whether it has, in so many seconds."""
+    try:
+        file = FileIO(path, "r+")
+    except FileNotFoundError:
+        kill()
+        return True
+    with file:
+        path.unlink(missing_ok=True)
+        kill()
+        deadline = time.monotonic() + seconds
+        while not take(file, path):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+    return True
+
+
+def take_all_away(run: Run) -> None:
+    """End the processes that an earlier command has left; the run's lock must be held. Raises UserError if one does not
+    end."""
+    if not (run.root / LOCK).exists():  # of what is no run there may be several commands at once
+        return
+    for path in folder(run).glob("*"):
+        if not take_away(path):
+            raise UserError(
+                f"a process of an earlier command still works on run {run.name} and does not end ({path.name}): stop "
+                "it on its machine, then give the same command again"
+            )
+
+
+def tidy(run: Run) -> None:
+    """Remove what is empty, once all processes of a command have ended."""
+    with suppress(OSError):
+        folder(run).rmdir()
+        run.root.rmdir()  # of what is no run
+
+
+def live_by(path: Path) -> None:
+    """Have this process end once its permit is gone, or the process that has started it. Not to be undone."""
+    parent = os.getppid()
+    try:
+        file = FileIO(path, "r+")
+    except FileNotFoundError:
+        os._exit(0)
+    take(file, path, wait=True)
+
+    def watch() -> None:
+        while path.exists() and os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os._exit(0)
+
+    if not path.exists():
+        os._exit(0)
+    threading.Thread(target=watch, daemon=True).start()
+    _held.append(file)
+
+
+_held: list[FileIO] = []  # open, and so locked, as long as the process lives

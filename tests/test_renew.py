@@ -1,0 +1,117 @@
+"""A live vLLM engine that is given other weights answers as a fresh engine with them does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, run_module
+
+# family: configuration class, and what is not the default of the tiny models here
+FAMILIES = {
+    "llama": ("LlamaConfig", {"tie_word_embeddings": True}),
+    "llama, untied head": ("LlamaConfig", {"tie_word_embeddings": False}),
+    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", {"tie_word_embeddings": True}),
+    "gemma2": ("Gemma2Config", {"query_pre_attn_scalar": 32, "sliding_window": 64, "initializer_range": 0.05}),
+    "gemma3": ("Gemma3TextConfig", {"query_pre_attn_scalar": 32, "sliding_window": 64, "initializer_range": 0.05}),
+    "mistral": ("MistralConfig", {"tie_word_embeddings": False, "sliding_window": None}),
+}
+SCRIPT = """
+import json, sys, tempfile
+from pathlib import Path
+import torch, transformers
+from data.config.load import load_config
+from peers.engines.protocol import Request, Sampling
+from peers.engines.vllm import VllmEngine
+from peers.prompts import PeerPrompts
+
+def model(folder, kind, extra, seed, tokenizer):
+    torch.manual_seed(seed)
+    config = getattr(transformers, kind)(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=512, pad_token_id=0,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **{"initializer_range": 0.3, **extra},
+    )
+    made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, tensor in made.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(tensor, 1.0, 0.3)
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+def answers(engine, prompts):
+    requests = [Request(prompts.solve(f"Tom has {n} pens. He buys {2 * n}."), n) for n in range(12)]
+    found = []
+    for temperature in (0.0, 0.8):
+        for each in engine.generate(requests, Sampling(temperature, 0.9, 24), lambda *_: None):
+            found.append([each.token_ids, each.logprob])
+    return found
+
+if __name__ == "__main__":
+    config = load_config(Path("tiny.toml"), [])
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={
+        "kv_cache_gib": 0.1, "max_num_seqs": 32})})
+    found = {}
+    for family, (kind, extra) in json.loads(sys.argv[1]).items():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[2])
+        prompts = PeerPrompts(tokenizer, config.peers[0], config.templates)
+        with tempfile.TemporaryDirectory() as root:
+            # vLLM takes the brackets for a pattern
+            first, second = (model(Path(root) / f"[{n}]", kind, extra, n, tokenizer) for n in (1, 2))
+            engine = VllmEngine(first, prompts, config.generate, config.runtime, "float32", 0)
+            before = answers(engine, prompts)
+            renewed = engine.renew(second, None)
+            after = answers(engine, prompts)
+            back = engine.renew(first, None)
+            again = answers(engine, prompts)
+            engine.close()
+            fresh = VllmEngine(second, prompts, config.generate, config.runtime, "float32", 0)
+            expected = answers(fresh, prompts)
+            fresh.close()
+        found[family] = [renewed and back, after == expected, again == before, before != after]
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.parametrize("families", [("llama", "gemma2"), pytest.param(tuple(FAMILIES), marks=pytest.mark.slow)])
+def test_a_renewed_engine_answers_as_a_fresh_one(
+    families: tuple[str, ...], project: Path, tiny_models: dict[str, Path]
+) -> None:
+    (project / "renew.py").write_text(SCRIPT, encoding="utf-8")
+    asked = json.dumps({name: FAMILIES[name] for name in families})
+    done = subprocess.run(
+        [sys.executable, "renew.py", asked, str(tiny_models["chatty"])], cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found == dict.fromkeys(families, [True] * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_run_starts_each_peers_process_and_engine_once(project: Path) -> None:
+    sets = [word for pair in ("generate.engine=vllm", "runtime.kv_cache_gib=0.2") for word in ("--set", pair)]
+    done = run_module(
+        "pipeline.round", "--run", "t", "--round", "2", "--config", "tiny.toml", *sets, cwd=project, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    logs = [path.read_text(encoding="utf-8") for path in (project / "runs/t").glob("round=*/logs/*.log")]
+    lines = r"^(peer \w+: process|engine of \w+ (?:started|renewed) with round \d)"
+    told = Counter(re.findall(lines, "\n".join(logs), re.MULTILINE))
+    expected = {f"peer {peer}: process": 1 for peer in ("chatty", "plain")}
+    for peer in ("chatty", "plain"):
+        expected |= {f"engine of {peer} started with round 0": 1, f"engine of {peer} renewed with round 1": 1}
+        expected[f"engine of {peer} renewed with round 2"] = 1
+    assert told == expected
