@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from data.hashing import request_seed
 from data.run import Run
 from peers import policy_cache
+from peers.devices import gpu_is_there
 from peers.engines.protocol import Completion, Sampling, complete
 from peers.lengths import room
 from peers.memory import totals
@@ -20,6 +23,20 @@ from pipeline.projection import PeerRates
 ENOUGH = 2  # times as many requests as the engine takes at once
 LONGEST = 10.0  # seconds of each further measurement
 PART = 64  # pairs that are read at a time
+
+
+class Clock:
+    """Seconds that a device had for one peer. On a CPU that several share these are the cores' seconds that it used:
+    a peer that is measured while another one loads has more of the cores than its share."""
+
+    def __init__(self, beside: int, on_gpu: bool) -> None:
+        self.beside, self.cores = beside, 0 if on_gpu or beside == 1 else len(os.sched_getaffinity(0))
+        self.begun = time.monotonic(), time.process_time()
+
+    def seconds(self) -> float:
+        """Since it was made."""
+        wall, used = time.monotonic() - self.begun[0], time.process_time() - self.begun[1]
+        return max(wall / self.beside, used / self.cores if self.cores else 0.0, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -45,10 +62,11 @@ def probe(
     section, limits, prompts = run.config.evaluate, run.config.generate, policy.prompts
     tokens = prompts.all_of("solve", [(question, ()) for question in questions])
     engine = partial(policy_cache.engine, policy, run.config)
-    begun = time.monotonic()
+    clock = partial(Clock, beside, gpu_is_there())
+    begun = clock()
     first = Sampling(0.0, 1.0, 1, logprobs=False)
     complete(engine, [min(tokens, key=len)], [0], first, room(limits), lambda *_: None)  # loads, and warms up
-    engine_seconds = time.monotonic() - begun
+    engine_seconds = begun.seconds()
 
     greedy_, drawn = (
         Sampling(temperature, top_p, limits.max_new_tokens, logprobs=False)
@@ -56,27 +74,29 @@ def probe(
     )
     greedy = complete(engine, tokens, [0] * len(tokens), greedy_, room(limits), advance)
 
-    def ask(prompts_: list[list[int]], numbers: list[int], sampling: Sampling) -> tuple[list[Completion], float]:
+    def ask(
+        prompts_: list[list[int]], sampling: Sampling, told: Advance = lambda *_: None
+    ) -> tuple[list[Completion], float]:
         """Completions, and response tokens a second."""
-        seeds = [request_seed(run.config.run.seed, "try", policy.name, number) for number in numbers]
-        begun = time.monotonic()
-        found = complete(engine, prompts_, seeds, sampling, room(limits), advance)
-        return found, sum(len(each.token_ids) for each in found) / max(time.monotonic() - begun, 1e-9)
+        seeds = [request_seed(run.config.run.seed, "try", policy.name, number) for number in range(len(prompts_))]
+        begun = clock()
+        found = complete(engine, prompts_, seeds, sampling, room(limits), told)
+        return found, sum(len(each.token_ids) for each in found) / begun.seconds()
 
     asked = [ids for ids in tokens for _ in range(k)]
     begun = time.monotonic()
-    samples, decode_rate = ask(asked, list(range(len(asked))), drawn)
+    samples, decode_rate = ask(asked, drawn, advance)
     pace = len(asked) / max(time.monotonic() - begun, 1e-9)
     times = min(ENOUGH * run.config.runtime.max_num_seqs, int(LONGEST * pace)) // len(asked)
     if times > 1:
-        _, decode_rate = ask(asked * times, list(range(len(asked) * times)), drawn)
+        _, decode_rate = ask(asked * times, drawn)
     shown = [each.text or "…" for each in greedy]
     reviews = [prompts.review(question, [shown[i % len(shown)]]) for i, question in enumerate([*questions, *more])]
     chain = Sampling(run.config.generate.temperature, run.config.generate.top_p, limits.max_new_tokens)
     several = reviews[: max(len(questions), min(run.config.runtime.max_num_seqs, int(LONGEST * pace)))]
-    _, chain_rate = ask(several, list(range(len(several))), chain)
+    _, chain_rate = ask(several, chain)
 
-    forward_rate, model_seconds = _reading(run, policy, questions, samples)
+    forward_rate, model_seconds = _reading(run, policy, questions, samples, clock)
     written = sum(len(each.token_ids) for each in samples)
     answered = [each for each in samples if each.finish_reason != "context"]
     different = {(number // k, tuple(each.token_ids)) for number, each in enumerate(samples)}
@@ -90,18 +110,20 @@ def probe(
             review_tokens=sum(map(len, reviews)) / len(reviews),
             response_tokens=written / max(1, len(answered)),
             distinct=len(different) / len(samples),
-            decode_rate=decode_rate * beside,
-            chain_rate=chain_rate * beside,
-            forward_rate=forward_rate * beside,
-            engine_seconds=engine_seconds / beside,
-            model_seconds=model_seconds / beside,
+            decode_rate=decode_rate,
+            chain_rate=chain_rate,
+            forward_rate=forward_rate,
+            engine_seconds=engine_seconds,
+            model_seconds=model_seconds,
             adapter_bytes=adapter_bytes(policy, run.config.train.rank),
             weight_bytes=sum(file.stat().st_size for file in weight_files(policy.base)),
         ),
     )
 
 
-def _reading(run: Run, policy: Policy, questions: list[str], samples: list[Completion]) -> tuple[float, float]:
+def _reading(
+    run: Run, policy: Policy, questions: list[str], samples: list[Completion], clock: Callable[[], Clock]
+) -> tuple[float, float]:
     """Tokens per second of teacher forcing, those that sequences share counted once, and seconds until the model was
     there. Read are passes like those of score: each sample after a review that shows another sample."""
     from peers.logprob.model import Pair, inputs_of
@@ -115,16 +137,16 @@ def _reading(run: Run, policy: Policy, questions: list[str], samples: list[Compl
             shown = samples[(number + 1) % len(samples)].text or "…"
             pairs.append(Pair(prompts.review(questions[number // k], [shown]), [*each.token_ids, end]))
     budget = run.config.runtime.score_tokens
-    begun = time.monotonic()
+    begun = clock()
     lm = policy_cache.language_model(policy, run.config)
     score_pairs(lm, pairs[:1], budget, lambda *_: None)  # warms up
-    ready, read, start = time.monotonic(), 0, 0
-    while pairs and start < len(pairs) and time.monotonic() - ready < LONGEST:
+    model_seconds, ready, read, start = begun.seconds(), clock(), 0, 0
+    while pairs and start < len(pairs) and ready.seconds() < LONGEST:
         part = pairs[start : start + PART]
         score_pairs(lm, part, budget, lambda *_: None)
         read += sum(len(tree) for batch in packed_batches(inputs_of(part), budget) for tree in batch)
         start += PART
-    return read / max(time.monotonic() - ready, 1e-9), ready - begun
+    return read / ready.seconds(), model_seconds
 
 
 def adapter_bytes(policy: Policy, rank: int) -> int:
