@@ -270,7 +270,9 @@ def stopped_in(name: str, options: list[str], spared: set[int]) -> tuple[subproc
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         for peer in begun:
             if times(ROUND, BEGUN[name].format(peer=peer)) - begun[peer]:
-                victim = [pid for pid in processes_of(Path("runs/t"), peer) if pid not in before[peer]][-1]
+                new = [pid for pid in processes_of(Path("runs/t"), peer) if pid not in before[peer]]
+                assert new, (before, [(p, p.read_text()) for p in Path("runs/t").glob("round=1/logs/*.log")])
+                victim = new[-1]
                 if psutil.Process(victim).ppid() not in spared:
                     os.kill(victim, signal.SIGSTOP)
                     return process, victim
