@@ -84,9 +84,9 @@ def probe(
         return found, sum(len(each.token_ids) for each in found) / begun.seconds()
 
     asked = [ids for ids in tokens for _ in range(k)]
-    begun = time.monotonic()
+    asked_at = time.monotonic()
     samples, decode_rate = ask(asked, drawn, advance)
-    pace = len(asked) / max(time.monotonic() - begun, 1e-9)
+    pace = len(asked) / max(time.monotonic() - asked_at, 1e-9)
     times = min(ENOUGH * run.config.runtime.max_num_seqs, int(LONGEST * pace)) // len(asked)
     if times > 1:
         _, decode_rate = ask(asked * times, drawn)
