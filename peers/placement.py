@@ -257,7 +257,7 @@ def _refuse_unless_it_fits(
     )
     if bytes_ > room:
         alone = needs.process + needs.weights
-        change = f"lower {change}, or " if alone < room else f"its weights alone take {gib(needs.weights)}: "
+        change = f"lower {change}, or " if alone < room else f"its process and weights alone take {gib(alone)}: "
         where = "the CPU" if not device.is_gpu else f"GPU {device.name} ({device.model})"
         share = f", runtime.gpu_memory_utilization {runtime.gpu_memory_utilization:g}" if device.is_gpu else ""
         raise UserError(

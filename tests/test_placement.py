@@ -209,7 +209,7 @@ def test_a_peer_that_does_not_fit_the_cpu_is_refused() -> None:
         place(config(), [Device("cpu", 16 * GIB, "CPU")], SHAPES)
     # nothing that could be lowered would help
     with pytest.raises(
-        UserError, match=r"there are 4.0 GiB of 4.0 GiB; its weights alone take \d.\d GiB: take a larger"
+        UserError, match=r"there are 4.0 GiB of 4.0 GiB; its process and weights alone take \d.\d GiB: take a larger"
     ):
         place(config(), [Device("cpu", 4 * GIB, "CPU")], SHAPES)
     with pytest.raises(UserError, match=r"there are 0.00 GiB of 0.93 GiB, .* take a larger device or a smaller peer$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipeline.memory_plan import _bytes, host_memory, memory_plan
 from pipeline.plan import app, config_of, memory_table, placement_table, total
 from pipeline.projection import COMMAND, Cost, project
 from pipeline.rough import PAPER, likely_lengths, likely_shapes, rough_rates, size, sizing_table
+from tests.conftest import ROOT
 from tests.fake_engine import Here
 from tests.test_first_look import RATES, WORK
 from tests.test_placement import CPU, SHAPES, config, nano_shapes
@@ -145,6 +147,18 @@ def test_a_plan_needs_a_config_or_a_run(project: Path) -> None:
     for run, told in (("", "which config"), ("none", "does not exist yet"), ("../x", "expected a name")):
         with pytest.raises(UserError, match=told):
             config_of(None, run, [])
+
+
+def test_make_gives_the_run_alone_where_it_has_frozen_a_config(tmp_path: Path) -> None:
+    def told(*words: str) -> str:
+        make = ["make", "-n", "-f", str(ROOT / "Makefile"), "plan", *words]
+        return subprocess.run(make, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.splitlines()[-2]
+
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    (tmp_path / "runs/mine/config.json").write_text("{}")
+    assert "--config" not in told("RUN=mine") and "--run 'mine'" in told("RUN=mine")
+    assert "--config 'x.toml' --run 'mine'" in told("RUN=mine", "CONFIG=x.toml")
+    assert "--config 'configs/nano.toml' --run 'nano'" in told()
 
 
 def test_the_questions_are_read_before_a_model_is_fetched(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
