@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -51,17 +52,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """Its check raises Failed, Skipped or Missed, or returns; it fills the figures as it goes, so that a failure has
-    them. Checks are looked up by name: the command itself imports no torch."""
+    """Its check is looked up by name, so that the command itself imports no torch. It raises Failed, Skipped or Missed,
+    or returns, and fills the figures as it goes, so that a failure has them."""
 
     name: str
     group: str  # the module of its check; steps of one module share a process
     seconds: int  # that it may take on a GPU, of 240 for all
 
-    def check(self) -> Check:
-        """Imports torch."""
-        found: Check = getattr(import_module(f"pipeline.gpu_check.{self.group}"), f"check_{self.name}")
-        return found
+    def check(self, setting: Setting, figures: Figures) -> None:
+        """Imports torch: what a module fails to import is the step's failure."""
+        getattr(import_module(f"pipeline.gpu_check.{self.group}"), f"check_{self.name}")(setting, figures)
 
 
 START = 8  # seconds for a process to start on a GPU's machine
@@ -112,11 +112,16 @@ def verdict(name: str, check: Check, setting: Setting, seconds: float) -> dict[s
 
 
 def result(name: str, told: str, reason: str, seconds: float = 0, figures: Figures | None = None) -> dict[str, Any]:
-    """A step's part of the JSON; four digits of each figure are enough."""
-    rounded = {
-        key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in (figures or {}).items()
-    }
+    """A step's part of the JSON."""
+    rounded = {key: _rounded(value) for key, value in (figures or {}).items()}
     return {"step": name, "verdict": told, "reason": reason, "seconds": round(seconds, 1), "figures": rounded}
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits are enough; JSON has no "nan"."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else str(value)
 
 
 def _out_of_time(*_: object) -> None:
@@ -131,9 +136,8 @@ def child(setting: Setting, deadlines: dict[str, float], told: Path) -> None:
     unseen = setting.gpu and not torch.cuda.is_available()
     for step in STEPS:
         if step.name in deadlines:
-            # looked up within the step: what a module fails to import is the step's failure
-            check: Check = _unseen if unseen else lambda *given, step=step: step.check()(*given)
-            found = verdict(step.name, check, setting, deadlines[step.name] - time.monotonic())
+            left = deadlines[step.name] - time.monotonic()
+            found = verdict(step.name, _unseen if unseen else step.check, setting, left)
             with told.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(found) + "\n")
 
