@@ -141,7 +141,8 @@ def main(
     steps: Annotated[str, typer.Option(help="Some of the steps, with commas between.")] = "",
     small: Annotated[bool, typer.Option(help="Small shapes, as the tests take.")] = False,
     limit: Annotated[
-        float | None, typer.Option(min=1, help=f"Seconds for all of it: {LIMIT} on a GPU, {CPU_LIMIT} on a CPU.")
+        float | None,
+        typer.Option(min=1, max=86_400, help=f"Seconds for all of it: {LIMIT} on a GPU, {CPU_LIMIT} on a CPU."),
     ] = None,
     work: Annotated[str, typer.Option("--child", hidden=True)] = "",
 ) -> None:

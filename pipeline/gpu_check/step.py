@@ -165,4 +165,14 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
         with suppress(psutil.NoSuchProcess):
             each.kill()
     process.wait()
-    psutil.wait_procs(started, timeout=5)
+    end = time.monotonic() + 5
+    while any(map(_runs, started)) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """A zombie, which in a container may stay one, holds nothing."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
