@@ -46,7 +46,8 @@ BEGUN = {
     "generate": "chains/.work/*~{peer}.parquet",
     "score": "scores/.work/passes*{peer}*.parquet",
     "train": "adapters/.work/{peer}/checkpoint.pt",
-    "evaluate": "evals/.work/*{peer}*.parquet",
+    # the samples are there: those of the transformers engine depend on what else is in a call
+    "evaluate": "evals/.work/current*{peer}*.parquet",
 }
 
 
