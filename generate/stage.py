@@ -57,7 +57,7 @@ class Unit:
 def main(run: Run, round_: int, workers: Workers) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine_kind(run.config.generate)  # for its error, before the config is frozen
+    engine = engine_kind(run.config.generate)  # its error comes before the config is frozen
     policies = resolve_all(run, round_ - 1)
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, policies))
     run.freeze(lambda: check_questions(run, prompts_of(policies)))
@@ -72,7 +72,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     generate(plan, stage, kept, workers)
     rows, counts = count_chains(stage.folder)
     stage.finish(shards.shard_paths(stage.folder), rows, {
-        "questions": kept, "questions_too_long": n_too_long, **counts, "skipped": {"too_long": shown},
+        "questions": kept, "questions_too_long": n_too_long, **counts, "engine": engine, "skipped": {"too_long": shown},
     })  # fmt: skip
 
 

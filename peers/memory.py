@@ -1,8 +1,9 @@
 """How many bytes a peer takes on a device in each stage, from config.json and the headers of its weights alone.
 
-    engine   weights + activations of one step + process; its key-value cache comes on top
+    engine   weights + activations of one step; its key-value cache comes on top
     score    weights + one batch: hidden states and one layer's activations, and a block of the head's logits
     train    weights + adapter + micro-batch: activations of all layers for the backward pass, logits as in score
+    process  the libraries' own, and CUDA's context, once for all of these
 
 Letters: L layers, H hidden size, I inner size of the MLP, A attention heads, B heads of keys and values, D head size,
 V vocabulary, b bytes of the arithmetic's type, r rank, N tokens of a batch, T tokens of a sequence. The activations
@@ -36,6 +37,7 @@ LORA_COPIES = 4  # float32 each: the adapter, its gradient, AdamW's two moments
 class Footprint:
     """Bytes of one peer on one device. `engine` is without its key-value cache."""
 
+    process: int
     engine: int
     score: int
     train: int
@@ -50,8 +52,8 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """Engine, the key-value cache that it wants, and a stage's model side by side."""
-        return self.engine + self.kv_wanted + self.stage
+        """All of it side by side, without a key-value cache."""
+        return self.process + self.engine + self.stage
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def footprint(shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeS
     kv_token = shape.kv_token(width)
     step = max(config.generate.context_tokens, ENGINE_TOKENS)
     # a step keeps one layer's activations, and of one row per request what sampling by top-p needs
-    engine = weights + process + step * shape.layer_token(width) + LOGIT * runtime.max_num_seqs * shape.vocabulary
+    engine = weights + step * shape.layer_token(width) + LOGIT * runtime.max_num_seqs * shape.vocabulary
 
     def batch(tokens: int, layers: int, plain: bool) -> int:
         of_layers = layers * (tokens * shape.layer_token(width) + shape.scores(tokens, min(tokens, longest), plain))
@@ -166,10 +168,11 @@ def footprint(shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeS
 
     adapter = 4 * LORA_COPIES * config.train.rank * shape.linear
     return Footprint(
+        process=process,
         engine=engine,
-        score=weights + process + batch(runtime.score_tokens, 1, shape.capped),
+        score=weights + batch(runtime.score_tokens, 1, shape.capped),
         # on a CPU training computes plain attention, whose backward is the faster one there
-        train=weights + process + adapter + batch(runtime.train_tokens, shape.layers, shape.capped or not gpu),
+        train=weights + adapter + batch(runtime.train_tokens, shape.layers, shape.capped or not gpu),
         kv_token=kv_token,
         kv_wanted=runtime.max_num_seqs * longest * kv_token,
         kv_least=config.generate.context_tokens * kv_token,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data.config.sections import Config, RuntimeSection
+from data.config.sections import Config, PeerSection, RuntimeSection
 from data.errors import UserError
 from data.run import Run
 from peers.devices import CPU, GB, Device, devices, gpu_is_there
@@ -21,6 +21,7 @@ __all__ = ["Placement", "Slot", "by_device", "gpu_is_there", "here", "place", "p
 # (memory from, max_num_seqs, score_tokens, train_tokens). A GPU of 24 GB is 22.4 GiB, and one of 80 GB 74.5.
 ON_GPU = ((70 * GB, 512, 16384, 8192), (35 * GB, 256, 16384, 4096), (18 * GB, 256, 8192, 1024), (0, 128, 4096, 1024))
 ON_CPU = (128, 2048, 1024)
+LEAST_TRAIN = 512  # tokens to which the default is lowered for a peer that does not fit with more
 CPU_KV_GIB = 2.0
 ENOUGH = 0.25  # of the key-value cache that an engine wants: with less, peers do not live side by side for it
 CPU_COPIES = 8  # of the weights as they are stored: in the engine, once more while they are repacked, in the scorer or
@@ -38,7 +39,8 @@ class Slot:
     device: Device
     kv_cache_bytes: int
     shared: bool  # whether other processes live on the device
-    engine_bytes: int = 0  # the engine without its key-value cache; 0: not known
+    train_tokens: int = 0  # of a micro-batch, where the default of its device is too much for this peer
+    engine_bytes: int = 0  # the engine and its process without the key-value cache; 0: not known
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def resolved(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> Runtim
     share is not free, although its cache has a fixed size.
     """
     found = by_device(runtime, slot.device).model_copy(update={"resident": "one" if turns else "all"})
+    if slot.train_tokens:
+        found = found.model_copy(update={"train_tokens": slot.train_tokens})
     if not slot.device.is_gpu:
         return found
     share = min(runtime.gpu_memory_utilization, (slot.engine_bytes + slot.kv_cache_bytes) / slot.device.memory)
@@ -101,16 +105,17 @@ def place(
     for peer, replica, device in _assigned(config, devices):
         mine.setdefault(device, []).append((peer, replica))
     slots: list[Slot] = []
-    turns, reasons = set(), []
+    turns, why = set(), dict[str, list[str]]()
     for device, here in mine.items():
         on_device = _on_gpu if device.is_gpu else _on_cpu
         placed, takes_turns, reason = on_device(config, device, here, shapes, forced, free)
         slots += placed
-        reasons.append(reason)
+        why.setdefault(f"({device.model}): {reason}." if device.is_gpu else f"{reason}.", []).append(device.name)
         if takes_turns:
             turns.add(device.name)
     order = {name: number for number, name in enumerate(config.peer_names)}
     slots.sort(key=lambda slot: (slot.replica, order[slot.peer]))
+    reasons = [f"{_called(names)} {reason}" for reason, names in why.items()]
     unused = [device.name for device in devices if device not in mine]
     if unused:
         reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {', '.join(unused)}.")
@@ -143,13 +148,13 @@ def _on_cpu(
     slots = [Slot(peer, replica, device, kv, len(here) > 1) for peer, replica in here]
     held = [shape.stored for shape in (shapes.get(peer) for peer, _ in here) if shape is not None]
     if forced is not None:
-        return slots, not forced, f"CPU: {_how(not forced)}: runtime.resident asks for it."
+        return slots, not forced, f"{_how(not forced)}: runtime.resident asks for it"
     need = CPU_COPIES * sum(held) + len(here) * (kv + CPU_EACH)
     room = CPU_SHARE * (device.memory if free is None else free)
     turns = not need < room
     return slots, turns, (
-        f"CPU: {_how(turns)}: {len(here)} processes may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory "
-        f"are {gib(room)}."
+        f"{_how(turns)}: {len(here)} processes may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory are "
+        f"{gib(room)}"
     )  # fmt: skip
 
 
@@ -162,6 +167,8 @@ def _on_gpu(
     room = int(runtime.gpu_memory_utilization * device.memory)
     given = round(runtime.kv_cache_gib * GIB)
     needs: dict[str, Footprint] = {}
+    train_tokens: dict[str, int] = {}
+    asleep = (len(here) - 1) * CUDA_CONTEXT  # of the others, where they take turns
     for name in dict.fromkeys(peer for peer, _ in here):
         shape = shapes[name]
         if not shape.layers:
@@ -169,10 +176,11 @@ def _on_gpu(
                 f"peer {name}: its config.json names its sizes in a way that this version cannot read, so it cannot "
                 "be placed on a GPU; expected num_hidden_layers, hidden_size, intermediate_size, num_attention_heads"
             )
-        needs[name] = footprint(shape, config.peer(name), config, runtime, device)
-        idle = (len(here) - 1) * CUDA_CONTEXT  # of the others, which sleep
-        _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_least, device, room - idle, runtime)
-    all_of_it = sum(needs[peer].engine + needs[peer].stage for peer, _ in here)
+        mine = _lowered(shape, config.peer(name), config, runtime, device, room - asleep)
+        needs[name] = footprint(shape, config.peer(name), config, mine, device)
+        train_tokens[name] = mine.train_tokens if mine.train_tokens != runtime.train_tokens else 0
+        _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_least, device, room - asleep, runtime)
+    all_of_it = sum(needs[peer].total for peer, _ in here)
     wanted = [given or max(needs[peer].kv_wanted, needs[peer].kv_least) for peer, _ in here]
     least = sum(given or max(round(ENOUGH * needs[peer].kv_wanted), needs[peer].kv_least) for peer, _ in here)
     turns = not forced if forced is not None else all_of_it + least > room
@@ -181,34 +189,43 @@ def _on_gpu(
         caches = [want if sum(wanted) <= left else int(want * left / sum(wanted)) for want in wanted]
         caches = [given or max(cache, needs[peer].kv_least) for cache, (peer, _) in zip(caches, here, strict=True)]
     else:
-        idle = (len(here) - 1) * CUDA_CONTEXT
-        caches = [min(want, room - idle - needs[peer].engine) for want, (peer, _) in zip(wanted, here, strict=True)]
+        alone = [room - asleep - needs[peer].process - needs[peer].engine for peer, _ in here]
+        caches = [min(both) for both in zip(wanted, alone, strict=True)]
     slots = [
-        Slot(peer, replica, device, cache, len(here) > 1, needs[peer].engine)
+        Slot(peer, replica, device, cache, len(here) > 1, train_tokens[peer], needs[peer].process + needs[peer].engine)
         for (peer, replica), cache in zip(here, caches, strict=True)
     ]
-    return slots, turns, _reason(device, [peer for peer, _ in here], turns, forced, all_of_it + least, room)
+    return slots, turns, _reason([peer for peer, _ in here], turns, forced, all_of_it + least, room)
 
 
-def _reason(device: Device, names: list[str], turns: bool, forced: bool | None, needs: int, room: int) -> str:
+def _lowered(
+    shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeSection, device: Device, room: int
+) -> RuntimeSection:
+    """With train_tokens halved until the peer's training fits, if it is the default."""
+    while not config.runtime.train_tokens and runtime.train_tokens > LEAST_TRAIN:
+        needs = footprint(shape, peer, config, runtime, device)
+        if needs.process + needs.train <= room:
+            break
+        runtime = runtime.model_copy(update={"train_tokens": runtime.train_tokens // 2})
+    return runtime
+
+
+def _reason(names: list[str], turns: bool, forced: bool | None, needs: int, room: int) -> str:
     if len(names) == 1:
-        how = "engine and model take turns" if turns else "engine and model side by side"
-        told = f"{names[0]} alone, {how}"
+        told = f"{names[0]} alone, its engine and model {'in turns' if turns else 'side by side'}"
     else:
         told = f"{', '.join(names[:-1])} and {names[-1]} {'take turns' if turns else 'live side by side'}"
-    why = f"with a quarter of the caches all would take {gib(needs)} of {gib(room)}"
-    return (
-        f"GPU {device.name} ({device.model}): {told}: {'runtime.resident asks for it' if forced is not None else why}."
-    )
+    room_ = f"all at once would take {gib(needs)} of {gib(room)}"
+    return f"{told}: {'runtime.resident asks for it' if forced is not None else room_}"
 
 
 def _refuse_unless_it_fits(
     name: str, needs: Footprint, kv: int, device: Device, room: int, runtime: RuntimeSection
 ) -> None:
     what, bytes_, change = max(
-        ("its engine", needs.engine + kv, "runtime.max_num_seqs or generate.context_tokens"),
-        ("score", needs.score, f"runtime.score_tokens ({runtime.score_tokens} here)"),
-        ("train", needs.train, f"runtime.train_tokens ({runtime.train_tokens} here)"),
+        ("its engine", needs.process + needs.engine + kv, "runtime.max_num_seqs or generate.context_tokens"),
+        ("score", needs.process + needs.score, f"runtime.score_tokens ({runtime.score_tokens} here)"),
+        ("train", needs.process + needs.train, f"runtime.train_tokens ({runtime.train_tokens} here)"),
         key=lambda each: each[1],
     )
     if bytes_ > room:
@@ -218,6 +235,13 @@ def _refuse_unless_it_fits(
             f"peer {name} does not fit {where}: {what} needs {gib(bytes_)}, there are {gib(room)} of "
             f"{gib(device.memory)}{share}; lower {change}, or take a larger device or a smaller peer"
         )
+
+
+def _called(names: list[str]) -> str:
+    """Of devices."""
+    if names == [CPU]:
+        return "CPU:"
+    return f"GPU{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _how(turns: bool) -> str:

@@ -13,7 +13,8 @@ from data.console import console
 from data.errors import UserError
 from data.run import Run
 from peers.devices import CPU, Device, cores
-from peers.placement import CPU_COPIES, CPU_EACH, CPU_SHARE, GIB, Placement, place, shapes_of
+from peers.memory import GIB
+from peers.placement import CPU_COPIES, CPU_EACH, CPU_SHARE, Placement, place, shapes_of
 from peers.ray_nodes import ROOT, Node, checked
 
 PASSED = ("PST_", "HF_", "VLLM_", "TORCH", "TOKENIZERS_", "DO_NOT_TRACK", "THP_MEM_", "MKL_", "OMP_", "LD_", "PATH")

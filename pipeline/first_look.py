@@ -20,13 +20,15 @@ from data.config.form import form_warnings
 from data.config.load import load_config
 from data.config.sections import Config
 from data.console import console, task
+from data.run import Run
 from data.selection import choose_prompts
 from evaluate.benchmarks import load_benchmarks
 from evaluate.report import points
 from generate.asking import Question, asking_of
 from peers.engines.protocol import Completion
+from peers.placement import Placement, placement_of
 from pipeline.probe import Probe, probe
-from pipeline.projection import Cost, RoundWork, project
+from pipeline.projection import COMMAND, Cost, RoundWork, project
 from pipeline.unrecorded import untouched_peers
 
 ENDED = {
@@ -36,19 +38,37 @@ ENDED = {
 }
 
 
-def look(config: Config, questions: list[str]) -> tuple[dict[str, Probe], bool]:
-    """Each peer's probe, and whether the peers worked side by side."""
+MORE = 512  # questions beyond those that are shown, for rates of large batches
+
+
+def look(
+    config: Config, questions: list[str], more: list[str], what: str = "try"
+) -> tuple[dict[str, Probe], Placement]:
+    """Each peer's probe, and who ran where."""
     k = config.evaluate.samples
+    placement = placement_of(Run(what, config))
     total = len(config.peers) * len(questions) * (1 + k)
-    with untouched_peers(config, "try") as (workers, policies):
+    with untouched_peers(config, what) as (workers, policies):
         for name in config.peer_names:
-            workers.submit(name, probe, policies[name], questions, k)
-        with task("try", total, "responses") as line:
+            workers.submit(name, probe, policies[name], questions, more, k, beside(placement, name))
+        with task(what, total, "responses") as line:
             found = {job.peer: result for job, result in workers.results(line)}
-        return {name: found[name] for name in config.peer_names}, not workers.placement.turns and len(policies) > 1
+        return {name: found[name] for name in config.peer_names}, placement
 
 
-def work_of(config: Config, questions: int, items: int, together: bool) -> RoundWork:
+def beside(placement: Placement, peer: str) -> int:
+    """How many peers are at work on a peer's device at the same time, itself counted."""
+    mine = placement.slots_of(peer)[0]
+    here = {slot.peer for slot in placement.slots if slot.device == mine.device and slot.replica == 0}
+    return 1 if placement.takes_turns(mine) else len(here)
+
+
+def devices_of(placement: Placement) -> dict[str, list[str]]:
+    """Of each peer's replicas."""
+    return {slot.peer: [each.device.name for each in placement.slots_of(slot.peer)] for slot in placement.slots}
+
+
+def work_of(config: Config, questions: int, items: int) -> RoundWork:
     """What round 1 of a config asks of each peer, at most: no row that score drops is taken off."""
     peers, asking, score = config.peer_names, asking_of(config, 1), config.score
     any_question = Question("", "", 0, peers)
@@ -61,7 +81,7 @@ def work_of(config: Config, questions: int, items: int, together: bool) -> Round
         passes = 2 * examples * score.needs_solo
     return RoundWork(
         questions=questions, responses=responses / len(peers), passes=passes, examples=examples,
-        epochs=config.train.epochs, items=items, samples=config.evaluate.samples, together=together,
+        epochs=config.train.epochs, items=items, samples=config.evaluate.samples,
         gate=config.gate.questions, votes=config.gate.samples,
     )  # fmt: skip
 
@@ -92,7 +112,7 @@ def _say(text: str) -> None:
 
 def rates_table(probes: Mapping[str, Probe], k: int) -> Table:
     """peer: load, speed, lengths, shares of all responses that were cut off or state no answer."""
-    title = f"measured on greedy responses and k = {k} samples a question; loading is not in tokens/s"
+    title = f"measured on greedy responses and k = {k} samples a question; tokens/s as if alone, loading not counted"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("peer")
     for name in ("loading", "tokens/s", "read, tokens/s", "prompt", "response", "cut off", "no answer"):
@@ -112,11 +132,11 @@ def _share(responses: Sequence[Completion], reason: str) -> float:
     return sum(each.finish_reason == reason for each in responses) / len(responses)
 
 
-def projection_table(work: RoundWork, costs: Mapping[str, Cost]) -> Table:
+def projection_table(work: RoundWork, costs: Mapping[str, Cost], turns: bool) -> Table:
     """stage: time and disk, then what round 1 and each further round take."""
     title = (
         f"projected for {work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
-        f"peers {'side by side' if work.together else 'one at a time'}"
+        f"peers {'in turns' if turns else 'side by side'}"
     )
     console.print(title)  # a table's own title is broken to its width
     table = Table(box=box.SIMPLE_HEAD)
@@ -131,7 +151,7 @@ def projection_table(work: RoundWork, costs: Mapping[str, Cost]) -> Table:
     for name, left_out in (("make round ROUND=1", ()), ("each further round", ("baseline", "votes"))):
         counted = [cost for stage, cost in costs.items() if stage not in left_out]
         table.add_row(
-            name, duration(sum(cost.seconds for cost in counted)),
+            name, duration(sum((cost.seconds for cost in counted), COMMAND if not left_out else 0.0)),
             decimal(round(sum(cost.bytes for cost in counted))),
             decimal(round(max(cost.temporary for cost in counted))),
         )  # fmt: skip
@@ -166,15 +186,16 @@ def command(
         all_questions = list(choose_prompts(resolved).questions.values())
         items = sum(map(len, load_benchmarks(resolved).values()))
         asked = all_questions[:questions]
-        probes, together = look(resolved, asked)
+        probes, placement = look(resolved, asked, all_questions[questions : questions + MORE])
         for name, found in probes.items():
             tell(name, asked, found, every)
         console.print()
         for line in form_warnings(resolved):
             _say(f"warning: {line}")
-        work = work_of(resolved, len(all_questions), items, together)
+        work = work_of(resolved, len(all_questions), items)
         console.print(rates_table(probes, resolved.evaluate.samples))
-        console.print(projection_table(work, project(work, {name: each.rates for name, each in probes.items()})))
+        costs = project(work, {name: each.rates for name, each in probes.items()}, devices_of(placement))
+        console.print(projection_table(work, costs, bool(placement.turns)))
 
     guarded(body)
 

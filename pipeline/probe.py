@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from data.hashing import draw_key, request_seed
+from data.hashing import request_seed
 from data.run import Run
 from peers import policy_cache
+from peers.devices import gpu_is_there
 from peers.engines.protocol import Completion, Sampling, complete
 from peers.lengths import room
 from peers.memory import totals
@@ -16,6 +19,24 @@ from peers.policy import Policy
 from peers.weights import read_stored, weight_files
 from peers.workers import Advance
 from pipeline.projection import PeerRates
+
+ENOUGH = 2  # times as many requests as the engine takes at once
+LONGEST = 10.0  # seconds of each further measurement
+PART = 64  # pairs that are read at a time
+
+
+class Clock:
+    """Seconds that a device had for one peer. On a CPU that several share these are the cores' seconds that it used:
+    a peer that is measured while another one loads has more of the cores than its share."""
+
+    def __init__(self, beside: int, on_gpu: bool) -> None:
+        self.beside, self.cores = beside, 0 if on_gpu or beside == 1 else len(os.sched_getaffinity(0))
+        self.begun = time.monotonic(), time.process_time()
+
+    def seconds(self) -> float:
+        """Since it was made."""
+        wall, used = time.monotonic() - self.begun[0], time.process_time() - self.begun[1]
+        return max(wall / self.beside, used / self.cores if self.cores else 0.0, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -29,39 +50,68 @@ class Probe:
     rates: PeerRates
 
 
-def probe(run: Run, policy: Policy, questions: list[str], k: int, advance: Advance) -> Probe:
-    """Greedy responses and k samples to every question, then one pass over all of them by the scoring model."""
+def probe(
+    run: Run, policy: Policy, questions: list[str], more: list[str], k: int, beside: int, advance: Advance
+) -> Probe:
+    """Greedy responses and k samples to every question, then one pass over all of them by the scoring model.
+
+    An engine that was quick is asked more, as many requests at once as in a round: small batches are slow, and what is
+    projected from them is too long. `more` are further questions for that. `beside` is how many peers' processes share
+    the device and are asked at the same time: rates are told as if this one had it alone.
+    """
     section, limits, prompts = run.config.evaluate, run.config.generate, policy.prompts
     tokens = prompts.all_of("solve", [(question, ()) for question in questions])
     engine = partial(policy_cache.engine, policy, run.config)
-    begun = time.monotonic()
+    clock = partial(Clock, beside, gpu_is_there())
+    begun = clock()
     first = Sampling(0.0, 1.0, 1, logprobs=False)
     complete(engine, [min(tokens, key=len)], [0], first, room(limits), lambda *_: None)  # loads, and warms up
-    engine_seconds = time.monotonic() - begun
+    engine_seconds = begun.seconds()
 
     greedy_, drawn = (
         Sampling(temperature, top_p, limits.max_new_tokens, logprobs=False)
         for temperature, top_p in ((0.0, 1.0), (section.temperature, section.top_p))
     )
     greedy = complete(engine, tokens, [0] * len(tokens), greedy_, room(limits), advance)
-    asked = [(ids, question, number) for ids, question in zip(tokens, questions, strict=True) for number in range(k)]
-    seeds = [request_seed(run.config.run.seed, "try", policy.name, draw_key(q), number) for _, q, number in asked]
-    begun = time.monotonic()
-    samples = complete(engine, [ids for ids, *_ in asked], seeds, drawn, room(limits), advance)
-    decoding = time.monotonic() - begun
 
-    forward_rate, model_seconds = _reading(run, policy, [ids for ids, *_ in asked], samples)
+    def ask(
+        prompts_: list[list[int]], sampling: Sampling, told: Advance = lambda *_: None
+    ) -> tuple[list[Completion], float]:
+        """Completions, and response tokens a second."""
+        seeds = [request_seed(run.config.run.seed, "try", policy.name, number) for number in range(len(prompts_))]
+        begun = clock()
+        found = complete(engine, prompts_, seeds, sampling, room(limits), told)
+        return found, sum(len(each.token_ids) for each in found) / begun.seconds()
+
+    asked = [ids for ids in tokens for _ in range(k)]
+    asked_at = time.monotonic()
+    samples, decode_rate = ask(asked, drawn, advance)
+    pace = len(asked) / max(time.monotonic() - asked_at, 1e-9)
+    times = min(ENOUGH * run.config.runtime.max_num_seqs, int(LONGEST * pace)) // len(asked)
+    if times > 1:
+        _, decode_rate = ask(asked * times, drawn)
+    shown = [each.text or "…" for each in greedy]
+    reviews = [prompts.review(question, [shown[i % len(shown)]]) for i, question in enumerate([*questions, *more])]
+    chain = Sampling(run.config.generate.temperature, run.config.generate.top_p, limits.max_new_tokens)
+    several = reviews[: max(len(questions), min(run.config.runtime.max_num_seqs, int(LONGEST * pace)))]
+    _, chain_rate = ask(several, chain)
+
+    forward_rate, model_seconds = _reading(run, policy, questions, samples, clock)
     written = sum(len(each.token_ids) for each in samples)
     answered = [each for each in samples if each.finish_reason != "context"]
+    different = {(number // k, tuple(each.token_ids)) for number, each in enumerate(samples)}
     return Probe(
         prompts=[str(prompts.tokenizer.decode(ids)) for ids in tokens],
-        review=str(prompts.tokenizer.decode(prompts.review(questions[0], [greedy[0].text or "…"]))),
+        review=str(prompts.tokenizer.decode(reviews[0])),
         greedy=greedy,
         samples=samples,
         rates=PeerRates(
             prompt_tokens=sum(map(len, tokens)) / len(tokens),
+            review_tokens=sum(map(len, reviews)) / len(reviews),
             response_tokens=written / max(1, len(answered)),
-            decode_rate=written / max(decoding, 1e-9),
+            distinct=len(different) / len(samples),
+            decode_rate=decode_rate,
+            chain_rate=chain_rate,
             forward_rate=forward_rate,
             engine_seconds=engine_seconds,
             model_seconds=model_seconds,
@@ -71,25 +121,32 @@ def probe(run: Run, policy: Policy, questions: list[str], k: int, advance: Advan
     )
 
 
-def _reading(run: Run, policy: Policy, prompts: list[list[int]], samples: list[Completion]) -> tuple[float, float]:
-    """Tokens per second of teacher forcing, those that samples share counted once, and seconds until the model was
-    there."""
+def _reading(
+    run: Run, policy: Policy, questions: list[str], samples: list[Completion], clock: Callable[[], Clock]
+) -> tuple[float, float]:
+    """Tokens per second of teacher forcing, those that sequences share counted once, and seconds until the model was
+    there. Read are passes like those of score: each sample after a review that shows another sample."""
     from peers.logprob.model import Pair, inputs_of
     from peers.logprob.packing import packed_batches
     from peers.logprob.scoring import score_pairs
 
-    end = policy.prompts.end_id
-    read = zip(prompts, samples, strict=True)
-    pairs = [Pair(ids, [*each.token_ids, end]) for ids, each in read if each.finish_reason != "context"]
+    prompts, end, k = policy.prompts, policy.prompts.end_id, len(samples) // len(questions)
+    pairs = []
+    for number, each in enumerate(samples):
+        if each.finish_reason != "context":
+            shown = samples[(number + 1) % len(samples)].text or "…"
+            pairs.append(Pair(prompts.review(questions[number // k], [shown]), [*each.token_ids, end]))
     budget = run.config.runtime.score_tokens
-    begun = time.monotonic()
+    begun = clock()
     lm = policy_cache.language_model(policy, run.config)
     score_pairs(lm, pairs[:1], budget, lambda *_: None)  # warms up
-    ready = time.monotonic()
-    score_pairs(lm, pairs, budget, lambda *_: None)
-    seconds = max(time.monotonic() - ready, 1e-9)
-    read_once = sum(len(tree) for batch in packed_batches(inputs_of(pairs), budget) for tree in batch)
-    return read_once / seconds, ready - begun
+    model_seconds, ready, read, start = begun.seconds(), clock(), 0, 0
+    while pairs and start < len(pairs) and ready.seconds() < LONGEST:
+        part = pairs[start : start + PART]
+        score_pairs(lm, part, budget, lambda *_: None)
+        read += sum(len(tree) for batch in packed_batches(inputs_of(part), budget) for tree in batch)
+        start += PART
+    return read / ready.seconds(), model_seconds
 
 
 def adapter_bytes(policy: Policy, rank: int) -> int:

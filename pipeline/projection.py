@@ -1,25 +1,28 @@
 """How long a round will take and how much disk it needs, from a few measured rates. Pure: plain numbers in and out.
 
-    generate   questions · responses · response tokens / decoding rate
-    score      questions · passes · (prompt + 2 · response) tokens / forward rate
+    generate   questions · responses · response tokens / chain rate
+    score      questions · passes · ((prompt + review) / 2 + response) tokens / forward rate
     train      questions · examples · epochs · TRAIN · (prompt + response) tokens / forward rate
     gate       questions kept apart · response tokens / decoding rate; of round 0 (votes + 1) times as many
     evaluate   items · (k + 1) · response tokens / decoding rate
-               + items · k · verifiers · (prompt + response) tokens / forward rate
+               + items · verifiers · (prompt + k · distinct · (response + request)) tokens / forward rate
 
-with, in each stage, the loading of the peer's engine or model. Side by side a stage takes as long as its slowest peer,
-since the rates were measured side by side, too; one at a time it takes the sum. The rates are of the measured batches:
-where these are smaller than the round's will be, the projection is too high; so it is where many texts are equal.
+with the start of the peer's engine in the first stage, and in each stage what it loads. Rates are those of a peer that
+has its device alone: a device takes the sum of what its peers take, side by side or in turns, and a stage as long as
+its slowest device. Replicas share a peer's work, but each loads what it needs, and one alone trains. Equal samples of a
+question are verified once: `distinct` is the share of different ones. Tokens that sequences share are counted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 TRAIN = 3.0  # forward passes that a training token costs: forward, and twice as much backward
 TEXT = 2.0  # bytes on disk of a response's token, as text and (in chains) as a number, compressed
-ROW = 20.0  # bytes on disk of a row beside its response
+ROW = 10.0  # bytes on disk of a row beside its response
+REQUEST = 12.0  # tokens of the question whether a response is right
+COMMAND = 15.0  # seconds of a command around its stages: imports, the benchmarks, the table, the report
 CHECKPOINT = 3  # adapters that a training checkpoint holds: the adapter and AdamW's two moments
 
 
@@ -28,11 +31,14 @@ class PeerRates:
     """What was measured of a peer. Tokens are means, rates tokens per second, the rest seconds and bytes."""
 
     prompt_tokens: float
+    review_tokens: float  # of a prompt that shows a response
     response_tokens: float
-    decode_rate: float  # of response tokens, the reading of their prompts included
+    distinct: float  # share of a question's samples that differ
+    decode_rate: float  # of response tokens, the reading of their prompts included; many samples of a question
+    chain_rate: float  # the same where each question is asked once, in a review, with log-probabilities
     forward_rate: float  # teacher forcing; 0 where nothing could be measured, and then nothing is projected
-    engine_seconds: float  # until the first token
-    model_seconds: float  # until the model is there for teacher forcing
+    engine_seconds: float  # until the first token of a process that is new
+    model_seconds: float  # until the model is there for teacher forcing, or an engine has other weights
     adapter_bytes: int
     weight_bytes: int
 
@@ -48,7 +54,6 @@ class RoundWork:
     epochs: int
     items: int  # benchmark questions
     samples: int  # k of each item in evaluate
-    together: bool  # whether the peers work side by side
     gate: int = 0  # questions kept apart for the gate
     votes: int = 0  # samples of each of them that the untouched peers give
 
@@ -62,38 +67,46 @@ class Cost:
     temporary: float = 0.0
 
 
-def project(work: RoundWork, peers: Mapping[str, PeerRates]) -> dict[str, Cost]:
+def project(
+    work: RoundWork, peers: Mapping[str, PeerRates], devices: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Cost]:
     """{stage: cost} of one round, evaluated, and of `baseline` and `votes`, what the untouched peers do before round 1.
 
-    Raises ValueError without peers.
+    `devices` are those of each peer's replicas; without it all peers are on one. Raises ValueError without peers.
     """
     if not peers:
         raise ValueError("no peer's rates to project from")
+    places = devices or dict.fromkeys(peers, ("cpu",))
+    first = "baseline" if work.items else "votes" if work.gate else "generate"
     every = list(peers.values())
     seconds = {
-        "baseline": [_evaluate(work, peer, verifiers=1) for peer in every],
-        "generate": [_generate(work, peer) for peer in every],
-        "score": [_score(work, peer) for peer in every],
-        "train": [_train(work, peer) for peer in every],
-        "evaluate": [_evaluate(work, peer, verifiers=2) for peer in every],
+        "baseline": {name: _evaluate(work, peer, verifiers=1) for name, peer in peers.items()},
+        "generate": {name: Time(0, _per(_written(work, peer), peer.chain_rate)) for name, peer in peers.items()},
+        "score": {name: _score(work, peer) for name, peer in peers.items()},
+        "train": {name: _train(work, peer) for name, peer in peers.items()},
+        "evaluate": {name: _evaluate(work, peer, verifiers=2) for name, peer in peers.items()},
     }
+    different = 1 + work.samples * sum(peer.distinct for peer in every) / len(every)
     rows = {
-        "baseline": work.items * (work.samples + 1),
-        "generate": work.questions * work.responses,
-        "score": work.questions,
-        "train": 0,
-        "evaluate": work.items * (work.samples + 1),
+        "baseline": (work.items * (work.samples + 1), work.items * different),
+        "generate": (work.questions * work.responses, work.questions * work.responses),
+        "score": (work.questions * work.responses, work.questions * work.responses),
+        "train": (0.0, 0.0),
+        "evaluate": (work.items * (work.samples + 1), work.items * different),
     }
     if work.gate:
-        seconds |= {"votes": [_gate(work, peer, work.votes + 1) for peer in every]}
-        seconds |= {"gate": [_gate(work, peer, 1) for peer in every]}
-        rows |= {"votes": work.gate * (work.votes + 1), "gate": work.gate}
+        votes = work.gate * (work.votes + 1)
+        seconds["votes"] = {name: _gate(work, peer, work.votes + 1) for name, peer in peers.items()}
+        seconds["gate"] = {name: _gate(work, peer, 1).after(peer.model_seconds) for name, peer in peers.items()}
+        rows |= {"votes": (votes, votes), "gate": (work.gate, work.gate)}
+    for name, peer in peers.items():
+        seconds[first][name] = seconds[first][name].after(peer.engine_seconds)
     adapters = sum(peer.adapter_bytes for peer in every)
     merged = sum(peer.weight_bytes for peer in every)
     return {
         stage: Cost(
-            max(each) if work.together else sum(each),
-            sum(rows[stage] * (ROW + TEXT * peer.response_tokens) for peer in every)
+            _slowest(each, places if stage != "train" else {name: places[name][:1] for name in peers}),
+            sum(rows[stage][0] * ROW + rows[stage][1] * TEXT * peer.response_tokens for peer in every)
             + (adapters if stage == "train" else 0),
             {"train": CHECKPOINT * adapters, "evaluate": merged}.get(stage, 0),
         )
@@ -101,31 +114,54 @@ def project(work: RoundWork, peers: Mapping[str, PeerRates]) -> dict[str, Cost]:
     }
 
 
-def _generate(work: RoundWork, peer: PeerRates) -> float:
-    return peer.engine_seconds + _per(work.questions * work.responses * peer.response_tokens, peer.decode_rate)
+@dataclass(frozen=True)
+class Time:
+    """Seconds of a peer in a stage."""
+
+    loading: float  # of each replica
+    work: float  # which replicas share
+
+    def after(self, seconds: float) -> Time:
+        """With more to load."""
+        return Time(self.loading + seconds, self.work)
 
 
-def _gate(work: RoundWork, peer: PeerRates, responses: int) -> float:
-    return peer.engine_seconds + _per(work.gate * responses * peer.response_tokens, peer.decode_rate)
+def _slowest(times: Mapping[str, Time], devices: Mapping[str, Sequence[str]]) -> float:
+    """Seconds of the device that takes longest."""
+    busy: dict[str, float] = {}
+    for name, each in times.items():
+        for device in devices[name]:
+            busy[device] = busy.get(device, 0.0) + each.loading + each.work / len(devices[name])
+    return max(busy.values())
 
 
-def _score(work: RoundWork, peer: PeerRates) -> float:
-    tokens = work.questions * work.passes * (peer.prompt_tokens + 2 * peer.response_tokens)
-    return peer.model_seconds * bool(tokens) + _per(tokens, peer.forward_rate)
+def _written(work: RoundWork, peer: PeerRates) -> float:
+    return work.questions * work.responses * peer.response_tokens
 
 
-def _train(work: RoundWork, peer: PeerRates) -> float:
+def _gate(work: RoundWork, peer: PeerRates, responses: int) -> Time:
+    return Time(0, _per(work.gate * responses * peer.response_tokens, peer.decode_rate))
+
+
+def _score(work: RoundWork, peer: PeerRates) -> Time:
+    shown = (peer.prompt_tokens + peer.review_tokens) / 2
+    tokens = work.questions * work.passes * (shown + peer.response_tokens)
+    return Time(peer.model_seconds * bool(tokens), _per(tokens, peer.forward_rate))
+
+
+def _train(work: RoundWork, peer: PeerRates) -> Time:
     tokens = work.questions * work.examples * work.epochs * (peer.prompt_tokens + peer.response_tokens)
-    return peer.model_seconds + _per(TRAIN * tokens, peer.forward_rate)
+    return Time(peer.model_seconds, _per(TRAIN * tokens, peer.forward_rate))
 
 
-def _evaluate(work: RoundWork, peer: PeerRates, verifiers: int) -> float:
+def _evaluate(work: RoundWork, peer: PeerRates, verifiers: int) -> Time:
     if not work.items:
-        return 0.0
+        return Time(0, 0)
     written = work.items * (work.samples + 1) * peer.response_tokens
-    read = work.items * work.samples * verifiers * (peer.prompt_tokens + peer.response_tokens)
-    loading = peer.engine_seconds + verifiers * peer.model_seconds
-    return loading + _per(written, peer.decode_rate) + _per(read, peer.forward_rate)
+    different = max(1.0, work.samples * peer.distinct) * (peer.response_tokens + REQUEST)
+    read = work.items * verifiers * (peer.prompt_tokens + different)
+    loading = (2 * verifiers - 1) * peer.model_seconds  # the verifiers, and after training the engine's new weights
+    return Time(loading, _per(written, peer.decode_rate) + _per(read, peer.forward_rate))
 
 
 def _per(tokens: float, rate: float) -> float:

@@ -22,6 +22,7 @@ import pytest
 
 from data import shards
 from data.shards import Row
+from peers.devices import gpu_is_there
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))
@@ -150,7 +151,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files with slow tests first, so that no process of pytest-xdist is left with one when the others are done."""
+    """The files with slow tests first, so that no process of pytest-xdist is left with one when the others are done.
+    Tests that need a GPU are skipped without one."""
+    if not gpu_is_there():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -12,7 +12,7 @@ from data.console import Task
 from data.run import Run, open_run
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Request, Sampling
-from peers.placement import here
+from peers.placement import Placement, here
 from peers.prompts import PeerPrompts
 from peers.workers import Job, Work
 
@@ -81,6 +81,7 @@ class Here(Inline):
     """`Pool` for commands without a run."""
 
     log: Path | None = None
+    placement = Placement((), frozenset(), ())
 
     def __enter__(self) -> Here:
         return self

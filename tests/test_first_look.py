@@ -19,36 +19,52 @@ from tests.fake_engine import Here
 from tests.test_config import MINIMAL
 
 RATES = PeerRates(
-    prompt_tokens=50, response_tokens=100, decode_rate=200, forward_rate=1000, engine_seconds=10, model_seconds=2,
-    adapter_bytes=1000, weight_bytes=10**6,
+    prompt_tokens=50, review_tokens=160, response_tokens=100, distinct=0.5, decode_rate=200, chain_rate=100,
+    forward_rate=1000, engine_seconds=10, model_seconds=2, adapter_bytes=1000, weight_bytes=10**6,
 )  # fmt: skip
-WORK = RoundWork(questions=100, responses=1, passes=1, examples=0.5, epochs=2, items=20, samples=4, together=True)
+WORK = RoundWork(questions=100, responses=1, passes=1, examples=0.5, epochs=2, items=20, samples=4)
 
 
 def test_the_projection_is_the_sum_of_its_parts() -> None:
     found = project(WORK, {"a": RATES})
     seconds = {stage: round(cost.seconds, 6) for stage, cost in found.items()}
-    assert seconds == {
-        "baseline": 10 + 2 + 20 * 5 * 100 / 200 + 20 * 4 * 150 / 1000,
-        "generate": 10 + 100 * 100 / 200,
-        "score": 2 + 100 * 250 / 1000,
-        "train": 2 + 3 * 100 * 0.5 * 2 * 150 / 1000,
-        "evaluate": 10 + 4 + 20 * 5 * 100 / 200 + 20 * 4 * 2 * 150 / 1000,
-    }
+    verified = 50 + 4 * 0.5 * (100 + 12)  # tokens: a prompt once, two different samples, each with the request
+    assert seconds == pytest.approx(
+        {
+            "baseline": 10 + 2 + 20 * 5 * 100 / 200 + 20 * verified / 1000,
+            "generate": 100 * 100 / 100,
+            "score": 2 + 100 * ((50 + 160) / 2 + 100) / 1000,
+            "train": 2 + 3 * 100 * 0.5 * 2 * 150 / 1000,
+            "evaluate": 3 * 2 + 20 * 5 * 100 / 200 + 20 * 2 * verified / 1000,
+        }
+    )
     gated = project(replace(WORK, gate=40, votes=4), {"a": RATES})
     assert {stage: gated[stage].seconds for stage in gated.keys() - found.keys()} == {
-        "votes": 10 + 40 * 5 * 100 / 200, "gate": 10 + 40 * 100 / 200,
+        "votes": 40 * 5 * 100 / 200, "gate": 2 + 40 * 100 / 200,
     }  # fmt: skip
     assert found["train"].bytes == 1000 and found["evaluate"].temporary == 10**6
-    assert found["generate"].bytes == 100 * (20 + 2 * 100)
+    assert found["generate"].bytes == 100 * (10 + 2 * 100)
+    assert found["evaluate"].bytes == 20 * (5 * 10 + (1 + 4 * 0.5) * 2 * 100)
 
 
-def test_peers_side_by_side_take_as_long_as_the_slowest() -> None:
-    peers = {"a": RATES, "b": replace(RATES, decode_rate=100)}
+def test_peers_share_a_device_or_have_their_own() -> None:
+    peers = {"a": RATES, "b": replace(RATES, chain_rate=50)}
     alone = {name: project(WORK, {name: rates})["generate"] for name, rates in peers.items()}
-    together, apart = (project(replace(WORK, together=each), peers)["generate"] for each in (True, False))
-    assert together.seconds == alone["b"].seconds == 110 and apart.seconds == 60 + 110
-    assert together.bytes == apart.bytes == 2 * alone["a"].bytes
+    one = project(WORK, peers)["generate"]
+    own = project(WORK, peers, {"a": ["0"], "b": ["1"]})["generate"]
+    replicas = project(WORK, peers, {"a": ["0"], "b": ["1", "2"]})["generate"]
+    mixed = project(WORK, peers, {"a": ["0"], "b": ["0", "1"]})["generate"]
+    assert [alone["a"].seconds, alone["b"].seconds] == [100, 200]
+    assert [each.seconds for each in (one, own, replicas, mixed)] == [300, 200, 100, 200]
+    assert one.bytes == own.bytes == replicas.bytes == 2 * alone["a"].bytes
+
+
+def test_the_engine_starts_in_the_first_stage_that_needs_it() -> None:
+    later = {"items": 0, "gate": 40, "votes": 2}
+    for work, first in ((WORK, "baseline"), (replace(WORK, **later), "votes"), (replace(WORK, items=0), "generate")):
+        slow = project(work, {"a": replace(RATES, engine_seconds=1000)})
+        plain = project(work, {"a": RATES})
+        assert {stage for stage in slow if slow[stage].seconds != plain[stage].seconds} == {first}
     with pytest.raises(ValueError, match="no peer"):
         project(WORK, {})
 
@@ -57,8 +73,8 @@ def test_what_is_not_done_costs_nothing() -> None:
     """No benchmark; no PMI; responses of no token, of which nothing was measured."""
     found = project(replace(WORK, items=0, passes=0), {"a": RATES})
     assert [found[stage].seconds for stage in ("baseline", "score", "evaluate")] == [0, 0, 0]
-    silent = replace(RATES, response_tokens=0, decode_rate=0, forward_rate=0)
-    assert project(WORK, {"a": silent})["generate"].seconds == 10
+    silent = replace(RATES, response_tokens=0, decode_rate=0, chain_rate=0, forward_rate=0)
+    assert project(WORK, {"a": silent})["generate"].seconds == 0
 
 
 @pytest.mark.parametrize(
@@ -73,9 +89,9 @@ def test_what_is_not_done_costs_nothing() -> None:
     ],
 )
 def test_what_a_round_asks_of_a_peer(given: dict[str, Any], responses: float, passes: float, examples: float) -> None:
-    work = work_of(parse_config({**MINIMAL, **given}, "x"), 7, 3, together=False)
+    work = work_of(parse_config({**MINIMAL, **given}, "x"), 7, 3)
     assert (work.responses, work.passes, work.examples) == (responses, passes, examples)
-    assert (work.questions, work.items, work.samples, work.together) == (7, 3, 8, False)
+    assert (work.questions, work.items, work.samples) == (7, 3, 8)
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(59.6, "60 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
@@ -138,7 +154,7 @@ def test_a_run_that_begins_is_warned_once(
 def test_make_try(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts with their control tokens, responses, answers, rates, hours; and no run is left behind."""
     monkeypatch.setattr("pipeline.unrecorded.Pool", Here)
-    monkeypatch.setattr("pipeline.unrecorded.warm", lambda engine: None)
+    monkeypatch.setattr("pipeline.unrecorded.warm", lambda *_, **__: None)
     app(["--config", "tiny.toml", "--questions", "2", "--all"], standalone_mode=False)
     shows_all(capfd.readouterr().out)
     assert not (project / "runs").exists()

@@ -61,7 +61,7 @@ def test_three_peers_on_devices(given: str, expected: dict[str, str], turns: str
     where = {peer: " ".join(slot.device.name for slot in found.slots_of(peer)) for peer in SHAPES}
     assert (where, " ".join(sorted(found.turns))) == (expected, turns)
     assert [slot.replica for slot in found.slots_of("gemma")] == [*range(len(expected["gemma"].split()))]
-    assert len(found.reasons) == len({slot.device for slot in found.slots})
+    assert len(found.reasons) == min(3, len({slot.device for slot in found.slots}))  # alike GPUs are one sentence
     fits_memory(found.slots, found.turns)
 
 
@@ -74,8 +74,11 @@ def fits_memory(slots: tuple[Slot, ...], turns: frozenset[str]) -> None:
             slot.peer: footprint(SHAPES[slot.peer], config().peer(slot.peer), config(), runtime, device)
             for slot in here
         }
-        alone = [max(needs[slot.peer].engine + slot.kv_cache_bytes, needs[slot.peer].stage) for slot in here]
-        both = sum(needs[slot.peer].engine + slot.kv_cache_bytes + needs[slot.peer].stage for slot in here)
+        alone = [
+            needs[slot.peer].process + max(needs[slot.peer].engine + slot.kv_cache_bytes, needs[slot.peer].stage)
+            for slot in here
+        ]
+        both = sum(needs[slot.peer].total + slot.kv_cache_bytes for slot in here)
         assert (max(alone) if device.name in turns else both) <= 0.85 * device.memory
         assert all(slot.kv_cache_bytes >= needs[slot.peer].kv_least for slot in here)
         assert all(slot.shared == (len(here) > 1) for slot in here)
@@ -209,7 +212,7 @@ def test_a_larger_budget_takes_more_memory() -> None:
     more = footprint(SHAPES["gemma"], peer, config(), doubled, device)
     assert more.score > found.score and more.engine == found.engine
     assert 1.8 < (more.train - 2 * SHAPES["gemma"].weights) / (found.train - 2 * SHAPES["gemma"].weights) < 2.1
-    assert found.total == found.engine + found.kv_wanted + found.stage and found.stage == found.train
+    assert found.total == found.process + found.engine + found.stage and found.stage == found.train
     in_float32 = footprint(SHAPES["gemma"], peer, config(), runtime.model_copy(update={"compute": "float32"}), device)
     assert in_float32.kv_token == 2 * found.kv_token and in_float32.score > found.score + 2 * SHAPES["gemma"].weights
 

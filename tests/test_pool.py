@@ -83,7 +83,7 @@ def run(project: Path) -> Iterator[Run]:
 def pool(run: Run, executor: Scripted, slots: list[Slot], turns: frozenset[str] = frozenset()) -> Pool:
     """A pool whose placement and executor are given."""
     made = Pool(run)
-    vars(made).update(placement=Placement(tuple(slots), turns, ()), executor=executor)
+    vars(made).update(seeded=True, placement=Placement(tuple(slots), turns, ()), executor=executor)
     return made
 
 
@@ -101,6 +101,15 @@ def test_units_that_are_ready_go_in_one_call_up_to_what_an_engine_does_well(run:
         done = [(job.arguments, job.units) for job, _ in workers.results()]
     assert done == [(("a",), (0, 1)), (("a",), (2, 3)), (("a",), (4,)), (("b",), (7,)), (("b",), ())]
     assert [arguments for *_, arguments in executor.told][-3:-1] == [("b", [7]), ("b",)]
+
+
+def test_units_of_an_engine_that_draws_by_the_batch_go_alone(run: Run) -> None:
+    executor = Scripted()
+    with pool(run, executor, [slot("chatty"), slot("plain")]) as workers:
+        del workers.seeded
+        assert not workers.seeded  # transformers
+        workers.submit("chatty", work, units=range(3), requests=1)
+        assert [job.units for job, _ in workers.results()] == [(0,), (1,), (2,)]
 
 
 def test_units_that_ask_no_engine_are_shared_out_evenly(run: Run) -> None:
@@ -127,6 +136,19 @@ def test_on_a_gpu_the_peer_that_waits_sleeps_and_no_process_ends(run: Run) -> No
         list(workers.results())
     told = [(peer, what) for peer, _, what, _ in executor.told]
     assert told[5:7] == [("plain", "rest"), ("chatty", "work")] and [what for _, what in told[7:]] == ["end", "end"]
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_what_is_loaded_is_used_as_long_as_there_is_work_for_it(run: Run, device: Device) -> None:
+    executor = Scripted()
+    slots = [slot("chatty", 0, device), slot("plain", 0, device)]
+    with pool(run, executor, slots, frozenset([device.name])) as workers:
+        for number in (1, 2):
+            workers.submit("plain", work, number)
+        for job, _ in workers.results():
+            if job.arguments == (1,):
+                workers.submit("chatty", work, 3)
+    assert [peer for peer, _, what, _ in executor.told if what == "work"] == ["plain", "plain", "chatty"]
 
 
 def test_on_a_cpu_the_peer_that_waits_is_ended(run: Run) -> None:

@@ -244,9 +244,9 @@ def test_two_rounds_are_those_of_local(cluster: Any, project: Path) -> None:
             )
             assert (done.returncode, done.stderr) == (0, ""), done.stderr
             assert f"generate round {number}: 48 rows" in done.stdout  # what is printed comes through
-    for number in (0, 1, 2):
-        assert_same_rounds(Path(f"runs/l/round={number}"), Path(f"runs/r/round={number}"))
-        assert_same_rounds(Path(f"runs/l/round={number}"), Path(f"runs/two/round={number}"))
+    for round_ in (0, 1, 2):
+        assert_same_rounds(Path(f"runs/l/round={round_}"), Path(f"runs/r/round={round_}"))
+        assert_same_rounds(Path(f"runs/l/round={round_}"), Path(f"runs/two/round={round_}"))
     log = Path("runs/r/round=0/logs/evaluate.log").read_text(encoding="utf-8")
     assert log.count("peer chatty: process ") == log.count("peer plain: process ") == 1
     assert not Path("runs/r/.workers").exists()

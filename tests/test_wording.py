@@ -145,7 +145,7 @@ def test_a_peer_keeps_its_wording_unless_another_is_better_by_more_than_chance()
 def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A wording that leaves no room for an answer loses to one that does, which is written; no run is left behind."""
     monkeypatch.setattr("pipeline.unrecorded.Pool", Here)
-    monkeypatch.setattr("pipeline.unrecorded.warm", lambda engine: None)
+    monkeypatch.setattr("pipeline.unrecorded.warm", lambda *_, **__: None)
     path = project / "tiny.toml"
     long = "Say nothing at all. " * 100  # the prompt does not fit
     text = path.read_text().replace('instruction = "Solve."\nreview', f'instruction = "{long}"\nreview')

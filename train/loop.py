@@ -15,6 +15,7 @@ from data.config.sections import TrainSection
 from data.errors import UserError
 from data.shards import writing
 from peers.logprob.model import LanguageModel, inputs_of, load_model
+from peers.logprob.recompute import checkpoint_layers, wanted
 from train.examples import Logprobs, TrainingExample, write_logprobs
 from train.lora import fuse, refresh
 from train.loss import clipped_advantage, optimiser_steps, weighted_nll
@@ -65,8 +66,10 @@ def train_adapter(
     model: PeftModel, examples: Sequence[TrainingExample], section: TrainSection, seed: int, token_budget: int,
     work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
     compiling: Literal["auto", "on", "off"] = "auto", signed: bool = False,
+    checkpointing: Literal["auto", "on", "off"] = "auto",
 ) -> Trained:  # fmt: skip
     """Train in place; goes on from `work/checkpoint.pt` if there is one. `signed`: the weights are advantages.
+    `compiling` and `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`.
 
     The checkpoint has the adapter, the optimiser, the schedule and the step; data order follows from the seed, and
     there is no dropout, so a resumed run does the steps that an uninterrupted one would.
@@ -84,6 +87,9 @@ def train_adapter(
     layers = fuse(model)
     lm = LanguageModel(base)
     lm.compile = compiling
+    longest = max((len(example.pair) for example in examples), default=0)
+    if wanted(checkpointing, lm, max(token_budget, longest), longest):
+        checkpoint_layers(lm)
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     lm.compile_if_asked(sum(len(examples[i].pair) for step in steps[done:] for i in step))
@@ -137,7 +143,7 @@ def _backward(
     before: list[list[float]] | None = None, clip: float = 0.0,
 ) -> tuple[float, int]:  # fmt: skip
     """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the examples' tokens."""
-    total, pairs = 0.0, [example.pair for example in batch]
+    losses, pairs = [], [example.pair for example in batch]
     for forest in lm.batches(inputs_of(pairs), budget):
         found = lm.logprobs([lm.read(forest, pairs)], pairs)
         logprobs, weights = list(found.values()), [batch[i].weight for i in found]
@@ -146,8 +152,9 @@ def _backward(
         else:
             loss = clipped_advantage(logprobs, [before[i] for i in found], weights, len(batch), clip)
         accelerator.backward(loss)
-        total += loss.item()
-    return total, sum(len(example.pair) for example in batch)
+        losses.append(loss.detach())
+    # read at the end: a GPU is waited for once a step, not once a micro-batch
+    return sum(torch.stack(losses).tolist()), sum(len(example.pair) for example in batch)
 
 
 def _trim_memory() -> None:

@@ -51,7 +51,9 @@ class GenerateSection(Section):
         description="Longest prompt plus response in tokens; score puts one more response after it.",
     )
     engine: Literal["auto", "vllm", "transformers"] = Field(
-        "auto", description="Inference engine; auto: vLLM where it is installed, else transformers."
+        "auto",
+        description="Inference engine; auto: vLLM where it is installed, else transformers. A run keeps the one that "
+        "it began with.",
     )
 
     @field_validator("temperature")
@@ -311,6 +313,11 @@ class RuntimeSection(Section):
         "auto",
         description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
         "auto: where the work that is left, tokens times weights, outweighs the compiling.",
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether train computes a layer's activations again instead of keeping them, a third slower; "
+        "auto: on a GPU, where those of a micro-batch would take more than half of the free memory.",
     )
     kv_cache_gib: float = Field(
         0,

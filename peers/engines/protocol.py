@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from typing import Literal, Protocol
 
+from data.config.engine import engine_here
 from data.config.sections import GenerateSection
 from data.errors import UserError
 
@@ -89,12 +89,13 @@ class LiveEngine(Engine, Protocol):
 
 def engine_kind(section: GenerateSection) -> Literal["vllm", "transformers"]:
     """Resolve `generate.engine`. Raises UserError if vLLM is asked for and not installed."""
-    installed = util.find_spec("vllm") is not None
-    if section.engine == "vllm" and not installed:
-        raise UserError("generate.engine = 'vllm' but vLLM is not installed; use 'transformers' or run `make setup`")
-    if section.engine == "auto":
-        return "vllm" if installed else "transformers"
-    return section.engine
+    here = engine_here()
+    if section.engine == "vllm" and here != "vllm":
+        raise UserError(
+            "generate.engine = 'vllm' (a run keeps the engine that it began with), but vLLM is not installed here; "
+            "go on where it is (the cpu or gpu set of `make setup`), or begin a new run with 'transformers'"
+        )
+    return here if section.engine == "auto" else section.engine
 
 
 def complete(

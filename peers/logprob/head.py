@@ -12,13 +12,14 @@ Axes: R rows, H hidden size, V vocabulary, N one block of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from peers.logprob import kernel
+from peers.logprob.product import halves, narrow, product
 
 ROWS = 2048  # at once: with a block of 1,024 tokens 8 MiB of float32 logits, which stay in a CPU's cache
 BLOCK = {"cpu": 1024}  # tokens of the vocabulary at once
@@ -29,10 +30,10 @@ OTHER_BLOCK = 16384  # elsewhere few large kernels are better
 def products_of(dtype: torch.dtype) -> Iterator[None]:
     """Matrix products of float32 tensors that hold numbers of `dtype`.
 
-    For bf16 on a CPU oneDNN may then take the operands back to bf16, which is exact, multiply them with AMX or
-    AVX-512's bf16 instructions and add up in float32: the result is that of a float32 product, several times faster.
-    (Probabilities, in the gradient's product, are rounded: relatively, so that small ones stay what they are.) A CPU
-    with neither multiplies in float32.
+    For bf16 on a CPU (a GPU has peers/logprob/product.py) oneDNN may then take the operands back to bf16, which is
+    exact, multiply them with AMX or AVX-512's bf16 instructions and add up in float32: the result is that of a float32
+    product, several times faster. (Probabilities, in the gradient's product, are rounded: relatively, so that small
+    ones stay what they are.) A CPU with neither multiplies in float32.
     """
     setting = cast(Any, torch.backends.mkldnn).matmul
     before = setting.fp32_precision
@@ -72,7 +73,7 @@ class _LogSumExp(torch.autograd.Function):
             lse_R, gradient_R_H = kernel.logsumexp(hidden_R_H, head_V_H, bias_V, wants_gradient)
         else:
             with products_of(held):
-                lse_R, gradient_R_H = _accumulate(hidden_R_H, head_V_H, bias_V, softcap, wants_gradient)
+                lse_R, gradient_R_H = _accumulate(hidden_R_H, head_V_H, bias_V, softcap, held, wants_gradient)
         ctx.save_for_backward(gradient_R_H)
         return lse_R
 
@@ -83,17 +84,18 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def _accumulate(
-    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, wants_gradient: bool
-) -> tuple[Tensor, Tensor]:
+    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, held: torch.dtype,
+    wants_gradient: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     size = BLOCK.get(hidden_R_H.device.type, OTHER_BLOCK)
     rows = len(hidden_R_H)
-    buffer = hidden_R_H.new_empty(rows * min(size, len(head_V_H)))
+    products = (_Narrow if narrow(hidden_R_H, held) else _Wide)(hidden_R_H, held, min(size, len(head_V_H)))
     top_R = hidden_R_H.new_full((rows,), -torch.inf)
     sum_R = hidden_R_H.new_zeros(rows)
     gradient_R_H = torch.zeros_like(hidden_R_H) if wants_gradient else hidden_R_H.new_empty(0)
     for first in range(0, len(head_V_H), size):
-        block_N_H = head_V_H[first : first + size].float()
-        z_R_N = torch.mm(hidden_R_H, block_N_H.T, out=buffer[: rows * len(block_N_H)].view(rows, len(block_N_H)))
+        block_N_H = products.block(head_V_H[first : first + size])
+        z_R_N = products.logits(block_N_H)
         if bias_V is not None:
             z_R_N += bias_V[first : first + size]
         slope_R_N = None
@@ -107,10 +109,54 @@ def _accumulate(
         sum_R = sum_R.mul_(scale_R).add_(p_R_N.sum(1))
         top_R = new_top_R
         if wants_gradient:
-            p_R_N = p_R_N if slope_R_N is None else p_R_N.mul_(slope_R_N)
-            # the likeliest token's p is 1, exact in bf16; times a slope it is not, and its target's gradient is float32
-            with products_of(torch.float32) if slope_R_N is not None else nullcontext():
-                gradient_R_H.mul_(scale_R[:, None]).addmm_(p_R_N, block_N_H)
+            gradient_R_H.mul_(scale_R[:, None])
+            if slope_R_N is None:
+                products.add(gradient_R_H, p_R_N, block_N_H)
+            else:
+                # the likeliest token's p is 1, exact in bf16; times a slope it is not, and its target's gradient is
+                # float32
+                with products_of(torch.float32):
+                    products.add(gradient_R_H, p_R_N.mul_(slope_R_N), block_N_H)
     if wants_gradient:
         gradient_R_H /= sum_R[:, None]
     return top_R.add_(sum_R.log_()), gradient_R_H
+
+
+class _Wide:
+    """The products as float32 ones, into one buffer."""
+
+    def __init__(self, hidden_R_H: Tensor, held: torch.dtype, size: int) -> None:
+        self.hidden_R_H, self.buffer = hidden_R_H, hidden_R_H.new_empty(len(hidden_R_H) * size)
+
+    def block(self, head_N_H: Tensor) -> Tensor:
+        """A block of the head, as the others take it."""
+        return head_N_H.float()
+
+    def logits(self, block_N_H: Tensor) -> Tensor:
+        """h W^T, float32 [R, N]; overwritten by the next."""
+        shape = len(self.hidden_R_H), len(block_N_H)
+        return torch.mm(self.hidden_R_H, block_N_H.T, out=self.buffer[: shape[0] * shape[1]].view(shape))
+
+    def add(self, gradient_R_H: Tensor, p_R_N: Tensor, block_N_H: Tensor) -> None:
+        """Add p W in place."""
+        gradient_R_H.addmm_(p_R_N, block_N_H)
+
+
+class _Narrow:
+    """The products as a GPU multiplies numbers of 16 bits, p as the sum of two of them."""
+
+    def __init__(self, hidden_R_H: Tensor, held: torch.dtype, size: int) -> None:
+        self.hidden_R_H = hidden_R_H.to(held)
+
+    def block(self, head_N_H: Tensor) -> Tensor:
+        """The head has this type."""
+        return head_N_H
+
+    def logits(self, block_N_H: Tensor) -> Tensor:
+        """h W^T, float32 [R, N]"""
+        return product(self.hidden_R_H, block_N_H.T)
+
+    def add(self, gradient_R_H: Tensor, p_R_N: Tensor, block_N_H: Tensor) -> None:
+        """Add p W in place."""
+        for part in halves(p_R_N, block_N_H.dtype):
+            gradient_R_H += product(part, block_N_H)

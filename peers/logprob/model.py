@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from peers.gpu import lacking_to_build
 from peers.logprob import kernel
 from peers.logprob.attention import PACKED, Forest, keep_from_compiler, register
 from peers.logprob.head import logsumexp
 from peers.logprob.packing import pack, packed_batches
+from peers.logprob.product import exact_sums
 from peers.weights import check_loading
 
 if TYPE_CHECKING:
@@ -221,8 +223,10 @@ class LanguageModel:
 
 
 def compiler_is_there() -> bool:
-    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
-    return torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
+    """Whether torch.compile finds the C++ compiler that it needs on a CPU, or what Triton needs on a GPU."""
+    if torch.cuda.is_available():
+        return lacking_to_build() is None
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def trust_compiler() -> None:
@@ -269,6 +273,7 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter)).get_base_model()
+    exact_sums()
     model = model.to(device()).eval()
     return cast("PreTrainedModel", model)
 

@@ -35,7 +35,8 @@ def score_pairs(
 
 
 def _write(found: dict[int, Tensor], scores: list[list[float]]) -> None:
-    for i, logprobs in found.items():
+    together = torch.cat([*found.values()]).cpu()  # a GPU is waited for once
+    for i, logprobs in zip(found, together.split([len(each) for each in found.values()]), strict=True):
         scores[i] = logprobs.tolist()
 
 
@@ -50,8 +51,8 @@ def score_next(
     for forest in lm.batches(prompts, budget):
         ends = torch.tensor([path[-1] for path in forest.paths.values()], device=lm.device)
         columns = torch.tensor([list(tokens)] * len(ends), device=lm.device)
-        for i, found in zip(forest.paths, lm.token_logits(lm.hidden(forest)[ends], columns), strict=True):
-            logits[i] = found.tolist()
+        for i, found in zip(forest.paths, lm.token_logits(lm.hidden(forest)[ends], columns).tolist(), strict=True):
+            logits[i] = found
         advance(len(ends), sum(len(prompts[i]) for i in forest.paths))
     return logits
 

@@ -286,7 +286,8 @@ class Gate:
         """Close the stage."""
         paths = shards.shard_paths(self.stage.folder)
         rows = sum(shards.row_count(path) for path in paths)
-        self.stage.finish(paths, rows, {"rule": rule_name(self.run), **counts, **more})
+        engine = engine_kind(self.run.config.generate)
+        self.stage.finish(paths, rows, {"rule": rule_name(self.run), **counts, "engine": engine, **more})
 
 
 def rounded(shares: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,74 @@
+"""What a machine with a GPU may lack, found where a peer starts and not in the middle of a round.
+
+`make setup` looks for the same; this is for machines that changed, and for containers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from peers.devices import WITHOUT, gpu_is_there
+
+DRIVER = 580  # the first for CUDA 13, which the pinned torch is built for
+
+
+@cache  # once a process
+def check_gpu() -> None:
+    """There is a GPU: torch must see it, and Triton find what it builds its launchers with. Imports torch.
+
+    Raises UserError. Without it vLLM would refuse in its own words, and score and train would run on the CPU unasked.
+    A torch that is built for the CPU alone (KIND=cpu, KIND=transformers) was chosen, and passes.
+    """
+    if not gpu_is_there():
+        return
+    import torch
+
+    if torch.version.cuda is None:
+        return
+    check_driver(driver())
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"nvidia-smi lists a GPU but torch {torch.__version__} (CUDA {torch.version.cuda}) sees none; look at "
+            f"CUDA_VISIBLE_DEVICES and at the driver, or {WITHOUT}"
+        )
+    lacking = lacking_to_build()
+    if lacking:
+        raise UserError(lacking)
+
+
+def driver() -> str | None:
+    """The driver's version as nvidia-smi tells it, None where it tells none."""
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told[0] if told else None
+
+
+def check_driver(found: str | None) -> None:
+    """Raises UserError for one that is too old; what cannot be read passes."""
+    major = (found or "").partition(".")[0]
+    if major.isdigit() and int(major) < DRIVER:
+        raise UserError(
+            f"the NVIDIA driver here is {found}; CUDA 13 needs {DRIVER} or newer: install one, or {WITHOUT} after "
+            "`make setup KIND=cpu` in a new .venv"
+        )
+
+
+def lacking_to_build() -> str | None:
+    """What Triton needs to build its launchers and does not find, in one line with the way to get it."""
+    named: Any = os.environ.get("CC")
+    if not any(map(shutil.which, [named.split()[0]] if named and named.split() else ["gcc", "clang"])):
+        return f"no C compiler ({named or 'gcc'}), which Triton needs on a GPU: apt-get install gcc, or set CC"
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if not header.is_file():
+        return f"no {header}, which Triton needs on a GPU: apt-get install python3-dev, of this Python's version"
+    return None

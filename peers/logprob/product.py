@@ -1,0 +1,59 @@
+"""Matrix products with float32 results, by device.
+
+Operands of 16 bits multiply exactly in float32, and the sums are float32. A GPU has a product for just that; torch's
+(`mm` and `bmm` with `out_dtype`) has no gradient and no CPU kernel, and its float32 product is some eight times slower.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+NARROW = (torch.bfloat16, torch.float16)
+
+
+def narrow(operand: Tensor, held: torch.dtype) -> bool:
+    """Whether products of numbers of the type `held` are `product`s of that type here: on a GPU, with 16 bits."""
+    return operand.is_cuda and held in NARROW
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a b in float32, for [R, K] and [K, N], or batches of them; both of one 16-bit type. Not differentiable."""
+    multiply = torch.mm if a.dim() == 2 else torch.bmm
+    if a.is_cuda:
+        return cast(Tensor, cast(Any, multiply)(a, b, out_dtype=torch.float32))
+    return multiply(a.float(), b.float())
+
+
+def halves(a: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two tensors of a 16-bit type whose sum is the float32 `a`, up to 2^-17 of each bf16 number."""
+    high = a.to(dtype)
+    return high, (a - high).to(dtype)
+
+
+class _Scores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_S_N_D: Tensor, k_S_M_D: Tensor) -> Tensor:
+        ctx.save_for_backward(q_S_N_D, k_S_M_D)
+        return product(q_S_N_D, k_S_M_D.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        q_S_N_D, k_S_M_D = ctx.saved_tensors
+        gradient_S_N_M = gradients[0].to(q_S_N_D.dtype)
+        return gradient_S_N_M @ k_S_M_D, gradient_S_N_M.transpose(1, 2) @ q_S_N_D
+
+
+def scores(q_S_N_D: Tensor, k_S_M_D: Tensor) -> Tensor:
+    """Attention's q k^T, float32 [S, N, M], for queries and keys of one 16-bit type. Differentiable; gradients are
+    rounded to that type before they are multiplied, as in any 16-bit backward."""
+    return cast(Tensor, cast(Any, _Scores).apply(q_S_N_D, k_S_M_D))
+
+
+def exact_sums() -> None:
+    """Have CUDA's 16-bit products sum in float32 to the end: by default partial sums may be added in 16 bits."""
+    settings: Any = torch.backends.cuda.matmul
+    settings.allow_bf16_reduced_precision_reduction = False
+    settings.allow_fp16_reduced_precision_reduction = False

@@ -1,0 +1,198 @@
+"""A nano peer in vLLM: its answers, log-probabilities, other weights in place, sleep."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from data.config.load import load_config
+from peers.engines.protocol import Completion, Request, Sampling
+from peers.logprob.model import LanguageModel, Pair, load_language_model
+from peers.logprob.scoring import score_pairs
+from peers.placement import here
+from peers.prompts import load_prompts
+from pipeline.gpu_check.numbers import GIB, questions
+from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect
+
+NAME = "gemma2"
+NEAR_TIE = 0.1  # nats between two likeliest tokens, for which the engines may decide either way
+LOGPROB_OFF = 0.02  # nats a token, of each response
+SAME = 0.95  # share of sampled responses that another order of the requests leaves as they were
+TOKENS = 48
+GREEDY, DRAWN = Sampling(0.0, 1.0, TOKENS), Sampling(0.8, 0.9, TOKENS)
+
+KEPT = 1.0  # GiB that may stay taken after an engine: the process's CUDA context, kernels, libraries' workspaces
+
+_engine: list[Any] = []  # the process's one, which the steps share
+_before: list[int] = []  # bytes that were taken before it
+_renewed: list[tuple[Path, list[Completion]]] = []  # other weights, and the answers of the engine that was given them
+starts: list[float] = []  # seconds
+
+
+def held() -> int:
+    """Bytes of the GPU that are taken, by whomever."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def open_engine(setting: Setting, directory: Path) -> Any:
+    """An engine with few graphs and a small cache."""
+    if util.find_spec("vllm") is None:
+        raise Skipped("vLLM is not installed")
+    from peers.engines.vllm import VllmEngine
+
+    config = load_config(ROOT / "configs/nano.toml", [])
+    runtime = here(config.runtime).model_copy(update={"kv_cache_gib": 1.0, "max_num_seqs": 64})
+    dtype = "bfloat16" if setting.gpu else "float32"
+    return VllmEngine(directory, load_prompts(config, NAME), config.generate, runtime, dtype, seed=17, requests=256)
+
+
+def engine_of(setting: Setting) -> Any:
+    """The nano peer's, started by the first step that asks."""
+    if not _engine:
+        _before[:] = [held() if setting.gpu else 0]
+        begin = time.perf_counter()
+        _engine.append(open_engine(setting, ROOT / "peers" / NAME))
+        starts[:] = [time.perf_counter() - begin]
+    return _engine[0]
+
+
+def asked(engine: Any, n: int) -> list[Request]:
+    """Requests with seeds of their own."""
+    return [Request(engine.prompts.solve(question), 1000 + i) for i, question in enumerate(questions(n))]
+
+
+def answers(engine: Any, requests: list[Request], sampling: Sampling) -> list[Completion]:
+    """Without progress."""
+    found: list[Completion] = engine.generate(requests, sampling, lambda *_: None)
+    return found
+
+
+def engine(setting: Setting, figures: Figures) -> None:
+    """Greedy answers are those of transformers but for near-ties; log-probabilities are ours; samples follow seeds."""
+    live = engine_of(setting)
+    figures["start_seconds"] = starts[0]
+    requests = asked(live, setting.size(64, 24, 6))
+    greedy = answers(live, requests, GREEDY)
+    lm = load_language_model(ROOT / "peers" / NAME, "bfloat16" if setting.gpu else "float32")
+    figures |= _against_ours(lm, live, requests, greedy)
+    once, again = answers(live, requests, DRAWN), answers(live, requests[::-1], DRAWN)[::-1]
+    figures["same_in_any_order"] = sum(a.token_ids == b.token_ids for a, b in zip(once, again, strict=True)) / len(once)
+    expect(figures["worst_tie_nats"] <= NEAR_TIE, f"greedy: {figures['worst_tie_nats']:.2g} nats below the likeliest")
+    expect(figures["logprob_off_max"] <= LOGPROB_OFF, f"log p is {figures['logprob_off_max']:.2g} nats a token off")
+    expect(figures["same_in_any_order"] >= SAME, "samples depend on the order of the requests, not on their seeds")
+    expect(any(len(each.token_ids) > 1 for each in greedy), "no response has text")
+
+
+def _against_ours(lm: LanguageModel, live: Any, requests: list[Request], greedy: list[Completion]) -> Figures:
+    """How far the engine's log-probabilities are from ours, and by how much the token it took is below the likeliest:
+    what transformers would have taken, given the same tokens before."""
+    done = [(request, each) for request, each in zip(requests, greedy, strict=True) if each.token_ids]
+    pairs = [Pair(request.prompt, each.token_ids) for request, each in done]
+    scores = score_pairs(lm, pairs, 2048, lambda *_: None)
+    off = [abs(sum(s) - each.logprob) / len(s) for s, (_, each) in zip(scores, done, strict=True)]
+    below, differ = [], 0
+    for pair in pairs:
+        ids = torch.tensor([[*pair.prompt, *pair.target]], device=lm.device)
+        with torch.no_grad():
+            logits = lm.model(input_ids=ids, use_cache=False).logits[0, len(pair.prompt) - 1 : -1].float()
+        taken = logits.gather(1, torch.tensor(pair.target, device=lm.device)[:, None])[:, 0]
+        gap = logits.amax(1) - taken
+        below.append(gap.max().item())
+        differ += int((gap > 0).any())
+    return {
+        "responses": len(done), "not_the_likeliest": differ, "worst_tie_nats": max(below),
+        "logprob_off_mean": sum(off) / len(off), "logprob_off_max": max(off),
+    }  # fmt: skip
+
+
+def renewed(setting: Setting, figures: Figures) -> None:
+    """A live engine is given other weights, which change its answers, and then its own, which bring them back. `fresh`
+    compares the answers in between."""
+    live, other = engine_of(setting), perturbed(setting.folder / "other")
+    if not hasattr(live, "renew"):
+        raise Skipped("this engine takes no new weights")
+    requests = asked(live, setting.size(64, 24, 6))
+    before = answers(live, requests, GREEDY)
+    expect(live.renew(other, None), "the engine refused the new weights")
+    found = answers(live, requests, GREEDY)
+    expect(live.renew(ROOT / "peers" / NAME, None), "the engine refused its own weights")
+    back = answers(live, requests, GREEDY)
+    figures |= {"changed": 1 - _share(found, before), "as_before": _share(back, before)}
+    expect(figures["changed"] > 0, "the new weights changed no answer")
+    expect(figures["as_before"] >= _least(setting), "the engine's own weights did not come back")
+    _renewed[:] = [(other, found)]
+
+
+def fresh(setting: Setting, figures: Figures) -> None:
+    """A second engine of this process, with the other weights, answers as the renewed one did. vLLM allows one at a
+    time where it sleeps, so the first one must be gone."""
+    if not _renewed:
+        raise Skipped("no engine was renewed")
+    other, found = _renewed[0]
+    begin = time.perf_counter()
+    live = open_engine(setting, other)
+    figures["start_seconds"] = time.perf_counter() - begin
+    expected = answers(live, asked(live, len(found)), GREEDY)
+    live.close()
+    figures["as_fresh"] = sum(map(_alike, found, expected)) / len(found)
+    expect(figures["as_fresh"] >= _least(setting), "a renewed engine answers other than a fresh one")
+
+
+def _least(setting: Setting) -> float:
+    """Share of answers that two batches leave as they are: in bf16 their sizes matter."""
+    return SAME if setting.gpu else 1.0
+
+
+def perturbed(folder: Path) -> Path:
+    """The nano peer with weights that are somewhat off."""
+    shutil.copytree(ROOT / "peers" / NAME, folder, dirs_exist_ok=True)
+    draw = torch.Generator().manual_seed(5)
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        noise = torch.randn(weight.shape, generator=draw) * weight.float().std() * 0.4
+        weights[name] = (weight.float() + noise).to(weight.dtype) if weight.dim() == 2 else weight
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _alike(one: Completion, two: Completion) -> bool:
+    return one.token_ids == two.token_ids and abs(one.logprob - two.logprob) <= LOGPROB_OFF * max(1, len(one.token_ids))
+
+
+def _share(some: list[Completion], others: list[Completion]) -> float:
+    return sum(a.token_ids == b.token_ids for a, b in zip(some, others, strict=True)) / len(some)
+
+
+def sleep(setting: Setting, figures: Figures) -> None:
+    """Asleep it gives memory back, and awake it answers as before."""
+    if not setting.gpu:
+        raise Skipped("vLLM sleeps on a GPU alone")
+    live = engine_of(setting)
+    requests = asked(live, 64)
+    before, awake = answers(live, requests, GREEDY), held()
+    expect(live.sleep(), "the engine does not sleep")
+    asleep = held()
+    live.wake()
+    figures |= {"freed_gib": (awake - asleep) / GIB, "same": _share(answers(live, requests, GREEDY), before)}
+    expect(figures["freed_gib"] >= 0.9, "asleep it holds its key-value cache of 1 GiB")
+    expect(figures["same"] >= SAME, "awake it answers other than before")
+
+
+def closed(setting: Setting, figures: Figures) -> None:
+    """The engine is dropped, and gives its memory back."""
+    if not _engine:
+        raise Skipped("no engine was started")
+    _engine.pop().close()
+    if setting.gpu:
+        figures["held_gib"] = (held() - _before[0]) / GIB
+        expect(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")

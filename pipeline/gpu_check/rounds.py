@@ -1,0 +1,64 @@
+"""A nano round, killed once and given again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from data.shards import read_manifest
+from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect
+
+FEW = ["prompts.limit=24", "benchmarks.0.limit=16", "benchmarks.1.limit=16", "evaluate.samples=2"]
+RUN = "gpu-check"
+KEPT = 0.25  # GiB: what others take meanwhile
+
+
+def taken() -> int:
+    """MiB of the GPUs' memory that any process holds."""
+    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return sum(map(int, subprocess.check_output(ask, text=True, timeout=60).split()))
+
+
+def nano_round(setting: Setting, figures: Figures) -> None:
+    """Killed when its first responses are there; the same command then ends it; nothing stays on the GPU."""
+    if setting.small:
+        raise Skipped("too long for a test")
+    folder = setting.folder / "round"
+    folder.mkdir()
+    (folder / "peers").symlink_to(ROOT / "peers")
+    before = taken() if setting.gpu else 0
+    chains = folder / "runs" / RUN / "round=1" / "chains"
+    begin = time.monotonic()
+    first = _start(folder)
+    while first.poll() is None and not [*chains.glob(".work/*"), *chains.glob("*.parquet")]:
+        time.sleep(0.2)
+    expect(first.poll() is None, f"the round ended by itself, with status {first.returncode}: {_tail(folder)}")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    figures["killed_after_seconds"] = time.monotonic() - begin
+    status = _start(folder).wait()
+    figures["seconds"] = time.monotonic() - begin
+    expect(status == 0, f"the same command after the kill ended with status {status}: {_tail(folder)}")
+    for stage in ("chains", "scores", "adapters", "evals"):
+        manifest = read_manifest(chains.parent / stage)
+        expect(manifest is not None, f"{stage} is not finished")
+    figures["rows"] = (read_manifest(chains) or {}).get("rows")
+    if setting.gpu:
+        figures["held_gib"] = (taken() - before) / 1024
+        expect(figures["held_gib"] <= KEPT, f"{figures['held_gib']:.2f} GiB of the GPU are still taken")
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipeline.round", "--config", str(ROOT / "configs/nano.toml"), "--run", RUN]
+    command += ["--round", "1", *(part for each in FEW for part in ("--set", each))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PST_CACHE": str(folder / ".cache"), "HF_HUB_OFFLINE": "1"}
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def _tail(folder: Path) -> str:
+    return " ".join((folder / "log").read_text(encoding="utf-8", errors="replace").split())[-300:]

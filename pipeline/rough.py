@@ -1,0 +1,149 @@
+"""Rates by rule of thumb, for devices that are not here: a roofline with what has been reached of it. Not measured.
+
+    decode    tokens/s = REACHED · S / (W / bandwidth + S · T · KV / bandwidth + S · 2 P / FLOP/s)
+    read      tokens/s = READ · FLOP/s / (2 P)
+
+S requests at once, W bytes of weights, T tokens of a sequence on average, KV bytes of a token in the cache, P weights.
+REACHED is what vLLM reached through this project's engine on an H100 (13.5 k tokens/s, Gemma-2-2B's shape, 128 requests
+of 200 + 200 tokens); READ is the share that scoring is meant to reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data.config.load import parse_config
+from data.config.sections import Config
+from peers.devices import GB, Device, parse_devices
+from peers.memory import BYTES, GIB, Shape, likely_length, shape_of
+from peers.placement import by_device, place
+from pipeline.first_look import work_of
+from pipeline.memory_plan import memory_plan
+from pipeline.projection import PeerRates, RoundWork, project
+
+# (memory from, "as a ...", bf16 FLOP/s of its makers, bytes/s)
+GPUS = (
+    (70 * GB, "H100", 989e12, 3.35e12), (35 * GB, "L40S", 362e12, 0.864e12), (18 * GB, "A10", 125e12, 0.6e12),
+    (0, "T4", 65e12, 0.32e12),
+)  # fmt: skip
+REACHED, READ = 0.35, 0.4
+MEAN_LENGTH = 0.75  # of a sequence's longest, while its response grows
+QUICKEST_STEP = 0.005  # seconds: a decoding step of the smallest model, which waits for Python
+MOST_READ = 300_000.0  # tokens/s: more is bound by launches, however small the model
+GPU_START, GPU_LOAD = 60.0, 10.0  # seconds: an engine's first start, other weights in it or a model for scoring
+DISTINCT = 0.8  # of the samples of a question
+
+
+# what --sizing takes: the paper's peers, by the sizes in their config.json
+_TIED = {"tie_word_embeddings": True}
+PAPER: dict[str, dict[str, Any]] = {
+    "gemma-2-2b": {
+        "num_hidden_layers": 26, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000, "attn_logit_softcapping": 50.0, **_TIED,
+    },
+    "llama-3.2-1b": {
+        "num_hidden_layers": 16, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, **_TIED,
+    },
+    "qwen2.5-1.5b": {
+        "num_hidden_layers": 28, "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "vocab_size": 151936, **_TIED,
+    },
+}  # fmt: skip
+SIZES, COUNTS, RESPONSES = (1_000, 10_000, 100_000, 1_000_000), (1, 8, 64), (256, 1024)
+QUESTION, ITEMS = 120, 1_000  # tokens of a question with its wording; benchmark questions
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a question's prompt, of a review's, and of a response."""
+
+    prompt: float
+    review: float
+    response: float
+
+
+def likely_lengths(config: Config) -> Lengths:
+    """Where nothing was measured: a response takes half of what it may, a question as much as a response."""
+    response = config.generate.max_new_tokens / 2
+    return Lengths(response, 2 * response, response)
+
+
+def rough_rates(shape: Shape, config: Config, device: Device, lengths: Lengths) -> PeerRates:
+    """Of a peer alone on a GPU."""
+    _, _, flops, bandwidth = next(row for row in GPUS if device.memory >= row[0])
+    width = BYTES["bfloat16"]
+    requests, length = by_device(config.runtime, device).max_num_seqs, likely_length(config.generate)
+    weights = shape.weights * width
+    held = requests * MEAN_LENGTH * length * shape.kv_token(width)
+    step = (weights + held) / bandwidth + requests * 2 * shape.weights / flops
+    decoding = requests / max(step / REACHED, QUICKEST_STEP)
+    return PeerRates(
+        prompt_tokens=lengths.prompt, review_tokens=lengths.review, response_tokens=lengths.response,
+        distinct=DISTINCT, decode_rate=decoding, chain_rate=decoding,
+        forward_rate=min(MOST_READ, READ * flops / (2 * shape.weights)), engine_seconds=GPU_START,
+        model_seconds=GPU_LOAD, adapter_bytes=4 * config.train.rank * shape.linear, weight_bytes=shape.stored,
+    )  # fmt: skip
+
+
+def like(device: Device) -> str:
+    """Which GPU a device is taken for."""
+    return next(row[1] for row in GPUS if device.memory >= row[0])
+
+
+@dataclass(frozen=True)
+class Size:
+    """What an experiment takes: device hours (of all devices), hours, bytes that stay, bytes at most, money."""
+
+    questions: int
+    devices: int
+    device_hours: float
+    hours: float
+    disk: float
+    peak_disk: float
+    cost: float
+
+
+def size(work: RoundWork, peers: Mapping[str, PeerRates], devices: int, rounds: int, price: float) -> Size:
+    """Of an experiment of `rounds` rounds and round 0's evaluation on equal devices, placed as peers/placement.py does;
+    `price` per device hour. Pure."""
+    processes = range(max(len(peers), devices))
+    places = {
+        name: [str(k % devices) for k in processes if k % len(peers) == number] for number, name in enumerate(peers)
+    }
+    costs = project(work, peers, places)
+    once = {"baseline", "votes"}
+    seconds = sum(cost.seconds * (1 if stage in once else rounds) for stage, cost in costs.items())
+    disk = sum(cost.bytes * (1 if stage in once else rounds) for stage, cost in costs.items())
+    temporary = max(cost.temporary for cost in costs.values())
+    hours = seconds / 3600
+    return Size(work.questions, devices, hours * devices, hours, disk, disk + temporary, hours * devices * price)
+
+
+def sizing_table(gb: int, price: float, rounds: int) -> str:
+    """Markdown: an experiment of the paper's three peers, by questions, response tokens and GPUs."""
+    device = parse_devices(f"1x{gb}")[0]
+    lines = [
+        f"| questions | response tokens | GPUs of {gb} GB | hours | device hours | disk | memory of a GPU | cost |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for questions in SIZES:
+        for tokens in RESPONSES:
+            config = parse_config({
+                "prompts": {"source": "nano"}, "generate": {"max_new_tokens": 2 * tokens, "context_tokens": 8 * tokens},
+                "peers": [{"name": name, "model": f"./{name}"} for name in PAPER],
+            }, "sizing")  # fmt: skip
+            shapes = {name: shape_of(each) for name, each in PAPER.items()}
+            lengths = Lengths(QUESTION, QUESTION + tokens, tokens)
+            rates = {name: rough_rates(shape, config, device, lengths) for name, shape in shapes.items()}
+            memory = max(row.bytes for row in memory_plan(config, place(config, [device] * 3, shapes), shapes, 0))
+            work = work_of(config, questions, ITEMS)
+            for gpus in COUNTS:
+                found = size(work, rates, gpus, rounds, price)
+                lines.append(
+                    f"| {questions:,} | {tokens:,} | {gpus} | {found.hours:,.1f} | {found.device_hours:,.1f} | "
+                    f"{found.peak_disk / GB:,.1f} GB | {memory / GIB:.0f} GiB | {found.cost:,.0f} |"
+                )
+    return "\n".join(lines) + "\n"
