@@ -231,7 +231,7 @@ bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
 
-gpu-check: setup  ## whether this machine computes what is promised: four minutes, offline, one JSON (OUT=file.json, too)
+gpu-check: setup  ## whether this machine computes what is promised: 4 minutes, on a CPU 12 at most (OUT=file.json)
 	@$(PY) -m pipeline.gpu_check $(if $(OUT),--out '$(OUT)')
 
 peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made

@@ -96,6 +96,10 @@ def run_steps(
 
             stages = {step.stage for step in todo if step.is_part_of(config)}
             stages -= set() if config.benchmarks else {"evaluate"}
+            if stages and config.executor.kind == "ray":
+                from peers.ray_cluster import connect
+
+                connect(config.executor, len(config.peers))  # for its refusals, before anything is written
             if stages:
                 asked = bool(stages & {"generate", "gate", "evaluate"})
                 warm(config, engine=asked and engine_kind(config.generate) == "vllm")

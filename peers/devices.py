@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from data.errors import UserError
@@ -44,9 +46,20 @@ def cores() -> int:
 
 
 def gpu_is_there() -> bool:
-    """Whether this process may use a GPU, by the files of the driver."""
+    """Whether this process may use a GPU, by the files of the driver; torch must not be built for CPUs alone."""
+    if torch_is_for_cpus():
+        return False
     files = [*DEV.glob("nvidia[0-9]*"), *DEV.glob("dxg")]  # dxg: WSL 2
     return bool(files) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
+@cache
+def torch_is_for_cpus() -> bool:
+    """By its version, without importing it: KIND=cpu and KIND=transformers install such a build."""
+    try:
+        return metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def devices() -> list[Device]:

@@ -7,6 +7,7 @@ On a GPU the two are not awake at once: the engine sleeps while the language mod
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,7 +105,7 @@ def _renew(policy: Policy, found: LiveEngine) -> bool:
 
 
 def _tell(what: str, begun: float) -> None:
-    print(f"{what} in {time.monotonic() - begun:.2f} s", flush=True)  # into the stage's log
+    print(f"{what} in {time.monotonic() - begun:.2f} s, process {os.getpid()}", flush=True)  # into the stage's log
 
 
 def _drop(kind: str) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -24,7 +24,7 @@ from peers import permits
 from peers.placement import Placement, Slot
 from peers.ray_cluster import Need, disconnect, needs_of, nodes_of
 from peers.ray_nodes import Node
-from peers.serving import Server, Work
+from peers.serving import Send, Server, Work
 
 ENDS = ("done", "refused", "failed")
 WORD_SECONDS = 5.0  # of waiting, after which a word is said
@@ -76,10 +76,6 @@ class RayExecutor:
 
         number = self.slots.index(slot)
         need = self.needs[number]
-        if 0 < need.gpus < 1:  # vLLM counts in whole GPUs
-            share = run.config.runtime.gpu_memory_utilization * need.gpus
-            runtime = run.config.runtime.model_copy(update={"gpu_memory_utilization": share})
-            run = Run(run.name, run.config.model_copy(update={"runtime": runtime}))
         permit = permits.give(run, f"{slot.peer}-{slot.replica}")
         actor = self.actor.options(
             num_cpus=need.cpus, num_gpus=need.gpus, memory=need.memory or None,
@@ -181,6 +177,15 @@ def _words(cpus: float, gpus: float, memory: float) -> str:
     return ", ".join(filter(None, parts))
 
 
+def _call_of(run: Run, slot: Slot, folder: Path, send: Send) -> Callable[..., tuple[str, Any]]:
+    """`Server.call`; where there can be no server, one that says why."""
+    try:
+        return Server(run, slot, folder, send).call
+    except UserError as error:
+        refusal = "refused", error
+        return lambda *_: refusal
+
+
 class _Actor:
     """A peer's process: what `peers.serving.serve` is to a pipe."""
 
@@ -196,14 +201,14 @@ class _Actor:
     def _work(self, run: Run, slot: Slot, folder: Path) -> None:
         """Do calls, all in this thread: torch counts threads, and vLLM binds them, by the thread that asks."""
         try:
-            server = Server(run, slot, folder, self.told.put)
+            call = _call_of(run, slot, folder, self.told.put)
             if not slot.device.is_gpu:
                 import torch
 
                 torch.set_num_threads(run.config.executor.cpus_per_worker or 1)
             while True:
                 log, work, arguments = self.calls.get()
-                self.told.put(server.call(log, work, arguments, self._advance))
+                self.told.put(call(log, work, arguments, self._advance))
         finally:
             os._exit(1)  # nobody would answer any more
 

@@ -24,6 +24,7 @@ from data.run import Run
 from data.streams import open_streams, settle
 from peers import policy_cache
 from peers.devices import cores
+from peers.gpu import check_gpu
 
 if TYPE_CHECKING:
     from peers.placement import Slot
@@ -43,7 +44,9 @@ class Server:
         # its own lock would be a system-wide semaphore, which a process that is killed leaves behind
         tqdm.set_lock(threading.RLock())
         console.file = cast("IO[str]", _Messages(send))
-        self.told = False
+        self.told: Path | None = None  # the log that says who works here
+        if slot.device.is_gpu:
+            check_gpu()
         policy_cache.expect(_requests(run))
 
     def call(self, log: Path | None, work: Work, arguments: tuple[Any, ...], advance: Advance) -> tuple[str, Any]:
@@ -51,8 +54,8 @@ class Server:
         try:
             if log is not None:
                 _print_to(log)
-            if not self.told:
-                self.told = True
+            if self.told != log:
+                self.told = log
                 print(f"peer {self.slot.peer}: process {os.getpid()} on {self.slot.device.name}", flush=True)
             answer = "done", work(self.run, *arguments, advance)
         except UserError as error:
@@ -81,7 +84,12 @@ def serve(connection: Connection, run: Run, slot: Slot, folder: Path, busy: Any)
     open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    server = Server(run, slot, folder, connection.send)
+    try:
+        server = Server(run, slot, folder, connection.send)
+    except UserError as error:  # the answer to the first call
+        connection.recv()
+        connection.send(("refused", error))
+        return
     # on a GPU other threads would compile anew
     balance = None if slot.device.is_gpu else _Balance(busy, run.config.executor.cpus_per_worker)
 

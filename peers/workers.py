@@ -225,13 +225,19 @@ class Pool(AbstractContextManager["Pool"]):
         queue = self.queues[slot.peer]
         job = queue.popleft()
         alike = 1 + sum(job.goes_with(other) for other in queue)
-        share = -(-alike // len(self.placement.slots_of(slot.peer)))
+        share = -(-alike // self._side_by_side(slot))
         limit = CALL_BATCHES * resolved(self.run.config.runtime, slot).max_num_seqs if self.seeded else 0
         while len(job.units) < share and queue and job.goes_with(queue[0]):
             if job.requests + queue[0].requests > limit:
                 break
             job += queue.popleft()
         return job
+
+    def _side_by_side(self, slot: Slot) -> int:
+        """How many processes of a slot's peer work at the same time."""
+        slots = self.placement.slots_of(slot.peer)
+        turns = {other.device for other in slots if self.placement.takes_turns(other)}
+        return len(turns) + sum(other.device not in turns for other in slots)
 
     def _give(self, process: _Process, job: Job) -> None:
         process.job, process.advanced = job, [0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from data.errors import UserError
 from peers import devices as module
 from peers import host_memory
-from peers.devices import Device, devices, gpu_is_there, parse_devices
+from peers.devices import Device, devices, gpu_is_there, parse_devices, torch_is_for_cpus
 
 TWO = "1, GPU-bbb, 24564, NVIDIA A10\n0, GPU-aaa, 81559, NVIDIA H100 80GB HBM3\n"
 H100 = Device("GPU-aaa", 81559 * 2**20, "NVIDIA H100 80GB HBM3")
@@ -22,6 +23,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for /dev, one GPU's file in it, and is the PATH."""
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(module, "DEV", tmp_path)
+    monkeypatch.setattr(module, "torch_is_for_cpus", lambda: False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     nvidia_smi(tmp_path, TWO)
@@ -51,6 +53,17 @@ def test_gpus(machine: Path, monkeypatch: pytest.MonkeyPatch, visible: str | Non
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices() == found and all(device.is_gpu for device in found)
+
+
+@pytest.mark.parametrize(
+    ("version", "found"), [("2.13.0+cpu", "cpu"), ("2.13.0", "GPU-bbb"), ("2.13.0+cu130", "GPU-bbb")]
+)
+def test_a_torch_that_is_built_for_cpus_has_no_gpu(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, version: str, found: str
+) -> None:
+    monkeypatch.setattr(module, "torch_is_for_cpus", torch_is_for_cpus.__wrapped__)
+    monkeypatch.setattr(metadata, "version", lambda _: version)
+    assert devices()[0].name == found
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 import pipeline.gpu_check.__main__ as command
 from data.config.load import load_config
 from data.errors import UserError
+from peers import gpu
+from peers.devices import Device
 from peers.engines.protocol import Completion, Request, Sampling
 from peers.engines.transformers import TransformersEngine
 from peers.logprob import attention, head
@@ -23,12 +29,13 @@ from peers.logprob.scoring import score_pairs
 from peers.placement import here
 from peers.prompts import load_prompts
 from pipeline.gpu_check import engines, numbers, rounds, shapes
-from pipeline.gpu_check.step import Failed, Setting, Skipped, Step, verdict
+from pipeline.gpu_check import step as step_module
+from pipeline.gpu_check.step import Failed, Missed, Setting, Skipped, Step, child, kill_tree, verdict
 from tests.conftest import ROOT
 from train.loop import train_adapter
 
 PATCH = pytest.MonkeyPatch
-STEPS = {step.name: step for step in command.all_steps()}
+STEPS = {step.name: step for step in step_module.STEPS}
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def setting(tmp_path: Path, monkeypatch: PATCH) -> Setting:
 
 def outcome(name: str, setting: Setting) -> tuple[str, str]:
     """Verdict and reason."""
-    found = verdict(STEPS[name], setting)
+    found = verdict(name, STEPS[name].check, setting, 300)
     assert found["step"] == name and found["seconds"] >= 0
     return found["verdict"], found["reason"]
 
@@ -226,8 +233,16 @@ def test_the_engines_steps_hold(setting: Setting, live: Callable[[type[StandIn]]
     live(StandIn)
     for name in ("engine", "renewed", "closed", "fresh"):
         assert outcome(name, setting) == ("ok", "")
-    assert outcome("closed", setting) == ("skipped", "no engine was started")
     assert outcome("sleep", setting)[0] == "skipped"
+
+
+def test_a_step_without_the_ones_before_it_is_not_done(setting: Setting, monkeypatch: PATCH) -> None:
+    monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: name))
+    assert outcome("closed", setting) == ("not done", "no engine was started")
+    assert outcome("fresh", setting) == ("not done", "no engine was renewed")
+    monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: None))
+    for name in ("engine", "renewed", "closed", "fresh"):
+        assert outcome(name, setting) == ("skipped", "vLLM is not installed")
 
 
 @pytest.mark.parametrize(
@@ -283,55 +298,108 @@ def test_an_engine_that_says_nothing_fails_the_shapes(setting: Setting, monkeypa
             self.generate, self.close = (lambda *_: None), (lambda: None)
 
     monkeypatch.setattr("peers.engines.vllm.VllmEngine", Silent)
-    monkeypatch.setattr(shapes, "util", SimpleNamespace(find_spec=lambda name: name))
+    monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: name))
     assert outcome("generate", setting) == ("failed", "the engine generated nothing")
-    monkeypatch.setattr(shapes, "util", SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: None))
     assert outcome("generate", setting) == ("skipped", "vLLM is not installed")
 
 
 # --- the round --------------------------------------------------------------------------------------------------------
 
 
+ROUND_FILE = "runs/gpu-check/round=1/chains/.work/shard"
+
+
+@pytest.fixture
+def begun(monkeypatch: PATCH) -> tuple[list[str], list[Any]]:
+    """What happens to the two commands of the step; the second list has the commands."""
+    events: list[str] = []
+    processes: list[Any] = []
+
+    @contextmanager
+    def started(folder: Path) -> Iterator[Any]:
+        (folder / "log").touch()
+        (folder / ROUND_FILE).mkdir(parents=True, exist_ok=True)
+        events.append("started")
+        yield processes.pop(0)
+        events.append("killed")
+
+    monkeypatch.setattr(rounds, "_started", started)
+    return events, processes
+
+
 @pytest.mark.parametrize(
     ("status", "finished", "told"),
     [(0, True, None), (1, True, "status 1"), (0, False, "is not finished"), (None, True, "ended by itself")],
 )
-def test_the_round(status: int | None, finished: bool, told: str | None, tmp_path: Path, monkeypatch: PATCH) -> None:
-    killed: list[int] = []
-    processes = [
-        SimpleNamespace(poll=lambda: 1 if status is None else None, pid=-1, returncode=1, wait=lambda: -9),
-        SimpleNamespace(wait=lambda: status),
-    ]
-
-    def begin(folder: Path) -> Any:
-        (folder / "log").touch()
-        (folder / "runs/gpu-check/round=1/chains/.work/shard").mkdir(parents=True, exist_ok=True)
-        return processes.pop(0)
-
-    monkeypatch.setattr(rounds, "_start", begin)
-    monkeypatch.setattr("os.killpg", lambda pid, _: killed.append(pid))
+def test_the_round(
+    status: int | None, finished: bool, told: str | None, tmp_path: Path, begun: Any, monkeypatch: PATCH
+) -> None:
+    events, processes = begun
+    processes.append(SimpleNamespace(poll=lambda: 1 if status is None else None, returncode=1))
+    processes.append(SimpleNamespace(wait=lambda: status))
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72} if finished else None)
     found, reason = outcome("round", Setting(gpu=False, folder=tmp_path))
-    assert (found, killed) == ("failed" if told else "ok", [] if status is None else [-1])
-    assert (told or "") in reason
+    assert found == ("failed" if told else "ok") and (told or "") in reason
+    assert events == (["started"] if status is None else ["started", "killed"] * 2)
     assert outcome("round", Setting(gpu=False, folder=tmp_path, small=True))[0] == "skipped"
 
 
-def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, monkeypatch: PATCH) -> None:
+def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, begun: Any, monkeypatch: PATCH) -> None:
     mebibytes = [500, 1500]
-    processes = [SimpleNamespace(poll=lambda: None, pid=-1, returncode=None, wait=lambda: -9)]
-    processes.append(SimpleNamespace(wait=lambda: 0))
-
-    def begin(folder: Path) -> Any:
-        (folder / "log").touch()
-        (folder / "runs/gpu-check/round=1/chains/.work/shard").mkdir(parents=True, exist_ok=True)
-        return processes.pop(0)
-
+    begun[1].extend([SimpleNamespace(poll=lambda: None, returncode=None), SimpleNamespace(wait=lambda: 0)])
     monkeypatch.setattr(rounds, "taken", lambda: mebibytes.pop(0))
-    monkeypatch.setattr(rounds, "_start", begin)
-    monkeypatch.setattr("os.killpg", lambda *_: None)
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72})
     assert "still taken" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
+
+
+# starts one that starts another in a session of its own, and says both ids
+TREE = """
+import subprocess, sys, time
+inner = "import time; time.sleep(60)"
+outer = f"import subprocess, sys; command = [sys.executable, '-S', '-c', {inner!r}]; "
+outer += "p = subprocess.Popen(command, start_new_session=True); print(p.pid, flush=True); p.wait()"
+middle = subprocess.Popen([sys.executable, "-S", "-c", outer], stdout=subprocess.PIPE, text=True)
+open(sys.argv[1], "w").write(f"{middle.pid} {middle.stdout.readline()}")
+time.sleep(60)
+"""
+
+
+def _tree(file: Path) -> list[int]:
+    """The ids of the two that TREE has started."""
+    end = time.monotonic() + 20
+    while not file.is_file() or len(file.read_text(encoding="utf-8").split()) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return [int(each) for each in file.read_text(encoding="utf-8").split()]
+
+
+def _runs(number: int) -> bool:
+    """A zombie waits for somebody to take its status."""
+    try:
+        return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_tree_is_killed_whole(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-S", "-c", TREE, str(tmp_path / "ids")])
+    started = _tree(tmp_path / "ids")
+    assert all(map(_runs, started))
+    kill_tree(process)
+    assert process.returncode == -9 and not any(map(_runs, started))
+
+
+def test_a_round_that_is_out_of_time_is_killed_whole(tmp_path: Path, monkeypatch: PATCH) -> None:
+    whole, ids = subprocess.Popen, tmp_path / "ids"
+
+    def popen(_: list[str], **options: Any) -> Any:
+        return whole([sys.executable, "-S", "-c", TREE, str(ids)], **options)
+
+    monkeypatch.setattr("subprocess.Popen", popen)
+    found = verdict("round", rounds.check_round, Setting(gpu=False, folder=tmp_path), 1.5)
+    assert (found["verdict"], found["reason"]) == ("failed", "out of time")
+    assert not any(map(_runs, _tree(ids)))
 
 
 # --- verdicts, processes, the JSON ------------------------------------------------------------------------------------
@@ -339,7 +407,7 @@ def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, monkeypatch: PATC
 
 def test_a_step_has_its_own_verdict_and_limit(setting: Setting) -> None:
     def fails(_: Setting, figures: dict[str, Any]) -> None:
-        figures["seen"] = 0.123456
+        figures |= {"seen": 0.123456, "none": float("nan")}
         raise Failed("no")
 
     def hangs(_: Setting, __: dict[str, Any]) -> None:
@@ -352,40 +420,145 @@ def test_a_step_has_its_own_verdict_and_limit(setting: Setting) -> None:
     def breaks(_: Setting, __: dict[str, Any]) -> None:
         raise KeyError("a\nb")
 
-    hurried = Setting(gpu=True, folder=setting.folder)  # a CPU has three times as long
-    found = [verdict(Step(body.__name__, "g", 1, body), hurried) for body in (fails, hangs, skips, breaks)]
-    assert [each["verdict"] for each in found] == ["failed", "failed", "skipped", "failed"]
-    assert [each["reason"] for each in found] == ["no", "out of time", "not here", "KeyError: 'a\\nb'"]
-    assert found[0]["figures"] == {"seen": 0.1235}
+    def misses(_: Setting, __: dict[str, Any]) -> None:
+        raise Missed("too late")
+
+    found = [verdict("a", body, setting, 0.3) for body in (fails, hangs, skips, breaks, misses)]
+    assert [each["verdict"] for each in found] == ["failed", "failed", "skipped", "failed", "not done"]
+    assert [each["reason"] for each in found] == ["no", "out of time", "not here", "KeyError: 'a\\nb'", "too late"]
+    assert found[0]["figures"] == {"seen": 0.1235, "none": "nan"}
 
 
-@pytest.mark.parametrize("ends", ["dies", "hangs"])
-def test_a_process_that_ends_costs_what_it_had_not_finished(ends: str, setting: Setting, monkeypatch: PATCH) -> None:
-    said = json.dumps({"step": "a", "verdict": "ok", "reason": "", "seconds": 1, "figures": {}})
-    body = f"import sys, time; print('gpu-check-step: ' + {said!r}, flush=True); print('noise'); "
-    body += "time.sleep(60)" if ends == "hangs" else "sys.stderr.write('segfault'); sys.exit(3)"
+def test_the_limits_fit(monkeypatch: PATCH) -> None:
+    ends = [*command.deadlines(step_module.STEPS, command.LIMIT).values()]
+    needed = [step.seconds for step in step_module.STEPS]
+    assert ends[-1] == command.LIMIT == sum(needed) + 4 * step_module.START
+    assert all(end - before >= step for end, before, step in zip(ends, [0, *ends], needed, strict=False))
+    assert command.deadlines([STEPS["head"], STEPS["score"]], 60) == {"head": 30, "score": 60}
+
+
+# says a verdict on its first step, as `child` would
+SAYS = """
+import json, sys, time
+told = json.loads(sys.argv[-1])["told"]
+found = {"step": "a", "verdict": "ok", "reason": "", "seconds": 1, "figures": {}}
+open(told, "a").write(json.dumps(found) + "\\n")
+"""
+
+
+def _in_a_process(body: str, monkeypatch: PATCH) -> None:
+    """Have processes of steps run this."""
     whole = subprocess.Popen
 
-    def popen(_: list[str], **options: Any) -> Any:
-        return whole([sys.executable, "-c", body], **options)
+    def popen(given: list[str], **options: Any) -> Any:
+        return whole([sys.executable, "-S", "-c", SAYS + body, given[-1]], **options)
 
     monkeypatch.setattr("subprocess.Popen", popen)
-    steps = [Step(name, "g", 1, lambda *_: None) for name in "abc"]
-    found = command.run_group(steps, setting, 1.0 if ends == "hangs" else 30.0)
-    assert [each["verdict"] for each in found] == ["ok", "failed", "skipped"]
-    assert ("was ended after" if ends == "hangs" else "died (3): segfault") in found[1]["reason"]
 
 
-def test_there_is_no_time_left(monkeypatch: PATCH) -> None:
-    monkeypatch.setattr(command, "run_group", lambda *_: pytest.fail("started"))
-    found = command.check([], small=True, limit=1)
-    assert found["ok"] and {each["verdict"] for each in found["steps"]} == {"skipped"}
-    assert [each["step"] for each in found["steps"]] == [*STEPS]
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [("time.sleep(60)", "hung"), ("sys.stderr.write('segfault'); sys.exit(3)", "died (3): segfault")],
+)
+def test_a_process_that_ends_costs_what_it_had_not_finished(
+    body: str, told: str, setting: Setting, monkeypatch: PATCH
+) -> None:
+    _in_a_process(body, monkeypatch)
+    monkeypatch.setattr(command, "GRACE", 0.2)
+    found: list[dict[str, Any]] = []
+    until = dict.fromkeys("abc", time.monotonic() + (0.5 if "hung" in told else 20))
+    command.run_group([Step(name, "g", 1) for name in "abc"], setting, until, found)
+    assert [each["verdict"] for each in found] == ["ok", "failed", "not done"]
+    assert told in found[1]["reason"] and found[2]["reason"].startswith("b: its process")
 
 
-def test_an_unknown_step_is_refused() -> None:
+def test_what_there_was_no_time_for_is_not_ok(monkeypatch: PATCH) -> None:
+    _in_a_process("time.sleep(60)", monkeypatch)
+    monkeypatch.setattr(command, "GRACE", 0.1)
+    steps = [Step(name, "g", 1) for name in "abc"]
+    found = command.check(steps, small=True, limit=0.5)
+    assert not found["ok"] and [each["verdict"] for each in found["steps"]][1:] == ["failed", "not done"]
+
+
+@pytest.mark.parametrize(("verdicts", "ok"), [(["ok", "skipped"], True), (["ok", "not done"], False)])
+def test_what_is_skipped_is_ok_and_what_is_not_done_is_not(verdicts: list[str], ok: bool, monkeypatch: PATCH) -> None:
+    def run_group(steps: Any, setting: Any, until: Any, found: list[dict[str, Any]]) -> None:
+        found.extend({"verdict": each} for each in verdicts)
+
+    monkeypatch.setattr(command, "run_group", run_group)
+    assert command.check([Step("a", "g", 1)], small=True, limit=9)["ok"] is ok
+    with pytest.raises(SystemExit) as ended:
+        command.report(None, "head", True, None)
+    assert ended.value.code == (0 if ok else 1)
+
+
+@pytest.mark.parametrize(("cuda", "told"), [(None, "is built for the CPU alone"), ("13.0", "sees none")])
+def test_a_gpu_that_torch_does_not_see_fails_every_step(
+    cuda: str | None, told: str, tmp_path: Path, monkeypatch: PATCH
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu, "gpu_is_there", lambda: True)
+    monkeypatch.setattr(gpu, "driver", lambda: "580.1")
+    gpu.check_gpu.cache_clear()
+    until = dict.fromkeys(("environment", "head"), time.monotonic() + 60)
+    child(Setting(gpu=True, folder=tmp_path), until, tmp_path / "told")
+    gpu.check_gpu.cache_clear()
+    found = [json.loads(line) for line in (tmp_path / "told").read_text(encoding="utf-8").splitlines()]
+    assert [(each["step"], each["verdict"]) for each in found] == [("environment", "failed"), ("head", "failed")]
+    assert all(told in each["reason"] for each in found)
+
+
+def test_the_gpu_that_nvidia_smi_lists_is_looked_for(monkeypatch: PATCH) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(command, "devices", lambda: [Device("GPU-1", 1, "NVIDIA")])
+    monkeypatch.setattr(command, "run_group", lambda steps, setting, *_: seen.append(setting.gpu))
+    assert command.check([Step("a", "g", 1)], small=True, limit=None)["gpu"] and seen == [True]
+
+
+# Ctrl-C comes while a step's process has others running
+INTERRUPTED = f"""
+import subprocess, sys
+import pipeline.gpu_check.__main__ as command
+whole, (folder, out, tree) = subprocess.Popen, sys.argv[1:]
+def popen(given, **options):
+    return whole([sys.executable, "-S", "-c", {SAYS!r} + tree, folder + "/ids", given[-1]], **options)
+subprocess.Popen = popen
+sys.argv[1:] = ["--out", out, "--steps", "environment,head,round"]
+command.start(command.app, "pipeline.gpu_check")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(out), TREE], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    started = _tree(tmp_path / "ids")
+    time.sleep(0.3)  # so that the first verdict is read
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=5)
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert process.returncode == 130 and json.loads(said.splitlines()[-1]) == found
+    assert not found["ok"] and found["interrupted"] and not any(map(_runs, started))
+    assert [each["verdict"] for each in found["steps"]] == ["ok", "not done", "not done"]
+
+
+def test_help_is_plain_and_says_how_long_it_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.gpu_check", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "╭" not in done.stdout and "4 minutes on a GPU" in " ".join(done.stdout.split())
+
+
+def test_what_is_asked_wrongly_is_refused_first(tmp_path: Path, monkeypatch: PATCH) -> None:
+    monkeypatch.setattr(command, "check", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match="'heat': expected some of environment, head"):
-        command.chosen(["heat"])
+        command.report(None, "heat", True, None)
+    with pytest.raises(UserError, match="there is no folder"):
+        command.report(tmp_path / "none" / "out.json", "", True, None)
 
 
 def call(*arguments: str) -> tuple[int, dict[str, Any]]:

@@ -29,10 +29,9 @@ def nucleus(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_prefills_are_whole_on_a_cpu_alone(nucleus: Any) -> None:
-    cpu, gpu = options_of(False, SECTION, RUNTIME, share=0.5), options_of(True, SECTION, RUNTIME)
+    cpu, gpu = options_of(False, SECTION, RUNTIME), options_of(True, SECTION, RUNTIME)
     assert cpu["enable_chunked_prefill"] is False and cpu["max_num_batched_tokens"] == 8192
     assert cpu["enforce_eager"] is True and cpu["logits_processors"] == [nucleus]
-    assert cpu["gpu_memory_utilization"] == RUNTIME.gpu_memory_utilization / 2
     assert not {"enable_chunked_prefill", "max_num_batched_tokens", "enforce_eager", "logits_processors"} & set(gpu)
 
 
@@ -87,7 +86,7 @@ def test_close_on_a_gpu_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for on_gpu, expected in ((True, ["collect", "collect", "empty"]), (False, ["collect", "freeze"])):
         done.clear()
         engine = VllmEngine.__new__(VllmEngine)
-        engine.on_gpu, engine.links = on_gpu, SimpleNamespace(cleanup=lambda: None)  # type: ignore[assignment]
+        engine.on_gpu = on_gpu
         engine.llm = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: None)))
         engine.close()
         assert done == expected

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 
 from data.config.sections import GenerateSection, RuntimeSection
+from data.hashing import digest
 from peers.engines import vllm_internals
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.prompts import PeerPrompts
+from peers.source import CACHE
 from peers.weights import is_pattern
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows for its buffers
@@ -34,7 +36,7 @@ def top_p(sampling: Sampling, on_gpu: bool) -> dict[str, Any]:
 
 
 def options_of(
-    on_gpu: bool, section: GenerateSection, runtime: RuntimeSection, rank: int | None = None, share: float = 1.0,
+    on_gpu: bool, section: GenerateSection, runtime: RuntimeSection, rank: int | None = None,
     requests: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What `LLM()` is told besides the model. `rank` is that of the adapter, None without one; `requests` as in
@@ -46,16 +48,15 @@ def options_of(
     }  # fmt: skip
     if rank is not None:
         options |= {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)}
-    return options | (_gpu_options(section, runtime, requests) if on_gpu else _cpu_options(section, runtime, share))
+    return options | (_gpu_options(section, runtime, requests) if on_gpu else _cpu_options(section))
 
 
-def _cpu_options(section: GenerateSection, runtime: RuntimeSection, share: float) -> dict[str, Any]:
+def _cpu_options(section: GenerateSection) -> dict[str, Any]:
     from peers.engines.nucleus import Nucleus  # it imports vLLM
 
     return {
         "enable_chunked_prefill": False, "max_num_batched_tokens": max(section.context_tokens, 8192),
         "enforce_eager": True, "logits_processors": [Nucleus],
-        "gpu_memory_utilization": runtime.gpu_memory_utilization * share,
     }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ class VllmEngine:
 
     def __init__(
         self, directory: Path, prompts: PeerPrompts, section: GenerateSection, runtime: RuntimeSection,
-        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16, share: float = 1.0,
+        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16,
         *, requests: int | None = None,
     ) -> None:  # fmt: skip
         """`requests`: how many the engine will have answered at its end, where that is known."""
@@ -104,20 +105,21 @@ class VllmEngine:
         vllm_internals.set_environment(self.on_gpu)
         from vllm.lora.request import LoRARequest
 
-        self.prompts, self.asleep, self.links = prompts, False, TemporaryDirectory(prefix="pst-")
+        self.prompts, self.asleep = prompts, False
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
         self.llm: Any = vllm_internals.start(
             model=str(self._without_pattern(directory)), dtype=dtype, seed=seed,
-            **options_of(self.on_gpu, section, runtime, rank if adapter else None, share, requests),
+            **options_of(self.on_gpu, section, runtime, rank if adapter else None, requests),
         )  # fmt: skip
 
     def _without_pattern(self, directory: Path) -> Path:
         """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""
         if not is_pattern(directory):
             return directory
-        link = Path(self.links.name) / "model"
-        link.unlink(missing_ok=True)
-        link.symlink_to(directory.resolve())
+        link = CACHE.with_name("links") / digest(str(directory.resolve()))[:16]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(directory.resolve())
         return link
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
@@ -183,7 +185,6 @@ class VllmEngine:
         """Drop the engine, which lives in the peer's process."""
         vllm_internals.shutdown(self.llm)
         self.llm = None
-        self.links.cleanup()
         gc.collect()
         if self.on_gpu:
             vllm_internals.release_gpu()

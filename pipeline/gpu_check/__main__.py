@@ -8,147 +8,152 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from data.cli import quiet_environment, start
+from data.cli import guarded, quiet_environment, start
 from data.console import console
 from data.errors import UserError
-from peers.devices import gpu_is_there
-from pipeline.gpu_check.step import LINE, ROOT, Setting, Step, child
+from data.shards import write_json
+from peers.devices import devices
+from pipeline.gpu_check.step import ROOT, START, STEPS, Setting, Step, child, kill_tree, result
 
 LIMIT, CPU_LIMIT = 240, 720  # seconds, for all
+GRACE = 5  # seconds for a step that is out of time to say so, and for a process that is done to end
+PROMISE = f"""Whether this machine computes what the project promises. At most {LIMIT // 60} minutes on a GPU and
+{CPU_LIMIT // 60} on a CPU, where 136 seconds were seen on one core of an AMD EPYC. The last line is one JSON; status 1
+if a step failed or was not done (what makes no sense on a CPU is skipped)."""
+Found = list[dict[str, Any]]
 
 
-def all_steps() -> list[Step]:
-    """In the order in which they run. Imports torch."""
-    from pipeline.gpu_check import engines, numbers, rounds, shapes
-
-    return [
-        Step("environment", "numbers", 30, numbers.environment),
-        Step("head", "numbers", 30, numbers.check_head),
-        Step("packed", "numbers", 40, numbers.packed),
-        Step("engine", "engine", 75, engines.engine),
-        Step("renewed", "engine", 40, engines.renewed),
-        Step("sleep", "engine", 20, engines.sleep),
-        Step("closed", "engine", 20, engines.closed),
-        Step("fresh", "engine", 40, engines.fresh),
-        Step("generate", "shape", 60, shapes.generate),
-        Step("score", "shape", 30, shapes.score),
-        Step("train", "shape", 60, shapes.train),
-        Step("round", "round", 120, rounds.nano_round),
-    ]
+def deadlines(steps: Sequence[Step], limit: float) -> dict[str, float]:
+    """By when each step must have ended, in seconds after the beginning of all: the last one at the limit, each with
+    its share of it."""
+    ends, end, group = {}, 0, ""
+    for step in steps:
+        end += step.seconds + (START if step.group != group else 0)
+        ends[step.name], group = end, step.group
+    return {name: each * limit / end for name, each in ends.items()}
 
 
-def run_group(steps: Sequence[Step], setting: Setting, seconds: float) -> list[dict[str, Any]]:
-    """Verdicts of the steps of one process, which is ended after so many seconds; of those that it had no verdict on,
-    the first has failed and the others were not done."""
-    found: list[dict[str, Any]] = []
-    log = setting.folder / f"{steps[0].group}.log"
-    command = [sys.executable, "-m", "pipeline.gpu_check", "--steps", ",".join(step.name for step in steps)]
-    command += ["--child", str(setting.folder), *(["--small"] if setting.small else [])]
-    with log.open("wb") as errors:
+def run_group(steps: Sequence[Step], setting: Setting, until: dict[str, float], found: Found) -> None:
+    """Do the steps of one process, and add their verdicts. Where it dies, or does not end a step by its deadline (of
+    `time.monotonic`), that step has failed and those after it were not done. Leaves no process."""
+    told, log = setting.folder / f"{steps[0].group}.jsonl", setting.folder / f"{steps[0].group}.log"
+    told.touch()
+    given = {"gpu": setting.gpu, "folder": str(setting.folder), "small": setting.small, "told": str(told)}
+    given["deadlines"] = {step.name: until[step.name] for step in steps}
+    command = [sys.executable, "-m", "pipeline.gpu_check", "--child", json.dumps(given)]
+    begin, done = time.monotonic(), 0
+    with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
-    timer = threading.Timer(seconds, _kill, [process])
-    timer.start()
-    begin = time.monotonic()
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(LINE):
-            found.append(json.loads(line.removeprefix(LINE)))
-            _tell(found[-1])
-    process.wait()
-    timer.cancel()
-    took = round(time.monotonic() - begin, 1)
-    _kill(process)  # what it has started
-    tail = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:]
-    ended = f"its process was ended after {took} s" if took >= seconds else f"its process died ({process.returncode})"
-    for i, step in enumerate(steps[len(found) :]):
-        told = ("failed", f"{ended}: {tail}") if i == 0 else ("skipped", f"not done: {ended}")
-        found.append({"step": step.name, "verdict": told[0], "reason": told[1], "seconds": took, "figures": {}})
-        _tell(found[-1])
-    return found
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        while done < len(steps):
+            status = process.poll()  # before the file is read: it is whole then
+            for line in told.read_text(encoding="utf-8").split("\n")[done:-1]:
+                add(found, json.loads(line))
+                done += 1
+            if status is not None or done == len(steps) or time.monotonic() > until[steps[done].name] + GRACE:
+                break
+            time.sleep(0.1)
+        if done == len(steps):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+    finally:
+        kill_tree(process)
+    tail = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:]
+    ended = "its process hung" if status is None else f"its process died ({status})"
+    for step in steps[done : done + 1]:
+        add(found, result(step.name, "failed", f"{ended}: {tail}", time.monotonic() - begin))
+    for step in steps[done + 1 :]:
+        add(found, result(step.name, "not done", f"{steps[done].name}: {ended}"))
 
 
-def _tell(found: dict[str, Any]) -> None:
-    said = "  ".join(f"{name} {value}" for name, value in found["figures"].items())
-    console.print(f"{found['step']:12} {found['verdict']:8} {found['seconds']:6} s  {found['reason'] or said}",
-                  markup=False, soft_wrap=True)  # fmt: skip
+def add(found: Found, each: dict[str, Any]) -> None:
+    """Keep a verdict, and tell it."""
+    found.append(each)
+    said = each["reason"] or "  ".join(f"{name} {value}" for name, value in each["figures"].items())
+    console.print(f"{each['step']:12} {each['verdict']:8} {each['seconds']:6} s  {said}", markup=False, soft_wrap=True)
 
 
-def check(names: Sequence[str], small: bool, limit: float) -> dict[str, Any]:
-    """All verdicts, and "ok" where none has failed."""
-    begin, gpu, found = time.monotonic(), gpu_is_there(), []
-    steps = chosen(names)
-    with tempfile.TemporaryDirectory(prefix="pst-gpu-check-") as folder:
-        setting = Setting(gpu, Path(folder), small)
-        for group in dict.fromkeys(step.group for step in steps):
-            together = [step for step in steps if step.group == group]
-            left = limit - (time.monotonic() - begin)
-            if left < 5:
-                late = {"verdict": "skipped", "reason": f"no time left of {limit:.0f} s", "seconds": 0, "figures": {}}
-                found += [{"step": step.name, **late} for step in together]
-                continue
-            # its imports and its exit have no step of their own
-            found += run_group(together, setting, min(left, 30 + sum(step.limit(setting) for step in together)))
+def check(steps: Sequence[Step], small: bool, limit: float | None) -> dict[str, Any]:
+    """All verdicts, and "ok" where none has failed and all was done that makes sense here. After Ctrl-C those there
+    are. Raises UserError where there is a GPU that nvidia-smi does not tell of."""
+    found: Found = []
+    begin, gpu, interrupted = time.monotonic(), any(device.is_gpu for device in devices()), False
+    ends = deadlines(steps, limit or (LIMIT if gpu else CPU_LIMIT))
+    until = {name: begin + end for name, end in ends.items()}
+    try:
+        with tempfile.TemporaryDirectory(prefix="pst-gpu-check-", ignore_cleanup_errors=True) as folder:
+            for _, group in groupby(steps, lambda step: step.group):
+                run_group([*group], Setting(gpu, Path(folder), small), until, found)
+    except KeyboardInterrupt:
+        interrupted = True
+        for step in steps[len(found) :]:
+            add(found, result(step.name, "not done", "interrupted"))
     return {
-        "ok": all(each["verdict"] != "failed" for each in found), "gpu": gpu,
+        "ok": all(each["verdict"] in ("ok", "skipped") for each in found), "gpu": gpu, "interrupted": interrupted,
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.monotonic() - begin, 1),
         "steps": found,
     }  # fmt: skip
 
 
-def chosen(names: Sequence[str]) -> list[Step]:
+def chosen(text: str) -> list[Step]:
     """The steps with these names, all of them without names. Raises UserError for one that there is not."""
-    steps = all_steps()
-    known = [step.name for step in steps]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(f"--steps {unknown[0]!r}: expected some of {', '.join(known)}")
-    return [step for step in steps if not names or step.name in names]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    known = [step.name for step in STEPS]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--steps {name!r}: expected some of {', '.join(known)}")
+    return [step for step in STEPS if not names or step.name in names]
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command()
-def main(
-    out: Path | None = typer.Option(None, help="Write the JSON here, too."),
-    steps: str = typer.Option("", help="Some of the steps, with commas between."),
-    small: bool = typer.Option(False, help="Small shapes, as the tests take."),
-    limit: float | None = typer.Option(None, min=1, help="Seconds for all of it: 240 on a GPU, 720 on a CPU."),
-    work: str = typer.Option("", "--child", hidden=True),
-) -> None:
-    """Whether this machine computes what the project promises. The last line is one JSON; status 1 if a step failed."""
-    quiet_environment()
-    names = [name.strip() for name in steps.split(",") if name.strip()]
-    if work:
-        import torch
-
-        child(chosen(names), Setting(gpu_is_there() and torch.cuda.is_available(), Path(work), small))
-        return
-    found = check(names, small, limit or (LIMIT if gpu_is_there() else CPU_LIMIT))
-    text = json.dumps(found)
+def report(out: Path | None, steps: str, small: bool, limit: float | None) -> None:
+    """The command's body. Ends it with status 0, 1, or 130."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.absolute().parent}; make it")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
+            signal.signal(number, signal.default_int_handler)  # or what was started would stay
+    found = check(chosen(steps), small, limit)
     if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text, flush=True)
-    raise SystemExit(0 if found["ok"] else 1)
+        write_json(found, out)
+    print(json.dumps(found), flush=True)
+    raise SystemExit(130 if found["interrupted"] else 0 if found["ok"] else 1)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(help=" ".join(PROMISE.split()))
+def main(
+    out: Annotated[Path | None, typer.Option(help="Write the JSON here, too.")] = None,
+    steps: Annotated[str, typer.Option(help="Some of the steps, with commas between.")] = "",
+    small: Annotated[bool, typer.Option(help="Small shapes, as the tests take.")] = False,
+    limit: Annotated[
+        float | None,
+        typer.Option(min=1, max=86_400, help=f"Seconds for all of it: {LIMIT} on a GPU, {CPU_LIMIT} on a CPU."),
+    ] = None,
+    work: Annotated[str, typer.Option("--child", hidden=True)] = "",
+) -> None:
+    """`python -m pipeline.gpu_check [--out FILE] [--steps NAMES] [--small] [--limit SECONDS]`."""
+    quiet_environment()
+    if work:
+        given = json.loads(work)
+        setting = Setting(given["gpu"], Path(given["folder"]), given["small"])
+        guarded(lambda: child(setting, given["deadlines"], Path(given["told"])))
+    else:
+        guarded(lambda: report(out, steps, small, limit))
 
 
 if __name__ == "__main__":

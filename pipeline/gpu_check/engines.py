@@ -19,7 +19,7 @@ from peers.logprob.scoring import score_pairs
 from peers.placement import here
 from peers.prompts import load_prompts
 from pipeline.gpu_check.numbers import GIB, questions
-from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect
+from pipeline.gpu_check.step import ROOT, Figures, Missed, Setting, Skipped, expect
 
 NAME = "gemma2"
 NEAR_TIE = 0.1  # nats between two likeliest tokens, for which the engines may decide either way
@@ -44,10 +44,14 @@ def held() -> int:
     return total - free
 
 
-def open_engine(setting: Setting, directory: Path) -> Any:
-    """An engine with few graphs and a small cache."""
+def need_vllm() -> None:
+    """Raises Skipped without it."""
     if util.find_spec("vllm") is None:
         raise Skipped("vLLM is not installed")
+
+
+def open_engine(setting: Setting, directory: Path) -> Any:
+    """An engine with few graphs and a small cache."""
     from peers.engines.vllm import VllmEngine
 
     config = load_config(ROOT / "configs/nano.toml", [])
@@ -59,6 +63,7 @@ def open_engine(setting: Setting, directory: Path) -> Any:
 def engine_of(setting: Setting) -> Any:
     """The nano peer's, started by the first step that asks."""
     if not _engine:
+        need_vllm()
         _before[:] = [held() if setting.gpu else 0]
         begin = time.perf_counter()
         _engine.append(open_engine(setting, ROOT / "peers" / NAME))
@@ -77,7 +82,7 @@ def answers(engine: Any, requests: list[Request], sampling: Sampling) -> list[Co
     return found
 
 
-def engine(setting: Setting, figures: Figures) -> None:
+def check_engine(setting: Setting, figures: Figures) -> None:
     """Greedy answers are those of transformers but for near-ties; log-probabilities are ours; samples follow seeds."""
     live = engine_of(setting)
     figures["start_seconds"] = starts[0]
@@ -115,12 +120,10 @@ def _against_ours(lm: LanguageModel, live: Any, requests: list[Request], greedy:
     }  # fmt: skip
 
 
-def renewed(setting: Setting, figures: Figures) -> None:
+def check_renewed(setting: Setting, figures: Figures) -> None:
     """A live engine is given other weights, which change its answers, and then its own, which bring them back. `fresh`
     compares the answers in between."""
     live, other = engine_of(setting), perturbed(setting.folder / "other")
-    if not hasattr(live, "renew"):
-        raise Skipped("this engine takes no new weights")
     requests = asked(live, setting.size(64, 24, 6))
     before = answers(live, requests, GREEDY)
     expect(live.renew(other, None), "the engine refused the new weights")
@@ -133,11 +136,12 @@ def renewed(setting: Setting, figures: Figures) -> None:
     _renewed[:] = [(other, found)]
 
 
-def fresh(setting: Setting, figures: Figures) -> None:
+def check_fresh(setting: Setting, figures: Figures) -> None:
     """A second engine of this process, with the other weights, answers as the renewed one did. vLLM allows one at a
     time where it sleeps, so the first one must be gone."""
+    need_vllm()
     if not _renewed:
-        raise Skipped("no engine was renewed")
+        raise Missed("no engine was renewed")
     other, found = _renewed[0]
     begin = time.perf_counter()
     live = open_engine(setting, other)
@@ -173,7 +177,7 @@ def _share(some: list[Completion], others: list[Completion]) -> float:
     return sum(a.token_ids == b.token_ids for a, b in zip(some, others, strict=True)) / len(some)
 
 
-def sleep(setting: Setting, figures: Figures) -> None:
+def check_sleep(setting: Setting, figures: Figures) -> None:
     """Asleep it gives memory back, and awake it answers as before."""
     if not setting.gpu:
         raise Skipped("vLLM sleeps on a GPU alone")
@@ -188,10 +192,11 @@ def sleep(setting: Setting, figures: Figures) -> None:
     expect(figures["same"] >= SAME, "awake it answers other than before")
 
 
-def closed(setting: Setting, figures: Figures) -> None:
+def check_closed(setting: Setting, figures: Figures) -> None:
     """The engine is dropped, and gives its memory back."""
+    need_vllm()
     if not _engine:
-        raise Skipped("no engine was started")
+        raise Missed("no engine was started")
     _engine.pop().close()
     if setting.gpu:
         figures["held_gib"] = (held() - _before[0]) / GIB

@@ -50,7 +50,7 @@ def bf16_rate(setting: Setting) -> float:
     return 2 * n**3 / seconds(lambda: a @ a)
 
 
-def environment(setting: Setting, figures: Figures) -> None:
+def check_environment(setting: Setting, figures: Figures) -> None:
     """Driver, compiler, header, and that torch sees a GPU that nobody else uses."""
     figures |= {"torch": torch.__version__, "cuda": torch.version.cuda, "python": sys.version.split()[0]}
     figures |= {"vllm": util.find_spec("vllm") is not None, "gpu": None}
@@ -121,7 +121,7 @@ def questions(n: int) -> list[str]:
     return [problem.question for problem in islice(problems("arith", "test", 0), n)]
 
 
-def packed(setting: Setting, figures: Figures) -> None:
+def check_packed(setting: Setting, figures: Figures) -> None:
     """Scores and gradients of packed batches against padded ones, of all three nano peers, in float32."""
     pairs = some_pairs(setting.size(48, 24, 9))
     for name in ("gemma2", "llama", "qwen2"):

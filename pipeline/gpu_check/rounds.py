@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.shards import read_manifest
-from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect
+from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect, kill_tree
 
 FEW = ["prompts.limit=24", "benchmarks.0.limit=16", "benchmarks.1.limit=16", "evaluate.samples=2"]
 RUN = "gpu-check"
@@ -23,7 +24,7 @@ def taken() -> int:
     return sum(map(int, subprocess.check_output(ask, text=True, timeout=60).split()))
 
 
-def nano_round(setting: Setting, figures: Figures) -> None:
+def check_round(setting: Setting, figures: Figures) -> None:
     """Killed when its first responses are there; the same command then ends it; nothing stays on the GPU."""
     if setting.small:
         raise Skipped("too long for a test")
@@ -33,14 +34,13 @@ def nano_round(setting: Setting, figures: Figures) -> None:
     before = taken() if setting.gpu else 0
     chains = folder / "runs" / RUN / "round=1" / "chains"
     begin = time.monotonic()
-    first = _start(folder)
-    while first.poll() is None and not [*chains.glob(".work/*"), *chains.glob("*.parquet")]:
-        time.sleep(0.2)
-    expect(first.poll() is None, f"the round ended by itself, with status {first.returncode}: {_tail(folder)}")
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    with _started(folder) as first:
+        while first.poll() is None and not [*chains.glob(".work/*"), *chains.glob("*.parquet")]:
+            time.sleep(0.2)
+        expect(first.poll() is None, f"the round ended by itself, with status {first.returncode}: {_tail(folder)}")
     figures["killed_after_seconds"] = time.monotonic() - begin
-    status = _start(folder).wait()
+    with _started(folder) as second:
+        status = second.wait()
     figures["seconds"] = time.monotonic() - begin
     expect(status == 0, f"the same command after the kill ended with status {status}: {_tail(folder)}")
     for stage in ("chains", "scores", "adapters", "evals"):
@@ -52,12 +52,18 @@ def nano_round(setting: Setting, figures: Figures) -> None:
         expect(figures["held_gib"] <= KEPT, f"{figures['held_gib']:.2f} GiB of the GPU are still taken")
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def _started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command. When the block ends, be it that the step is out of time, all its processes are killed."""
     command = [sys.executable, "-m", "pipeline.round", "--config", str(ROOT / "configs/nano.toml"), "--run", RUN]
     command += ["--round", "1", *(part for each in FEW for part in ("--set", each))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PST_CACHE": str(folder / ".cache"), "HF_HUB_OFFLINE": "1"}
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        kill_tree(process)
 
 
 def _tail(folder: Path) -> str:

@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import time
-from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +19,9 @@ from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
 from peers.placement import here
 from peers.prompts import load_prompts
-from pipeline.gpu_check.engines import KEPT, NAME, held
+from pipeline.gpu_check.engines import KEPT, NAME, held, need_vllm
 from pipeline.gpu_check.numbers import GIB, bf16_rate, synchronise
-from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect
+from pipeline.gpu_check.step import ROOT, Figures, Setting, expect
 from train.examples import TrainingExample
 from train.loop import open_adapter, train_adapter
 
@@ -60,10 +59,9 @@ def some_pairs(setting: Setting, tokens: int) -> list[Pair]:
     return [Pair(row[:384], row[384:]) for row in rows]
 
 
-def generate(setting: Setting, figures: Figures) -> None:
+def check_generate(setting: Setting, figures: Figures) -> None:
     """Start, 256 responses of 128 tokens at once, close; the memory comes back."""
-    if util.find_spec("vllm") is None:
-        raise Skipped("vLLM is not installed")
+    need_vllm()
     from peers.engines.vllm import VllmEngine
 
     directory, config = model(setting), load_config(ROOT / "configs/nano.toml", [])
@@ -86,7 +84,7 @@ def generate(setting: Setting, figures: Figures) -> None:
         expect(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")
 
 
-def score(setting: Setting, figures: Figures) -> None:
+def check_score(setting: Setting, figures: Figures) -> None:
     """16k tokens, as a share of the card's bf16 rate."""
     lm = load_language_model(model(setting), "bfloat16" if setting.gpu else "float32")
     lm.compile = "off"
@@ -106,7 +104,7 @@ def score(setting: Setting, figures: Figures) -> None:
     _expect_share(setting, figures)
 
 
-def train(setting: Setting, figures: Figures) -> None:
+def check_train(setting: Setting, figures: Figures) -> None:
     """Some optimiser steps, whose loss falls; the same with gradient checkpointing."""
     directory, budget = model(setting), setting.size(4096, 1024, 512)
     dtype = "bfloat16" if setting.gpu else "float32"

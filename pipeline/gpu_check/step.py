@@ -1,25 +1,28 @@
-"""What a step is, and the process that does some of them: one line of JSON on stdout for each."""
+"""The steps, and the process that does some of them: one line of JSON for each in a file."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
-import sys
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from data.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE = "gpu-check-step: "  # before a verdict, for libraries print, too
-CPU_TIMES = 3  # as long may a step take on a CPU
 Figures = dict[str, Any]
+Check = Callable[["Setting", Figures], None]
 
 
 class Failed(Exception):
@@ -27,14 +30,18 @@ class Failed(Exception):
 
 
 class Skipped(Exception):
-    """The step makes no sense here."""
+    """The step makes no sense here, which is no fault."""
+
+
+class Missed(Exception):
+    """The step makes sense here and cannot be done, which is one."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a step runs and how much it may do. `folder` is its own."""
+    """Where steps run and how much they may do. `folder` is the command's own."""
 
-    gpu: bool
+    gpu: bool  # there is one: then torch must see it
     folder: Path
     small: bool = False  # as in the tests
 
@@ -45,16 +52,33 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """`check` raises Failed or Skipped, or returns; it fills the figures as it goes, so that a failure has them."""
+    """Its check is looked up by name, so that the command itself imports no torch. It raises Failed, Skipped or Missed,
+    or returns, and fills the figures as it goes, so that a failure has them."""
 
     name: str
-    group: str  # of steps that share a process
-    seconds: int  # its limit on a GPU
-    check: Callable[[Setting, Figures], None]
+    group: str  # the module of its check; steps of one module share a process
+    seconds: int  # that it may take on a GPU, of 240 for all
 
-    def limit(self, setting: Setting) -> int:
-        """Seconds that it may take."""
-        return self.seconds if setting.gpu else CPU_TIMES * self.seconds
+    def check(self, setting: Setting, figures: Figures) -> None:
+        """Imports torch: what a module fails to import is the step's failure."""
+        getattr(import_module(f"pipeline.gpu_check.{self.group}"), f"check_{self.name}")(setting, figures)
+
+
+START = 8  # seconds for a process to start on a GPU's machine
+STEPS = (  # in the order in which they run; what one does not use of its seconds, the next ones may
+    Step("environment", "numbers", 8),
+    Step("head", "numbers", 8),
+    Step("packed", "numbers", 10),
+    Step("engine", "engines", 40),
+    Step("renewed", "engines", 8),
+    Step("sleep", "engines", 6),
+    Step("closed", "engines", 4),
+    Step("fresh", "engines", 18),
+    Step("generate", "shapes", 32),
+    Step("score", "shapes", 8),
+    Step("train", "shapes", 14),
+    Step("round", "rounds", 52),
+)
 
 
 def expect(holds: bool, what: str) -> None:
@@ -63,41 +87,92 @@ def expect(holds: bool, what: str) -> None:
         raise Failed(what)
 
 
-def verdict(step: Step, setting: Setting) -> dict[str, Any]:
-    """Do a step: its name, verdict ("ok", "failed", "skipped"), reason, seconds, and figures."""
+def verdict(name: str, check: Check, setting: Setting, seconds: float) -> dict[str, Any]:
+    """Do a step: its name, verdict ("ok", "failed", "skipped", "not done"), reason, seconds, and figures."""
     figures: Figures = {}
     begin = time.monotonic()
     told, reason = "ok", ""
     previous = signal.signal(signal.SIGALRM, _out_of_time)
-    signal.alarm(step.limit(setting))
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))  # 0 would be none
     try:
-        with redirect_stdout(sys.stderr):
-            step.check(setting, figures)
+        check(setting, figures)
     except Skipped as error:
         told, reason = "skipped", str(error)
+    except Missed as error:
+        told, reason = "not done", str(error)
     except (Failed, UserError, TimeoutError) as error:
         told, reason = "failed", str(error)
     except Exception as error:
         traceback.print_exc()
         told, reason = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    seconds = round(time.monotonic() - begin, 1)
-    return {"step": step.name, "verdict": told, "reason": reason, "seconds": seconds, "figures": rounded(figures)}
+    return result(name, told, reason, time.monotonic() - begin, figures)
+
+
+def result(name: str, told: str, reason: str, seconds: float = 0, figures: Figures | None = None) -> dict[str, Any]:
+    """A step's part of the JSON."""
+    rounded = {key: _rounded(value) for key, value in (figures or {}).items()}
+    return {"step": name, "verdict": told, "reason": reason, "seconds": round(seconds, 1), "figures": rounded}
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits are enough; JSON has no "nan"."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else str(value)
 
 
 def _out_of_time(*_: object) -> None:
     raise TimeoutError("out of time")
 
 
-def rounded(figures: Figures) -> Figures:
-    """Four digits are enough."""
-    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
+def child(setting: Setting, deadlines: dict[str, float], told: Path) -> None:
+    """The body of a process: do the steps that have a deadline (of `time.monotonic`, which all processes share)."""
+    import torch
 
-
-def child(steps: list[Step], setting: Setting) -> None:
-    """The body of a process."""
     os.chdir(ROOT)
-    for step in steps:
-        print(LINE + json.dumps(verdict(step, setting)), flush=True)
+    unseen = setting.gpu and not torch.cuda.is_available()
+    for step in STEPS:
+        if step.name in deadlines:
+            left = deadlines[step.name] - time.monotonic()
+            found = verdict(step.name, _unseen if unseen else step.check, setting, left)
+            with told.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(found) + "\n")
+
+
+def _unseen(*_: object) -> None:
+    """Without this all would run on the CPU, and pass."""
+    import torch
+
+    from peers.gpu import check_gpu
+
+    check_gpu()  # knows more of the reasons
+    raise Failed(f"there is a GPU, but torch {torch.__version__} is built for the CPU alone")
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, in whatever session; returns when they are gone. Where the process
+    leads a group, also those of it whose parents are gone."""
+    started: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    for each in started:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    end = time.monotonic() + 5
+    while any(map(_runs, started)) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """A zombie, which in a container may stay one, holds nothing."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
