@@ -46,11 +46,16 @@ def cores() -> int:
 
 
 def gpu_is_there() -> bool:
-    """Whether this process may use a GPU, by the files of the driver; torch must not be built for CPUs alone."""
-    if torch_is_for_cpus():
+    """Whether this process may use a GPU: there is one, and torch is not built for CPUs alone."""
+    return not torch_is_for_cpus() and gpu_is_listed()
+
+
+def gpu_is_listed() -> bool:
+    """Whether there is a GPU by the driver's files that CUDA_VISIBLE_DEVICES does not hide, whatever torch sees."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    files = [*DEV.glob("nvidia[0-9]*"), *DEV.glob("dxg")]  # dxg: WSL 2
-    return bool(files) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    wsl = [*DEV.glob("dxg")] and shutil.which("nvidia-smi")  # dxg is there for the GPUs of other makers, too
+    return bool([*DEV.glob("nvidia[0-9]*")] or wsl)
 
 
 @cache
@@ -70,8 +75,6 @@ def devices() -> list[Device]:
     """
     if not gpu_is_there():
         return [_cpu()]
-    if shutil.which("nvidia-smi") is None and not [*DEV.glob("nvidia[0-9]*")]:
-        return [_cpu()]  # WSL has /dev/dxg for the GPUs of other makers, too
     found = _gpus()
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:

@@ -21,7 +21,6 @@ import pipeline.gpu_check.__main__ as command
 from data.config.load import load_config
 from data.errors import UserError
 from peers import gpu
-from peers.devices import Device
 from peers.engines.protocol import Completion, Request, Sampling
 from peers.engines.transformers import TransformersEngine
 from peers.logprob import attention, head
@@ -510,11 +509,16 @@ def test_a_gpu_that_torch_does_not_see_fails_every_step(
     assert all(told in each["reason"] for each in found)
 
 
-def test_the_gpu_that_nvidia_smi_lists_is_looked_for(monkeypatch: PATCH) -> None:
+def test_a_gpu_counts_whatever_torch_is_built_for(tmp_path: Path, monkeypatch: PATCH) -> None:
     seen: list[bool] = []
-    monkeypatch.setattr(command, "devices", lambda: [Device("GPU-1", 1, "NVIDIA")])
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr("peers.devices.DEV", tmp_path)
+    monkeypatch.setattr("peers.devices.torch_is_for_cpus", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(command, "run_group", lambda steps, setting, *_: seen.append(setting.gpu))
     assert command.check([Step("a", "g", 1)], small=True, limit=None)["gpu"] and seen == [True]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not command.check([Step("a", "g", 1)], small=True, limit=None)["gpu"]
 
 
 # Ctrl-C comes while a step's process has others running

@@ -146,10 +146,11 @@ def _unseen(*_: object) -> None:
     """Without this all would run on the CPU, and pass."""
     import torch
 
+    from peers.devices import WITHOUT
     from peers.gpu import check_gpu
 
     check_gpu()  # knows more of the reasons
-    raise Failed(f"there is a GPU, but torch {torch.__version__} is built for the CPU alone")
+    raise Failed(f"there is a GPU, but torch {torch.__version__} is built for the CPU alone; {WITHOUT}")
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
