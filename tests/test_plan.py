@@ -123,8 +123,8 @@ def test_the_sizing_table() -> None:
 def test_make_plan_prints_all_of_it(
     project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.unrecorded.Processes", Here)
-    monkeypatch.setattr("pipeline.unrecorded.warm", lambda engine: None)
+    monkeypatch.setattr("pipeline.unrecorded.Pool", Here)
+    monkeypatch.setattr("pipeline.unrecorded.warm", lambda *_, **__: None)
     monkeypatch.setattr("pipeline.probe.LONGEST", 0.1)
     given = load_config(project / "tiny.toml", [])
     shards.write_json(given.model_dump(mode="json"), RUNS / "tiny/config.json")
