@@ -14,14 +14,14 @@ def memory_total() -> int:
     """Bytes."""
     import psutil
 
-    return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits())])
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _limits())])
 
 
 def memory_free() -> int:
     """Bytes that can be had without swapping."""
     import psutil
 
-    return min([psutil.virtual_memory().available, *(max(0, limit - used) for limit, used in _limits())])
+    return min([int(psutil.virtual_memory().available), *(max(0, limit - used) for limit, used in _limits())])
 
 
 def _limits() -> Iterator[tuple[int, int]]:

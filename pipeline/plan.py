@@ -51,7 +51,7 @@ def placement_table(placement: Placement) -> Table:
     alike: dict[tuple[str, ...], list[Device]] = {}
     for device in dict.fromkeys(slot.device for slot in placement.slots):
         here = [slot for slot in placement.slots if slot.device == device]
-        row = (
+        row: tuple[str, ...] = (
             gib(device.memory), ", ".join(slot.peer for slot in here),
             ", ".join(gib(slot.kv_cache_bytes) for slot in here),
             "alone" if len(here) == 1 else "in turns" if device in placement.turns else "side by side",

@@ -174,9 +174,12 @@ def test_of_a_hub_model_the_config_alone_is_fetched(project: Path, monkeypatch: 
     (project / "hub").mkdir()
     (project / "hub/config.json").write_text(json.dumps(PAPER["gemma-2-2b"]))
     asked: list[list[str]] = []
-    monkeypatch.setattr(
-        "peers.source._fetched", lambda peer, name, revision, files: (asked.append(files), Path("hub"))[1]
-    )
+
+    def fetched(peer: object, name: str, revision: str | None, files: list[str]) -> Path:
+        asked.append(files)
+        return Path("hub")
+
+    monkeypatch.setattr("peers.source._fetched", fetched)
     found = likely_shapes(given)
     assert asked == [["config.json"]] and list(found) == list(given.peer_names)
     assert found[given.peer_names[0]] == SHAPES["gemma"]
