@@ -80,7 +80,7 @@ def run(project: Path) -> Iterator[Run]:
         yield opened
 
 
-def pool(run: Run, executor: Scripted, slots: list[Slot], turns: frozenset[Device] = frozenset()) -> Pool:
+def pool(run: Run, executor: Scripted, slots: list[Slot], turns: frozenset[str] = frozenset()) -> Pool:
     """A pool whose placement and executor are given."""
     made = Pool(run)
     in_turns = frozenset(each.device for each in slots if each.device.name in turns)
@@ -124,7 +124,7 @@ def test_units_that_ask_no_engine_are_shared_out_evenly(run: Run) -> None:
 
 def test_on_a_gpu_the_peer_that_waits_sleeps_and_no_process_ends(run: Run) -> None:
     executor = Scripted()
-    with pool(run, executor, [slot("chatty", 0, GPU), slot("plain", 0, GPU)], frozenset([GPU])) as workers:
+    with pool(run, executor, [slot("chatty", 0, GPU), slot("plain", 0, GPU)], frozenset([GPU.name])) as workers:
         for number in (1, 2):
             workers.submit("chatty", work, number)
             workers.submit("plain", work, number)
@@ -143,7 +143,7 @@ def test_on_a_gpu_the_peer_that_waits_sleeps_and_no_process_ends(run: Run) -> No
 def test_what_is_loaded_is_used_as_long_as_there_is_work_for_it(run: Run, device: Device) -> None:
     executor = Scripted()
     slots = [slot("chatty", 0, device), slot("plain", 0, device)]
-    with pool(run, executor, slots, frozenset([device])) as workers:
+    with pool(run, executor, slots, frozenset([device.name])) as workers:
         for number in (1, 2):
             workers.submit("plain", work, number)
         for job, _ in workers.results():
@@ -154,7 +154,7 @@ def test_what_is_loaded_is_used_as_long_as_there_is_work_for_it(run: Run, device
 
 def test_on_a_cpu_the_peer_that_waits_is_ended(run: Run) -> None:
     executor = Scripted()
-    with pool(run, executor, [slot("chatty"), slot("plain")], frozenset([CPU])) as workers:
+    with pool(run, executor, [slot("chatty"), slot("plain")], frozenset([CPU.name])) as workers:
         workers.submit("chatty", work)
         workers.submit("plain", work)
         list(workers.results())
