@@ -111,7 +111,7 @@ def test_runtime_resident_and_together_force() -> None:
 
 def test_engine_and_model_are_side_by_side_where_the_engine_cannot_sleep() -> None:
     """With vLLM on a GPU the larger of the two counts; the engine of transformers has no sleep."""
-    for gpus, turns in (("3x80", 0), ("3x24", 3)):
+    for gpus, turns in (("3x80", 0), ("3x24", 1), ("1x80", 1)):
         found = place(config(generate={"engine": "transformers"}), parse_devices(gpus), SHAPES)
         assert len(found.turns) == turns and not any(slot.apart for slot in found.slots)
     needs = footprint(SHAPES["gemma"], config().peer("gemma"), config(), by_device(RuntimeSection(), CPU), CPU)
@@ -122,7 +122,7 @@ def test_engine_and_model_are_side_by_side_where_the_engine_cannot_sleep() -> No
 
 def test_caches_share_what_is_there() -> None:
     """Three peers on 80 GB whose wanted caches do not fit: each gets the same share of the way to it."""
-    given = config(generate={"context_tokens": 384, "max_new_tokens": 192}, runtime={"train_tokens": 1024})
+    given = config(generate={"context_tokens": 640, "max_new_tokens": 320}, runtime={"train_tokens": 1024})
     (device,) = parse_devices("1x80")
     found = place(given, [device], SHAPES)
     needs = [footprint(SHAPES[s.peer], given.peer(s.peer), given, resolved(given.runtime, s), device)
@@ -209,7 +209,7 @@ def test_a_peer_that_does_not_fit_the_cpu_is_refused() -> None:
         place(config(), [Device("cpu", 16 * GIB, "CPU")], SHAPES)
     # nothing that could be lowered would help
     with pytest.raises(
-        UserError, match=r"there are 4.0 GiB of 4.0 GiB; its process and weights alone take \d.\d GiB: take a larger"
+        UserError, match=r"there are 4.0 GiB of 4.0 GiB; its process and weights alone take 10.2 GiB: take a larger"
     ):
         place(config(), [Device("cpu", 4 * GIB, "CPU")], SHAPES)
     with pytest.raises(UserError, match=r"there are 0.00 GiB of 0.93 GiB, .* take a larger device or a smaller peer$"):
@@ -271,7 +271,7 @@ def folder_of(name: str) -> str:
 
 def test_a_larger_budget_takes_more_memory() -> None:
     device, peer = parse_devices("1x80")[0], config().peer("gemma")
-    runtime = by_device(RuntimeSection(), device)
+    runtime = by_device(RuntimeSection(gradient_checkpointing="off"), device)
     found = footprint(SHAPES["gemma"], peer, config(), runtime, device)
     doubled = runtime.model_copy(update={"score_tokens": 2 * runtime.score_tokens, "train_tokens": 16384})
     more = footprint(SHAPES["gemma"], peer, config(), doubled, device)

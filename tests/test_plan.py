@@ -220,7 +220,7 @@ def test_make_plan_for_devices_that_are_not_here(project: Path, capfd: pytest.Ca
     assert found["run"]["seconds"] > 60 and len(found["memory"]) == 6
     app(["--config", "tiny.toml", "--devices", "2x80"], standalone_mode=False)
     out = capfd.readouterr().out
-    assert "times are estimated, not measured: a roofline of H100" in out and "may use" in out
+    assert "times estimated, not measured: a roofline of H100" in out and "may use" in out
 
 
 def test_a_peer_that_does_not_fit_is_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
