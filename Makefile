@@ -180,7 +180,7 @@ try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts a
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
 
 plan: setup  ## who runs where and why; memory, hours and disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
-	@$(PY) -m pipeline.plan --config '$(CONFIG)' --run '$(RUN)' $(if $(DEVICES),--devices '$(DEVICES)') \
+	@$(PY) -m pipeline.plan $(RUN_ARGS) $(if $(DEVICES),--devices '$(DEVICES)') \
 		$(if $(ROUND),--round '$(ROUND)') $(if $(PRICE),--price '$(PRICE)') $(SET_ARGS)
 
 wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)

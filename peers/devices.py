@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from data.errors import UserError
+from peers.host_memory import memory_total
 
 CPU = "cpu"
 GB = 10**9
@@ -20,7 +21,7 @@ QUERY = ["--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,noun
 WITHOUT = "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
 SLICE = re.compile(r"(MIG \S*?(\d+)gb\S*)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)")  # of `nvidia-smi -L`
 GIVEN = re.compile(r"(\d+)x(\d+(?:\.\d+)?)")
-MOST = 4096  # devices that are given by their number
+MOST, MOST_GB = 4096, 10_000  # devices that are given by their number, and of one
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ def devices() -> list[Device]:
 
 
 def _cpu() -> Device:
-    import psutil
-
-    return Device(CPU, psutil.virtual_memory().total, "CPU")
+    return Device(CPU, memory_total(), "CPU")
 
 
 def _gpus() -> list[tuple[str, Device]]:
@@ -136,8 +135,10 @@ def parse_devices(text: str) -> list[Device]:
     found: list[Device] = []
     for part in text.split("+"):
         given = GIVEN.fullmatch(part.strip())
-        if given is None or not 1 <= int(given[1]) <= MOST or not 1 <= float(given[2]) <= 10_000:
+        if given is None:
             raise UserError(f"devices {text!r}: expected 8x80 (eight of 80 GB each), 2x24+1x80, or cpu")
+        if not 1 <= int(given[1]) <= MOST or not 1 <= float(given[2]) <= MOST_GB:
+            raise UserError(f"devices {text!r}: expected 1 to {MOST} devices of 1 to {MOST_GB} GB each")
         memory = int(float(given[2]) * GB)
         found += [Device(str(len(found) + n), memory, f"GPU of {given[2]} GB") for n in range(int(given[1]))]
     return found

@@ -2,7 +2,8 @@
 
     engine   weights + activations of one step; its key-value cache comes on top
     score    weights + one batch: hidden states and one layer's activations, and a block of the head's logits
-    train    weights + adapter + micro-batch: activations of all layers for the backward pass, logits as in score
+    train    weights + adapter + micro-batch: activations of all layers for the backward pass, or, with gradient
+             checkpointing, the layers' inputs and one layer's activations; logits as in score
     process  the libraries' own, and CUDA's context, once for all of these
 
 Letters: L layers, H hidden size, I inner size of the MLP, A attention heads, B heads of keys and values, D head size,
@@ -19,6 +20,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from data.config.engine import engine_here
 from data.config.sections import Config, GenerateSection, PeerSection, RuntimeSection
 from peers.devices import Device
 from peers.weights import Stored, read_model_json, read_stored
@@ -30,6 +32,8 @@ CPU_PROCESS = GIB // 2  # what a process of torch, transformers and vLLM has of 
 ENGINE_TOKENS = 8192  # of one step of vLLM (peers/engines/vllm.py), at least
 HEAD_ROWS, HEAD_BLOCK, CPU_HEAD_BLOCK = 2048, 16384, 1024  # of peers/logprob/head.py
 LOGIT = 20  # bytes: float32 logit, probability and sorted copy, and a 64-bit index
+ROOM = 0.5  # share of a GPU's free memory that activations may take before gradient_checkpointing = "auto" drops them:
+# the head, the optimiser and pieces need some, too
 LORA_COPIES = 4  # float32 each: the adapter, its gradient, AdamW's two moments
 
 
@@ -44,16 +48,19 @@ class Footprint:
     kv_token: int  # of the key-value cache, per token
     kv_wanted: int  # for as many requests at once as the engine may take
     kv_least: int  # for one request as long as the context
+    weights: int  # in the type of the arithmetic: what an engine that sleeps holds in the machine's memory
+    apart: bool  # engine and model are never in the device's memory at once, see `apart`
 
     @property
     def stage(self) -> int:
         """The larger of score and train, which never run at once in a peer."""
         return max(self.score, self.train)
 
-    @property
-    def total(self) -> int:
-        """All of it side by side, without a key-value cache."""
-        return self.process + self.engine + self.stage
+    def at_once(self, cache: int, model: int, turns: bool = False) -> int:
+        """What the process has at most: an engine with so many bytes of key-value cache and `model` (`score`, `train`)
+        side by side; the larger of the two where they are apart, or the device takes `turns`."""
+        engine = self.engine + cache
+        return self.process + (max(engine, model) if self.apart or turns else engine + model)
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,22 @@ def likely_length(section: GenerateSection) -> int:
     return min(section.context_tokens, 2 * section.max_new_tokens)
 
 
+def apart(section: GenerateSection, device: Device) -> bool:
+    """Whether a process never has engine and model in the device's memory at once: on a GPU vLLM's engine sleeps while
+    the model scores or trains (peers/policy_cache.py)."""
+    return device.is_gpu and (engine_here() if section.engine == "auto" else section.engine) == "vllm"
+
+
+def kept_bytes(shape: Shape, choice: str, width: int, tokens: int, longest: int, plain: bool, free: int | None) -> int:
+    """What training keeps of a micro-batch for its backward, at most, under `runtime.gradient_checkpointing` (see
+    peers/logprob/recompute.py); `free`: bytes of the GPU beside the weights, None on a CPU."""
+    layer = tokens * shape.layer_token(width) + shape.scores(tokens, longest, plain)
+    everything, again = shape.layers * layer, shape.layers * tokens * shape.hidden * width + layer
+    if choice == "auto":
+        return everything if free is None else min(everything, max(again, int(ROOM * free)))
+    return again if choice == "on" else everything
+
+
 def footprint(shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeSection, device: Device) -> Footprint:
     """Of a peer on a device; `runtime` is resolved for it (`peers.placement.by_device`)."""
     width, gpu, longest = width_of(peer, runtime, device), device.is_gpu, likely_length(config.generate)
@@ -160,20 +183,26 @@ def footprint(shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeS
     # a step keeps one layer's activations, and of one row per request what sampling by top-p needs
     engine = weights + step * shape.layer_token(width) + LOGIT * runtime.max_num_seqs * shape.vocabulary
 
-    def batch(tokens: int, layers: int, plain: bool) -> int:
-        of_layers = layers * (tokens * shape.layer_token(width) + shape.scores(tokens, min(tokens, longest), plain))
+    def head(tokens: int) -> int:
         rows, block = min(tokens, HEAD_ROWS), min(shape.vocabulary, HEAD_BLOCK if gpu else CPU_HEAD_BLOCK)
-        # the head: float32 hidden states and their gradient, three blocks of logits (value, cap, gradient's operand)
-        return of_layers + 8 * tokens * shape.hidden + 12 * rows * block
+        # float32 hidden states and their gradient, three blocks of logits (value, cap, gradient's operand)
+        return 8 * tokens * shape.hidden + 12 * rows * block
 
     adapter = 4 * LORA_COPIES * config.train.rank * shape.linear
+    free = max(0, device.memory - process - weights - adapter) if gpu else None
+    score, train = runtime.score_tokens, runtime.train_tokens
+    layer = score * shape.layer_token(width) + shape.scores(score, min(score, longest), shape.capped)
+    # on a CPU training computes plain attention, whose backward is the faster one there
+    plain, choice = shape.capped or not gpu, runtime.gradient_checkpointing
+    kept = kept_bytes(shape, choice, width, train, min(train, longest), plain, free)
     return Footprint(
         process=process,
         engine=engine,
-        score=weights + batch(runtime.score_tokens, 1, shape.capped),
-        # on a CPU training computes plain attention, whose backward is the faster one there
-        train=weights + adapter + batch(runtime.train_tokens, shape.layers, shape.capped or not gpu),
+        score=weights + layer + head(score),
+        train=weights + adapter + kept + head(train),
         kv_token=kv_token,
         kv_wanted=runtime.max_num_seqs * longest * kv_token,
         kv_least=config.generate.context_tokens * kv_token,
+        weights=weights,
+        apart=apart(config.generate, device),
     )

@@ -1,8 +1,9 @@
 """Who runs where: which devices a peer's processes have, and what of them is in a device's memory at once.
 
 Peer i gets device i mod n; devices that are left over get replicas, the peers in order. On one device all live side by
-side, engines, models and all, where the memory plan allows; else they take turns: what is not at work sleeps, its
-weights in the machine's memory, or is ended. Nothing here starts anything, and nothing imports torch.
+side where the memory plan allows; else they take turns: what is not at work sleeps, its weights in the machine's
+memory, or is ended. On a GPU a peer's engine sleeps in any case while its model scores or trains. Nothing here starts
+anything, and nothing imports torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from data.config.sections import Config, PeerSection, RuntimeSection
 from data.errors import UserError
 from data.run import Run
 from peers.devices import CPU, GB, Device, devices, gpu_is_there
+from peers.host_memory import memory_free
 from peers.memory import CUDA_CONTEXT, GIB, Footprint, Shape, footprint, shape_in
 
 __all__ = ["Placement", "Slot", "by_device", "gpu_is_there", "here", "place", "placement_of", "resolved", "shapes_of"]
@@ -23,6 +25,7 @@ ON_GPU = ((70 * GB, 512, 16384, 8192), (35 * GB, 256, 16384, 4096), (18 * GB, 25
 ON_CPU = (128, 2048, 1024)
 LEAST_TRAIN = 512  # tokens to which the default is lowered for a peer that does not fit with more
 CPU_KV_GIB = 2.0
+LISTED = 8  # devices that are named one by one
 ENOUGH = 0.25  # of the key-value cache that an engine wants: with less, peers do not live side by side for it
 CPU_COPIES = 8  # of the weights as they are stored: in the engine, once more while they are repacked, in the scorer or
 # the trainer, all of which may hold them in float32
@@ -40,7 +43,7 @@ class Slot:
     kv_cache_bytes: int
     shared: bool  # whether other processes live on the device
     train_tokens: int = 0  # of a micro-batch, where the default of its device is too much for this peer
-    engine_bytes: int = 0  # the engine and its process without the key-value cache; 0: not known
+    apart: bool = False  # engine and model are never in the device's memory at once, though nobody takes turns
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Placement:
     """Who runs where, and why."""
 
     slots: tuple[Slot, ...]
-    turns: frozenset[str]  # names of devices that hold one engine or model at a time
+    turns: frozenset[Device]  # that hold one engine or model at a time
     reasons: tuple[str, ...]  # sentences
 
     def slots_of(self, peer: str) -> tuple[Slot, ...]:
@@ -57,7 +60,7 @@ class Placement:
 
     def takes_turns(self, slot: Slot) -> bool:
         """Whether its device holds one engine or model at a time."""
-        return slot.device.name in self.turns
+        return slot.device in self.turns
 
 
 def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
@@ -73,21 +76,14 @@ def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
 
 
 def resolved(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
-    """What a slot's process reads: plain numbers, `resident` "one" where its device takes turns and else "all".
-
-    On a GPU `gpu_memory_utilization` becomes the share of this engine alone, since vLLM refuses to start where that
-    share is not free, although its cache has a fixed size.
-    """
-    found = by_device(runtime, slot.device).model_copy(update={"resident": "one" if turns else "all"})
+    """What a slot's process reads: plain numbers, and `resident` "one" where it never has an engine and a model in its
+    device's memory at once, else "all"."""
+    update: dict[str, object] = {"resident": "one" if turns or slot.apart else "all"}
     if slot.train_tokens:
-        found = found.model_copy(update={"train_tokens": slot.train_tokens})
-    if not slot.device.is_gpu:
-        return found
-    share = min(runtime.gpu_memory_utilization, (slot.engine_bytes + slot.kv_cache_bytes) / slot.device.memory)
-    kv = slot.kv_cache_bytes / GIB
-    return found.model_copy(
-        update={"kv_cache_gib": kv, "gpu_memory_utilization": share or found.gpu_memory_utilization}
-    )
+        update["train_tokens"] = slot.train_tokens
+    if slot.device.is_gpu:
+        update["kv_cache_gib"] = slot.kv_cache_bytes / GIB
+    return by_device(runtime, slot.device).model_copy(update=update)
 
 
 def place(
@@ -97,28 +93,31 @@ def place(
     """Pure. `shapes` by peer, which a CPU does not need where `together`, or `runtime.resident` in its stead, says
     how; `free` are the bytes that are free on the CPU (None: all of its memory).
 
-    Raises UserError for a peer that does not fit its device alone.
+    Raises UserError for a peer that does not fit its device alone, or for peers that shall live side by side on a GPU
+    that is too small for it.
     """
+    if not devices or not devices[0].memory:
+        raise UserError("there is no device to place the peers on; of a cluster `ray status` lists the nodes")
     choice = config.runtime.resident
     forced = together if together is not None or choice == "auto" else choice == "all"
     mine: dict[Device, list[tuple[str, int]]] = {}
     for peer, replica, device in _assigned(config, devices):
         mine.setdefault(device, []).append((peer, replica))
     slots: list[Slot] = []
-    turns, why = set(), dict[str, list[str]]()
+    turns, why = set(), dict[str, list[Device]]()
     for device, here in mine.items():
         on_device = _on_gpu if device.is_gpu else _on_cpu
         placed, takes_turns, reason = on_device(config, device, here, shapes, forced, free)
         slots += placed
-        why.setdefault(f"({device.model}): {reason}." if device.is_gpu else f"{reason}.", []).append(device.name)
+        why.setdefault(f"({device.model}): {reason}." if device.is_gpu else f"{reason}.", []).append(device)
         if takes_turns:
-            turns.add(device.name)
+            turns.add(device)
     order = {name: number for number, name in enumerate(config.peer_names)}
     slots.sort(key=lambda slot: (slot.replica, order[slot.peer]))
-    reasons = [f"{_called(names)} {reason}" for reason, names in why.items()]
+    reasons = [f"{_called(alike)} {reason}" for reason, alike in why.items()]
     unused = [device.name for device in devices if device not in mine]
     if unused:
-        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {', '.join(unused)}.")
+        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {listed(unused)}.")
     return Placement(tuple(slots), frozenset(turns), tuple(reasons))
 
 
@@ -148,12 +147,13 @@ def _on_cpu(
     slots = [Slot(peer, replica, device, kv, len(here) > 1) for peer, replica in here]
     held = [shape.stored for shape in (shapes.get(peer) for peer, _ in here) if shape is not None]
     if forced is not None:
-        return slots, not forced, f"{_how(not forced)}: runtime.resident asks for it"
+        return slots, not forced, f"{_how(not forced)}, as runtime.resident asks for it"
     need = CPU_COPIES * sum(held) + len(here) * (kv + CPU_EACH)
     room = CPU_SHARE * (device.memory if free is None else free)
     turns = not need < room
+    processes = f"{len(here)} processes" if len(here) > 1 else "the process"
     return slots, turns, (
-        f"{_how(turns)}: {len(here)} processes may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory are "
+        f"{_how(turns)}: while they load, {processes} may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory are "
         f"{gib(room)}"
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ def _on_gpu(
     config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
     forced: bool | None, free: int | None,
 ) -> Placed:  # fmt: skip
-    """Side by side if engines, enough cache for each, and each one's score or train fit."""
+    """Side by side if the most that each has at once fits, with enough cache."""
     runtime = by_device(config.runtime, device)
     room = int(runtime.gpu_memory_utilization * device.memory)
     given = round(runtime.kv_cache_gib * GIB)
@@ -180,22 +180,43 @@ def _on_gpu(
         needs[name] = footprint(shape, config.peer(name), config, mine, device)
         train_tokens[name] = mine.train_tokens if mine.train_tokens != runtime.train_tokens else 0
         _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_least, device, room - asleep, runtime)
-    all_of_it = sum(needs[peer].total for peer, _ in here)
-    wanted = [given or max(needs[peer].kv_wanted, needs[peer].kv_least) for peer, _ in here]
-    least = sum(given or max(round(ENOUGH * needs[peer].kv_wanted), needs[peer].kv_least) for peer, _ in here)
-    turns = not forced if forced is not None else all_of_it + least > room
-    if not turns:
-        left = max(0, room - all_of_it)
-        caches = [want if sum(wanted) <= left else int(want * left / sum(wanted)) for want in wanted]
-        caches = [given or max(cache, needs[peer].kv_least) for cache, (peer, _) in zip(caches, here, strict=True)]
-    else:
-        alone = [room - asleep - needs[peer].process - needs[peer].engine for peer, _ in here]
+    each = [needs[peer] for peer, _ in here]
+    wanted = [given or max(need.kv_wanted, need.kv_least) for need in each]
+    least = [given or max(round(ENOUGH * need.kv_wanted), need.kv_least) for need in each]
+    if len(here) == 1 and each[0].apart:
+        least = [given or each[0].kv_least]  # there is nobody to take turns with
+    together = sum(need.at_once(cache, need.stage) for need, cache in zip(each, least, strict=True))
+    turns = not forced if forced is not None else together > room
+    if not turns and together > room:
+        raise UserError(
+            f"{_and([peer for peer, _ in here])} cannot live side by side on GPU {device.name} ({device.model}), as "
+            f"runtime.resident asks for it: they need {gib(together)} and may use {gib(room)}; set it to 'auto'"
+        )
+    caches = wanted
+    if turns:
+        alone = [room - asleep - need.process - need.engine for need in each]
         caches = [min(both) for both in zip(wanted, alone, strict=True)]
+    elif sum(need.at_once(cache, need.stage) for need, cache in zip(each, wanted, strict=True)) > room:
+        caches = _shared(each, wanted, least, room)
     slots = [
-        Slot(peer, replica, device, cache, len(here) > 1, train_tokens[peer], needs[peer].process + needs[peer].engine)
+        Slot(peer, replica, device, cache, len(here) > 1, train_tokens[peer], needs[peer].apart)
         for (peer, replica), cache in zip(here, caches, strict=True)
     ]
-    return slots, turns, _reason([peer for peer, _ in here], turns, forced, all_of_it + least, room)
+    return slots, turns, _reason([peer for peer, _ in here], turns, forced, together, room)
+
+
+def _shared(each: Sequence[Footprint], wanted: list[int], least: list[int], room: int) -> list[int]:
+    """Bytes of each cache between what is `least` and what is `wanted`, the same share of the way for all."""
+
+    def caches(share: float) -> list[int]:
+        return [int(low + share * (high - low)) for low, high in zip(least, wanted, strict=True)]
+
+    low, high = 0.0, 1.0
+    for _ in range(20):  # halve: a cache that is smaller than a model costs nothing where they are apart
+        middle = (low + high) / 2
+        fits = sum(n.at_once(cache, n.stage) for n, cache in zip(each, caches(middle), strict=True)) <= room
+        low, high = (middle, high) if fits else (low, middle)
+    return caches(low)
 
 
 def _lowered(
@@ -211,12 +232,18 @@ def _lowered(
 
 
 def _reason(names: list[str], turns: bool, forced: bool | None, needs: int, room: int) -> str:
-    if len(names) == 1:
-        told = f"{names[0]} alone, its engine and model {'in turns' if turns else 'side by side'}"
-    else:
-        told = f"{', '.join(names[:-1])} and {names[-1]} {'take turns' if turns else 'live side by side'}"
-    room_ = f"all at once would take {gib(needs)} of {gib(room)}"
-    return f"{told}: {'runtime.resident asks for it' if forced is not None else room_}"
+    told = f"{names[0]} alone"
+    if len(names) > 1:
+        told = f"{_and(names)} {'take turns' if turns else 'live side by side'}"
+    elif turns:
+        told += ", its engine and model in turns"
+    if forced is not None:
+        return f"{told}, as runtime.resident asks for it"
+    return f"{told}: side by side would need {gib(needs)} of {gib(room)} at least" if turns else told
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _refuse_unless_it_fits(
@@ -229,19 +256,25 @@ def _refuse_unless_it_fits(
         key=lambda each: each[1],
     )
     if bytes_ > room:
+        alone = needs.process + needs.weights
+        change = f"lower {change}, or " if alone < room else f"its process and weights alone take {gib(alone)}: "
         where = "the CPU" if not device.is_gpu else f"GPU {device.name} ({device.model})"
         share = f", runtime.gpu_memory_utilization {runtime.gpu_memory_utilization:g}" if device.is_gpu else ""
         raise UserError(
-            f"peer {name} does not fit {where}: {what} needs {gib(bytes_)}, there are {gib(room)} of "
-            f"{gib(device.memory)}{share}; lower {change}, or take a larger device or a smaller peer"
+            f"peer {name} does not fit {where}: {what} needs {gib(bytes_)}, there are {gib(max(0, room))} of "
+            f"{gib(device.memory)}{share}; {change}take a larger device or a smaller peer"
         )
 
 
-def _called(names: list[str]) -> str:
-    """Of devices."""
-    if names == [CPU]:
-        return "CPU:"
-    return f"GPU{'s' if len(names) > 1 else ''} {', '.join(names)}"
+def _called(alike: list[Device]) -> str:
+    if not alike[0].is_gpu:
+        return "CPU:" if len(alike) == 1 else f"each of {len(alike)} processes on CPUs of the cluster,"
+    return f"GPU{'s' if len(alike) > 1 else ''} {listed([device.name for device in alike])}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names; of many the first, the last and the number."""
+    return ", ".join(names) if len(names) <= LISTED else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
 
 
 def _how(turns: bool) -> str:
@@ -262,12 +295,10 @@ def shapes_of(config: Config) -> dict[str, Shape]:
 
 def placement_of(run: Run, together: bool | None = None) -> Placement:
     """Of a run's peers on this machine. Raises UserError for a peer that does not fit, or a GPU that cannot be used."""
-    import psutil
-
     found = devices()
     forced = together is not None or run.config.runtime.resident != "auto"
     shapes = {} if forced and found[0].name == CPU else shapes_of(run.config)
-    return place(run.config, found, shapes, together, psutil.virtual_memory().available)
+    return place(run.config, found, shapes, together, memory_free())
 
 
 def here(runtime: RuntimeSection) -> RuntimeSection:

@@ -30,6 +30,7 @@ from peers.weights import (
     check_weights,
     one_line,
     read_header,
+    read_model_json,
     read_stored,
     remembered_checksum,
     weight_files,
@@ -179,6 +180,14 @@ def base_model(peer: PeerSection) -> str:
     else:
         base = f"local: {Path(peer.model if isinstance(peer.model, str) else peer.model[0]).name}"
     return base if peer.adapter is None else f"{base} + adapter {Path(peer.adapter).name}"
+
+
+def hub_config(peer: PeerSection) -> dict[str, Any] | None:
+    """A hub model's config.json, fetched alone; None for models of this machine. Raises UserError."""
+    if _files(peer) or _directory(peer) is not None:
+        return None
+    assert isinstance(peer.model, str)
+    return read_model_json(peer, _fetched(peer, peer.model, peer.revision, ["config.json"]) / "config.json")
 
 
 def _downloaded(peer: PeerSection) -> Path:

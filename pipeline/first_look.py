@@ -160,6 +160,8 @@ def projection_table(work: RoundWork, costs: Mapping[str, Cost], turns: bool) ->
 
 def duration(seconds: float) -> str:
     """In the unit that fits."""
+    if 0 < seconds < 1:
+        return "< 1 s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -27,7 +27,7 @@ def memory_plan(config: Config, placement: Placement, shapes: Mapping[str, Shape
     rows = []
     for device in dict.fromkeys(slot.device for slot in placement.slots):
         here = [slot for slot in placement.slots if slot.device == device]
-        turns = device.name in placement.turns
+        turns = device in placement.turns
         limit = round(config.runtime.gpu_memory_utilization * device.memory) if device.is_gpu else total
         beside = 0 if device.is_gpu else CPU_COMMAND
         for stage in ("generate, evaluate", "score", "train"):
@@ -43,15 +43,15 @@ def _footprint(config: Config, shapes: Mapping[str, Shape], slot: Slot) -> Footp
 
 
 def _bytes(needs: Footprint, slot: Slot, stage: str, turns: bool) -> int:
-    """Of a slot's process. In turns an engine and a model are never there together; else an engine
-    lives as long as its process."""
-    engine, model = needs.engine + slot.kv_cache_bytes, needs.train if stage == "train" else needs.score
-    if turns:
-        return needs.process + (engine if stage == "generate, evaluate" else model)
-    return needs.process + engine + model
+    """Of a slot's process. Side by side an engine lives as long as its process; a verifier of evaluate is a model, and
+    takes what score does."""
+    model = needs.train if stage == "train" else needs.score
+    if stage != "generate, evaluate" and (turns or needs.apart):
+        return needs.process + model
+    return needs.at_once(slot.kv_cache_bytes, model, turns)
 
 
-def host_memory(placement: Placement, shapes: Mapping[str, Shape]) -> int:
-    """Bytes that engines which sleep hold in the machine's memory."""
-    asleep = [slot for slot in placement.slots if slot.device.is_gpu and placement.takes_turns(slot)]
-    return sum(2 * shapes[slot.peer].weights for slot in asleep)
+def host_memory(config: Config, placement: Placement, shapes: Mapping[str, Shape]) -> int:
+    """Bytes that engines which sleep hold in the machine's memory, in score and train."""
+    asleep = [slot for slot in placement.slots if slot.apart]
+    return sum(_footprint(config, shapes, slot).weights for slot in asleep)

@@ -1,14 +1,17 @@
 """`python -m pipeline.plan --config FILE`: who runs where and why, what memory, hours and disk a run will take.
 
-Nothing is trained and nothing is frozen. Hours come from finished rounds where there are any (pipeline/measured.py),
-else from a probe as `make try` does it; for devices that are given and are not here, from a rule of thumb
-(pipeline/rough.py), which is said.
+Nothing is trained and nothing is frozen. Hours come from a probe as `make try` does it; for devices that are given and
+are not here, from a rule of thumb (pipeline/rough.py), which is said.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,20 +20,22 @@ from rich import box
 from rich.filesize import decimal
 from rich.table import Table
 
+from data import shards
 from data.cli import guarded, quiet_environment, start
-from data.config.load import load_config
-from data.config.sections import Config
+from data.config.load import load_config, parse_config
+from data.config.sections import Config, ExecutorSection
 from data.console import console
 from data.errors import UserError
+from data.run import RUNS, check_name
 from data.selection import choose_prompts
 from evaluate.benchmarks import load_benchmarks
-from peers.devices import GB, Device, devices, parse_devices
-from peers.placement import Placement, gib, place, shapes_of
+from peers.devices import Device, devices, gpu_is_there, parse_devices
+from peers.host_memory import memory_free, memory_total
+from peers.placement import Placement, gib, listed, place, shapes_of
 from pipeline.first_look import MORE, devices_of, duration, look, work_of
-from pipeline.measured import measured_stages, rows_of, scaled
 from pipeline.memory_plan import MemoryRow, host_memory, memory_plan
-from pipeline.projection import COMMAND, Cost, PeerRates, RoundWork, project
-from pipeline.rough import like, likely_lengths, rough_rates, sizing_table
+from pipeline.projection import COMMAND, Cost, project
+from pipeline.rough import like, likely_lengths, likely_shapes, rough_rates, sizing_table
 
 ONCE = ("baseline", "votes")  # stages of the untouched peers
 NAMES = {"baseline": "evaluate, round 0", "votes": "gate, round 0"}
@@ -39,17 +44,21 @@ PRICE = 2.5  # of a device hour, for --sizing
 
 
 def placement_table(placement: Placement) -> Table:
-    """device: its peers, how, and their caches."""
+    """device: its peers, how, and their caches. Devices with the same are one row."""
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("device", "memory", "peers", "key-value cache of each", "how"):
+    for name in ("device", "memory", "peers", "key-value caches", "how"):
         table.add_column(name)
+    alike: dict[tuple[str, ...], list[Device]] = {}
     for device in dict.fromkeys(slot.device for slot in placement.slots):
         here = [slot for slot in placement.slots if slot.device == device]
-        table.add_row(
-            f"{device.name} ({device.model})" if device.is_gpu else "CPU", gib(device.memory),
-            ", ".join(slot.peer for slot in here), ", ".join(gib(slot.kv_cache_bytes) for slot in here),
-            "in turns" if device.name in placement.turns else "side by side",
+        row = (
+            gib(device.memory), ", ".join(slot.peer for slot in here),
+            ", ".join(gib(slot.kv_cache_bytes) for slot in here),
+            "alone" if len(here) == 1 else "in turns" if device in placement.turns else "side by side",
         )  # fmt: skip
+        alike.setdefault(row, []).append(device)
+    for row, same in alike.items():
+        table.add_row(listed([device.name for device in same]), *row)
     return table
 
 
@@ -65,30 +74,25 @@ def memory_table(rows: list[MemoryRow]) -> Table:
         mine = [row for row in rows if row.device == device]
         alike.setdefault((*[row.bytes for row in mine], mine[0].limit), []).append(device)
     for numbers, names in alike.items():
-        table.add_row(", ".join(names), *[gib(number) for number in numbers])
+        table.add_row(listed(names), *[gib(number) for number in numbers])
     return table
 
 
-def cost_table(
-    costs: dict[str, Cost], sources: dict[str, str], rounds: int, devices: int, price: float | None
-) -> Table:
-    """stage: time, disk, from what; then the run up to a round."""
+def cost_table(costs: dict[str, Cost], rounds: int, devices: int, price: float | None) -> Table:
+    """stage: time and disk; then the run up to a round."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("stage")
-    for name in ("time", "disk", "and for a while"):
+    for name in ("time", "disk", "and for a while", *(["cost"] if price is not None else [])):
         table.add_column(name, justify="right")
-    table.add_column("from")
     for stage, cost in costs.items():
         while_ = decimal(round(cost.temporary)) if cost.temporary else ""
-        table.add_row(
-            NAMES.get(stage, stage), duration(cost.seconds), decimal(round(cost.bytes)), while_, sources[stage]
-        )
+        table.add_row(NAMES.get(stage, stage), duration(cost.seconds), decimal(round(cost.bytes)), while_)
     table.add_section()
     for last in dict.fromkeys((1, rounds)):
         whole = total(costs, last)
-        paid = f"{price * devices * whole.seconds / 3600:,.2f} at {price:g} per device hour" if price else ""
+        paid = [] if price is None else [f"{price * devices * whole.seconds / 3600:,.2f}"]
         name, while_ = f"make round ROUND={last}", decimal(round(whole.temporary))
-        table.add_row(name, duration(whole.seconds), decimal(round(whole.bytes)), while_, paid)
+        table.add_row(name, duration(whole.seconds), decimal(round(whole.bytes)), while_, *paid)
     return table
 
 
@@ -102,35 +106,71 @@ def total(costs: dict[str, Cost], rounds: int) -> Cost:
     )
 
 
-def costs_of(
-    config: Config, run: str, work: RoundWork, rates: dict[str, PeerRates], placement: Placement, source: str
-) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Each stage's cost, and where it comes from: a finished stage, else the rates."""
-    costs = project(work, rates, devices_of(placement))
-    sources = dict.fromkeys(costs, source)
-    if source == ESTIMATED:
-        return costs, sources
-    rows = rows_of(work, len(config.peers))
-    for stage, found in measured_stages(config, run).items():
-        if stage in costs and rows[stage]:
-            costs[stage] = scaled(stage, found, rows[stage], costs[stage].temporary)
-            sources[stage] = f"measured in {found.where}"
-    return costs, sources
+@dataclass(frozen=True)
+class Plan:
+    """What is told of a run, whatever the number of its rounds."""
+
+    placement: Placement
+    memory: list[MemoryRow]
+    asleep: int  # bytes of the machine's memory that sleeping engines hold
+    costs: dict[str, Cost]  # by stage
+    source: str  # of the times
+    asked: str
+    warnings: list[str]
 
 
-ESTIMATED, PROBED_HERE, NONE = "estimated, not measured", "measured by a probe", "measured"
+def plan_of(config: Config, where: list[Device]) -> Plan:
+    """Raises UserError for questions that cannot be read, and for peers that cannot be used or do not fit."""
+    here = where == devices()
+    questions = list(choose_prompts(config).questions.values())  # before any model is fetched
+    items = sum(map(len, load_benchmarks(config).values()))
+    local = config.model_copy(update={"executor": ExecutorSection(workers=config.executor.workers)})
+    shapes = shapes_of(config) if here else likely_shapes(config)
+    placement = place(local, where, shapes, free=memory_free())
+    if here:
+        probes, _ = look(local, questions[:PROBED], questions[PROBED : PROBED + MORE], "plan")
+        rates, on, source = {name: found.rates for name, found in probes.items()}, None, "measured by a probe"
+    else:
+        lengths = likely_lengths(config)
+        on = {
+            device.name: {name: rough_rates(shape, config, device, lengths) for name, shape in shapes.items()}
+            for device in where
+        }
+        rates, likes = on[where[0].name], ", ".join(dict.fromkeys(map(like, where)))
+        source = f"estimated, not measured: a roofline of {likes}, responses half as long as they may be"
+    work = work_of(config, len(questions), items)
+    rows, asleep = memory_plan(config, placement, shapes, memory_total()), host_memory(config, placement, shapes)
+    asked = f"{work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
+    asked += f"{len(rates)} peers"
+    costs = project(work, rates, devices_of(placement), on)
+    return Plan(placement, rows, asleep, costs, source, asked, _warnings(config, rows, asleep, here))
 
 
-def rates_of(
-    config: Config, questions: list[str], where: list[Device], here: bool, needed: bool
-) -> tuple[dict[str, PeerRates], str]:
-    """Of each peer on the devices, and what they are from."""
-    if here and needed:
-        probes, _ = look(config, questions[:PROBED], questions[PROBED : PROBED + MORE], "plan")
-        return {name: found.rates for name, found in probes.items()}, PROBED_HERE
-    shapes, lengths = shapes_of(config), likely_lengths(config)
-    rough = {name: rough_rates(shape, config, where[0], lengths) for name, shape in shapes.items()}
-    return rough, NONE if here else ESTIMATED
+def _warnings(config: Config, rows: list[MemoryRow], asleep: int, here: bool) -> list[str]:
+    found = []
+    if config.executor.kind == "ray":
+        found.append(
+            "this is no plan of the Ray cluster, which executor.kind asks for, but of the devices above in one machine"
+        )
+    for device in dict.fromkeys(row.device for row in rows if row.bytes > row.limit):
+        found.append(f"{device} needs more memory than it may use")
+    if here and asleep > memory_total():
+        found.append(f"this machine has {gib(memory_total())} of memory, which is too little for engines that sleep")
+    return found
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    """What is printed meanwhile, here and in the peers' processes, goes to standard error."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -139,7 +179,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(help="Who runs where and why; memory, hours and disk of a run. Nothing is trained or frozen.")
 def command(
     config: Annotated[Path | None, typer.Option(help="TOML config.")] = None,
-    run: Annotated[str, typer.Option(help="Run whose finished rounds tell first how long a stage takes.")] = "",
+    run: Annotated[str, typer.Option(help="Run whose frozen config is taken where no file is given.")] = "",
     devices_: Annotated[
         str, typer.Option("--devices", help="As if there were these: 8x80, 2x24+1x80, cpu; default: those here.")
     ] = "",
@@ -155,54 +195,59 @@ def command(
     quiet_environment()
 
     def body() -> None:
-        where = parse_devices(devices_) if devices_ else [] if sizing else devices()
         if sizing:
-            gb = round(where[0].memory / GB) if where and where[0].is_gpu else 80
-            console.file.write(sizing_table(gb, PRICE if price is None else price, rounds))
+            gpus = parse_devices(devices_ or "1x80")
+            console.file.write(sizing_table(gpus, PRICE if price is None else price, rounds))
             return
-        if config is None:
-            raise UserError("which config? give its file with --config FILE (configs/ has some)")
-        resolved = load_config(config, set_ or [])
-        make_plan(resolved, run or config.stem, where, rounds, price, as_json)
+        where = parse_devices(devices_) if devices_ else devices()
+        if not where[0].is_gpu and gpu_is_there():
+            raise UserError(
+                "the hours of a CPU are measured, and here the peers would be on the GPU: set CUDA_VISIBLE_DEVICES='' "
+                "to plan for the CPU"
+            )
+        make_plan(config_of(config, run, set_ or []), where, rounds, price, as_json)
 
     guarded(body)
 
 
-def make_plan(config: Config, run: str, where: list[Device], rounds: int, price: float | None, as_json: bool) -> None:
-    """Print the plan."""
-    import psutil
+def config_of(path: Path | None, run: str, overrides: list[str]) -> Config:
+    """Of a file, else the one that a run has frozen. Raises UserError."""
+    if path is not None:
+        return load_config(path, overrides)
+    if not run:
+        raise UserError("which config? give its file with --config FILE (configs/ has some)")
+    check_name(run)
+    frozen = RUNS / run / "config.json"
+    if not frozen.is_file():
+        raise UserError(f"run {run!r} does not exist yet: give its config with --config FILE (configs/ has some)")
+    return parse_config(shards.read_json(frozen), str(frozen), overrides)
 
-    memory, here, shapes = psutil.virtual_memory(), where == devices(), shapes_of(config)
-    placement = place(config, where, shapes, free=memory.available)
-    questions = list(choose_prompts(config).questions.values())
-    items = sum(map(len, load_benchmarks(config).values()))
-    work = work_of(config, len(questions), items)
-    done = measured_stages(config, run) if here else {}
-    missing = [stage for stage, rows in rows_of(work, len(config.peers)).items() if rows and stage not in done]
-    rates, source = rates_of(config, questions, where, here, bool(missing))
-    costs, sources = costs_of(config, run, work, rates, placement, source)
-    rows, asleep = memory_plan(config, placement, shapes, memory.total), host_memory(placement, shapes)
+
+def make_plan(config: Config, where: list[Device], rounds: int, price: float | None, as_json: bool) -> None:
+    """Print the plan."""
+    with only_json() if as_json else nullcontext():
+        plan = plan_of(config, where)
+    placement, costs, rows = plan.placement, plan.costs, plan.memory
     if as_json:
         print(json.dumps({
-            "slots": [asdict(slot) for slot in placement.slots], "turns": sorted(placement.turns),
-            "reasons": placement.reasons, "memory": [asdict(row) for row in rows], "host_bytes_asleep": asleep,
-            "stages": {stage: {**asdict(cost), "from": sources[stage]} for stage, cost in costs.items()},
+            "slots": [asdict(slot) for slot in placement.slots],
+            "turns": sorted(device.name for device in placement.turns), "reasons": placement.reasons,
+            "memory": [asdict(row) for row in rows], "host_bytes_asleep": plan.asleep, "from": plan.source,
+            "warnings": plan.warnings, "stages": {stage: asdict(cost) for stage, cost in costs.items()},
             "run": {"rounds": rounds, **asdict(total(costs, rounds))},
         }))  # fmt: skip
         return
     console.print(placement_table(placement))
     for reason in placement.reasons:
         _say(f"  {reason}")
-    console.print("\nmemory at most, in each stage")
+    console.print("\nmemory at most in each stage, once all is loaded")
     console.print(memory_table(rows))
-    if asleep:
-        _say(f"  engines that sleep hold {gib(asleep)} in the machine's memory.")
-    asked = f"{work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}"
-    _say(f"\n{asked}, {len(rates)} peers")
-    if source == ESTIMATED:
-        taken = ", ".join(dict.fromkeys(like(device) for device in where if device.is_gpu)) or "this CPU"
-        _say(f"  times are estimated, not measured: a roofline of {taken}, responses half as long as they may be.")
-    console.print(cost_table(costs, sources, rounds, len(where), price))
+    if plan.asleep:
+        _say(f"  in score and train the engines sleep, and hold {gib(plan.asleep)} in the machine's memory.")
+    for line in plan.warnings:
+        _say(f"  warning: {line}")
+    _say(f"\n{plan.asked}; times {plan.source}")
+    console.print(cost_table(costs, rounds, len(where), price))
 
 
 def _say(text: str) -> None:

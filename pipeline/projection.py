@@ -9,8 +9,9 @@
 
 with the start of the peer's engine in the first stage, and in each stage what it loads. Rates are those of a peer that
 has its device alone: a device takes the sum of what its peers take, side by side or in turns, and a stage as long as
-its slowest device. Replicas share a peer's work, but each loads what it needs, and one alone trains. Equal samples of a
-question are verified once: `distinct` is the share of different ones. Tokens that sequences share are counted once.
+its slowest device. Replicas share a peer's work by their speed, but each loads what it needs, and one alone trains.
+Equal samples of a question are verified once: `distinct` is the share of different ones. Tokens that sequences share
+are counted once.
 """
 
 from __future__ import annotations
@@ -68,23 +69,22 @@ class Cost:
 
 
 def project(
-    work: RoundWork, peers: Mapping[str, PeerRates], devices: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, Cost]:
+    work: RoundWork, peers: Mapping[str, PeerRates], devices: Mapping[str, Sequence[str]] | None = None,
+    by_device: Mapping[str, Mapping[str, PeerRates]] | None = None,
+) -> dict[str, Cost]:  # fmt: skip
     """{stage: cost} of one round, evaluated, and of `baseline` and `votes`, what the untouched peers do before round 1.
 
-    `devices` are those of each peer's replicas; without it all peers are on one. Raises ValueError without peers.
+    `devices` are those of each peer's replicas; without it all peers are on one. `by_device` are the peers' rates on
+    each, where the devices differ. Raises ValueError without peers.
     """
     if not peers:
         raise ValueError("no peer's rates to project from")
     places = devices or dict.fromkeys(peers, ("cpu",))
-    first = "baseline" if work.items else "votes" if work.gate else "generate"
     every = list(peers.values())
-    seconds = {
-        "baseline": {name: _evaluate(work, peer, verifiers=1) for name, peer in peers.items()},
-        "generate": {name: Time(0, _per(_written(work, peer), peer.chain_rate)) for name, peer in peers.items()},
-        "score": {name: _score(work, peer) for name, peer in peers.items()},
-        "train": {name: _train(work, peer) for name, peer in peers.items()},
-        "evaluate": {name: _evaluate(work, peer, verifiers=2) for name, peer in peers.items()},
+    times = {
+        (name, device): _times(work, by_device[device][name] if by_device else peer)
+        for name, peer in peers.items()
+        for device in places[name]
     }
     different = 1 + work.samples * sum(peer.distinct for peer in every) / len(every)
     rows = {
@@ -96,21 +96,17 @@ def project(
     }
     if work.gate:
         votes = work.gate * (work.votes + 1)
-        seconds["votes"] = {name: _gate(work, peer, work.votes + 1) for name, peer in peers.items()}
-        seconds["gate"] = {name: _gate(work, peer, 1).after(peer.model_seconds) for name, peer in peers.items()}
         rows |= {"votes": (votes, votes), "gate": (work.gate, work.gate)}
-    for name, peer in peers.items():
-        seconds[first][name] = seconds[first][name].after(peer.engine_seconds)
     adapters = sum(peer.adapter_bytes for peer in every)
     merged = sum(peer.weight_bytes for peer in every)
     return {
         stage: Cost(
-            _slowest(each, places if stage != "train" else {name: places[name][:1] for name in peers}),
+            _slowest(stage, times, places if stage != "train" else {name: places[name][:1] for name in peers}),
             sum(rows[stage][0] * ROW + rows[stage][1] * TEXT * peer.response_tokens for peer in every)
             + (adapters if stage == "train" else 0),
             {"train": CHECKPOINT * adapters, "evaluate": merged}.get(stage, 0),
         )
-        for stage, each in seconds.items()
+        for stage in rows
     }
 
 
@@ -126,12 +122,32 @@ class Time:
         return Time(self.loading + seconds, self.work)
 
 
-def _slowest(times: Mapping[str, Time], devices: Mapping[str, Sequence[str]]) -> float:
+def _times(work: RoundWork, peer: PeerRates) -> dict[str, Time]:
+    """Of a peer, by stage."""
+    found = {
+        "baseline": _evaluate(work, peer, verifiers=1),
+        "generate": Time(0, _per(_written(work, peer), peer.chain_rate)),
+        "score": _score(work, peer),
+        "train": _train(work, peer),
+        "evaluate": _evaluate(work, peer, verifiers=2),
+    }
+    if work.gate:
+        found["votes"] = _gate(work, peer, work.votes + 1)
+        found["gate"] = _gate(work, peer, 1).after(peer.model_seconds)
+    first = "baseline" if work.items else "votes" if work.gate else "generate"
+    return found | {first: found[first].after(peer.engine_seconds)}
+
+
+def _slowest(
+    stage: str, times: Mapping[tuple[str, str], Mapping[str, Time]], devices: Mapping[str, Sequence[str]]
+) -> float:
     """Seconds of the device that takes longest."""
     busy: dict[str, float] = {}
-    for name, each in times.items():
-        for device in devices[name]:
-            busy[device] = busy.get(device, 0.0) + each.loading + each.work / len(devices[name])
+    for name, mine in devices.items():
+        alone = [times[name, device][stage].work for device in mine]
+        shared = 1 / sum(1 / seconds for seconds in alone) if all(alone) else 0.0
+        for device in mine:
+            busy[device] = busy.get(device, 0.0) + times[name, device][stage].loading + shared
     return max(busy.values())
 
 

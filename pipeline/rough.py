@@ -16,9 +16,10 @@ from typing import Any
 
 from data.config.load import parse_config
 from data.config.sections import Config
+from data.errors import UserError
 from peers.devices import GB, Device, parse_devices
 from peers.memory import BYTES, GIB, Shape, likely_length, shape_of
-from peers.placement import by_device, place
+from peers.placement import by_device, place, shapes_of
 from pipeline.first_look import work_of
 from pipeline.memory_plan import memory_plan
 from pipeline.projection import PeerRates, RoundWork, project
@@ -54,6 +55,23 @@ PAPER: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SIZES, COUNTS, RESPONSES = (1_000, 10_000, 100_000, 1_000_000), (1, 8, 64), (256, 1024)
 QUESTION, ITEMS = 120, 1_000  # tokens of a question with its wording; benchmark questions
+
+
+def likely_shapes(config: Config) -> dict[str, Shape]:
+    """As `shapes_of`, but of a hub model config.json alone is fetched. Raises UserError."""
+    from peers.source import hub_config
+
+    small = {peer.name: hub_config(peer) for peer in config.peers}
+    large = [peer for peer in config.peers if small[peer.name] is None]
+    shapes = shapes_of(config.model_copy(update={"peers": tuple(large)})) if large else {}
+    for peer in config.peers:
+        found = small[peer.name]
+        if found is not None:
+            try:
+                shapes[peer.name] = shape_of(found)
+            except (KeyError, TypeError, ValueError):
+                shapes |= shapes_of(config.model_copy(update={"peers": (peer,)}))
+    return {name: shapes[name] for name in config.peer_names}
 
 
 @dataclass(frozen=True)
@@ -122,9 +140,13 @@ def size(work: RoundWork, peers: Mapping[str, PeerRates], devices: int, rounds: 
     return Size(work.questions, devices, hours * devices, hours, disk, disk + temporary, hours * devices * price)
 
 
-def sizing_table(gb: int, price: float, rounds: int) -> str:
-    """Markdown: an experiment of the paper's three peers, by questions, response tokens and GPUs."""
-    device = parse_devices(f"1x{gb}")[0]
+def sizing_table(gpus: list[Device], price: float, rounds: int) -> str:
+    """Markdown: an experiment of the paper's three peers, by questions, response tokens and GPUs: on those given, or,
+    for one, on 1, 8 and 64 of its kind. Raises UserError for a CPU or GPUs that differ."""
+    device, counts = gpus[0], COUNTS if len(gpus) == 1 else (len(gpus),)
+    if not device.is_gpu or len({each.memory for each in gpus}) > 1:
+        raise UserError("--sizing is for GPUs of one kind: --devices 1x80, or 4x80 for four alone")
+    gb = round(device.memory / GB)
     lines = [
         f"| questions | response tokens | GPUs of {gb} GB | hours | device hours | disk | memory of a GPU | cost |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -138,12 +160,17 @@ def sizing_table(gb: int, price: float, rounds: int) -> str:
             shapes = {name: shape_of(each) for name, each in PAPER.items()}
             lengths = Lengths(QUESTION, QUESTION + tokens, tokens)
             rates = {name: rough_rates(shape, config, device, lengths) for name, shape in shapes.items()}
-            memory = max(row.bytes for row in memory_plan(config, place(config, [device] * 3, shapes), shapes, 0))
             work = work_of(config, questions, ITEMS)
-            for gpus in COUNTS:
-                found = size(work, rates, gpus, rounds, price)
+            for count in counts:
+                placement = place(config, parse_devices(f"{count}x{gb}"), shapes)
+                memory = max(row.bytes for row in memory_plan(config, placement, shapes, 0))
+                found = size(work, rates, count, rounds, price)
                 lines.append(
-                    f"| {questions:,} | {tokens:,} | {gpus} | {found.hours:,.1f} | {found.device_hours:,.1f} | "
+                    f"| {questions:,} | {tokens:,} | {count} | {_hours(found.hours)} | {_hours(found.device_hours)} | "
                     f"{found.peak_disk / GB:,.1f} GB | {memory / GIB:.0f} GiB | {found.cost:,.0f} |"
                 )
     return "\n".join(lines) + "\n"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2f}"

@@ -9,6 +9,7 @@ import pytest
 
 from data.errors import UserError
 from peers import devices as module
+from peers import host_memory
 from peers.devices import Device, devices, gpu_is_there, parse_devices, torch_is_for_cpus
 
 TWO = "1, GPU-bbb, 24564, NVIDIA A10\n0, GPU-aaa, 81559, NVIDIA H100 80GB HBM3\n"
@@ -118,6 +119,35 @@ def test_given_devices() -> None:
     assert [device.name for device in parse_devices("2x24+1x80")] == ["0", "1", "2"]
     assert all(device.is_gpu for device in parse_devices("8x80")) and len(parse_devices("8x80")) == 8
     assert [parse_devices(text)[0].name for text in ("0", "cpu", "CPU")] == ["cpu"] * 3
-    for text in ("", "8", "x80", "0x80", "8x0", "-1x80", "8x80+", "9999x80", "gpu"):
+    for text in ("", "8", "x80", "-1x80", "8x80+", "gpu"):
         with pytest.raises(UserError, match="expected 8x80"):
             parse_devices(text)
+    for text in ("0x80", "8x0", "5000x1", "1x0.5", "1x20000"):
+        with pytest.raises(UserError, match="expected 1 to 4096 devices of 1 to 10000 GB each"):
+            parse_devices(text)
+
+
+def test_a_containers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least of the machine's and all cgroups' above this process, what is read from files not counted as used."""
+    monkeypatch.setattr(host_memory, "CGROUPS", tmp_path / "cgroups")
+    monkeypatch.setattr(host_memory, "MINE", tmp_path / "mine")
+    machine = host_memory.memory_total()
+    assert machine == parse_devices("cpu")[0].memory
+    limits(tmp_path / "cgroups/job", {"memory.max": 2**30, "memory.current": 2**29, "memory.stat": "inactive_file 99"})
+    limits(tmp_path / "cgroups/job/step", {"memory.max": "max", "memory.current": 5, "memory.stat": ""})
+    (tmp_path / "mine").write_text("0::/job/step\n")
+    assert (host_memory.memory_total(), host_memory.memory_free()) == (2**30, 2**29 + 99)
+    assert parse_devices("cpu")[0].memory == 2**30
+    old = {"limit_in_bytes": 2**28, "usage_in_bytes": 2**27, "stat": "total_inactive_file 7"}
+    limits(tmp_path / "cgroups/memory", {f"memory.{name}": value for name, value in old.items()})
+    (tmp_path / "mine").write_text("11:cpu:/x\n4:memory,hugetlb:/gone\n")
+    assert (host_memory.memory_total(), host_memory.memory_free()) == (2**28, 2**27 + 7)
+    (tmp_path / "mine").write_text("0::/elsewhere\n")
+    assert host_memory.memory_total() == machine
+
+
+def limits(folder: Path, files: dict[str, object]) -> None:
+    """A cgroup."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / name).write_text(f"{value}\n")

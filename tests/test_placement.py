@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from data.errors import UserError
 from data.run import Run
 from peers import placement as module
 from peers.devices import GB, Device, parse_devices
-from peers.memory import GIB, Shape, footprint, shape_in, shape_of
+from peers.memory import GIB, Shape, footprint, kept_bytes, shape_in, shape_of
 from peers.placement import Slot, by_device, place, placement_of, resolved
 from tests.conftest import ROOT
 
@@ -48,24 +49,24 @@ def config(**sections: Any) -> Config:
         ("1x80", {"gemma": "0", "llama": "0", "qwen": "0"}, "0"),
         ("2x24", {"gemma": "0", "llama": "1", "qwen": "0"}, "0"),
         ("2x80", {"gemma": "0", "llama": "1", "qwen": "0"}, "0"),
-        ("3x24", {"gemma": "0", "llama": "1", "qwen": "2"}, "0"),
-        ("3x80", {"gemma": "0", "llama": "1", "qwen": "2"}, "0"),
-        ("8x24", {"gemma": "0 3 6", "llama": "1 4 7", "qwen": "2 5"}, "0 3 6"),
-        ("8x80", {"gemma": "0 3 6", "llama": "1 4 7", "qwen": "2 5"}, "0 3 6"),
-        ("2x24+1x80", {"gemma": "0", "llama": "1", "qwen": "2"}, "0"),
+        ("3x24", {"gemma": "0", "llama": "1", "qwen": "2"}, ""),
+        ("3x80", {"gemma": "0", "llama": "1", "qwen": "2"}, ""),
+        ("8x24", {"gemma": "0 3 6", "llama": "1 4 7", "qwen": "2 5"}, ""),
+        ("8x80", {"gemma": "0 3 6", "llama": "1 4 7", "qwen": "2 5"}, ""),
+        ("2x24+1x80", {"gemma": "0", "llama": "1", "qwen": "2"}, ""),
     ],
 )
 def test_three_peers_on_devices(given: str, expected: dict[str, str], turns: str) -> None:
     devices = [CPU] if given == "cpu" else parse_devices(given)
     found = place(config(), devices, SHAPES)
     where = {peer: " ".join(slot.device.name for slot in found.slots_of(peer)) for peer in SHAPES}
-    assert (where, " ".join(sorted(found.turns))) == (expected, turns)
+    assert (where, " ".join(sorted(device.name for device in found.turns))) == (expected, turns)
     assert [slot.replica for slot in found.slots_of("gemma")] == [*range(len(expected["gemma"].split()))]
     assert len(found.reasons) == min(3, len({slot.device for slot in found.slots}))  # alike GPUs are one sentence
     fits_memory(found.slots, found.turns)
 
 
-def fits_memory(slots: tuple[Slot, ...], turns: frozenset[str]) -> None:
+def fits_memory(slots: tuple[Slot, ...], turns: frozenset[Device]) -> None:
     """What is in a GPU's memory at once is within its share, the formula applied here once more."""
     for device in {slot.device for slot in slots if slot.device.is_gpu}:
         runtime = by_device(RuntimeSection(), device)
@@ -78,8 +79,8 @@ def fits_memory(slots: tuple[Slot, ...], turns: frozenset[str]) -> None:
             needs[slot.peer].process + max(needs[slot.peer].engine + slot.kv_cache_bytes, needs[slot.peer].stage)
             for slot in here
         ]
-        both = sum(needs[slot.peer].total + slot.kv_cache_bytes for slot in here)
-        assert (max(alone) if device.name in turns else both) <= 0.85 * device.memory
+        assert (max if device in turns else sum)(alone) <= 0.85 * device.memory
+        assert all(slot.apart and resolved(RuntimeSection(), slot).resident == "one" for slot in here)
         assert all(slot.kv_cache_bytes >= needs[slot.peer].kv_least for slot in here)
         assert all(slot.shared == (len(here) > 1) for slot in here)
 
@@ -98,18 +99,77 @@ def nano_shapes() -> dict[str, Shape]:
 
 def test_runtime_resident_and_together_force() -> None:
     one_gpu = parse_devices("1x80")
-    assert not place(config(runtime={"resident": "all"}), one_gpu, SHAPES).turns
-    assert place(config(runtime={"resident": "one"}), one_gpu, nano_shapes()).turns == {"0"}
-    assert place(config(runtime={"resident": "one"}), [CPU], {}).turns == {"cpu"}
+    small = config(runtime={"resident": "all"}, generate={"context_tokens": 384, "max_new_tokens": 64})
+    assert not place(small, one_gpu, nano_shapes()).turns
+    with pytest.raises(UserError, match=r"gemma, llama and qwen cannot live side by side on GPU 0 .* they need .* GiB"):
+        place(config(runtime={"resident": "all"}), parse_devices("1x24"), SHAPES)
+    assert place(config(runtime={"resident": "one"}), one_gpu, nano_shapes()).turns == {*one_gpu}
+    assert place(config(runtime={"resident": "one"}), [CPU], {}).turns == {CPU}
     assert not place(config(runtime={"resident": "one"}), [CPU], {}, together=True).turns
-    assert place(config(runtime={"resident": "all"}), [CPU], {}, together=False).turns == {"cpu"}
+    assert place(config(runtime={"resident": "all"}), [CPU], {}, together=False).turns == {CPU}
+
+
+def test_engine_and_model_are_side_by_side_where_the_engine_cannot_sleep() -> None:
+    """With vLLM on a GPU the larger of the two counts; the engine of transformers has no sleep."""
+    for gpus, turns in (("3x80", 0), ("3x24", 3)):
+        found = place(config(generate={"engine": "transformers"}), parse_devices(gpus), SHAPES)
+        assert len(found.turns) == turns and not any(slot.apart for slot in found.slots)
+    needs = footprint(SHAPES["gemma"], config().peer("gemma"), config(), by_device(RuntimeSection(), CPU), CPU)
+    assert needs.at_once(5, 7) == needs.process + needs.engine + 12
+    assert needs.at_once(5, 7, turns=True) == needs.process + needs.engine + 5
+    assert replace(needs, apart=True).at_once(5, 10**12) == needs.process + 10**12
+
+
+def test_caches_share_what_is_there() -> None:
+    """Three peers on 80 GB whose wanted caches do not fit: each gets the same share of the way to it."""
+    given = config(generate={"context_tokens": 384, "max_new_tokens": 192}, runtime={"train_tokens": 1024})
+    (device,) = parse_devices("1x80")
+    found = place(given, [device], SHAPES)
+    needs = [footprint(SHAPES[s.peer], given.peer(s.peer), given, resolved(given.runtime, s), device)
+             for s in found.slots]  # fmt: skip
+    used = sum(n.at_once(s.kv_cache_bytes, n.stage) for n, s in zip(needs, found.slots, strict=True))
+    assert not found.turns and 0.99 < used / (0.85 * device.memory) <= 1
+    assert all(n.kv_least <= s.kv_cache_bytes < n.kv_wanted for n, s in zip(needs, found.slots, strict=True))
+
+
+def test_processes_of_a_cluster_without_gpus() -> None:
+    """Each has a device of its own, though all are called cpu."""
+    three = [Device("cpu", 32 * GIB, f"CPU, process {n} of the cluster") for n in range(3)]
+    found = place(config(), three, {**SHAPES, "llama": nano_shapes()["llama"]})
+    assert {slot.peer for slot in found.slots if found.takes_turns(slot)} == {"gemma", "qwen"}
+    assert any(
+        reason.startswith("CPU: side by side: while they load, the process may take") for reason in found.reasons
+    )
+    with pytest.raises(UserError, match="there is no device to place the peers on"):
+        place(config(), [Device("cpu", 0, "CPU, process 0 of the cluster")], {})
+    alike = place(config(), three, dict.fromkeys(SHAPES, nano_shapes()["llama"]))
+    assert [reason.partition(":")[0] for reason in alike.reasons] == [
+        "each of 3 processes on CPUs of the cluster, side by side"
+    ]
+
+
+def test_gradient_checkpointing_is_counted() -> None:
+    """Gemma's 26 layers: `off` keeps them all, `on` their inputs, `auto` at most half of what is free."""
+    (device,) = parse_devices("1x80")
+    train = {}
+    for choice in ("off", "auto", "on"):
+        runtime = by_device(RuntimeSection(gradient_checkpointing=choice), device)
+        train[choice] = footprint(SHAPES["gemma"], config().peer("gemma"), config(), runtime, device).train
+    inputs = 26 * 8192 * 2304 * 2
+    assert inputs < train["on"] < train["off"] / 2 and train["on"] < train["auto"] < train["off"]
+
+    def kept(choice: str, free: int | None) -> int:
+        return kept_bytes(SHAPES["gemma"], choice, 2, 1024, 1024, True, free)
+
+    assert kept("auto", 10**12) == kept("auto", None) == kept("off", None) and kept("auto", 0) == kept("on", None)
+    assert kept("on", None) < kept("auto", kept("off", None)) == kept("off", None) // 2
 
 
 def test_the_cpus_rule() -> None:
     """8 × the files + 3 × (cache + 2 GiB) < 0.7 × what is free."""
     shapes = nano_shapes()
     need = 8 * sum(shape.stored for shape in shapes.values()) + 3 * (2 + 2) * GIB
-    for free, turns in ((need / 0.7 - 8, {"cpu"}), (need / 0.7 + 8, set())):
+    for free, turns in ((need / 0.7 - 8, {CPU}), (need / 0.7 + 8, set())):
         assert place(config(), [CPU], shapes, free=int(free)).turns == turns
     smaller = place(config(runtime={"kv_cache_gib": 0.25}), [CPU], shapes, free=int(need / 0.7) - 8)
     assert not smaller.turns and {slot.kv_cache_bytes for slot in smaller.slots} == {GIB // 4}
@@ -130,7 +190,7 @@ def test_workers_of_each_peer() -> None:
         ("1x8", {}, r"peer gemma does not fit GPU 0 \(GPU of 8 GB\): .* needs \d+\.\d GiB, there are \d"),
         (
             "1x24",
-            {"train_tokens": 16384},
+            {"train_tokens": 16384, "gradient_checkpointing": "off"},
             r"train needs .* lower runtime.train_tokens \(16384 here\), or take a larger",
         ),
         ("1x24", {"score_tokens": 10**6}, r"score needs .* lower runtime.score_tokens \(1000000 here\)"),
@@ -145,8 +205,15 @@ def test_a_peer_that_does_not_fit_is_refused(given: str, runtime: dict[str, Any]
 
 
 def test_a_peer_that_does_not_fit_the_cpu_is_refused() -> None:
-    with pytest.raises(UserError, match=r"peer gemma does not fit the CPU: .* there are 4.0 GiB of 4.0 GiB; lower"):
+    with pytest.raises(UserError, match=r"fit the CPU: .* there are 16.0 GiB of 16.0 GiB; lower"):
+        place(config(), [Device("cpu", 16 * GIB, "CPU")], SHAPES)
+    # nothing that could be lowered would help
+    with pytest.raises(
+        UserError, match=r"there are 4.0 GiB of 4.0 GiB; its process and weights alone take \d.\d GiB: take a larger"
+    ):
         place(config(), [Device("cpu", 4 * GIB, "CPU")], SHAPES)
+    with pytest.raises(UserError, match=r"there are 0.00 GiB of 0.93 GiB, .* take a larger device or a smaller peer$"):
+        place(config(), parse_devices("1x1"), SHAPES)
 
 
 def test_a_config_that_tells_no_sizes(tmp_path: Path) -> None:
@@ -173,14 +240,12 @@ def test_a_config_that_tells_no_sizes(tmp_path: Path) -> None:
 )
 def test_defaults_by_device(given: str, numbers: tuple[int, int, int]) -> None:
     device = CPU if given == "cpu" else parse_devices(given)[0]
-    slot = Slot("gemma", 0, device, 2 * GIB, shared=True, engine_bytes=GIB)
+    slot = Slot("gemma", 0, device, 2 * GIB, shared=True)
     found = resolved(RuntimeSection(), slot)
     assert (found.max_num_seqs, found.score_tokens, found.train_tokens) == numbers
     assert (found.kv_cache_gib, found.resident) == (2, "all") and resolved(
         RuntimeSection(), slot, True
     ).resident == "one"
-    share = 3 * GIB / device.memory if device.is_gpu else 0.85
-    assert found.gpu_memory_utilization == pytest.approx(share)
     given_ = RuntimeSection(max_num_seqs=3, score_tokens=4, train_tokens=5)
     kept = resolved(given_, slot)
     assert (kept.max_num_seqs, kept.score_tokens, kept.train_tokens) == (3, 4, 5)
@@ -212,7 +277,7 @@ def test_a_larger_budget_takes_more_memory() -> None:
     more = footprint(SHAPES["gemma"], peer, config(), doubled, device)
     assert more.score > found.score and more.engine == found.engine
     assert 1.8 < (more.train - 2 * SHAPES["gemma"].weights) / (found.train - 2 * SHAPES["gemma"].weights) < 2.1
-    assert found.total == found.process + found.engine + found.stage and found.stage == found.train
+    assert found.weights == 2 * SHAPES["gemma"].weights and found.stage == found.train
     in_float32 = footprint(SHAPES["gemma"], peer, config(), runtime.model_copy(update={"compute": "float32"}), device)
     assert in_float32.kv_token == 2 * found.kv_token and in_float32.score > found.score + 2 * SHAPES["gemma"].weights
 
@@ -225,7 +290,7 @@ def test_the_placement_of_a_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
         "r", config(peers=peers, runtime={"kv_cache_gib": 0.25}, generate={"context_tokens": 384, "max_new_tokens": 64})
     )
     assert [slot.peer for slot in placement_of(run).slots] == list(SHAPES)
-    assert placement_of(run, together=False).turns == {"cpu"}
+    assert placement_of(run, together=False).turns == {CPU}
 
 
 def test_the_executor_may_differ_from_call_to_call_and_is_not_in_dumps() -> None:

@@ -83,7 +83,8 @@ def run(project: Path) -> Iterator[Run]:
 def pool(run: Run, executor: Scripted, slots: list[Slot], turns: frozenset[str] = frozenset()) -> Pool:
     """A pool whose placement and executor are given."""
     made = Pool(run)
-    vars(made).update(seeded=True, placement=Placement(tuple(slots), turns, ()), executor=executor)
+    in_turns = frozenset(each.device for each in slots if each.device.name in turns)
+    vars(made).update(seeded=True, placement=Placement(tuple(slots), in_turns, ()), executor=executor)
     return made
 
 

@@ -13,9 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from peers.logprob.model import LanguageModel
-from peers.memory import shape_of
-
-ROOM = 0.5  # share of the free memory that activations may take: the head, the optimiser and pieces need some, too
+from peers.memory import ROOM, shape_of
 
 
 def wanted(choice: Literal["auto", "on", "off"], lm: LanguageModel, tokens: int, longest: int) -> bool:
