@@ -457,7 +457,10 @@ def _in_a_process(body: str, monkeypatch: PATCH) -> None:
 
 @pytest.mark.parametrize(
     ("body", "told"),
-    [("time.sleep(60)", "out of time, its process was ended"), ("sys.stderr.write('segfault'); sys.exit(3)", "died (3): segfault")],
+    [
+        ("time.sleep(60)", "out of time, its process was ended"),
+        ("sys.stderr.write('segfault'); sys.exit(3)", "died (3): segfault"),
+    ],
 )
 def test_a_process_that_ends_costs_what_it_had_not_finished(
     body: str, told: str, setting: Setting, monkeypatch: PATCH
