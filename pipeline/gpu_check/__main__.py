@@ -72,7 +72,7 @@ def run_group(steps: Sequence[Step], setting: Setting, until: dict[str, float], 
     finally:
         kill_tree(process)
     tail = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:]
-    ended = "its process hung" if status is None else f"its process died ({status})"
+    ended = "out of time, its process was ended" if status is None else f"its process died ({status})"
     for step in steps[done : done + 1]:
         add(found, result(step.name, "failed", f"{ended}: {tail}", time.monotonic() - begin))
     for step in steps[done + 1 :]:
