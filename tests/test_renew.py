@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -104,7 +105,10 @@ def test_a_renewed_engine_answers_as_a_fresh_one(
 
 @pytest.mark.slow
 @pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_a_run_starts_each_peers_process_and_engine_once(project: Path) -> None:
+def test_a_run_starts_each_peers_process_and_engine_once(project: Path, tiny_models: dict[str, Path]) -> None:
+    # vLLM has no attention of the other model's head size on every CPU
+    other, config = shutil.copytree(tiny_models["chatty"], project / "other"), project / "tiny.toml"
+    config.write_text(config.read_text("utf-8").replace(str(tiny_models["plain"]), str(other)), "utf-8")
     sets = [word for pair in ("generate.engine=vllm", "runtime.kv_cache_gib=0.2") for word in ("--set", pair)]
     done = run_module(
         "pipeline.round", "--run", "t", "--round", "2", "--config", "tiny.toml", *sets, cwd=project, timeout=600
