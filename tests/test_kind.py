@@ -96,11 +96,14 @@ def test_the_image_takes_nothing_that_git_leaves_out() -> None:
 
 STAND_INS = {
     "uname": 'echo "$SYSTEM"',
+    "gcc": "",
+    "Python.h": "",
     "nvidia-smi": "[[ -n $GPUS ]] && echo 'GPU 0: a stand-in'",
     # a Python whose pip writes down what it is asked for; its venv is a folder with itself
     "python3": """
 case "$*" in
     *sys.version*) echo 3.11 ;;
+    *sysconfig*) echo "$HEADERS" ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     *" install "*) echo "$*" >> pip.log ;;
 esac""",
@@ -125,6 +128,7 @@ def make(place: Path, *arguments: str, system: str = "Linux x86_64", gpus: bool 
     environment |= {
         "PATH": f"{place / 'stand-ins'}:{os.environ['PATH']}",
         "SYSTEM": system,
+        "HEADERS": str(place / "stand-ins"),
         "GPUS": "1" if gpus else "",
     }
     done = subprocess.run(["make", *arguments], cwd=place, env=environment, capture_output=True, text=True, check=False)

@@ -126,6 +126,7 @@ def test_the_environment_goes_along_but_no_secrets(monkeypatch: pytest.MonkeyPat
 
 def test_a_node_that_differs_is_refused(tmp_path: Path) -> None:
     """What the small task says here, and what becomes of each difference."""
+    pytest.importorskip("ray", reason="Ray is not installed: make setup EXTRA=ray")
     mark = tmp_path / "mark"
     mark.write_text("x", encoding="ascii")
     ask = (str(ROOT), ray_nodes.PACKAGES, ray_nodes.LIBRARIES)
