@@ -72,9 +72,12 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as root:
             # vLLM takes the brackets for a pattern
             first, second = (model(Path(root) / f"[{n}]", kind, extra, n, tokenizer) for n in (1, 2))
+            torch.set_num_threads(2)
             engine = VllmEngine(first, prompts, config.generate, config.runtime, "float32", 0)
             before = answers(engine, prompts)
+            torch.set_num_threads(1)  # another share of the cores, as beside busy peers
             renewed = engine.renew(second, None)
+            torch.set_num_threads(2)
             after = answers(engine, prompts)
             back = engine.renew(first, None)
             again = answers(engine, prompts)
@@ -84,6 +87,31 @@ if __name__ == "__main__":
             fresh.close()
         found[family] = [renewed and back, after == expected, again == before, before != after]
     print(json.dumps(found))
+"""
+
+THREADS = """
+import sys
+from itertools import islice
+from pathlib import Path
+import torch
+from data.config.load import load_config
+from data.nano import problems
+from peers.engines.protocol import Request, Sampling
+from peers.engines.vllm import VllmEngine
+from peers.placement import here
+from peers.prompts import load_prompts
+if __name__ == "__main__":
+    config, set_threads, found, engine = load_config(Path("configs/nano.toml"), []), torch.set_num_threads, [], None
+    prompts = load_prompts(config, "gemma2")
+    asked = [Request(prompts.solve(p.question), 0) for p in islice(problems("arith", "test", 0), 20)]
+    for threads in map(int, sys.argv[1:]):
+        set_threads(threads)
+        if engine is None:
+            engine = VllmEngine(Path("peers/gemma2"), prompts, config.generate, here(config.runtime), "float32", 1)
+        else:
+            assert engine.renew(Path("peers/gemma2"), None)
+        found.append([c.token_ids for c in engine.generate(asked, Sampling(0.0, 1.0, 48), lambda *_: None)])
+    print("differ:", [sum(a != b for a, b in zip(found[0], other)) for other in found[1:]])
 """
 
 
@@ -101,6 +129,17 @@ def test_a_renewed_engine_answers_as_a_fresh_one(
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found == dict.fromkeys(families, [True] * 4)
+
+
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_weights_that_come_under_another_number_of_threads_are_the_same(tmp_path: Path) -> None:
+    """A peer's share of the cores changes with how many are at work: all greedy answers were garbage."""
+    (tmp_path / "threads.py").write_text(THREADS, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "threads.py"), "1", "2", "1"], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.strip().splitlines()[-1:] == ["differ: [0, 0]"], done.stderr[-3000:]
 
 
 @pytest.mark.slow

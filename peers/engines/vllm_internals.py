@@ -86,8 +86,8 @@ def start(**options: Any) -> Any:
 
 @cache
 def _threads_of_engines() -> int:
-    """Torch's threads while an engine is made: those of the process's first engine. On a CPU one that is made with
-    another number answers with garbage, whatever the number is later."""
+    """Torch's threads while an engine is made or renewed: those of the process's first engine. On a CPU one that is
+    made with another number answers with garbage, whatever the number is later."""
     return torch.get_num_threads()
 
 
@@ -107,8 +107,13 @@ def generate(llm: Any, prompts: list[Any], params: list[Any], lora: Any, advance
 def renew(llm: Any, directory: str) -> None:
     """Write the weights of a model directory into a live engine that has others of the same model: compiled code and
     captured graphs stay valid, what the prefix cache holds does not."""
-    llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
-    llm.apply_model(_pack_heads)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(_threads_of_engines())  # on a CPU the weights are packed for them
+    try:
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
+        llm.apply_model(_pack_heads)
+    finally:
+        torch.set_num_threads(threads)
     if not llm.reset_prefix_cache():
         raise RuntimeError("vLLM could not forget the prefixes that it has read with other weights")
 
