@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,10 @@ CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+# What `make test EXTRA=pocket` hands on to the commands that it starts: a `make` within a test is given its own.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", *re.findall(r"^(\w+) *\?=", (ROOT / "Makefile").read_text(), re.M)):
+    os.environ.pop(name, None)
 
 # The peers' processes are forks of a server that imports peers.preload. It finds that by PYTHONPATH, not by pytest's
 # `pythonpath`, and starts but once, with the first test that needs it, which may not be one of a stage. Without the
