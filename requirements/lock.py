@@ -135,6 +135,12 @@ def bench() -> None:
     write("bench", [line for line in pins if line not in cpu_pins])
 
 
+def browser() -> None:
+    """Beside the cpu set, for tests of the report."""
+    cpu_pins = [line for line in read("cpu") if line != TORCH]
+    write("browser", [line for line in lock(["browser"], cpu_pins, list(CPU_LEFT_OUT)) if line not in cpu_pins])
+
+
 def ray() -> None:
     """Beside any of the three sets, whose versions stay: only what the smallest one lacks."""
     there = {line.split("==")[0] for line in read("transformers")}
@@ -142,7 +148,7 @@ def ray() -> None:
     write("ray", [line for line in pins if line.split("==")[0] not in there], ANYWHERE)
 
 
-LISTS = {make.__name__: make for make in (cpu, gpu, transformers, pocket, qwen, bench, ray)}  # in this order
+LISTS = {make.__name__: make for make in (cpu, gpu, transformers, pocket, qwen, bench, browser, ray)}  # in this order
 
 if __name__ == "__main__":
     unknown = set(sys.argv[1:]) - set(LISTS)
