@@ -100,7 +100,7 @@ def _step_into(table: Any, part: str, override: str) -> Any:
 def differences(frozen: Config, given: Config) -> list[str]:
     """`key: frozen -> given` for every differing key but those of `runtime`, `executor`, `guard`, `wording` and
     `gate.patience`."""
-    before, after = _flatten(frozen), _flatten(given)
+    before, after = flatten(frozen), flatten(given)
     return [
         f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
         for key in sorted(before.keys() | after.keys())
@@ -108,7 +108,8 @@ def differences(frozen: Config, given: Config) -> list[str]:
     ]
 
 
-def _flatten(config: Config) -> dict[str, str]:
+def flatten(config: Config) -> dict[str, str]:
+    """Every key that `differences` looks at, with dots, and its value as JSON."""
     flat: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:
