@@ -192,7 +192,7 @@ def text(figure: Figure) -> str:
 def tables(found: Comparison) -> list[Table]:
     """One per metric, run × peer; one of the choices that differ."""
     count = sum(figure.minus is not None for figure in found.figures)
-    made = []
+    made: list[Table] = []
     for metric, name in METRICS.items():
         title = f"{name} in %, means over benchmarks, and paired differences from {found.against.title} in points"
         if not made:

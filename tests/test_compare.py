@@ -83,9 +83,9 @@ def test_figures_by_hand() -> None:
 
 def test_the_peers_that_all_have_are_compared() -> None:
     write_run("a", {0: "1000"})
-    write_run("b", {0: "1100"}, peers="q")
+    write_run("b", {0: "1100"}, peers="qx")
     assert compare(["a", "b"]).peers == ["q"]
-    write_run("c", {0: "1100"}, peers="z")
+    write_run("c", {0: "1100"}, peers="yz")
     with pytest.raises(UserError, match="no peer in common"):
         compare(["b", "c"])
 
