@@ -58,7 +58,8 @@ def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str
     table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=column)
     rows: Sequence[int] = range(len(table))
     if ids is not None:  # of a large source reading the answers takes longest
-        rows = [row for row in rows if question_id(table[section.question_column][row]) in ids]
+        questions = table[section.question_column].to_list()
+        rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
         table = table[rows]
     golds = gold_by_question(table, config.evaluate.label_answers, lambda row: origin.place(rows[row]), "prompts")
     return {id_: gold for id_, (_, gold) in golds.items()}
