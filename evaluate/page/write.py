@@ -11,6 +11,8 @@ from data import shards
 from data.run import RUNS
 from evaluate.page.inline import FOLDER, asset, json_text, policy, vega
 
+CHAINS = ("chain-view.js", "chains.js")
+
 
 def write_page(run: str) -> Path:
     """Write runs/<run>/report.html, one self-contained file; returns its path."""
@@ -47,6 +49,6 @@ def render(context: dict[str, Any]) -> str:
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.globals |= {"asset": asset, "json_text": json_text}
-    scripts = [vega(), asset("page.js"), *([asset("chains.js")] if context["chains"] else [])]
+    scripts = [vega(), asset("page.js"), *(map(asset, CHAINS) if context["chains"] else [])]
     given = context | {"specs": json_text(context["specs"]), "scripts": scripts, "policy": policy(scripts)}
     return environment.get_template("page.html.j2").render(given)
