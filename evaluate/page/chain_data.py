@@ -25,6 +25,7 @@ from data.keep import read_keep
 from data.run import Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
+from data.stage import check_format
 from evaluate.labels import gold_answers
 
 CHAIN_COLUMNS = [name for name in CHAINS.names if name != "token_ids"]
@@ -218,9 +219,11 @@ def rows_of(
     """The rows of a finished stage, of some questions or of all, a shard at a time. Raises UserError for one that is
     not finished, or damaged."""
     folder = run.stage_dir(round_, kind)
-    if shards.read_manifest(folder) is None:
+    manifest = shards.read_manifest(folder)
+    if manifest is None:
         stage = {"chains": "generate", "scores": "score"}[kind]
         raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
+    check_format(manifest, folder)
     wanted = None if ids is None else pa.array(sorted(ids), pa.string())
     for path in shards.shard_paths(folder):
         table = shards.read_table(path, schema, columns)
