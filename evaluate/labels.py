@@ -8,6 +8,7 @@ Seen from outside: nothing here is read by generate, score or train, but for the
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,6 +21,7 @@ from data.answers.grader import Grader
 from data.answers.votes import counted
 from data.config.sections import Config
 from data.errors import UserError
+from data.hashing import question_id
 from data.keep import read_keep, write_keep
 from data.questions import read_with_origin
 from data.run import OUTPUT, Run
@@ -38,8 +40,8 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 
 
-def gold_answers(config: Config) -> dict[str, str]:
-    """{question id: gold answer} of the unlabelled questions' source.
+def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
+    """{question id: gold answer} of the unlabelled questions' source: of all, or of those alone that are asked for.
 
     Raises UserError if the column is not named, or has an answer that cannot be read.
     """
@@ -54,7 +56,12 @@ def gold_answers(config: Config) -> dict[str, str]:
     if section.question_column == column:
         raise UserError(f"prompts.question_column and evaluate.label_column are both {column!r}")
     table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=column)
-    golds = gold_by_question(table, config.evaluate.label_answers, origin.place, "prompts")
+    rows: Sequence[int] = range(len(table))
+    if ids is not None:  # of a large source reading the answers takes longest
+        questions = table[section.question_column].to_list()
+        rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
+        table = table[rows]
+    golds = gold_by_question(table, config.evaluate.label_answers, lambda row: origin.place(rows[row]), "prompts")
     return {id_: gold for id_, (_, gold) in golds.items()}
 
 

@@ -1,0 +1,210 @@
+"""The chains of a run, to look at: one as plain data, for the terminal; up to 2,000 for the page's browser of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from markupsafe import Markup
+
+from data import shards
+from data.answers.equivalence import Kind, Pair
+from data.answers.grader import Grader
+from data.errors import UserError
+from data.run import RUNS, Run, load_frozen
+from data.schema import SCORES
+from evaluate.labels import gold_answers, source_has_changed
+from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
+from evaluate.page.chain_data import Chain, chains_of, gold_of, ids_of, judge, rows_of
+from evaluate.page.maths import Formulas
+
+Order = Literal["worst", "random"]
+BATCH = 256  # labels that are compared at once in the search for wrong ones
+MOST = 2_000  # questions on the page
+BLOCK = 50  # questions that the browser unpacks at once
+ROOM = 7_000_000  # bytes of chains on the page, all rounds together: it is to stay below 10 MB
+FORMULAS = 10_000  # that are converted for a page: about 4 s
+SLOW_PAIRS = 200  # answers that only math-verify can compare: about 10 s
+
+
+def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
+    """The chain of a question, by its id or the beginning of it.
+
+    Raises UserError for a round without finished chains and for an id that is not there or not the only one.
+    """
+    found = [id_ for id_ in ids_of(run, round_) if id_.startswith(prompt_id)]
+    if len(found) != 1 or not prompt_id:
+        which = f"{len(found)} questions have ids that begin so" if found else "no question has this id"
+        raise UserError(
+            f"prompt {prompt_id!r}: {which} in round {round_} of run {run.name!r}; the ids are the column prompt_id of "
+            f"{run.stage_dir(round_, 'chains')}"
+        )
+    chains = list(chains_of(run, round_, set(found)))
+    section = run.config.evaluate
+    with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
+        judge(chains, gold_of(run.config, found), run.config, grader)
+    return chains[0]
+
+
+def ordering(run: Run, round_: int, order: Order) -> Iterator[str]:
+    """Ids of questions: those with a wrong label, the one with the highest weight first; or all, shuffled by the run's
+    seed.
+
+    Raises UserError for a round without finished scores (chains), or, of `worst`, without gold answers.
+    """
+    if order == "random":
+        ids = ids_of(run, round_)
+        yield from random.Random(f"{run.config.run.seed}/{round_}/show").sample(ids, len(ids))
+        return
+    gold, section = gold_answers(run.config), run.config.evaluate
+    rows = rows_of(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
+    trained = [row for row in rows if row["weight"] and row["label"] is not None and row["prompt_id"] in gold]
+    trained.sort(key=lambda row: -row["weight"])
+    seen = set()
+    with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
+        for start in range(0, len(trained), BATCH):
+            some = trained[start : start + BATCH]
+            pairs = [(row["label"], gold[row["prompt_id"]]) for row in some]
+            for row, right in zip(some, grader.equivalent(pairs, section.label_answers), strict=True):
+                if right is False and row["prompt_id"] not in seen:
+                    seen.add(row["prompt_id"])
+                    yield row["prompt_id"]
+
+
+@dataclass(frozen=True)
+class Browser:
+    """What the page's browser of chains is made of: `shown` of `total` questions, and what to say about them."""
+
+    rounds: list[int]
+    peers: list[str]
+    gold: bool
+    shown: int
+    total: int
+    notices: list[str]
+    index: Markup
+    blocks: list[Markup]  # round after round
+
+
+def chains(name: str) -> Browser | None:
+    """The chains of a run's finished rounds; None if there are none.
+
+    Every round shows the same questions: all, or a sample by the run's seed, and as many of it as there is room for.
+    """
+    run = Run(name, load_frozen(name))
+    rounds = [n for n in _rounds(name) if (run.stage_dir(n, "chains") / shards.SUCCESS).is_file()]
+    ids = list(dict.fromkeys(id_ for round_ in rounds for id_ in ids_of(run, round_)))
+    if not ids:
+        return None
+    sample = random.Random(f"{run.config.run.seed}/page").sample(ids, min(len(ids), MOST))
+    gold, notices = _gold(run, set(sample))
+    packing = _Packing(run, sample, gold, ROOM // len(rounds))
+    section = run.config.evaluate
+    with _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, SLOW_PAIRS) as grader:
+        for round_ in reversed(rounds):  # the latest comes first where formulas and comparisons are counted
+            packing.add(round_, grader)
+        notices += _limits(packing, grader, len(ids))
+    return Browser(
+        rounds, run.config.peer_names, bool(gold), len(packing.sample), len(ids), notices, packing.index(rounds),
+        [each for round_ in rounds for each in packing.blocks_of(round_)],
+    )  # fmt: skip
+
+
+def _rounds(name: str) -> list[int]:
+    return sorted(int(path.parent.name.split("=")[1]) for path in (RUNS / name).glob("round=*/chains"))
+
+
+def _gold(run: Run, ids: set[str]) -> tuple[dict[str, str], list[str]]:
+    """The gold answers, and what to say where there are none, or others than there were."""
+    if run.config.evaluate.label_column is None:
+        return {}, [
+            "No gold answers: evaluate.label_column names no column, so nothing here says what is right or wrong, and "
+            "there is no filter for it."
+        ]
+    try:
+        gold, changed = gold_of(run.config, ids), source_has_changed(run)
+    except UserError as error:
+        return {}, [f"No gold answers, so nothing here says what is right or wrong: {error}"]
+    changes = f"{run.config.prompts.source} has changed since the run drew its questions: these are its answers now."
+    return gold, [changes] if changed else []
+
+
+def _limits(packing: _Packing, grader: _Hasty, total: int) -> list[str]:
+    """What the page leaves out."""
+    shown, notices = len(packing.sample), []
+    if shown < total:
+        why = f"at most {MOST:,}" if shown == MOST else "as many as fit on a page of less than 10 MB"
+        notices.append(f"{shown:,} of {total:,} questions, a seeded sample, the same in every round: {why}.")
+    if packing.formulas.left < 0:
+        notices.append(f"Mathematics beyond {FORMULAS:,} formulas is shown as it was written.")
+    if grader.left < 0:
+        notices.append(
+            f"{-grader.left:,} pairs of answers were not compared, which takes long: their answers count as not known. "
+            "`make labels` compares all."
+        )
+    return notices
+
+
+class _Packing:
+    """Packs round after round, in so many bytes each; `sample` becomes shorter where a round has no room for it."""
+
+    def __init__(self, run: Run, sample: list[str], gold: dict[str, str], room: int) -> None:
+        self.run, self.sample, self.gold, self.room = run, sample, gold, room
+        self.formulas = Formulas(FORMULAS)
+        self.blocks: dict[int, list[Markup]] = {}
+        self.rows: dict[int, list[Any]] = {}
+        self.questions: dict[str, str] = {}
+
+    def add(self, round_: int, grader: Grader) -> None:
+        """Pack a round."""
+        found = {chain["id"]: chain for chain in chains_of(self.run, round_, set(self.sample))}
+        judge(list(found.values()), self.gold, self.run.config, grader)
+        blocks, size = self.blocks.setdefault(round_, []), 0
+        for start in range(0, len(self.sample), BLOCK):
+            new = block((found.get(id_) for id_ in self.sample[start : start + BLOCK]), self.formulas)
+            size += len(new)
+            if blocks and size > self.room:
+                self.sample = self.sample[:start]
+                break
+            blocks.append(new)
+        self.questions |= {id_: chain["question"][:PREVIEW] for id_, chain in found.items()}
+        peers = self.run.config.peer_names
+        self.rows[round_] = [index_row(found[id_], peers) if id_ in found else None for id_ in self.sample]
+
+    def blocks_of(self, round_: int) -> list[Markup]:
+        """Those of the questions that every round has room for."""
+        return self.blocks[round_][: -(-len(self.sample) // BLOCK)]
+
+    def index(self, rounds: Sequence[int]) -> Markup:
+        """What the browser filters by."""
+        questions = [[id_, self.questions[id_]] for id_ in self.sample]
+        rows = {round_: self.rows[round_][: len(self.sample)] for round_ in rounds}
+        return packed({
+            "run": self.run.name, "rounds": rounds, "peers": self.run.config.peer_names, "gold": bool(self.gold),
+            "block": BLOCK, "questions": questions, "rows": rows,
+        })  # fmt: skip
+
+
+class _Hasty(Grader):
+    """A grader that has math-verify compare so many pairs and no more; `left` is below 0 by those that it has not."""
+
+    # of all pages of this process: `make round` writes several
+    known: ClassVar[dict[tuple[Kind, str, str], bool | None]] = {}
+
+    def __init__(self, timeout_seconds: float, max_workers: int, left: int) -> None:
+        super().__init__(timeout_seconds, max_workers)
+        self._known, self.left = self.known, left
+
+    def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """See `Grader.equivalent`; a later page asks again for what this one did not find."""
+        verdicts = super().equivalent(pairs, kind)
+        for key in [key for key, verdict in self._known.items() if verdict is None]:
+            del self._known[key]
+        return verdicts
+
+    def _verify(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bool | None]]:
+        some = pairs[: max(0, self.left)]
+        self.left -= len(pairs)
+        yield from super()._verify(some)
+        yield from ((pair, None) for pair in pairs[len(some) :])
