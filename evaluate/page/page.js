@@ -1,0 +1,54 @@
+// Draws the plots, toggles light and dark, and marks the section in view. Nothing here fetches anything.
+"use strict";
+(() => {
+  const root = document.documentElement;
+
+  // Plots are SVG whose colours are the style sheet's variables, so a change of theme draws nothing anew.
+  const specs = JSON.parse(document.getElementById("specs").textContent);
+  const options = { actions: false, renderer: "svg", ast: true, tooltip: { theme: "custom" } };
+  const draw = async (place) => {
+    try {
+      await window.vegaEmbed(place, specs[place.dataset.spec], options);
+    } catch (error) {
+      place.textContent = "This plot could not be drawn; its numbers are in the table.";
+      console.error(error);
+    }
+  };
+  const places = [...document.querySelectorAll(".vega")];
+  const drawn = Promise.all(places.map(draw));
+  drawn.then(() => { root.dataset.drawn = "yes"; });
+
+  const button = document.getElementById("theme");
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const stored = () => { try { return window.localStorage.getItem("theme"); } catch { return null; } };
+  const now = () => root.dataset.theme || (dark.matches ? "dark" : "light");
+  const name = () => { button.setAttribute("aria-label", now() === "dark" ? "Switch to light" : "Switch to dark"); };
+  if (["light", "dark"].includes(stored())) root.dataset.theme = stored();
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    root.dataset.theme = now() === "dark" ? "light" : "dark";
+    try { window.localStorage.setItem("theme", root.dataset.theme); } catch { /* a page without storage */ }
+    name();
+  });
+  dark.addEventListener("change", name);
+  name();
+
+  // On paper nobody can open the tables.
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll(".plot details:not([open])")];
+    for (const each of opened) each.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const each of opened) each.open = false; });
+
+  const links = new Map([...document.querySelectorAll(".bar a")].map((each) => [each.hash.slice(1), each]));
+  const sections = [...document.querySelectorAll("main > section")];
+  const mark = () => {
+    const seen = sections.filter((each) => each.getBoundingClientRect().top < window.innerHeight / 3).pop();
+    for (const [id, link] of links) {
+      if (seen && id === seen.id) link.setAttribute("aria-current", "true"); else link.removeAttribute("aria-current");
+    }
+  };
+  document.addEventListener("scroll", mark, { passive: true });
+  mark();
+})();
