@@ -2,8 +2,8 @@
 
 A `TypedDict` says what a row has, so that mypy sees a misspelt column. `schema_of` makes the Arrow schema from it,
 which is checked when a shard is written and again when it is read: `str` is string, `int` int32, `float` float64, and
-what is `| None` may be null. No schema that generate, score or train touches has a gold answer; data/README.md explains
-every column.
+what is `| None` may be null. No schema that generate, score or train touches has a gold answer. columns.py says what
+every column means.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ScoreRow(TypedDict):
 
 
 class KeepRow(TypedDict):
-    """An example that train keeps, where a list of them is there."""
+    """An example that train keeps, where a list of them is there; written by `make ablate`."""
 
     prompt_id: str
     peer: str
@@ -107,7 +107,7 @@ class GateResponseRow(TypedDict):
 
 
 class GateRow(GateResponseRow):
-    """The same beside the vote of the untouched peers; written by train/gate/."""
+    """A response to a question of the gate beside the vote of the untouched peers; written by train/gate/."""
 
     vote: str | None
     vote_share: float
@@ -141,7 +141,7 @@ class EvalRow(TypedDict):
 
 
 class MetricsRow(TypedDict):
-    """The numbers of a peer on a benchmark."""
+    """The numbers of a peer on a benchmark; written by evaluate."""
 
     benchmark: str
     peer: str
@@ -177,7 +177,7 @@ class MetricsRow(TypedDict):
 
 
 class AblationRow(TypedDict):
-    """A mean, or a difference of two, in an ablation's table."""
+    """A mean, or a difference of two, in an ablation's table; written by `make ablate`."""
 
     arm: str
     reads_gold: bool
@@ -191,7 +191,7 @@ class AblationRow(TypedDict):
 
 
 class CrossRow(TypedDict):
-    """What one peer's verifier makes of another's samples."""
+    """What one peer's verifier makes of another's samples; written by evaluate."""
 
     benchmark: str
     peer: str

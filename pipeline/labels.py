@@ -52,7 +52,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(
-    help="How often a run's responses and labels were right, and how much training weight fell on wrong ones. In a "
+    help="Say how often a run's responses and labels were right, and how much training weight fell on wrong ones. In a "
     "vote a tie counts as the share of the tied answers that is right."
 )
 def command(

@@ -177,7 +177,7 @@ def only_json() -> Iterator[None]:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help="Who runs where and why; memory, hours and disk of a run. Nothing is trained or frozen.")
+@app.command(help="Say who runs where and why; memory, hours and disk of a run. Nothing is trained or frozen.")
 def command(
     config: Annotated[Path | None, typer.Option(help="TOML config.")] = None,
     run: Annotated[str, typer.Option(help="Run whose frozen config is taken where no file is given.")] = "",

@@ -15,11 +15,13 @@ import random
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from data import shards
 from data.shards import Row
@@ -69,6 +71,13 @@ def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
 def read_stage(folder: Path, schema: pa.Schema) -> list[Row]:
     """All rows of a stage."""
     return [row for path in shards.shard_paths(folder) for row in shards.read_rows(path, schema)]
+
+
+def printed(shown: Any, width: int = 120) -> str:
+    """What a terminal of this width shows, without colours."""
+    file = StringIO()
+    Console(file=file, width=width, highlight=False).print(shown)
+    return file.getvalue()
 
 
 def _tokenizer(chat: bool) -> Any:

@@ -27,7 +27,7 @@ from pipeline.gpu_check.step import ROOT, START, STEPS, Setting, Step, child, ki
 
 LIMIT, CPU_LIMIT = 240, 720  # seconds, for all
 GRACE = 5  # seconds for a step that is out of time to say so, and for a process that is done to end
-PROMISE = f"""Whether this machine computes what the project promises. At most {LIMIT // 60} minutes on a GPU and
+PROMISE = f"""Check that this machine computes what the project promises. At most {LIMIT // 60} minutes on a GPU and
 {CPU_LIMIT // 60} on a CPU, where 136 to 208 seconds were seen on one busy core of an AMD EPYC. The last line is one
 JSON; status 1 if a step failed or was not done (what makes no sense on a CPU is skipped)."""
 Found = list[dict[str, Any]]

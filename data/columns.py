@@ -1,0 +1,284 @@
+"""What every column means, once: for data/README.md, whose tables are made from it, and `python -m data schema`.
+
+A meaning says units, and of what may be null, when it is. Columns that share a meaning share a key. `python -m
+data.columns` writes the tables of data/README.md anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data import schema
+from data.errors import UserError
+
+README = Path(__file__).with_name("README.md")
+TYPES = {"double": "float64", "list<element: int32>": "list<int32>", "list<item: int32>": "list<int32>"}
+HEADER = "| column | type | meaning |\n|---|---|---|\n"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One line of a table: columns with the same meaning; the type of each, and whether it may be null."""
+
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+    nullable: tuple[bool, ...]
+    meaning: str
+
+
+def columns_of(table: str) -> list[Column]:
+    """The columns of a table. Raises UserError for an unknown name."""
+    if table not in TABLES:
+        raise UserError(f"there is no table {table!r}; expected one of {', '.join(TABLES)}")
+    arrow, found = schema.schema_of(TABLES[table].row), []
+    for key, meaning in MEANINGS[table].items():
+        names = tuple(key.split(", "))
+        fields = [arrow.field(name) for name in names]
+        types = tuple(TYPES.get(str(field.type), str(field.type)) for field in fields)
+        found.append(Column(names, types, tuple(field.nullable for field in fields), meaning))
+    return found
+
+
+def markdown(table: str) -> str:
+    """The Markdown table of data/README.md."""
+    lines = [HEADER]
+    for each in columns_of(table):
+        names = ", ".join(f"`{name}`" for name in each.names)
+        types = ", ".join(dict.fromkeys(each.types)).replace("<", "&lt;").replace(">", "&gt;")
+        lines.append(f"| {names} | {types} | {each.meaning} |\n")
+    return "".join(lines)
+
+
+def with_tables(readme: str) -> str:
+    """data/README.md with its tables of columns made anew. Raises ValueError for a table without a section."""
+    for name, table in TABLES.items():
+        begin = rf"^## {re.escape(table.section)}[^\n]*\n(?:(?!## |\|)[^\n]*\n)*"
+        parts = re.split(rf"({begin})(?:\|[^\n]*\n)+", readme, flags=re.M)
+        if len(parts) != 3:
+            raise ValueError(f"data/README.md has {len(parts) // 2} tables under `## {table.section}`, expected 1")
+        readme = parts[0] + parts[1] + markdown(name) + parts[2]
+    return readme
+
+
+@dataclass(frozen=True)
+class Table:
+    """A kind of file: its rows, where it is, and how its section in data/README.md begins."""
+
+    row: Any
+    files: str
+    section: str
+
+
+TABLES = {
+    "prompts": Table(schema.PromptRow, "runs/<run>/prompts/part-*.parquet", "prompts"),
+    "chains": Table(schema.ChainRow, "runs/<run>/round=<R>/chains/part-*.parquet", "chains"),
+    "scores": Table(schema.ScoreRow, "runs/<run>/round=<R>/scores/part-*.parquet", "scores"),
+    "keep": Table(schema.KeepRow, "runs/<run>/round=<R>/keep.parquet", "keep.parquet"),
+    "gate": Table(schema.GateRow, "runs/<run>/round=<R>/gate/part-*.parquet", "gate "),
+    "evals": Table(schema.EvalRow, "runs/<run>/round=<R>/evals/part-*.parquet", "evals"),
+    "metrics": Table(schema.MetricsRow, "runs/<run>/round=<R>/metrics.parquet", "metrics.parquet"),
+    "ablation": Table(schema.AblationRow, "runs/<run>.ablation.round=<R>.parquet", "runs/<run>.ablation"),
+    "cross": Table(schema.CrossRow, "runs/<run>/round=<R>/cross.parquet", "cross.parquet"),
+}
+
+MEANINGS: Mapping[str, Mapping[str, str]] = {
+    "prompts": {
+        "id": "content hash of the question",
+        "question": "the unlabelled question",
+        "source": "where it came from",
+    },
+    "chains": {
+        "prompt_id": "id in prompts",
+        "question": "its text",
+        "role": (
+            "`chain`: an answer in the chain; `synthesis`: one more response to all of them; `solo`: an answer to the "
+            "question alone, drawn as the chain is, of those peers whose response to it is measured or trained on; "
+            "`sample`: one of k samples of it, where `score.label` or `score.text` need them, drawn with "
+            "`generate.sample_temperature`"
+        ),
+        "position": "1-based place in the chain; null for the other roles",
+        "sample": "which of the k samples, from 1; null for the other roles",
+        "peer": "who answered: a peer, or, of samples, a voter",
+        "is_aggregate": (
+            'one row per prompt; under `generate.aggregate = "self"` every row; none where label and text need no '
+            "aggregate"
+        ),
+        "response": "text, white space trimmed, without stop string and end token; empty if nothing was generated",
+        "answer": "extracted answer; null: none found",
+        "finish_reason": "`stop`, `length` (token limit), `context` (the prompt did not fit)",
+        "n_tokens": "tokens in `token_ids`",
+        "logprob": (
+            "nats, summed over `token_ids`, at temperature 1; null: it was not finite (the manifest's "
+            "`logprob_not_finite` counts them), and the response wins no tie of a vote"
+        ),
+        "token_ids": (
+            "the author's tokens up to the one with the last visible character of the response (which may go on into a "
+            "stop string), without end token"
+        ),
+    },
+    "scores": {
+        "prompt_id, peer": "who would train, on which question",
+        "number": 'which of the peer\'s texts for the question, from 1 (`score.solutions`, `score.text = "samples"`)',
+        "label": "the answer that counts, by the peers alone (`score.label`); null: none",
+        "label_share": "its share of the votes, 0 to 1; null where nobody voted",
+        "role, position, sample": "as in chains; of the peer's response that is measured; null: none is",
+        "target_peer": "who wrote the text to train on; null: there is none",
+        "logp_given_response": "log p(a given x, y), nats; null where the row has no PMI",
+        "logp_alone": "log p(a given x), nats; null likewise",
+        "n_target_tokens": "tokens those sums run over; null likewise",
+        "pmi": (
+            "their difference, nats; null: `drop_reason` says why, or nothing is measured: the row is the aggregate's "
+            "own (`train_final`, `self`), the weighting needs no PMI of a sample, or no response of the peer differs "
+            "from the text"
+        ),
+        "pmi_per_token": "nats per token; null likewise",
+        "weight": (
+            "training weight, mean 1 over a peer's rows above 0, but where several texts share a question's; `signed`: "
+            "mean size 1, signs of both kinds; null: not trained on"
+        ),
+        "drop_reason": (
+            "`is_aggregate`, `label_no_votes`, `label_share_too_small`, `no_solution` (no sample that may be taken has "
+            "the label), `is_teacher`, `aggregate_not_the_label`, `aggregate_empty`, `aggregate_truncated`, "
+            "`aggregate_no_answer`, `response_*`, `target_not_separable` (the scorer's tokenizer joins the end of the "
+            "prompt and the beginning of the target), `score_not_finite` (a log-probability was no number); null: kept"
+        ),
+        "agrees": "the measured response's answer (of none, the text's) is equivalent to the label",
+        "answer_entropy": (
+            "nats, of the clusters of equivalent answers to the question: of the samples that the label comes from, "
+            "else of the chain; responses without an answer, or cut off, do not count"
+        ),
+        "question": "the prompt's question",
+        "target": "text to train on; null: there is none",
+        "target_token_ids": "the target in this peer's tokens, end token included: what train reads",
+    },
+    "keep": {
+        "prompt_id, peer, number": "as in scores",
+    },
+    "gate": {
+        "prompt_id, question": "as in prompts; the questions of `runs/<run>/gate/`",
+        "peer": (
+            "who answered: in round 0 the untouched peer, later with the adapter that the round has trained, used or "
+            "not"
+        ),
+        "sample": "0 greedy, 1..k the samples that vote (round 0 alone)",
+        "response, finish_reason, n_tokens": "as in chains",
+        "answer": (
+            "extracted; null: none found. One that was cut off (`finish_reason` is not `stop`) has no vote and agrees "
+            "with none"
+        ),
+        "vote": (
+            "an answer of the cluster that won the vote of all untouched peers' samples, weighted by self-consistency; "
+            "null: no sample states one"
+        ),
+        "vote_share": "its share of the weight of all votes; 0 without one",
+        "agrees": "`answer` is equivalent to `vote`; null where there is no vote",
+        "agrees_before": (
+            "the same of the greedy answer of the peer's policy in use before the round; null in round 0 and where "
+            "there is no vote"
+        ),
+        "agrees_untouched": "the same of the untouched peer's greedy answer; null likewise",
+    },
+    "evals": {
+        "benchmark, item_id, peer": "which",
+        "sample": "0 greedy, 1..k sampled",
+        "question, response": "texts",
+        "answer": "extracted; null: none found",
+        "gold": (
+            "the benchmark's answer as it was read ([below](#gold-answers)): `18` where the source has a solution that "
+            "ends in `#### 18`"
+        ),
+        "correct": '`verdict == "correct"`',
+        "verdict": (
+            "`correct`, `wrong`, `no_answer`, `timeout` (comparison took too long), `truncated` (token limit, no "
+            "explicit answer)"
+        ),
+        "finish_reason, n_tokens": "as in chains",
+        "cluster": (
+            "number of the group of equivalent answers among the item's samples; null: greedy, no answer, or "
+            "`truncated`"
+        ),
+        "verifier_score": (
+            'under the current policy: log p(Yes) − log p(No), nats; with `evaluate.verifier = "cot"` 1 (Yes), −1 '
+            "(No), or 0 (no verdict could be read, or the prompt did not fit); null for greedy, and where it was not "
+            "finite"
+        ),
+        "verifier_score_frozen": "the same under the peer's round-0 model; null likewise",
+        "critique": (
+            'what the current policy wrote before its verdict, with `evaluate.verifier = "cot"`; null for greedy, '
+            "where the prompt did not fit, and under `logit`"
+        ),
+        "critique_frozen": "the same by the peer's round-0 model; null likewise",
+        "peer_agreement": (
+            "share of the other peers whose greedy answer to the item is equivalent; no answer agrees with none; null "
+            "for samples"
+        ),
+        "extract_status": (
+            'which rule found `answer`: `boxed`, `hashes` (`#### x`), `phrase` ("the answer is x"), `last_number`, '
+            "`none`"
+        ),
+    },
+    "metrics": {
+        "benchmark, peer": "which",
+        "n, k": "questions, samples per question",
+        "em, em_lo, em_hi": "exact match of the greedy response, 95 % bootstrap interval over questions",
+        "sample_accuracy": "mean accuracy of the samples",
+        "gv_gap, gv_gap_lo, gv_gap_hi": "accuracy of the better-scored half less that of all samples",
+        "gv_gap_frozen": "the same with the round-0 model as verifier",
+        "gv_gap_70": "the same, but the better-scored 70 % are kept",
+        "gv_gap_global, n_none_kept": (
+            "the same with one threshold for all questions of the benchmark, which keeps the better-scored half "
+            "(`evaluate.keep`) of this peer's samples; of `n_none_kept` questions nothing is kept, and they count with "
+            "gap 0"
+        ),
+        "gv_gap_rel, n_gap_rel": (
+            "gap as a share of 1 − u(x), mean over the `n_gap_rel` questions with u(x) < 1; null if none"
+        ),
+        "verifier_auroc": "correct against wrong samples by score, ties half; null if there are not both",
+        "verifier_undecided": (
+            'share of samples with score exactly 0: under `evaluate.verifier = "cot"` those without a verdict that '
+            "could be read; where it is 1, the report shows neither gap nor AUROC"
+        ),
+        "verifier_undecided_frozen": "the same with the round-0 model as verifier",
+        "verifier_accuracy, abs_v_minus_g": (
+            "share of samples where (score > 0) is right, a score of 0 counting half; its distance from "
+            "`sample_accuracy`"
+        ),
+        "pass_at_k, maj_at_k": (
+            "any of k correct (the unbiased estimate of pass@k with as many samples as k); majority of equivalent "
+            "answers correct (ties: share of the tied; `truncated` samples do not vote)"
+        ),
+        "no_answer_rate, truncated_rate, mean_tokens": "of the greedy responses",
+        "unanswered_rate": "greedy responses without an answer, `truncated` ones included",
+        "distinct_answers": (
+            "different answers (as normalised text) among the greedy ones, over n: 1 / n where all questions get the "
+            "same"
+        ),
+        "answer_entropy": "nats, of the clusters of equivalent answers among an item's samples, mean over items",
+        "peer_agreement": "mean over items of the column of evals",
+    },
+    "ablation": {
+        "arm, reads_gold": (
+            "name of the arm, or `round 0`: the untouched models; whether gold answers chose its examples, or those of "
+            "`minus` (`oracle`)"
+        ),
+        "peer, metric": "a peer, or `mean` over all; `em` or `gap`",
+        "minus": "null: the value itself; else the arm from which the paired difference is taken",
+        "mean, low, high": "mean over seeds, benchmarks and questions, with its 95 % interval",
+        "seeds": "which ones",
+    },
+    "cross": {
+        "benchmark, peer": "whose samples of which questions",
+        "verifier": "the peer whose current policy scores them; for the peer itself the numbers are those of metrics",
+        "gv_gap, gv_gap_lo, gv_gap_hi, verifier_auroc, verifier_accuracy, verifier_undecided": (
+            "as in metrics, under that verifier"
+        ),
+    },
+}
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
