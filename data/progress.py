@@ -7,8 +7,7 @@ process that is killed. No shard is read and no checksum is made: that is `make 
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -70,10 +69,10 @@ def stages(run: str) -> list[StageState]:
     command was asked for. Raises UserError for an unknown run."""
     root = RUNS / run
     records = _records(root)
-    if not records:
+    held, latest = holder(root), _latest(records)
+    if not records and held is None:
         check_run(run)
     config = shards.read_json(root / "config.json") if (root / "config.json").is_file() else {}
-    held, latest = holder(root), _latest(records)
     begun = {r for r in _rounds(root) if _begun(root / f"round={r}")} | {r for r, _ in records}
     last = max([*begun, latest.get("last_round", 0)], default=0)
     return [
@@ -115,9 +114,16 @@ def record_path(round_dir: Path, stage: str) -> Path:
     return round_dir / "logs" / f"{stage}.json"
 
 
+def forget_failure(round_dir: Path, stage: str) -> None:
+    """Of a finished stage that a later command came to in vain, and one after that not."""
+    found = _record(round_dir, stage)
+    if found is not None and found.get("state") != "finished":
+        record_path(round_dir, stage).unlink(missing_ok=True)
+
+
 def _records(root: Path) -> dict[tuple[int, str], dict[str, Any]]:
     """By round and stage."""
-    found = {(round_, stage): _record(root, round_, stage) for round_ in _rounds(root) for stage in OUTPUT}
+    found = {(round_, stage): _record(root / f"round={round_}", stage) for round_ in _rounds(root) for stage in OUTPUT}
     return {key: record for key, record in found.items() if record is not None}
 
 
@@ -126,10 +132,10 @@ def _latest(records: dict[tuple[int, str], dict[str, Any]]) -> dict[str, Any]:
     return max(records.values(), key=lambda record: str(record.get("started", "")), default={})
 
 
-def _record(root: Path, round_: int, stage: str) -> dict[str, Any] | None:
+def _record(round_dir: Path, stage: str) -> dict[str, Any] | None:
     """None, too, for one that cannot be read: it is for people, and nothing rests on it."""
     try:
-        found = shards.read_json(record_path(root / f"round={round_}", stage))
+        found = shards.read_json(record_path(round_dir, stage))
     except (UserError, OSError):
         return None
     return found if isinstance(found, dict) else None
@@ -138,7 +144,10 @@ def _record(root: Path, round_: int, stage: str) -> dict[str, Any] | None:
 def _state(root: Path, round_: int, stage: str, record: dict[str, Any] | None, held: int | None) -> StageState:
     folder = root / f"round={round_}" / OUTPUT[stage]
     if (folder / shards.SUCCESS).is_file():
-        return _finished(folder, round_, stage)
+        found = _finished(folder, round_, stage)
+        if record is None or record.get("state") in ("running", "finished") or _older(record, found.changed):
+            return found
+        return replace(found, state=record["state"], reason=record.get("reason"), changed=_time(record.get("updated")))
     if record is None:
         begun = (folder / shards.STARTED).is_file()
         return StageState(round_, stage, "stopped" if begun else "missing")
@@ -163,6 +172,12 @@ def _finished(folder: Path, round_: int, stage: str) -> StageState:
         return StageState(round_, stage, "finished", manifest["rows"], manifest["seconds"], changed)
     except UserError as error:
         return StageState(round_, stage, "damaged", reason=str(error))
+
+
+def _older(record: dict[str, Any], when: datetime | None) -> bool:
+    """Whether a record is of a command that came before."""
+    updated = _time(record.get("updated"))
+    return updated is None or when is None or updated < when
 
 
 def _at_work(state: StageState, record: dict[str, Any]) -> StageState:
@@ -197,8 +212,3 @@ def _left(found: dict[str, Any], aged: float, running: bool) -> float | None:
 
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
-
-
-def now_utc() -> str:
-    """The time as records and events have it."""
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
