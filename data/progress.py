@@ -72,14 +72,15 @@ def stages(run: str) -> list[StageState]:
     held, latest = holder(root), _latest(records)
     if not records and held is None:
         check_run(run)
-    config = shards.read_json(root / "config.json") if (root / "config.json").is_file() else {}
+    frozen = (root / "config.json").is_file()
+    config = shards.read_json(root / "config.json") if frozen else {}
     begun = {r for r in _rounds(root) if _begun(root / f"round={r}")} | {r for r, _ in records}
     last = max([*begun, latest.get("last_round", 0)], default=0)
     return [
         _state(root, round_, stage, records.get((round_, stage)), held)
         for round_ in range(last + 1)
         for stage in _stages_of(round_, config)
-        if config or (round_, stage) in records
+        if frozen or (round_, stage) in records
     ]
 
 
