@@ -178,6 +178,10 @@ def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def documented() -> dict[str, tuple[set[str], set[str]]]:
     """{event: (fields that it has always, fields that it may have)} by the tables of docs/running.md."""
     text = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    for group in ("those of a stage", "those of progress"):
+        (fields,) = re.findall(rf"{group}: (.*?)\.\s", text, re.S | re.I)
+        fields = " ".join(fields.split())
+        text = text.replace(f"{group} |", f"{fields} |").replace(f"{group}, ", f"{fields}, ")
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| .* \|$", text, re.M)
     return {name: (set(re.findall(r"`(\w+)`", must)), set(re.findall(r"`(\w+)`", may))) for name, must, may in rows}
 
