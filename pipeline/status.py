@@ -72,6 +72,9 @@ def lines_of(run: str, states: Sequence[StageState], pid: int | None) -> list[st
     at = next((f"{each.stage} round {each.round}" for each in states if each.state == "running"), None)
     if pid is not None:
         lines.append(f"run {run}: a command is at it (pid {pid}), {at or 'between two stages, starting or ending'}")
+        left, last = outlook(states), max((each.round for each in states), default=0)
+        if left is not None and left > 0:
+            lines[0] += f"; about {lasting(left)} left to the end of round {last}, if stages take as long as before"
     elif any(each.state != "finished" for each in states):
         lines.append(f"run {run}: no command is at it; the same command goes on with what is not finished")
     else:
@@ -83,6 +86,20 @@ def lines_of(run: str, states: Sequence[StageState], pid: int | None) -> list[st
         elif each.reason:
             lines.append(f"{each.stage} round {each.round} {each.state}{_when(each.changed)}: {each.reason}")
     return lines
+
+
+def outlook(states: Sequence[StageState]) -> float | None:
+    """Seconds until all is finished, if each stage takes as long as the last time; None where one has not been."""
+    took = {each.stage: each.seconds for each in states if each.state == "finished" and each.seconds is not None}
+    total = 0.0
+    for each in states:
+        if each.state == "finished":
+            continue
+        if each.stage not in took:
+            return None
+        passed = each.seconds if each.state == "running" and each.seconds is not None else 0.0
+        total += max(took[each.stage] - passed, each.left or 0.0)
+    return total
 
 
 def _when(time: datetime | None) -> str:

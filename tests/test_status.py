@@ -26,7 +26,7 @@ from data.progress import StageState, going, record_path, stages
 from data.run import Run
 from data.stage import FORMAT, Stage
 from evaluate.rebuild import TIMES, Rebuild
-from pipeline.status import as_json, lines_of, table_of
+from pipeline.status import as_json, lines_of, outlook, table_of
 from tests.conftest import ROOT, questions, run_module, run_stage, write_jsonl
 from tests.test_progress import check_against_the_docs
 
@@ -110,6 +110,23 @@ def test_a_finished_stage_whose_metrics_were_cut_off_says_so(root: Path, capsys:
     metrics.write_bytes(metrics.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"metrics\.parquet is damaged .*delete runs/r/round=0/metrics\.parquet"):
         stage.begin(also=metrics)
+
+
+def test_the_time_to_the_end_of_the_last_round_goes_by_the_stages_before() -> None:
+    def of(round_: int, stage: str, state: Any, seconds: float | None = None, left: float | None = None) -> StageState:
+        return StageState(round_, stage, state, seconds=seconds, left=left)
+
+    begun = [of(0, "evaluate", "finished", 200), of(1, "generate", "running", 10)]
+    assert outlook(begun) is None  # there was no generate yet
+    later = [
+        of(1, "generate", "finished", 100), of(1, "evaluate", "finished", 400), of(2, "generate", "running", 30, 50),
+        of(2, "evaluate", "missing"),
+    ]  # fmt: skip
+    assert outlook(later) == 70 + 400
+    assert outlook([*later[:2], of(2, "generate", "running", 130, 50), later[3]]) == 50 + 400
+    assert lines_of("r", later, 7)[0].endswith(
+        "; about 8 min left to the end of round 2, if stages take as long as before"
+    )
 
 
 # --- real stages -----------------------------------------------------------------------------------------------------
