@@ -25,6 +25,8 @@ BENCH_ARGS ?=
 QUESTIONS ?=
 DEVICES ?=
 PRICE  ?=
+# not taken from the environment, where it may mean something else
+LOG    :=
 WRITE  ?= yes
 OUT    ?=
 
@@ -48,7 +50,7 @@ SET_ARGS = $(foreach pair,$(SET),--set '$(pair)')
 
 # $(call stage,NAME,ROUND): one recipe line
 define stage
-@$(PY) -m $(1) $(RUN_ARGS) --round $(2) $(SET_ARGS)
+@$(PY) -m $(1) $(RUN_ARGS) --round $(2) $(SET_ARGS) $(if $(LOG),--log-json)
 
 endef
 
@@ -60,6 +62,9 @@ ifneq ($(FROM_ONE)$(FROM_ZERO),)
   ifneq ($(shell [[ '$(ROUND)' =~ ^(0|[1-9][0-9]*)$$ && '$(ROUND)' -ge $(LOWEST) ]] && echo yes),yes)
     $(error ROUND must be a whole number >= $(LOWEST), not '$(ROUND)'; for example: make $(firstword $(FROM_ONE) $(FROM_ZERO)) ROUND=1)
   endif
+endif
+ifneq ($(filter-out json,$(LOG)),)
+  $(error LOG must be json, or nothing, not '$(LOG)')
 endif
 WORK  := try wording round generate score train gate evaluate ablate
 KINDS := cpu gpu transformers
@@ -174,7 +179,7 @@ endef
 export SETUP
 
 setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray
-	@bash -euo pipefail -c "$$SETUP"
+	@bash -euo pipefail -c "$$SETUP" $(if $(LOG),>&2)
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
@@ -186,9 +191,9 @@ plan: setup  ## who runs where and why; memory, hours and disk of CONFIG up to R
 wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
 	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
 
-round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
+round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table (LOG=json: events)
 	$(call stage,pipeline.round,$(ROUND))
-	@$(PY) -m evaluate.report --run '$(RUN)'
+	$(if $(LOG),,@$(PY) -m evaluate.report --run '$(RUN)')
 
 generate: setup  ## one stage of ROUND=3: the peers answer each question in a chain
 	$(call stage,generate,$(ROUND))
@@ -215,8 +220,8 @@ labels: setup  ## how often RUN's aggregates were right, where the questions hav
 report: setup  ## print the table of RUN and write its report
 	@$(PY) -m evaluate.report --run '$(RUN)'
 
-status: setup  ## what is finished in RUN
-	@$(PY) -m pipeline.status --run '$(RUN)'
+status: setup  ## what of RUN is finished, at work (progress per peer), stopped, failed (why) and missing; LOG=json
+	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
 
 test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

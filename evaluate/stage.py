@@ -18,12 +18,13 @@ from data import shards
 from data.answers.clusters import clusters, compare_all
 from data.answers.extract import extract
 from data.answers.grader import Grader, grade
-from data.console import console, task
+from data.console import console
 from data.errors import UserError
 from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
 from data.stage import Stage
+from data.task import task
 from evaluate.benchmarks import Item, digests, load_benchmarks
 from evaluate.guard import decide
 from evaluate.labels import gold_answers
@@ -172,14 +173,17 @@ class Evaluation:
         """Greedy and sampled responses of every peer."""
         k = self.run.config.evaluate.samples
         todo: dict[str, list[Unit]] = {}
+        total, done = Counter[str](), Counter[str]()
         for unit in self.units():
-            if not unit.path(self.work, "responses").is_file():
+            total[unit.peer] += (k + 1) * len(unit.items)
+            if unit.path(self.work, "responses").is_file():
+                done[unit.peer] += (k + 1) * len(unit.items)
+            else:
                 todo.setdefault(unit.peer, []).append(unit)
         for peer, units in todo.items():
             most = max(len(unit.items) for unit in units)
             workers.submit(peer, respond_to_all, self.round, policies[peer], units=units, requests=(k + 1) * most)
-        total = (k + 1) * sum(len(unit.items) for units in todo.values() for unit in units)
-        with task(f"evaluate round {self.round}, responses", total, "responses") as line:
+        with task(f"evaluate round {self.round}, responses", total, "responses", done) as line:
             for _ in workers.results(line):
                 pass
 
@@ -215,7 +219,8 @@ class Evaluation:
         What is loaded decides the order: a language model of the current policy stays for the next round's score, and
         the engine of the responses, which writes critiques, is of the current policy already.
         """
-        section, peers, total = self.run.config.evaluate, self.run.config.peer_names, 0
+        section, peers = self.run.config.evaluate, self.run.config.peer_names
+        total, done = Counter[str](), Counter[str]()
         own = [FROZEN, CURRENT] if self.round else [CURRENT]  # the current policy may be round 0's
         jobs = [(peer, kind, [peer]) for kind in own for peer in peers]
         if section.cross_verify:
@@ -224,12 +229,15 @@ class Evaluation:
         if section.verifier == "cot":
             jobs.sort(key=lambda job: job[1] == FROZEN)
         for verifier, kind, of in jobs:
-            todo = [u for u in self.units() if u.peer in of and not u.path(self.work, kind).is_file()]
+            units = [unit for unit in self.units() if unit.peer in of]
+            todo = [unit for unit in units if not unit.path(self.work, kind).is_file()]
+            each = section.samples * sum(len(unit.items) for unit in units)
+            total[verifier] += each
+            done[verifier] += each - section.samples * sum(len(unit.items) for unit in todo)
             if todo:
                 policy = untouched[verifier] if kind == FROZEN else policies[verifier]
                 workers.submit(verifier, verify_all, self.work, policy, kind, units=todo)
-            total += section.samples * sum(len(unit.items) for unit in todo)
-        with task(f"evaluate round {self.round}, verifier", total, "responses") as line:
+        with task(f"evaluate round {self.round}, verifier", total, "responses", done) as line:
             for _ in workers.results(line):
                 pass
 

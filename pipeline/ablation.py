@@ -146,7 +146,7 @@ class Ablation:
                     if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
                         left = keep_right(run, step.round)
                         console.print(f"  oracle round {step.round}: {left} examples whose label is right, by gold")
-                    do_step(step, run, workers, hours)
+                    do_step(step, run, workers, hours, self.round)
         except Ended:
             if has_results(run.name):
                 write_report(run.name, run.config.guard)

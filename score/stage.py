@@ -24,12 +24,12 @@ import pyarrow.compute as pc
 
 from data import shards
 from data.answers.grader import Grader
-from data.console import task
 from data.errors import UserError
 from data.hashing import digest, request_seed
 from data.run import Run
 from data.schema import SCORES, ScoreRow
 from data.stage import Stage
+from data.task import task
 from peers.policy import Policy, prompts_of, resolve_all
 from peers.source import check_peers
 from peers.workers import Workers
@@ -110,14 +110,15 @@ class Scoring:
 
     def measure(self, workers: Workers) -> int:
         """Have all passes done that are not on disk yet; returns how many tokens their sequences have."""
-        total = 0
+        total, done = dict[str, int](), dict[str, int]()
         for scorer in self.peers:
+            passes = [self.passes.count(scorer, shard) for shard in range(len(self.sources))]
             todo = [shard for shard in range(len(self.sources)) if not self.passes.path(scorer, shard).is_file()]
-            passes = sum(self.passes.count(scorer, shard) for shard in todo)
-            if passes:
+            total[scorer] = sum(passes)
+            done[scorer] = total[scorer] - sum(passes[shard] for shard in todo)
+            if done[scorer] < total[scorer]:
                 workers.submit(scorer, measure_shards, self.round, self.policies, scorer, units=todo)
-            total += passes
-        with task(f"score round {self.round}", total, "passes") as line:
+        with task(f"score round {self.round}", total, "passes", done) as line:
             return sum(tokens for _, tokens in workers.results(line))
 
     # --- rows without their weights ---

@@ -20,6 +20,7 @@ from data.config.sections import GateSection
 from data.errors import UserError
 from data.guard import Ended
 from data.hours import Hours, hours_of
+from data.progress import stages
 from data.run import Run, open_run
 from data.schema import GATE, PROMPTS
 from data.selection import write_prompts
@@ -29,7 +30,7 @@ from peers.engines.protocol import Completion
 from peers.merge import ADAPTER_WEIGHTS
 from peers.policy import adapter_identity, resolve, resolve_all
 from peers.source import model_directory
-from pipeline.status import status
+from pipeline.status import table_of
 from tests.conftest import read_stage
 from tests.fake_engine import Inline
 from train.gate import stage as gate_stage
@@ -237,8 +238,8 @@ def test_a_refused_adapter_is_not_used(
     before = list(batches)
     gate_stage.main(gated, 3, work)
     assert "gate round 3: finished already" in capsys.readouterr().out and batches == before
-    lines = shown(status("t")[0])
-    assert lines.count("gate") == 4 and "started" not in lines
+    lines = shown(table_of(stages("t")))
+    assert lines.count("gate") == 4 and "stopped" not in lines
 
 
 def test_both_the_policy_before_and_the_untouched_peer_must_be_matched(
