@@ -134,6 +134,24 @@ def _local(name: str) -> Path | None:
     return path if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 else None
 
 
+def is_local(peer: PeerSection) -> bool:
+    """Whether a peer's model is in files of this machine, and no name on the hub."""
+    return bool(_files(peer)) or _directory(peer) is not None
+
+
+def missing_files(peer: PeerSection, local: bool) -> list[Path]:
+    """Paths of a peer's model, and of the adapter that it starts from, that are not here.
+
+    `local`: the model is known to be a path, which by its form (models/a) could be a hub name, too. Raises UserError
+    for a package that is not installed.
+    """
+    model: list[Path | None] = [*_files(peer)] or [_directory(peer)]
+    if local and model == [None] and isinstance(peer.model, str):
+        model = [Path(peer.model).expanduser()]
+    adapter = None if peer.adapter is None else _local(peer.adapter)
+    return [path for path in (*model, adapter) if path is not None and not path.exists()]
+
+
 def model_directory(peer: PeerSection, config: Config) -> Path:
     """The peer's base model as a directory with weights of its dtype, the adapter that it starts from merged into them;
     downloads, converts and merges on first use.

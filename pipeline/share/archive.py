@@ -83,7 +83,7 @@ def read_archive(path: Path) -> Archive:
 def extract(path: Path, folder: Path) -> None:
     """Write the files of an archive that was read without faults into an empty folder. Raises UserError."""
     if not hasattr(tarfile, "data_filter"):
-        raise UserError("this Python unpacks archives without checking them (no tarfile.data_filter): take 3.11.4 or newer")
+        raise UserError("this Python cannot unpack archives safely (no tarfile.data_filter): take 3.11.4 or newer")
     with _opened(path) as tar:
         for member in tar:
             member.name = _place(member, path)[1]

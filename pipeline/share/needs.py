@@ -10,7 +10,7 @@ from data.config.sections import Config, SourceSection
 from data.errors import UserError
 from data.files import list_files, looks_like_files
 from data.run import OUTPUT, Run
-from peers.source import missing_files
+from peers.source import is_local, missing_files
 
 
 def models_of(run: Run) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def models_of(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "peer": peer.name, "model": peer.model, "revision": peer.revision, "adapter": peer.adapter,
-            "dtype": peer.dtype, "sha256": peer.sha256, "weights": weights.get(peer.name),
+            "dtype": peer.dtype, "sha256": peer.sha256, "weights": weights.get(peer.name), "local": is_local(peer),
         }
         for peer in run.config.peers
     ]  # fmt: skip
@@ -37,15 +37,16 @@ def _fingerprints(run: Run) -> dict[str, str]:
 
 def not_here(config: Config, models: list[dict[str, Any]]) -> list[str]:
     """A line for each model and file of questions that the config names by a path and that is not there."""
-    weights = {each["peer"]: each.get("weights") for each in models}
+    about = {each["peer"]: each for each in models}
     lines = []
     for peer in config.peers:
         try:
-            missing = missing_files(peer)
+            missing = missing_files(peer, about.get(peer.name, {}).get("local", False))
         except UserError as error:  # a package that is not installed
             lines.append(str(error))
             continue
-        known = f" (weights {weights[peer.name]})" if weights.get(peer.name) else ""
+        weights = about.get(peer.name, {}).get("weights")
+        known = f" (weights {weights})" if weights else ""
         lines += [f"peer {peer.name}: its model{known} is not at {path}: {_link(path)}" for path in missing]
     sections: list[tuple[str, SourceSection]] = [("prompts", config.prompts)]
     sections += [(f"benchmark {benchmark.name}", benchmark) for benchmark in config.benchmarks]

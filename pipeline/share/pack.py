@@ -7,6 +7,7 @@ warnings are counts of them, and an oracle's list of examples is a choice by the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path, PurePosixPath
@@ -43,13 +44,14 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
         for folder in unfinished:
             console.print(f"  left out: {folder} is not finished", markup=False)
         unknown = {line.partition(": ")[0] for line in faults.unknown}
-        names = [n for n in found if n not in unknown and not n.startswith((f"{EXPORT}/", *unfinished))]
+        elsewhere = tuple(f"{folder}/" for folder in (EXPORT, *unfinished))
+        names = [name for name in found if name not in unknown and not name.startswith(elsewhere)]
         beside = [root / REPORT, *(sorted(root.glob("round=*/logs/*.log")) if logs else ())]
         names += [str(each.relative_to(root)) for each in beside if each.is_file()]
         entries = _entries(root, names, gold)
         about = {
             "run": run, "format": FORMAT, "gold": gold, "models": models_of(Run(run, load_frozen(run))),
-            "files": {name: _checksum(content) for name, content in sorted(entries.items())},
+            "files": {name: _checksum(content, found.get(name)) for name, content in sorted(entries.items())},
         }  # fmt: skip
         write_archive(path, run, {**entries, PACKED: _json(about)})
     size = path.stat().st_size / 2**20
@@ -84,12 +86,11 @@ def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _checksum(content: Path | bytes) -> str:
-    if isinstance(content, Path):
-        return shards.checksum(content)
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
+def _checksum(content: Path | bytes, known: str | None) -> str:
+    """SHA-256 of what goes into the archive; `known` is that of the file in the run, if it was read already."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return known or shards.checksum(content)
 
 
 def unpack(path: Path, name: str | None) -> None:
