@@ -20,8 +20,7 @@ from pipeline.share.archive import put, settle
 from pipeline.share.card import write_card
 from pipeline.share.check import MERGED, check_exports
 from pipeline.share.choose import choose_round, parse_bases, public_base
-
-EXPORT = "export"
+from pipeline.share.files import EXPORT
 
 
 def export(

@@ -17,7 +17,7 @@ from data.sums import IN_ROUND, IN_RUN, SUMS
 
 PACKED = "_PACKED.json"  # what `pack` says about an archive; it stays in the unpacked run
 LISTS = (shards.SUCCESS, SUMS)
-REPORT = "report.html"
+REPORT, EXPORT = "report.html", "export"
 MADE_ANEW = (REPORT, PACKED, ".lock", shards.STARTED)  # of which no checksum is wanted
 NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are not looked into
 

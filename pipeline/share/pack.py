@@ -12,7 +12,7 @@ import json
 import shutil
 from pathlib import Path, PurePosixPath
 
-from data import shards
+from data import shards, sums
 from data.console import console
 from data.errors import UserError
 from data.locks import locked
@@ -20,11 +20,10 @@ from data.run import OUTPUT, RUNS, Run, check_name, check_run, load_frozen
 from data.stage import FORMAT
 from data.sums import IN_ROUND, SUMS
 from pipeline.share.archive import extract, read_archive, write_archive
-from pipeline.share.files import PACKED, REPORT, unfinished_stages
+from pipeline.share.files import EXPORT, PACKED, REPORT, unfinished_stages, wants_sum
 from pipeline.share.needs import models_of, not_here
 from pipeline.share.verify import examine, tell
 
-EXPORT = "export"
 WITH_GOLD = (OUTPUT["evaluate"],)  # folders of a round
 GOLD_FILES = (*IN_ROUND, REPORT, "evaluate.log")
 
@@ -66,9 +65,9 @@ def _entries(root: Path, names: list[str], gold: bool) -> dict[str, Path | bytes
     """{name: file or content} of what is packed."""
     entries: dict[str, Path | bytes] = {name: root / name for name in names if gold or not tells_gold(name)}
     for name in [] if gold else [name for name in entries if PurePosixPath(name).name == SUMS]:
-        sums = shards.read_json(root / name)
+        before = sums.read_sums((root / name).parent)
         folder = PurePosixPath(name).parent
-        left = {each: value for each, value in sums.items() if not tells_gold(str(folder / each))}
+        left = {each: value for each, value in before.items() if not tells_gold(str(folder / each))}
         if left:
             entries[name] = _json(left)
         else:
@@ -112,6 +111,7 @@ def unpack(path: Path, name: str | None) -> None:
         shutil.rmtree(work, ignore_errors=True)
         if work.parent.is_dir() and not any(work.parent.iterdir()):
             work.parent.rmdir()
+    sums.note_missing(*(root / name for name in archive.checksums if wants_sum(name)))  # just compared with the list
     gold = "" if archive.about.get("gold", True) else " (without gold answers)"
     console.print(f"{root}: {len(archive.checksums)} files{gold}", markup=False)
     for line in not_here(load_frozen(run), archive.about.get("models", [])):
