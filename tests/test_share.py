@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +17,29 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
+import pipeline.share.export
+import pipeline.unrecorded
 from data import shards, sums
 from data.errors import UserError
 from data.locks import locked
-from data.run import RUNS, load_frozen, open_run
+from data.run import RUNS, Run, load_frozen, open_run
+from data.schema import METRICS
 from evaluate.report import write_report
 from peers import policy_cache
+from peers.policy import Policy
+from pipeline.share.archive import read_archive
+from pipeline.share.check import same_answer
+from pipeline.share.choose import choose_round
 from pipeline.share.export import export
 from pipeline.share.files import PACKED
 from pipeline.share.needs import not_here
 from pipeline.share.pack import pack, unpack
+from pipeline.share.push import push
 from pipeline.share.verify import verify_archive, verify_run
-from tests.conftest import questions, write_jsonl
-from tests.fake_engine import Inline
+from tests.conftest import ROOT, questions, run_module, write_jsonl
+from tests.fake_engine import Here, Inline
 
 Models = dict[str, Path]
 FIRST = (("evaluate", 0), ("generate", 1), ("score", 1), ("train", 1), ("evaluate", 1))
@@ -178,12 +189,9 @@ def test_an_unfinished_stage_is_no_damage(root: Path, capsys: pytest.CaptureFixt
 
 def test_a_run_in_use_is_left_alone(root: Path) -> None:
     with locked(root):
-        for body in (
-            lambda: verify_run("t"),
-            lambda: pack("t", None),
-            lambda: export("t", 1, None, False, 0, None, []),
-        ):
-            refused(body, "runs/t is in use by another process")
+        refused(lambda: verify_run("t"), "runs/t is in use by another process")
+        refused(lambda: pack("t", None), "runs/t is in use by another process")
+        refused(lambda: export("t", 1, None, False, 0, None, []), "runs/t is in use by another process")
     assert not (RUNS / "t.tar.gz").exists() and not (root / "export").exists()
 
 
@@ -225,7 +233,7 @@ def test_an_archive_is_the_same_bytes_again(root: Path, tmp_path: Path) -> None:
     assert not [name for name in found if re.search(r"checkpoints|\.work|\.lock|logs|\.\.|^/", name)]
     assert {(m.uid, m.uname, m.mtime, m.mode) for m in found.values()} == {(0, "", 0, 0o644)}
     verify_archive(tmp_path / "again.tar.gz")
-    about = json.loads(tarfile.open(tmp_path / "again.tar.gz").extractfile(f"t/{PACKED}").read())  # type: ignore[union-attr]
+    about = read_archive(tmp_path / "again.tar.gz").about
     assert [model["peer"] for model in about["models"]] == ["chatty", "plain"]
     pst = shards.read_json(root / "round=1/adapters/plain/pst.json")
     assert about["models"][1]["weights"] == pst["base_fingerprint"]
@@ -302,9 +310,7 @@ def test_nothing_of_an_unsafe_archive_is_unpacked(kind: str, tmp_path: Path, mon
     path = tar(tmp_path / "bad.tar.gz", *others, bad)
     refused(lambda: unpack(path, None))
     refused(lambda: verify_archive(path))
-    assert (not list(RUNS.iterdir()) and [each.name for each in tmp_path.iterdir()] == ["runs", "bad.tar.gz"]) or (
-        sorted(each.name for each in tmp_path.iterdir()) == ["bad.tar.gz", "runs"]
-    )
+    assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*")) == ["bad.tar.gz", "runs"]
 
 
 def test_an_archive_that_was_cut_off_or_changed_is_named(root: Path, tmp_path: Path) -> None:
@@ -339,12 +345,187 @@ def test_what_a_run_needs_and_is_not_here_is_told(root: Path, made: Path) -> Non
     assert not_here(config, []) == []
     Path("models/chatty").unlink()
     Path("test.jsonl").unlink()
-    moved = config.model_copy(
-        update={"peers": (config.peers[0], config.peers[1].model_copy(update={"model": "/no/p"}))}
-    )
+    plain = config.peers[1].model_copy(update={"model": "/no/p"})
+    moved = config.model_copy(update={"peers": (config.peers[0], plain)})
     lines = not_here(moved, [{"peer": "plain", "weights": "abc", "local": True}])
     assert lines == [
         "peer chatty: its model is not at models/chatty: put them there, or a link (ln -s PLACE models/chatty)",
         "peer plain: its model (weights abc) is not at /no/p: put them there, or a link (ln -s PLACE /no/p)",
         "benchmark sums: its questions are not at test.jsonl: put them there, or a link (ln -s PLACE test.jsonl)",
     ]
+
+
+# --- exports ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peers' calls are done in this process."""
+    monkeypatch.setattr(pipeline.unrecorded, "Pool", Here)
+    monkeypatch.setattr(pipeline.unrecorded, "warm", lambda *_, **__: None)
+
+
+def code_of(card: Path, **names: str) -> str:
+    """The first block of code of a card, with other values for some of its names, run: what it printed."""
+    (block, *_) = re.findall(r"```python\n(.*?)```", card.read_text(encoding="utf-8"), re.DOTALL)
+    out: list[str] = []
+    keys = ", ".join(names)
+    block, found = re.subn(rf"(?m)^{keys} = .*$", f"{keys} = {', '.join(map(repr, names.values()))}", block)
+    assert found == 1
+    exec(block, {"print": out.append})
+    return "\n".join(out)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_export_loads_and_says_what_the_run_says(
+    root: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export("t", None, None, True, 3, None, ["plain=some/model"])
+    out = capsys.readouterr().out
+    assert "round 1 of run t: the last one that was trained" in out
+    assert out.count("transformers, merged: 3 of 3 texts") == 2 and out.count("peft, adapter in float32: 3 of 3") == 2
+    folder = root / "export"
+    for peer, base in (("chatty", "./models/chatty"), ("plain", "some/model")):
+        config = shards.read_json(folder / peer / "adapter_config.json")
+        assert (config["base_model_name_or_path"], config["peft_type"], config["revision"]) == (base, "LORA", None)
+        assert shards.read_json(folder / peer / "pst.json")["base"] == base
+        trained = root / "round=1/adapters" / peer / "adapter_model.safetensors"
+        assert (folder / peer / trained.name).read_bytes() == trained.read_bytes()
+        merged = root / ".checkpoints/round=1" / peer / "model.safetensors"
+        assert (folder / peer / "merged" / merged.name).read_bytes() == merged.read_bytes()
+    for text in folder.rglob("*"):
+        if text.suffix in (".json", ".md"):
+            for path in (tmp_path, made, made.parent):
+                assert str(path) not in text.read_text(encoding="utf-8"), f"{text} tells a path of this machine"
+    verify_run("t")  # an export's manifest is one, too
+    config = load_frozen("t")
+    said = code_of(folder / "plain/README.md", BASE=str(config.peer("plain").model), ADAPTER=str(folder / "plain"))
+    assert said.strip().startswith("The answer is ")
+
+
+def percent(root: Path, round_: int, peer: str) -> str:
+    """EM of a peer with its interval, as a card has it."""
+    rows = shards.read_rows(root / f"round={round_}/metrics.parquet", METRICS)
+    row = next(row for row in rows if row["peer"] == peer)
+    return "{:.1f} ({:.1f} to {:.1f})".format(*(100 * row[name] for name in ("em", "em_lo", "em_hi")))
+
+
+def test_the_card_has_base_data_method_and_intervals(root: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    export("t", 1, None, True, 0, None, ["plain=some/model"])
+    card = ModelCard.load(root / "export/plain/README.md")
+    assert card.data.base_model == "some/model" and card.data.library_name == "peft" and card.data.license == "FILL-IN"
+    assert ModelCard.load(root / "export/plain/merged/README.md").data.library_name == "transformers"
+    assert ModelCard.load(root / "export/chatty/README.md").data.base_model == "FILL-IN/FILL-IN"
+    assert f"| sums | 4 | {percent(root, 0, 'plain')} | {percent(root, 1, 'plain')} | " in card.text
+    examples = shards.read_json(root / "round=1/adapters/_SUCCESS.json")["peers"]["plain"]["examples"]
+    assert "12 unlabelled questions of `train.jsonl`" in card.text
+    assert f"Round 1 trained on {examples} examples" in card.text
+    assert "`train.rank` | `16`" in card.text and "float32" in card.text and "Checked on" not in card.text
+
+
+def test_an_export_is_replaced_as_a_whole_or_not_at_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = export("t", 1, None, False, 0, None, [])
+    (folder / "chatty/README.md").write_text("filled in")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.share.export, "write_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export("t", 1, None, True, 0, None, [])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in root.glob("export*")] == ["export"]
+    folder.rename(root / "export.old")  # killed between the two renames
+    refused(lambda: export("t", 7, None, False, 0, None, []), "round 7 of run 't' has no adapters; trained rounds: 1")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    export("t", 1, None, False, 0, None, [])
+    assert (folder / "chatty/README.md").read_text(encoding="utf-8") != "filled in"
+    mine = root.parent / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("my own")
+    refused(lambda: export("t", 1, mine, False, 0, None, []), "is no finished export")
+    assert (mine / "thesis.tex").read_text() == "my own"
+
+
+@pytest.mark.usefixtures("here")
+def test_an_export_that_says_something_else_is_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(policy: Policy, target: Path) -> None:
+        shutil.copytree(policy.base, target)
+        weights = load_file(target / "model.safetensors")
+        save_file({n: w * 1.5 for n, w in weights.items()}, target / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(pipeline.share.export, "write_checkpoint", other)
+    refused(lambda: export("t", 1, None, True, 3, None, []), "does not say what the run's own policy says", "CHECK=0")
+    assert not list(root.glob("export*"))
+
+
+def test_what_counts_as_the_same_answer() -> None:
+    assert same_answer("So 3 + 4 = 7. The answer is 7.", "The answer is 7.")
+    assert not same_answer("The answer is 7.", "The answer is 8.")
+    assert not same_answer("no", "none") and same_answer("no", "no")
+
+
+def gated(root: Path, best: dict[int, tuple[float, bool]]) -> Run:
+    """The run as if it had a gate: {round: (agreement of both peers, whether it was accepted)}."""
+    config = load_frozen("t")
+    run = Run("t", config.model_copy(update={"gate": config.gate.model_copy(update={"questions": 10})}))
+    used, before = 0, 0.5
+    for number, (agreement, accepted) in {0: (before, True), **best}.items():
+        used = number if accepted else used
+        compared = {
+            "against": 0, "n": 10, "before": before, "after": agreement, "gained": 0, "lost": 0, "difference": 0.0,
+            "low": 0.0, "high": 0.0, "passed": accepted,
+        }  # fmt: skip
+        decisions = dict.fromkeys(config.peer_names, {"in_use": used, "comparisons": [compared]})
+        about = {"agreement": dict.fromkeys(config.peer_names, agreement), "decisions": decisions, "files": {}}
+        shards.write_json(about, root / f"round={number}/gate/_SUCCESS.json")
+        shards.write_json({"files": {}}, root / f"round={max(number, 1)}/adapters/_SUCCESS.json")
+    shards.write_json(run.config.model_dump(mode="json"), root / "config.json")
+    return run
+
+
+def test_the_best_round_by_the_gate_is_exported(root: Path) -> None:
+    run = gated(root, {1: (0.6, True), 2: (0.8, True), 3: (0.4, False)})
+    assert choose_round(run, None)[0] == 2 and choose_round(run, 3) == (3, "as asked")
+    run = gated(root, {1: (0.4, False), 2: (0.3, False), 3: (0.3, False)})
+    refused(lambda: choose_round(run, None), "is 0, the untouched peers", "ROUND=3")
+
+
+def test_push_prints_commands_that_the_hub_has(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(lambda: push("t", None, "me"), "there is no export in runs/t/export")
+    export("t", 1, None, True, 0, None, [])
+    capsys.readouterr()
+    push("t", None, "me")
+    note, *lines = capsys.readouterr().out.splitlines()
+    assert note.startswith("# fill in what says FILL-IN in runs/t/export/chatty/README.md")
+    assert lines == [
+        line for peer in ("chatty", "plain") for line in (
+            f"hf upload me/t-{peer} runs/t/export/{peer} . --private --exclude 'merged/*'",
+            f"hf upload me/t-{peer}-merged runs/t/export/{peer}/merged . --private",
+        )
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "huggingface_hub.cli.hf", "upload", "--help"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "REPO_ID [LOCAL_PATH] [PATH_IN_REPO]" in found and {"--private", "--exclude"} < set(found.split())
+
+
+@pytest.mark.slow
+def test_a_nano_peer_is_the_same_in_vllm(tmp_path: Path) -> None:
+    """Fifty questions, of a run that trains three peers for a moment."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    (tmp_path / "peers").symlink_to(ROOT / "peers")
+    sets = ["--set", "prompts.limit=64", "--set", "train.lr=2e-3", "--set", "benchmarks=[]"]
+    run_module(
+        "pipeline.round", "--run", "n", "--config", str(ROOT / "configs/nano.toml"), "--round", "1", *sets,
+        cwd=tmp_path, timeout=900, check=True,
+    )  # fmt: skip
+    done = run_module("pipeline.share", "export", "--run", "n", "--merged", "--check", "50", cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("vllm, merged: 50 of 50 texts") == 3, done.stdout
+    counts = re.findall(r"(?:transformers, merged|peft, adapter in float32): (\d+) of 50 answers", done.stdout)
+    assert len(counts) == 6 and min(map(int, counts)) >= 47
