@@ -35,6 +35,7 @@ BASE   :=
 GOLD   := yes
 LOGS   := no
 FILE   :=
+PLACES :=
 OWNER  :=
 
 DRIVER      := 580
@@ -236,8 +237,9 @@ pack: setup  ## RUN as one archive without models (OUT=file.tar.gz); GOLD=no lea
 	@$(PY) -m pipeline.share pack --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(filter no,$(GOLD)),--no-gold) \
 		$(if $(filter yes,$(LOGS)),--logs)
 
-unpack: setup  ## the run of FILE=archive into runs/, under its own name or RUN=name; says what it needs that is not here
-	@$(PY) -m pipeline.share unpack --file '$(FILE)' $(if $(filter-out file,$(origin RUN)),--run '$(RUN)')
+unpack: setup  ## the run of FILE=archive into runs/ (RUN=name); says what it needs that is not here, PLACES=/old=/new where
+	@$(PY) -m pipeline.share unpack --file '$(FILE)' $(if $(filter-out file,$(origin RUN)),--run '$(RUN)') \
+		$(foreach pair,$(PLACES),--place '$(pair)')
 
 verify: setup  ## read RUN, or FILE=archive, again and name what is not as it was written
 	@$(PY) -m pipeline.share verify $(if $(FILE),--file '$(FILE)',--run '$(RUN)')

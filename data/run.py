@@ -172,7 +172,8 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
         )
     gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
     free = {"runtime": given.runtime, "executor": given.executor, "guard": given.guard}
-    return frozen.model_copy(update={**free, "gate": gate})
+    placed = {"peers": given.peers, "prompts": given.prompts, "benchmarks": given.benchmarks}  # as runtime.places says
+    return frozen.model_copy(update={**free, **placed, "gate": gate})
 
 
 def _check_prompts_format(folder: Path) -> None:

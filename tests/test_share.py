@@ -29,6 +29,7 @@ from data.schema import METRICS
 from evaluate.report import write_report
 from peers import policy_cache
 from peers.policy import Policy
+from peers.source import model_directory
 from pipeline.share.archive import read_archive
 from pipeline.share.check import same_answer
 from pipeline.share.choose import choose_round
@@ -255,7 +256,7 @@ def test_without_gold_nothing_tells_an_answer(
     told = r"evals|metrics|cross|guard|keep|report|evaluate\.log|round=\d/sums"
     assert not [name for name in names if re.search(told, name)]
     elsewhere()
-    unpack(path, "u")
+    unpack(path, "u", [])
     verify_run("u")
     for shard in (RUNS / "u").rglob("*.parquet"):
         assert not {"gold", "correct", "verdict"} & set(pq.read_schema(shard).names), shard
@@ -308,7 +309,7 @@ def test_nothing_of_an_unsafe_archive_is_unpacked(kind: str, tmp_path: Path, mon
     others = [each for each in good if each[0].name != bad[0].name and kind != "other bytes"]
     others = good[:1] if kind == "other bytes" else others
     path = tar(tmp_path / "bad.tar.gz", *others, bad)
-    refused(lambda: unpack(path, None))
+    refused(lambda: unpack(path, None, []))
     refused(lambda: verify_archive(path))
     assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*")) == ["bad.tar.gz", "runs"]
 
@@ -318,11 +319,11 @@ def test_an_archive_that_was_cut_off_or_changed_is_named(root: Path, tmp_path: P
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(whole[: len(whole) // 2])
     refused(lambda: verify_archive(cut), "cannot be read as a gzipped tar archive")
-    refused(lambda: unpack(cut, "u"), "copy it again")
+    refused(lambda: unpack(cut, "u", []), "copy it again")
     cut.write_bytes(b"no archive")
-    refused(lambda: unpack(cut, "u"), "cannot be read as a gzipped tar archive")
-    refused(lambda: unpack(tmp_path / "none.tar.gz", "u"), "there is no file")
-    refused(lambda: unpack(RUNS / "t.tar.gz", None), "runs/t is there already")
+    refused(lambda: unpack(cut, "u", []), "cannot be read as a gzipped tar archive")
+    refused(lambda: unpack(tmp_path / "none.tar.gz", "u", []), "there is no file")
+    refused(lambda: unpack(RUNS / "t.tar.gz", None, []), "runs/t is there already")
     assert sorted(path.name for path in RUNS.iterdir()) == ["t", "t.tar.gz"]
 
 
@@ -330,7 +331,7 @@ def test_a_packed_run_goes_on_in_another_checkout(root: Path, tmp_path: Path, el
     path = pack("t", tmp_path / "t.tar.gz")
     shutil.rmtree(root)
     elsewhere()
-    unpack(path, None)
+    unpack(path, None, [])
     verify_run("t")
     before = {file: file.stat().st_mtime_ns for file in root.rglob("part-*.parquet")}
     write_report("t")
@@ -348,11 +349,37 @@ def test_what_a_run_needs_and_is_not_here_is_told(root: Path, made: Path) -> Non
     plain = config.peers[1].model_copy(update={"model": "/no/p"})
     moved = config.model_copy(update={"peers": (config.peers[0], plain)})
     lines = not_here(moved, [{"peer": "plain", "weights": "abc", "local": True}])
+    way = "put it there, or say where it is with `make unpack PLACES={}=/NEW/PLACE`"
     assert lines == [
-        "peer chatty: its model is not at models/chatty: put them there, or a link (ln -s PLACE models/chatty)",
-        "peer plain: its model (weights abc) is not at /no/p: put them there, or a link (ln -s PLACE /no/p)",
-        "benchmark sums: its questions are not at test.jsonl: put them there, or a link (ln -s PLACE test.jsonl)",
+        f"peer chatty: its model is not at models/chatty: {way.format('models/chatty')}",
+        f"peer plain: its model (weights abc) is not at /no/p: {way.format('/no/p')}",
+        f"benchmark sums: its questions are not at test.jsonl: {way.format('test.jsonl')}",
     ]
+
+
+def test_a_run_finds_what_is_elsewhere_on_another_machine(
+    root: Path, tmp_path: Path, tiny_models: Models, elsewhere: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both a relative path, of which the whole folder moved, and an absolute one; finished stages stay as they are."""
+    frozen = (root / "config.json").read_bytes()
+    absolute = str(tiny_models["plain"])
+    (root / "config.json").write_bytes(frozen.replace(absolute.encode(), b"/no/such/folder/plain"))
+    sums.note(root / "config.json")
+    path = pack("t", tmp_path / "t.tar.gz")
+    elsewhere()
+    Path("models").rename("moved")
+    unpack(path, "told", [])
+    out = capsys.readouterr().out
+    assert "PLACES=models/chatty=/NEW/PLACE" in out and "PLACES=/no/such/folder/plain=/NEW/PLACE" in out
+    unpack(path, "t", ["./models=moved", f"/no/such/folder={tiny_models['plain'].parent}"])
+    assert "PLACES" not in capsys.readouterr().out
+    verify_run("t")
+    with open_run("t", None, []) as run:
+        assert Path(model_directory(run.config.peer("chatty"), run.config)) == Path("moved/chatty")
+        assert model_directory(run.config.peer("plain"), run.config) == tiny_models["plain"]
+        found = run.config.model_dump(mode="json", exclude={"runtime"})
+    assert found == load_frozen("told").model_dump(mode="json", exclude={"runtime"}), "no fingerprint sees the places"
+    refused(lambda: unpack(path, "v", ["/a"]), "expected OLD=NEW")
 
 
 # --- exports ----------------------------------------------------------------------------------------------------
@@ -480,7 +507,7 @@ def gated(root: Path, best: dict[int, tuple[float, bool]]) -> Run:
             "against": 0, "n": 10, "before": before, "after": agreement, "gained": 0, "lost": 0, "difference": 0.0,
             "low": 0.0, "high": 0.0, "passed": accepted,
         }  # fmt: skip
-        decisions = dict.fromkeys(config.peer_names, {"in_use": used, "comparisons": [compared]})
+        decisions = {name: {"in_use": used, "comparisons": [compared]} for name in config.peer_names}
         about = {"agreement": dict.fromkeys(config.peer_names, agreement), "decisions": decisions, "files": {}}
         shards.write_json(about, root / f"round={number}/gate/_SUCCESS.json")
         shards.write_json({"files": {}}, root / f"round={max(number, 1)}/adapters/_SUCCESS.json")

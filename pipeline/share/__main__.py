@@ -56,13 +56,17 @@ def pack(
 def unpack(
     file: Annotated[Path, typer.Option(help="The archive.")],
     run: Annotated[str | None, typer.Option(help="Another name for the run.")] = None,
+    place: Annotated[
+        list[str] | None,
+        typer.Option(help="OLD=NEW: where a file or folder that its config names is here; repeatable."),
+    ] = None,
 ) -> None:
     """`python -m pipeline.share unpack`."""
 
     def body() -> None:
         from pipeline.share.pack import unpack as main
 
-        main(file, run)
+        main(file, run, place or [])
 
     guarded(body)
 

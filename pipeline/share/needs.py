@@ -47,17 +47,18 @@ def not_here(config: Config, models: list[dict[str, Any]]) -> list[str]:
             continue
         weights = about.get(peer.name, {}).get("weights")
         known = f" (weights {weights})" if weights else ""
-        lines += [f"peer {peer.name}: its model{known} is not at {path}: {_link(path)}" for path in missing]
+        lines += [f"peer {peer.name}: its model{known} is not at {path}: {_way_out(path)}" for path in missing]
     sections: list[tuple[str, SourceSection]] = [("prompts", config.prompts)]
     sections += [(f"benchmark {benchmark.name}", benchmark) for benchmark in config.benchmarks]
     for what, section in sections:
-        if looks_like_files(section.source) and "://" not in section.source:
+        source = section.here(section.source)
+        if looks_like_files(source) and "://" not in source:
             try:
-                list_files(section.source, section.split, what)
+                list_files(source, section.split, what)
             except UserError:
-                lines.append(f"{what}: its questions are not at {section.source}: {_link(Path(section.source))}")
+                lines.append(f"{what}: its questions are not at {source}: {_way_out(source)}")
     return list(dict.fromkeys(lines))
 
 
-def _link(path: Path) -> str:
-    return f"put them there, or a link (ln -s PLACE {path})"
+def _way_out(path: Path | str) -> str:
+    return f"put it there, or say where it is with `make unpack PLACES={path}=/NEW/PLACE`"

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from data import shards, sums
+from data.config.load import parse_config
 from data.console import console
 from data.errors import UserError
 from data.locks import locked
@@ -92,9 +93,13 @@ def _checksum(content: Path | bytes, known: str | None) -> str:
     return known or shards.checksum(content)
 
 
-def unpack(path: Path, name: str | None) -> None:
+def unpack(path: Path, name: str | None, places: list[str]) -> None:
     """Put an archive's run into runs/, under its own name or another, whole or not at all, and say what it needs that
-    is not here. Raises UserError if the archive does not fit its list, or there is such a run already."""
+    is not here. `places` are OLD=NEW: where files that its config names by other paths are on this machine.
+
+    Raises UserError if the archive does not fit its list, there is such a run already, or its config is damaged.
+    """
+    moved = _parse_places(places)
     archive = read_archive(path)
     if archive.faults.all:
         tell(str(path), len(archive.checksums), archive.faults)
@@ -106,13 +111,34 @@ def unpack(path: Path, name: str | None) -> None:
     shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
     try:
         extract(path, work)
+        sums.note_missing(*(work / each for each in archive.checksums if wants_sum(each)))  # compared just now
+        _set_places(work / "config.json", moved)
         work.rename(root)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if work.parent.is_dir() and not any(work.parent.iterdir()):
             work.parent.rmdir()
-    sums.note_missing(*(root / name for name in archive.checksums if wants_sum(name)))  # just compared with the list
     gold = "" if archive.about.get("gold", True) else " (without gold answers)"
     console.print(f"{root}: {len(archive.checksums)} files{gold}", markup=False)
     for line in not_here(load_frozen(run), archive.about.get("models", [])):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _parse_places(places: list[str]) -> dict[str, str]:
+    found = {}
+    for text in places:
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise UserError(f"--place {text!r}: expected OLD=NEW, the path in the run's config and the one here")
+        found[old] = new
+    return found
+
+
+def _set_places(path: Path, places: dict[str, str]) -> None:
+    """Write `runtime.places` into a run's config; those of the machine that packed it are forgotten. Raises
+    UserError."""
+    raw = shards.read_json(path)
+    config = parse_config(raw, str(path))
+    if config.runtime.places != places:
+        with sums.noted(path):
+            shards.write_json({**raw, "runtime": {**raw["runtime"], "places": places}}, path)
