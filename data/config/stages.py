@@ -360,9 +360,9 @@ class RuntimeSection(Section):
     places: dict[str, str] = Field(
         {},
         exclude_if=lambda places: not places,
-        description='Where files are that the config names by other paths, {"/old/folder" = "/new/folder"}: models, '
+        description='Where files and folders are that the config names by other paths, {"/old" = "/new"}: models, '
         "adapters that peers start from, prompts and benchmarks of a run that came from another machine "
-        "(`make unpack PLACES=/old/folder=/new/folder` writes it).",
+        "(`make unpack PLACES=/old=/new` writes it).",
     )
 
 

@@ -58,7 +58,7 @@ def unpack(
     run: Annotated[str | None, typer.Option(help="Another name for the run.")] = None,
     place: Annotated[
         list[str] | None,
-        typer.Option(help="OLD=NEW: where a file or folder that its config names is here; repeatable."),
+        typer.Option(help="OLD=NEW: where a path that its config names is here; repeatable."),
     ] = None,
 ) -> None:
     """`python -m pipeline.share unpack`."""
