@@ -351,9 +351,9 @@ def test_what_a_run_needs_and_is_not_here_is_told(root: Path, made: Path) -> Non
     lines = not_here(moved, [{"peer": "plain", "weights": "abc", "local": True}])
     way = "put it there, or say where it is with `make unpack PLACES={}=/NEW/PLACE`"
     assert lines == [
-        f"peer chatty: its model is not at models/chatty: {way.format('models/chatty')}",
-        f"peer plain: its model (weights abc) is not at /no/p: {way.format('/no/p')}",
-        f"benchmark sums: its questions are not at test.jsonl: {way.format('test.jsonl')}",
+        f"peer chatty: models/chatty is not here: {way.format('models/chatty')}",
+        f"peer plain (weights with the fingerprint abc): /no/p is not here: {way.format('/no/p')}",
+        f"benchmark sums: test.jsonl is not here: {way.format('test.jsonl')}",
     ]
 
 

@@ -46,8 +46,8 @@ def not_here(config: Config, models: list[dict[str, Any]]) -> list[str]:
             lines.append(str(error))
             continue
         weights = about.get(peer.name, {}).get("weights")
-        known = f" (weights {weights})" if weights else ""
-        lines += [f"peer {peer.name}: its model{known} is not at {path}: {_way_out(path)}" for path in missing]
+        known = f" (weights with the fingerprint {weights})" if weights else ""
+        lines += [f"peer {peer.name}{known}: {path} is not here: {_way_out(path)}" for path in missing]
     sections: list[tuple[str, SourceSection]] = [("prompts", config.prompts)]
     sections += [(f"benchmark {benchmark.name}", benchmark) for benchmark in config.benchmarks]
     for what, section in sections:
@@ -56,7 +56,7 @@ def not_here(config: Config, models: list[dict[str, Any]]) -> list[str]:
             try:
                 list_files(source, section.split, what)
             except UserError:
-                lines.append(f"{what}: its questions are not at {source}: {_way_out(source)}")
+                lines.append(f"{what}: {source} is not here: {_way_out(source)}")
     return list(dict.fromkeys(lines))
 
 
