@@ -43,21 +43,32 @@ def write_card(
         run=run.name,
         round=policy.round,
         peers=config.peer_names,
-        oracle=", but gold answers chose the examples to train on" if oracle_notice(run.name) else "",
+        oracle=bool(oracle_notice(run.name)),
         base=_base(policy, base),
         data=_data(run, policy),
         method=_method(config),
         gate=_gate(run, round_, policy),
         results=results(run, round_, policy.name),
         checked=checked,
-        prompt=repr(str(policy.prompts.tokenizer.decode(policy.prompts.solve(EXAMPLE)))),
-        question=PLAIN_QUESTION,
-        stops=", ".join(f"`{stop!r}`" for stop in policy.prompts.stop_strings),
+        **_prompt(policy),
+        keep=f"{100 * config.evaluate.keep:g}",
         tokens=config.generate.max_new_tokens,
         rank=config.train.rank,
         versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
     )
     (target / "README.md").write_text(text, encoding="utf-8")
+
+
+def _prompt(policy: Policy) -> dict[str, Any]:
+    """How the peer is asked, and what ends its responses."""
+    prompts = policy.prompts
+    ids = prompts.solve(EXAMPLE)
+    text = str(prompts.tokenizer.decode(ids))
+    exact = prompts.tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+    return {
+        "prompt": repr(text), "exact": exact, "question": PLAIN_QUESTION, "stops": prompts.stop_strings,
+        "stop_ids": prompts.stop_ids,
+    }  # fmt: skip
 
 
 def front_matter(base: str, merged: bool) -> str:

@@ -51,8 +51,12 @@ def check_exports(
     run: Run, policies: dict[str, Policy], folder: Path, n: int, tokens: int | None
 ) -> dict[str, list[Agreement]]:
     """By peer, how the exports below `folder` agree on n questions. Raises UserError if one does not."""
-    questions = first_questions(run, n)
     config = run.config
+    try:
+        engine_kind(config.generate)
+    except UserError as error:
+        raise UserError(f"{error}; CHECK=0 exports without asking it") from None
+    questions = first_questions(run, n)
     limit = min(tokens or config.generate.max_new_tokens, config.generate.max_new_tokens)
     found: dict[str, list[Agreement]] = {}
     with processes(run, f"export-{run.name}") as workers:
