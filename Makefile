@@ -4,8 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status test check \
-	bench gpu-check peers lock clean
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status export pack \
+	unpack verify push test check bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -29,6 +29,16 @@ PRICE  ?=
 LOG    :=
 WRITE  ?= yes
 OUT    ?=
+# Not from the environment, which may have a FILE or an OWNER of its own.
+MERGED := no
+CHECK  :=
+TOKENS :=
+BASE   :=
+GOLD   := yes
+LOGS   := no
+FILE   :=
+PLACES :=
+OWNER  :=
 
 DRIVER      := 580
 PIP_VERSION := 26.3
@@ -222,6 +232,25 @@ report: setup  ## print the table of RUN and write its report
 
 status: setup  ## what of RUN is finished, at work (progress per peer), stopped, failed (why) and missing; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
+
+export: setup  ## each peer's adapter of RUN with a card (ROUND=2, else the best by the gate); MERGED=yes, CHECK=50 questions, OUT=folder
+	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
+		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
+		$(foreach pair,$(BASE),--base '$(pair)')
+
+pack: setup  ## RUN as one archive without models (OUT=file.tar.gz); GOLD=no leaves out gold answers, LOGS=yes adds logs
+	@$(PY) -m pipeline.share pack --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(filter no,$(GOLD)),--no-gold) \
+		$(if $(filter yes,$(LOGS)),--logs)
+
+unpack: setup  ## the run of FILE=archive into runs/ (RUN=name); says what it needs that is not here, PLACES=/old=/new where
+	@$(PY) -m pipeline.share unpack --file '$(FILE)' $(if $(filter-out file,$(origin RUN)),--run '$(RUN)') \
+		$(foreach pair,$(PLACES),--place '$(pair)')
+
+verify: setup  ## read RUN, or FILE=archive, again and name what is not as it was written
+	@$(PY) -m pipeline.share verify $(if $(FILE),--file '$(FILE)',--run '$(RUN)')
+
+push: setup  ## print the commands that would put RUN's export on the hub, as OWNER=name; none is run
+	@$(PY) -m pipeline.share push --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(OWNER),--owner '$(OWNER)')
 
 test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

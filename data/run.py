@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import shards
+from data import shards, sums
 from data.config.engine import settled
 from data.config.form import form_warnings
 from data.config.load import differences, load_config, parse_config
@@ -71,7 +71,10 @@ class Run:
             check()
             for line in form_warnings(self.config):
                 console.print(f"warning: {line}", markup=False, soft_wrap=True)
-            shards.write_json(self.config.model_dump(mode="json"), path)
+            with sums.noted(path):
+                shards.write_json(self.config.model_dump(mode="json"), path)
+        else:
+            sums.note_missing(path)
 
     def adapter_dir(self, round_: int, peer: str) -> Path | None:
         """A peer's adapter after a round; None for round 0, the untouched base."""
@@ -141,7 +144,8 @@ def _forget(root: Path) -> None:
     if any(not path.name.endswith(NOTHING_MADE) for path in rounds if path not in logs):
         return
     kept = [path for path in logs if begun and path.stat().st_size]
-    for path in (root / "config.json", *root.glob("prompts/*"), *root.glob("gate/*"), *rounds, root / ".lock"):
+    made = (*root.glob("prompts/*"), *root.glob("gate/*"), *rounds)
+    for path in (root / "config.json", root / sums.SUMS, *made, root / ".lock"):
         if path not in kept:
             path.unlink(missing_ok=True)
     inside = [path for pattern in ("prompts", "gate", "round=*", "round=*/**/*") for path in root.glob(pattern)]
@@ -168,7 +172,8 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
         )
     gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
     free = {"runtime": given.runtime, "executor": given.executor, "guard": given.guard}
-    return frozen.model_copy(update={**free, "gate": gate})
+    placed = {"peers": given.peers, "prompts": given.prompts, "benchmarks": given.benchmarks}  # as runtime.places says
+    return frozen.model_copy(update={**free, **placed, "gate": gate})
 
 
 def _check_prompts_format(folder: Path) -> None:

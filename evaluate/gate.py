@@ -7,6 +7,7 @@ train/gate/, has none.
 from __future__ import annotations
 
 from statistics import fmean
+from typing import NamedTuple
 
 from rich import box
 from rich.markup import escape
@@ -112,20 +113,33 @@ def gate_notes(run: str) -> str:
     return escape("\n".join(lines))
 
 
-def best_round(run: str) -> str:
+class Best(NamedTuple):
+    """The round to ship, by the gate."""
+
+    agreement: float  # with the votes, mean over the peers, 0 to 1
+    round: int
+    in_use: dict[str, int]  # by peer, the round whose adapter it is used with; 0 is the untouched peer
+
+
+def best_by_gate(run: str) -> Best:
     """The round whose policies in use agree most with the votes, on average over peers; of equal ones the earliest.
     Rounds in which nothing was accepted are those before them once more."""
     votes = shards.read_json(RUNS / run / "round=0" / gate.FOLDER / shards.SUCCESS)
     agreement: dict[str, float] = dict(votes["agreement"])  # of each peer's policy in use
-    best = (fmean(agreement.values()), 0, dict.fromkeys(agreement, 0))
+    best = Best(fmean(agreement.values()), 0, dict.fromkeys(agreement, 0))
     for n, found in _judged(run).items():
         for peer, decision in found.items():
             if decision.accepted:
                 agreement[peer] = decision.comparisons[0].after
         mean = fmean(agreement.values())
-        if any(decision.accepted for decision in found.values()) and mean > best[0]:
-            best = (mean, n, {peer: decision.in_use for peer, decision in found.items()})
-    mean, n, used = best
+        if any(decision.accepted for decision in found.values()) and mean > best.agreement:
+            best = Best(mean, n, {peer: decision.in_use for peer, decision in found.items()})
+    return best
+
+
+def best_round(run: str) -> str:
+    """`best_by_gate` in words."""
+    mean, n, used = best_by_gate(run)
     if n == 0:
         return f"best round by the gate: 0, the untouched peers (mean agreement {100 * mean:.1f} %)"
     where = ", ".join(f"{peer}: round {number}" if number else f"{peer}: untouched" for peer, number in used.items())

@@ -14,7 +14,7 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from data import shards
+from data import shards, sums
 from data.answers.clusters import clusters, compare_all
 from data.answers.extract import extract
 from data.answers.grader import Grader, grade
@@ -57,12 +57,14 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         return
     stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), fingerprint(run, policies, benchmarks))
     metrics_path = run.round_dir(round_) / "metrics.parquet"
+    cross_path = metrics_path.with_name("cross.parquet")
     if not (stage.folder / shards.SUCCESS).is_file():
         check_room(run, prompts_of(policies), benchmarks)
     run.freeze(lambda: check_before_freezing(run, policies))
     check_same_benchmarks(run, stage, benchmarks)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
+        sums.note_missing(metrics_path, cross_path)
         decide(run, round_)  # the thresholds of [guard] may be others than in the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
@@ -70,10 +72,12 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         evaluation.respond(workers, policies)
         evaluation.verify(workers, policies)
         evaluation.assemble()
-    shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
+    with sums.noted(metrics_path):
+        shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
     if work_to_do:
         if run.config.evaluate.cross_verify:
-            shards.write_rows(evaluation.cross(), metrics_path.with_name("cross.parquet"), CROSS)
+            with sums.noted(cross_path):
+                shards.write_rows(evaluation.cross(), cross_path, CROSS)
         rows, counts = count_evals(stage.folder)
         if unscored := evaluation.unscored():
             counts["scores_not_finite"] = unscored

@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import Any
 
-from data import gate, shards
+from data import gate, shards, sums
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
@@ -34,7 +34,8 @@ def adopt(run: Run, stage: str, round_: int, names: list[str]) -> None:
             for made in (metrics_path(other, round_), metrics_path(other, round_).with_name("cross.parquet")):
                 (target.parent / made.name).unlink(missing_ok=True)
                 if made.is_file():
-                    _link(str(made), str(target.parent / made.name))
+                    with sums.noted(target.parent / made.name):
+                        _link(str(made), str(target.parent / made.name))
         half = target.with_name(target.name + ".tmp")
         for stale in (half, target):
             shutil.rmtree(stale, ignore_errors=True)
