@@ -24,7 +24,7 @@ from data.console import console
 from data.errors import UserError
 from data.task import task
 from evaluate.intervals import Estimate
-from evaluate.report import points
+from evaluate.tables import points
 from evaluate.wording import Choice, DevSet, Trial, ask, choose, judge, load_dev_set, mean
 from pipeline.unrecorded import untouched_peers
 

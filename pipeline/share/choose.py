@@ -9,7 +9,7 @@ from data import gate, shards
 from data.config.sections import PeerSection
 from data.errors import UserError
 from data.run import OUTPUT, Run
-from evaluate.gate import best_by_gate, gate_rounds
+from evaluate.gate import best, gate_rounds
 from peers.policy import Policy
 from peers.source import base_model, is_local
 
@@ -32,13 +32,13 @@ def choose_round(run: Run, asked: int | None) -> tuple[int, str]:
         return trained[-1], "the last one that was trained (there is no gate that could say which is best)"
     if 0 not in gate_rounds(run.name):
         raise UserError(f"the gate of run {run.name!r} has judged nothing yet: name a round (ROUND={trained[-1]})")
-    best = best_by_gate(run.name)
-    if best.round == 0:
+    found = best(run.name)
+    if found.round == 0:
         raise UserError(
             f"the best round of run {run.name!r} by the gate is 0, the untouched peers, so there is no adapter to "
             f"export; ROUND={trained[-1]} exports those of that round all the same"
         )
-    return best.round, f"the best one by the gate (agreement {100 * best.agreement:.1f} %)"
+    return found.round, f"the best one by the gate (agreement {100 * found.agreement:.1f} %)"
 
 
 def lineage(run: Run, policy: Policy) -> list[int]:
