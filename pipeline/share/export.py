@@ -61,7 +61,7 @@ def _check_target(target: Path) -> None:
     for name, checksum in shards.read_json(target / shards.SUCCESS).get("cards", {}).items():
         card = target / name
         if card.is_file() and shards.checksum(card) != checksum:
-            raise UserError(f"{card} was edited, so the export is left as it is: give another OUT=FOLDER, or move it away")
+            raise UserError(f"{card} was edited, so it is not replaced: give another OUT=FOLDER, or move it away")
 
 
 def _empty(folder: Path) -> bool:
