@@ -64,7 +64,7 @@ class Stage:
         else:
             shutil.rmtree(self.work, ignore_errors=True)  # of a call that was killed right after its manifest
             if also is not None and also.is_file():
-                shards.row_count(also)  # no checksum of it is kept: this raises for one that was cut off
+                shards.row_count(also)  # raises for one that was cut off; its checksum is for `make verify`
             if also is None or also.is_file():
                 console.print(f"{self.title}: finished already")
         return manifest is None

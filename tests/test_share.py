@@ -454,7 +454,7 @@ def test_the_card_has_base_data_method_and_intervals(root: Path) -> None:
 
 def test_an_export_is_replaced_as_a_whole_or_not_at_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = export("t", 1, None, False, 0, None, [])
-    (folder / "chatty/README.md").write_text("filled in")
+    (folder / "chatty/pst.json").write_text("{}")  # the one before is told by this
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def killed(*_: object) -> None:
@@ -470,7 +470,12 @@ def test_an_export_is_replaced_as_a_whole_or_not_at_all(root: Path, monkeypatch:
     refused(lambda: export("t", 7, None, False, 0, None, []), "round 7 of run 't' has no adapters; trained rounds: 1")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     export("t", 1, None, False, 0, None, [])
-    assert (folder / "chatty/README.md").read_text(encoding="utf-8") != "filled in"
+    assert (folder / "chatty/pst.json").read_text(encoding="utf-8") != "{}"
+    card = folder / "chatty/README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("FILL-IN", "mit"), encoding="utf-8")
+    verify_run("t")
+    refused(lambda: export("t", 1, None, False, 0, None, []), "runs/t/export/chatty/README.md was edited")
+    assert "mit" in card.read_text(encoding="utf-8")
     mine = root.parent / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("my own")

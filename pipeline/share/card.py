@@ -27,7 +27,7 @@ PLAIN_QUESTION = "Tom has 3 boxes with 4 pens each. How many pens does he have?"
 def write_card(
     run: Run, round_: int, policy: Policy, base: str, checked: list[Agreement], target: Path, merged: bool
 ) -> None:
-    """Write README.md into `target`. `round_` is the one that was exported: where the gate has refused the peer's
+    """Write a card. `round_` is the one that was exported: where the gate has refused the peer's
     adapter of it, the policy is of an earlier one."""
     from jinja2 import Environment, StrictUndefined
 
@@ -56,7 +56,7 @@ def write_card(
         rank=config.train.rank,
         versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
     )
-    (target / "README.md").write_text(text, encoding="utf-8")
+    target.write_text(text, encoding="utf-8")
 
 
 def _prompt(policy: Policy) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipeline.share.archive import put, settle
 from pipeline.share.card import write_card
 from pipeline.share.check import MERGED, check_exports
 from pipeline.share.choose import choose_round, parse_bases, public_base
-from pipeline.share.files import EXPORT
+from pipeline.share.files import CARD, EXPORT
 
 
 def export(
@@ -53,9 +53,15 @@ def export(
 
 
 def _check_target(target: Path) -> None:
-    """Nothing but an export is replaced. Raises UserError."""
-    if target.exists() and not (target / shards.SUCCESS).is_file() and not (target.is_dir() and _empty(target)):
+    """Nothing but an export is replaced, and none whose cards a person has filled in. Raises UserError."""
+    if not target.exists() or (target.is_dir() and _empty(target)):
+        return
+    if not (target / shards.SUCCESS).is_file():
         raise UserError(f"{target} is there and is no finished export, so it is left as it is: give another OUT=FOLDER")
+    for name, checksum in shards.read_json(target / shards.SUCCESS).get("cards", {}).items():
+        card = target / name
+        if card.is_file() and shards.checksum(card) != checksum:
+            raise UserError(f"{card} was edited, so it is not replaced: give another OUT=FOLDER, or move it away")
 
 
 def _empty(folder: Path) -> bool:
@@ -95,14 +101,17 @@ def _write(
     for name, agreements in checked.items():
         console.print(f"  {name}: {'; '.join(map(str, agreements))}", markup=False)
     for name, policy in policies.items():
-        for folder in (work / name, *([work / name / MERGED] if merged else [])):
-            write_card(run, round_, policy, names[name], checked.get(name, []), folder, folder.name == MERGED)
+        write_card(run, round_, policy, names[name], checked.get(name, []), work / name / CARD, False)
+        if merged:
+            write_card(run, round_, policy, names[name], checked.get(name, []), work / name / MERGED / CARD, True)
+    cards = sorted(work.rglob(CARD))
     about: dict[str, Any] = {
         "run": run.name, "round": round_, "format": FORMAT, "merged": merged,
         "peers": {name: {"round": policy.round, "base": names[name]} for name, policy in policies.items()},
+        "cards": {str(card.relative_to(work)): shards.checksum(card) for card in cards},
         "checks": {name: [vars(each) for each in found] for name, found in checked.items()}, "versions": versions(),
     }  # fmt: skip
-    shards.write_manifest(work, about, sorted(path for path in work.rglob("*") if path.is_file()))
+    shards.write_manifest(work, about, sorted(p for p in work.rglob("*") if p.is_file() and p not in cards))
 
 
 def write_adapter(policy: Policy, base: str, target: Path) -> None:

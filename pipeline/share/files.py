@@ -17,8 +17,8 @@ from data.sums import IN_ROUND, IN_RUN, SUMS
 
 PACKED = "_PACKED.json"  # what `pack` says about an archive; it stays in the unpacked run
 LISTS = (shards.SUCCESS, SUMS)
-REPORT, EXPORT = "report.html", "export"
-MADE_ANEW = (REPORT, PACKED, ".lock", shards.STARTED)  # of which no checksum is wanted
+REPORT, EXPORT, CARD = "report.html", "export", "README.md"
+NO_SUM = (REPORT, PACKED, CARD, ".lock", shards.STARTED)  # made anew, or for people to edit
 NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are not looked into
 
 
@@ -41,7 +41,7 @@ def _below(path: Path, name: PurePosixPath) -> Iterator[str]:
         if path.name not in NOT_OURS:
             for inner in sorted(path.iterdir()):
                 yield from _below(inner, name / inner.name)
-    elif path.name not in MADE_ANEW:
+    elif path.name not in NO_SUM:
         yield str(name)
 
 

@@ -10,6 +10,7 @@ from data.run import check_run
 from pipeline.share.card import FILL
 from pipeline.share.check import MERGED
 from pipeline.share.export import exported
+from pipeline.share.files import CARD
 
 OWNER = "OWNER"  # to be replaced by the person
 
@@ -34,7 +35,7 @@ def push(run: str, out: Path | None, owner: str) -> None:
     """Print the commands, and what is to be filled in before."""
     check_run(run)
     folder, _ = exported(run, out)
-    cards = [path for path in sorted(folder.glob("**/README.md")) if FILL in path.read_text(encoding="utf-8")]
+    cards = [path for path in sorted(folder.rglob(CARD)) if FILL in path.read_text(encoding="utf-8")]
     if cards:
         console.print(f"# fill in what says {FILL} in {', '.join(map(str, cards))}", markup=False, soft_wrap=True)
     if owner == OWNER:
