@@ -25,10 +25,11 @@ window.chainView = (() => {
   const HIDDEN = "[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f" +
     "\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]";
   const HIDDENS = new RegExp(`(${HIDDEN})`, "u"), ALONE = new RegExp(`^${HIDDEN}$`, "u");
+  const CONTROLS = ("NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM " +
+    "SUB ESC FS GS RS US").split(" "); // fonts often lack the signs that Unicode has for them
   const sign = (character) => {
     const code = character.codePointAt(0);
-    if (code < 32) return String.fromCharCode(0x2400 + code);
-    return code === 127 ? "\u2421" : `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
+    return code === 127 ? "DEL" : CONTROLS[code] ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
   };
   const visible = (text) => text.split(HIDDENS).filter((part) => part !== "").map((part) =>
     ALONE.test(part)
@@ -43,9 +44,14 @@ window.chainView = (() => {
   };
   const pieces = (text) => (typeof text === "string" ? [text] : text);
   const plain = (text) => pieces(text ?? "").map((piece) => (typeof piece === "string" ? piece : piece[0])).join("");
-  const nodes = (text, formulas) => pieces(text).flatMap((piece) => {
-    if (typeof piece === "string") return visible(piece);
-    if (!document.getElementById("chain-maths").checked) return visible(piece[0]);
+  const typeset = () => document.getElementById("chain-maths").checked;
+  const nodes = (text, formulas) => pieces(text).flatMap((piece, place, all) => {
+    const apart = (other) => typeset() && Array.isArray(other) && formulas[other[1]][1].display === "block";
+    if (typeof piece === "string") { // a formula on a line of its own needs no line breaks around it
+      const start = apart(all[place - 1]) ? piece.replace(/^[ \t]*\n?/, "") : piece;
+      return visible(apart(all[place + 1]) ? start.replace(/\n?[ \t]*$/, "") : start);
+    }
+    if (!typeset()) return visible(piece[0]);
     const node = drawn(formulas[piece[1]]);
     node.setAttribute("title", piece[0]);
     return [node];
@@ -159,7 +165,8 @@ window.chainView = (() => {
     };
     const weight = (row) => {
       if (row.kept !== null) return row.kept ? "1 (gold chose it)" : "not chosen by gold";
-      return row.dropped === null ? number(row.weight, 2) : `not trained: ${row.dropped}`;
+      if (row.dropped === null) return number(row.weight, 2);
+      return make("span", { class: "chain-reason" }, `not trained: ${row.dropped}`);
     };
     const rows = chain.training.map((row) => [
       peerName(row.peer), weight(row), number(row.pmi, 2), number(row.pmi_per_token, 4), source(row),

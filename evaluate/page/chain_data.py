@@ -249,7 +249,7 @@ def _label_words(run: Run, round_: int) -> str:
         if section.reliability == "self-consistency":
             shares = shards.read_json(manifest).get("self_consistency", {})
             weights = ", ".join(f"{rater} {reliability(share):.2f}" for rater, share in shares.items())
-            words += f", each weighted by how often its rater agrees with itself ({weights})"
+            words += ", each weighted by how often its rater agrees with itself" + (f" ({weights})" if weights else "")
         elif section.reliability == "verifier":
             words += ", each weighted by what its author says of it as verifier"
     return words
