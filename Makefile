@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status export pack \
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report compare status export pack \
 	unpack verify push test check bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
@@ -21,6 +21,7 @@ TEST_PROCESSES ?= $(if $(wildcard /dev/nvidia[0-9]*),0,2)
 SEEDS  ?= 1
 ARMS   ?=
 AGAINST ?=
+RUNS   ?=
 BENCH_ARGS ?=
 QUESTIONS ?=
 DEVICES ?=
@@ -229,6 +230,10 @@ labels: setup  ## how often RUN's aggregates were right, where the questions hav
 
 report: setup  ## print the table of RUN and write its report
 	@$(PY) -m evaluate.report --run '$(RUN)'
+
+compare: setup  ## runs side by side, RUNS="a b c", AGAINST="a" (or the name of one ablation): tables and a page
+	@$(PY) -m evaluate.compare --runs '$(RUNS)' $(if $(ROUND),--round '$(ROUND)') \
+		$(if $(AGAINST),--against '$(AGAINST)') $(if $(OUT),--out '$(OUT)')
 
 status: setup  ## what of RUN is finished, at work (progress per peer), stopped, failed (why) and missing; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,9 +23,12 @@ from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
 from data.run import RUNS, check_run, load_frozen
+from data.schema import ABLATION
+from data.shards import Row
 from evaluate.intervals import Estimate, estimate
 from evaluate.items import ItemValues, item_values, matrices
-from evaluate.report import finished_rounds, points
+from evaluate.results import finished_rounds
+from evaluate.tables import points
 
 METRICS = {"em": "EM", "gap": "GV-Gap"}
 MEAN = "mean"  # over peers
@@ -220,7 +224,21 @@ def tables(found: Comparison) -> list[Table]:
     return [*made, *([differ] if found.choices else [])]
 
 
-@app.command(help="Compare runs: tables with paired differences, and a page.")
+def _ablation(names: list[str], round_: int | None) -> tuple[str, int, list[Row]] | None:
+    """(name, round, rows) where one ablation is named, its last round by default; None where runs are."""
+    if len(names) != 1 or (RUNS / names[0] / "config.json").is_file():
+        return None
+    files = {int(path.stem.rpartition("=")[2]): path for path in RUNS.glob(f"{names[0]}.ablation.round=*.parquet")}
+    if not files:
+        return None
+    number = max(files) if round_ is None else round_
+    if number not in files:
+        known = ", ".join(map(str, sorted(files)))
+        raise UserError(f"ablation {names[0]!r} has no round {number}; rounds: {known}")
+    return names[0], number, shards.read_rows(files[number], ABLATION)
+
+
+@app.command(help="Compare runs: tables with paired differences, and a page. The name of an ablation: its page.")
 def command(
     runs: Annotated[str, typer.Option(help="Names of runs, with spaces between.")],
     round_: Annotated[
@@ -229,13 +247,22 @@ def command(
     against: Annotated[
         str | None, typer.Option(help="What the others are compared with; the first by default.")
     ] = None,
+    out: Annotated[Path | None, typer.Option(help=f"The page's file; runs/{PAGE} by default.")] = None,
 ) -> None:
     """`python -m evaluate.compare --runs "a b c"`."""
+    from evaluate.page.side_by_side import write_ablation, write_comparison
 
     def body() -> None:
-        found = compare(runs.split(), round_, against)
-        for table in tables(found):
-            console.print(table)
+        ablation = _ablation(runs.split(), round_)
+        if ablation is None:
+            found = compare(runs.split(), round_, against)
+            for table in tables(found):
+                console.print(table)
+            path = write_comparison(found, out or RUNS / PAGE)
+        else:
+            name, number, rows = ablation
+            path = write_ablation(name, number, rows, out or RUNS / f"{name}.ablation.round={number}.html")
+        console.print(f"page: {path}")
 
     guarded(body)
 

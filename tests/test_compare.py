@@ -12,9 +12,9 @@ from rich.console import Console
 from data import shards
 from data.errors import UserError
 from data.run import RUNS
-from data.schema import EVALS, METRICS
+from data.schema import ABLATION, EVALS, METRICS
 from data.shards import Row
-from evaluate.compare import compare, tables, text
+from evaluate.compare import app, compare, tables, text
 from tests.test_report import metrics
 
 CONFIG: dict[str, Any] = {
@@ -79,6 +79,27 @@ def test_figures_by_hand() -> None:
         page.print(table)
     told = " ".join(page.export_text().split())
     assert "not corrected for 6 comparisons" in told and "a, round 1" in told and '"rank"' in told
+
+
+def test_the_page_of_runs_and_of_an_ablation(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run("a", {0: "1000", 1: "1100"})
+    write_run("<b>", {0: "1000", 1: "1111"})
+    for words in (["--runs", "a <b>"], ["--runs", "x"]):
+        if words[1] == "x":
+            row: Row = {"reads_gold": False, "peer": "mean", "metric": "em", "mean": 0.4, "low": None, "high": None}
+            arms = (("pst", None), ("own", None), ("own", "pst"))
+            rows = [{**row, "seeds": [1], "arm": arm, "minus": minus} for arm, minus in arms]
+            shards.write_rows([*rows, {**rows[1], "metric": "gap"}], RUNS / "x.ablation.round=1.parquet", ABLATION)
+        app(words, standalone_mode=False)
+    assert "page: runs/compare.html" in (said := capsys.readouterr().out)
+    assert "page: runs/x.ablation.round=1.html" in said
+    page = (RUNS / "compare.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;: no difference in exact match is resolved" in page or "&lt;b&gt;: exact match is" in page
+    assert "<b>" not in page.partition("<script")[0]
+    assert "The highest mean of exact match" in (RUNS / "x.ablation.round=1.html").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        app(["--runs", "x", "--round", "4"], standalone_mode=False)
+    assert "ablation 'x' has no round 4; rounds: 1" in capsys.readouterr().err
 
 
 def test_the_peers_that_all_have_are_compared() -> None:

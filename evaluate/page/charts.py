@@ -214,3 +214,22 @@ def bars(rows: Rows, order: Sequence[str], x_title: str) -> Spec:
         {"mark": {"type": "bar", "size": 18, "color": YES},
          "encoding": {"y": y, "x": x, "tooltip": _tip(("kind", "what"), ("shown", x_title))}},
     ], STEP * len(order))  # fmt: skip
+
+
+def forest(rows: Rows, runs: Sequence[str], peers: Sequence[str]) -> Spec:
+    """Differences with their intervals, a row per run, in it one per peer. Rows: run, peer, value, low, high, shown."""
+    y = {
+        "field": "run", "type": "nominal", "sort": list(runs), "title": None,
+        "axis": {"labelColor": INK, "domain": False, "ticks": False, "labelLimit": 180},
+    }  # fmt: skip
+    place = {"y": y, "yOffset": {"field": "peer", "type": "nominal", "sort": list(peers)}}
+    x = {"field": "value", "type": "quantitative", "title": "points", "axis": {"tickCount": 7, "grid": True}}
+    who, tip = _peers(peers), _tip(("run", "run"), ("peer", "peer"), ("shown", "difference"))
+    return _spec(rows, [
+        {"data": {"values": [{"at": 0}]}, "mark": {"type": "rule", "color": MUTED, "strokeWidth": 1},
+         "encoding": {"x": {"field": "at", "type": "quantitative"}}},
+        {"transform": [{"filter": "isValid(datum.low)"}], "mark": {"type": "rule", "strokeWidth": 1.5},
+         "encoding": {**place, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": who["color"]}},
+        {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1},
+         "encoding": {**place, "x": x, **who, "tooltip": tip}},
+    ], 40 + 15 * len(runs) * (len(peers) + 1))  # fmt: skip

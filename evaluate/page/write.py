@@ -22,6 +22,7 @@ from evaluate.page.why import why
 from evaluate.results import Results, results_of
 from evaluate.tables import oracle_notice, unscored_notice
 
+FOOTER = "Made by Peer-Predictive Self-Training from the files of the run; this page fetches nothing."
 CHAINS = ("chain-view.js", "chains.js")
 
 
@@ -52,7 +53,7 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
         "verdict": lead, "details": " ".join(more), "tiles": verdict.tiles(results, frames),
         "warnings": results.warnings, "sections": sections, "chains": chains,
         "specs": {plot.id: plot.spec for section in sections for plot in section.plots()},
-        "footer": "Made by Peer-Predictive Self-Training from the files of the run; this page fetches nothing.",
+        "footer": FOOTER,
     }  # fmt: skip
 
 

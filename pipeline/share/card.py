@@ -12,7 +12,7 @@ from data.schema import METRICS
 from data.shards import Row
 from evaluate.intervals import estimate
 from evaluate.items import item_values, matrices
-from evaluate.report import oracle_notice
+from evaluate.tables import oracle_notice
 from peers.policy import Policy
 from pipeline.share.check import Agreement
 from pipeline.share.choose import is_hub_name, lineage
