@@ -228,8 +228,8 @@ ablate: setup  ## ten arms of configs/arms up to ROUND=1 with SEEDS=3; ARMS="pst
 labels: setup  ## how often RUN's aggregates were right, where the questions have gold answers
 	@$(PY) -m pipeline.labels --run '$(RUN)'
 
-report: setup  ## print the table of RUN and write its report
-	@$(PY) -m evaluate.report --run '$(RUN)'
+report: setup  ## print the table of RUN and write its page, runs/RUN/report.html; PRICE=2.5 of a device hour
+	@$(PY) -m evaluate.report --run '$(RUN)' $(if $(PRICE),--price '$(PRICE)')
 
 compare: setup  ## runs side by side, RUNS="a b c", AGAINST="a" (or the name of one ablation): tables and a page
 	@$(PY) -m evaluate.compare --runs '$(RUNS)' $(if $(ROUND),--round '$(ROUND)') \
