@@ -135,6 +135,8 @@ def test_a_filter_by_click_and_the_order_by_weight(gold: Opened) -> None:
     gold.page.click(f'#chain-list a[href$="{LOW}"]')
     gold.shows(1, LOW)
     assert "✗ wrong" in gold.one and "Gold answer: 6" in gold.one and "it wrote the aggregate itself" in gold.one
+    gold.page.keyboard.press("k")  # a checkbox that has the focus takes no letters
+    gold.shows(1, WRONG)
     gold.page.check("text=answers differ")
     gold.says("1 of 5 chains, number 1 shown")
     gold.shows(1, WRONG)

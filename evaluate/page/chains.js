@@ -186,7 +186,7 @@
     return true;
   };
 
-  const typing = (target) => target.closest("input, select, textarea, [contenteditable]") !== null;
+  const typing = (target) => target.closest("input:not([type=checkbox]), select, textarea") !== null;
   const inView = () => {
     const { top, bottom } = browser.getBoundingClientRect();
     return top < window.innerHeight && bottom > 0;
