@@ -186,7 +186,7 @@
     return true;
   };
 
-  const typing = (target) => target.closest("input, select, textarea, [contenteditable]") !== null;
+  const typing = (target) => target.closest("input:not([type=checkbox]), select, textarea") !== null;
   const inView = () => {
     const { top, bottom } = browser.getBoundingClientRect();
     return top < window.innerHeight && bottom > 0;
@@ -203,7 +203,13 @@
     window.addEventListener("hashchange", follow);
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "Escape" && event.target === at("chain-search")) { at("chain-search").blur(); return; }
+      if (event.key === "Escape" && event.target === at("chain-search")) {
+        event.preventDefault(); // a browser that empties the field itself does not always say so
+        event.target.value = "";
+        event.target.blur();
+        filter();
+        return;
+      }
       if (typing(event.target) || !inView()) return;
       const does = { j: () => step(1), k: () => step(-1), "/": () => at("chain-search").focus() }[event.key];
       if (does) { event.preventDefault(); does(); }
