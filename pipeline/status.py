@@ -27,7 +27,7 @@ WORDS = {"missing": "-"}
 
 
 def table_of(states: Sequence[StageState]) -> Table:
-    """One row per stage, and below one that is not finished a row per peer; the rounds that are still to come in one."""
+    """One row per stage, and below one that is not finished a row per peer; rounds that are to come are one row."""
     table = Table("round", "stage", "state", "rows", "seconds", "progress")
     begun = max((each.round for each in states if each.state != "missing"), default=0)
     for each in states:

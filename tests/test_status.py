@@ -147,7 +147,7 @@ def test_a_full_disk_and_an_unreadable_model_are_told_with_their_reason(
     real = shards.write_rows
 
     def full(rows: Any, path: Path, schema: Any) -> None:
-        if path.name == "part-00001.parquet":
+        if path == Path("runs/t/round=0/evals/part-00001.parquet"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         real(rows, path, schema)
 
