@@ -17,16 +17,15 @@ from data.errors import UserError
 from data.locks import holder
 from data.run import OUTPUT, RUNS, check_run
 
-State = Literal["finished", "running", "stopped", "failed", "ended", "missing", "damaged"]
-STATES: dict[State, str] = {
-    "finished": "its output is whole",
-    "running": "a command is at it",
-    "stopped": "killed or interrupted in the middle: the same command goes on",
-    "failed": "an error, which `reason` tells",
-    "ended": "not begun, in order: by the guard, the gate's patience or runtime.max_hours (`reason`)",
-    "missing": "not begun",
-    "damaged": "its manifest cannot be read, or a file that it lists is gone (`reason`)",
-}
+State = Literal[
+    "finished",  # its manifest is there, and so are the files that it lists
+    "running",  # a command is at it
+    "stopped",  # killed or interrupted in the middle: the same command goes on
+    "failed",  # an error, which `reason` tells
+    "ended",  # not begun, in order: by the guard, the gate's patience or runtime.max_hours (`reason`)
+    "missing",  # not begun
+    "damaged",  # its manifest cannot be read, or a file that it lists is gone (`reason`)
+]
 
 
 @dataclass(frozen=True)

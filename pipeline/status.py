@@ -27,9 +27,13 @@ WORDS = {"missing": "-"}
 
 
 def table_of(states: Sequence[StageState]) -> Table:
-    """One row per stage, and below one that is not finished a row per peer."""
+    """One row per stage, and below one that is not finished a row per peer; rounds that are to come are one row."""
     table = Table("round", "stage", "state", "rows", "seconds", "progress")
+    begun = max((each.round for each in states if each.state != "missing"), default=0)
     for each in states:
+        if each.round > begun + 1:
+            table.add_row(f"{each.round} to {states[-1].round}", "all", WORDS["missing"], "", "", "")
+            break
         seconds = "" if each.seconds is None else f"{each.seconds:g}"
         rows = "" if each.rows is None else str(each.rows)
         table.add_row(

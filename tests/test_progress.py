@@ -93,6 +93,9 @@ def test_all_done_or_undone_again() -> None:
     assert meter.left(9.0) == 0
     meter.add(-3, -3, 9.0)  # a dead process had done them
     assert (meter.done, meter.left(9.0)) == (1, None)
+    for second in (10.0, 11.0):
+        meter.add(1, 1, second)
+    assert meter.left(11.0) == pytest.approx(1)  # by what was done since
 
 
 def test_times_in_words() -> None:

@@ -88,6 +88,12 @@ def test_a_round_in_which_nothing_was_made_is_not_listed(root: Path) -> None:
     assert not {"1", "2"} & {line[0] for line in rows_of(stages("r")) if line}
 
 
+def test_the_rounds_to_come_are_one_row() -> None:
+    states = [StageState(n, stage, "missing" if n else "finished") for n in range(9) for stage in ("train", "evaluate")]
+    rows = [row for row in rows_of(states) if row[0][0].isdecimal()]
+    assert rows[2:] == [["1", "train", "-"], ["1", "evaluate", "-"], ["2", "to", "8", "all", "-"]]
+
+
 def test_an_unknown_run_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="there is no run 'x'"):
         stages("x")
@@ -141,7 +147,7 @@ def test_a_full_disk_and_an_unreadable_model_are_told_with_their_reason(
     real = shards.write_rows
 
     def full(rows: Any, path: Path, schema: Any) -> None:
-        if path.name == "part-00001.parquet":
+        if path == Path("runs/t/round=0/evals/part-00001.parquet"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         real(rows, path, schema)
 
