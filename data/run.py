@@ -167,7 +167,7 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
             f"{path.parent} to start over"
         )
     gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
-    free = {"runtime": given.runtime, "executor": given.executor, "guard": given.guard}
+    free = {name: getattr(given, name) for name in ("runtime", "executor", "guard", "tracking")}
     return frozen.model_copy(update={**free, "gate": gate})
 
 
