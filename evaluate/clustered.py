@@ -7,14 +7,16 @@ defined (an AUROC without a wrong row) are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from data.finite import check_finite
 from evaluate.intervals import Estimate
 
 Vector = Any  # numpy array
+KEPT = 4_000_000  # numbers of resamples that are kept: 32 MB
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,25 @@ class Bootstrap:
             return None
         if count < 2:
             return Estimate(float(above / below), None, None)
-        rng = np.random.default_rng(self.seed)
-        draws = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(self.resamples))
+        few = self.resamples * count <= KEPT
+        draws = _kept(self.resamples, self.seed, count) if few else _draws(self.resamples, self.seed, count)
         found = [top / bottom for top, bottom in map(ratio, draws) if bottom]
         low, high = np.quantile(found, (0.025, 0.975))
         return Estimate(float(above / below), float(low), float(high))
+
+
+def _draws(resamples: int, seed: int, count: int) -> Iterator[Vector]:
+    """How often each of `count` questions is drawn, resample by resample."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(resamples))
+
+
+@lru_cache(maxsize=2)
+def _kept(resamples: int, seed: int, count: int) -> Sequence[Vector]:
+    """The same, drawn once for all shares of a round: drawing takes longer than what is done with it."""
+    return list(_draws(resamples, seed, count))
 
 
 def _numbered(questions: Sequence[str]) -> tuple[int, Vector]:

@@ -6,6 +6,7 @@ train/gate/, has none.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import fmean
 
 from rich import box
@@ -32,7 +33,8 @@ def gate_rounds(run: str) -> list[int]:
     return sorted(int(path.parent.parent.name.split("=")[1]) for path in found)
 
 
-def _judged(run: str) -> dict[int, dict[str, Decision]]:
+def all_decisions(run: str) -> dict[int, dict[str, Decision]]:
+    """{round ≥ 1: {peer: decision}}, of the rounds that the gate has judged."""
     opened = Run(run, load_frozen(run))
     return {n: gate.decisions(opened, n) or {} for n in gate_rounds(run) if n}
 
@@ -42,7 +44,7 @@ def refused_notice(run: str) -> str:
     lines = [
         f"round {n}: the gate refused {peer}'s adapter, so the figures are of its policy in use "
         + (f"(round {decision.in_use})" if decision.in_use else "(untouched)")
-        for n, found in _judged(run).items()
+        for n, found in all_decisions(run).items()
         for peer, decision in found.items()
         if not decision.accepted
     ]
@@ -76,7 +78,7 @@ def gate_table(run: str) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for peer, share in votes["agreement"].items():
         table.add_row("0", peer, "", _percent(share), "", "", *([""] * 2 if gold else []))
-    for n, found in _judged(run).items():
+    for n, found in all_decisions(run).items():
         table.add_section()
         for peer, decision in found.items():
             for number, each in enumerate(decision.comparisons):
@@ -112,24 +114,38 @@ def gate_notes(run: str) -> str:
     return escape("\n".join(lines))
 
 
-def best_round(run: str) -> str:
-    """The round whose policies in use agree most with the votes, on average over peers; of equal ones the earliest.
-    Rounds in which nothing was accepted are those before them once more."""
+@dataclass(frozen=True)
+class Best:
+    """The round whose policies in use agree most with the votes, on average over peers."""
+
+    round: int  # 0: the untouched peers
+    agreement: float
+    used: dict[str, int]  # {peer: the round whose adapter it has then; 0: none}
+
+
+def best(run: str) -> Best:
+    """Of equal ones the earliest. Rounds in which nothing was accepted are those before them once more."""
     votes = shards.read_json(RUNS / run / "round=0" / gate.FOLDER / shards.SUCCESS)
     agreement: dict[str, float] = dict(votes["agreement"])  # of each peer's policy in use
-    best = (fmean(agreement.values()), 0, dict.fromkeys(agreement, 0))
-    for n, found in _judged(run).items():
-        for peer, decision in found.items():
+    found = Best(0, fmean(agreement.values()), dict.fromkeys(agreement, 0))
+    for n, decided in all_decisions(run).items():
+        for peer, decision in decided.items():
             if decision.accepted:
                 agreement[peer] = decision.comparisons[0].after
         mean = fmean(agreement.values())
-        if any(decision.accepted for decision in found.values()) and mean > best[0]:
-            best = (mean, n, {peer: decision.in_use for peer, decision in found.items()})
-    mean, n, used = best
-    if n == 0:
-        return f"best round by the gate: 0, the untouched peers (mean agreement {100 * mean:.1f} %)"
-    where = ", ".join(f"{peer}: round {number}" if number else f"{peer}: untouched" for peer, number in used.items())
-    return f"best round by the gate: {n} (mean agreement {100 * mean:.1f} %; adapters of {where})"
+        if any(decision.accepted for decision in decided.values()) and mean > found.agreement:
+            found = Best(n, mean, {peer: decision.in_use for peer, decision in decided.items()})
+    return found
+
+
+def best_round(run: str) -> str:
+    """`best` in words."""
+    found = best(run)
+    mean = f"{100 * found.agreement:.1f} %"
+    if found.round == 0:
+        return f"best round by the gate: 0, the untouched peers (mean agreement {mean})"
+    where = ", ".join(f"{peer}: round {n}" if n else f"{peer}: untouched" for peer, n in found.used.items())
+    return f"best round by the gate: {found.round} (mean agreement {mean}; adapters of {where})"
 
 
 def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, str]]:
@@ -137,7 +153,7 @@ def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, 
     the gate's questions have no gold answers, or the source has changed."""
     if config.evaluate.label_column is None:
         return {}
-    opened, judged = Run(run, config), _judged(run)
+    opened, judged = Run(run, config), all_decisions(run)
     try:
         if source_has_changed(opened):
             raise UserError(f"{config.prompts.source} has changed since the run drew its questions")

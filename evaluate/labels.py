@@ -8,8 +8,13 @@ Seen from outside: nothing here is read by generate, score or train, but for the
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data import shards
 from data.answers.clusters import clusters, compare_all
@@ -20,6 +25,7 @@ from data.answers.grader import Grader
 from data.answers.votes import counted
 from data.config.sections import Config
 from data.errors import UserError
+from data.hashing import question_id
 from data.keep import read_keep, write_keep
 from data.questions import read_with_origin
 from data.run import OUTPUT, Run
@@ -38,8 +44,8 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 
 
-def gold_answers(config: Config) -> dict[str, str]:
-    """{question id: gold answer} of the unlabelled questions' source.
+def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
+    """{question id: gold answer} of the unlabelled questions' source: of all, or of those alone that are asked for.
 
     Raises UserError if the column is not named, or has an answer that cannot be read.
     """
@@ -54,7 +60,12 @@ def gold_answers(config: Config) -> dict[str, str]:
     if section.question_column == column:
         raise UserError(f"prompts.question_column and evaluate.label_column are both {column!r}")
     table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=column)
-    golds = gold_by_question(table, config.evaluate.label_answers, origin.place, "prompts")
+    rows: Sequence[int] = range(len(table))
+    if ids is not None:  # of a large source reading the answers takes longest
+        questions = table[section.question_column].to_list()
+        rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
+        table = table[rows]
+    golds = gold_by_question(table, config.evaluate.label_answers, lambda row: origin.place(rows[row]), "prompts")
     return {id_: gold for id_, (_, gold) in golds.items()}
 
 
@@ -64,13 +75,18 @@ def source_has_changed(run: Run) -> bool:
     Of a source that is no file here (a dataset of the hub) nothing is known: False.
     """
     drawn = (shards.read_manifest(run.prompts_dir) or {}).get("source", {"files": []})["files"]
+    if not drawn:
+        return False
     section = run.config.prompts
     _, origin = read_with_origin(section, [section.question_column], "prompts")
-    return [file["sha256"] for file in drawn] != [file.sha256 for file in origin.files] and bool(drawn)
+    return [file["sha256"] for file in drawn] != [file.sha256 for file in origin.files]
 
 
-def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
-    """The round's chains and scores, each row with `right`: its answer's, and its label's, against gold.
+def judged(
+    run: Run, round_: int, only: Collection[str] | None = None, gold: dict[str, str] | None = None
+) -> tuple[list[Row], list[Row]]:
+    """The round's chains and scores, each row with `right`: its answer's, and its label's, against gold; of the
+    questions with these ids `only`, if any are named. `gold` are `gold_answers`, where they are read already.
 
     A comparison that timed out is not right. Raises UserError if the source no longer has all questions of the round.
     """
@@ -80,17 +96,11 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
         if manifest is None:
             raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
         check_format(manifest, folder)  # ids of another one are not those of the source
-    gold, section = gold_answers(run.config), run.config.evaluate
-    chains = [
-        row
-        for path in shards.shard_paths(run.stage_dir(round_, "chains"))
-        for row in shards.read_rows(path, CHAINS, CHAIN_COLUMNS)
-    ]
-    scores = [
-        row
-        for path in shards.shard_paths(run.stage_dir(round_, "scores"))
-        for row in shards.read_rows(path, SCORES, SCORE_COLUMNS)
-    ]
+    section = run.config.evaluate
+    if gold is None:
+        gold = gold_answers(run.config, None if only is None else set(only))
+    chains = _rows(run.stage_dir(round_, "chains"), CHAINS, CHAIN_COLUMNS, only)
+    scores = _rows(run.stage_dir(round_, "scores"), SCORES, SCORE_COLUMNS, only)
     asked = {row["prompt_id"]: row["question"] for row in chains}
     missing = [question for id_, question in asked.items() if id_ not in gold]
     if missing:
@@ -123,6 +133,17 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
     for row in scores:
         row["own_right"] = right.get(_place(row))  # of the response that is measured, where there is one
     return chains, scores
+
+
+def _rows(folder: Path, schema: pa.Schema, columns: Sequence[str], only: Collection[str] | None) -> list[Row]:
+    """The rows of a stage, or those of the questions named alone, which is what is held."""
+    found: list[Row] = []
+    for path in shards.shard_paths(folder):
+        table = shards.read_table(path, schema, columns)
+        if only is not None:
+            table = table.filter(pc.is_in(table["prompt_id"], value_set=pa.array(list(only), pa.string())))
+        found += table.to_pylist()
+    return found
 
 
 def _judge_texts(scores: list[Row], gold: dict[str, str], kind: Kind, grader: Grader) -> None:
@@ -163,10 +184,26 @@ def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool
     What means nothing is left out: positions and votes where there is no chain; all about the weight where an `oracle`
     chose the examples, which are then trained at weight 1; the weight on wrong labels where weights have signs.
     """
+    found = accuracies(chains, scores, draws)
+    trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
+    if not oracle:
+        found["examples whose label is wrong"] = _share(draws, trained, "wrong")
+    if not oracle and all(row["weight"] > 0 for row in trained):
+        found["training weight on them"] = _share(draws, trained, "wrong", "weight")
+    return found | _of_pmi(scores, draws, oracle)
 
-    def share(rows: list[Row], value: str, weight: str | None = None) -> Estimate | None:
-        weights = [row[weight] for row in rows] if weight else None
-        return draws.share([row["prompt_id"] for row in rows], [row[value] for row in rows], weights)
+
+def _share(draws: Bootstrap, rows: list[Row], value: str, weight: str | None = None) -> Estimate | None:
+    weights = [row[weight] for row in rows] if weight else None
+    return draws.share([row["prompt_id"] for row in rows], [row[value] for row in rows], weights)
+
+
+def accuracies(chains: list[Row], scores: list[Row], draws: Bootstrap) -> dict[str, Estimate | None]:
+    """How often what was written, and what was trained on, was right in a round (`judged`): by position of the chain,
+    of the aggregate, of votes, of samples, of the label; what the round does not have is left out."""
+
+    def share(rows: list[Row], value: str) -> Estimate | None:
+        return _share(draws, rows, value)
 
     found: dict[str, Estimate | None] = {}
     aggregates = [row for row in chains if row["is_aggregate"]]
@@ -185,12 +222,7 @@ def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool
     labels = [row for row in scores if row["number"] == 1 and row["label"] is not None]
     if samples and labels:
         found["right, the label"] = share(labels, "right")
-    trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
-    if not oracle:
-        found["examples whose label is wrong"] = share(trained, "wrong")
-    if not oracle and all(row["weight"] > 0 for row in trained):
-        found["training weight on them"] = share(trained, "wrong", "weight")
-    return found | _of_pmi(scores, draws, oracle)
+    return found
 
 
 def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Estimate | None]:
@@ -206,17 +238,23 @@ def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Esti
             found[f"AUROC of {name}: is the label right"] = _auroc(rows, column, draws)
         for peer in sorted({row["peer"] for row in rows}):
             found[f"AUROC of {name}, {peer}"] = _auroc([row for row in rows if row["peer"] == peer], column, draws)
-    cells = [] if oracle else list(product((True, False), (True, False)))
-    for peer, (own, label) in product(sorted({row["peer"] for row in measured}), cells):
-        rows = [r for r in measured if (r["peer"], r["own_right"], r["right"]) == (peer, own, label) and r["weight"]]
-        name = f"mean weight, {peer}: own {_word(own)}, label {_word(label)}"
-        ids, weights = [row["prompt_id"] for row in rows], [row["weight"] for row in rows]
-        found[name] = draws.share(ids, weights) if rows else None
+    for (peer, own, label), weight in ({} if oracle else mean_weights(scores, draws)).items():
+        found[f"mean weight, {peer}: own {_word(own)}, label {_word(label)}"] = weight
     pmi, agrees = ([float(row[column]) for row in measured] for column in ("pmi_per_token", "agrees"))
     if measured:
         both = len(set(agrees)) > 1 and len(set(pmi)) > 1
         correlation = Estimate(float(pearsonr(pmi, agrees).statistic), None, None) if both else None
         found["correlation of PMI with agreement"] = correlation
+    return found
+
+
+def mean_weights(scores: list[Row], draws: Bootstrap) -> dict[tuple[str, bool, bool], Estimate | None]:
+    """{(peer, own response right, label right): mean weight of such examples}; None where there are none."""
+    measured = [row for row in scores if row["pmi_per_token"] is not None]
+    found = {}
+    for cell in product(sorted({row["peer"] for row in measured}), (True, False), (True, False)):
+        rows = [r for r in measured if (r["peer"], r["own_right"], r["right"]) == cell and r["weight"]]
+        found[cell] = _share(draws, rows, "weight") if rows else None
     return found
 
 

@@ -86,7 +86,7 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
         items = {name: len(items) for name, items in benchmarks.items()}
         summary = {"items": items, "benchmarks": digests(benchmarks), **counts, "engine": engine}
         stage.finish(shards.shard_paths(stage.folder), rows, summary)
-    from evaluate.report import metrics_table
+    from evaluate.tables import metrics_table
 
     console.print(metrics_table(run.name, [round_]))
     found = decide(run, round_)

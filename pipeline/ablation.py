@@ -33,7 +33,8 @@ from data.shards import Row
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
 from evaluate.labels import gold_answers, keep_right
-from evaluate.report import has_results, points, write_report
+from evaluate.report import has_results, write_report
+from evaluate.tables import points
 from peers.command import do_step
 from peers.engines.protocol import engine_kind
 from peers.local import warm

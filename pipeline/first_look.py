@@ -23,7 +23,7 @@ from data.console import console, task
 from data.run import Run
 from data.selection import choose_prompts
 from evaluate.benchmarks import load_benchmarks
-from evaluate.report import points
+from evaluate.tables import points
 from generate.asking import Question, asking_of
 from peers.engines.protocol import Completion
 from peers.placement import Placement, placement_of

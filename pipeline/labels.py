@@ -19,7 +19,7 @@ from data.run import Run, check_run, load_frozen
 from evaluate.clustered import Bootstrap
 from evaluate.intervals import Estimate
 from evaluate.labels import judged, quality, source_has_changed
-from evaluate.report import oracle_notice
+from evaluate.tables import oracle_notice
 
 
 def labels_table(run: Run, rounds: list[int]) -> Table:

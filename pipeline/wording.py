@@ -23,7 +23,7 @@ from data.config.sections import Config, PeerSection, TemplateSection
 from data.console import console, task
 from data.errors import UserError
 from evaluate.intervals import Estimate
-from evaluate.report import points
+from evaluate.tables import points
 from evaluate.wording import Choice, DevSet, Trial, ask, choose, judge, load_dev_set, mean
 from pipeline.unrecorded import untouched_peers
 

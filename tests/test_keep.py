@@ -16,7 +16,7 @@ from data.keep import keep_path, read_keep
 from data.run import Run, open_run
 from data.schema import KEEP, SCORES
 from evaluate.labels import keep_right
-from evaluate.report import oracle_notice
+from evaluate.tables import oracle_notice
 from peers.policy import resolve
 from tests.test_loss import score_row
 from train.stage import training_examples

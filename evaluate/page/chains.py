@@ -1,137 +1,32 @@
-"""The chains of a round as plain data: what the page and the terminal show of a question.
-
-A chain has the question, all responses to it, the label and how it came about, and for each peer what it trains on,
-with PMI, weight or the reason why it does not. Where the run's source has gold answers (`evaluate.label_column`), they
-say what is right; `right` is None where nothing is known.
-"""
+"""The chains of a run, to look at: one as plain data, for the terminal; up to 2,000 for the page's browser of them."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby
-from typing import Any, Literal, TypedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from markupsafe import Markup
 
 from data import shards
-from data.answers.clusters import clusters, compare_all
+from data.answers.equivalence import Kind, Pair
 from data.answers.grader import Grader
-from data.answers.votes import counted, reliability
-from data.config.sections import Config
 from data.errors import UserError
-from data.keep import read_keep
-from data.run import Run
-from data.schema import CHAINS, SCORES
-from data.shards import Row
-from evaluate.labels import gold_answers
+from data.run import RUNS, Run, load_frozen
+from data.schema import SCORES
+from evaluate.labels import gold_answers, source_has_changed
+from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
+from evaluate.page.chain_data import Chain, chains_of, gold_of, ids_of, judge, rows_of
+from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
-CHAIN_COLUMNS = [name for name in CHAINS.names if name != "token_ids"]
-SCORE_COLUMNS = [name for name in SCORES.names if name not in ("target_token_ids", "question")]
 BATCH = 256  # labels that are compared at once in the search for wrong ones
-
-UNFINISHED = {"length": "cut off at the token limit", "context": "the prompt did not fit into the context"}
-LABELS = {  # by score.label
-    "aggregate": "the answer of the aggregate",
-    "sample-vote": "a vote of all samples",
-    "own-vote": "the majority of the peer's own samples",
-    "teacher-vote": "the majority of the teacher's samples",
-    "none": "any answer counts",
-}
-DROPPED = {  # by drop_reason
-    "is_aggregate": "it wrote the aggregate itself",
-    "label_no_votes": "there is no label: no response states an answer",
-    "label_share_too_small": "there is no label: the winner's share of the votes is too small",
-    "no_solution": "none of the samples that may be taken has the label",
-    "is_teacher": "it is the teacher, and who teaches does not learn",
-    "aggregate_not_the_label": "the aggregate's answer is not the label",
-    "aggregate_empty": "the aggregate is empty",
-    "aggregate_truncated": "the aggregate was cut off",
-    "aggregate_no_answer": "the aggregate states no answer",
-    "response_empty": "its own response is empty",
-    "response_truncated": "its own response was cut off",
-    "response_no_answer": "its own response states no answer",
-    "target_not_separable": "its tokenizer joins the end of the prompt and the beginning of the text",
-    "score_not_finite": "a log-probability was not a finite number",
-}
-
-
-class Response(TypedDict):
-    """One response. `unfinished`: why it was cut off, in words; `logprob` in nats."""
-
-    role: str
-    position: int | None
-    sample: int | None
-    peer: str
-    is_aggregate: bool
-    text: str
-    answer: str | None
-    right: bool | None
-    n_tokens: int
-    unfinished: str | None
-    logprob: float | None
-
-
-class Label(TypedDict):
-    """The answer that counts, for which peers; `share` of the votes, 0 to 1, None where nobody voted."""
-
-    answer: str | None
-    share: float | None
-    right: bool | None
-    peers: list[str]
-
-
-class Vote(TypedDict):
-    """Equivalent answers of those who voted, named by the first; `by` counts the votes of each rater."""
-
-    answer: str
-    by: dict[str, int]
-    right: bool | None
-
-
-class Training(TypedDict):
-    """What a peer trains on. PMI and log-probabilities in nats; `text_from` and `measured` are places among the
-    responses; `dropped`: why it does not train, in words; `kept`: what the arm `oracle` chose."""
-
-    peer: str
-    number: int
-    label: str | None
-    label_right: bool | None
-    agrees: bool | None
-    text: str | None
-    text_by: str | None
-    text_from: int | None
-    measured: int | None
-    pmi: float | None
-    pmi_per_token: float | None
-    n_target_tokens: int | None
-    logp_given_response: float | None
-    logp_alone: float | None
-    weight: float | None
-    dropped: str | None
-    kept: bool | None
-
-
-class Chain(TypedDict):
-    """All that a round did with a question; `training` is empty where the round has no scores yet.
-
-    `votes`: the answers of the samples, or of the chain's responses, where the label comes from a vote of them;
-    `entropy` in nats, of the answers.
-    """
-
-    round: int
-    id: str
-    question: str
-    gold: str | None
-    responses: list[Response]
-    label_from: str
-    labels: list[Label]
-    votes: list[Vote]
-    entropy: float | None
-    training: list[Training]
+MOST = 2_000  # questions on the page
+BLOCK = 50  # questions that the browser unpacks at once
+ROOM = 7_000_000  # bytes of chains on the page, all rounds together: it is to stay below 10 MB
+FORMULAS = 10_000  # that are converted for a page: about 4 s
+SLOW_PAIRS = 200  # answers that only math-verify can compare: about 10 s
 
 
 def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
@@ -150,7 +45,7 @@ def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
     chains = list(chains_of(run, round_, set(found)))
     section = run.config.evaluate
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        judge(chains, gold_of(run.config), run.config, grader)
+        judge(chains, gold_of(run.config, found), run.config, grader)
     return chains[0]
 
 
@@ -166,7 +61,7 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
         yield from random.Random(f"{seed}/{round_}/show").sample(ids, len(ids))
         return
     gold, section = gold_answers(run.config), run.config.evaluate
-    rows = _rows(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
+    rows = rows_of(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
     trained = [row for row in rows if row["weight"] and row["label"] is not None and row["prompt_id"] in gold]
     trained.sort(key=lambda row: -row["weight"])
     seen = set()
@@ -180,168 +75,138 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
                     yield row["prompt_id"]
 
 
-def gold_of(config: Config) -> dict[str, str]:
-    """{prompt id: gold answer} of the run's source; nothing where the column is not known."""
-    return {} if config.evaluate.label_column is None else gold_answers(config)
+@dataclass(frozen=True)
+class Browser:
+    """What the page's browser of chains is made of: `shown` of `total` questions, and what to say about them."""
+
+    rounds: list[int]
+    peers: list[str]
+    gold: bool
+    shown: int
+    total: int
+    notices: list[str]
+    index: Markup
+    blocks: list[Markup]  # round after round
 
 
-def ids_of(run: Run, round_: int) -> list[str]:
-    """Ids of the questions that have a chain, in the order of the files. Raises UserError for unfinished chains."""
-    return list(dict.fromkeys(row["prompt_id"] for row in _rows(run, round_, "chains", CHAINS, ["prompt_id"])))
+def chains(name: str) -> Browser | None:
+    """The chains of a run's finished rounds; None if there are none.
+
+    Every round shows the same questions: all, or a sample by the run's seed, and as many of it as there is room for.
+    """
+    run = Run(name, load_frozen(name))
+    rounds = [n for n in _rounds(name) if (run.stage_dir(n, "chains") / shards.SUCCESS).is_file()]
+    ids = list(dict.fromkeys(id_ for round_ in rounds for id_ in ids_of(run, round_)))
+    if not ids:
+        return None
+    sample = random.Random(f"{run.config.run.seed}/page").sample(ids, min(len(ids), MOST))
+    gold, notices = _gold(run, set(sample))
+    packing = _Packing(run, sample, gold, ROOM // len(rounds))
+    section = run.config.evaluate
+    with _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, SLOW_PAIRS) as grader:
+        for round_ in reversed(rounds):  # the latest comes first where formulas and comparisons are counted
+            packing.add(round_, grader)
+        notices += _limits(packing, grader, len(ids))
+    return Browser(
+        rounds, run.config.peer_names, bool(gold), len(packing.sample), len(ids), notices, packing.index(rounds),
+        [each for round_ in rounds for each in packing.blocks_of(round_)],
+    )  # fmt: skip
 
 
-def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[Chain]:
-    """The chains of some questions, nothing judged yet, in the order of the files; of a round without scores what is
-    there. No more than a shard is in memory. Raises UserError for unfinished chains or damaged files."""
-    training = defaultdict(list)
-    if (run.stage_dir(round_, "scores") / shards.SUCCESS).is_file():
-        for row in _rows(run, round_, "scores", SCORES, SCORE_COLUMNS, ids):
-            training[row["prompt_id"]].append(row)
-    kept = _kept(run, round_)
-    told = _label_words(run, round_)
-    for id_, rows in groupby(
-        _rows(run, round_, "chains", CHAINS, CHAIN_COLUMNS, ids), key=lambda row: str(row["prompt_id"])
-    ):
-        yield _chain(round_, id_, list(rows), training[id_], told, kept)
+def _rounds(name: str) -> list[int]:
+    return sorted(int(path.parent.name.split("=")[1]) for path in (RUNS / name).glob("round=*/chains"))
 
 
-def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader: Grader) -> None:
-    """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so that a grader
-    that gives up has done what matters most."""
-    kind = config.evaluate.label_answers
-    known = [chain for chain in chains if chain["id"] in gold]
-    stated: list[tuple[str, Any]] = []
-    for chain in known:
-        chain["gold"] = gold[chain["id"]]
-        stated += [(gold[chain["id"]], label) for label in chain["labels"]]
-        stated += [(gold[chain["id"]], row) for row in chain["responses"]]
-    for _, row in stated:
-        row["right"] = None if row["answer"] is not None else False if "text" in row else None
-    for wanted in (_is_label, _in_chain, _is_sample):
-        some = [(right, row) for right, row in stated if wanted(row) and row["answer"] is not None]
-        verdicts = grader.equivalent([(row["answer"], right) for right, row in some], kind)
-        for (_, row), verdict in zip(some, verdicts, strict=True):
-            row["right"] = verdict
-    compare_all(([answer for answer, _ in _voters(chain, config)] for chain in chains), "math", grader)
-    for chain in chains:
-        right = {label["answer"]: label["right"] for label in chain["labels"]}
-        for row in chain["training"]:
-            row["label_right"] = right.get(row["label"])
-        _count_votes(chain, config, grader)
+def _gold(run: Run, ids: set[str]) -> tuple[dict[str, str], list[str]]:
+    """The gold answers, and what to say where there are none, or others than there were."""
+    if run.config.evaluate.label_column is None:
+        return {}, [
+            "No gold answers: evaluate.label_column names no column, so nothing here says what is right or wrong, and "
+            "there is no filter for it."
+        ]
+    try:
+        gold, changed = gold_of(run.config, ids), source_has_changed(run)
+    except UserError as error:
+        return {}, [f"No gold answers, so nothing here says what is right or wrong: {error}"]
+    changes = f"{run.config.prompts.source} has changed since the run drew its questions: these are its answers now."
+    return gold, [changes] if changed else []
 
 
-def _is_label(row: Any) -> bool:
-    return "peers" in row
+def _limits(packing: _Packing, grader: _Hasty, total: int) -> list[str]:
+    """What the page leaves out."""
+    shown, notices = len(packing.sample), []
+    if shown < total:
+        why = f"at most {MOST:,}" if shown == MOST else "as many as fit on a page of less than 10 MB"
+        notices.append(f"{shown:,} of {total:,} questions, a seeded sample, the same in every round: {why}.")
+    if packing.formulas.left < 0:
+        notices.append(f"Mathematics beyond {FORMULAS:,} formulas is shown as it was written.")
+    if grader.left < 0:
+        notices.append(
+            f"{-grader.left:,} pairs of answers were not compared, which takes long: their answers count as not known. "
+            "`make labels` compares all."
+        )
+    return notices
 
 
-def _in_chain(row: Any) -> bool:
-    return "peers" not in row and row["role"] != "sample"
+class _Packing:
+    """Packs round after round, in so many bytes each; `sample` becomes shorter where a round has no room for it."""
+
+    def __init__(self, run: Run, sample: list[str], gold: dict[str, str], room: int) -> None:
+        self.run, self.sample, self.gold, self.room = run, sample, gold, room
+        self.formulas = Formulas(FORMULAS)
+        self.blocks: dict[int, list[Markup]] = {}
+        self.rows: dict[int, list[Any]] = {}
+        self.questions: dict[str, str] = {}
+
+    def add(self, round_: int, grader: Grader) -> None:
+        """Pack a round."""
+        found = {chain["id"]: chain for chain in chains_of(self.run, round_, set(self.sample))}
+        judge(list(found.values()), self.gold, self.run.config, grader)
+        blocks, size = self.blocks.setdefault(round_, []), 0
+        for start in range(0, len(self.sample), BLOCK):
+            new = block((found.get(id_) for id_ in self.sample[start : start + BLOCK]), self.formulas)
+            size += len(new)
+            if blocks and size > self.room:
+                self.sample = self.sample[:start]
+                break
+            blocks.append(new)
+        self.questions |= {id_: chain["question"][:PREVIEW] for id_, chain in found.items()}
+        peers = self.run.config.peer_names
+        self.rows[round_] = [index_row(found[id_], peers) if id_ in found else None for id_ in self.sample]
+
+    def blocks_of(self, round_: int) -> list[Markup]:
+        """Those of the questions that every round has room for."""
+        return self.blocks[round_][: -(-len(self.sample) // BLOCK)]
+
+    def index(self, rounds: Sequence[int]) -> Markup:
+        """What the browser filters by."""
+        questions = [[id_, self.questions[id_]] for id_ in self.sample]
+        rows = {round_: self.rows[round_][: len(self.sample)] for round_ in rounds}
+        return packed({
+            "run": self.run.name, "rounds": rounds, "peers": self.run.config.peer_names, "gold": bool(self.gold),
+            "block": BLOCK, "questions": questions, "rows": rows,
+        })  # fmt: skip
 
 
-def _is_sample(row: Any) -> bool:
-    return "peers" not in row and row["role"] == "sample"
+class _Hasty(Grader):
+    """A grader that has math-verify compare so many pairs and no more; `left` is below 0 by those that it has not."""
 
+    # of all pages of this process: `make round` writes several
+    known: ClassVar[dict[tuple[Kind, str, str], bool | None]] = {}
 
-def _voters(chain: Chain, config: Config) -> list[tuple[str | None, Response]]:
-    """Whose votes made the label, each with the answer that counts; nobody where it came from no vote."""
-    roles: tuple[str, ...] = ()
-    if config.score.label in ("sample-vote", "own-vote", "teacher-vote"):
-        roles = ("sample",)
-    elif config.score.label == "aggregate" and config.generate.aggregate == "vote":
-        roles = ("chain", "synthesis")
-    rows = [row for row in chain["responses"] if row["role"] in roles]
-    return [(counted(row["answer"], "length" if row["unfinished"] else "stop"), row) for row in rows]
+    def __init__(self, timeout_seconds: float, max_workers: int, left: int) -> None:
+        super().__init__(timeout_seconds, max_workers)
+        self._known, self.left = self.known, left
 
+    def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """See `Grader.equivalent`; a later page asks again for what this one did not find."""
+        verdicts = super().equivalent(pairs, kind)
+        for key in [key for key, verdict in self._known.items() if verdict is None]:
+            del self._known[key]
+        return verdicts
 
-def _count_votes(chain: Chain, config: Config, grader: Grader) -> None:
-    voters = _voters(chain, config)
-    for group in clusters([answer for answer, _ in voters], "math", grader):
-        rows = [voters[place][1] for place in group]
-        by = dict(Counter(row["peer"] for row in rows))
-        chain["votes"].append({"answer": str(rows[0]["answer"]), "by": by, "right": rows[0]["right"]})
-
-
-def _rows(
-    run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str], ids: Collection[str] | None = None
-) -> Iterator[Row]:
-    """The rows of a finished stage, of some questions or of all, a shard at a time."""
-    folder = run.stage_dir(round_, kind)
-    if shards.read_manifest(folder) is None:
-        stage = {"chains": "generate", "scores": "score"}[kind]
-        raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
-    wanted = None if ids is None else pa.array(sorted(ids), pa.string())
-    for path in shards.shard_paths(folder):
-        table = shards.read_table(path, schema, columns)
-        if wanted is not None:
-            table = table.filter(pc.is_in(table["prompt_id"], wanted))
-        yield from table.to_pylist()
-
-
-def _kept(run: Run, round_: int) -> set[tuple[str, str, int]] | None:
-    """What the arm `oracle` trains on; None in any other run."""
-    table = read_keep(run, round_)
-    return None if table is None else {(r["prompt_id"], r["peer"], r["number"]) for r in table.to_pylist()}
-
-
-def _label_words(run: Run, round_: int) -> str:
-    """How the labels of a round came about."""
-    section = run.config.score
-    words = LABELS[section.label]
-    if section.label == "aggregate" and run.config.generate.aggregate == "vote":
-        words += ", which a vote of the chain chose"
-    manifest = run.stage_dir(round_, "scores") / shards.SUCCESS
-    if section.label == "sample-vote" and manifest.is_file():
-        if section.reliability == "self-consistency":
-            shares = shards.read_json(manifest).get("self_consistency", {})
-            weights = ", ".join(f"{rater} {reliability(share):.2f}" for rater, share in shares.items())
-            words += f", each weighted by how often its rater agrees with itself ({weights})"
-        elif section.reliability == "verifier":
-            words += ", each weighted by what its author says of it as verifier"
-    return words
-
-
-def _chain(
-    round_: int, id_: str, rows: list[Row], scores: list[Row], told: str, kept: set[tuple[str, str, int]] | None
-) -> Chain:
-    responses = [_response(row) for row in rows]
-    labels: dict[tuple[str | None, float | None], Label] = {}
-    for row in scores:
-        new: Label = {"answer": row["label"], "share": row["label_share"], "right": None, "peers": []}
-        label = labels.setdefault((row["label"], row["label_share"]), new)
-        if row["peer"] not in label["peers"]:
-            label["peers"].append(row["peer"])
-    return {
-        "round": round_, "id": id_, "question": rows[0]["question"], "gold": None, "responses": responses,
-        "label_from": told, "labels": list(labels.values()), "votes": [],
-        "entropy": scores[0]["answer_entropy"] if scores else None,
-        "training": [_training(row, responses, kept) for row in scores],
-    }  # fmt: skip
-
-
-def _response(row: Row) -> Response:
-    names = ("role", "position", "sample", "peer", "is_aggregate", "answer", "n_tokens", "logprob")
-    reason = row["finish_reason"]
-    unfinished = None if reason == "stop" else UNFINISHED.get(reason, reason)
-    found: Any = {"text": row["response"], "right": None, "unfinished": unfinished}
-    for name in names:
-        found[name] = row[name]
-    return found  # type: ignore[no-any-return]
-
-
-def _training(row: Row, responses: list[Response], kept: set[tuple[str, str, int]] | None) -> Training:
-    place = (row["peer"], row["role"], row["position"], row["sample"])
-    places = [(each["peer"], each["role"], each["position"], each["sample"]) for each in responses]
-    texts = [(each["peer"], each["text"]) for each in responses]
-    text, reason = (row["target_peer"], row["target"]), row["drop_reason"]
-    names = ("pmi", "pmi_per_token", "n_target_tokens", "logp_given_response", "logp_alone", "weight")
-    found: Any = {
-        "peer": row["peer"], "number": row["number"], "label": row["label"], "label_right": None,
-        "agrees": row["agrees"], "text": row["target"], "text_by": row["target_peer"],
-        "text_from": texts.index(text) if text in texts else None,
-        "measured": places.index(place) if row["role"] and place in places else None,
-        "dropped": None if reason is None else DROPPED.get(reason, reason.replace("_", " ")),
-        "kept": None if kept is None else (row["prompt_id"], row["peer"], row["number"]) in kept,
-    }  # fmt: skip
-    for name in names:
-        found[name] = row[name]
-    return found  # type: ignore[no-any-return]
+    def _verify(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bool | None]]:
+        some = pairs[: max(0, self.left)]
+        self.left -= len(pairs)
+        yield from super()._verify(some)
+        yield from ((pair, None) for pair in pairs[len(some) :])

@@ -31,6 +31,7 @@ ATTRIBUTES = {
 }  # fmt: skip
 LEFT_OUT = {"mathcolor", "mathbackground"}  # the page has its own colours
 _VALUE = re.compile(r"[A-Za-z0-9 .%+\-]{0,60}")
+_ENTITY = re.compile(r"&#?\w+;")  # which the XML would resolve: the page shows what was written
 _SIZE = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _FORMULA = re.compile(
     r"(?<!\\)\$\$(?P<dollars>[^$]{1,1000}?)\$\$"
@@ -100,7 +101,8 @@ def mathml(latex: str, display: bool) -> Tree | None:
     """A formula as a tree of MathML elements; None if it is no LaTeX that is understood, or not safe to show."""
     from latex2mathml.converter import convert
 
-    if len(latex) > LONGEST or any(unicodedata.category(each) in ("Cc", "Cf") and each not in "\n\t" for each in latex):
+    hidden = any(unicodedata.category(each) in ("Cc", "Cf") and each not in "\n\t" for each in latex)
+    if len(latex) > LONGEST or hidden or _ENTITY.search(latex):
         return None
     try:
         return _tree(ElementTree.fromstring(convert(latex.strip(), display="block" if display else "inline")), 0)

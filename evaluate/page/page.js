@@ -14,9 +14,10 @@
       console.error(error);
     }
   };
-  const places = [...document.querySelectorAll(".vega")];
-  const drawn = Promise.all(places.map(draw));
-  drawn.then(() => { root.dataset.drawn = "yes"; });
+  // What is behind a click has no width before it.
+  const drawIn = (part) => [...part.querySelectorAll(".vega:empty")].filter((each) => each.offsetParent).map(draw);
+  Promise.all(drawIn(document)).then(() => { root.dataset.drawn = "yes"; });
+  for (const each of document.querySelectorAll("details.more")) each.addEventListener("toggle", () => drawIn(each));
 
   const button = document.getElementById("theme");
   const dark = window.matchMedia("(prefers-color-scheme: dark)");

@@ -7,28 +7,52 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from data import shards
 from data.run import RUNS
+from evaluate.page import verdict
+from evaluate.page.cost import cost
+from evaluate.page.frames import Frames
 from evaluate.page.inline import FOLDER, asset, json_text, policy, vega
+from evaluate.page.overview import overview
+from evaluate.page.parts import Numbers, Part, Section
+from evaluate.page.why import why
+from evaluate.results import Results, results_of
+from evaluate.tables import oracle_notice, unscored_notice
+
+CHAINS = ("chain-view.js", "chains.js")
 
 
-def write_page(run: str) -> Path:
-    """Write runs/<run>/report.html, one self-contained file; returns its path."""
+def write_page(run: str, results: Results | None = None, price: float | None = None) -> Path:
+    """Write runs/<run>/report.html, one self-contained file; returns its path.
+
+    `results` are those of the run, where they are known already; `price` is that of a device hour.
+    """
     path = RUNS / run / "report.html"
+    html = render(context_of(results or results_of(run), price))
     with shards.writing(path) as temporary:
-        temporary.write_text(render(context_of(run)), encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8")
     return path
 
 
-def context_of(run: str) -> dict[str, Any]:
+def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     """What the template is given."""
-    sections: list[dict[str, Any]] = [{"id": "overview", "title": "Results", "parts": []}]
+    run, frames = results.run.name, Frames(results.run)
     chains = chains_of(run)
-    if chains is not None:
-        sections.append({"id": "chains", "title": "Chains", "parts": []})
+    sections = [Section("overview", "Results", parts=overview(results, frames)), why(frames)]
+    sections += [Section("chains", "Chains")] if chains is not None else []
+    sections += [cost(results, frames, price), all_numbers(results)]
+    told = [oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
+    lead, more = verdict.sentences(results, frames)
     return {
-        "run": run, "subtitle": "", "notices": [], "verdict": [], "tiles": [], "warnings": [], "sections": sections,
-        "chains": chains, "specs": {}, "footer": "",
+        "run": run, "subtitle": verdict.subtitle(results, frames), "facts": verdict.facts(results, frames),
+        "notices": verdict.notices(results, [Text.from_markup(line).plain.strip() for line in told]),
+        "verdict": lead, "details": " ".join(more), "tiles": verdict.tiles(results, frames),
+        "warnings": results.warnings, "sections": sections, "chains": chains,
+        "specs": {plot.id: plot.spec for section in sections for plot in section.plots()},
+        "footer": "Made by Peer-Predictive Self-Training from the files of the run; this page fetches nothing.",
     }  # fmt: skip
 
 
@@ -39,6 +63,28 @@ def chains_of(run: str) -> Any | None:
     return import_module("evaluate.page.chains").chains(run)
 
 
+def all_numbers(results: Results) -> Section:
+    """The tables of the terminal, and more like them, each behind a click."""
+    tables = [table for table in (*results.tables, *results.more) if isinstance(table, Table)]
+    found = [numbers_of(table) for table in tables]
+    more = [(each.title, Part(f"table-{i}", each.title, tables=[each])) for i, each in enumerate(found)]
+    lead = "The tables that the terminal prints, and those it leaves out."
+    return Section("numbers", "All numbers", lead, [Part("tables", "Tables", more=more)])
+
+
+def numbers_of(table: Table) -> Numbers:
+    """A table for the terminal as one of the page, in which cells that stand for the row above say what that says."""
+    title, _, more = Text.from_markup(str(table.title or "")).plain.partition("\n")
+    columns = [Text.from_markup(str(column.header)).plain for column in table.columns]
+    cells = [[Text.from_markup(str(cell)).plain for cell in column.cells] for column in table.columns]
+    rows: list[list[str]] = []
+    for row in map(list, zip(*cells, strict=True)):
+        blank = next((i for i, cell in enumerate(row) if cell), 0)
+        rows.append([*rows[-1][:blank], *row[blank:]] if rows else row)
+    right = [i for i, column in enumerate(table.columns) if column.justify == "right"]
+    return Numbers(title[:1].upper() + title[1:], columns, rows, right, more)
+
+
 def render(context: dict[str, Any]) -> str:
     """The page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -47,6 +93,6 @@ def render(context: dict[str, Any]) -> str:
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.globals |= {"asset": asset, "json_text": json_text}
-    scripts = [vega(), asset("page.js"), *([asset("chains.js")] if context["chains"] else [])]
+    scripts = [vega(), asset("page.js"), *(map(asset, CHAINS) if context["chains"] else [])]
     given = context | {"specs": json_text(context["specs"]), "scripts": scripts, "policy": policy(scripts)}
     return environment.get_template("page.html.j2").render(given)

@@ -1,0 +1,302 @@
+"""The chains of a round as plain data: what the page and the terminal show of a question (chains.py).
+
+A chain has the question, all responses to it, the label and how it came about, and for each peer what it trains on,
+with PMI, weight or the reason why it does not. Where the run's source has gold answers (`evaluate.label_column`), they
+say what is right; `right` is None where nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import shards
+from data.answers.clusters import clusters, compare_all
+from data.answers.grader import Grader
+from data.answers.votes import counted, reliability
+from data.config.sections import Config
+from data.errors import UserError
+from data.keep import read_keep
+from data.run import Run
+from data.schema import CHAINS, SCORES
+from data.shards import Row
+from data.stage import check_format
+from evaluate.labels import gold_answers
+
+CHAIN_COLUMNS = [name for name in CHAINS.names if name != "token_ids"]
+SCORE_COLUMNS = [name for name in SCORES.names if name not in ("target_token_ids", "question")]
+
+UNFINISHED = {"length": "cut off at the token limit", "context": "the prompt did not fit into the context"}
+LABELS = {  # by score.label
+    "aggregate": "the answer of the aggregate",
+    "sample-vote": "a vote of all samples",
+    "own-vote": "the majority of the peer's own samples",
+    "teacher-vote": "the majority of the teacher's samples",
+    "none": "any answer counts",
+}
+DROPPED = {  # by drop_reason
+    "is_aggregate": "it wrote the aggregate itself",
+    "label_no_votes": "there is no label: no response states an answer",
+    "label_share_too_small": "there is no label: the winner's share of the votes is too small",
+    "no_solution": "none of the samples that may be taken has the label",
+    "is_teacher": "it is the teacher, and who teaches does not learn",
+    "aggregate_not_the_label": "the aggregate's answer is not the label",
+    "aggregate_empty": "the aggregate is empty",
+    "aggregate_truncated": "the aggregate was cut off",
+    "aggregate_no_answer": "the aggregate states no answer",
+    "response_empty": "its own response is empty",
+    "response_truncated": "its own response was cut off",
+    "response_no_answer": "its own response states no answer",
+    "target_not_separable": "its tokenizer joins the end of the prompt and the beginning of the text",
+    "score_not_finite": "a log-probability was not a finite number",
+}
+
+
+class Response(TypedDict):
+    """One response. `unfinished`: why it was cut off, in words; `logprob` in nats."""
+
+    role: str
+    position: int | None
+    sample: int | None
+    peer: str
+    is_aggregate: bool
+    text: str
+    answer: str | None
+    right: bool | None
+    n_tokens: int
+    unfinished: str | None
+    logprob: float | None
+
+
+class Label(TypedDict):
+    """The answer that counts, for which peers; `share` of the votes, 0 to 1, None where nobody voted."""
+
+    answer: str | None
+    share: float | None
+    right: bool | None
+    peers: list[str]
+
+
+class Vote(TypedDict):
+    """Equivalent answers of those who voted, named by the first; `by` counts the votes of each rater."""
+
+    answer: str
+    by: dict[str, int]
+    right: bool | None
+
+
+class Training(TypedDict):
+    """What a peer trains on. PMI and log-probabilities in nats; `text_from` and `measured` are places among the
+    responses; `dropped`: why it does not train, in words; `kept`: what the arm `oracle` chose."""
+
+    peer: str
+    number: int
+    label: str | None
+    label_right: bool | None
+    agrees: bool | None
+    text: str | None
+    text_by: str | None
+    text_from: int | None
+    measured: int | None
+    pmi: float | None
+    pmi_per_token: float | None
+    n_target_tokens: int | None
+    logp_given_response: float | None
+    logp_alone: float | None
+    weight: float | None
+    dropped: str | None
+    kept: bool | None
+
+
+class Chain(TypedDict):
+    """All that a round did with a question; `training` is empty where the round has no scores yet.
+
+    `votes`: the answers of the samples, or of the chain's responses, where the label comes from a vote of them;
+    `entropy` in nats, of the answers.
+    """
+
+    round: int
+    id: str
+    question: str
+    gold: str | None
+    responses: list[Response]
+    label_from: str
+    labels: list[Label]
+    votes: list[Vote]
+    entropy: float | None
+    training: list[Training]
+
+
+def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
+    """{prompt id: gold answer} of some questions; nothing where the column is not known."""
+    return {} if config.evaluate.label_column is None else gold_answers(config, ids)
+
+
+def ids_of(run: Run, round_: int) -> list[str]:
+    """Ids of the questions that have a chain, in the order of the files. Raises UserError for unfinished chains."""
+    return list(dict.fromkeys(row["prompt_id"] for row in rows_of(run, round_, "chains", CHAINS, ["prompt_id"])))
+
+
+def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[Chain]:
+    """The chains of some questions, nothing judged yet, in the order of the files; of a round without scores what is
+    there. No more than a shard is in memory. Raises UserError for unfinished chains or damaged files."""
+    training = defaultdict(list)
+    if (run.stage_dir(round_, "scores") / shards.SUCCESS).is_file():
+        for row in rows_of(run, round_, "scores", SCORES, SCORE_COLUMNS, ids):
+            training[row["prompt_id"]].append(row)
+    kept = _kept(run, round_)
+    told = _label_words(run, round_)
+    for id_, rows in groupby(
+        rows_of(run, round_, "chains", CHAINS, CHAIN_COLUMNS, ids), key=lambda row: str(row["prompt_id"])
+    ):
+        yield _chain(round_, id_, list(rows), training[id_], told, kept)
+
+
+def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader: Grader) -> None:
+    """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so that a grader
+    that gives up has done what matters most."""
+    kind = config.evaluate.label_answers
+    known = [chain for chain in chains if chain["id"] in gold]
+    stated: list[tuple[str, Any]] = []
+    for chain in known:
+        chain["gold"] = gold[chain["id"]]
+        stated += [(gold[chain["id"]], label) for label in chain["labels"]]
+        stated += [(gold[chain["id"]], row) for row in chain["responses"]]
+    for _, row in stated:
+        row["right"] = None if row["answer"] is not None else False if "text" in row else None
+    for wanted in (_is_label, _in_chain, _is_sample):
+        some = [(right, row) for right, row in stated if wanted(row) and row["answer"] is not None]
+        verdicts = grader.equivalent([(row["answer"], right) for right, row in some], kind)
+        for (_, row), verdict in zip(some, verdicts, strict=True):
+            row["right"] = verdict
+    compare_all(([answer for answer, _ in _voters(chain, config)] for chain in chains), "math", grader)
+    for chain in chains:
+        right = {label["answer"]: label["right"] for label in chain["labels"]}
+        for row in chain["training"]:
+            row["label_right"] = right.get(row["label"])
+        _count_votes(chain, config, grader)
+
+
+def _is_label(row: Any) -> bool:
+    return "peers" in row
+
+
+def _in_chain(row: Any) -> bool:
+    return "peers" not in row and row["role"] != "sample"
+
+
+def _is_sample(row: Any) -> bool:
+    return "peers" not in row and row["role"] == "sample"
+
+
+def _voters(chain: Chain, config: Config) -> list[tuple[str | None, Response]]:
+    """Whose votes made the label, each with the answer that counts; nobody where it came from no vote."""
+    roles: tuple[str, ...] = ()
+    if config.score.label in ("sample-vote", "own-vote", "teacher-vote"):
+        roles = ("sample",)
+    elif config.score.label == "aggregate" and config.generate.aggregate == "vote":
+        roles = ("chain", "synthesis")
+    rows = [row for row in chain["responses"] if row["role"] in roles]
+    return [(counted(row["answer"], "length" if row["unfinished"] else "stop"), row) for row in rows]
+
+
+def _count_votes(chain: Chain, config: Config, grader: Grader) -> None:
+    voters = _voters(chain, config)
+    for group in clusters([answer for answer, _ in voters], "math", grader):
+        rows = [voters[place][1] for place in group]
+        by = dict(Counter(row["peer"] for row in rows))
+        chain["votes"].append({"answer": str(rows[0]["answer"]), "by": by, "right": rows[0]["right"]})
+
+
+def rows_of(
+    run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str], ids: Collection[str] | None = None
+) -> Iterator[Row]:
+    """The rows of a finished stage, of some questions or of all, a shard at a time. Raises UserError for one that is
+    not finished, or damaged."""
+    folder = run.stage_dir(round_, kind)
+    manifest = shards.read_manifest(folder)
+    if manifest is None:
+        stage = {"chains": "generate", "scores": "score"}[kind]
+        raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
+    check_format(manifest, folder)
+    wanted = None if ids is None else pa.array(sorted(ids), pa.string())
+    for path in shards.shard_paths(folder):
+        table = shards.read_table(path, schema, columns)
+        if wanted is not None:
+            table = table.filter(pc.is_in(table["prompt_id"], wanted))
+        yield from table.to_pylist()
+
+
+def _kept(run: Run, round_: int) -> set[tuple[str, str, int]] | None:
+    """What the arm `oracle` trains on; None in any other run."""
+    table = read_keep(run, round_)
+    return None if table is None else {(r["prompt_id"], r["peer"], r["number"]) for r in table.to_pylist()}
+
+
+def _label_words(run: Run, round_: int) -> str:
+    """How the labels of a round came about."""
+    section = run.config.score
+    words = LABELS[section.label]
+    if section.label == "aggregate" and run.config.generate.aggregate == "vote":
+        words += ", which a vote of the chain chose"
+    manifest = run.stage_dir(round_, "scores") / shards.SUCCESS
+    if section.label == "sample-vote" and manifest.is_file():
+        if section.reliability == "self-consistency":
+            shares = shards.read_json(manifest).get("self_consistency", {})
+            weights = ", ".join(f"{rater} {reliability(share):.2f}" for rater, share in shares.items())
+            words += ", each weighted by how often its rater agrees with itself" + (f" ({weights})" if weights else "")
+        elif section.reliability == "verifier":
+            words += ", each weighted by what its author says of it as verifier"
+    return words
+
+
+def _chain(
+    round_: int, id_: str, rows: list[Row], scores: list[Row], told: str, kept: set[tuple[str, str, int]] | None
+) -> Chain:
+    responses = [_response(row) for row in rows]
+    labels: dict[tuple[str | None, float | None], Label] = {}
+    for row in scores:
+        new: Label = {"answer": row["label"], "share": row["label_share"], "right": None, "peers": []}
+        label = labels.setdefault((row["label"], row["label_share"]), new)
+        if row["peer"] not in label["peers"]:
+            label["peers"].append(row["peer"])
+    return {
+        "round": round_, "id": id_, "question": rows[0]["question"], "gold": None, "responses": responses,
+        "label_from": told, "labels": list(labels.values()), "votes": [],
+        "entropy": scores[0]["answer_entropy"] if scores else None,
+        "training": [_training(row, responses, kept) for row in scores],
+    }  # fmt: skip
+
+
+def _response(row: Row) -> Response:
+    names = ("role", "position", "sample", "peer", "is_aggregate", "answer", "n_tokens", "logprob")
+    reason = row["finish_reason"]
+    unfinished = None if reason == "stop" else UNFINISHED.get(reason, reason)
+    found: Any = {"text": row["response"], "right": None, "unfinished": unfinished}
+    for name in names:
+        found[name] = row[name]
+    return found  # type: ignore[no-any-return]
+
+
+def _training(row: Row, responses: list[Response], kept: set[tuple[str, str, int]] | None) -> Training:
+    place = (row["peer"], row["role"], row["position"], row["sample"])
+    places = [(each["peer"], each["role"], each["position"], each["sample"]) for each in responses]
+    texts = [(each["peer"], each["text"]) for each in responses]
+    text, reason = (row["target_peer"], row["target"]), row["drop_reason"]
+    names = ("pmi", "pmi_per_token", "n_target_tokens", "logp_given_response", "logp_alone", "weight")
+    found: Any = {
+        "peer": row["peer"], "number": row["number"], "label": row["label"], "label_right": None,
+        "agrees": row["agrees"], "text": row["target"], "text_by": row["target_peer"],
+        "text_from": texts.index(text) if text in texts else None,
+        "measured": places.index(place) if row["role"] and place in places else None,
+        "dropped": None if reason is None else DROPPED.get(reason, reason.replace("_", " ")),
+        "kept": None if kept is None else (row["prompt_id"], row["peer"], row["number"]) in kept,
+    }  # fmt: skip
+    for name in names:
+        found[name] = row[name]
+    return found  # type: ignore[no-any-return]

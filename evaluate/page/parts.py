@@ -1,0 +1,130 @@
+"""What the page is made of: sections, their parts, plots and tables; and how numbers are written in it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evaluate.intervals import Estimate
+
+MARKS = 7  # colours and shapes of peers in page.css, which are then taken again
+Cells = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A table. The first column names the rows; those listed in `numeric` are set to the right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Cells
+    numeric: Sequence[int] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A Vega-Lite plot with a sentence on how to read it, and its numbers as a table."""
+
+    id: str
+    title: str
+    caption: str
+    spec: dict[str, Any]
+    table: Numbers
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A large number about a peer."""
+
+    name: str
+    mark: str
+    value: str
+    unit: str
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading with what belongs to it. `missing` says what is not shown, and why."""
+
+    id: str
+    title: str
+    lines: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    legend: Sequence[tuple[str, str]] = ()  # name, mark
+    plots: Sequence[Plot] = ()
+    tables: Sequence[Numbers] = ()
+    more: Sequence[tuple[str, Part]] = ()  # what is behind a click, by the words to click on
+    pairs: bool = False  # two plots in a row, not three
+
+
+@dataclass(frozen=True)
+class Section:
+    """One entry of the navigation."""
+
+    id: str
+    title: str
+    lead: str = ""
+    parts: Sequence[Part] = field(default_factory=list)
+
+    def plots(self) -> list[Plot]:
+        """All plots, those behind a click, too."""
+        return [plot for part in self.parts for each in (part, *(p for _, p in part.more)) for plot in each.plots]
+
+
+def mark(number: int) -> str:
+    """The class of the page's style sheet for a peer, by its place in the config."""
+    return f"peer-{number % MARKS}"
+
+
+def marks(peers: Sequence[str]) -> list[tuple[str, str]]:
+    """A legend of peers; of a single one there is nothing to tell apart."""
+    return [(peer, mark(number)) for number, peer in enumerate(peers)] if len(peers) > 1 else []
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign; 0 has none."""
+    rounded = round(value, digits) + 0.0  # + 0.0: no -0.0
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{rounded:.{digits}f}"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number, or a dash."""
+    return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """A share of 0 to 1 in percent, without the sign."""
+    return number(None if share is None else 100 * share)
+
+
+def interval(found: Estimate | None, sign: bool = False, scale: float = 100, digits: int = 1) -> str:
+    """A mean and its interval; a dash for None."""
+    if found is None:
+        return "–"
+    shown = signed if sign else number
+    mean, low, high = (None if x is None else shown(scale * x, digits) for x in (found.mean, found.low, found.high))
+    return f"{mean}" if low is None or high is None else f"{mean} ({low} to {high})"
+
+
+def listed(items: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
+
+
+def counted(n: int, what: str, many: str | None = None) -> str:
+    """1 round, 2 rounds"""
+    return f"{n:,} {what if n == 1 else many or what + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """In the largest two units."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    return f"{int(hours)} h {round(minutes) % 60} min" if hours < 48 else f"{hours:,.0f} h"

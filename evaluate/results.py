@@ -1,0 +1,73 @@
+"""What there is to tell of a run: its tables, and what the page is made from. Statistics are taken here once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from data.config.sections import Config, GuardSection
+from data.run import RUNS, Run, load_frozen
+from evaluate.changes import Change, changes
+from evaluate.gate import gate_notes, gate_rounds, gate_table
+from evaluate.guard import findings
+from evaluate.label_free import label_free_table, rounds_without_gold
+from evaluate.tables import (
+    change_table,
+    choices_table,
+    cross_table,
+    diversity_table,
+    gap_table,
+    metrics_table,
+    training_table,
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of one run."""
+
+    run: Run  # under [guard] of the call that asks
+    rounds: list[int]  # with metrics; of a run without benchmarks with responses
+    changes: list[Change]
+    warnings: list[str]  # the guard's
+    tables: list[Table | str]  # for the terminal, in order
+    more: list[Table]  # for the page alone
+
+    @property
+    def config(self) -> Config:
+        """The run's frozen config, but for [guard]."""
+        return self.run.config
+
+
+def finished_rounds(run: str) -> list[int]:
+    """Rounds that have metrics, in order."""
+    return sorted(int(path.parent.name.split("=")[1]) for path in (RUNS / run).glob("round=*/metrics.parquet"))
+
+
+def results_of(run: str, guard: GuardSection | None = None) -> Results:
+    """All that can be told now; `guard` is [guard] of a call that it ended, by default the frozen config's."""
+    config = load_frozen(run)
+    opened = Run(run, config if guard is None else config.model_copy(update={"guard": guard}))
+    rounds, found, seen = finished_rounds(run), list[Change](), list[str]()
+    tables, more = list[Table | str](), list[Table]()
+    if rounds:
+        found, seen = changes(run, rounds), warnings(opened, rounds)
+        told = (metrics_table(run, rounds), change_table(run, found), cross_table(run, rounds))
+        tables += [table for table in told if table]
+        tables += ["\n".join(f"[bold]collapse?[/bold] {line}" for line in seen)] if seen else []
+        more += [gap_table(run, rounds), diversity_table(run, rounds)]
+    else:
+        tables.append(label_free_table(run))
+        rounds = rounds_without_gold(run)
+    if gate_rounds(run):
+        tables += [gate_table(run), gate_notes(run)]
+    more += [training_table(run, rounds), choices_table(config)]
+    return Results(opened, rounds, found, seen, tables, more)
+
+
+def warnings(run: Run, rounds: list[int]) -> list[str]:
+    """What the guard finds in all rounds, a line each; nothing if it ignores them."""
+    if run.config.guard.action == "ignore":
+        return []
+    return [f"round {n}: {found}" for n in rounds for found in findings(run, n)]
