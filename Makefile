@@ -4,8 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status test check \
-	bench gpu-check peers lock clean
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report show table schema status \
+	test check bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -26,6 +26,11 @@ QUESTIONS ?=
 DEVICES ?=
 PRICE  ?=
 WRITE  ?= yes
+PROMPT ?=
+WORST  ?=
+RANDOM ?=
+FORMAT ?= markdown
+TABLE  ?=
 OUT    ?=
 
 DRIVER      := 580
@@ -173,7 +178,7 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray
+setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray, trackio
 	@bash -euo pipefail -c "$$SETUP"
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
@@ -214,6 +219,17 @@ labels: setup  ## how often RUN's aggregates were right, where the questions hav
 
 report: setup  ## print the table of RUN and write its report
 	@$(PY) -m evaluate.report --run '$(RUN)'
+
+show: setup  ## one question of RUN: responses, label, PMI, weights; ROUND=1, and PROMPT=id, WORST=3 or RANDOM=3
+	@$(PY) -m pipeline show '$(RUN)' $(if $(WORST)$(RANDOM),'$(or $(WORST),$(RANDOM))') \
+		$(if $(ROUND),--round '$(ROUND)') $(if $(PROMPT),--prompt '$(PROMPT)') \
+		$(if $(WORST),--worst) $(if $(RANDOM),--random)
+
+table: setup  ## the results of RUN for a paper; FORMAT=latex or csv, else Markdown
+	@$(PY) -m pipeline table '$(RUN)' --$(FORMAT)
+
+schema: setup  ## the tables that files have; TABLE=chains for the columns of one
+	@$(PY) -m data schema $(if $(TABLE),'$(TABLE)')
 
 status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'
