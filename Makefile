@@ -4,8 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report compare status export pack \
-	unpack verify push test check bench gpu-check peers lock clean
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report compare show table \
+	schema status export pack unpack verify push test check bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -29,6 +29,11 @@ PRICE  ?=
 # not taken from the environment, where it may mean something else
 LOG    :=
 WRITE  ?= yes
+PROMPT ?=
+WORST  ?=
+RANDOM ?=
+FORMAT ?= markdown
+TABLE  ?=
 OUT    ?=
 # Not from the environment, which may have a FILE or an OWNER of its own.
 MERGED := no
@@ -189,7 +194,7 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray
+setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray, trackio, browser
 	@bash -euo pipefail -c "$$SETUP" $(if $(LOG),>&2)
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
@@ -256,6 +261,17 @@ verify: setup  ## read RUN, or FILE=archive, again and name what is not as it wa
 
 push: setup  ## print the commands that would put RUN's export on the hub, as OWNER=name; none is run
 	@$(PY) -m pipeline.share push --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(OWNER),--owner '$(OWNER)')
+
+show: setup  ## one question of RUN: responses, label, PMI, weights; ROUND=1, and PROMPT=id, WORST=3 or RANDOM=3
+	@$(PY) -m pipeline show '$(RUN)' $(if $(WORST)$(RANDOM),'$(or $(WORST),$(RANDOM))') \
+		$(if $(ROUND),--round '$(ROUND)') $(if $(PROMPT),--prompt '$(PROMPT)') \
+		$(if $(WORST),--worst) $(if $(RANDOM),--random)
+
+table: setup  ## the results of RUN for a paper; FORMAT=latex or csv, else Markdown
+	@$(PY) -m pipeline table '$(RUN)' --$(FORMAT)
+
+schema: setup  ## the tables that files have; TABLE=chains for the columns of one
+	@$(PY) -m data schema $(if $(TABLE),'$(TABLE)')
 
 test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -171,7 +171,7 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
             f"{path.parent} to start over"
         )
     gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
-    free = {"runtime": given.runtime, "executor": given.executor, "guard": given.guard}
+    free = {name: getattr(given, name) for name in ("runtime", "executor", "guard", "tracking")}
     placed = {"peers": given.peers, "prompts": given.prompts, "benchmarks": given.benchmarks}  # as runtime.places says
     return frozen.model_copy(update={**free, **placed, "gate": gate})
 

@@ -29,6 +29,7 @@ from evaluate.benchmarks import Item, digests, load_benchmarks
 from evaluate.guard import decide
 from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
+from evaluate.tracking import track
 from evaluate.unit import RESPONSES, ResponseRow, Unit, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
 from peers import policy_cache
@@ -47,7 +48,13 @@ COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parque
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Evaluate a round, or go on where an earlier call stopped."""
+    """Evaluate a round, or go on where an earlier call stopped; then tell the run's tracker, if it has one."""
+    measure(run, round_, workers)
+    track(run)
+
+
+def measure(run: Run, round_: int, workers: Workers) -> None:
+    """All but the tracker."""
     check_peers(run.config)
     engine = engine_kind(run.config.generate)  # its error comes before the config is frozen
     benchmarks, policies = load_benchmarks(run.config), resolve_all(run, round_)

@@ -7,7 +7,7 @@ called, and nothing in a text is markup.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated
 
@@ -21,7 +21,8 @@ from data.cli import guarded, start
 from data.console import console
 from data.errors import UserError
 from data.run import OUTPUT, Run, check_run, load_frozen
-from evaluate.page.chains import Chain, Label, Response, Training, one_chain, ordering
+from evaluate.page.chain_data import Chain, Label, Response, Training
+from evaluate.page.chains import one_chain, ordering, some_chains
 
 RIGHT = {True: ("right", "green"), False: ("wrong", "red")}
 JOINERS = "\u200c\u200d"  # letters of Persian and pictures of several parts need them
@@ -174,19 +175,20 @@ def last_round(run: Run) -> int:
 
 def chosen(
     run: Run, round_: int, prompt: str | None, worst: bool, random: bool, number: int, seed: int | None
-) -> Sequence[str]:
-    """Ids, or the beginning of one. Without a choice: the worst where gold answers say which, else some at random.
-    Raises UserError for several choices at once."""
+) -> list[Chain]:
+    """The chains asked for. Without a choice: the worst where gold answers say which, else some at random. Raises
+    UserError for several choices at once."""
     if (prompt is not None) + worst + random > 1:
         raise UserError("--prompt, --worst and --random each say which question: give one of them")
     if prompt is not None:
-        return [prompt]
+        return [one_chain(run, round_, prompt)]
     if not random and (worst or run.config.evaluate.label_column is not None):
         found = list(islice(ordering(run, round_, "worst"), number))
         if not found:
             raise UserError(f"round {round_} of run {run.name!r} trains on no question whose label is wrong")
-        return found
-    return list(islice(ordering(run, round_, "random", seed), number))
+    else:
+        found = list(islice(ordering(run, round_, "random", seed), number))
+    return some_chains(run, round_, found)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -216,10 +218,10 @@ def command(
         check_run(run)
         opened = Run(run, load_frozen(run))
         which = round_ or last_round(opened)
-        for place, id_ in enumerate(chosen(opened, which, prompt, worst, random, number, seed)):
+        for place, chain in enumerate(chosen(opened, which, prompt, worst, random, number, seed)):
             if place:
                 console.rule()
-            for part in view(one_chain(opened, which, id_), run):
+            for part in view(chain, run):
                 console.print(part)
 
     guarded(body)

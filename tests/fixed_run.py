@@ -5,7 +5,11 @@ Nothing is drawn and no model is loaded: who is right, cut off or refused follow
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from tests.conftest import questions, write_jsonl
 PEERS = ("ada", "ben", "cyd")
 N = 12  # questions to learn from, and again on the benchmark
 K = 2  # samples
+ROUNDS = 2
 
 
 def config_of(gold: bool = True, benchmarks: bool = True) -> Config:
@@ -40,9 +45,18 @@ def config_of(gold: bool = True, benchmarks: bool = True) -> Config:
     return parse_config(raw, "the fixed run")
 
 
-def make(root: Path, name: str = "demo", rounds: int = 2, gold: bool = True, benchmarks: bool = True) -> Path:
-    """Write the run under `root`/runs and its source files into `root`; returns its folder."""
-    config, run = config_of(gold, benchmarks), root / "runs" / name
+def make(root: Path, gold: bool = True, benchmarks: bool = True) -> Path:
+    """Write runs/demo and its source files into `root`; returns the run's folder."""
+    shutil.copytree(_made(gold, benchmarks), root, dirs_exist_ok=True)
+    return root / "runs" / "demo"
+
+
+@cache
+def _made(gold: bool, benchmarks: bool) -> Path:
+    """The run, made once."""
+    root = Path(tempfile.mkdtemp(prefix="fixed-run-"))
+    atexit.register(shutil.rmtree, root)
+    config, run = config_of(gold, benchmarks), root / "runs" / "demo"
     write_jsonl(root / "questions.jsonl", questions(0, N))
     write_jsonl(root / "test.jsonl", questions(100, N))
     shards.write_json(config.model_dump(mode="json"), run / "config.json")
@@ -50,7 +64,7 @@ def make(root: Path, name: str = "demo", rounds: int = 2, gold: bool = True, ben
     prompts = [{"id": id_, "question": q["question"], "source": "questions.jsonl"}
                for id_, q in zip(ids, questions(0, N), strict=True)]  # fmt: skip
     close(run / "prompts", "prompts", 0, {"part-00000.parquet": (prompts, PROMPTS)}, source={"files": []})
-    for round_ in range(rounds + 1):
+    for round_ in range(ROUNDS + 1):
         folder = run / f"round={round_}"
         if round_:
             chains = [row for i in range(N) for row in chain(round_, i)]
@@ -65,7 +79,7 @@ def make(root: Path, name: str = "demo", rounds: int = 2, gold: bool = True, ben
             close(folder / "evals", "evaluate", round_, {"part-00000.parquet": (rows, EVALS)})
             metrics = [metrics_row([row for row in rows if row["peer"] == peer], config.evaluate, 17) for peer in PEERS]
             shards.write_rows(metrics, folder / "metrics.parquet", METRICS)
-    return run
+    return root
 
 
 def close(folder: Path, stage: str, round_: int, files: dict[str, tuple[Sequence[Any], Any]], **summary: Any) -> None:

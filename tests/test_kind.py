@@ -60,11 +60,14 @@ def test_the_transformers_list_has_what_the_project_asks_for() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_ray_list_changes_no_version_of_a_kind(kind: str) -> None:
-    ray, there = pins("ray"), pins(kind)
-    assert ray["ray"] == "ray==2.60.0"
-    assert {name: there.get(name, pin) for name, pin in ray.items()} == ray
-    assert {"click", "filelock", "packaging", "pyyaml", "requests"} <= there.keys()  # of which ray has no pin
+@pytest.mark.parametrize(("extra", "version"), [("ray", "2.60.0"), ("trackio", "0.43.0")])
+def test_the_lists_beside_any_kind_change_no_version_of_it(extra: str, version: str, kind: str) -> None:
+    more, there = pins(extra), pins(kind)
+    assert more[extra] == f"{extra}=={version}"
+    assert {name: there.get(name, pin) for name, pin in more.items()} == more
+    there = there | more
+    needed = {"anyio", "click", "filelock", "packaging", "pyyaml", "requests"}  # of which they have no pin
+    assert needed | ({"pillow", "h11", "numpy"} if extra == "trackio" else set()) <= there.keys()
 
 
 # --- the image ---

@@ -143,11 +143,11 @@ def test_samples_and_responses_to_the_question_alone(run: Path) -> None:
 
 
 def test_the_worst_come_first_and_random_ones_by_their_seed(run: Path) -> None:
-    worst = chosen(opened(), 1, None, True, False, 2, None)
-    assert worst == chosen(opened(), 1, None, False, False, 2, None) and len(worst) == 2
+    worst = [chain["id"] for chain in chosen(opened(), 1, None, True, False, 2, None)]
+    assert worst == [chain["id"] for chain in chosen(opened(), 1, None, False, False, 2, None)] and len(worst) == 2
     first, second = (max(row["weight"] or 0 for row in one_chain(opened(), 1, id_)["training"]) for id_ in worst)
     assert first >= second and all("(wrong): the answer of the aggregate" in text_of(id_) for id_ in worst)
-    drawn = [chosen(opened(), 1, None, False, True, 5, seed) for seed in (1, 1, 2)]
+    drawn = [[chain["id"] for chain in chosen(opened(), 1, None, False, True, 5, seed)] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 

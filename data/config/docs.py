@@ -20,6 +20,7 @@ from data.config.sections import (
     ScoreSection,
     Section,
     TemplateSection,
+    TrackingSection,
     TrainSection,
     VoterSection,
     WordingSection,
@@ -35,7 +36,7 @@ def table() -> str:
         ("voters[]", VoterSection),
         ("generate", GenerateSection), ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
         ("benchmarks[]", BenchmarkSection), ("gate", GateSection), ("guard", GuardSection), ("runtime", RuntimeSection),
-        ("executor", ExecutorSection),
+        ("executor", ExecutorSection), ("tracking", TrackingSection),
     ]  # fmt: skip
     for prefix, section in sections:
         for name, field in section.model_fields.items():

@@ -98,8 +98,8 @@ def _step_into(table: Any, part: str, override: str) -> Any:
 
 
 def differences(frozen: Config, given: Config) -> list[str]:
-    """`key: frozen -> given` for every differing key but those of `runtime`, `executor`, `guard`, `wording` and
-    `gate.patience`."""
+    """`key: frozen -> given` for every differing key but those of `runtime`, `executor`, `guard`, `tracking`,
+    `wording` and `gate.patience`."""
     before, after = flatten(frozen), flatten(given)
     return [
         f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
@@ -122,6 +122,6 @@ def flatten(config: Config) -> dict[str, str]:
         else:
             flat[prefix] = json.dumps(value)
 
-    free: Any = {"runtime": True, "executor": True, "guard": True, "wording": True, "gate": {"patience"}}
+    free: Any = dict.fromkeys(("runtime", "executor", "guard", "tracking", "wording"), True) | {"gate": {"patience"}}
     walk("", config.model_dump(mode="json", exclude=free))
     return flat

@@ -1,9 +1,9 @@
 """The configuration: one frozen model per section of the TOML, unknown keys refused.
 
 Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made from
-them (`python -m data.config.docs`). Four sections alone may change within a run: `runtime` and `executor`, which say
-how fast and where, `guard`, whether to go on, and `wording`, which no stage reads; so may `gate.patience`. A key that
-came later is left out of the dump where it is not set (`exclude_if`), so that fingerprints stay as they are.
+them (`python -m data.config.docs`). Five sections alone may change within a run: `runtime` and `executor`, which say
+how fast and where, `guard`, whether to go on, `tracking` and `wording`, which change nothing; so may `gate.patience`. A
+key that came later is left out of the dump where it is not set (`exclude_if`), so that fingerprints stay as they are.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from data.config.stages import (
     ScoreSection,
     TrainSection,
 )
+from data.config.tracking import TrackingSection
 
 __all__ = [
     "MEAN",
@@ -49,6 +50,7 @@ __all__ = [
     "Section",
     "SourceSection",
     "TemplateSection",
+    "TrackingSection",
     "TrainSection",
     "VoterSection",
     "WordingSection",
@@ -78,6 +80,7 @@ class Config(Section):
     guard: GuardSection = GuardSection()
     runtime: RuntimeSection = RuntimeSection()
     executor: ExecutorSection = Field(ExecutorSection(), exclude_if=lambda section: section == ExecutorSection())
+    tracking: TrackingSection = Field(TrackingSection(), exclude_if=lambda section: section == TrackingSection())
 
     @model_validator(mode="after")
     def _files_are_where_places_says(self) -> Config:

@@ -42,11 +42,16 @@ def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
             f"prompt {prompt_id!r}: {which} in round {round_} of run {run.name!r}; some are "
             f"{', '.join((found or ids)[:3])}, all are the column prompt_id of {run.stage_dir(round_, 'chains')}"
         )
-    chains = list(chains_of(run, round_, set(found)))
-    section = run.config.evaluate
+    return some_chains(run, round_, found)[0]
+
+
+def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[Chain]:
+    """The chains of questions that the round has, in this order."""
+    found = {chain["id"]: chain for chain in chains_of(run, round_, set(ids))}
+    section, chains = run.config.evaluate, [found[id_] for id_ in ids]
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        judge(chains, gold_of(run.config, found), run.config, grader)
-    return chains[0]
+        judge(chains, gold_of(run.config, ids), run.config, grader)
+    return chains
 
 
 def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> Iterator[str]:

@@ -1,0 +1,117 @@
+"""What a tracker is told of a run, off by default: the numbers of metrics.parquet, and training losses.
+
+A tracker is a function of TRACKERS; it may do and fail as it likes. Nothing here ends a run: a tracker that fails is a
+warning, and the next call of evaluate tells it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypedDict
+
+from data import shards
+from data.console import console
+from data.hashing import digest
+from data.run import OUTPUT, RUNS, Run, metrics_path
+from data.schema import METRICS
+
+SECONDS = 120  # that a tracker may take
+KEPT = (
+    "TRACKIO_DIR",
+    "TRACKIO_STORAGE_MODE",
+    "TRACKIO_SQLITE_JOURNAL_MODE",
+)  # others send to a server, a Space, a hook
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "GRADIO_ANALYTICS_ENABLED": "0"}
+
+
+class Logged(TypedDict):
+    """A round for a tracker; `made_from` is other than before if anything about it is."""
+
+    round: int
+    numbers: dict[str, float]
+    made_from: str
+
+
+Tracker = Callable[[Run, list[Logged]], None]
+
+
+def track(run: Run) -> None:
+    """Tell the run's tracker of all evaluated rounds that it has not been told of, of which it takes each once."""
+    kind = run.config.tracking.kind
+    if kind == "none":
+        return
+    try:
+        rounds = [logged(run, round_) for round_ in _rounds(run)]
+        told = {"kind": kind, "project": run.config.tracking.project}
+        state = {**told, "rounds": {str(each["round"]): each["made_from"] for each in rounds}}
+        path = run.root / "tracked.json"
+        if not rounds or (path.is_file() and shards.read_json(path) == state):
+            return
+        TRACKERS[kind](run, rounds)
+        shards.write_json(state, path)
+    except Exception as error:  # whatever a tracker may raise
+        console.print(
+            f"warning: {kind} does not have the last round's numbers ({type(error).__name__}: {error}); the run goes "
+            "on, and the next call of evaluate tries again",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _rounds(run: Run) -> list[int]:
+    """With metrics; of a run without benchmarks those that are trained."""
+    pattern = "metrics.parquet" if run.config.benchmarks else f"{OUTPUT['train']}/{shards.SUCCESS}"
+    found = (path.relative_to(run.root).parts[0] for path in run.root.glob(f"round=*/{pattern}"))
+    return sorted(int(folder.split("=")[1]) for folder in found)
+
+
+def logged(run: Run, round_: int) -> Logged:
+    """The numbers of a round: `<benchmark>/<peer>/<column of metrics>` and, of training, `train/<peer>/…` in nats per
+    token. What is null is left out."""
+    numbers: dict[str, float] = {}
+    path = metrics_path(run.name, round_)
+    for row in shards.read_rows(path, METRICS) if path.is_file() else []:
+        place = f"{row.pop('benchmark')}/{row.pop('peer')}"
+        numbers |= {f"{place}/{name}": value for name, value in row.items() if value is not None}
+    manifest = run.stage_dir(round_, OUTPUT["train"]) / shards.SUCCESS
+    reports = shards.read_json(manifest)["peers"] if manifest.is_file() else {}
+    for peer, report in reports.items():
+        losses = report["losses"]
+        fifth = max(1, len(losses) // 5)  # as the report's table of training
+        if losses:
+            numbers[f"train/{peer}/loss_first"] = fmean(losses[:fifth])
+            numbers[f"train/{peer}/loss_last"] = fmean(losses[-fifth:])
+        numbers[f"train/{peer}/examples"] = report["examples"]
+    config = shards.read_json(run.root / "config.json")
+    return {"round": round_, "numbers": numbers, "made_from": digest([config, numbers])}
+
+
+def trackio(run: Run, rounds: list[Logged]) -> None:
+    """Have a process of its own log to trackio's files on this machine, in TRACKIO_DIR or runs/.trackio.
+
+    trackio looks where to send at variables, and asks the hub for the name behind a token: the process has neither.
+    Raises OSError or RuntimeError.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRACKIO_") or k in KEPT} | OFFLINE
+    folder = environment.setdefault("TRACKIO_DIR", str((RUNS / ".trackio").absolute()))
+    project, config = run.config.tracking.project, shards.read_json(run.root / "config.json")
+    given: dict[str, Any] = {"project": project, "name": run.name, "config": config, "rounds": rounds}
+    script = Path(__file__).with_name("trackio_log.py")
+    done = subprocess.run(
+        [sys.executable, "-P", str(script)], input=json.dumps(given), env=environment, capture_output=True, text=True,
+        timeout=SECONDS, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise RuntimeError(lines[-1])
+    console.print(
+        f"tracked: TRACKIO_DIR='{folder}' .venv/bin/trackio show --project {project}", markup=False, soft_wrap=True
+    )
+
+
+TRACKERS: dict[str, Tracker] = {"trackio": trackio}  # by tracking.kind
