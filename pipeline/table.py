@@ -159,7 +159,8 @@ def as_csv(run: str) -> str:
     writer.writeheader()
     for line in lines_of(run):
         row = {**line.row, "round": line.round}
-        for metric, found in (("em", line.change and line.change.em), ("gv_gap", line.change and line.change.gap)):
+        changed = (None, None) if line.change is None else (line.change.em, line.change.gap)
+        for metric, found in zip(("em", "gv_gap"), changed, strict=True):
             numbers = (None,) * 3 if found is None else (found.mean, found.low, found.high)
             row |= {f"{metric}_change{end}": number for end, number in zip(ends, numbers, strict=True)}
         writer.writerow(row)

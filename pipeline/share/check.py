@@ -16,10 +16,10 @@ from typing import Any
 
 from data import shards
 from data.answers.extract import extract
-from data.console import task
 from data.errors import UserError
 from data.run import Run
 from data.schema import PromptRow
+from data.task import task
 from peers import policy_cache
 from peers.devices import gpu_is_there
 from peers.engines.protocol import Sampling, complete, engine_kind
