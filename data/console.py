@@ -22,7 +22,7 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         raise  # what is being handled: it is called from there
 
-    def print(self, *objects: Any, **how: Any) -> None:  # type: ignore[override]
+    def print(self, *objects: Any, **how: Any) -> None:
         """With `--log-json`, texts are events; a table is not printed: what is in it is in the run's files."""
         if not events.log.on:
             super().print(*objects, **how)

@@ -155,17 +155,17 @@ def do_step(
 
     if not step.is_part_of(run.config):
         return
-    workers.log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
+    workers.log = log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
     to_do = not stage_is_finished(run.name, step.stage, step.round)
-    with chatter_to(workers.log):
+    with chatter_to(log):
         with recorded(run, step.round, step.stage, last_round):
-            _do(step, run, workers, hours, to_do)
+            _do(step, run, workers, hours, to_do, log)
         if to_do:
             after(run)
 
 
-def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool) -> None:
-    """Do a step, or see that it is done."""
+def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
+    """Do a step, or see that it is done; a defect's traceback goes to the log, too."""
     from data import gate, guard
 
     try:
@@ -178,8 +178,8 @@ def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool) ->
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException:
-        with suppress(OSError), workers.log.open("a", encoding="utf-8") as log:  # its disk may be what is full
-            traceback.print_exc(file=log)  # as well
+        with suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be what is full
+            traceback.print_exc(file=file)
         raise
     finally:
         workers.release()
