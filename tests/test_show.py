@@ -99,6 +99,7 @@ def test_what_models_write_is_text(run: Path) -> None:
     assert not [c for c in text.replace("\n", "") if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066\u2028"]
     flat = " ".join(text.split())
     assert "[bold]x[/bold] ␛[31mred␛]8;;http://a.b␇␍<U+009B>2J <U+202E>abc<U+2066> </script> tab here ␀␡" in flat
+    assert flat.count("[bold]x[/bold]") == 7  # the question, three responses, their answers
 
 
 def test_a_line_of_100_kb_is_shown_whole(run: Path) -> None:
