@@ -84,10 +84,15 @@ class Opened:
         self.page.set_default_timeout(10_000)
         self.page.on("console", lambda message: self.wrong.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.page.on("dialog", self.asks)
         self.page.on("request", lambda request: self.asked(request.url))
         self.page.goto(path.as_uri() + fragment)
         self.page.wait_for_selector("#chain-browser[data-ready]")
+
+    def asks(self, dialog: Any) -> None:
+        """A dialog, which no page opens but one that runs what a model wrote."""
+        self.wrong.append(f"dialog {dialog.message}")
+        dialog.dismiss()
 
     def asked(self, url: str) -> None:
         """A request: of the file itself alone is right."""

@@ -108,10 +108,11 @@ def chains(name: str) -> Browser | None:
     gold, notices = _gold(run, set(sample))
     packing = _Packing(run, sample, gold, ROOM // len(rounds))
     section = run.config.evaluate
-    with _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, SLOW_PAIRS) as grader:
+    grader = _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, SLOW_PAIRS)
+    with grader:
         for round_ in reversed(rounds):  # the latest comes first where formulas and comparisons are counted
             packing.add(round_, grader)
-        notices += _limits(packing, grader, len(ids))
+    notices += _limits(packing, grader, len(ids))
     return Browser(
         rounds, run.config.peer_names, bool(gold), len(packing.sample), len(ids), notices, packing.index(rounds),
         [each for round_ in rounds for each in packing.blocks_of(round_)],

@@ -55,7 +55,7 @@ def made_up(n: int, draw: random.Random) -> tuple[str, str, tuple[list[Row], lis
 
 def write_large(name: str, questions: int, rounds: int) -> Run:
     """A run in ./runs, a shard at a time."""
-    draw, gold = random.Random(1), {}
+    draw, gold = random.Random(1), dict[str, str]()
     run = write_run(name, {}, {"What?": "1"})
     for shard, start in enumerate(range(0, questions, SHARD)):
         told = [made_up(n, draw) for n in range(start, min(start + SHARD, questions))]
