@@ -20,7 +20,7 @@ DODGE = 0.05  # of a round, between peers whose intervals would lie on each othe
 YES, NO, MUTED, INK, ACCENT = (f"var(--{name})" for name in ("yes", "no", "muted", "ink", "accent"))
 
 CONFIG: Spec = {
-    "background": None,
+    "background": "transparent",
     "font": FONT,
     "view": {"stroke": None},
     "axis": {
@@ -28,6 +28,7 @@ CONFIG: Spec = {
         "tickColor": "var(--line)", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
         "labelPadding": 6, "titlePadding": 8, "tickSize": 4, "domain": False, "ticks": False,
     },
+    "axisYQuantitative": {"minExtent": 34},  # plots side by side begin at the same place
     "axisX": {"grid": False, "domain": True, "ticks": True},
     "header": {"labelColor": INK, "labelFontSize": 12, "title": None},
 }  # fmt: skip
@@ -158,8 +159,8 @@ def steps(rows: Rows, order: Sequence[str], last: int, x_title: str) -> Spec:
          "mark": {"type": "rule", "strokeWidth": 2, "color": ACCENT},
          "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}}},
         {"transform": [{"filter": f"!({now})"}],
-         "mark": {"type": "text", "fontSize": 11, "color": MUTED, "dy": -9},
-         "encoding": {"y": y, "x": x, "text": {"field": "round", "type": "nominal"}, **tip}},
+         "mark": {"type": "point", "size": 40, "color": MUTED, "opacity": 1},
+         "encoding": {"y": y, "x": x, **tip}},
         {"transform": [{"filter": now}], "mark": {"type": "point", "filled": True, "size": 90, "color": ACCENT,
                                                   "opacity": 1},
          "encoding": {"y": y, "x": x, **tip}},
@@ -186,7 +187,13 @@ def stacked(rows: Rows, authors: Sequence[str], order: Sequence[str]) -> Spec:
 def losses(rows: Rows, peers: Sequence[str], starts: Sequence[tuple[int, int]]) -> Spec:
     """A line per peer over optimiser steps. Rows: peer, round, step, value (smoothed), raw; `starts`: (round, first
     step)."""
-    x = {"field": "step", "type": "quantitative", "title": "optimiser step", "scale": {"nice": False, "zero": False}}
+    x = {
+        "field": "step",
+        "type": "quantitative",
+        "title": "optimiser step",
+        "axis": {"tickCount": 8},
+        "scale": {"nice": False, "zero": False},
+    }
     y = {"field": "value", "type": "quantitative", "title": None, "axis": {"tickCount": 5}}
     who = {"color": _peers(peers)["color"], "detail": {"field": "round"}}
     marks = [{"step": step, "label": f"round {n}"} for n, step in starts]

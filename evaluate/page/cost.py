@@ -31,7 +31,7 @@ def _time(stages: list[dict[str, Any]]) -> Part:
     for each in stages:
         seconds[each["stage"]] += each["seconds"]
     order, whole = [stage for stage in OUTPUT if stage in seconds], sum(seconds.values())
-    unit, size = ("hours", 3600) if whole > 5400 else ("minutes", 60)
+    unit, size = ("hours", 3600) if whole > 5400 else ("minutes", 60) if whole > 180 else ("seconds", 1)
     rounds = sorted({each["round"] for each in stages})
     of = {(each["stage"], each["round"]): each["seconds"] for each in stages}
     table = [
@@ -84,9 +84,7 @@ def _waits(frames: Frames, stages: list[dict[str, Any]]) -> Part:
     title = "What waited for what"
     known = [each for each in stages if each.get("peer_seconds")]
     if not known:
-        return Part(
-            "waits", title, missing=["Not shown: the manifests of this run, of an earlier version, do not say."]
-        )
+        return Part("waits", title, missing=["Not shown: this run was made by a version whose manifests do not say."])
     wall, busy = Counter[str](), dict[str, Counter[str]]()
     for each in known:
         wall[each["stage"]] += each["seconds"]

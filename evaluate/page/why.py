@@ -64,11 +64,11 @@ def labels_part(frames: Frames, rounds: Sequence[int]) -> Part:
         if each is not None
     ]
     last = rounds[-1]
-    before = " Small numbers: earlier rounds." if len(rounds) > 1 else ""
+    before = " Hollow dots: earlier rounds." if len(rounds) > 1 else ""
     plot = Plot(
         "labels", "Right answers to the unlabelled questions, in %",
-        f"Each dot is a share of right answers in round {last}, with its 95 % interval; the label should lie to the "
-        f"right of the single responses.{before}{frames.few(last)}",
+        f"The full dot is a share of right answers in round {last}, with its 95 % interval; the label should lie to "
+        f"the right of the single responses.{before}{frames.few(last)}",
         charts.steps(rows, [_shorter(name) for name in order], last, "right answers, %"),
         Numbers(
             "Right answers, in %", ["", *(f"round {n}" for n in rounds)],
