@@ -196,3 +196,9 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str], monk
     with pytest.raises(SystemExit) as ended:
         __main__.main(["shwo"])
     assert ended.value.code == 2 and "No such command 'shwo'" in capsys.readouterr().err
+
+
+def test_a_control_in_which_each_peer_has_its_own_aggregate(run: Path) -> None:
+    with_chains(run / "round=1", lambda row: row.update(role="solo", position=None, is_aggregate=True))
+    text = text_of(id_of(0))
+    assert text.count("asked alone: ") == text.count("; the aggregate\n") == 3
