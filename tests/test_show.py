@@ -171,7 +171,7 @@ def test_the_last_round_is_the_default(run: Path) -> None:
 
 
 def test_the_command_shows_so_many(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    __main__.main(["show", "demo", "3", "--random", "--round", "1"])
+    __main__.main(["show", "demo", "--random", "3", "--round", "1"])
     assert capsys.readouterr().out.count("run demo, round 1, question ") == 3
     with pytest.raises(SystemExit):
         __main__.main(["show", "other"])
