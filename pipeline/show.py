@@ -117,18 +117,16 @@ def _label(label: Label) -> Text:
 
 def _training(chain: Chain) -> Iterator[RenderableType]:
     """What each peer trains on; a text that several share is shown once."""
-    last = None
+    last: tuple[str | None, str] | None = None
+    yield Text()
     for row in chain["training"]:
-        text = (row["text_by"], row["text"])
-        if row["text"] is not None and text != last:
-            yield Text()
+        if row["text"] is not None and last != (row["text_by"], row["text"]):
+            if last:
+                yield Text()
             where = "" if row["text_from"] is None else f" [{row['text_from'] + 1}]"
             yield Text.assemble(("text to train on", "bold"), f", of {row['text_by']}{where}:")
             yield _body(row["text"])
-            last = text
-        elif row["text"] is None and last is None:
-            yield Text()
-            last = (None, "")
+            last = (row["text_by"], row["text"])
         yield _head_of_training(row)
         if row["pmi"] is not None:
             yield _body(f"PMI {_nats(row['pmi'], '+')} nats{_measured(row)}")

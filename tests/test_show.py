@@ -99,6 +99,7 @@ def test_what_models_write_is_text(run: Path) -> None:
     assert not [c for c in text.replace("\n", "") if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066\u2028"]
     flat = " ".join(text.split())
     assert "[bold]x[/bold] ␛[31mred␛]8;;http://a.b␇␍<U+009B>2J <U+202E>abc<U+2066> </script> tab here ␀␡" in flat
+    assert flat.count("[bold]x[/bold]") == 7  # the question, three responses, their answers
 
 
 def test_a_line_of_100_kb_is_shown_whole(run: Path) -> None:
@@ -170,7 +171,7 @@ def test_the_last_round_is_the_default(run: Path) -> None:
 
 
 def test_the_command_shows_so_many(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    __main__.main(["show", "demo", "3", "--random", "--round", "1"])
+    __main__.main(["show", "demo", "--random", "3", "--round", "1"])
     assert capsys.readouterr().out.count("run demo, round 1, question ") == 3
     with pytest.raises(SystemExit):
         __main__.main(["show", "other"])
@@ -195,3 +196,9 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str], monk
     with pytest.raises(SystemExit) as ended:
         __main__.main(["shwo"])
     assert ended.value.code == 2 and "No such command 'shwo'" in capsys.readouterr().err
+
+
+def test_a_control_in_which_each_peer_has_its_own_aggregate(run: Path) -> None:
+    with_chains(run / "round=1", lambda row: row.update(role="solo", position=None, is_aggregate=True))
+    text = text_of(id_of(0))
+    assert text.count("asked alone: ") == text.count("; the aggregate\n") == 3
