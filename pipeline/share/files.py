@@ -18,7 +18,9 @@ from data.sums import IN_ROUND, IN_RUN, SUMS
 PACKED = "_PACKED.json"  # what `pack` says about an archive; it stays in the unpacked run
 LISTS = (shards.SUCCESS, SUMS)
 REPORT, EXPORT, CARD = "report.html", "export", "README.md"
-NO_SUM = (REPORT, PACKED, CARD, ".lock", shards.STARTED)  # made anew, or for people to edit
+FIGURES = "lm_eval.json"  # of another harness, beside a round's metrics
+# made anew by a command, or for people to edit
+NO_SUM = (REPORT, FIGURES, "tracked.json", PACKED, CARD, ".lock", shards.STARTED)
 NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are not looked into
 
 
