@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report status test check \
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report fork status test check \
 	bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
@@ -27,6 +27,7 @@ DEVICES ?=
 PRICE  ?=
 WRITE  ?= yes
 OUT    ?=
+NEW    ?=
 
 DRIVER      := 580
 PIP_VERSION := 26.3
@@ -54,7 +55,7 @@ endef
 
 # A wrong ROUND, KIND or EXTRA stops here, before anything is installed or run.
 FROM_ONE  := $(filter round ablate generate score train,$(MAKECMDGOALS))
-FROM_ZERO := $(filter gate evaluate,$(MAKECMDGOALS))
+FROM_ZERO := $(filter gate evaluate fork,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
   LOWEST := $(if $(FROM_ONE),1,0)
   ifneq ($(shell [[ '$(ROUND)' =~ ^(0|[1-9][0-9]*)$$ && '$(ROUND)' -ge $(LOWEST) ]] && echo yes),yes)
@@ -214,6 +215,10 @@ labels: setup  ## how often RUN's aggregates were right, where the questions hav
 
 report: setup  ## print the table of RUN and write its report
 	@$(PY) -m evaluate.report --run '$(RUN)'
+
+fork: setup  ## a run NEW=name that begins after ROUND=2 of RUN, under another CONFIG or SET; what still holds is linked
+	@$(PY) -m pipeline.fork --run '$(RUN)' --round $(ROUND) --new '$(NEW)' \
+		$(if $(filter file,$(origin CONFIG)),,--config '$(CONFIG)') $(SET_ARGS)
 
 status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'

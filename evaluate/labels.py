@@ -25,7 +25,6 @@ from data.questions import read_with_origin
 from data.run import OUTPUT, Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
-from data.stage import check_format
 from evaluate.clustered import Bootstrap
 from evaluate.gap import accuracy
 from evaluate.intervals import Estimate
@@ -79,7 +78,6 @@ def judged(run: Run, round_: int) -> tuple[list[Row], list[Row]]:
         manifest = shards.read_manifest(folder)
         if manifest is None:
             raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
-        check_format(manifest, folder)  # ids of another one are not those of the source
     gold, section = gold_answers(run.config), run.config.evaluate
     chains = [
         row

@@ -19,6 +19,7 @@ from data.cli import guarded, start
 from data.config.sections import Config, GuardSection
 from data.console import console
 from data.errors import UserError
+from data.fork import fork_notice
 from data.keep import KEEP_FILE
 from data.run import RUNS, Run, check_run, load_frozen
 from data.schema import CROSS, METRICS
@@ -65,7 +66,8 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     config = load_frozen(run)
     if config.prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
-    title += oracle_notice(run) + refused_notice(run) + "".join(unscored_notice(run, round_) for round_ in rounds)
+    title += fork_notice(run) + oracle_notice(run) + refused_notice(run)
+    title += "".join(unscored_notice(run, round_) for round_ in rounds)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)

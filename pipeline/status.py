@@ -12,7 +12,7 @@ from data import shards
 from data.cli import guarded, start
 from data.console import console
 from data.errors import UserError
-from data.run import OUTPUT, RUNS, check_run
+from data.run import OUTPUT, RUNS, check_run, load_frozen
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -24,7 +24,7 @@ def status(run: str) -> tuple[Table, list[str]]:
     check_run(run)
     table = Table("round", "stage", "state", "rows", "seconds")
     errors = []
-    gated = shards.read_json(root / "config.json").get("gate", {}).get("questions", 0)
+    gated = load_frozen(run).gate.questions
     for round_ in sorted(int(path.name.split("=")[1]) for path in root.glob("round=*") if _begun(path)):
         for stage, folder in OUTPUT.items():
             if (round_ == 0 and stage not in ("gate", "evaluate")) or (stage == "gate" and not gated):
