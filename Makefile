@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report fork status test check \
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report fork lm-eval status test check \
 	bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
@@ -28,6 +28,8 @@ PRICE  ?=
 WRITE  ?= yes
 OUT    ?=
 NEW    ?=
+TASKS  ?=
+LIMIT  ?=
 
 DRIVER      := 580
 PIP_VERSION := 26.3
@@ -54,7 +56,7 @@ define stage
 endef
 
 # A wrong ROUND, KIND or EXTRA stops here, before anything is installed or run.
-FROM_ONE  := $(filter round ablate generate score train,$(MAKECMDGOALS))
+FROM_ONE  := $(filter round ablate generate score train lm-eval,$(MAKECMDGOALS))
 FROM_ZERO := $(filter gate evaluate fork,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
   LOWEST := $(if $(FROM_ONE),1,0)
@@ -219,6 +221,11 @@ report: setup  ## print the table of RUN and write its report
 fork: setup  ## a run NEW=name that begins after ROUND=2 of RUN, under another CONFIG or SET; what still holds is linked
 	@$(PY) -m pipeline.fork --run '$(RUN)' --round $(ROUND) --new '$(NEW)' \
 		$(if $(filter file,$(origin CONFIG)),,--config '$(CONFIG)') $(SET_ARGS)
+
+lm-eval: override EXTRA += bench
+lm-eval: setup  ## lm-evaluation-harness on base and adapter after ROUND=3 of RUN; TASKS="gsm8k,arc_easy", QUESTIONS=file, LIMIT=50
+	@$(PY) -m pipeline.lm_eval --run '$(RUN)' --round $(ROUND) $(if $(TASKS),--tasks '$(TASKS)') \
+		$(if $(QUESTIONS),--questions '$(QUESTIONS)') $(if $(LIMIT),--limit '$(LIMIT)')
 
 status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'
