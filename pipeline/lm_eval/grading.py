@@ -11,8 +11,8 @@ import re
 from typing import Any
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
-_ENDS = (  # how a response announces its final answer: what follows the last of the first that is there
-    re.compile(r"####(.*)"), re.compile(r"\\boxed\s*{([^{}]*)}"), re.compile(r"answer(?: is|:)(.*)", re.IGNORECASE),
+_ENDS = (  # what announces a final answer, and what ends it
+    (re.compile(r"####"), "\n"), (re.compile(r"\\boxed\s*{"), "}"), (re.compile(r"answer(?: is|:)", re.IGNORECASE), "\n"),
 )  # fmt: skip
 
 
@@ -24,9 +24,11 @@ def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]
 
 def same_numbers(response: str, gold: str) -> bool:
     """Whether the response ends in the numbers of the gold answer."""
-    found = [end.findall(response) for end in _ENDS]
-    announced = next((texts[-1] for texts in found if texts), None)
-    said = numbers(response)[-1:] if announced is None else numbers(announced)
+    said = numbers(response)[-1:]
+    for mark, end in _ENDS:
+        if found := list(mark.finditer(response)):
+            said = numbers(response[found[-1].end() :].partition(end)[0])
+            break
     return bool(said) and sorted(said) == sorted(numbers(gold))
 
 
