@@ -203,11 +203,8 @@ def test_questions_that_a_new_benchmark_has_are_not_trained_on(made: Run) -> Non
     """Of a fork as of any run; and where they are dropped the questions would be others."""
     with pytest.raises(UserError, match="24 of 24 questions are also in a benchmark"):
         fork("t", 2, "u", None, ["benchmarks.0.source=train.jsonl"])
-    Path("more.jsonl").write_text(Path("train.jsonl").read_text() + '{"question": "new?", "answer": "1"}\n')
-    made.root.joinpath("prompts/_SUCCESS.json").rename("kept")  # as if the source had another row then
-    with open_run("t", None, []):
-        pass
-    Path("train.jsonl").write_text(Path("more.jsonl").read_text())
+    with Path("train.jsonl").open("a") as source:
+        source.write('{"question": "new?", "answer": "1"}\n')
     with pytest.raises(UserError, match="the questions of runs/t/prompts would be others: their source has changed"):
         fork("t", 2, "u", None, ["benchmarks.0.limit=4"])
     assert os.listdir("runs") == ["t"]
@@ -238,7 +235,7 @@ def test_the_stages_before_the_fork_are_not_made_again(made: Run, capsys: pytest
         do_step(step, run, Inline(run), Hours(0.0))  # type: ignore[arg-type]
     assert called == [("evaluate", 0), ("evaluate", 1), ("score", 2)]
     assert "train round 1: of run t, from which this run was forked" in capsys.readouterr().out
-    assert hours_of(Run("t", made.config)).before == 3600 * 9 and hours_of(run).before == 0  # those were t's hours
+    assert hours_of(Run("t", made.config)).before == 3600 * 10 and hours_of(run).before == 0  # those were t's hours
 
 
 def test_votes_that_were_not_given_yet_are_given_in_the_fork(made: Run) -> None:

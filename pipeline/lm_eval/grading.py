@@ -12,7 +12,7 @@ from typing import Any
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 _ENDS = (  # what announces a final answer, and what ends it
-    (re.compile(r"####"), "\n"), (re.compile(r"\\boxed\s*{"), "}"), (re.compile(r"answer(?: is|:)", re.IGNORECASE), "\n"),
+    (re.compile(r"####"), "\n"), (re.compile(r"\\boxed\s*{"), "}"), (re.compile(r"(?i)answer(?: is|:)"), "\n"),
 )  # fmt: skip
 
 
