@@ -33,7 +33,7 @@ from data.locks import locked
 from data.run import OUTPUT, RUNS, Run, check_name, check_run, load_frozen
 from data.schema import PROMPTS
 from data.selection import write_prompts
-from pipeline.reuse import fingerprint, link_file, link_stage, offers, reads
+from pipeline.reuse import fingerprint, link, link_file, link_stage, offers, reads
 
 HISTORY = ("generate", "score", "train", "gate")  # stages that led to the adapters
 ASKED = ("template", "templates", "stop", "wording")  # keys of a peer that say how it is asked, not who it is
@@ -146,7 +146,7 @@ def take_questions(source: Run, run: Run) -> None:
     if run.config.benchmarks == source.config.benchmarks:
         for mine, theirs in ((run.prompts_dir, source.prompts_dir), (run.gate_dir, source.gate_dir)):
             if shards.read_manifest(theirs) is not None:
-                shutil.copytree(theirs, mine, copy_function=lambda a, b: link_file(Path(a), Path(b)))
+                shutil.copytree(theirs, mine, copy_function=link)
         return
     write_prompts(run.config, run.prompts_dir, run.gate_dir)
     for mine, theirs in ((run.prompts_dir, source.prompts_dir), (run.gate_dir, source.gate_dir)):

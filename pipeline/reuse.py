@@ -46,7 +46,7 @@ def link_stage(other: str, run: Run, stage: str, round_: int) -> None:
     for stale in (half, target):
         shutil.rmtree(stale, ignore_errors=True)
     unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
-    shutil.copytree(source, half, copy_function=_link, ignore=unfinished)
+    shutil.copytree(source, half, copy_function=link, ignore=unfinished)
     half.rename(target)
 
 
@@ -55,7 +55,7 @@ def link_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     if source.is_file():
-        _link(str(source), str(target))
+        link(str(source), str(target))
 
 
 def reads(config: Config, stage: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Co
     return stage != "evaluate" or theirs == config.benchmarks
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     """A hard link, or a copy where the file system has none."""
     try:
         os.link(source, target)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,6 @@ from peers.command import Step, do_step
 from pipeline.fork import fork
 from pipeline.reuse import TABLES, fingerprint
 from tests.conftest import read_stage, run_module
-from tests.fake_engine import Inline
 from tests.test_gate import adapters
 
 STEPS = [("evaluate", 0)] + [(stage, n) for n in (1, 2, 3) for stage in ("generate", "score", "train", "evaluate")]
@@ -229,10 +229,10 @@ def test_a_fork_that_is_cut_off_leaves_nothing_that_looks_like_a_run(
 
 def test_the_stages_before_the_fork_are_not_made_again(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
     fork("t", 1, "u", None, ["score.weighting=rank", "evaluate.samples=3"])
-    run, called = Run("u", load_frozen("u")), []
+    run, called, idle = Run("u", load_frozen("u")), [], SimpleNamespace(log=None, release=lambda: None)
     for stage, round_ in (*STEPS[:5], ("score", 2)):
         step = Step(stage, round_, lambda _, number, __, stage=stage: called.append((stage, number)))
-        do_step(step, run, Inline(run), Hours(0.0))  # type: ignore[arg-type]
+        do_step(step, run, idle, Hours(0.0))  # type: ignore[arg-type]
     assert called == [("evaluate", 0), ("evaluate", 1), ("score", 2)]
     assert "train round 1: of run t, from which this run was forked" in capsys.readouterr().out
     assert hours_of(Run("t", made.config)).before == 3600 * 10 and hours_of(run).before == 0  # those were t's hours

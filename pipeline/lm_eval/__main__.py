@@ -163,7 +163,7 @@ def command(
     questions: Annotated[
         Path | None, typer.Option(help="A file of questions and answers, instead of the run's benchmarks.")
     ] = None,
-    answers: Annotated[str, typer.Option(help="How its answers are compared: math or numbers.")] = "math",
+    answers: Annotated[Literal["math", "numbers"], typer.Option(help="How its answers are compared.")] = "math",
     peer: Annotated[list[str] | None, typer.Option(help="One of the peers; repeatable; default: all.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many questions of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="The harness's batch size.")] = 16,
@@ -178,8 +178,6 @@ def command(
         check_run(run)
         check_installed()
         names = [name for name in re.split(r"[,\s]+", tasks) if name]
-        if not names or answers not in ("math", "numbers"):
-            raise UserError(f"--tasks {tasks!r} --answers {answers!r}: expected names, and math or numbers")
         with open_run(run, None, []) as opened:
             known = opened.config.peer_names
             for name in peer or []:

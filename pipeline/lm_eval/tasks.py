@@ -31,7 +31,8 @@ def write_questions(
     do: of a text that spells a control token, say."""
     asked = prompts.all_of("solve", [(item.question, ()) for item in items])
     texts = [prompts.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in asked]
-    rows = [{"prompt": text, "gold": item.gold, "kind": kind} for text, item in zip(texts, items, strict=True)]
+    pairs = zip(texts, items, strict=True)
+    rows: list[dict[str, object]] = [{"prompt": text, "gold": item.gold, "kind": kind} for text, item in pairs]
     ends = [prompts.tokenizer.decode([token]) for token in prompts.stop_ids]
     _write(folder, task_name(name), rows, [
         "output_type: generate_until",
