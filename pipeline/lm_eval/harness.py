@@ -43,7 +43,7 @@ def evaluated(lm: Any, tasks: list[str], manager: Any, chat: bool, limit: int | 
     """What the harness returns."""
     from lm_eval import simple_evaluate
 
-    options = {"apply_chat_template": chat, "limit": limit, "bootstrap_iters": 0, "log_samples": True}
+    options = {"apply_chat_template": chat, "limit": limit, "bootstrap_iters": 1000, "log_samples": True}
     found: dict[str, Any] = simple_evaluate(model=lm, tasks=tasks, task_manager=manager, **options)
     return found
 
