@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report compare show table \
-	schema status export pack unpack verify push test check bench gpu-check peers lock clean
+	schema status fork export pack unpack verify push lm-eval test check bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -45,6 +45,9 @@ LOGS   := no
 FILE   :=
 PLACES :=
 OWNER  :=
+NEW    ?=
+TASKS  ?=
+LIMIT  ?=
 
 DRIVER      := 580
 PIP_VERSION := 26.3
@@ -71,8 +74,8 @@ define stage
 endef
 
 # A wrong ROUND, KIND or EXTRA stops here, before anything is installed or run.
-FROM_ONE  := $(filter round ablate generate score train,$(MAKECMDGOALS))
-FROM_ZERO := $(filter gate evaluate,$(MAKECMDGOALS))
+FROM_ONE  := $(filter round ablate generate score train lm-eval,$(MAKECMDGOALS))
+FROM_ZERO := $(filter gate evaluate fork,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
   LOWEST := $(if $(FROM_ONE),1,0)
   ifneq ($(shell [[ '$(ROUND)' =~ ^(0|[1-9][0-9]*)$$ && '$(ROUND)' -ge $(LOWEST) ]] && echo yes),yes)
@@ -272,6 +275,15 @@ table: setup  ## the results of RUN for a paper; FORMAT=latex or csv, else Markd
 
 schema: setup  ## the tables that files have; TABLE=chains for the columns of one
 	@$(PY) -m data schema $(if $(TABLE),'$(TABLE)')
+
+fork: setup  ## a run NEW=name that begins after ROUND=2 of RUN, under another CONFIG or SET; what still holds is linked
+	@$(PY) -m pipeline.fork --run '$(RUN)' --round $(ROUND) --new '$(NEW)' \
+		$(if $(filter file,$(origin CONFIG)),,--config '$(CONFIG)') $(SET_ARGS)
+
+lm-eval: override EXTRA += bench
+lm-eval: setup  ## lm-evaluation-harness on base and adapter after ROUND=3 of RUN; TASKS="gsm8k,arc_easy", QUESTIONS=file, LIMIT=50
+	@$(PY) -m pipeline.lm_eval --run '$(RUN)' --round $(ROUND) $(if $(TASKS),--tasks '$(TASKS)') \
+		$(if $(QUESTIONS),--questions '$(QUESTIONS)') $(if $(LIMIT),--limit '$(LIMIT)')
 
 test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

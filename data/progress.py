@@ -15,7 +15,7 @@ from typing import Any, Literal
 from data import shards
 from data.errors import UserError
 from data.locks import holder
-from data.run import OUTPUT, RUNS, check_run
+from data.run import OUTPUT, RUNS, check_run, load_frozen
 
 State = Literal[
     "finished",  # its manifest is there, and so are the files that it lists
@@ -72,7 +72,7 @@ def stages(run: str) -> list[StageState]:
     if not records and held is None:
         check_run(run)
     frozen = (root / "config.json").is_file()
-    config = shards.read_json(root / "config.json") if frozen else {}
+    config = load_frozen(run).model_dump() if frozen else {}
     begun = {r for r in _rounds(root) if _begun(root / f"round={r}")} | {r for r, _ in records}
     last = max([*begun, latest.get("last_round", 0)], default=0)
     return [
@@ -163,7 +163,7 @@ def _state(root: Path, round_: int, stage: str, record: dict[str, Any] | None, h
 def _finished(folder: Path, round_: int, stage: str) -> StageState:
     path = folder / shards.SUCCESS
     try:
-        manifest = shards.read_json(path)
+        manifest = shards.manifest_alone(folder)
         gone = next((name for name in manifest["files"] if not (folder / name).is_file()), None)
         if gone is not None:
             reason = f"{folder / gone} is missing but {path} lists it; delete {folder} and run its stage again"

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from data import shards
 from data.cli import guarded, start
-from data.config.load import flatten
+from data.config.load import settled_keys
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
@@ -174,7 +174,7 @@ def _figure(
 
 
 def _choices(sides: list[Side]) -> list[tuple[str, list[str]]]:
-    flat = [flatten(side.config) for side in sides]
+    flat = [settled_keys(side.config) for side in sides]
     keys = sorted(set[str]().union(*flat))
     rows = [(key, [each.get(key, "–") for each in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]

@@ -44,6 +44,10 @@ MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
     "verifier_score", "verifier_score_frozen", "peer_agreement",
 )  # fmt: skip
+SECTIONS: dict[str, Any] = {  # what evals depend on; how the chains are made does not matter here
+    **dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True),
+    "generate": {"max_new_tokens", "context_tokens", "engine"},
+}
 COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parquet
 
 
@@ -102,11 +106,8 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
 
 def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, list[Item]]) -> dict[str, Any]:
     """What the evals depend on."""
-    config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True)
-    limits = {"max_new_tokens", "context_tokens", "engine"}  # how the chains are made does not matter here
     return {
-        "config": digest(config.model_dump(mode="json", include={**sections, "generate": limits})),
+        "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
         "policies": [policy.identity for policy in policies.values()],
     }

@@ -38,6 +38,7 @@ from peers.prompts import Kind, PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
 
+SECTIONS = {"run", "generate", "templates", "wordings", "peers", "voters"}  # what chains depend on
 TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 
@@ -136,11 +137,9 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
-    config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "wordings", "peers", "voters"), True)
-    parts = sorted({turn.role for turn in asking_of(config, 1).turns})  # what is asked for depends on label and text
+    parts = sorted({turn.role for turn in asking_of(run.config, 1).turns})  # they depend on label and text
     return {
-        "config": digest([config.model_dump(mode="json", include=sections), parts]),
+        "config": digest([run.config.model_dump(mode="json", include=SECTIONS), parts]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy.identity for policy in policies.values()],
     }

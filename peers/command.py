@@ -149,11 +149,16 @@ def do_step(
     """Do one step of those up to a round, what the libraries print going to its log; nothing where the run has no such
     stage. `after`: see `steps_app`. Raises `data.guard.Ended` before a round that the guard or the gate's patience does
     not let begin, and before any stage of a run that has had its hours."""
-    from data.console import chatter_to
+    from data.console import chatter_to, console
+    from data.fork import origin_of
     from data.record import recorded
     from data.run import stage_is_finished
 
     if not step.is_part_of(run.config):
+        return
+    origin = origin_of(run.name)
+    if origin is not None and origin.made(step.stage, step.round):
+        console.print(f"{step.stage} round {step.round}: of run {origin.run}, from which this run was forked")
         return
     workers.log = log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
     to_do = not stage_is_finished(run.name, step.stage, step.round)

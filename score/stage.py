@@ -51,12 +51,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     manifest = shards.read_manifest(chains_dir)
     if manifest is None:
         raise UserError(f"{chains_dir} is not finished: run `make generate ROUND={round_}` first")
-    config, policies = run.config, resolve_all(run, round_ - 1)
-    stage = Stage("score", round_, run.stage_dir(round_, "scores"), {
-        "config": digest(config.model_dump(mode="json", include=SECTIONS)),
-        "chains": digest(manifest["files"]),
-        "policies": [policy.identity for policy in policies.values()],
-    })  # fmt: skip
+    policies = resolve_all(run, round_ - 1)
+    stage = Stage("score", round_, run.stage_dir(round_, "scores"), fingerprint(run, policies, manifest))
     run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
@@ -68,6 +64,15 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     scoring.join()
     rows, counts = scoring.weigh()
     stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens})
+
+
+def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -> dict[str, Any]:
+    """What the scores depend on; `chains` is the manifest of the round's."""
+    return {
+        "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
+        "chains": digest(chains["files"]),
+        "policies": [policy.identity for policy in policies.values()],
+    }
 
 
 class Scoring:

@@ -286,7 +286,7 @@ def test_an_adapter_that_was_trained_anew_is_not_taken_for_the_judged_one(
     gate_stage.main(gated, 1, Inline(gated))
     folder = gated.stage_dir(1, "adapters")
     save_file({"a": torch.tensor([9.0])}, folder / "plain" / ADAPTER_WEIGHTS)
-    shards.write_manifest(folder, {"format": 3}, [folder / peer / ADAPTER_WEIGHTS for peer in PEERS])
+    shards.write_manifest(folder, {}, [folder / peer / ADAPTER_WEIGHTS for peer in PEERS])
     with pytest.raises(UserError, match="peer plain: the adapter of round 1 is not the one that the gate has judged"):
         resolve_all(gated, 1)
     with pytest.raises(UserError, match=r"gate was made under other conditions \(candidates changed since\)"):

@@ -60,7 +60,9 @@ def one(stage: str, round_: int, run: str = "t") -> StageState:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    shards.write_json({}, tmp_path / "runs" / "r" / "config.json")
+    peers = [{"name": name, "model": name} for name in "ab"]
+    config = {"prompts": {"source": "q.jsonl"}, "peers": peers}
+    shards.write_json(config, tmp_path / "runs" / "r" / "config.json")
     return Path("runs") / "r"
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data import shards
+from data.fork import fork_notice
 from data.run import RUNS
 from evaluate.page import verdict
 from evaluate.page.cost import cost
@@ -45,7 +46,7 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     sections = [Section("overview", "Results", parts=overview(results, frames)), why(frames)]
     sections += [Section("chains", "Chains")] if chains is not None else []
     sections += [cost(results, frames, price), all_numbers(results)]
-    told = [oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
+    told = [fork_notice(run), oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
     lead, more = verdict.sentences(results, frames)
     return {
         "run": run, "subtitle": verdict.subtitle(results, frames), "facts": verdict.facts(results, frames),
