@@ -44,7 +44,8 @@ def _benchmarks(frames: Frames) -> Part | None:
             if points:
                 plots.append(lines_plot(f"{name}-{benchmark}", f"{benchmark}: {title}", caption, points, frames.peers))
     lost = {row["benchmark"] for row in rows if row["gv_gap"] is None}
-    missing = [f"GV-Gaps on {name} are missing where the verifier decided nothing." for name in sorted(lost)]
+    why = "the verifier decided nothing, or scored no sample with a finite number"
+    missing = [f"Some GV-Gaps on {name} are missing: {why}." for name in sorted(lost)]
     return Part("benchmarks", "By round", missing=missing, legend=marks(frames.peers), plots=plots, pairs=True)
 
 
