@@ -212,8 +212,8 @@ ablate: setup  ## ten arms of configs/arms up to ROUND=1 with SEEDS=3; ARMS="pst
 labels: setup  ## how often RUN's aggregates were right, where the questions have gold answers
 	@$(PY) -m pipeline.labels --run '$(RUN)'
 
-report: setup  ## print the table of RUN and write its report
-	@$(PY) -m evaluate.report --run '$(RUN)'
+report: setup  ## print the table of RUN and write its page, runs/RUN/report.html; PRICE=2.5 of a device hour
+	@$(PY) -m evaluate.report --run '$(RUN)' $(if $(PRICE),--price '$(PRICE)')
 
 status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.spent import spent
 
 # of a run's files; 1: before chains had roles; 2: ids of questions without regard to case; 3: one text per question
 FORMAT = 4
@@ -47,6 +48,7 @@ class Stage:
         from data import shards
         from data.console import console
 
+        spent.clear()
         manifest = shards.read_manifest(self.folder)
         started = self.folder / shards.STARTED
         if manifest:
@@ -77,7 +79,7 @@ class Stage:
         seconds = round(time.monotonic() - self.start, 1)
         manifest = {
             "stage": self.name, "round": self.round, "format": FORMAT, "rows": rows, "seconds": seconds, **summary,
-            "fingerprint": self.fingerprint, "versions": versions(),
+            **spent.told(), "fingerprint": self.fingerprint, "versions": versions(),
         }  # fmt: skip
         shards.write_manifest(self.folder, manifest, files)
         shown = [f"{key.replace('_', ' ')} {_words(value)}" for key, value in summary.items() if not _nested(value)]

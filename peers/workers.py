@@ -13,6 +13,7 @@ ends.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 from data.console import Task, console
 from data.errors import UserError
 from data.run import Run
+from data.spent import spent
 from peers import permits, policy_cache
 from peers.engines.protocol import engine_kind
 from peers.placement import Placement, Slot, placement_of, resolved
@@ -116,6 +118,7 @@ class _Process:
     job: Job | None = None
     advanced: list[int] = field(default_factory=lambda: [0, 0])  # items and tokens of the job that are counted
     awake: bool = False  # it may have memory of its device
+    since: float = 0.0  # when the job was given
 
 
 class Pool(AbstractContextManager["Pool"]):
@@ -182,6 +185,7 @@ class Pool(AbstractContextManager["Pool"]):
                 elif kind == "done":
                     job, process.job = process.job, None
                     assert job is not None
+                    spent.add(job.peer, worker.slot.device.name, time.monotonic() - process.since)
                     self.deaths[job.peer] = 0
                     self._dispatch()  # the caller may take its time
                     if job.work is not policy_cache.rest:
@@ -240,7 +244,7 @@ class Pool(AbstractContextManager["Pool"]):
         return len(turns) + sum(other.device not in turns for other in slots)
 
     def _give(self, process: _Process, job: Job) -> None:
-        process.job, process.advanced = job, [0, 0]
+        process.job, process.advanced, process.since = job, [0, 0], time.monotonic()
         process.awake |= job.work is not policy_cache.rest
         units = (list(job.units),) if job.units else ()
         process.worker.send(self.log, job.work, (*job.arguments, *units))

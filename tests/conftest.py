@@ -23,6 +23,7 @@ import pytest
 
 from data import shards
 from data.shards import Row
+from evaluate.page import inline
 from peers.devices import gpu_is_there
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,9 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:
     cores, number = sorted(os.sched_getaffinity(0)), int(WORKER.removeprefix("gw"))
     os.sched_setaffinity(0, set(cores[number :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]) or cores)
+
+# Joining the scripts of the plots takes seconds, and most tests have a folder of their own.
+inline.CACHE = ROOT / ".cache" / "page"
 
 ARCHITECTURES = {"llama": "LlamaConfig", "qwen": "Qwen2Config"}
 

@@ -19,18 +19,12 @@ from data.guard import Collapse, before_round
 from data.run import RUNS, Run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
+from evaluate import tables
+from evaluate.changes import changes
 from evaluate.guard import decide
 from evaluate.metrics import metrics_row
-from evaluate.report import (
-    change_table,
-    choices_table,
-    cross_table,
-    gap_table,
-    metrics_table,
-    show,
-    training_table,
-    write_report,
-)
+from evaluate.report import show, write_report
+from evaluate.tables import choices_table, cross_table, gap_table, metrics_table, training_table
 
 
 def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
@@ -44,6 +38,11 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
         "sample_accuracy": em, "gv_gap": em / 10, "gv_gap_frozen": em / 20, "verifier_auroc": auroc, "pass_at_k": em,
         "maj_at_k": em,
     }  # fmt: skip
+
+
+def change_table(run: str, rounds: list[int]) -> Table | None:
+    """Of what has changed."""
+    return tables.change_table(run, changes(run, rounds))
 
 
 @pytest.mark.parametrize("benchmarks", [("a",), ("a", "b")])
@@ -161,7 +160,7 @@ def test_the_guards_warnings_stay(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[-3:-1] == expected and lines[-1].startswith("report: ")
     page = RUNS / "r" / "report.html"
-    assert page.read_text("utf-8").count("collapse?") == 2
+    assert page.read_text("utf-8").count("Collapse?") == 2
     show("silent")
     assert "collapse?" not in capsys.readouterr().out
     page.unlink()

@@ -20,7 +20,7 @@ DODGE = 0.05  # of a round, between peers whose intervals would lie on each othe
 YES, NO, MUTED, INK, ACCENT = (f"var(--{name})" for name in ("yes", "no", "muted", "ink", "accent"))
 
 CONFIG: Spec = {
-    "background": None,
+    "background": "transparent",
     "font": FONT,
     "view": {"stroke": None},
     "axis": {
@@ -28,6 +28,7 @@ CONFIG: Spec = {
         "tickColor": "var(--line)", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
         "labelPadding": 6, "titlePadding": 8, "tickSize": 4, "domain": False, "ticks": False,
     },
+    "axisYQuantitative": {"minExtent": 34},  # plots side by side begin at the same place
     "axisX": {"grid": False, "domain": True, "ticks": True},
     "header": {"labelColor": INK, "labelFontSize": 12, "title": None},
 }  # fmt: skip
@@ -89,13 +90,14 @@ def _ticks(rounds: Sequence[int], most: int = 12) -> list[int]:
     return list(rounds[:: -(-len(rounds) // most)])
 
 
-def split_histogram(rows: Rows, names: tuple[str, str], x_title: str) -> Spec:
-    """Two histograms over each other, each in shares of its own group. Rows: group, low, high, share, n."""
+def split_histogram(rows: Rows, names: tuple[str, str], x_title: str, ends: tuple[float, float]) -> Spec:
+    """Two histograms over each other, each in shares of its own group, between two `ends`. Rows: group, low, high,
+    share, n, range."""
     layer: Spec = {
         "mark": {"type": "bar", "opacity": 0.6, "binSpacing": 0, "stroke": None},
         "encoding": {
             "x": {"field": "low", "type": "quantitative", "title": x_title, "axis": {"tickCount": 6},
-                  "scale": {"nice": False, "zero": False}, "bin": {"binned": True}},
+                  "scale": {"nice": False, "zero": False, "domain": list(ends)}, "bin": {"binned": True}},
             "x2": {"field": "high"},
             "y": {"field": "share", "type": "quantitative", "stack": None, "title": None,
                   "axis": {"format": ".0%", "tickCount": 4}},
@@ -105,7 +107,7 @@ def split_histogram(rows: Rows, names: tuple[str, str], x_title: str) -> Spec:
         },
     }  # fmt: skip
     zero = {"mark": {"type": "rule", "color": MUTED, "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0}}}
-    return _spec(rows, [layer, zero])
+    return _spec(rows, [layer, zero] if ends[0] < 0 < ends[1] else [layer])
 
 
 def scatter(rows: Rows, peers: Sequence[str], titles: tuple[str, str]) -> Spec:
@@ -153,17 +155,20 @@ def steps(rows: Rows, order: Sequence[str], last: int, x_title: str) -> Spec:
     x = {"field": "value", "type": "quantitative", "title": x_title, "scale": {"zero": False}, "axis": {"tickCount": 5}}
     now = f"datum.round == {last}"
     tip = {"tooltip": _tip(("kind", "what"), ("round", "round"), ("shown", x_title))}
-    return _spec(rows, [
+    layers: list[Spec] = [
         {"transform": [{"filter": f"{now} && isValid(datum.low)"}],
          "mark": {"type": "rule", "strokeWidth": 2, "color": ACCENT},
          "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}}},
-        {"transform": [{"filter": f"!({now})"}],
-         "mark": {"type": "text", "fontSize": 11, "color": MUTED, "dy": -9},
-         "encoding": {"y": y, "x": x, "text": {"field": "round", "type": "nominal"}, **tip}},
-        {"transform": [{"filter": now}], "mark": {"type": "point", "filled": True, "size": 90, "color": ACCENT,
-                                                  "opacity": 1},
+        {"transform": [{"filter": now}],
+         "mark": {"type": "point", "filled": True, "size": 90, "color": ACCENT, "opacity": 1},
          "encoding": {"y": y, "x": x, **tip}},
-    ], STEP * len(order))  # fmt: skip
+    ]  # fmt: skip
+    if any(row["round"] != last for row in rows):  # of nothing a scale would have no ends
+        layers.insert(1, {
+            "transform": [{"filter": f"!({now})"}],
+            "mark": {"type": "point", "size": 40, "color": MUTED, "opacity": 1}, "encoding": {"y": y, "x": x, **tip},
+        })  # fmt: skip
+    return _spec(rows, layers, STEP * len(order))
 
 
 def stacked(rows: Rows, authors: Sequence[str], order: Sequence[str]) -> Spec:
@@ -186,7 +191,13 @@ def stacked(rows: Rows, authors: Sequence[str], order: Sequence[str]) -> Spec:
 def losses(rows: Rows, peers: Sequence[str], starts: Sequence[tuple[int, int]]) -> Spec:
     """A line per peer over optimiser steps. Rows: peer, round, step, value (smoothed), raw; `starts`: (round, first
     step)."""
-    x = {"field": "step", "type": "quantitative", "title": "optimiser step", "scale": {"nice": False, "zero": False}}
+    x = {
+        "field": "step",
+        "type": "quantitative",
+        "title": "optimiser step",
+        "axis": {"tickCount": 8},
+        "scale": {"nice": False, "zero": False},
+    }
     y = {"field": "value", "type": "quantitative", "title": None, "axis": {"tickCount": 5}}
     who = {"color": _peers(peers)["color"], "detail": {"field": "round"}}
     marks = [{"step": step, "label": f"round {n}"} for n, step in starts]

@@ -15,9 +15,10 @@ from evaluate.results import Results
 
 def cost(results: Results, frames: Frames, price: float | None) -> Section:
     """The section. `price` is that of a device hour."""
-    stages = [
-        {"stage": stage, "round": n, **frames.manifest(stage, n)} for stage in OUTPUT for n in frames.rounds(stage)
+    found = [
+        {**frames.manifest(stage, n), "stage": stage, "round": n} for stage in OUTPUT for n in frames.rounds(stage)
     ]
+    stages = [each for each in found if "seconds" in each]
     lead = "As the stages' manifests have it: of a stage that was interrupted, the seconds of its last call."
     if not stages:
         return Section("cost", "Cost", parts=[Part("none", "Time", missing=["No stage is finished yet."])])
@@ -31,7 +32,7 @@ def _time(stages: list[dict[str, Any]]) -> Part:
     for each in stages:
         seconds[each["stage"]] += each["seconds"]
     order, whole = [stage for stage in OUTPUT if stage in seconds], sum(seconds.values())
-    unit, size = ("hours", 3600) if whole > 5400 else ("minutes", 60)
+    unit, size = ("hours", 3600) if whole > 5400 else ("minutes", 60) if whole > 180 else ("seconds", 1)
     rounds = sorted({each["round"] for each in stages})
     of = {(each["stage"], each["round"]): each["seconds"] for each in stages}
     table = [
@@ -84,9 +85,7 @@ def _waits(frames: Frames, stages: list[dict[str, Any]]) -> Part:
     title = "What waited for what"
     known = [each for each in stages if each.get("peer_seconds")]
     if not known:
-        return Part(
-            "waits", title, missing=["Not shown: the manifests of this run, of an earlier version, do not say."]
-        )
+        return Part("waits", title, missing=["Not shown: this run was made by a version whose manifests do not say."])
     wall, busy = Counter[str](), dict[str, Counter[str]]()
     for each in known:
         wall[each["stage"]] += each["seconds"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64encode
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
@@ -51,13 +52,17 @@ def vega() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script. vl-convert takes seconds to join them: the result is kept in the
     cache."""
     path = CACHE / f"vega-{metadata.version('vl-convert-python')}.js"
-    if not path.is_file():
-        from vl_convert import javascript_bundle
+    if path.is_file():
+        return _whole(path.read_text(encoding="utf-8"), path.name)
+    from vl_convert import javascript_bundle
 
-        text = javascript_bundle()
-        with shards.writing(path) as temporary:
+    text = javascript_bundle()
+    own = path.with_name(f"{path.name}.{os.getpid()}")  # several processes may be at it
+    with suppress(OSError):  # then the next one joins them again
+        with shards.writing(own) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return _whole(path.read_text(encoding="utf-8"), path.name)
+        os.replace(own, path)
+    return _whole(text, path.name)
 
 
 def policy(scripts: list[Markup]) -> str:

@@ -73,4 +73,4 @@ def _gate(results: Results, frames: Frames) -> Part | None:
     columns = ["round", "peer", "before, %", "after, %", "change in points (interval)", "decision"]
     caption = f"On {votes['questions_with_a_vote']:,} questions with a vote; no gold answer has a part in it."
     tables = [Numbers("Decisions of the gate", columns, rows, (2, 3, 4), caption)] if rows else []
-    return Part("gate", "The gate", legend=marks(frames.peers), plots=[plot], tables=tables)
+    return Part("gate", "The gate", legend=marks(frames.peers), plots=[plot], tables=tables, pairs=True)

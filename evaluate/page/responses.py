@@ -43,7 +43,7 @@ def responses_part(frames: Frames) -> Part:
         if any(known):
             plots.append(_plot(*measure, rows_, frames))
         elif known:
-            lines.append(f"{measure[1].removesuffix(', in %')}: none, of no peer, in no round.")
+            lines.append(f"{measure[1].partition(',')[0]}: 0 in every round, of every peer.")
     return Part("responses", title, lines, legend=marks(frames.peers), plots=plots)
 
 

@@ -44,13 +44,12 @@ def facts(results: Results, frames: Frames) -> Facts:
     shared = {config.wording_name(peer) for peer in config.peers}
     found: Facts = [
         ("Models", [f"{peer.name}: {_model(peer.model)} ({peer.dtype})" for peer in config.peers]),
-        ("Wording", wordings if len(shared) > 1 or len(wordings) == 1 else [f"all peers: {shared.pop()}"]),
-        ("Unlabelled questions", [f"{n:,} of {config.prompts.source}"]),
+        ("Wording", wordings if len(shared) > 1 or len(wordings) == 1 else [f"{shared.pop()}, of all peers"]),
+        ("Unlabelled questions", [f"{n:,} from {config.prompts.source}"]),
         ("Benchmarks", _benchmarks(config, frames) or ["none, so no gold answer was used"]),
     ]
     if config.gate.questions:
         found.append(("Gate", [f"{config.gate.questions:,} more unlabelled questions"]))
-    found.append(("Seed", [str(config.run.seed)]))
     changed = [f"{key} = {value} (default {default})" for key, value, default in switches(config)]
     return [*found, ("Switches changed", changed or ["none: all are the defaults"])]
 

@@ -64,11 +64,11 @@ def labels_part(frames: Frames, rounds: Sequence[int]) -> Part:
         if each is not None
     ]
     last = rounds[-1]
-    before = " Small numbers: earlier rounds." if len(rounds) > 1 else ""
+    before = " Hollow dots: earlier rounds." if len(rounds) > 1 else ""
     plot = Plot(
         "labels", "Right answers to the unlabelled questions, in %",
-        f"Each dot is a share of right answers in round {last}, with its 95 % interval; the label should lie to the "
-        f"right of the single responses.{before}{frames.few(last)}",
+        f"The full dot is a share of right answers in round {last}, with its 95 % interval; the label should lie to "
+        f"the right of the single responses.{before}{frames.few(last)}",
         charts.steps(rows, [_shorter(name) for name in order], last, "right answers, %"),
         Numbers(
             "Right answers, in %", ["", *(f"round {n}" for n in rounds)],
@@ -136,9 +136,9 @@ def _histogram(mine: pl.DataFrame, peer: str, round_: int, low: float, width: fl
     counts = f"{totals.get(True, 0):,} agree, {totals.get(False, 0):,} differ"
     return Plot(
         f"pmi-{round_}-{peer}", f"{peer}: {counts}",
-        "Bars are shares of their own group; the further apart the two groups lie, the more PMI tells. The outermost "
-        "bars hold what lies beyond them.",
-        charts.split_histogram(rows, (AGREE, DIFFER), "PMI, nats per token"),
+        "The further apart the two groups lie, the more PMI tells; bars are shares of their own group, and the "
+        "outermost hold what lies beyond them.",
+        charts.split_histogram(rows, (AGREE, DIFFER), "PMI, nats per token", (low, low + BINS * width)),
         Numbers(f"PMI of {peer}, number of answers", ["nats per token", AGREE, DIFFER], list(cells.values()), (1, 2)),
     )  # fmt: skip
 
