@@ -17,7 +17,8 @@ from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
 from evaluate.labels import gold_answers, source_has_changed
 from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
-from evaluate.page.chain_data import Chain, chains_of, gold_of, ids_of, judge, rows_of
+from evaluate.page.chain_data import Chain, chains_of, ids_of, rows_of
+from evaluate.page.chain_verdicts import gold_of, judge
 from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
