@@ -35,40 +35,49 @@ def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
 
     Raises UserError for a round without finished chains and for an id that is not there or not the only one.
     """
-    found = [id_ for id_ in ids_of(run, round_) if id_.startswith(prompt_id)]
+    ids = ids_of(run, round_)
+    found = [id_ for id_ in ids if id_.startswith(prompt_id)]
     if len(found) != 1 or not prompt_id:
         which = f"{len(found)} questions have ids that begin so" if found else "no question has this id"
         raise UserError(
-            f"prompt {prompt_id!r}: {which} in round {round_} of run {run.name!r}; the ids are the column prompt_id of "
-            f"{run.stage_dir(round_, 'chains')}"
+            f"prompt {prompt_id!r}: {which} in round {round_} of run {run.name!r}; some are "
+            f"{', '.join((found or ids)[:3])}, all are the column prompt_id of {run.stage_dir(round_, 'chains')}"
         )
-    chains = list(chains_of(run, round_, set(found)))
-    section = run.config.evaluate
+    return some_chains(run, round_, found)[0]
+
+
+def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[Chain]:
+    """The chains of questions that the round has, in this order."""
+    found = {chain["id"]: chain for chain in chains_of(run, round_, set(ids))}
+    section, chains = run.config.evaluate, [found[id_] for id_ in ids]
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        judge(chains, gold_of(run.config, found), run.config, grader)
-    return chains[0]
+        judge(chains, gold_of(run.config, ids), run.config, grader)
+    return chains
 
 
-def ordering(run: Run, round_: int, order: Order) -> Iterator[str]:
-    """Ids of questions: those with a wrong label, the one with the highest weight first; or all, shuffled by the run's
-    seed.
+def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> Iterator[str]:
+    """Ids of questions: those with a wrong label, the one with the highest weight first; or all, shuffled by a seed, by
+    default the run's.
 
     Raises UserError for a round without finished scores (chains), or, of `worst`, without gold answers.
     """
     if order == "random":
         ids = ids_of(run, round_)
-        yield from random.Random(f"{run.config.run.seed}/{round_}/show").sample(ids, len(ids))
+        seed = run.config.run.seed if seed is None else seed
+        yield from random.Random(f"{seed}/{round_}/show").sample(ids, len(ids))
         return
-    gold, section = gold_answers(run.config), run.config.evaluate
+    section = run.config.evaluate
     rows = rows_of(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
-    trained = [row for row in rows if row["weight"] and row["label"] is not None and row["prompt_id"] in gold]
+    trained = [row for row in rows if row["weight"] and row["label"] is not None]
     trained.sort(key=lambda row: -row["weight"])
     seen = set()
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        for start in range(0, len(trained), BATCH):
+        for start in range(0, len(trained), BATCH):  # the first wrong one comes early
             some = trained[start : start + BATCH]
-            pairs = [(row["label"], gold[row["prompt_id"]]) for row in some]
-            for row, right in zip(some, grader.equivalent(pairs, section.label_answers), strict=True):
+            gold = gold_answers(run.config, {row["prompt_id"] for row in some})
+            known = [row for row in some if row["prompt_id"] in gold]
+            pairs = [(row["label"], gold[row["prompt_id"]]) for row in known]
+            for row, right in zip(known, grader.equivalent(pairs, section.label_answers), strict=True):
                 if right is False and row["prompt_id"] not in seen:
                     seen.add(row["prompt_id"])
                     yield row["prompt_id"]
