@@ -28,7 +28,7 @@ from data.run import RUNS, Run, load_frozen, open_run
 from data.schema import METRICS
 from evaluate.report import write_report
 from peers import policy_cache
-from peers.policy import Policy
+from peers.policy import Policy, resolve
 from peers.source import model_directory
 from pipeline.share.archive import read_archive
 from pipeline.share.check import same_answer
@@ -395,7 +395,8 @@ def test_a_run_finds_what_is_elsewhere_on_another_machine(
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peers' calls are done in this process."""
+    """One peer is exported, and its calls are done in this process."""
+    monkeypatch.setattr(pipeline.share.export, "resolve_all", lambda run, n: {"plain": resolve(run, n, "plain")})
     monkeypatch.setattr(pipeline.unrecorded, "Pool", Here)
     monkeypatch.setattr(pipeline.unrecorded, "warm", lambda *_, **__: None)
 
@@ -412,30 +413,33 @@ def code_of(card: Path, **names: str) -> str:
 
 
 @pytest.mark.usefixtures("here")
-def test_an_export_loads_and_says_what_the_run_says(
-    root: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    export("t", None, None, True, 3, None, ["plain=some/model"])
+def test_an_export_loads_and_says_what_the_run_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export("t", None, None, True, 3, None, [])
     out = capsys.readouterr().out
     assert "round 1 of run t: the last one that was trained" in out
-    assert out.count("transformers, merged: 3 of 3 texts") == 2 and out.count("peft, adapter in float32: 3 of 3") == 2
-    folder = root / "export"
+    for way in ("transformers, merged: 3 of 3 texts", "transformers, merged: 3 of 3", "peft, adapter in float32: 3 of"):
+        assert way in out
+    assert (folder / "plain/README.md").read_text(encoding="utf-8").count("3 of 3 texts") == 1
+    merged = root / ".checkpoints/round=1/plain/model.safetensors"
+    assert (folder / "plain/merged" / merged.name).read_bytes() == merged.read_bytes()
+    base = str(load_frozen("t").peer("plain").model)
+    said = code_of(folder / "plain/README.md", BASE=base, ADAPTER=str(folder / "plain"))
+    assert said.strip().startswith("The answer is ")
+
+
+def test_an_export_is_for_strangers(root: Path, made: Path, tmp_path: Path) -> None:
+    folder = export("t", 1, None, True, 0, None, ["plain=some/model"])
     for peer, base in (("chatty", "./models/chatty"), ("plain", "some/model")):
         config = shards.read_json(folder / peer / "adapter_config.json")
         assert (config["base_model_name_or_path"], config["peft_type"], config["revision"]) == (base, "LORA", None)
         assert shards.read_json(folder / peer / "pst.json")["base"] == base
         trained = root / "round=1/adapters" / peer / "adapter_model.safetensors"
         assert (folder / peer / trained.name).read_bytes() == trained.read_bytes()
-        merged = root / ".checkpoints/round=1" / peer / "model.safetensors"
-        assert (folder / peer / "merged" / merged.name).read_bytes() == merged.read_bytes()
     for text in folder.rglob("*"):
         if text.suffix in (".json", ".md"):
             for path in (tmp_path, made, made.parent):
                 assert str(path) not in text.read_text(encoding="utf-8"), f"{text} tells a path of this machine"
     verify_run("t")  # an export's manifest is one, too
-    config = load_frozen("t")
-    said = code_of(folder / "plain/README.md", BASE=str(config.peer("plain").model), ADAPTER=str(folder / "plain"))
-    assert said.strip().startswith("The answer is ")
 
 
 def percent(root: Path, round_: int, peer: str) -> str:
@@ -496,7 +500,7 @@ def test_an_export_that_says_something_else_is_none(root: Path, monkeypatch: pyt
     def other(policy: Policy, target: Path) -> None:
         shutil.copytree(policy.base, target)
         weights = load_file(target / "model.safetensors")
-        save_file({n: w * 1.5 for n, w in weights.items()}, target / "model.safetensors", metadata={"format": "pt"})
+        save_file({n: -w for n, w in weights.items()}, target / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(pipeline.share.export, "write_checkpoint", other)
     refused(lambda: export("t", 1, None, True, 1, 4, []), "does not say what the run's own policy says", "CHECK=0")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from data import shards
 from data.errors import UserError, trouble
@@ -73,7 +73,7 @@ def read_archive(path: Path) -> Archive:
             if name == PACKED:
                 about = source.read()
             else:
-                checksums[name] = file_digest(source, "sha256").hexdigest()
+                checksums[name] = file_digest(cast(io.BufferedReader, source), "sha256").hexdigest()
     if len(runs) != 1 or not about:
         raise UserError(f"{path} is no archive of a run: it has no {PACKED}; expected one that `make pack` has written")
     faults = compare(known_by({PACKED: about}), checksums)

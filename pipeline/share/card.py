@@ -39,6 +39,7 @@ def write_card(
         title=f"{run.name}, {policy.name}, round {policy.round}",
         kind="Merged checkpoint" if merged else "LoRA adapter",
         merged=merged,
+        as_measured=policy.checkpoint is not None,
         peer=policy.name,
         run=run.name,
         round=policy.round,

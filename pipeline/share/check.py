@@ -7,7 +7,6 @@ of this project but the tokens of the prompts. peft runs in float32: beside bf16
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -151,7 +150,6 @@ def _plain(
         texts += [prompts.text(prompts.cut(row.tolist())) for row in out[:, longest:]]
         advance(len(batch), 0)
     del model
-    gc.collect()
     policy_cache.collect()
     return texts
 
