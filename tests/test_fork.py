@@ -36,7 +36,8 @@ ADAPTERS = "adapters of rounds 1 to 2, and what led to them: those of run t, as 
 def make(run: Run, stage: str, round_: int) -> None:
     """A finished stage without rows, under the fingerprint that it would have."""
     if stage == "train":
-        return adapters(run, round_)
+        adapters(run, round_)
+        return
     folder = run.stage_dir(round_, OUTPUT[stage])
     part = folder / "part-00000.parquet"
     shards.write_table(TABLES[stage].empty_table(), part)
@@ -46,7 +47,6 @@ def make(run: Run, stage: str, round_: int) -> None:
         shards.write_table(METRICS.empty_table(), metrics_path(run.name, round_))
         if round_:
             write_decision(run, round_, [])
-    return None
 
 
 @pytest.fixture
@@ -229,7 +229,8 @@ def test_a_fork_that_is_cut_off_leaves_nothing_that_looks_like_a_run(
 
 def test_the_stages_before_the_fork_are_not_made_again(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
     fork("t", 1, "u", None, ["score.weighting=rank", "evaluate.samples=3"])
-    run, called, idle = Run("u", load_frozen("u")), [], SimpleNamespace(log=None, release=lambda: None)
+    run, idle = Run("u", load_frozen("u")), SimpleNamespace(log=None, release=lambda: None)
+    called: list[tuple[str, int]] = []
     for stage, round_ in (*STEPS[:5], ("score", 2)):
         step = Step(stage, round_, lambda _, number, __, stage=stage: called.append((stage, number)))
         do_step(step, run, idle, Hours(0.0))  # type: ignore[arg-type]

@@ -83,7 +83,8 @@ def run_peer(
     """What harness.py found of a peer, and {task: (benchmark, its items)}."""
     directory, beside = (trained.base, trained.adapter) if asked.unmerged else trained.weights()
     with tempfile.TemporaryDirectory(prefix="lm-eval-") as temporary:
-        folder, items = Path(temporary), {}
+        folder = Path(temporary)
+        items: dict[str, tuple[str, list[str]]] = {}
         for name, (section, questions) in asked.benchmarks.items():
             apart = write_questions(folder, name, section.answers, questions, base.prompts, run.config.generate)
             if apart:
