@@ -17,7 +17,7 @@ def take(run: str, path: Path) -> None:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        page = browser.new_page(viewport=SIZE, color_scheme="light")
+        page = browser.new_page(viewport={"width": SIZE["width"], "height": SIZE["height"]}, color_scheme="light")
         page.goto((RUNS / run / "report.html").resolve().as_uri())
         page.wait_for_selector("html[data-drawn]", timeout=60_000)
         page.screenshot(path=str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from data.hours import Hours, hours_of
 from data.keep import keep_path
 from data.run import OUTPUT, RUNS, Run, check_run, load_frozen, metrics_path, open_run
 from data.schema import METRICS
-from evaluate.report import metrics_table
+from evaluate.tables import metrics_table
 from peers.command import Step, do_step
 from pipeline.fork import fork
 from pipeline.reuse import TABLES, fingerprint
@@ -231,9 +232,13 @@ def test_the_stages_before_the_fork_are_not_made_again(made: Run, capsys: pytest
     fork("t", 1, "u", None, ["score.weighting=rank", "evaluate.samples=3"])
     run, idle = Run("u", load_frozen("u")), SimpleNamespace(log=None, release=lambda: None)
     called: list[tuple[str, int]] = []
+
+    def note(stage: str, _: Run, number: int, __: object) -> None:
+        called.append((stage, number))
+
     for stage, round_ in (*STEPS[:5], ("score", 2)):
-        step = Step(stage, round_, lambda _, number, __, stage=stage: called.append((stage, number)))
-        do_step(step, run, idle, Hours(0.0))  # type: ignore[arg-type]
+        step = Step(stage, round_, partial(note, stage))
+        do_step(step, run, idle, Hours(0.0), 2)  # type: ignore[arg-type]
     assert called == [("evaluate", 0), ("evaluate", 1), ("score", 2)]
     assert "train round 1: of run t, from which this run was forked" in capsys.readouterr().out
     assert hours_of(Run("t", made.config)).before == 3600 * 10 and hours_of(run).before == 0  # those were t's hours

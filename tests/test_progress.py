@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,8 @@ def test_between_two_words_the_time_runs_down_and_grows_where_one_is_overdue() -
 
 def test_all_done_or_undone_again() -> None:
     meter = Meter(4)
-    for second in range(4):
-        meter.add(1, 1, float(second))
+    for number in range(4):
+        meter.add(1, 1, float(number))
     assert meter.left(9.0) == 0
     meter.add(-3, -3, 9.0)  # a dead process had done them
     assert (meter.done, meter.left(9.0)) == (1, None)
@@ -166,7 +166,7 @@ def test_in_a_terminal_there_is_a_live_line_for_each_peer(clock: Clock, monkeypa
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
     """What was told since it was last asked, with events on."""
     monkeypatch.setattr(events.log, "on", True)
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 import evaluate.report
 from data import shards
-from data.config.sections import Config
+from data.config.load import parse_config
 from data.errors import UserError
 from data.progress import StageState, going, record_path, stages
 from data.run import Run
@@ -29,6 +29,10 @@ from evaluate.rebuild import TIMES, Rebuild
 from pipeline.status import as_json, lines_of, outlook, table_of
 from tests.conftest import ROOT, questions, run_module, run_stage, write_jsonl
 from tests.test_progress import check_against_the_docs
+
+CONFIG = parse_config(
+    {"prompts": {"source": "q.jsonl"}, "peers": [{"name": "p", "model": "p"}, {"name": "q", "model": "q"}]}, "test"
+)
 
 ROW = pa.schema([("x", pa.int64())])
 SLOW = ("--set", "runtime.max_num_seqs=1", "--set", "evaluate.samples=8")  # an advance a response
@@ -303,7 +307,7 @@ class Writer:
 
 def test_the_report_takes_a_twentieth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     writer, rebuild = Writer(monkeypatch), Rebuild()
-    run = Run("r", Config.model_construct(guard=None))
+    run = Run("r", CONFIG)
     rebuild(run)
     writer.now += TIMES - 1
     rebuild(run)
@@ -321,7 +325,7 @@ def test_a_report_that_fails_is_one_line_and_no_failure(
 ) -> None:
     writer = Writer(monkeypatch)
     writer.error = ValueError("a\nb")
-    Rebuild()(Run("r", Config.model_construct(guard=None)))
+    Rebuild()(Run("r", CONFIG))
     assert writer.calls == 1
     assert capsys.readouterr().out == "  warning: no report could be written: ValueError: a b\n"
 
@@ -331,7 +335,7 @@ def test_where_there_is_nothing_to_report_nothing_is_written(
 ) -> None:
     writer = Writer(monkeypatch)
     monkeypatch.setattr(evaluate.report, "has_results", lambda run: False)
-    Rebuild()(Run("r", Config.model_construct(guard=None)))
+    Rebuild()(Run("r", CONFIG))
     assert (writer.calls, capsys.readouterr().out) == (0, "")
 
 

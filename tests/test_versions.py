@@ -74,6 +74,7 @@ def test_a_manifest_of_a_later_format_need_not_look_like_one_of_this(run: Run) -
     shards.write_json({"format": FORMAT + 1, "parts": []}, folder / shards.SUCCESS)
     with pytest.raises(UserError, match=rf"format {FORMAT + 1}; this one has"):
         shards.read_manifest(folder)
+    damaged: Any
     for damaged in ([], {"format": FORMAT}, {"format": FORMAT, "files": []}):
         shards.write_json(damaged, folder / shards.SUCCESS)
         with pytest.raises(UserError, match=r"_SUCCESS\.json is no manifest: it lists no files; delete runs/t/round=1"):

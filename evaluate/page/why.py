@@ -221,7 +221,8 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
         + frames.few(round_),
         charts.dots(rows, frames.peers, order, "mean weight"),
         Numbers("Mean weight by what was right", ["", "peer", "mean weight (95 % interval)"],
-                [[row["kind"], row["peer"], row["shown"]] for kind in order for row in rows if row["kind"] == kind],
+                [[str(row[key]) for key in ("kind", "peer", "shown")]
+                 for kind in order for row in rows if row["kind"] == kind],
                 (2,)),
     )  # fmt: skip
 

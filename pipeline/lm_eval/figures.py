@@ -12,7 +12,7 @@ from data import shards
 from data.run import OUTPUT, Run
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values
-from evaluate.report import points
+from evaluate.tables import points
 
 Ours = dict[str, ItemValues]  # {"base": round 0, "adapter": the round}; empty where one of them is not evaluated
 
