@@ -8,7 +8,7 @@ from pathlib import Path
 from data.run import RUNS
 from tests.test_page_browser import CHROMIUM
 
-SIZE = {"width": 1200, "height": 1000}
+SIZE = {"width": 1120, "height": 1330}
 
 
 def take(run: str, path: Path) -> None:

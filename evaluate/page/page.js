@@ -9,6 +9,8 @@
   const draw = async (place) => {
     try {
       await window.vegaEmbed(place, specs[place.dataset.spec], options);
+      // The place has the description, and the table the numbers: each mark read aloud would be neither.
+      for (const svg of place.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true");
     } catch (error) {
       place.textContent = "This plot could not be drawn; its numbers are in the table.";
       console.error(error);

@@ -48,7 +48,7 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     lead, more = verdict.sentences(results, frames)
     return {
         "run": run, "subtitle": verdict.subtitle(results, frames), "facts": verdict.facts(results, frames),
-        "notices": verdict.notices(results, [Text.from_markup(line).plain.strip() for line in told]),
+        "notices": verdict.notices(results, Text.from_markup("".join(told)).plain.splitlines()),
         "verdict": lead, "details": " ".join(more), "tiles": verdict.tiles(results, frames),
         "warnings": results.warnings, "sections": sections, "chains": chains,
         "specs": {plot.id: plot.spec for section in sections for plot in section.plots()},
