@@ -145,9 +145,9 @@ def _state(root: Path, round_: int, stage: str, record: dict[str, Any] | None, h
     folder = root / f"round={round_}" / OUTPUT[stage]
     if (folder / shards.SUCCESS).is_file():
         found = _finished(folder, round_, stage)
-        if record is None or record.get("state") in ("running", "finished") or _older(record, found.changed):
+        if record is None or record.get("state") != "failed" or _older(record, found.changed):
             return found
-        return replace(found, state=record["state"], reason=record.get("reason"), changed=_time(record.get("updated")))
+        return replace(found, state="failed", reason=record.get("reason"), changed=_time(record.get("updated")))
     if record is None:
         begun = (folder / shards.STARTED).is_file()
         return StageState(round_, stage, "stopped" if begun else "missing")

@@ -76,7 +76,8 @@ def recorded(run: Run, round_: int, stage: str, last_round: int) -> Iterator[Non
             yield
         except BaseException as error:
             state, reason = state_of(error), reason_of(error)
-            (current or Record(run, round_, stage, last_round)).close(state, reason)
+            if state == "failed" or not already:
+                (current or Record(run, round_, stage, last_round)).close(state, reason)
             events.emit(state, reason=reason)
             raise
         else:

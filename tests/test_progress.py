@@ -311,6 +311,9 @@ def test_a_finished_stage_that_a_command_refuses_says_why_until_one_does_not(run
         raise UserError("made under other conditions")
     assert (of(1, "score").state, of(1, "score").reason) == ("failed", "made under other conditions")
     assert of(1, "score").rows == 3
+    with pytest.raises(KeyboardInterrupt), recorded(run, 1, "score", 1):
+        raise KeyboardInterrupt
+    assert of(1, "score").state == "failed"  # as before
     with recorded(run, 1, "score", 1):
         pass
     assert of(1, "score").state == "finished"
