@@ -477,8 +477,8 @@ def test_an_export_is_replaced_as_a_whole_or_not_at_all(root: Path, monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             export("t", 1, None, True, 0, None, [])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    assert [path.name for path in root.glob("export*")] == ["export"]
-    folder.rename(root / "export.old")  # killed between the two renames
+    assert [path.name for path in root.glob("*export*")] == ["export"]
+    folder.rename(root / ".export.replaced")  # killed between the two renames
     refused(lambda: export("t", 7, None, False, 0, None, []), "round 7 of run 't' has no adapters; trained rounds: 1")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     export("t", 1, None, False, 0, None, [])
@@ -504,7 +504,7 @@ def test_an_export_that_says_something_else_is_none(root: Path, monkeypatch: pyt
 
     monkeypatch.setattr(pipeline.share.export, "write_checkpoint", other)
     refused(lambda: export("t", 1, None, True, 1, 4, []), "does not say what the run's own policy says", "CHECK=0")
-    assert not list(root.glob("export*"))
+    assert not list(root.glob("*export*"))
 
 
 def test_what_counts_as_the_same_answer() -> None:

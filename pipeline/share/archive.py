@@ -114,12 +114,17 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         raise UserError(f"{path} cannot be read as a gzipped tar archive ({reason}): copy it again") from error
 
 
+def beside(target: Path, what: str) -> Path:
+    """A hidden folder beside another, by a name that nobody else has: what is in it is removed."""
+    return target.with_name(f".{target.name}.{what}")
+
+
 def put(folder: Path, target: Path) -> None:
     """Give a folder that is whole its final name, in place of one that is there.
 
     Raises OSError. Between its two renames there is neither, and `settle` brings the old one back.
     """
-    old = target.with_name(f"{target.name}.old")
+    old = beside(target, "replaced")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
@@ -129,7 +134,7 @@ def put(folder: Path, target: Path) -> None:
 
 def settle(target: Path) -> None:
     """Undo what a kill within `put` has left."""
-    old = target.with_name(f"{target.name}.old")
+    old = beside(target, "replaced")
     if old.exists() and not target.exists():
         old.rename(target)
     shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,7 @@ from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.policy import Policy, resolve_all
 from peers.source import is_local
 from peers.start import PROOF
-from pipeline.share.archive import put, settle
+from pipeline.share.archive import beside, put, settle
 from pipeline.share.card import write_card
 from pipeline.share.check import MERGED, check_exports
 from pipeline.share.choose import choose_round, parse_bases, public_base
@@ -41,7 +41,7 @@ def export(
         chosen, why = choose_round(run, round_)
         console.print(f"round {chosen} of run {name}: {why}", markup=False)
         policies = _with_adapters(run, chosen)
-        work = target.with_name(f"{target.name}.tmp")
+        work = beside(target, "exporting")
         shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
         try:
             _write(run, chosen, policies, work, merged, named, check, tokens)
