@@ -4,8 +4,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report show table \
-	schema status test check bench gpu-check peers lock clean
+.PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report compare show table \
+	schema status fork export pack unpack verify push lm-eval test check bench gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -21,10 +21,13 @@ TEST_PROCESSES ?= $(if $(wildcard /dev/nvidia[0-9]*),0,2)
 SEEDS  ?= 1
 ARMS   ?=
 AGAINST ?=
+RUNS   ?=
 BENCH_ARGS ?=
 QUESTIONS ?=
 DEVICES ?=
 PRICE  ?=
+# not taken from the environment, where it may mean something else
+LOG    :=
 WRITE  ?= yes
 PROMPT ?=
 WORST  ?=
@@ -32,6 +35,19 @@ RANDOM ?=
 FORMAT ?= markdown
 TABLE  ?=
 OUT    ?=
+# Not from the environment, which may have a FILE or an OWNER of its own.
+MERGED := no
+CHECK  :=
+TOKENS :=
+BASE   :=
+GOLD   := yes
+LOGS   := no
+FILE   :=
+PLACES :=
+OWNER  :=
+NEW    ?=
+TASKS  ?=
+LIMIT  ?=
 
 DRIVER      := 580
 PIP_VERSION := 26.3
@@ -53,18 +69,21 @@ SET_ARGS = $(foreach pair,$(SET),--set '$(pair)')
 
 # $(call stage,NAME,ROUND): one recipe line
 define stage
-@$(PY) -m $(1) $(RUN_ARGS) --round $(2) $(SET_ARGS)
+@$(PY) -m $(1) $(RUN_ARGS) --round $(2) $(SET_ARGS) $(if $(LOG),--log-json)
 
 endef
 
 # A wrong ROUND, KIND or EXTRA stops here, before anything is installed or run.
-FROM_ONE  := $(filter round ablate generate score train,$(MAKECMDGOALS))
-FROM_ZERO := $(filter gate evaluate,$(MAKECMDGOALS))
+FROM_ONE  := $(filter round ablate generate score train lm-eval,$(MAKECMDGOALS))
+FROM_ZERO := $(filter gate evaluate fork,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
   LOWEST := $(if $(FROM_ONE),1,0)
   ifneq ($(shell [[ '$(ROUND)' =~ ^(0|[1-9][0-9]*)$$ && '$(ROUND)' -ge $(LOWEST) ]] && echo yes),yes)
     $(error ROUND must be a whole number >= $(LOWEST), not '$(ROUND)'; for example: make $(firstword $(FROM_ONE) $(FROM_ZERO)) ROUND=1)
   endif
+endif
+ifneq ($(filter-out json,$(LOG)),)
+  $(error LOG must be json, or nothing, not '$(LOG)')
 endif
 WORK  := try wording round generate score train gate evaluate ablate
 KINDS := cpu gpu transformers
@@ -178,8 +197,8 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray, trackio
-	@bash -euo pipefail -c "$$SETUP"
+setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray, trackio, browser
+	@bash -euo pipefail -c "$$SETUP" $(if $(LOG),>&2)
 
 try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
@@ -191,9 +210,9 @@ plan: setup  ## who runs where and why; memory, hours and disk of CONFIG up to R
 wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
 	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
 
-round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table
+round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table (LOG=json: events)
 	$(call stage,pipeline.round,$(ROUND))
-	@$(PY) -m evaluate.report --run '$(RUN)'
+	$(if $(LOG),,@$(PY) -m evaluate.report --run '$(RUN)')
 
 generate: setup  ## one stage of ROUND=3: the peers answer each question in a chain
 	$(call stage,generate,$(ROUND))
@@ -220,6 +239,32 @@ labels: setup  ## how often RUN's aggregates were right, where the questions hav
 report: setup  ## print the table of RUN and write its page, runs/RUN/report.html; PRICE=2.5 of a device hour
 	@$(PY) -m evaluate.report --run '$(RUN)' $(if $(PRICE),--price '$(PRICE)')
 
+compare: setup  ## runs side by side, RUNS="a b c", AGAINST="a" (or the name of one ablation): tables and a page
+	@$(PY) -m evaluate.compare --runs '$(RUNS)' $(if $(ROUND),--round '$(ROUND)') \
+		$(if $(AGAINST),--against '$(AGAINST)') $(if $(OUT),--out '$(OUT)')
+
+status: setup  ## what of RUN is finished, at work (progress per peer), stopped, failed (why) and missing; LOG=json
+	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
+
+export: setup  ## each peer's adapter of RUN with a card (ROUND=2, else the best by the gate); MERGED=yes, CHECK=50 questions, OUT=folder
+	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
+		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
+		$(foreach pair,$(BASE),--base '$(pair)')
+
+pack: setup  ## RUN as one archive without models (OUT=file.tar.gz); GOLD=no leaves out gold answers, LOGS=yes adds logs
+	@$(PY) -m pipeline.share pack --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(filter no,$(GOLD)),--no-gold) \
+		$(if $(filter yes,$(LOGS)),--logs)
+
+unpack: setup  ## the run of FILE=archive into runs/ (RUN=name); says what it needs that is not here, PLACES=/old=/new where
+	@$(PY) -m pipeline.share unpack --file '$(FILE)' $(if $(filter-out file,$(origin RUN)),--run '$(RUN)') \
+		$(foreach pair,$(PLACES),--place '$(pair)')
+
+verify: setup  ## read RUN, or FILE=archive, again and name what is not as it was written
+	@$(PY) -m pipeline.share verify $(if $(FILE),--file '$(FILE)',--run '$(RUN)')
+
+push: setup  ## print the commands that would put RUN's export on the hub, as OWNER=name; none is run
+	@$(PY) -m pipeline.share push --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(OWNER),--owner '$(OWNER)')
+
 show: setup  ## one question of RUN: responses, label, PMI, weights; ROUND=1, and PROMPT=id, WORST=3 or RANDOM=3
 	@$(PY) -m pipeline show '$(RUN)' $(if $(WORST)$(RANDOM),'$(or $(WORST),$(RANDOM))') \
 		$(if $(ROUND),--round '$(ROUND)') $(if $(PROMPT),--prompt '$(PROMPT)') \
@@ -231,8 +276,14 @@ table: setup  ## the results of RUN for a paper; FORMAT=latex or csv, else Markd
 schema: setup  ## the tables that files have; TABLE=chains for the columns of one
 	@$(PY) -m data schema $(if $(TABLE),'$(TABLE)')
 
-status: setup  ## what is finished in RUN
-	@$(PY) -m pipeline.status --run '$(RUN)'
+fork: setup  ## a run NEW=name that begins after ROUND=2 of RUN, under another CONFIG or SET; what still holds is linked
+	@$(PY) -m pipeline.fork --run '$(RUN)' --round $(ROUND) --new '$(NEW)' \
+		$(if $(filter file,$(origin CONFIG)),,--config '$(CONFIG)') $(SET_ARGS)
+
+lm-eval: override EXTRA += bench
+lm-eval: setup  ## lm-evaluation-harness on base and adapter after ROUND=3 of RUN; TASKS="gsm8k,arc_easy", QUESTIONS=file, LIMIT=50
+	@$(PY) -m pipeline.lm_eval --run '$(RUN)' --round $(ROUND) $(if $(TASKS),--tasks '$(TASKS)') \
+		$(if $(QUESTIONS),--questions '$(QUESTIONS)') $(if $(LIMIT),--limit '$(LIMIT)')
 
 test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import typer
 
+from data import events
 from data.errors import UserError, trouble
 from data.streams import open_streams, settle
 
@@ -19,6 +20,7 @@ from data.streams import open_streams, settle
 def start(app: typer.Typer, module: str) -> None:
     """Run a command line; wrong options are one line and status 2, too."""
     open_streams()
+    events.log.on = events.FLAG in sys.argv[1:]  # wrong options are told as events, too
 
     def call() -> None:
         try:
@@ -36,6 +38,7 @@ def guarded(body: Callable[[], None]) -> None:
     try:
         body()
         sys.stdout.flush()
+        events.end(0)
     except UserError as error:
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
@@ -45,11 +48,13 @@ def guarded(body: Callable[[], None]) -> None:
     except Exception as error:
         told = trouble(error)
         if told is None:
+            events.end(1, f"{type(error).__name__}: {error}")
             raise
         _end(f"error: {told}", 2)
 
 
 def _end(line: str, status: int) -> NoReturn:
+    events.end(status, line)
     with suppress(OSError):  # stderr may be what is full
         print(line, file=sys.stderr, flush=True)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):

@@ -1,17 +1,18 @@
-"""What the person sees: one live line per long task, a summary per stage, everything else in a log file."""
+"""What the person sees: one live line per long task (data/task.py), a summary per stage, all else in a log file."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from data import events
 from data.streams import NARROW, settle
 
 
@@ -21,9 +22,19 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         raise  # what is being handled: it is called from there
 
+    def print(self, *objects: Any, **how: Any) -> None:
+        """With `--log-json`, texts are events; a table is not printed: what is in it is in the run's files."""
+        if not events.log.on:
+            super().print(*objects, **how)
+            return
+        for text in (each for each in objects if isinstance(each, str)):
+            plain = text if how.get("markup") is False else Text.from_markup(text).plain
+            if plain.strip():
+                events.emit("message", text=plain.strip())
+
 
 console = _Console(highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 140)
-PLAIN_SECONDS = 15.0  # between two progress lines when the output is no terminal
+events.log.out = lambda: console.file
 
 
 @contextmanager
@@ -57,53 +68,3 @@ def chatter_to(path: Path) -> Iterator[None]:
 def _encoding() -> str:
     """Of what the person sees; where standard output is no terminal and no file of text (in tests), UTF-8."""
     return getattr(sys.stdout, "encoding", None) or "utf-8"
-
-
-class Task:
-    """Progress of one long task: done/total, tokens per second, time left."""
-
-    def __init__(self, label: str, total: int, unit: str) -> None:
-        self.label, self.total, self.unit = label, total, unit
-        self.done = self.tokens = 0
-        self.start = self.last_line = time.monotonic()
-        self.bar: Progress | None = None
-        self.bar_task = None
-        if console.is_terminal:
-            self.bar = Progress(
-                TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(), console=console, transient=True,
-            )  # fmt: skip
-            self.bar_task = self.bar.add_task(f"{label} ({unit})", total=total, rate="")
-            self.bar.start()
-
-    def advance(self, done: int, tokens: int = 0) -> None:
-        """Count finished items and the tokens they took."""
-        self.done += done
-        self.tokens += tokens
-        now = time.monotonic()
-        rate = f"{self.tokens / max(now - self.start, 1e-9):,.0f} tokens/s" if self.tokens else ""
-        if self.bar is not None and self.bar_task is not None:
-            self.bar.update(self.bar_task, completed=self.done, rate=rate)
-        elif now - self.last_line >= PLAIN_SECONDS and self.done < self.total:
-            self.last_line = now
-            left = (now - self.start) / max(self.done, 1) * (self.total - self.done)
-            console.print(f"  {self.label}: {self.done}/{self.total} {self.unit}, {rate}, {left:.0f} s left")
-
-    def close(self) -> None:
-        """End the line; outside a terminal, print the totals."""
-        if self.bar is not None:
-            self.bar.stop()
-        seconds = time.monotonic() - self.start
-        rate = f", {self.tokens:,} tokens, {self.tokens / max(seconds, 1e-9):,.0f} tokens/s" if self.tokens else ""
-        console.print(f"  {self.label}: {self.done}/{self.total} {self.unit}{rate}, {seconds:.0f} s")
-
-
-@contextmanager
-def task(label: str, total: int, unit: str) -> Iterator[Task]:
-    """A live line for the duration of the block."""
-    line = Task(label, total, unit)
-    try:
-        yield line
-    finally:
-        line.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data import shards
+from data import shards, sums
 from data.config.sections import GuardSection
 from data.errors import UserError
 from data.run import Run, metrics_path
@@ -33,7 +33,9 @@ def write_decision(run: Run, round_: int, findings: list[str]) -> None:
     decision = {"findings": findings, **basis(run, round_)}
     path = decision_path(run, round_)
     if not path.is_file() or shards.read_json(path) != decision:
-        shards.write_json(decision, path)
+        with sums.noted(path):
+            shards.write_json(decision, path)
+    sums.note_missing(path)
 
 
 def basis(run: Run, round_: int) -> dict[str, Any]:

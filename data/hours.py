@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from data import shards
+from data.fork import origin_of
 from data.guard import Ended
 from data.run import OUTPUT, Run
 
@@ -29,7 +30,11 @@ class Hours:
 
 
 def hours_of(run: Run) -> Hours:
-    """The clock of a call. Seconds of calls that were killed within a stage are known to nobody and not counted."""
+    """The clock of a call. Seconds of calls that were killed within a stage are known to nobody and not counted, those
+    of another run from which this one was forked are that one's."""
+    origin = origin_of(run.name)
+    linked = origin.linked if origin else frozenset()
     folders = [folder for folder in run.root.glob("round=*/*") if folder.name in OUTPUT.values()]
+    folders = [folder for folder in folders if folder.relative_to(run.root).as_posix() not in linked]
     manifests = [folder / shards.SUCCESS for folder in folders if (folder / shards.SUCCESS).is_file()]
     return Hours(sum(float(shards.read_json(path)["seconds"]) for path in manifests))

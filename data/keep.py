@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data import shards
+from data import shards, sums
 from data.errors import UserError
 from data.hashing import digest
 from data.run import RUNS, Run
@@ -29,7 +29,8 @@ def write_keep(run: Run, round_: int, keys: list[tuple[str, str, int]]) -> None:
     """Keep these (prompt id, peer, number) of the round's finished scores."""
     rows = [{"prompt_id": id_, "peer": peer, "number": number} for id_, peer, number in keys]
     table = pa.Table.from_pylist(rows, schema=KEEP.with_metadata({SCORES: _scores(run, round_)}))
-    shards.write_table(table, keep_path(run.name, round_))
+    with sums.noted(keep_path(run.name, round_)):
+        shards.write_table(table, keep_path(run.name, round_))
 
 
 def read_keep(run: Run, round_: int) -> pa.Table | None:

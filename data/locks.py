@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -14,6 +15,8 @@ from data.errors import UserError
 
 LOCK = ".lock"
 HELD = {errno.EAGAIN, errno.EWOULDBLOCK}
+GLANCE = 0.3  # seconds; `holder` may have a lock for a moment
+UNKNOWN = 0  # in the place of a holder's number
 
 
 class NoLocks(UserError):
@@ -43,7 +46,7 @@ def _taken(folder: Path, ways_out: str) -> FileIO:
     while True:
         file = FileIO(path, "a+")
         try:
-            if not take(file, path):
+            if not take(file, path) and not _after_a_glance(file, path):
                 file.seek(0)
                 holder = file.read(32).decode(errors="replace").strip() or "unknown"
                 raise UserError(f"{folder} is in use by another process (pid {holder}); {ways_out}")
@@ -57,6 +60,29 @@ def _taken(folder: Path, ways_out: str) -> FileIO:
             raise
         file.close()  # whoever held it has removed the folder meanwhile
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def _after_a_glance(file: FileIO, path: Path) -> bool:
+    time.sleep(GLANCE)
+    return take(file, path)
+
+
+def holder(folder: Path) -> int | None:
+    """The number of the process that holds a folder's lock, UNKNOWN if it is not told; None if nobody does. Where the
+    file system has no locks nobody can."""
+    try:
+        file = FileIO(folder / LOCK, "r")
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in HELD:
+                return None
+            found = file.read(32).decode(errors="replace").strip()
+            return int(found) if found.isdecimal() else UNKNOWN
+    return None
 
 
 def take(file: FileIO, path: Path, wait: bool = False) -> bool:

@@ -109,7 +109,8 @@ def read_with_origin(
 def _open(section: SourceSection, columns: list[str], where: str, lists: str | None) -> tuple[pl.DataFrame, Origin]:
     if section.source == NANO:
         return _open_nano(section, columns, where)
-    if not looks_like_files(section.source):
+    source = section.here(section.source)
+    if not looks_like_files(source):
         return _open_hub(section, columns, where, lists)
     for key in ("subset", "revision"):
         if getattr(section, key) is not None:
@@ -117,7 +118,7 @@ def _open(section: SourceSection, columns: list[str], where: str, lists: str | N
                 f"{where}: {key} is {getattr(section, key)!r}, and {section.source} is no name on the hub; leave "
                 f"{where}.{key} out, and name the files to read in {where}.source"
             )
-    listing = list_files(section.source, section.split, where)
+    listing = list_files(source, section.split, where)
     tables, files = zip(*(read_file(file, columns, where, lists) for file in listing.files), strict=True)
     table: pl.DataFrame = pl.concat(tables)
     return table, Origin(section.source, len(table), files, tuple(listing.left_out))

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import shards
+from data import shards, sums
 from data.config.engine import settled
 from data.config.form import form_warnings
 from data.config.load import differences, load_config, parse_config
@@ -71,7 +71,10 @@ class Run:
             check()
             for line in form_warnings(self.config):
                 console.print(f"warning: {line}", markup=False, soft_wrap=True)
-            shards.write_json(self.config.model_dump(mode="json"), path)
+            with sums.noted(path):
+                shards.write_json(self.config.model_dump(mode="json"), path)
+        else:
+            sums.note_missing(path)
 
     def adapter_dir(self, round_: int, peer: str) -> Path | None:
         """A peer's adapter after a round; None for round 0, the untouched base."""
@@ -87,12 +90,12 @@ def stage_is_finished(run: str, stage: str, round_: int) -> bool:
     return (RUNS / run / f"round={round_}" / OUTPUT[stage] / shards.SUCCESS).is_file()
 
 
-def check_name(run: str) -> None:
-    """Raises UserError for what cannot be the name of a run."""
+def check_name(run: str, option: str = "--run") -> None:
+    """Raises UserError for what cannot be the name of a run; `option` is what gave it."""
     if not re.fullmatch(NAME, run) or len(run) > NAME_BYTES:
         raise UserError(
-            f"--run {run[: 2 * NAME_BYTES]!r}: expected a name of at most {NAME_BYTES} letters, digits, '.', '_' and "
-            "'-' that begins with one of the first two kinds and does not end in '.'; it is a folder in runs/"
+            f"{option} {run[: 2 * NAME_BYTES]!r}: expected a name of at most {NAME_BYTES} letters, digits, '.', '_' "
+            "and '-' that begins with one of the first two kinds and does not end in '.'; it is a folder in runs/"
         )
 
 
@@ -119,7 +122,7 @@ def open_run(
         first = not frozen_path.is_file()
         try:
             if not first:
-                _check_prompts_format(root / "prompts")
+                check_version(root)  # before the config is compared, so that an old run is told as what it is
             config = _resolve(frozen_path, given, overrides)
             resolved(config)
             run = Run(name, config)
@@ -141,7 +144,8 @@ def _forget(root: Path) -> None:
     if any(not path.name.endswith(NOTHING_MADE) for path in rounds if path not in logs):
         return
     kept = [path for path in logs if begun and path.stat().st_size]
-    for path in (root / "config.json", *root.glob("prompts/*"), *root.glob("gate/*"), *rounds, root / ".lock"):
+    made = (*root.glob("prompts/*"), *root.glob("gate/*"), *rounds)
+    for path in (root / "config.json", root / sums.SUMS, *made, root / ".lock"):
         if path not in kept:
             path.unlink(missing_ok=True)
     inside = [path for pattern in ("prompts", "gate", "round=*", "round=*/**/*") for path in root.glob(pattern)]
@@ -154,10 +158,9 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
     if not path.is_file():
         assert given is not None
         return settled(given)
-    raw = shards.read_json(path)
-    frozen = parse_config(raw, str(path))
+    frozen = read_frozen(path)
     if given is None:
-        given = parse_config(raw, str(path), overrides)
+        given = parse_config(shards.read_json(path), str(path), overrides)
     given = settled(given, frozen)
     changed = differences(frozen, given)
     if changed:
@@ -168,22 +171,31 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
         )
     gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
     free = {name: getattr(given, name) for name in ("runtime", "executor", "guard", "tracking")}
-    return frozen.model_copy(update={**free, "gate": gate})
+    placed = {"peers": given.peers, "prompts": given.prompts, "benchmarks": given.benchmarks}  # as runtime.places says
+    return frozen.model_copy(update={**free, **placed, "gate": gate})
 
 
-def _check_prompts_format(folder: Path) -> None:
-    """Before the config is compared, so that an old run is told as what it is."""
-    manifest = shards.read_manifest(folder)
-    if manifest:
-        check_format({"format": 2, **manifest}, folder)  # prompts had no number up to format 2
+def check_version(root: Path) -> None:
+    """Raises UserError if another version of this project made a part of a run. What is damaged is for whoever reads
+    it to tell."""
+    for folder in (*(root / name for name in ("prompts", "gate", "forked_from")), *sorted(root.glob("round=*/*"))):
+        path = folder / shards.SUCCESS
+        if path.is_file():
+            try:
+                manifest = shards.read_json(path)
+            except UserError:
+                continue
+            if isinstance(manifest, dict):
+                check_format(manifest, folder)
 
 
 def check_run(run: str) -> None:
-    """Raises UserError for a run that never got as far as a config."""
+    """Raises UserError for a run that never got as far as a config, and for one of another version."""
     known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
     if run not in known:
         runs = ", ".join(known) or "none yet"
         raise UserError(f"there is no run {run!r} (`make round` would begin it); runs: {runs}")
+    load_frozen(run)
 
 
 def metrics_path(run: str, round_: int) -> Path:
@@ -192,6 +204,19 @@ def metrics_path(run: str, round_: int) -> Path:
 
 
 def load_frozen(run: str) -> Config:
-    """The run's frozen config."""
-    path = RUNS / run / "config.json"
-    return parse_config(shards.read_json(path), str(path))
+    """The run's frozen config. Raises UserError for a run of another version."""
+    check_version(RUNS / run)
+    return read_frozen(RUNS / run / "config.json")
+
+
+def read_frozen(path: Path) -> Config:
+    """A frozen config. A key that it lacks has its default, which is what versions without the key did (of this format;
+    `check_version` refuses the others). Raises UserError for a key that this version does not know."""
+    raw = shards.read_json(path)
+    try:
+        return parse_config(raw, str(path))
+    except UserError as error:
+        raise UserError(
+            f"{error}; another version froze it, or it was edited: begin a new run under another name (--run, or RUN= "
+            "with make), or go on with that version"
+        ) from None

@@ -14,7 +14,6 @@ from data.errors import UserError
 from data.hashing import digest, loose_form, normalise
 from data.questions import Origin, shuffled, unique_questions
 from data.schema import PROMPTS
-from data.stage import FORMAT
 
 PRINTED = 10  # lines of a list on the screen
 KEPT = 1000  # entries of a list in the manifest, which is read whole
@@ -78,12 +77,12 @@ def write_prompts(config: Config, folder: Path, gate: Path) -> None:
     shutil.rmtree(gate, ignore_errors=True)
     if chosen.for_gate:  # first: the manifest of the prompts says that all is there
         parts = _write_questions(chosen.for_gate, config, gate)
-        about = {"stage": "gate questions", "format": FORMAT, "rows": len(chosen.for_gate)}
+        about = {"stage": "gate questions", "rows": len(chosen.for_gate)}
         shards.write_manifest(gate, about, parts)
     files = _write_questions(chosen.questions, config, folder)
     loose = [asdict(pair) for pair in shared.values() if not pair.same]
     manifest = {
-        "stage": "prompts", "format": FORMAT, "rows": len(ids), "duplicates_dropped": chosen.duplicates,
+        "stage": "prompts", "rows": len(ids), "duplicates_dropped": chosen.duplicates,
         "overlap": len(shared), "overlap_rule": section.overlap, "overlap_loose": loose[:KEPT],
         "source": origin.manifest(),
         "benchmarks": {name: found.manifest() for name, found in chosen.benchmarks.items()},

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from data.errors import UserError, trouble
 from data.schema import schema_of
+from data.stage import FORMAT, check_format
 
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
@@ -182,12 +183,25 @@ def checksum(*paths: Path) -> str:
     return state.hexdigest()
 
 
+def manifest_alone(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage, its files not looked at. Raises UserError if it is damaged or of another
+    version."""
+    path = folder / SUCCESS
+    manifest = read_json(path)
+    if isinstance(manifest, dict):
+        check_format(manifest, folder)
+        if isinstance(manifest.get("files"), dict):
+            return manifest
+    raise UserError(f"{path} is no manifest: it lists no files; delete {folder} and run its stage again")
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None. Raises UserError if a file it lists is missing or changed."""
+    """The manifest of a finished stage, or None. Raises UserError if it is of another version, or if a file it lists is
+    missing or changed."""
     path = folder / SUCCESS
     if not path.is_file():
         return None
-    manifest: dict[str, Any] = read_json(path)
+    manifest = manifest_alone(folder)
     for name, expected in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -200,8 +214,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any], files: list[Path]) -> None:
-    """Close a stage: checksums of its files, then `_SUCCESS.json`, then the work files go."""
+    """Close a stage: the number of the format, checksums of its files, then `_SUCCESS.json`, then the work files go."""
     files_of = {str(path.relative_to(folder)): checksum(path) for path in files}
-    write_json({**manifest, "files": files_of}, folder / SUCCESS)
+    write_json({**manifest, "format": FORMAT, "files": files_of}, folder / SUCCESS)
     (folder / STARTED).unlink(missing_ok=True)
     shutil.rmtree(folder / ".work", ignore_errors=True)

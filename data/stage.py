@@ -51,8 +51,6 @@ class Stage:
         spent.clear()
         manifest = shards.read_manifest(self.folder)
         started = self.folder / shards.STARTED
-        if manifest:
-            check_format(manifest, self.folder)
         found = manifest["fingerprint"] if manifest else shards.read_json(started) if started.is_file() else None
         if found is not None and found != self.fingerprint:
             keys = found.keys() | self.fingerprint.keys()
@@ -66,7 +64,7 @@ class Stage:
         else:
             shutil.rmtree(self.work, ignore_errors=True)  # of a call that was killed right after its manifest
             if also is not None and also.is_file():
-                shards.row_count(also)  # no checksum of it is kept: this raises for one that was cut off
+                shards.row_count(also)  # raises for one that was cut off; its checksum is for `make verify`
             if also is None or also.is_file():
                 console.print(f"{self.title}: finished already")
         return manifest is None
@@ -78,8 +76,8 @@ class Stage:
 
         seconds = round(time.monotonic() - self.start, 1)
         manifest = {
-            "stage": self.name, "round": self.round, "format": FORMAT, "rows": rows, "seconds": seconds, **summary,
-            **spent.told(), "fingerprint": self.fingerprint, "versions": versions(),
+            "stage": self.name, "round": self.round, "rows": rows, "seconds": seconds, **summary, **spent.told(),
+            "fingerprint": self.fingerprint, "versions": versions(),
         }  # fmt: skip
         shards.write_manifest(self.folder, manifest, files)
         shown = [f"{key.replace('_', ' ')} {_words(value)}" for key, value in summary.items() if not _nested(value)]
@@ -87,8 +85,9 @@ class Stage:
 
 
 def check_format(manifest: dict[str, Any], folder: Path) -> None:
-    """Raises UserError if a folder's manifest is of another version."""
-    found = manifest.get("format", 1)
+    """Raises UserError if a folder's manifest is of another version, older or newer."""
+    unnumbered = 2 if manifest.get("stage") == "prompts" else 1  # those of prompts had no number up to format 2
+    found = manifest.get("format", unnumbered)
     if found != FORMAT:
         raise UserError(
             f"{folder} was made by another version (format {found}; this one has {FORMAT}): begin a new run under "

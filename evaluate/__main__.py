@@ -2,6 +2,7 @@
 
 from data.cli import start
 from evaluate import main
+from evaluate.rebuild import Rebuild
 from peers.command import stage_app
 
 app = stage_app(
@@ -9,6 +10,7 @@ app = stage_app(
     "Exact match and generator-verifier gap of every peer on every benchmark; round 0 is the untouched base.",
     first_round=0,
     main=main,
+    after=Rebuild(),
 )
 
 if __name__ == "__main__":

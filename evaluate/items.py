@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 
 from data import shards
-from data.config.load import parse_config
 from data.errors import UserError
+from data.run import read_frozen
 from data.schema import EVALS
 from evaluate.gap import question_gap
 from evaluate.intervals import Matrix
@@ -23,7 +23,7 @@ def item_values(run: Path, round_: int) -> ItemValues:
     folder = run / f"round={round_}" / "evals"
     if shards.read_manifest(folder) is None:
         raise UserError(f"{folder} is not finished")
-    keep = parse_config(shards.read_json(run / "config.json"), str(run / "config.json")).evaluate.keep
+    keep = read_frozen(run / "config.json").evaluate.keep
     found: ItemValues = {}
     for path in shards.shard_paths(folder):
         rows = shards.read_rows(path, EVALS, COLUMNS)

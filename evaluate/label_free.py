@@ -12,6 +12,7 @@ from data import gate, shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
 from data.answers.votes import consistency, counted
+from data.fork import fork_notice
 from data.run import OUTPUT, RUNS, load_frozen
 from data.schema import ChainRow, GateRow
 
@@ -39,7 +40,7 @@ def label_free_table(run: str) -> Table:
         "in % but for counts and tokens; self-consistency: share of the largest group of equal answers among the "
         "samples of a question"
     )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title + fork_notice(run), title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("round", "responses", "peer"):
         table.add_column(name)
     for name in ("number", "tokens", "unfinished", "without answer", "self-consistency"):

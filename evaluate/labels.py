@@ -31,7 +31,6 @@ from data.questions import read_with_origin
 from data.run import OUTPUT, Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
-from data.stage import check_format
 from evaluate.clustered import Bootstrap
 from evaluate.gap import accuracy
 from evaluate.intervals import Estimate
@@ -95,7 +94,6 @@ def judged(
         manifest = shards.read_manifest(folder)
         if manifest is None:
             raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
-        check_format(manifest, folder)  # ids of another one are not those of the source
     section = run.config.evaluate
     if gold is None:
         gold = gold_answers(run.config, None if only is None else set(only))

@@ -14,16 +14,17 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from data import shards
+from data import shards, sums
 from data.answers.clusters import clusters, compare_all
 from data.answers.extract import extract
 from data.answers.grader import Grader, grade
-from data.console import console, task
+from data.console import console
 from data.errors import UserError
 from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
 from data.stage import Stage
+from data.task import task
 from evaluate.benchmarks import Item, digests, load_benchmarks
 from evaluate.guard import decide
 from evaluate.labels import gold_answers
@@ -43,6 +44,10 @@ MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
     "verifier_score", "verifier_score_frozen", "peer_agreement",
 )  # fmt: skip
+SECTIONS: dict[str, Any] = {  # what evals depend on; how the chains are made does not matter here
+    **dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True),
+    "generate": {"max_new_tokens", "context_tokens", "engine"},
+}
 COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parquet
 
 
@@ -63,12 +68,14 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
         return
     stage = Stage("evaluate", round_, run.stage_dir(round_, "evals"), fingerprint(run, policies, benchmarks))
     metrics_path = run.round_dir(round_) / "metrics.parquet"
+    cross_path = metrics_path.with_name("cross.parquet")
     if not (stage.folder / shards.SUCCESS).is_file():
         check_room(run, prompts_of(policies), benchmarks)
     run.freeze(lambda: check_before_freezing(run, policies))
     check_same_benchmarks(run, stage, benchmarks)
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
+        sums.note_missing(metrics_path, cross_path)
         decide(run, round_)  # the thresholds of [guard] may be others than in the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
@@ -76,10 +83,12 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
         evaluation.respond(workers, policies)
         evaluation.verify(workers, policies)
         evaluation.assemble()
-    shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
+    with sums.noted(metrics_path):
+        shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
     if work_to_do:
         if run.config.evaluate.cross_verify:
-            shards.write_rows(evaluation.cross(), metrics_path.with_name("cross.parquet"), CROSS)
+            with sums.noted(cross_path):
+                shards.write_rows(evaluation.cross(), cross_path, CROSS)
         rows, counts = count_evals(stage.folder)
         if unscored := evaluation.unscored():
             counts["scores_not_finite"] = unscored
@@ -97,11 +106,8 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
 
 def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, list[Item]]) -> dict[str, Any]:
     """What the evals depend on."""
-    config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True)
-    limits = {"max_new_tokens", "context_tokens", "engine"}  # how the chains are made does not matter here
     return {
-        "config": digest(config.model_dump(mode="json", include={**sections, "generate": limits})),
+        "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
         "policies": [policy.identity for policy in policies.values()],
     }
@@ -179,14 +185,17 @@ class Evaluation:
         """Greedy and sampled responses of every peer."""
         k = self.run.config.evaluate.samples
         todo: dict[str, list[Unit]] = {}
+        total, done = Counter[str](), Counter[str]()
         for unit in self.units():
-            if not unit.path(self.work, "responses").is_file():
+            total[unit.peer] += (k + 1) * len(unit.items)
+            if unit.path(self.work, "responses").is_file():
+                done[unit.peer] += (k + 1) * len(unit.items)
+            else:
                 todo.setdefault(unit.peer, []).append(unit)
         for peer, units in todo.items():
             most = max(len(unit.items) for unit in units)
             workers.submit(peer, respond_to_all, self.round, policies[peer], units=units, requests=(k + 1) * most)
-        total = (k + 1) * sum(len(unit.items) for units in todo.values() for unit in units)
-        with task(f"evaluate round {self.round}, responses", total, "responses") as line:
+        with task(f"evaluate round {self.round}, responses", total, "responses", done) as line:
             for _ in workers.results(line):
                 pass
 
@@ -222,7 +231,8 @@ class Evaluation:
         What is loaded decides the order: a language model of the current policy stays for the next round's score, and
         the engine of the responses, which writes critiques, is of the current policy already.
         """
-        section, peers, total = self.run.config.evaluate, self.run.config.peer_names, 0
+        section, peers = self.run.config.evaluate, self.run.config.peer_names
+        total, done = Counter[str](), Counter[str]()
         own = [FROZEN, CURRENT] if self.round else [CURRENT]  # the current policy may be round 0's
         jobs = [(peer, kind, [peer]) for kind in own for peer in peers]
         if section.cross_verify:
@@ -231,12 +241,15 @@ class Evaluation:
         if section.verifier == "cot":
             jobs.sort(key=lambda job: job[1] == FROZEN)
         for verifier, kind, of in jobs:
-            todo = [u for u in self.units() if u.peer in of and not u.path(self.work, kind).is_file()]
+            units = [unit for unit in self.units() if unit.peer in of]
+            todo = [unit for unit in units if not unit.path(self.work, kind).is_file()]
+            each = section.samples * sum(len(unit.items) for unit in units)
+            total[verifier] += each
+            done[verifier] += each - section.samples * sum(len(unit.items) for unit in todo)
             if todo:
                 policy = untouched[verifier] if kind == FROZEN else policies[verifier]
                 workers.submit(verifier, verify_all, self.work, policy, kind, units=todo)
-            total += section.samples * sum(len(unit.items) for unit in todo)
-        with task(f"evaluate round {self.round}, verifier", total, "responses") as line:
+        with task(f"evaluate round {self.round}, verifier", total, "responses", done) as line:
             for _ in workers.results(line):
                 pass
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from data import shards
 from data.config.sections import Config
+from data.fork import fork_notice
 from data.keep import KEEP_FILE
 from data.run import RUNS, load_frozen
 from data.schema import CROSS, METRICS
@@ -50,7 +51,12 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     config = load_frozen(run)
     if config.prompts.overlap == "transductive":
         title += "\n[bold]transductive: training questions may also be benchmark questions[/bold]"
-    title += oracle_notice(run) + refused_notice(run) + "".join(unscored_notice(run, round_) for round_ in rounds)
+    title += (
+        fork_notice(run)
+        + oracle_notice(run)
+        + refused_notice(run)
+        + "".join(unscored_notice(run, round_) for round_ in rounds)
+    )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)

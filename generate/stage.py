@@ -21,12 +21,13 @@ from data import shards
 from data.answers.clusters import compare_all
 from data.answers.extract import extract
 from data.answers.grader import Grader
-from data.console import console, task
+from data.console import console
 from data.finite import known
 from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import CHAINS, ChainRow, PromptRow
 from data.stage import Stage
+from data.task import task
 from generate.aggregate import AGGREGATES, voting
 from generate.asking import Question, Turn, asking_of, peer_order
 from peers import policy_cache
@@ -37,6 +38,7 @@ from peers.prompts import Kind, PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
 
+SECTIONS = {"run", "generate", "templates", "wordings", "peers", "voters"}  # what chains depend on
 TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 
@@ -69,14 +71,14 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
         console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
     kept = plan.n_questions - n_too_long
-    generate(plan, stage, kept, workers)
+    generate(plan, stage, workers)
     rows, counts = count_chains(stage.folder)
     stage.finish(shards.shard_paths(stage.folder), rows, {
         "questions": kept, "questions_too_long": n_too_long, **counts, "engine": engine, "skipped": {"too_long": shown},
     })  # fmt: skip
 
 
-def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers) -> None:
+def generate(plan: Generation, stage: Stage, workers: Workers) -> None:
     """Do all units that are not done, and assemble each shard once its last one is."""
     config, turns = plan.run.config, plan.asking.turns
     left = {(shard, turn): set(plan.who(turn)) for shard in range(plan.n_shards) for turn in turns}
@@ -96,11 +98,12 @@ def generate(plan: Generation, stage: Stage, n_questions: int, workers: Workers)
 
     with (
         Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader,
-        task(stage.title, n_questions * plan.responses, "responses") as line,
+        task(stage.title, sum(map(plan.to_ask, range(plan.n_shards)), Counter()), "responses") as line,
     ):
         for shard in range(plan.n_shards):
             if plan.part(shard).is_file():
-                line.advance(len(plan.questions(shard)) * plan.responses)
+                for peer, responses in plan.to_ask(shard).items():
+                    line.advance(responses, 0, peer)
             else:
                 ask(shard)
         for job, _ in workers.results(line):
@@ -134,11 +137,9 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
-    config = run.config
-    sections: dict[str, Any] = dict.fromkeys(("run", "generate", "templates", "wordings", "peers", "voters"), True)
-    parts = sorted({turn.role for turn in asking_of(config, 1).turns})  # what is asked for depends on label and text
+    parts = sorted({turn.role for turn in asking_of(run.config, 1).turns})  # they depend on label and text
     return {
-        "config": digest([config.model_dump(mode="json", include=sections), parts]),
+        "config": digest([run.config.model_dump(mode="json", include=SECTIONS), parts]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy.identity for policy in policies.values()],
     }
@@ -162,12 +163,14 @@ class Generation:
         # number of each shard's first question
         self.first = first or [0, *accumulate(shards.row_count(path) for path in self.sources)]
 
-    @property
-    def responses(self) -> int:
-        """To each question, of all peers and voters."""
-        any_question = Question("", "", 0, self.peers)
-        turns = self.asking.turns
-        return sum(self.asking.asks(turn, rater, any_question) for turn in turns for rater in self.who(turn))
+    def to_ask(self, shard: int) -> Counter[str]:
+        """How many responses to the questions of a shard each peer gives, those of its voters with it."""
+        found: Counter[str] = Counter()
+        for question in self.questions(shard):
+            for turn in self.asking.turns:
+                for rater in self.who(turn):
+                    found[self.policies[rater].name] += self.asking.asks(turn, rater, question)
+        return found
 
     @property
     def n_shards(self) -> int:

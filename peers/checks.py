@@ -22,7 +22,7 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
     if not directory.is_dir():
         raise UserError(
             f"peer {peer.name}: model path {directory} does not exist; expected a model directory, a .gguf file, "
-            "package:MODULE/FILE or a hub name"
+            "package:MODULE/FILE or a hub name; of a run from another machine, runtime.places says where it is here"
         )
     if (directory / "adapter_config.json").is_file():
         raise UserError(

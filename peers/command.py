@@ -1,5 +1,6 @@
 """Commands that run stages: parse, open the run, start the peers' processes, and only then import what is heavy."""
 
+import os
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data import events
 from data.cli import guarded, quiet_environment
 from data.errors import UserError
 
@@ -37,20 +39,28 @@ class Step:
         return self.stage != "gate" or config.gate.questions > 0
 
 
-def stage_app(name: str, summary: str, first_round: int, main: "Main") -> typer.Typer:
-    """The command line of one stage."""
-    return steps_app(summary, first_round, lambda round_: [Step(name, round_, main)])
+def _nothing(run: "Run") -> None:
+    """Where nothing is to be done."""
+
+
+def stage_app(
+    name: str, summary: str, first_round: int, main: "Main", after: Callable[["Run"], None] = _nothing
+) -> typer.Typer:
+    """The command line of one stage; `after`: see `steps_app`."""
+    return steps_app(summary, first_round, lambda round_: [Step(name, round_, main)], after=after)
 
 
 def steps_app(
     summary: str,
     first_round: int,
     plan: Callable[[int], list[Step]],
-    ended: Callable[["Run"], None] = lambda run: None,
+    ended: Callable[["Run"], None] = _nothing,
+    after: Callable[["Run"], None] = _nothing,
 ) -> typer.Typer:
     """A command line that runs the steps of `plan(round)`: parse, check, and only then import what is heavy.
 
-    `ended` is called for a run that is ended early: by the guard, the gate's patience or its hours.
+    `ended` is called for a run that is ended early: by the guard, the gate's patience or its hours; `after` after each
+    step that had something to do, while what is printed goes to the step's log.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -65,8 +75,11 @@ def steps_app(
             list[str] | None,
             typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable."),
         ] = None,
+        log_json: Annotated[  # data/cli.py looks for it before the other options are parsed
+            bool, typer.Option(events.FLAG, help="Print JSON, one event a line, in place of text (docs/running.md).")
+        ] = False,
     ) -> None:
-        run_steps(plan(round_), run, config, set_ or [], ended)
+        run_steps(plan(round_), run, config, set_ or [], ended, after)
 
     return app
 
@@ -76,9 +89,11 @@ def run_steps(
     run_name: str,
     config: Path | None,
     overrides: list[str],
-    ended: Callable[["Run"], None] = lambda run: None,
+    ended: Callable[["Run"], None] = _nothing,
+    after: Callable[["Run"], None] = _nothing,
 ) -> None:
-    """Open the run and do its steps one after the other, the peers' processes living through all of them."""
+    """Open the run and do its steps one after the other, the peers' processes living through all of them. `ended` and
+    `after`: see `steps_app`."""
     quiet_environment()
 
     def body() -> None:
@@ -106,44 +121,70 @@ def run_steps(
                 asked = bool(stages & {"generate", "gate", "evaluate"})
                 warm(config, engine=asked and engine_kind(config.generate) == "vllm")
 
+        last = max(step.round for step in steps)
+        events.emit("begin", last_round=last, pid=os.getpid())
         with open_run(run_name, config, overrides, begin) as run, Pool(run) as workers:
             if not any(step.is_part_of(run.config) for step in steps):
                 console.print(f"run {run.name} has no gate: gate.questions is 0")
             hours = hours_of(run)
             try:
                 for step in steps:
-                    do_step(step, run, workers, hours)
+                    do_step(step, run, workers, hours, last, after)
             except Ended:
                 ended(run)
                 raise
 
-    guarded(body)
+    with events.within(run=run_name):
+        guarded(body)
 
 
-def do_step(step: Step, run: "Run", workers: "Pool", hours: "Hours") -> None:
-    """Do one step, what the libraries print going to its log; nothing where the run has no such stage. Raises
-    `data.guard.Ended` before a round that the guard or the gate's patience does not let begin, and before any stage of
-    a run that has had its hours."""
-    from data import gate, guard
-    from data.console import chatter_to
+def do_step(
+    step: Step,
+    run: "Run",
+    workers: "Pool",
+    hours: "Hours",
+    last_round: int,
+    after: Callable[["Run"], None] = _nothing,
+) -> None:
+    """Do one step of those up to a round, what the libraries print going to its log; nothing where the run has no such
+    stage. `after`: see `steps_app`. Raises `data.guard.Ended` before a round that the guard or the gate's patience does
+    not let begin, and before any stage of a run that has had its hours."""
+    from data.console import chatter_to, console
+    from data.fork import origin_of
+    from data.record import recorded
     from data.run import stage_is_finished
 
     if not step.is_part_of(run.config):
         return
-    workers.log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
-    with chatter_to(workers.log):
-        try:
-            if not stage_is_finished(run.name, step.stage, step.round):
-                if step.stage in ("generate", "train"):
-                    guard.before_round(run, step.round)
-                    gate.before_round(run, step.round)
-                hours.check(run, f"{step.stage} round {step.round}")
-            step.main(run, step.round, workers)
-        except (UserError, KeyboardInterrupt):
-            raise
-        except BaseException:
-            with suppress(OSError), workers.log.open("a", encoding="utf-8") as log:  # its disk may be what is full
-                traceback.print_exc(file=log)  # as well
-            raise
-        finally:
-            workers.release()
+    origin = origin_of(run.name)
+    if origin is not None and origin.made(step.stage, step.round):
+        console.print(f"{step.stage} round {step.round}: of run {origin.run}, from which this run was forked")
+        return
+    workers.log = log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
+    to_do = not stage_is_finished(run.name, step.stage, step.round)
+    with chatter_to(log):
+        with recorded(run, step.round, step.stage, last_round):
+            _do(step, run, workers, hours, to_do, log)
+        if to_do:
+            after(run)
+
+
+def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
+    """Do a step, or see that it is done; a defect's traceback goes to the log, too."""
+    from data import gate, guard
+
+    try:
+        if to_do:
+            if step.stage in ("generate", "train"):
+                guard.before_round(run, step.round)
+                gate.before_round(run, step.round)
+            hours.check(run, f"{step.stage} round {step.round}")
+        step.main(run, step.round, workers)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException:
+        with suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be what is full
+            traceback.print_exc(file=file)
+        raise
+    finally:
+        workers.release()

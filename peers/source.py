@@ -68,7 +68,7 @@ def check_peers(config: Config) -> None:
         directory = _directory(peer)
         if directory is not None:
             check_directory(peer, directory, _positions(config))
-        adapter = None if peer.adapter is None else _local(peer.adapter)
+        adapter = None if peer.adapter is None else _local(peer.here(peer.adapter))
         if adapter is not None:
             given = check_given(peer, adapter)
             if directory is not None:
@@ -89,8 +89,8 @@ def _is_gguf(path: str) -> bool:
 
 def _files(peer: PeerSection) -> list[Path]:
     """GGUF file or its pieces; empty if the model is a directory or a hub name."""
-    parts = [peer.model] if isinstance(peer.model, str) else list(peer.model)
-    if isinstance(peer.model, str) and not _is_gguf(peer.model):
+    parts = [peer.here(part) for part in ([peer.model] if isinstance(peer.model, str) else peer.model)]
+    if isinstance(peer.model, str) and not _is_gguf(parts[0]):
         return []
     return [_locate(peer, part) for part in parts]
 
@@ -121,17 +121,36 @@ def _how_to_install(module: str) -> str:
 
 def _directory(peer: PeerSection) -> Path | None:
     """The peer's local model directory; None for GGUF files and hub names."""
-    if not isinstance(peer.model, str) or _is_gguf(peer.model):
+    model = peer.here(peer.model) if isinstance(peer.model, str) else None
+    if model is None or _is_gguf(model):
         return None
-    if peer.model.startswith("package:"):
-        return _locate(peer, peer.model)
-    return _local(peer.model)
+    if model.startswith("package:"):
+        return _locate(peer, model)
+    return _local(model)
 
 
 def _local(name: str) -> Path | None:
     """A path, there or not; None for a hub name, which is "model" or "owner/model"."""
     path = Path(name).expanduser()
     return path if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 else None
+
+
+def is_local(peer: PeerSection) -> bool:
+    """Whether a peer's model is in files of this machine, and no name on the hub."""
+    return bool(_files(peer)) or _directory(peer) is not None
+
+
+def missing_files(peer: PeerSection, local: bool) -> list[Path]:
+    """Paths of a peer's model, and of the adapter that it starts from, that are not here.
+
+    `local`: the model is known to be a path, which by its form (models/a) could be a hub name, too. Raises UserError
+    for a package that is not installed.
+    """
+    model: list[Path | None] = [*_files(peer)] or [_directory(peer)]
+    if local and model == [None] and isinstance(peer.model, str):
+        model = [Path(peer.here(peer.model)).expanduser()]
+    adapter = None if peer.adapter is None else _local(peer.here(peer.adapter))
+    return [path for path in (*model, adapter) if path is not None and not path.exists()]
 
 
 def model_directory(peer: PeerSection, config: Config) -> Path:
@@ -154,7 +173,8 @@ def model_directory(peer: PeerSection, config: Config) -> Path:
 def _started(peer: PeerSection, base: Path) -> Path:
     """Base and the adapter that the peer starts from, merged once into the cache."""
     assert peer.adapter is not None
-    adapter = _local(peer.adapter) or _fetched(peer, peer.adapter, None, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "pst.json"])
+    name = peer.here(peer.adapter)
+    adapter = _local(name) or _fetched(peer, name, None, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "pst.json"])
     check_fit(peer, adapter, check_given(peer, adapter), read_stored(peer, base))
     check_base(peer, adapter, base)
 

@@ -22,10 +22,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.console import Task, console
+from data.console import console
 from data.errors import UserError
 from data.run import Run
 from data.spent import spent
+from data.task import Task
 from peers import permits, policy_cache
 from peers.engines.protocol import engine_kind
 from peers.placement import Placement, Slot, placement_of, resolved
@@ -146,6 +147,14 @@ class Pool(AbstractContextManager["Pool"]):
         return placement_of(self.run, self.choice)
 
     @cached_property
+    def devices(self) -> dict[str, list[str]]:
+        """Each peer's, by name."""
+        names: dict[str, list[str]] = {}
+        for slot in self.placement.slots:
+            names.setdefault(slot.peer, []).append(slot.device.name)
+        return names
+
+    @cached_property
     def executor(self) -> Executor:
         """What starts them."""
         permits.take_all_away(self.run)  # of a command that was killed
@@ -169,6 +178,7 @@ class Pool(AbstractContextManager["Pool"]):
     def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
         """See `Workers.results`."""
         while self._dispatch():
+            self._tell(line)
             at_work = {id(process.worker): process for process in self.processes.values() if process.job}
             for worker, kind, value in self.executor.messages([process.worker for process in at_work.values()]):
                 process = at_work[id(worker)]
@@ -249,9 +259,16 @@ class Pool(AbstractContextManager["Pool"]):
         units = (list(job.units),) if job.units else ()
         process.worker.send(self.log, job.work, (*job.arguments, *units))
 
+    def _tell(self, line: Task | None) -> None:
+        """Who is at work, and where."""
+        if line is not None:
+            jobs = [process.job for process in self.processes.values()]
+            working = {job.peer for job in jobs if job is not None and job.work is not policy_cache.rest}
+            line.at_work(working, self.devices)
+
     def _advance(self, process: _Process, line: Task | None, items: int, tokens: int) -> None:
         if line is not None:
-            line.advance(items, tokens)
+            line.advance(items, tokens, process.worker.slot.peer)
         process.advanced[0] += items
         process.advanced[1] += tokens
 
@@ -270,7 +287,7 @@ class Pool(AbstractContextManager["Pool"]):
             )
         console.print(f"  peer {slot.peer}: its process died ({reason}); another one does its work", markup=False)
         if line is not None:
-            line.advance(-process.advanced[0], -process.advanced[1])
+            line.advance(-process.advanced[0], -process.advanced[1], slot.peer)
         if job.work is not policy_cache.rest:
             self.queues[slot.peer].appendleft(job)
 

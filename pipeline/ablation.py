@@ -147,7 +147,7 @@ class Ablation:
                     if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
                         left = keep_right(run, step.round)
                         console.print(f"  oracle round {step.round}: {left} examples whose label is right, by gold")
-                    do_step(step, run, workers, hours)
+                    do_step(step, run, workers, hours, self.round)
         except Ended:
             if has_results(run.name):
                 write_report(run.name, run.config.guard)
@@ -252,6 +252,8 @@ def command(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override for all arms; repeatable.")] = None,
 ) -> None:
     """`python -m pipeline.ablation --config FILE --round R`."""
+    from evaluate.page.side_by_side import write_ablation
+
     quiet_environment()
 
     def body() -> None:
@@ -263,7 +265,8 @@ def command(
         shards.write_rows(rows, path, ABLATION)
         for table in ablation.tables(rows):
             console.print(table)
-        console.print(f"as rows: {path}")
+        page = write_ablation(ablation.name, round_, rows, path.with_suffix(".html"))
+        console.print(f"as rows: {path}; page: {page}")
 
     guarded(body)
 

@@ -19,9 +19,10 @@ from data.cli import guarded, quiet_environment, start
 from data.config.form import form_warnings
 from data.config.load import load_config
 from data.config.sections import Config
-from data.console import console, task
+from data.console import console
 from data.run import Run
 from data.selection import choose_prompts
+from data.task import task
 from evaluate.benchmarks import load_benchmarks
 from evaluate.tables import points
 from generate.asking import Question, asking_of
@@ -47,7 +48,7 @@ def look(
     """Each peer's probe, and who ran where."""
     k = config.evaluate.samples
     placement = placement_of(Run(what, config))
-    total = len(config.peers) * len(questions) * (1 + k)
+    total = dict.fromkeys(config.peer_names, len(questions) * (1 + k))
     with untouched_peers(config, what) as (workers, policies):
         for name in config.peer_names:
             workers.submit(name, probe, policies[name], questions, more, k, beside(placement, name))

@@ -14,6 +14,7 @@ from data.cli import guarded, start
 from data.config.load import parse_config
 from data.console import console
 from data.errors import UserError
+from data.fork import fork_notice
 from data.keep import keep_path
 from data.run import Run, check_run, load_frozen
 from evaluate.clustered import Bootstrap
@@ -25,7 +26,8 @@ from evaluate.tables import oracle_notice
 def labels_table(run: Run, rounds: list[int]) -> Table:
     """One column per round."""
     title = f"run {run.name}: how good its labels were, in %,\nwith 95 % bootstrap intervals over questions"
-    table = Table(title=title + oracle_notice(run.name), title_justify="left", box=box.SIMPLE_HEAD)
+    title += fork_notice(run.name) + oracle_notice(run.name)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     draws = Bootstrap(run.config.evaluate.bootstrap, run.config.run.seed)
     found = []

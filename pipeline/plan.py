@@ -26,7 +26,7 @@ from data.config.load import load_config, parse_config
 from data.config.sections import Config, ExecutorSection
 from data.console import console
 from data.errors import UserError
-from data.run import RUNS, check_name
+from data.run import RUNS, check_name, load_frozen
 from data.selection import choose_prompts
 from evaluate.benchmarks import load_benchmarks
 from peers.devices import Device, devices, gpu_is_there, parse_devices
@@ -221,6 +221,7 @@ def config_of(path: Path | None, run: str, overrides: list[str]) -> Config:
     frozen = RUNS / run / "config.json"
     if not frozen.is_file():
         raise UserError(f"run {run!r} does not exist yet: give its config with --config FILE (configs/ has some)")
+    load_frozen(run)  # for its refusals
     return parse_config(shards.read_json(frozen), str(frozen), overrides)
 
 

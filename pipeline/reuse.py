@@ -1,20 +1,23 @@
-"""What runs of an ablation have in common is made once: a finished stage is linked from one run into another."""
+"""A finished stage is linked from one run into another: what runs of an ablation have in common is made once, and a
+fork has all that its config allows."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
-from data import gate, shards
+from data import gate, shards, sums
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
-from data.run import OUTPUT, RUNS, Run, metrics_path, stage_is_finished
-from data.schema import CHAINS, EVALS, GATE, METRICS
+from data.run import OUTPUT, RUNS, Run, load_frozen, metrics_path, stage_is_finished
+from data.schema import CHAINS, EVALS, GATE, METRICS, SCORES
 from peers.policy import resolve_all
 
 # not what follows training: two arms alike are to show how far that moves
+TABLES = {"generate": CHAINS, "score": SCORES, "gate": GATE, "evaluate": EVALS}
 SHARED = (("generate", 1), ("gate", 0), ("evaluate", 0))
 
 
@@ -26,23 +29,47 @@ def adopt(run: Run, stage: str, round_: int, names: list[str]) -> None:
         return
     mine = fingerprint(run, stage, round_)
     for other in names:
-        if other == run.name or not _offers(other, stage, round_, mine, run.config):
+        if other == run.name or not offers(other, stage, round_, mine, run.config):
             continue
-        source, target = RUNS / other / f"round={round_}" / OUTPUT[stage], run.stage_dir(round_, OUTPUT[stage])
-        if stage == "evaluate":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for made in (metrics_path(other, round_), metrics_path(other, round_).with_name("cross.parquet")):
-                (target.parent / made.name).unlink(missing_ok=True)
-                if made.is_file():
-                    _link(str(made), str(target.parent / made.name))
-        half = target.with_name(target.name + ".tmp")
-        for stale in (half, target):
-            shutil.rmtree(stale, ignore_errors=True)
-        unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
-        shutil.copytree(source, half, copy_function=_link, ignore=unfinished)
-        half.rename(target)
+        link_stage(other, run, stage, round_)
         console.print(f"  {stage} round {round_}: the same as in run {other}, linked")
         return
+
+
+def link_stage(other: str, run: Run, stage: str, round_: int) -> None:
+    """Link a finished stage of another run into a run, in the place of what is there."""
+    source, target = RUNS / other / f"round={round_}" / OUTPUT[stage], run.stage_dir(round_, OUTPUT[stage])
+    if stage == "evaluate":
+        for made in (metrics_path(other, round_), metrics_path(other, round_).with_name("cross.parquet")):
+            link_file(made, target.parent / made.name)
+    half = target.with_name(target.name + ".tmp")
+    for stale in (half, target):
+        shutil.rmtree(stale, ignore_errors=True)
+    unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
+    shutil.copytree(source, half, copy_function=link, ignore=unfinished)
+    half.rename(target)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Link a file, if it is there, in the place of another."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if source.is_file():
+        with sums.noted(target):
+            link(str(source), str(target))
+
+
+def reads(config: Config, stage: str) -> dict[str, Any]:
+    """The part of a config that a stage's output depends on."""
+    import evaluate.stage
+    import generate.stage
+    import score.stage
+
+    of: dict[str, Any] = {
+        "generate": generate.stage.SECTIONS, "score": score.stage.SECTIONS,
+        "evaluate": {**evaluate.stage.SECTIONS, "benchmarks": True},
+    }  # fmt: skip
+    return config.model_dump(mode="json", include=of[stage])
 
 
 def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
@@ -55,13 +82,17 @@ def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
         from train.gate.stage import fingerprint as of_votes
 
         return of_votes(run, resolve_all(run, round_))
+    if stage == "score":
+        from score.stage import fingerprint as of_scores
+
+        return of_scores(run, resolve_all(run, round_ - 1), shards.manifest_alone(run.stage_dir(round_, "chains")))
     from evaluate.benchmarks import load_benchmarks
     from evaluate.stage import fingerprint as of_evals
 
     return of_evals(run, resolve_all(run, round_), load_benchmarks(run.config))
 
 
-def _offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Config) -> bool:
+def offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Config) -> bool:
     """Whether another run has a stage's output: whole, by this version, under this fingerprint and rules of grading."""
     folder = RUNS / other / f"round={round_}" / OUTPUT[stage]
     if not (folder / shards.SUCCESS).is_file():
@@ -69,19 +100,18 @@ def _offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: C
     try:
         if shards.read_json(folder / shards.SUCCESS)["fingerprint"] != mine:
             return False
-        theirs = shards.read_json(RUNS / other / "config.json")["benchmarks"]
+        theirs = load_frozen(other).benchmarks
         shards.read_manifest(folder)
         for path in shards.shard_paths(folder):
-            shards.read_table(path, {"generate": CHAINS, "gate": GATE, "evaluate": EVALS}[stage], [])
+            shards.read_table(path, TABLES[stage], [])
         if stage == "evaluate":
             shards.read_table(metrics_path(other, round_), METRICS, [])
     except UserError:  # theirs to mend; here it is made anew
         return False
-    same: bool = theirs == config.model_dump(mode="json")["benchmarks"]
-    return same
+    return stage != "evaluate" or theirs == config.benchmarks
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     """A hard link, or a copy where the file system has none."""
     try:
         os.link(source, target)

@@ -14,6 +14,7 @@ import score
 import train
 import train.gate
 from data.cli import start
+from evaluate.rebuild import Rebuild
 from peers.command import Step, steps_app
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def ended(run: Run) -> None:
         show(run.name, run.config.guard)
 
 
-app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan, ended)
+app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan, ended, Rebuild())
 
 if __name__ == "__main__":
     start(app, "pipeline.round")

@@ -1,60 +1,140 @@
-"""`python -m pipeline.status --run NAME`: which stages of a run are finished."""
+"""`python -m pipeline.status --run NAME`: what of a run is finished, at work, stopped, failed and missing.
+
+It reads files alone, while a command is at the run, too, and no shard: whether these are whole, `make verify` tells.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from data import shards
 from data.cli import guarded, start
 from data.console import console
-from data.errors import UserError
-from data.run import OUTPUT, RUNS, check_run
+from data.locks import holder
+from data.meter import lasting
+from data.progress import PeerState, StageState, going, stages
+from data.run import RUNS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+WORDS = {"missing": "-"}
 
 
-def status(run: str) -> tuple[Table, list[str]]:
-    """One row per stage of every round in which anything was made, and what is wrong with damaged ones. Raises
-    UserError for an unknown run."""
-    root = RUNS / run
-    check_run(run)
-    table = Table("round", "stage", "state", "rows", "seconds")
-    errors = []
-    gated = shards.read_json(root / "config.json").get("gate", {}).get("questions", 0)
-    for round_ in sorted(int(path.name.split("=")[1]) for path in root.glob("round=*") if _begun(path)):
-        for stage, folder in OUTPUT.items():
-            if (round_ == 0 and stage not in ("gate", "evaluate")) or (stage == "gate" and not gated):
-                continue
-            path = root / f"round={round_}" / folder
-            try:
-                manifest = shards.read_manifest(path)
-                state = "finished" if manifest else "started" if (path / shards.STARTED).is_file() else "-"
-            except UserError as error:
-                manifest, state = None, "damaged"
-                errors.append(str(error))
-            done = manifest or {"rows": "", "seconds": ""}
-            table.add_row(str(round_), stage, state, str(done["rows"]), str(done["seconds"]))
-    return table, errors
+def table_of(states: Sequence[StageState]) -> Table:
+    """One row per stage, and below one that is not finished a row per peer; rounds that are to come are one row."""
+    table = Table("round", "stage", "state", "rows", "seconds", "progress")
+    begun = max((each.round for each in states if each.state != "missing"), default=0)
+    for each in states:
+        if each.round > begun + 1:
+            table.add_row(f"{each.round} to {states[-1].round}", "all", WORDS["missing"], "", "", "")
+            break
+        seconds = "" if each.seconds is None else f"{each.seconds:g}"
+        rows = "" if each.rows is None else str(each.rows)
+        table.add_row(
+            str(each.round), each.stage, WORDS.get(each.state, each.state), rows, seconds, escape(_progress(each))
+        )
+        for peer in each.peers if len(each.peers) > 1 else ():
+            table.add_row("", f"  {escape(peer.peer)}", "", "", "", escape(_of_peer(peer, each.state == "running")))
+    return table
 
 
-def _begun(round_dir: Path) -> bool:
-    """Whether a round has more than the log of a call that was refused."""
-    return any(path.name != "logs" for path in round_dir.iterdir())
+def _progress(state: StageState) -> str:
+    if state.task is None or state.total is None:
+        return "starting" if state.state == "running" else ""
+    what = f"{_short(state)} {state.done}/{state.total}"
+    return ", ".join([what, *_speed(state.tokens_per_second, state.left)])
 
 
-@app.command(help="Show which stages of a run are finished.")
-def command(run: Annotated[str, typer.Option(help="Name of the run.")]) -> None:
+def _short(state: StageState) -> str:
+    """What a stage is at: "evaluate round 0, responses" is "responses"."""
+    _, comma, what = str(state.task).partition(", ")
+    return what if comma else str(state.unit)
+
+
+def _speed(tokens_per_second: float | None, left: float | None) -> list[str]:
+    speed = [] if tokens_per_second is None else [f"{tokens_per_second:,.0f} tokens/s"]
+    return speed + ([f"about {lasting(left)} left"] if left else [])
+
+
+def _of_peer(peer: PeerState, running: bool) -> str:
+    parts = [f"{peer.done}/{peer.total}"]
+    if running and peer.done < peer.total:
+        speed = _speed(peer.tokens_per_second, peer.left)
+        parts += (speed if peer.done or speed else ["starting"]) if peer.working else ["waits"]
+    return ", ".join(parts) + (f" on {', '.join(peer.devices)}" if peer.devices else "")
+
+
+def lines_of(run: str, states: Sequence[StageState], pid: int | None) -> list[str]:
+    """What is to be said above and below the table: who is at the run, and what went wrong."""
+    lines = []
+    at = next((f"{each.stage} round {each.round}" for each in states if each.state == "running"), None)
+    if pid is not None:
+        lines.append(f"run {run}: a command is at it (pid {pid}), {at or 'between two stages, starting or ending'}")
+        left, last = outlook(states), max((each.round for each in states), default=0)
+        if left is not None and left > 0:
+            lines[0] += f"; about {lasting(left)} left to the end of round {last}, if stages take as long as before"
+    elif any(each.state != "finished" for each in states):
+        lines.append(f"run {run}: no command is at it; the same command goes on with what is not finished")
+    else:
+        lines.append(f"run {run}: no command is at it")
+    for each in states:
+        if each.state == "stopped":
+            why = f" ({each.reason})" if each.reason else ""
+            lines.append(f"{each.stage} round {each.round} was stopped in the middle{_when(each.changed)}{why}")
+        elif each.reason:
+            lines.append(f"{each.stage} round {each.round} {each.state}{_when(each.changed)}: {each.reason}")
+    return lines
+
+
+def outlook(states: Sequence[StageState]) -> float | None:
+    """Seconds until all is finished, if each stage takes as long as the last time; None where one has not been."""
+    took = {each.stage: each.seconds for each in states if each.state == "finished" and each.seconds is not None}
+    total = 0.0
+    for each in states:
+        if each.state == "finished":
+            continue
+        if each.stage not in took:
+            return None
+        passed = each.seconds if each.state == "running" and each.seconds is not None else 0.0
+        total += max(took[each.stage] - passed, each.left or 0.0)
+    return total
+
+
+def _when(time: datetime | None) -> str:
+    return "" if time is None else f" at {time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def as_json(run: str, states: Sequence[StageState], pid: int | None) -> dict[str, Any]:
+    """For machines: the fields of `data.progress.StageState`, times in ISO 8601."""
+    found = [asdict(each) for each in states]
+    for each in found:
+        each["changed"] = None if each["changed"] is None else each["changed"].isoformat(timespec="milliseconds")
+    return {"run": run, "pid": pid, "going": going(run, list(states)), "stages": found}
+
+
+@app.command(help="Show what of a run is finished, at work, stopped, failed and missing; no file is checked.")
+def command(
+    run: Annotated[str, typer.Option(help="Name of the run.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
     """`python -m pipeline.status --run NAME`."""
 
     def body() -> None:
-        table, errors = status(run)
-        console.print(table)
-        for error in errors:
-            console.print(error, markup=False)
+        states, pid = stages(run), holder(RUNS / run)
+        if json_:
+            console.file.write(json.dumps(as_json(run, states, pid)) + "\n")
+            return
+        first, *others = lines_of(run, states, pid)
+        console.print(first, markup=False, soft_wrap=True)
+        console.print(table_of(states))
+        for line in others:
+            console.print(line, markup=False, soft_wrap=True)
 
     guarded(body)
 

@@ -24,14 +24,21 @@ def untouched_peers(config: Config, what: str) -> Iterator[tuple[Pool, dict[str,
     Models are downloaded and converted where they are not yet. Raises UserError for peers that cannot be used.
     """
     check_peers(config)
-    warm(config, engine=engine_kind(config.generate) == "vllm")
     run = Run(what, config)
+    with processes(run, what) as workers:
+        yield workers, resolve_all(run, 0)
+
+
+@contextmanager
+def processes(run: Run, what: str) -> Iterator[Pool]:
+    """The processes of a run's peers, with a log in the cache that `what` names, and no stage."""
+    warm(run.config, engine=engine_kind(run.config.generate) == "vllm")
     log = CACHE.with_name("logs") / f"{what}.log"
     log.unlink(missing_ok=True)
     with Pool(run) as workers, chatter_to(log):
         workers.log = log
         try:
-            yield workers, resolve_all(run, 0)
+            yield workers
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException:

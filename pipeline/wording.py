@@ -20,8 +20,9 @@ from data.cli import guarded, quiet_environment, start
 from data.config.edit import set_wordings
 from data.config.load import load_config
 from data.config.sections import Config, PeerSection, TemplateSection
-from data.console import console, task
+from data.console import console
 from data.errors import UserError
+from data.task import task
 from evaluate.intervals import Estimate
 from evaluate.tables import points
 from evaluate.wording import Choice, DevSet, Trial, ask, choose, judge, load_dev_set, mean
@@ -45,7 +46,7 @@ def try_wordings(config: Config, dev: DevSet) -> dict[str, list[Trial]]:
     section = config.wording
     assert section is not None
     k = section.samples if dev.golds is None else 0
-    total = max(1, k) * len(dev.questions) * sum(map(len, tried.values()))
+    total = {name: max(1, k) * len(dev.questions) * len(wordings) for name, wordings in tried.items()}
     found: dict[str, list[Trial]] = {}
     with untouched_peers(config, "wording") as (workers, policies):
         for name, wordings in tried.items():

@@ -12,8 +12,8 @@ from data import shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
 from data.answers.votes import consistency, reliability
-from data.console import task
 from data.run import Run
+from data.task import task
 from peers.workers import Workers
 from score.chains import read_chains
 from score.label import Votes, stated
@@ -69,15 +69,17 @@ class Raters:
 
     def verify(self, workers: Workers) -> None:
         """Have every peer verify its own samples."""
-        total, config, passes = 0, self.config, self.passes
+        config, passes = self.config, self.passes
+        total, done = dict[str, int](), dict[str, int]()
+        questions = [len(list(read_chains(source, ["prompt_id"]))) for source in passes.sources]
         for peer in config.peer_names:
             todo = [n for n in range(len(passes.sources)) if not passes.verified_path(peer, n).is_file()]
+            each = config.generate.samples * sum(config.model_of(rater) == peer for rater in config.raters)
+            total[peer] = each * sum(questions)
+            done[peer] = total[peer] - each * sum(questions[n] for n in todo)
             if todo:
                 workers.submit(peer, verify_shards, self.round, passes.policies, peer, units=todo)
-                voices = sum(config.model_of(rater) == peer for rater in config.raters)
-                questions = sum(len(list(read_chains(passes.sources[n], ["prompt_id"]))) for n in todo)
-                total += voices * config.generate.samples * questions
-        with task(f"score round {self.round}, verifier", total, "samples") as line:
+        with task(f"score round {self.round}, verifier", total, "samples", done) as line:
             for _ in workers.results(line):
                 pass
 

@@ -24,12 +24,12 @@ import pyarrow.compute as pc
 
 from data import shards
 from data.answers.grader import Grader
-from data.console import task
 from data.errors import UserError
 from data.hashing import digest, request_seed
 from data.run import Run
 from data.schema import SCORES, ScoreRow
 from data.stage import Stage
+from data.task import task
 from peers.policy import Policy, prompts_of, resolve_all
 from peers.source import check_peers
 from peers.workers import Workers
@@ -51,12 +51,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     manifest = shards.read_manifest(chains_dir)
     if manifest is None:
         raise UserError(f"{chains_dir} is not finished: run `make generate ROUND={round_}` first")
-    config, policies = run.config, resolve_all(run, round_ - 1)
-    stage = Stage("score", round_, run.stage_dir(round_, "scores"), {
-        "config": digest(config.model_dump(mode="json", include=SECTIONS)),
-        "chains": digest(manifest["files"]),
-        "policies": [policy.identity for policy in policies.values()],
-    })  # fmt: skip
+    policies = resolve_all(run, round_ - 1)
+    stage = Stage("score", round_, run.stage_dir(round_, "scores"), fingerprint(run, policies, manifest))
     run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
@@ -68,6 +64,15 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     scoring.join()
     rows, counts = scoring.weigh()
     stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens})
+
+
+def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -> dict[str, Any]:
+    """What the scores depend on; `chains` is the manifest of the round's."""
+    return {
+        "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
+        "chains": digest(chains["files"]),
+        "policies": [policy.identity for policy in policies.values()],
+    }
 
 
 class Scoring:
@@ -110,14 +115,15 @@ class Scoring:
 
     def measure(self, workers: Workers) -> int:
         """Have all passes done that are not on disk yet; returns how many tokens their sequences have."""
-        total = 0
+        total, done = dict[str, int](), dict[str, int]()
         for scorer in self.peers:
+            passes = [self.passes.count(scorer, shard) for shard in range(len(self.sources))]
             todo = [shard for shard in range(len(self.sources)) if not self.passes.path(scorer, shard).is_file()]
-            passes = sum(self.passes.count(scorer, shard) for shard in todo)
-            if passes:
+            total[scorer] = sum(passes)
+            done[scorer] = total[scorer] - sum(passes[shard] for shard in todo)
+            if done[scorer] < total[scorer]:
                 workers.submit(scorer, measure_shards, self.round, self.policies, scorer, units=todo)
-            total += passes
-        with task(f"score round {self.round}", total, "passes") as line:
+        with task(f"score round {self.round}", total, "passes", done) as line:
             return sum(tokens for _, tokens in workers.results(line))
 
     # --- rows without their weights ---

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.console import Task
 from data.run import Run, open_run
+from data.task import Task
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Request, Sampling
 from peers.placement import Placement, here

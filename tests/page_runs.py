@@ -55,7 +55,7 @@ def write_run(name: str, shape: Shape, **sections: Any) -> Run:
     write_lines(source, shape.questions, "Tom has {} pens & <b>{}</b>. How many?")
     write_lines(bench, shape.items, "Bench {} and {}?")
     write_lines(Path("gate.jsonl"), 4, "Gate {} and {}?")
-    raw = {
+    raw: dict[str, Any] = {
         "prompts": {"source": str(source)},
         "peers": [{"name": peer, "model": f"models/{peer}"} for peer in shape.peers],
         "benchmarks": [{"name": each, "source": str(bench), "answers": "numbers"} for each in shape.benchmarks],

@@ -244,7 +244,7 @@ def test_what_another_run_offers(project: Path) -> None:
 
     from data import shards
     from data.schema import EVALS, METRICS
-    from pipeline.reuse import _offers
+    from pipeline.reuse import offers
 
     config = load_config(Path("tiny.toml"), [])
     folder = project / "runs" / "x.pst.17" / "round=0" / "evals"
@@ -258,7 +258,7 @@ def test_what_another_run_offers(project: Path) -> None:
 
     def offered(fingerprint: int = 1, overrides: tuple[str, ...] = ()) -> bool:
         asked = load_config(Path("tiny.toml"), list(overrides))
-        return _offers("x.pst.17", "evaluate", 0, {"a": fingerprint}, asked)
+        return offers("x.pst.17", "evaluate", 0, {"a": fingerprint}, asked)
 
     assert not offered()
     offer()

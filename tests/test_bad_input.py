@@ -279,7 +279,7 @@ def test_an_overlap_with_the_benchmark(project: Path, refused: Refuse) -> None:
     run_stage("evaluate", "transductive", 0, Path("tiny.toml"), ["prompts.overlap=transductive"])
     report = run_module("evaluate.report", "--run", "transductive", cwd=project)
     assert report.returncode == 0
-    assert "transductive" in (project / "runs/transductive/report.html").read_text(encoding="utf-8").split("GV-Gap")[0]
+    assert "Transductive" in (project / "runs/transductive/report.html").read_text(encoding="utf-8").split("GV-Gap")[0]
 
 
 def test_two_gold_answers_are_refused(project: Path, refused: Refuse) -> None:

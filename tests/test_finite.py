@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.table import Table
 
 import evaluate.stage
 import evaluate.verifier
@@ -181,10 +182,13 @@ def test_a_verifier_score_that_is_not_finite_is_in_no_gap(
     assert (counts["chatty on sums"], counts["plain on sums"]) == (unscored["chatty"], 16)
     assert counts["chatty on sums, verifier plain"] == 16
     assert f"chatty on sums {unscored['chatty']}" in out and "in no gap and AUROC" in out
-    assert write_report("f")
-    lines = Path("runs/f/report.html").read_text(encoding="utf-8").splitlines()
-    (row,) = (line.split() for line in lines if line.split()[:3] == ["sums", "plain", "0"] and "(0.0 to 0.0)" in line)
+    table = write_report("f")[0]
+    assert isinstance(table, Table)
+    cells = zip(*(column.cells for column in table.columns), strict=True)
+    (row,) = (list(row) for row in cells if row[:3] == ("sums", "plain", "0"))
     assert row[-6:-2] == ["0.0", "–", "–", "–"]  # samples, gap, frozen, AUROC
+    page = Path("runs/f/report.html").read_text(encoding="utf-8")
+    assert "samples without a finite verifier score" in page and "Some GV-Gaps on sums are missing" in page
 
 
 def test_drawing_from_what_is_no_distribution_is_refused() -> None:

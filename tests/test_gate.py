@@ -20,6 +20,7 @@ from data.config.sections import GateSection
 from data.errors import UserError
 from data.guard import Ended
 from data.hours import Hours, hours_of
+from data.progress import stages
 from data.run import Run, open_run
 from data.schema import GATE, PROMPTS
 from data.selection import write_prompts
@@ -29,7 +30,7 @@ from peers.engines.protocol import Completion
 from peers.merge import ADAPTER_WEIGHTS
 from peers.policy import adapter_identity, resolve, resolve_all
 from peers.source import model_directory
-from pipeline.status import status
+from pipeline.status import table_of
 from tests.conftest import read_stage
 from tests.fake_engine import Inline
 from train.gate import stage as gate_stage
@@ -237,8 +238,8 @@ def test_a_refused_adapter_is_not_used(
     before = list(batches)
     gate_stage.main(gated, 3, work)
     assert "gate round 3: finished already" in capsys.readouterr().out and batches == before
-    lines = shown(status("t")[0])
-    assert lines.count("gate") == 4 and "started" not in lines
+    lines = shown(table_of(stages("t")))
+    assert lines.count("gate") == 4 and "stopped" not in lines
 
 
 def test_both_the_policy_before_and_the_untouched_peer_must_be_matched(
@@ -285,7 +286,7 @@ def test_an_adapter_that_was_trained_anew_is_not_taken_for_the_judged_one(
     gate_stage.main(gated, 1, Inline(gated))
     folder = gated.stage_dir(1, "adapters")
     save_file({"a": torch.tensor([9.0])}, folder / "plain" / ADAPTER_WEIGHTS)
-    shards.write_manifest(folder, {"format": 3}, [folder / peer / ADAPTER_WEIGHTS for peer in PEERS])
+    shards.write_manifest(folder, {}, [folder / peer / ADAPTER_WEIGHTS for peer in PEERS])
     with pytest.raises(UserError, match="peer plain: the adapter of round 1 is not the one that the gate has judged"):
         resolve_all(gated, 1)
     with pytest.raises(UserError, match=r"gate was made under other conditions \(candidates changed since\)"):

@@ -120,6 +120,30 @@ def test_a_step_fails_when_what_it_checks_is_broken(
     assert found == "failed" and told in reason
 
 
+def test_a_gpu_that_another_process_holds_fails_the_environment(tmp_path: Path, monkeypatch: PATCH) -> None:
+    monkeypatch.setattr("peers.gpu.check_gpu", lambda: None)
+    monkeypatch.setattr("peers.gpu.driver", lambda: "580.1")
+    for name, value in {"get_device_name": "a GPU", "get_device_capability": (9, 0), "device_count": 1}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for free, told in ((76, ("ok", "")), (70, ("failed", "70.0 of 80.0 GiB are free: another process holds the rest"))):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * numbers.GIB, 80 * numbers.GIB))
+        assert outcome("environment", Setting(gpu=True, folder=tmp_path)) == told
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "compute capability (7, 5)" in outcome("environment", Setting(gpu=True, folder=tmp_path))[1]
+
+
+@pytest.mark.parametrize("name", ["score", "train"])
+def test_a_step_that_is_far_below_the_cards_rate_fails(name: str, setting: Setting, monkeypatch: PATCH) -> None:
+    rates = iter([0.2, 0.2, 0.05, 0.05])
+    monkeypatch.setattr(shapes, "_rates", lambda *_: {"of_bf16_rate": next(rates)})
+    whole = shapes._expect_share
+    monkeypatch.setattr(shapes, "_expect_share", lambda setting, figures: whole(Setting(True, setting.folder), figures))
+    assert outcome(name, setting) == ("ok", "")
+    if name == "score":
+        next(rates)  # train asks twice
+    assert outcome(name, setting) == ("failed", "0.05 of the card's bf16 rate")
+
+
 # --- engines ----------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +325,25 @@ def test_an_engine_that_says_nothing_fails_the_shapes(setting: Setting, monkeypa
     assert outcome("generate", setting) == ("failed", "the engine generated nothing")
     monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: None))
     assert outcome("generate", setting) == ("skipped", "vLLM is not installed")
+
+
+def test_memory_that_a_closed_engine_keeps_fails_the_shapes(tmp_path: Path, monkeypatch: PATCH) -> None:
+    class Greedy:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.close = lambda: None
+
+        def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Any) -> None:
+            """Ten tokens for each."""
+            for _ in requests:
+                advance(1, 10)
+
+    monkeypatch.setattr("peers.engines.vllm.VllmEngine", Greedy)
+    monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: name))
+    monkeypatch.setattr(shapes, "model", lambda _: ROOT / "peers/gemma2")
+    for after, told in ((1.9, ("ok", "")), (3.5, ("failed", "closed it still holds 2.50 GiB; at most 1.0"))):
+        taken = [1.0, after]
+        monkeypatch.setattr(shapes, "held", lambda taken=taken: int(taken.pop(0) * numbers.GIB))
+        assert outcome("generate", Setting(gpu=True, folder=tmp_path)) == told
 
 
 # --- the round --------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_a_run_that_collapses_is_stopped(project: Path) -> None:
     assert "round 1 of run 't' looks like collapse, so round 2 is not trained: " in stopped.stderr
     assert "→" in stopped.stderr and "--set guard.action=warn" in stopped.stderr
     assert "collapse? round 1: " in stopped.stdout and "change since round 0" in stopped.stdout
-    assert "collapse?" in (project / "runs" / "t" / "report.html").read_text(encoding="utf-8")
+    assert "Collapse?" in (project / "runs" / "t" / "report.html").read_text(encoding="utf-8")
     assert not list((project / "runs" / "t" / "round=2").glob("adapters*"))
     again = stage("generate", 2, project, *far_too_high, "--set", "guard.action=warn")
     assert again.returncode == 0, again.stderr

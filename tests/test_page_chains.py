@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import re
 from base64 import b64decode
 from pathlib import Path
@@ -34,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sums(name: str = "sums", **sections: Any) -> Run:
     """A run of three sums: one right, one wrong with a high weight, one wrong with a low one."""
-    told = [chain("1+1?", ["3", "2", "2"]), chain("2+2?", ["4", "4", "5"], 1.5), chain("3+3?", ["7", "7", "7"], 0.5)]
+    told = [chain("1+1?", ["3", "2", "2"]), chain("3+3?", ["7", "7", "7"], 0.5), chain("2+2?", ["4", "4", "5"], 1.5)]
     return write_run(name, {1: told}, SUMS, **sections)
 
 
@@ -189,6 +190,23 @@ def test_a_page_has_as_many_questions_as_there_is_room_for(here: Path, monkeypat
     assert any("6 of 12 questions" in line and "10 MB" in line for line in browser.notices)
     monkeypatch.setattr(page, "ROOM", 1)
     assert len(found(chains("room"))[1]) == 4  # never none at all
+
+
+def test_the_round_with_the_longest_texts_says_how_many_questions_there_are(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "BLOCK", 2)
+    draw = random.Random(1)
+    short = [chain(f"{n}+1?", ["1", "1", "1"]) for n in range(8)]
+    long = [chain(f"{n}+1?", [str(draw.getrandbits(4000))] * 3) for n in range(8)]
+    write_run("long", {1: long, 2: short})
+    browser = chains("long")
+    assert browser is not None and len(browser.blocks) == 8
+    monkeypatch.setattr(page, "ROOM", 2 * (len(browser.blocks[0]) + len(browser.blocks[1])))
+    index, shown = found(chains("long"))
+    assert 2 <= len(index["questions"]) < 8 and len(shown) == 2 * len(index["questions"])
+    assert [len(rows) for rows in index["rows"].values()] == [len(index["questions"])] * 2
+    assert [one["id"] for one in shown] == [id_ for id_, _ in index["questions"]] * 2
 
 
 def test_a_hasty_grader_leaves_what_takes_long(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

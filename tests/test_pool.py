@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from data.console import Task
 from data.errors import UserError
 from data.run import Run, open_run
+from data.task import Task
 from peers import policy_cache
 from peers.devices import Device
 from peers.placement import Placement, Slot

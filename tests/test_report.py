@@ -349,4 +349,4 @@ def test_the_report_has_the_changes(run: str) -> None:
     write_round(1, items)
     assert len(write_report(run)) == 2
     page = (RUNS / run / "report.html").read_text(encoding="utf-8")
-    assert "change since round 0" in page and "agreement of peers" in page
+    assert "Change since round 0" in page and "agreement of peers" in page

@@ -142,11 +142,13 @@ def test_a_round_is_four_stages_after_those_of_the_rounds_before() -> None:
 @pytest.mark.slow
 def test_every_file_of_the_layout_is_there(rounds: Path) -> None:
     root = RUNS / "t"
-    expected = {"config.json", "prompts/_SUCCESS.json", *(f"prompts/part-{n:05d}.parquet" for n in range(3))}
+    expected = {"config.json", "sums.json", "report.html", "prompts/_SUCCESS.json"}
+    expected |= {f"prompts/part-{n:05d}.parquet" for n in range(3)}
     for round_ in (0, 1, 2):
-        expected |= {f"round={round_}/metrics.parquet", f"round={round_}/evals/_SUCCESS.json"}
+        expected |= {f"round={round_}/{name}" for name in ("metrics.parquet", "sums.json", "evals/_SUCCESS.json")}
         expected |= {f"round={round_}/evals/part-{n:05d}.parquet" for n in range(2)}  # one shard per peer
-        expected |= {f"round={round_}/logs/{name}.log" for name in (FOLDERS if round_ else ("evaluate",))}
+        names = FOLDERS if round_ else ("evaluate",)
+        expected |= {f"round={round_}/logs/{name}.{end}" for name in names for end in ("log", "json")}
     for round_ in (1, 2):
         expected.add(f"round={round_}/guard.json")
         for folder in ("chains", "scores"):

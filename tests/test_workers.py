@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from data.console import Task, console
+from data.console import console
 from data.errors import UserError
 from data.run import Run, open_run
+from data.task import Task
 from peers.workers import Advance, Pool
 from tests.conftest import ROOT
 

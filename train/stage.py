@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import shards
-from data.console import console, task
+from data.console import console
 from data.errors import UserError
 from data.hashing import digest, request_seed
 from data.keep import keep_path, read_keep
 from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
+from data.task import task
 from peers import policy_cache
 from peers.policy import Policy, merge_into, prompts_of, publish_adapter, resolve_all
 from peers.prompts import PeerPrompts
@@ -54,8 +56,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
-    to_train = manifest["to_train"] if kept is None else len(kept)
-    with task(stage.title, to_train * config.train.epochs, "examples") as line:
+    to_train = {name: n * config.train.epochs for name, n in count_examples(run, round_, kept).items()}
+    with task(stage.title, to_train, "examples") as line:
         for name, policy in policies.items():
             workers.submit(name, train_peer, round_, policy)
         for _ in workers.results(line):
@@ -70,6 +72,18 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         "tokens": sum(report["tokens"] for report in reports.values()),
         "peers": reports,
     })  # fmt: skip
+
+
+def count_examples(run: Run, round_: int, kept: pa.Table | None) -> dict[str, int]:
+    """How many examples each peer is trained on; `kept` is the round's list, if it has one."""
+    found: Counter[str] = Counter(dict.fromkeys(run.config.peer_names, 0))
+    if kept is not None:
+        found.update(kept["peer"].to_pylist())
+        return found
+    for path in shards.shard_paths(run.stage_dir(round_, "scores")):
+        table = shards.read_table(path, SCORES, ["peer", "weight"])
+        found.update(table.filter(pc.not_equal(table["weight"], 0))["peer"].to_pylist())
+    return found
 
 
 def training_examples(run: Run, round_: int, policy: Policy) -> Examples:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?"  # in file names: none that a file system changes or takes apart
 NAME_BYTES = 100
@@ -35,3 +36,21 @@ class Section(BaseModel):
         if any(re.search("[\0\ud800-\udfff]", text) for text in texts):
             raise ValueError("has a NUL character or bytes that are not UTF-8, which no prompt and no file can have")
         return value
+
+
+class Placed(Section):
+    """A section that names files, which a run finds elsewhere on another machine (`runtime.places`).
+
+    The places are no part of its fields: nothing that is frozen, and no fingerprint, differs by them.
+    """
+
+    _places: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def here(self, name: str) -> str:
+        """A path, or what else the section names, as it is called on this machine."""
+        places = {os.path.normpath(old): new for old, new in self._places.items()}
+        path = os.path.normpath(name)  # ./models is models
+        for old in sorted(places, key=len, reverse=True):
+            if path == old or path.startswith(f"{old}/"):
+                return os.path.normpath(places[old] + path[len(old) :])
+        return name

@@ -100,7 +100,7 @@ def _step_into(table: Any, part: str, override: str) -> Any:
 def differences(frozen: Config, given: Config) -> list[str]:
     """`key: frozen -> given` for every differing key but those of `runtime`, `executor`, `guard`, `tracking`,
     `wording` and `gate.patience`."""
-    before, after = _flatten(frozen), _flatten(given)
+    before, after = settled_keys(frozen), settled_keys(given)
     return [
         f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
         for key in sorted(before.keys() | after.keys())
@@ -108,8 +108,15 @@ def differences(frozen: Config, given: Config) -> list[str]:
     ]
 
 
-def _flatten(config: Config) -> dict[str, str]:
-    flat: dict[str, str] = {}
+def settled_keys(config: Config) -> dict[str, str]:
+    """Every key that a run keeps for good, which `differences` looks at, with dots; its value as JSON."""
+    free: Any = dict.fromkeys(("runtime", "executor", "guard", "tracking", "wording"), True) | {"gate": {"patience"}}
+    return flat(config.model_dump(mode="json", exclude=free))
+
+
+def flat(dump: dict[str, Any]) -> dict[str, str]:
+    """{`section.key`, of a list's tables `section.0.key`: its value as JSON} of a dumped config, or of part of one."""
+    found: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -119,8 +126,7 @@ def _flatten(config: Config) -> dict[str, str]:
             for index, inner in enumerate(value):
                 walk(f"{prefix}.{index}", inner)
         else:
-            flat[prefix] = json.dumps(value)
+            found[prefix] = json.dumps(value)
 
-    free: Any = dict.fromkeys(("runtime", "executor", "guard", "tracking", "wording"), True) | {"gate": {"patience"}}
-    walk("", config.model_dump(mode="json", exclude=free))
-    return flat
+    walk("", dump)
+    return found

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import Name, Section, Text
+from data.config.base import Name, Placed, Section, Text
 
 
 class Example(Section):
@@ -60,7 +60,7 @@ class TemplateSection(Section):
     )
 
 
-class PeerSection(Section):
+class PeerSection(Placed):
     """One peer: a base model and how to talk to it."""
 
     name: str = Name

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from data.config.base import MANY, Name, Section, Text
+from data.config.base import MANY, Name, Placed, Text
 
 
-class SourceSection(Section):
+class SourceSection(Placed):
     """Where questions come from."""
 
     source: Text = Field(

@@ -83,6 +83,13 @@ class Config(Section):
     tracking: TrackingSection = Field(TrackingSection(), exclude_if=lambda section: section == TrackingSection())
 
     @model_validator(mode="after")
+    def _files_are_where_places_says(self) -> Config:
+        for section in (*self.peers, self.prompts, *self.benchmarks):
+            section._places.clear()
+            section._places.update(self.runtime.places)
+        return self
+
+    @model_validator(mode="after")
     def _names_are_usable(self) -> Config:
         if len(self.peers) < 2:
             raise ValueError(f"peers: found {len(self.peers)}, expected at least 2 ([[peers]] tables)")

@@ -357,6 +357,13 @@ class RuntimeSection(Section):
         description="End the run before its next stage once its finished stages and this call have taken so many "
         "hours; null: no limit.",
     )
+    places: dict[str, str] = Field(
+        {},
+        exclude_if=lambda places: not places,
+        description='Where files and folders are that the config names by other paths, {"/old" = "/new"}: models, '
+        "adapters that peers start from, prompts and benchmarks of a run that came from another machine "
+        "(`make unpack PLACES=/old=/new` writes it).",
+    )
 
 
 class ExecutorSection(Section):

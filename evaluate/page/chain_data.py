@@ -7,8 +7,8 @@ say what is right; `right` is None where nothing is known.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import Any, TypedDict
 
@@ -16,17 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import shards
-from data.answers.clusters import clusters, compare_all
-from data.answers.grader import Grader
-from data.answers.votes import counted, reliability
-from data.config.sections import Config
+from data.answers.votes import reliability
 from data.errors import UserError
 from data.keep import read_keep
 from data.run import Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
 from data.stage import check_format
-from evaluate.labels import gold_answers
 
 CHAIN_COLUMNS = [name for name in CHAINS.names if name != "token_ids"]
 SCORE_COLUMNS = [name for name in SCORES.names if name not in ("target_token_ids", "question")]
@@ -132,14 +128,10 @@ class Chain(TypedDict):
     training: list[Training]
 
 
-def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
-    """{prompt id: gold answer} of some questions; nothing where the column is not known."""
-    return {} if config.evaluate.label_column is None else gold_answers(config, ids)
-
-
 def ids_of(run: Run, round_: int) -> list[str]:
     """Ids of the questions that have a chain, in the order of the files. Raises UserError for unfinished chains."""
-    return list(dict.fromkeys(row["prompt_id"] for row in rows_of(run, round_, "chains", CHAINS, ["prompt_id"])))
+    tables = tables_of(run, round_, "chains", CHAINS, ["prompt_id"])
+    return list(dict.fromkeys(id_ for table in tables for id_ in pc.unique(table["prompt_id"]).to_pylist()))
 
 
 def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[Chain]:
@@ -157,79 +149,26 @@ def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[Chain]:
         yield _chain(round_, id_, list(rows), training[id_], told, kept)
 
 
-def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader: Grader) -> None:
-    """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so that a grader
-    that gives up has done what matters most."""
-    kind = config.evaluate.label_answers
-    known = [chain for chain in chains if chain["id"] in gold]
-    stated: list[tuple[str, Any]] = []
-    for chain in known:
-        chain["gold"] = gold[chain["id"]]
-        stated += [(gold[chain["id"]], label) for label in chain["labels"]]
-        stated += [(gold[chain["id"]], row) for row in chain["responses"]]
-    for _, row in stated:
-        row["right"] = None if row["answer"] is not None else False if "text" in row else None
-    for wanted in (_is_label, _in_chain, _is_sample):
-        some = [(right, row) for right, row in stated if wanted(row) and row["answer"] is not None]
-        verdicts = grader.equivalent([(row["answer"], right) for right, row in some], kind)
-        for (_, row), verdict in zip(some, verdicts, strict=True):
-            row["right"] = verdict
-    compare_all(([answer for answer, _ in _voters(chain, config)] for chain in chains), "math", grader)
-    for chain in chains:
-        right = {label["answer"]: label["right"] for label in chain["labels"]}
-        for row in chain["training"]:
-            row["label_right"] = right.get(row["label"])
-        _count_votes(chain, config, grader)
-
-
-def _is_label(row: Any) -> bool:
-    return "peers" in row
-
-
-def _in_chain(row: Any) -> bool:
-    return "peers" not in row and row["role"] != "sample"
-
-
-def _is_sample(row: Any) -> bool:
-    return "peers" not in row and row["role"] == "sample"
-
-
-def _voters(chain: Chain, config: Config) -> list[tuple[str | None, Response]]:
-    """Whose votes made the label, each with the answer that counts; nobody where it came from no vote."""
-    roles: tuple[str, ...] = ()
-    if config.score.label in ("sample-vote", "own-vote", "teacher-vote"):
-        roles = ("sample",)
-    elif config.score.label == "aggregate" and config.generate.aggregate == "vote":
-        roles = ("chain", "synthesis")
-    rows = [row for row in chain["responses"] if row["role"] in roles]
-    return [(counted(row["answer"], "length" if row["unfinished"] else "stop"), row) for row in rows]
-
-
-def _count_votes(chain: Chain, config: Config, grader: Grader) -> None:
-    voters = _voters(chain, config)
-    for group in clusters([answer for answer, _ in voters], "math", grader):
-        rows = [voters[place][1] for place in group]
-        by = dict(Counter(row["peer"] for row in rows))
-        chain["votes"].append({"answer": str(rows[0]["answer"]), "by": by, "right": rows[0]["right"]})
-
-
 def rows_of(
     run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str], ids: Collection[str] | None = None
 ) -> Iterator[Row]:
-    """The rows of a finished stage, of some questions or of all, a shard at a time. Raises UserError for one that is
-    not finished, or damaged."""
+    """The rows of `tables_of`, of some questions or of all. Raises UserError as it does."""
+    wanted = None if ids is None else pa.array(sorted(ids), pa.string())
+    for table in tables_of(run, round_, kind, schema, columns):
+        found = table if wanted is None else table.filter(pc.is_in(table["prompt_id"], wanted))
+        yield from found.to_pylist()
+
+
+def tables_of(run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str]) -> Iterator[pa.Table]:
+    """The shards of a finished stage, one at a time. Raises UserError for one that is not finished, or damaged."""
     folder = run.stage_dir(round_, kind)
     manifest = shards.read_manifest(folder)
     if manifest is None:
         stage = {"chains": "generate", "scores": "score"}[kind]
         raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
     check_format(manifest, folder)
-    wanted = None if ids is None else pa.array(sorted(ids), pa.string())
     for path in shards.shard_paths(folder):
-        table = shards.read_table(path, schema, columns)
-        if wanted is not None:
-            table = table.filter(pc.is_in(table["prompt_id"], wanted))
-        yield from table.to_pylist()
+        yield shards.read_table(path, schema, columns)
 
 
 def _kept(run: Run, round_: int) -> set[tuple[str, str, int]] | None:

@@ -17,7 +17,8 @@ from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
 from evaluate.labels import gold_answers, source_has_changed
 from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
-from evaluate.page.chain_data import Chain, chains_of, gold_of, ids_of, judge, rows_of
+from evaluate.page.chain_data import Chain, chains_of, ids_of, rows_of
+from evaluate.page.chain_verdicts import gold_of, judge
 from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
@@ -65,16 +66,18 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
         seed = run.config.run.seed if seed is None else seed
         yield from random.Random(f"{seed}/{round_}/show").sample(ids, len(ids))
         return
-    gold, section = gold_answers(run.config), run.config.evaluate
+    section = run.config.evaluate
     rows = rows_of(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
-    trained = [row for row in rows if row["weight"] and row["label"] is not None and row["prompt_id"] in gold]
+    trained = [row for row in rows if row["weight"] and row["label"] is not None]
     trained.sort(key=lambda row: -row["weight"])
     seen = set()
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        for start in range(0, len(trained), BATCH):
+        for start in range(0, len(trained), BATCH):  # the first wrong one comes early
             some = trained[start : start + BATCH]
-            pairs = [(row["label"], gold[row["prompt_id"]]) for row in some]
-            for row, right in zip(some, grader.equivalent(pairs, section.label_answers), strict=True):
+            gold = gold_answers(run.config, {row["prompt_id"] for row in some})
+            known = [row for row in some if row["prompt_id"] in gold]
+            pairs = [(row["label"], gold[row["prompt_id"]]) for row in known]
+            for row, right in zip(known, grader.equivalent(pairs, section.label_answers), strict=True):
                 if right is False and row["prompt_id"] not in seen:
                     seen.add(row["prompt_id"])
                     yield row["prompt_id"]

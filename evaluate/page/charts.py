@@ -90,13 +90,14 @@ def _ticks(rounds: Sequence[int], most: int = 12) -> list[int]:
     return list(rounds[:: -(-len(rounds) // most)])
 
 
-def split_histogram(rows: Rows, names: tuple[str, str], x_title: str) -> Spec:
-    """Two histograms over each other, each in shares of its own group. Rows: group, low, high, share, n."""
+def split_histogram(rows: Rows, names: tuple[str, str], x_title: str, ends: tuple[float, float]) -> Spec:
+    """Two histograms over each other, each in shares of its own group, between two `ends`. Rows: group, low, high,
+    share, n, range."""
     layer: Spec = {
         "mark": {"type": "bar", "opacity": 0.6, "binSpacing": 0, "stroke": None},
         "encoding": {
             "x": {"field": "low", "type": "quantitative", "title": x_title, "axis": {"tickCount": 6},
-                  "scale": {"nice": False, "zero": False}, "bin": {"binned": True}},
+                  "scale": {"nice": False, "zero": False, "domain": list(ends)}, "bin": {"binned": True}},
             "x2": {"field": "high"},
             "y": {"field": "share", "type": "quantitative", "stack": None, "title": None,
                   "axis": {"format": ".0%", "tickCount": 4}},
@@ -106,7 +107,7 @@ def split_histogram(rows: Rows, names: tuple[str, str], x_title: str) -> Spec:
         },
     }  # fmt: skip
     zero = {"mark": {"type": "rule", "color": MUTED, "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0}}}
-    return _spec(rows, [layer, zero])
+    return _spec(rows, [layer, zero] if ends[0] < 0 < ends[1] else [layer])
 
 
 def scatter(rows: Rows, peers: Sequence[str], titles: tuple[str, str]) -> Spec:
@@ -154,17 +155,20 @@ def steps(rows: Rows, order: Sequence[str], last: int, x_title: str) -> Spec:
     x = {"field": "value", "type": "quantitative", "title": x_title, "scale": {"zero": False}, "axis": {"tickCount": 5}}
     now = f"datum.round == {last}"
     tip = {"tooltip": _tip(("kind", "what"), ("round", "round"), ("shown", x_title))}
-    return _spec(rows, [
+    layers: list[Spec] = [
         {"transform": [{"filter": f"{now} && isValid(datum.low)"}],
          "mark": {"type": "rule", "strokeWidth": 2, "color": ACCENT},
          "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}}},
-        {"transform": [{"filter": f"!({now})"}],
-         "mark": {"type": "point", "size": 40, "color": MUTED, "opacity": 1},
+        {"transform": [{"filter": now}],
+         "mark": {"type": "point", "filled": True, "size": 90, "color": ACCENT, "opacity": 1},
          "encoding": {"y": y, "x": x, **tip}},
-        {"transform": [{"filter": now}], "mark": {"type": "point", "filled": True, "size": 90, "color": ACCENT,
-                                                  "opacity": 1},
-         "encoding": {"y": y, "x": x, **tip}},
-    ], STEP * len(order))  # fmt: skip
+    ]  # fmt: skip
+    if any(row["round"] != last for row in rows):  # of nothing a scale would have no ends
+        layers.insert(1, {
+            "transform": [{"filter": f"!({now})"}],
+            "mark": {"type": "point", "size": 40, "color": MUTED, "opacity": 1}, "encoding": {"y": y, "x": x, **tip},
+        })  # fmt: skip
+    return _spec(rows, layers, STEP * len(order))
 
 
 def stacked(rows: Rows, authors: Sequence[str], order: Sequence[str]) -> Spec:
@@ -221,3 +225,22 @@ def bars(rows: Rows, order: Sequence[str], x_title: str) -> Spec:
         {"mark": {"type": "bar", "size": 18, "color": YES},
          "encoding": {"y": y, "x": x, "tooltip": _tip(("kind", "what"), ("shown", x_title))}},
     ], STEP * len(order))  # fmt: skip
+
+
+def forest(rows: Rows, runs: Sequence[str], peers: Sequence[str]) -> Spec:
+    """Differences with their intervals, a row per run, in it one per peer. Rows: run, peer, value, low, high, shown."""
+    y = {
+        "field": "run", "type": "nominal", "sort": list(runs), "title": None,
+        "axis": {"labelColor": INK, "domain": False, "ticks": False, "labelLimit": 180},
+    }  # fmt: skip
+    place = {"y": y, "yOffset": {"field": "peer", "type": "nominal", "sort": list(peers)}}
+    x = {"field": "value", "type": "quantitative", "title": "points", "axis": {"tickCount": 7, "grid": True}}
+    who, tip = _peers(peers), _tip(("run", "run"), ("peer", "peer"), ("shown", "difference"))
+    return _spec(rows, [
+        {"data": {"values": [{"at": 0}]}, "mark": {"type": "rule", "color": MUTED, "strokeWidth": 1},
+         "encoding": {"x": {"field": "at", "type": "quantitative"}}},
+        {"transform": [{"filter": "isValid(datum.low)"}], "mark": {"type": "rule", "strokeWidth": 1.5},
+         "encoding": {**place, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": who["color"]}},
+        {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1},
+         "encoding": {**place, "x": x, **who, "tooltip": tip}},
+    ], 40 + 15 * len(runs) * (len(peers) + 1))  # fmt: skip

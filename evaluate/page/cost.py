@@ -15,9 +15,10 @@ from evaluate.results import Results
 
 def cost(results: Results, frames: Frames, price: float | None) -> Section:
     """The section. `price` is that of a device hour."""
-    stages = [
-        {"stage": stage, "round": n, **frames.manifest(stage, n)} for stage in OUTPUT for n in frames.rounds(stage)
+    found = [
+        {**frames.manifest(stage, n), "stage": stage, "round": n} for stage in OUTPUT for n in frames.rounds(stage)
     ]
+    stages = [each for each in found if "seconds" in each]
     lead = "As the stages' manifests have it: of a stage that was interrupted, the seconds of its last call."
     if not stages:
         return Section("cost", "Cost", parts=[Part("none", "Time", missing=["No stage is finished yet."])])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rich.text import Text
+
 from data import gate, shards
-from evaluate.gate import all_decisions
+from evaluate.gate import all_decisions, gate_notes
 from evaluate.intervals import Estimate
 from evaluate.page.frames import Frames
 from evaluate.page.lines import estimated, lines_plot
@@ -44,7 +46,8 @@ def _benchmarks(frames: Frames) -> Part | None:
             if points:
                 plots.append(lines_plot(f"{name}-{benchmark}", f"{benchmark}: {title}", caption, points, frames.peers))
     lost = {row["benchmark"] for row in rows if row["gv_gap"] is None}
-    missing = [f"GV-Gaps on {name} are missing where the verifier decided nothing." for name in sorted(lost)]
+    why = "the verifier decided nothing, or scored no sample with a finite number"
+    missing = [f"Some GV-Gaps on {name} are missing: {why}." for name in sorted(lost)]
     return Part("benchmarks", "By round", missing=missing, legend=marks(frames.peers), plots=plots, pairs=True)
 
 
@@ -73,4 +76,6 @@ def _gate(results: Results, frames: Frames) -> Part | None:
     columns = ["round", "peer", "before, %", "after, %", "change in points (interval)", "decision"]
     caption = f"On {votes['questions_with_a_vote']:,} questions with a vote; no gold answer has a part in it."
     tables = [Numbers("Decisions of the gate", columns, rows, (2, 3, 4), caption)] if rows else []
-    return Part("gate", "The gate", legend=marks(frames.peers), plots=[plot], tables=tables, pairs=True)
+    notes = Text.from_markup(gate_notes(results.run.name)).plain
+    lines = [line[:1].upper() + line[1:] + "." for line in notes.splitlines()]
+    return Part("gate", "The gate", lines, legend=marks(frames.peers), plots=[plot], tables=tables, pairs=True)

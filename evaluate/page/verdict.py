@@ -167,7 +167,7 @@ def gate_sentences(results: Results, frames: Frames) -> list[str]:
     if not every:
         return ["The gate has judged no adapter yet."]
     refused = [f"{each.peer} in round {n}" for n, each in every if not each.accepted]
-    told = f"; it refused {listed(refused)}" if refused else ""
+    told = f"; it refused {listed(refused)}, whose figures are those of the policy in use" if refused else ""
     return [f"The gate let {len(every) - len(refused)} of {counted(len(every), 'adapter')} through{told}."]
 
 
@@ -231,7 +231,7 @@ def _between(found: Estimate, same: bool) -> str:
 
 def notices(results: Results, told: Sequence[str]) -> list[str]:
     """What every page of such a run must say: `told` are the tables' notices."""
-    found = [line for line in told if line]
+    found = [line[:1].upper() + line[1:] for line in told if line]
     if results.config.prompts.overlap == "transductive":
-        found.insert(0, "transductive: training questions may also be benchmark questions")
+        found.insert(0, "Transductive: training questions may also be benchmark questions")
     return found

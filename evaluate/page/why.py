@@ -136,9 +136,9 @@ def _histogram(mine: pl.DataFrame, peer: str, round_: int, low: float, width: fl
     counts = f"{totals.get(True, 0):,} agree, {totals.get(False, 0):,} differ"
     return Plot(
         f"pmi-{round_}-{peer}", f"{peer}: {counts}",
-        "Bars are shares of their own group; the further apart the two groups lie, the more PMI tells. The outermost "
-        "bars hold what lies beyond them.",
-        charts.split_histogram(rows, (AGREE, DIFFER), "PMI, nats per token"),
+        "The further apart the two groups lie, the more PMI tells; bars are shares of their own group, and the "
+        "outermost hold what lies beyond them.",
+        charts.split_histogram(rows, (AGREE, DIFFER), "PMI, nats per token", (low, low + BINS * width)),
         Numbers(f"PMI of {peer}, number of answers", ["nats per token", AGREE, DIFFER], list(cells.values()), (1, 2)),
     )  # fmt: skip
 
@@ -221,7 +221,8 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
         + frames.few(round_),
         charts.dots(rows, frames.peers, order, "mean weight"),
         Numbers("Mean weight by what was right", ["", "peer", "mean weight (95 % interval)"],
-                [[row["kind"], row["peer"], row["shown"]] for kind in order for row in rows if row["kind"] == kind],
+                [[str(row[key]) for key in ("kind", "peer", "shown")]
+                 for kind in order for row in rows if row["kind"] == kind],
                 (2,)),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data import shards
+from data.fork import fork_notice
 from data.run import RUNS
 from evaluate.page import verdict
 from evaluate.page.cost import cost
@@ -22,6 +23,7 @@ from evaluate.page.why import why
 from evaluate.results import Results, results_of
 from evaluate.tables import oracle_notice, unscored_notice
 
+FOOTER = "Made by Peer-Predictive Self-Training from the files of the run; this page fetches nothing."
 CHAINS = ("chain-view.js", "chains.js")
 
 
@@ -44,15 +46,15 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     sections = [Section("overview", "Results", parts=overview(results, frames)), why(frames)]
     sections += [Section("chains", "Chains")] if chains is not None else []
     sections += [cost(results, frames, price), all_numbers(results)]
-    told = [oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
+    told = [fork_notice(run), oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
     lead, more = verdict.sentences(results, frames)
     return {
         "run": run, "subtitle": verdict.subtitle(results, frames), "facts": verdict.facts(results, frames),
-        "notices": verdict.notices(results, [Text.from_markup(line).plain.strip() for line in told]),
+        "notices": verdict.notices(results, Text.from_markup("".join(told)).plain.splitlines()),
         "verdict": lead, "details": " ".join(more), "tiles": verdict.tiles(results, frames),
         "warnings": results.warnings, "sections": sections, "chains": chains,
         "specs": {plot.id: plot.spec for section in sections for plot in section.plots()},
-        "footer": "Made by Peer-Predictive Self-Training from the files of the run; this page fetches nothing.",
+        "footer": FOOTER,
     }  # fmt: skip
 
 

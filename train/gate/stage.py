@@ -23,13 +23,14 @@ from data.answers.equivalence import Kind
 from data.answers.extract import extract
 from data.answers.grader import Grader
 from data.answers.votes import consistency, counted, reliability, weighted_vote
-from data.console import console, task
+from data.console import console
 from data.errors import UserError
 from data.gate import Decision
 from data.hashing import digest, draw_key, request_seed
 from data.run import Run
 from data.schema import GATE, GateResponseRow, GateRow, PromptRow, schema_of
 from data.stage import Stage
+from data.task import task
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
 from peers.lengths import check_questions, room
@@ -161,14 +162,16 @@ class Gate:
 
     def respond(self, workers: Workers) -> None:
         """What the peers have not answered yet."""
-        each, total = 1 if self.round else self.run.config.gate.samples + 1, 0
+        each = 1 if self.round else self.run.config.gate.samples + 1
+        done: dict[str, int] = {}
         for name, policy in self.policies.items():
             todo = [n for n in range(len(self.sizes)) if not unit_path(self.run, self.round, name, n).is_file()]
+            done[name] = each * (sum(self.sizes) - sum(self.sizes[n] for n in todo))
             if todo:
                 requests = each * max(self.sizes[n] for n in todo)
                 workers.submit(name, answer_all, self.round, policy, units=todo, requests=requests)
-            total += each * sum(self.sizes[n] for n in todo)
-        with task(self.stage.title, total, "responses") as line:
+        total = dict.fromkeys(self.policies, each * sum(self.sizes))
+        with task(self.stage.title, total, "responses", done) as line:
             for _ in workers.results(line):
                 pass
 

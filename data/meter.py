@@ -1,0 +1,77 @@
+"""How much of something is done, how fast it goes, and how long it will take."""
+
+from __future__ import annotations
+
+from collections import deque
+
+RECENT = 60.0  # seconds that a rate is taken over, or ENOUGH marks where they reach further back
+ENOUGH = 8  # marks
+APART = 0.5  # seconds between two marks
+SURE_SHARE, SURE_SECONDS, SURE_ITEMS = 0.03, 15.0, 2  # a share of the whole or a time, after which a guess is made
+LATE = 3.0  # times as long without a word as usual, after which the guess grows
+
+
+class Meter:
+    """Counts items and tokens.
+
+    The clock starts with the first word that there is: what was loaded before it, and what came with it, says nothing
+    of the speed. Nor do items that cost no token: they were on disk, or did not fit.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.tokens = total, 0, 0
+        self._worked = 0
+        self._marks: deque[tuple[float, int, int]] = deque()  # time, items that took work, tokens
+        self._last = 0.0
+
+    def add(self, done: int, tokens: int | None, now: float) -> None:
+        """Count; `tokens` is None where items have none; less than nothing where a dead process had done them."""
+        self.done += done
+        self.tokens += tokens or 0
+        if tokens == 0:
+            return
+        self._worked += done
+        self._last = now
+        if done < 0:
+            self._marks.clear()
+        if not self._marks or now - self._marks[-1][0] >= APART:
+            self._marks.append((now, self._worked, self.tokens))
+        while len(self._marks) > ENOUGH and now - self._marks[1][0] >= RECENT:
+            self._marks.popleft()
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything was done that took work."""
+        return bool(self._marks)
+
+    def tokens_per_second(self, now: float) -> float | None:
+        """Lately."""
+        seconds = self._until(now) - self._marks[0][0] if self._marks else 0.0
+        tokens = self.tokens - self._marks[0][2] if self._marks else 0
+        return tokens / seconds if seconds >= APART and tokens > 0 else None
+
+    def left(self, now: float) -> float | None:
+        """Seconds until all is done; None as long as that would be a mere guess."""
+        missing = self.total - self.done
+        if missing <= 0:
+            return 0.0
+        if not self._marks:
+            return None
+        start, before, _ = self._marks[0]
+        worked, end = self._worked - before, self._until(now)
+        if worked < SURE_ITEMS or (worked < SURE_SHARE * self.total and end - start < SURE_SECONDS):
+            return None
+        return max(0.0, missing * (end - start) / worked - (now - end))
+
+    def _until(self, now: float) -> float:
+        """The end of the time that a rate is taken over: the last word; now, if another is long overdue."""
+        usual = (self._last - self._marks[0][0]) / max(1, len(self._marks) - 1)
+        return now if now - self._last > LATE * max(usual, APART) else self._last
+
+
+def lasting(seconds: float) -> str:
+    """A time in words: 40 s, 3 min, 1 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,135 @@
+"""Archives of runs: plain gzipped tar, the same bytes for the same files, and read with care.
+
+All members are files `<run>/…`, sorted, without owner and time. `_PACKED.json` comes first and names all others with
+their checksums. An archive may come from anyone: what is not a plain file below its one folder, or not listed, is
+refused, and the standard library's filter for data has the last word.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+
+from data import shards
+from data.errors import UserError, trouble
+from pipeline.share.files import PACKED, Faults, compare, is_inside, known_by
+
+DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What was read of an archive."""
+
+    run: str  # its one folder
+    about: dict[str, Any]  # `_PACKED.json`
+    checksums: dict[str, str]  # of all other files
+    faults: Faults
+
+
+def write_archive(path: Path, run: str, entries: Mapping[str, Path | bytes]) -> None:
+    """Write files {name below the run's folder: where it is, or its content} as one archive, atomically."""
+    with (
+        shards.writing(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name, content in sorted(entries.items()):
+            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
+                tar.addfile(_header(f"{run}/{name}", source), source)
+
+
+def _header(name: str, source: IO[bytes]) -> tarfile.TarInfo:
+    """Nobody's file of no time: what is packed twice is the same."""
+    header = tarfile.TarInfo(name)
+    header.size = source.seek(0, io.SEEK_END)
+    source.seek(0)
+    return header
+
+
+def read_archive(path: Path) -> Archive:
+    """Read all of an archive and compare it with its list. Raises UserError if it is none, is cut off, or has a member
+    that is no plain file below its one folder."""
+    runs, checksums, about = set[str](), dict[str, str](), b""
+    with _opened(path) as tar:
+        for member in tar:
+            run, name = _place(member, path)
+            runs.add(run)
+            source = tar.extractfile(member)
+            assert source is not None, "it is a file"
+            if name in checksums or (name == PACKED and about):
+                raise UserError(f"{path} has {name} twice; pack the run again")
+            if name == PACKED:
+                about = source.read()
+            else:
+                checksums[name] = file_digest(cast(io.BufferedReader, source), "sha256").hexdigest()
+    if len(runs) != 1 or not about:
+        raise UserError(f"{path} is no archive of a run: it has no {PACKED}; expected one that `make pack` has written")
+    faults = compare(known_by({PACKED: about}), checksums)
+    return Archive(runs.pop(), {} if faults.wrong else json.loads(about), checksums, faults)
+
+
+def extract(path: Path, folder: Path) -> None:
+    """Write the files of an archive that was read without faults into an empty folder. Raises UserError."""
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python cannot unpack archives safely (no tarfile.data_filter): take 3.11.4 or newer")
+    with _opened(path) as tar:
+        for member in tar:
+            member.name = _place(member, path)[1]
+            tar.extract(member, folder, filter="data")
+
+
+def _place(member: tarfile.TarInfo, path: Path) -> tuple[str, str]:
+    """(the folder, the name in it) of a member. Raises UserError if it is anything else than a file in a folder."""
+    parts = PurePosixPath(member.name).parts
+    if not member.isreg() or not is_inside(member.name) or len(parts) < 2:
+        raise UserError(
+            f"{path} has {member.name!r}, which is no plain file below one folder: nothing of it is unpacked"
+        )
+    return parts[0], str(PurePosixPath(*parts[1:]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; expected an archive that `make pack` has written")
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            yield tar
+    except DAMAGED as error:
+        if trouble(error):
+            raise
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read as a gzipped tar archive ({reason}): copy it again") from error
+
+
+def put(folder: Path, target: Path) -> None:
+    """Give a folder that is whole its final name, in place of one that is there.
+
+    Raises OSError. Between its two renames there is neither, and `settle` brings the old one back.
+    """
+    old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settle(target: Path) -> None:
+    """Undo what a kill within `put` has left."""
+    old = target.with_name(f"{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""The files of a run, what is known of them, and what does not fit: for `verify`, for `pack`, and for archives.
+
+Manifests (`_SUCCESS.json`) and `sums.json` name files beside them with their SHA-256. All names here are relative to
+the run's folder, with `/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from data import shards
+from data.run import OUTPUT
+from data.sums import IN_ROUND, IN_RUN, SUMS
+
+PACKED = "_PACKED.json"  # what `pack` says about an archive; it stays in the unpacked run
+LISTS = (shards.SUCCESS, SUMS)
+REPORT, EXPORT, CARD = "report.html", "export", "README.md"
+FIGURES = "lm_eval.json"  # of another harness, beside a round's metrics
+# made anew by a command, or for people to edit
+NO_SUM = (REPORT, FIGURES, "tracked.json", PACKED, CARD, ".lock", shards.STARTED)
+NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are not looked into
+
+
+@dataclass(frozen=True)
+class Known:
+    """What lists say: {name: (SHA-256, the list)}, and what is wrong with the lists themselves."""
+
+    files: dict[str, tuple[str, str]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+def all_files(root: Path) -> Iterator[str]:
+    """The files of a run that are looked at, in order; a link counts as a file."""
+    for path in sorted(root.iterdir()):
+        yield from _below(path, PurePosixPath(path.name))
+
+
+def _below(path: Path, name: PurePosixPath) -> Iterator[str]:
+    if path.is_dir() and not path.is_symlink():
+        if path.name not in NOT_OURS:
+            for inner in sorted(path.iterdir()):
+                yield from _below(inner, name / inner.name)
+    elif path.name not in NO_SUM:
+        yield str(name)
+
+
+def is_list(name: str) -> bool:
+    """Whether a file names others."""
+    return PurePosixPath(name).name in LISTS
+
+
+def known_by(lists: Mapping[str, bytes]) -> Known:
+    """What the lists say."""
+    known = Known()
+    for name, content in lists.items():
+        folder = PurePosixPath(name).parent
+        try:
+            entries = listed(name, content)
+        except ValueError as error:
+            known.wrong.append(f"{name}: is damaged ({error})")
+            continue
+        known.files.update({str(folder / inner): (checksum, name) for inner, checksum in entries.items()})
+    return known
+
+
+def listed(name: str, content: bytes) -> dict[str, str]:
+    """{file beside it: SHA-256} of one list. Raises ValueError if it is none."""
+    found = json.loads(content)
+    entries = found if name.endswith(SUMS) or not isinstance(found, dict) else found.get("files")
+    if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
+        raise ValueError("it has no checksums of files")
+    if odd := [inner for inner in entries if not is_inside(inner)]:
+        raise ValueError(f"it names {odd[0]!r}, which is not beside it")
+    return entries
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is a plain path below a folder."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+@dataclass(frozen=True)
+class Faults:
+    """A line for each file that does not fit."""
+
+    wrong: list[str] = field(default_factory=list)  # lists that cannot be read, files that are missing or changed
+    unknown: list[str] = field(default_factory=list)  # in no list
+    unsummed: list[str] = field(default_factory=list)  # should be in one: of an earlier version, or after a kill
+
+    @property
+    def all(self) -> list[str]:
+        """The lines."""
+        return [*self.wrong, *self.unsummed, *self.unknown]
+
+
+def compare(known: Known, found: Mapping[str, str], unfinished: tuple[str, ...] = ()) -> Faults:
+    """Which files are missing, changed, or in no list. `found`: {name: SHA-256} of all but the lists."""
+    faults = Faults(wrong=[*known.wrong])
+    for name, (checksum, by) in sorted(known.files.items()):
+        if name not in found:
+            faults.wrong.append(f"{name}: is missing, and {by} lists it")
+        elif found[name] != checksum:
+            faults.wrong.append(f"{name}: its checksum is not the one in {by}")
+    begun = tuple(f"{folder}/" for folder in unfinished)
+    for name in sorted(found.keys() - known.files.keys()):
+        if wants_sum(name):
+            faults.unsummed.append(f"{name}: has no checksum (an earlier version made it, or a kill came between)")
+        elif not name.startswith(begun):
+            faults.unknown.append(f"{name}: no manifest knows it")
+    return faults
+
+
+def wants_sum(name: str) -> bool:
+    """Whether a file is of those that a `sums.json` lists."""
+    path = PurePosixPath(name)
+    in_round = len(path.parts) == 2 and path.parts[0].startswith("round=")
+    return path.name in IN_ROUND if in_round else name in IN_RUN
+
+
+def unfinished_stages(root: Path) -> tuple[str, ...]:
+    """Folders of stages that were begun and have no manifest yet."""
+    folders = [path.parent for name in OUTPUT.values() for path in root.glob(f"round=*/{name}/{shards.STARTED}")]
+    return tuple(sorted(str(f.relative_to(root)) for f in folders if not (f / shards.SUCCESS).is_file()))
