@@ -38,6 +38,7 @@ class Logged(TypedDict):
     made_from: str
 
 
+FAILED: dict[str, Any] = {}  # by run, what this process has tried in vain: a run of many finished rounds tries it once
 Tracker = Callable[[Run, list[Logged]], None]
 
 
@@ -46,19 +47,21 @@ def track(run: Run) -> None:
     kind = run.config.tracking.kind
     if kind == "none":
         return
+    state: dict[str, Any] = {}
     try:
         rounds = [logged(run, round_) for round_ in _rounds(run)]
         told = {"kind": kind, "project": run.config.tracking.project}
         state = {**told, "rounds": {str(each["round"]): each["made_from"] for each in rounds}}
         path = run.root / "tracked.json"
-        if not rounds or (path.is_file() and shards.read_json(path) == state):
+        if not rounds or FAILED.get(run.name) == state or (path.is_file() and shards.read_json(path) == state):
             return
         TRACKERS[kind](run, rounds)
         shards.write_json(state, path)
     except Exception as error:  # whatever a tracker may raise
+        FAILED[run.name] = state
         console.print(
-            f"warning: {kind} does not have the last round's numbers ({type(error).__name__}: {error}); the run goes "
-            "on, and the next call of evaluate tries again",
+            f"warning: {kind} does not have the last round's numbers ({error}); the run goes on, and the next command "
+            "tries again",
             markup=False, soft_wrap=True,
         )  # fmt: skip
 

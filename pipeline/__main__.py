@@ -1,7 +1,7 @@
 """`python -m pipeline COMMAND`: all commands of the package under one roof, by the names of the make targets.
 
-A command is a module with an `app` of one typer command, which also runs alone (`python -m pipeline.round`). Only the
-one that is asked for is imported.
+A command is a module with an `app`, which also runs alone (`python -m pipeline.round`): of one typer command, or of
+several with the names that they have here. Only the module that is asked for is imported.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ COMMANDS = {  # name -> module, summary; in the order of the list
     "wording": ("pipeline.wording", "Try the config's wordings with each peer and write the choice."),
     "round": ("pipeline.round", "Run every stage up to and including a round."),
     "ablate": ("pipeline.ablation", "Run several arms with several seeds and compare them."),
-    "status": ("pipeline.status", "Show which stages of a run are finished."),
+    "status": ("pipeline.status", "Show what of a run is finished, at work, failed or missing."),
     "report": ("evaluate.report", "Print the tables of a run and write its report."),
+    "compare": ("evaluate.compare", "Compare runs, or the arms of an ablation, side by side."),
     "table": ("pipeline.table", "Print the results of a run for a paper: Markdown, LaTeX or CSV."),
     "show": ("pipeline.show", "Show what a round did with one question."),
     "labels": ("pipeline.labels", "Say how often responses and labels were right."),
+    "fork": ("pipeline.fork", "Begin a run after another run's round, under another config."),
+    "export": ("pipeline.share.__main__", "Write each peer's adapter with a card."),
+    "pack": ("pipeline.share.__main__", "Write a run as one archive, without models."),
+    "unpack": ("pipeline.share.__main__", "Put an archive's run into runs/."),
+    "verify": ("pipeline.share.__main__", "Read a run, or an archive, again and name what is damaged."),
+    "push": ("pipeline.share.__main__", "Print the commands that put an export on the hub."),
+    "lm-eval": ("pipeline.lm_eval.__main__", "Run lm-evaluation-harness on the peers."),
     "gpu-check": ("pipeline.gpu_check.__main__", "Check that this machine computes what is promised."),
 }
 
@@ -45,11 +53,13 @@ def listing() -> typer.Typer:
 def main(arguments: list[str]) -> None:
     """Run the command that comes first; what follows is its own."""
     name = arguments[0] if arguments else ""
-    if name in COMMANDS:
-        sys.argv = [sys.argv[0], *arguments[1:]]
-        start(import_module(COMMANDS[name][0]).app, f"pipeline {name}")
-    else:
+    if name not in COMMANDS:
         start(listing(), "pipeline")
+        return
+    app = import_module(COMMANDS[name][0]).app
+    several = len(app.registered_commands) > 1  # which have names of their own
+    sys.argv = [sys.argv[0], *(arguments if several else arguments[1:])]
+    start(app, "pipeline" if several else f"pipeline {name}")
 
 
 if __name__ == "__main__":

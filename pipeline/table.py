@@ -158,11 +158,12 @@ def as_csv(run: str) -> str:
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
     for line in lines_of(run):
-        row = {**line.row, "round": line.round}
-        changed = (None, None) if line.change is None else (line.change.em, line.change.gap)
-        for metric, found in zip(("em", "gv_gap"), changed, strict=True):
-            numbers = (None,) * 3 if found is None else (found.mean, found.low, found.high)
-            row |= {f"{metric}_change{end}": number for end, number in zip(ends, numbers, strict=True)}
+        row, change = {**line.row, "round": line.round}, line.change
+        pairs = [] if change is None else [("em", change.em, change.em_same), ("gv_gap", change.gap, change.gap_same)]
+        for metric, found, same in pairs:
+            if found is not None:  # where none differs an interval would have no width
+                numbers = (found.mean, None, None) if same else (found.mean, found.low, found.high)
+                row |= {f"{metric}_change{end}": number for end, number in zip(ends, numbers, strict=True)}
         writer.writerow(row)
     return file.getvalue()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from data.hashing import question_id
 from data.run import Run, load_frozen
 from data.schema import CHAINS
 from evaluate.page.chains import one_chain
-from pipeline import __main__, show
+from pipeline import __main__
 from pipeline.show import chosen, last_round, view, visible
 from tests import fixed_run
 from tests.conftest import questions
@@ -186,9 +187,10 @@ def test_every_command_of_the_list_is_there(
     listed = capsys.readouterr().out
     for name, (module, summary) in __main__.COMMANDS.items():
         assert f"\n  {name} " in listed and summary.split()[0] in listed
-        app = __import__(module, fromlist=["app"]).app
-        assert len(app.registered_commands) == 1, name
-    assert show.app is __import__(__main__.COMMANDS["show"][0], fromlist=["app"]).app
+        app = import_module(module).app
+        commands = app.registered_commands
+        names = [each.name or each.callback.__name__ for each in commands]
+        assert len(commands) == 1 or name in names, name
 
 
 def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

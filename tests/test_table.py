@@ -75,6 +75,8 @@ def test_what_does_not_differ_has_no_interval(run: Path) -> None:
     shutil.copytree(run / "round=0" / "evals", run / "round=2" / "evals")
     shutil.copy(run / "round=0" / "metrics.parquet", run / "round=2" / "metrics.parquet")
     assert markdown("demo").count("+0.0 (none differs) | +0.0 (none differs) |") == 3
+    last = list(csv.DictReader(StringIO(as_csv("demo"))))[-1]
+    assert (last["round"], last["em_change"], last["em_change_lo"]) == ("2", "0.0", "")
 
 
 def test_a_verifier_that_decided_nothing_has_no_gap(run: Path) -> None:
