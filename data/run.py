@@ -191,11 +191,16 @@ def check_version(root: Path) -> None:
 
 def check_run(run: str) -> None:
     """Raises UserError for a run that never got as far as a config, and for one of another version."""
+    check_begun(run)
+    load_frozen(run)
+
+
+def check_begun(run: str) -> None:
+    """Raises UserError for a run that never got as far as a config; what that says is not looked at."""
     known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
     if run not in known:
         runs = ", ".join(known) or "none yet"
         raise UserError(f"there is no run {run!r} (`make round` would begin it); runs: {runs}")
-    load_frozen(run)
 
 
 def metrics_path(run: str, round_: int) -> Path:

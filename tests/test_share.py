@@ -26,6 +26,7 @@ from data.errors import UserError
 from data.locks import locked
 from data.run import RUNS, Run, load_frozen, open_run
 from data.schema import METRICS
+from data.stage import FORMAT
 from evaluate.report import write_report
 from peers import policy_cache
 from peers.policy import Policy, resolve
@@ -525,9 +526,10 @@ def gated(root: Path, best: dict[int, tuple[float, bool]]) -> Run:
             "low": 0.0, "high": 0.0, "passed": accepted,
         }  # fmt: skip
         decisions = {name: {"in_use": used, "comparisons": [compared]} for name in config.peer_names}
-        about = {"agreement": dict.fromkeys(config.peer_names, agreement), "decisions": decisions, "files": {}}
+        about = {"agreement": dict.fromkeys(config.peer_names, agreement), "decisions": decisions}
+        about |= {"files": {}, "format": FORMAT}
         shards.write_json(about, root / f"round={number}/gate/_SUCCESS.json")
-        shards.write_json({"files": {}}, root / f"round={max(number, 1)}/adapters/_SUCCESS.json")
+        shards.write_json({"files": {}, "format": FORMAT}, root / f"round={max(number, 1)}/adapters/_SUCCESS.json")
     shards.write_json(run.config.model_dump(mode="json"), root / "config.json")
     return run
 

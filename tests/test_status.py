@@ -65,7 +65,7 @@ def one(stage: str, round_: int, run: str = "t") -> StageState:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     peers = [{"name": name, "model": name} for name in "ab"]
-    config = {"prompts": {"source": "q.jsonl"}, "peers": peers}
+    config = {"prompts": {"source": "q.jsonl"}, "peers": peers, "benchmarks": [{"name": "b", "source": "b.jsonl"}]}
     shards.write_json(config, tmp_path / "runs" / "r" / "config.json")
     return Path("runs") / "r"
 
@@ -106,7 +106,8 @@ def test_an_unknown_run_is_refused(root: Path) -> None:
 
 
 def test_words_for_a_gate_and_for_a_run_without_gold(root: Path) -> None:
-    shards.write_json({"gate": {"questions": 8}, "benchmarks": []}, root / "config.json")
+    config = shards.read_json(root / "config.json")
+    shards.write_json({**config, "gate": {"questions": 8}, "benchmarks": []}, root / "config.json")
     finished(root / "round=1" / "chains")
     assert [(each.round, each.stage) for each in stages("r")] == [
         (0, "gate"), (1, "generate"), (1, "score"), (1, "train"), (1, "gate"),
@@ -281,7 +282,7 @@ def test_wrong_options_are_told_as_an_event(project: Path) -> None:
     done = run_module("generate", "--run", "t", "--round", "x", "--log-json", cwd=project)
     (event,) = [json.loads(line) for line in done.stdout.splitlines()]
     check_against_the_docs([event])
-    assert (event["event"], event["status"], done.returncode) == ("end", 2, 2) and "'x'" in event["reason"]
+    assert (event["event"], event["status"], done.returncode) == ("end", 2, 2) and "'--round'" in event["reason"]
 
 
 # --- the report of a run that is going -------------------------------------------------------------------------------

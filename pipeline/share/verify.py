@@ -10,7 +10,7 @@ from data import shards
 from data.console import console
 from data.errors import UserError
 from data.locks import locked
-from data.run import RUNS, check_run
+from data.run import RUNS, check_begun
 from pipeline.share.archive import read_archive
 from pipeline.share.files import Faults, all_files, compare, is_list, known_by, unfinished_stages
 
@@ -20,7 +20,7 @@ BUSY = "wait for it or stop it: its files are changing"
 def verify_run(run: str) -> None:
     """Say that all files of a run are as they were written. Raises UserError, after a line for each that is not, or if
     another process holds the run."""
-    check_run(run)
+    check_begun(run)
     root = RUNS / run
     with locked(root, BUSY) if os.access(root, os.W_OK) else nullcontext():
         found, faults = examine(root)
