@@ -199,6 +199,7 @@ def test_a_run_without_gold(here: Path) -> None:
     assert "Not shown: the unlabelled questions have no gold answers" in page.text
     assert "labels" not in specs and not any(name.startswith("right-") for name in specs)
     assert "scatter-2" in specs and "pmi-2-p" in specs
+    assert "No reliability was estimated: this run asks for no samples" in page.text
 
 
 def test_a_run_whose_source_has_changed(here: Path) -> None:
