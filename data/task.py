@@ -62,6 +62,8 @@ class Task:
         """Whose processes are at it now, and each peer's devices."""
         if working != self.working or devices != self.devices:
             self.working, self.devices = working, devices
+            if not self.all.worked:  # the next word may be a while off: models are loaded
+                self._record()
             self._tell(time.monotonic())
 
     def left(self, now: float) -> float | None:

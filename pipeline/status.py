@@ -132,7 +132,8 @@ def command(
             return
         first, *others = lines_of(run, states, pid)
         console.print(first, markup=False, soft_wrap=True)
-        console.print(table_of(states))
+        if states:
+            console.print(table_of(states))
         for line in others:
             console.print(line, markup=False, soft_wrap=True)
 

@@ -251,6 +251,7 @@ def test_a_stage_from_its_start_to_its_end(run: Run, log: Any) -> None:
         assert (at.state, at.task, at.peers) == ("running", None, ()) and going("r")
         with task("generate round 1", {"ant": 4, "bee": 4}, "responses") as line:
             line.at_work({"ant"}, {"ant": ["cpu"], "bee": ["cpu"]})
+            assert [p.working for p in of(1, "generate").peers] == [True, False]  # at once
             line.last_record = 0.0
             line.advance(3, 30, "ant")
             at = of(1, "generate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -198,6 +199,53 @@ def seen(process: subprocess.Popen[str], when: Any) -> list[StageState]:
                 return states
         time.sleep(0.02)
     raise AssertionError(process.communicate())
+
+
+STUB = """
+import sys, time
+import peers.local
+from data.stage import Stage
+from data.cli import start
+from data.task import task
+from peers.command import Step, steps_app
+peers.local.warm = lambda *_, **__: None
+def main(run, round_, workers):
+    run.freeze(lambda: None)
+    stage = Stage("generate", round_, run.stage_dir(round_, "chains"), {})
+    stage.begin()
+    with task("generate round 1", {"ant": 4000, "bee": 4000}, "responses") as line:
+        line.at_work({"ant"}, {"ant": ["0"], "bee": ["1"]})
+        for _ in range(4000):
+            line.advance(1, 20, "ant")
+            time.sleep(0.01)
+if __name__ == "__main__":
+    start(steps_app("x", 1, lambda round_: [Step("generate", round_, main)]), "stub")
+"""
+
+
+def test_a_killed_command_is_at_nothing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage without a model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stub.py").write_text(STUB)
+    write_jsonl(tmp_path / "train.jsonl", questions(0, 8))
+    nano = (ROOT / "configs" / "nano.toml").read_text(encoding="utf-8")
+    nano = nano.replace('source = "nano"\nsplit = "train"', 'source = "train.jsonl"')
+    nano = nano.replace("./peers", f"{ROOT}/peers")
+    (tmp_path / "nano.toml").write_text(re.sub(r"\[\[benchmarks\]\]\n(.+\n)+", "", nano), encoding="utf-8")
+    process = command("stub", "--config", "nano.toml", "--run", "t", "--round", "1")
+    try:
+        (state, *_) = seen(process, lambda states: any(each.left for each in states))
+    finally:
+        process.kill()
+        process.communicate()
+    assert (state.stage, state.state, state.total) == ("generate", "running", 8000)
+    assert [(p.peer, p.working, p.devices, p.done == state.done) for p in state.peers] == [
+        ("ant", True, ("0",), True), ("bee", False, ("1",), False),
+    ]  # fmt: skip
+    killed = one("generate", 1)
+    assert (killed.state, killed.left) == ("stopped", None) and not going("t")
+    assert killed.done is not None and state.done is not None and killed.done >= state.done > 0
+    assert lines_of("t", stages("t"), None)[1].startswith("generate round 1 was stopped in the middle at ")
 
 
 @pytest.mark.slow
