@@ -91,8 +91,9 @@ def _base(policy: Policy, base: str) -> dict[str, Any]:
     peer = policy.peer
     started = None if peer.adapter is None else _named(peer.adapter)
     return {
-        "name": base, "on_hub": is_hub_name(base), "revision": peer.revision, "dtype": peer.dtype,
-        "renamed": is_hub_name(base) and is_local(peer), "sha256": peer.sha256, "weights": policy.identity.partition("+")[0], "started": started,
+        "name": base, "on_hub": is_hub_name(base), "renamed": is_hub_name(base) and is_local(peer),
+        "revision": peer.revision, "dtype": peer.dtype, "sha256": peer.sha256,
+        "weights": policy.identity.partition("+")[0], "started": started,
     }  # fmt: skip
 
 
