@@ -228,7 +228,7 @@ report: setup  ## print the table of RUN and write its report
 status: setup  ## what is finished in RUN
 	@$(PY) -m pipeline.status --run '$(RUN)'
 
-export: setup  ## each peer's adapter of RUN with a card (ROUND=2, else the best by the gate); MERGED=yes, CHECK=50 questions, OUT=folder
+export: setup  ## each peer's adapter of RUN, with a card (ROUND=2; else the gate's best); MERGED=yes, CHECK=50, OUT=folder
 	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
 		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
 		$(foreach pair,$(BASE),--base '$(pair)')
