@@ -14,6 +14,7 @@ from evaluate.intervals import estimate
 from evaluate.items import item_values, matrices
 from evaluate.tables import oracle_notice
 from peers.policy import Policy
+from peers.source import is_local
 from pipeline.share.check import Agreement
 from pipeline.share.choose import is_hub_name, lineage
 
@@ -90,8 +91,9 @@ def _base(policy: Policy, base: str) -> dict[str, Any]:
     peer = policy.peer
     started = None if peer.adapter is None else _named(peer.adapter)
     return {
-        "name": base, "on_hub": is_hub_name(base), "revision": peer.revision, "dtype": peer.dtype,
-        "sha256": peer.sha256, "weights": policy.identity.partition("+")[0], "started": started,
+        "name": base, "on_hub": is_hub_name(base), "renamed": is_hub_name(base) and is_local(peer),
+        "revision": peer.revision, "dtype": peer.dtype, "sha256": peer.sha256,
+        "weights": policy.identity.partition("+")[0], "started": started,
     }  # fmt: skip
 
 
