@@ -13,7 +13,7 @@ import pytest
 from data import shards
 from data.errors import UserError
 from data.schema import EVALS, METRICS, PROMPTS, ChainRow, PromptRow, Role, schema_of
-from data.stage import Stage
+from data.stage import FORMAT, Stage
 from tests.conftest import read_stage
 
 SCHEMA = pa.schema(
@@ -195,7 +195,8 @@ def test_a_manifest_closes_the_stage(tmp_path: Path) -> None:
     assert shards.read_manifest(tmp_path / "nowhere") is None
     files = closed_stage(tmp_path)
     manifest = shards.read_manifest(tmp_path)
-    assert manifest == {"rows": 4, "files": {file.name: shards.checksum(file) for file in files}}
+    files_of = {file.name: shards.checksum(file) for file in files}
+    assert manifest == {"rows": 4, "format": FORMAT, "files": files_of}
     assert sorted(path.name for path in tmp_path.iterdir()) == [shards.SUCCESS, *(file.name for file in files)]
 
 
