@@ -49,8 +49,8 @@ def changes(run: str, rounds: list[int]) -> list[Change]:
             told = before is not None and not _any(group, undecided[n])
             gap = _measured(config, "gap", mine[n], mine[0]) if told else None
             em = _measured(config, "em", mine[n], mine[0])
-            same = [_same(metric, mine[0], mine[n]) for metric in ("em", "gap")]
-            found.append(Change(group, n, em, gap, *same, before if told else None))
+            em_same, gap_same = (_same(metric, mine[0], mine[n]) for metric in ("em", "gap"))
+            found.append(Change(group, n, em, gap, em_same, gap_same, before if told else None))
     return found
 
 

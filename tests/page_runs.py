@@ -55,7 +55,7 @@ def write_run(name: str, shape: Shape, **sections: Any) -> Run:
     write_lines(source, shape.questions, "Tom has {} pens & <b>{}</b>. How many?")
     write_lines(bench, shape.items, "Bench {} and {}?")
     write_lines(Path("gate.jsonl"), 4, "Gate {} and {}?")
-    raw = {
+    raw: Row = {
         "prompts": {"source": str(source)},
         "peers": [{"name": peer, "model": f"models/{peer}"} for peer in shape.peers],
         "benchmarks": [{"name": each, "source": str(bench), "answers": "numbers"} for each in shape.benchmarks],
@@ -251,7 +251,7 @@ def measure(questions: int) -> None:
         peers = ("p", "q", "r")
         child = os.fork()  # writing the run takes memory of its own
         if child == 0:
-            write_run("big", Shape(3, questions, peers, ("a",), samples=4 if questions < 200_000 else 0))
+            write_run("big", Shape(3, questions, peers, ("a",), samples=4 if questions <= 20_000 else 0))
             os._exit(0)
         os.waitpid(child, 0)
         start = time.monotonic()

@@ -199,6 +199,7 @@ def test_a_run_without_gold(here: Path) -> None:
     assert "Not shown: the unlabelled questions have no gold answers" in page.text
     assert "labels" not in specs and not any(name.startswith("right-") for name in specs)
     assert "scatter-2" in specs and "pmi-2-p" in specs
+    assert "No reliability was estimated: this run asks for no samples" in page.text
 
 
 def test_a_run_whose_source_has_changed(here: Path) -> None:
@@ -318,3 +319,10 @@ def test_words() -> None:
     assert parts.signed(-0.04) == "0.0" and parts.signed(-1.26) == "−1.3" and parts.signed(2) == "+2.0"
     assert parts.duration(45) == "45 s" and parts.duration(600) == "10 min" and parts.duration(9000) == "2 h 30 min"
     assert parts.counted(1, "round") == "1 round" and parts.counted(1200, "peer") == "1,200 peers"
+
+
+def test_one_question_has_no_interval(here: Path) -> None:
+    _, page = page_of(Shape(items=1, benchmarks=("a",), better=-0.2))
+    check(page)
+    assert "exact match fell by 100.0 points, from 100.0 to 0.0 %, on average over 2 peers." in page.text
+    assert "no interval: one question" in page.text

@@ -56,7 +56,7 @@ def vega() -> Markup:
         return _whole(path.read_text(encoding="utf-8"), path.name)
     from vl_convert import javascript_bundle
 
-    text = javascript_bundle()
+    text = javascript_bundle()  # type: ignore[call-arg]  # its stub knows no default
     own = path.with_name(f"{path.name}.{os.getpid()}")  # several processes may be at it
     with suppress(OSError):  # then the next one joins them again
         with shards.writing(own) as temporary:

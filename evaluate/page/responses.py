@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from evaluate.page.frames import Frames
 from evaluate.page.lines import lines_plot, point
 from evaluate.page.parts import Part, Plot, marks
 
-ON_BENCHMARKS = (  # column of metrics, title, scale, digits, caption
+Measures = Sequence[tuple[str, str, int, int, str]]
+ON_BENCHMARKS: Measures = (  # column of metrics, title, scale, digits, caption
     ("mean_tokens", "Length, tokens", 1, 1, "Mean of all responses; a sudden fall or rise is a change of manner."),
     ("unanswered_rate", "Without an answer, in %", 100, 1, "Greedy responses in which no answer was found."),
     ("truncated_rate", "Unfinished, in %", 100, 1, "Responses cut off at the token limit before they named an answer."),
@@ -17,7 +19,7 @@ ON_BENCHMARKS = (  # column of metrics, title, scale, digits, caption
     ("answer_entropy", "Answer entropy, nats", 1, 2, "How much the samples of a question differ: it falls as a model "
      "gets sure, rightly or not."),
 )  # fmt: skip
-ON_QUESTIONS = (
+ON_QUESTIONS: Measures = (
     ("tokens", "Length, tokens", 1, 1, "Mean of all responses; a sudden fall or rise is a change of manner."),
     ("unfinished", "Unfinished, in %", 100, 1, "Responses cut off at the token limit."),
     ("unanswered", "Without an answer, in %", 100, 1, "Responses cut off, or in which no answer was found."),

@@ -210,7 +210,7 @@ def _quarters(mine: pl.DataFrame) -> list[tuple[float, float, int, float]]:
 def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], round_: int) -> Plot:
     words = {True: "right", False: "wrong"}
     order = [f"own {words[own]}, label {words[label]}" for own in (False, True) for label in (True, False)]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"kind": f"own {words[own]}, label {words[label]}", "peer": peer, **_values(found, 1),
          "shown": interval(found, scale=1, digits=2)}
         for (peer, own, label), found in cells.items()
