@@ -326,8 +326,8 @@ def test_a_round_in_events(project: Path) -> None:
     assert events[-1]["reason"] == bad.stderr.strip() and bad.stderr.startswith("error: ")
 
 
-def test_wrong_options_are_told_as_an_event(project: Path) -> None:
-    done = run_module("generate", "--run", "t", "--round", "x", "--log-json", cwd=project)
+def test_wrong_options_are_told_as_an_event(tmp_path: Path) -> None:
+    done = run_module("generate", "--run", "t", "--round", "x", "--log-json", cwd=tmp_path)
     (event,) = [json.loads(line) for line in done.stdout.splitlines()]
     check_against_the_docs([event])
     assert (event["event"], event["status"], done.returncode) == ("end", 2, 2) and "'--round'" in event["reason"]
