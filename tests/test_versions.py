@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from data import shards
 from data.errors import UserError
-from data.run import Run, load_frozen, open_run
+from data.run import Run, check_run, load_frozen, open_run
 from data.stage import FORMAT
 from tests.conftest import questions, write_jsonl
 
@@ -59,6 +59,8 @@ def test_a_run_of_another_format_is_refused(number: int | None, told: int, run: 
     expected = f"error: runs/t/prompts was made by another version (format {told}; this one has {FORMAT}): {WAYS_OUT}"
     assert {refusal(module) for module in COMMANDS} == {expected}
     assert sorted(path.name for path in Path("runs").iterdir()) == ["t"]
+    with pytest.raises(UserError, match="was made by another version"):
+        check_run("t")  # all that some commands ask
 
 
 def test_a_stage_of_another_format_is_refused(run: Run) -> None:
