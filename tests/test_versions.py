@@ -76,7 +76,8 @@ def test_a_manifest_of_a_later_format_need_not_look_like_one_of_this(run: Run) -
     shards.write_json({"format": FORMAT + 1, "parts": []}, folder / shards.SUCCESS)
     with pytest.raises(UserError, match=rf"format {FORMAT + 1}; this one has"):
         shards.read_manifest(folder)
-    for damaged in ([], {"format": FORMAT}, {"format": FORMAT, "files": []}):
+    kinds: tuple[Any, ...] = ([], {"format": FORMAT}, {"format": FORMAT, "files": []})
+    for damaged in kinds:
         shards.write_json(damaged, folder / shards.SUCCESS)
         with pytest.raises(UserError, match=r"_SUCCESS\.json is no manifest: it lists no files; delete runs/t/round=1"):
             shards.read_manifest(folder)
