@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from data import shards
 from data.errors import UserError
-from data.run import Run, load_frozen, open_run
+from data.run import Run, check_run, load_frozen, open_run
 from data.stage import FORMAT
 from tests.conftest import questions, write_jsonl
 
@@ -59,6 +59,8 @@ def test_a_run_of_another_format_is_refused(number: int | None, told: int, run: 
     expected = f"error: runs/t/prompts was made by another version (format {told}; this one has {FORMAT}): {WAYS_OUT}"
     assert {refusal(module) for module in COMMANDS} == {expected}
     assert sorted(path.name for path in Path("runs").iterdir()) == ["t"]
+    with pytest.raises(UserError, match="was made by another version"):
+        check_run("t")  # all that some commands ask
 
 
 def test_a_stage_of_another_format_is_refused(run: Run) -> None:
@@ -74,8 +76,8 @@ def test_a_manifest_of_a_later_format_need_not_look_like_one_of_this(run: Run) -
     shards.write_json({"format": FORMAT + 1, "parts": []}, folder / shards.SUCCESS)
     with pytest.raises(UserError, match=rf"format {FORMAT + 1}; this one has"):
         shards.read_manifest(folder)
-    damaged: Any
-    for damaged in ([], {"format": FORMAT}, {"format": FORMAT, "files": []}):
+    kinds: tuple[Any, ...] = ([], {"format": FORMAT}, {"format": FORMAT, "files": []})
+    for damaged in kinds:
         shards.write_json(damaged, folder / shards.SUCCESS)
         with pytest.raises(UserError, match=r"_SUCCESS\.json is no manifest: it lists no files; delete runs/t/round=1"):
             shards.read_manifest(folder)
