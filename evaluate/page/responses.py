@@ -31,8 +31,7 @@ def responses_part(frames: Frames) -> Part:
     """On the benchmarks; of a run without them on the unlabelled questions."""
     title = "What responses look like"
     if frames.metrics.height:
-        measures: tuple[tuple[str, str, int, int, str], ...] = ON_BENCHMARKS
-        where = "On the benchmarks; the mean over them, each counted once."
+        measures, where = ON_BENCHMARKS, "On the benchmarks; the mean over them, each counted once."
         found = [_on_benchmarks(frames, measure[0]) for measure in measures]
     else:
         measures, where = ON_QUESTIONS, "On the unlabelled questions, since there are no benchmarks."
