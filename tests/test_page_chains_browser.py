@@ -215,6 +215,7 @@ def test_what_a_model_wrote_stays_text(gold: Opened) -> None:
     assert len(first.text_content()) < 6_000
     first.locator("button").click()
     assert len(first.text_content()) > 100_000
+    assert first.evaluate("text => text.scrollWidth <= text.clientWidth")
     assert gold.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
