@@ -75,7 +75,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(write, "chains_of", lambda run: None)  # which has tests of its own
+    monkeypatch.setattr(write, "chains", lambda run: None)  # which has tests of its own
     return tmp_path
 
 

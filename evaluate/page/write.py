@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from data import shards
 from data.fork import fork_notice
 from data.run import RUNS
 from evaluate.page import verdict
+from evaluate.page.chains import chains
 from evaluate.page.cost import cost
 from evaluate.page.frames import Frames
 from evaluate.page.inline import FOLDER, asset, json_text, policy, vega
@@ -42,9 +41,9 @@ def write_page(run: str, results: Results | None = None, price: float | None = N
 def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     """What the template is given."""
     run, frames = results.run.name, Frames(results.run)
-    chains = chains_of(run)
+    browser = chains(run)
     sections = [Section("overview", "Results", parts=overview(results, frames)), why(frames)]
-    sections += [Section("chains", "Chains")] if chains is not None else []
+    sections += [Section("chains", "Chains")] if browser is not None else []
     sections += [cost(results, frames, price), all_numbers(results)]
     told = [fork_notice(run), oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
     lead, more = verdict.sentences(results, frames)
@@ -52,17 +51,10 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
         "run": run, "subtitle": verdict.subtitle(results, frames), "facts": verdict.facts(results, frames),
         "notices": verdict.notices(results, Text.from_markup("".join(told)).plain.splitlines()),
         "verdict": lead, "details": " ".join(more), "tiles": verdict.tiles(results, frames),
-        "warnings": results.warnings, "sections": sections, "chains": chains,
+        "warnings": results.warnings, "sections": sections, "chains": browser,
         "specs": {plot.id: plot.spec for section in sections for plot in section.plots()},
         "footer": FOOTER,
     }  # fmt: skip
-
-
-def chains_of(run: str) -> Any | None:
-    """What the browser of chains shows; None where there are no chains."""
-    if find_spec("evaluate.page.chains") is None:
-        return None
-    return import_module("evaluate.page.chains").chains(run)
 
 
 def all_numbers(results: Results) -> Section:
