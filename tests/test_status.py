@@ -349,7 +349,7 @@ class Writer:
 
 def test_the_report_takes_a_twentieth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     writer, rebuild = Writer(monkeypatch), Rebuild()
-    run = Run("r", Config.model_construct(guard=None))
+    run = Run("r", Config.model_construct())
     rebuild(run)
     writer.now += TIMES - 1
     rebuild(run)
@@ -367,7 +367,7 @@ def test_a_report_that_fails_is_one_line_and_no_failure(
 ) -> None:
     writer = Writer(monkeypatch)
     writer.error = ValueError("a\nb")
-    Rebuild()(Run("r", Config.model_construct(guard=None)))
+    Rebuild()(Run("r", Config.model_construct()))
     assert writer.calls == 1
     assert capsys.readouterr().out == "  warning: no report could be written: ValueError: a b\n"
 
@@ -377,7 +377,7 @@ def test_where_there_is_nothing_to_report_nothing_is_written(
 ) -> None:
     writer = Writer(monkeypatch)
     monkeypatch.setattr(evaluate.report, "has_results", lambda run: False)
-    Rebuild()(Run("r", Config.model_construct(guard=None)))
+    Rebuild()(Run("r", Config.model_construct()))
     assert (writer.calls, capsys.readouterr().out) == (0, "")
 
 
