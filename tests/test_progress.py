@@ -268,7 +268,7 @@ def test_a_stage_from_its_start_to_its_end(run: Run, log: Any) -> None:
 
 def test_the_record_is_written_once_a_second_at_most(run: Run, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     with recorded(run, 1, "generate", 1), task("t", {"ant": 1000}, "responses") as line:
-        writes = []
+        writes: list[int] = []
         assert record.current is not None
         monkeypatch.setattr(record.current, "write", lambda: writes.append(line.done))
         for _ in range(50):
