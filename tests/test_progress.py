@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,8 @@ def test_all_done_or_undone_again() -> None:
     assert meter.left(9.0) == 0
     meter.add(-3, -3, 9.0)  # a dead process had done them
     assert (meter.done, meter.left(9.0)) == (1, None)
-    for second in (10.0, 11.0):
-        meter.add(1, 1, second)
+    for later in (10.0, 11.0):
+        meter.add(1, 1, later)
     assert meter.left(11.0) == pytest.approx(1)  # by what was done since
 
 
@@ -166,7 +166,7 @@ def test_in_a_terminal_there_is_a_live_line_for_each_peer(clock: Clock, monkeypa
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
+def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """What was told since it was last asked, with events on."""
     monkeypatch.setattr(events.log, "on", True)
 
