@@ -26,6 +26,7 @@ from data.stage import FORMAT, check_format
 
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
+SEAL = "sha256"  # of a manifest, in itself
 Row = dict[str, Any]
 R = TypeVar("R")
 
@@ -183,12 +184,19 @@ def checksum(*paths: Path) -> str:
     return state.hexdigest()
 
 
+def seal(manifest: dict[str, Any]) -> str:
+    """SHA-256 of what a manifest says, without its own seal: `make verify` reads it again."""
+    said = {key: value for key, value in manifest.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def manifest_alone(folder: Path) -> dict[str, Any]:
     """The manifest of a finished stage, its files not looked at. Raises UserError if it is damaged or of another
     version."""
     path = folder / SUCCESS
     manifest = read_json(path)
     if isinstance(manifest, dict):
+        manifest.pop(SEAL, None)
         check_format(manifest, folder)
         if isinstance(manifest.get("files"), dict):
             return manifest
@@ -214,8 +222,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any], files: list[Path]) -> None:
-    """Close a stage: the number of the format, checksums of its files, then `_SUCCESS.json`, then the work files go."""
+    """Close a stage: the number of the format, checksums of its files and of itself, then `_SUCCESS.json`, then the
+    work files go."""
     files_of = {str(path.relative_to(folder)): checksum(path) for path in files}
-    write_json({**manifest, "format": FORMAT, "files": files_of}, folder / SUCCESS)
+    whole = json.loads(json.dumps({**manifest, "format": FORMAT, "files": files_of}, allow_nan=False))
+    write_json({**whole, SEAL: seal(whole)}, folder / SUCCESS)
     (folder / STARTED).unlink(missing_ok=True)
     shutil.rmtree(folder / ".work", ignore_errors=True)

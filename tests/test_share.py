@@ -185,6 +185,37 @@ def test_what_no_manifest_knows_is_named(root: Path, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "round=1/scores/part-00009.parquet: no manifest knows it" in out
     assert "notes.txt: no manifest knows it" in out and "round=1/chains/_SUCCESS.json: is damaged" in out
+    assert "round=1/chains/part-" not in out  # what its list said of them is not known
+    shutil.copytree(root / "round=1/scores", root / "round=1/scores.bak")
+    refused(lambda: verify_run("t"), "of its files do not fit")
+    assert "round=1/scores.bak/_SUCCESS.json: no manifest knows it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("rows", 7, "is not as it was written: its checksum of itself does not fit"),
+        ("format", 3, "was made by another version (format 3; this one has 4)"),
+    ],
+)
+def test_a_manifest_that_was_changed_is_named(
+    key: str, value: int, told: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / "round=1/chains/_SUCCESS.json"
+    shards.write_json({**shards.read_json(path), key: value}, path)
+    refused(lambda: verify_run("t"), "1 of its files")
+    assert f"round=1/chains/_SUCCESS.json: {told}" in capsys.readouterr().out
+
+
+def test_an_unpacked_run_knows_what_its_lost_sums_said(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unpack(pack("t", tmp_path / "t.tar.gz"), "u", [])
+    (RUNS / "u/round=1/sums.json").unlink()
+    verify_run("u")
+    (RUNS / "u/round=1/metrics.parquet").write_bytes(b"other")
+    refused(lambda: verify_run("u"), "1 of its files")
+    assert "round=1/metrics.parquet: its checksum is not the one in _PACKED.json" in capsys.readouterr().out
 
 
 def test_an_unfinished_stage_is_no_damage(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,8 +239,9 @@ def test_a_run_in_use_is_left_alone(root: Path) -> None:
 def test_checksums_survive_resume_kills_and_older_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in root.glob("**/sums.json"):
         path.unlink()  # as an earlier version left it
-    refused(lambda: verify_run("t"), "4 of its files")
-    assert "round=1/metrics.parquet: has no checksum" in capsys.readouterr().out
+    verify_run("t")
+    out = capsys.readouterr().out
+    assert "round=1/metrics.parquet: cannot be checked" in out and "4 could not be checked" in out
     stages((("evaluate", 0), ("evaluate", 1)))
     verify_run("t")
     (root / "round=1/metrics.parquet").unlink()  # it is made again, and so is its checksum

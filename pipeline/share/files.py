@@ -7,16 +7,18 @@ the run's folder, with `/`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from data import shards
+from data.fork import FOLDER as FORKED
 from data.run import OUTPUT
+from data.stage import FORMAT
 from data.sums import IN_ROUND, IN_RUN, SUMS
 
 PACKED = "_PACKED.json"  # what `pack` says about an archive; it stays in the unpacked run
-LISTS = (shards.SUCCESS, SUMS)
 REPORT, EXPORT, CARD = "report.html", "export", "README.md"
 FIGURES = "lm_eval.json"  # of another harness, beside a round's metrics
 # made anew by a command, or for people to edit
@@ -30,6 +32,7 @@ class Known:
 
     files: dict[str, tuple[str, str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # files, and folders, whose list is: nothing is known of them
 
 
 def all_files(root: Path) -> Iterator[str]:
@@ -47,9 +50,22 @@ def _below(path: Path, name: PurePosixPath) -> Iterator[str]:
         yield str(name)
 
 
+def is_sums(name: str) -> bool:
+    """Whether a file is called `sums.json`."""
+    return PurePosixPath(name).name == SUMS
+
+
 def is_list(name: str) -> bool:
-    """Whether a file names others."""
-    return PurePosixPath(name).name in LISTS
+    """Whether a file names others. A copy of a stage's folder, say, has none: no command reads it."""
+    path = PurePosixPath(name)
+    folder = path.parts[:-1]
+    in_round = len(folder) > 0 and re.fullmatch(r"round=\d+", folder[0]) is not None
+    if is_sums(name):
+        return not folder or (in_round and len(folder) == 1)
+    return path.name == shards.SUCCESS and (
+        (len(folder) == 1 and folder[0] in ("prompts", "gate", FORKED, EXPORT))
+        or (in_round and len(folder) == 2 and folder[1] in OUTPUT.values())
+    )
 
 
 def known_by(lists: Mapping[str, bytes]) -> Known:
@@ -60,20 +76,30 @@ def known_by(lists: Mapping[str, bytes]) -> Known:
         try:
             entries = listed(name, content)
         except ValueError as error:
-            known.wrong.append(f"{name}: is damaged ({error})")
+            known.wrong.append(f"{name}: {error}")
+            names = (IN_ROUND if folder.parts else IN_RUN) if is_sums(name) else ("",)
+            known.unreadable.extend(str(folder / each) for each in names)
             continue
         known.files.update({str(folder / inner): (checksum, name) for inner, checksum in entries.items()})
     return known
 
 
 def listed(name: str, content: bytes) -> dict[str, str]:
-    """{file beside it: SHA-256} of one list. Raises ValueError if it is none."""
-    found = json.loads(content)
+    """{file beside it: SHA-256} of one list. Raises ValueError if it is none, or not as it was written."""
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"is damaged ({error})") from error
+    if PurePosixPath(name).name == shards.SUCCESS and isinstance(found, dict):
+        if found.get("format") != FORMAT:
+            raise ValueError(f"was made by another version (format {found.get('format')}; this one has {FORMAT})")
+        if shards.SEAL in found and shards.seal(found) != found[shards.SEAL]:
+            raise ValueError("is not as it was written: its checksum of itself does not fit")
     entries = found if name.endswith(SUMS) or not isinstance(found, dict) else found.get("files")
     if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
-        raise ValueError("it has no checksums of files")
+        raise ValueError("is damaged (it has no checksums of files)")
     if odd := [inner for inner in entries if not is_inside(inner)]:
-        raise ValueError(f"it names {odd[0]!r}, which is not beside it")
+        raise ValueError(f"is damaged (it names {odd[0]!r}, which is not beside it)")
     return entries
 
 
@@ -93,8 +119,8 @@ class Faults:
 
     @property
     def all(self) -> list[str]:
-        """The lines."""
-        return [*self.wrong, *self.unsummed, *self.unknown]
+        """The lines of what does not fit."""
+        return [*self.wrong, *self.unknown]
 
 
 def compare(known: Known, found: Mapping[str, str], unfinished: tuple[str, ...] = ()) -> Faults:
@@ -105,11 +131,13 @@ def compare(known: Known, found: Mapping[str, str], unfinished: tuple[str, ...] 
             faults.wrong.append(f"{name}: is missing, and {by} lists it")
         elif found[name] != checksum:
             faults.wrong.append(f"{name}: its checksum is not the one in {by}")
-    begun = tuple(f"{folder}/" for folder in unfinished)
+    passed_over = {*unfinished, *known.unreadable}
     for name in sorted(found.keys() - known.files.keys()):
+        if passed_over.intersection((name, *map(str, PurePosixPath(name).parents))):
+            continue
         if wants_sum(name):
-            faults.unsummed.append(f"{name}: has no checksum (an earlier version made it, or a kill came between)")
-        elif not name.startswith(begun):
+            faults.unsummed.append(f"{name}: cannot be checked, nothing has its checksum")
+        else:
             faults.unknown.append(f"{name}: no manifest knows it")
     return faults
 

@@ -38,6 +38,8 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
         found, faults = examine(root)
         if faults.wrong:
             tell(f"run {run}", len(found), faults)
+        for line in faults.unsummed:
+            console.print(f"  {line}; the archive has that of now", markup=False, soft_wrap=True)
         for line in faults.unknown:
             console.print(f"  left out: {line}", markup=False, soft_wrap=True)
         unfinished = unfinished_stages(root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from data import shards
@@ -12,7 +12,17 @@ from data.errors import UserError
 from data.locks import locked
 from data.run import RUNS, check_begun
 from pipeline.share.archive import read_archive
-from pipeline.share.files import Faults, all_files, compare, is_list, known_by, unfinished_stages
+from pipeline.share.files import (
+    PACKED,
+    Faults,
+    all_files,
+    compare,
+    is_list,
+    known_by,
+    listed,
+    unfinished_stages,
+    wants_sum,
+)
 
 BUSY = "wait for it or stop it: its files are changing"
 
@@ -41,7 +51,15 @@ def examine(root: Path) -> tuple[dict[str, str], Faults]:
     found = {name: _checksum(root / name) for name in all_files(root)}
     lists = {name: (root / name).read_bytes() for name in found if is_list(name)}
     files = {name: checksum for name, checksum in found.items() if name not in lists}
-    return found, compare(known_by(lists), files, unfinished_stages(root))
+    known = known_by(lists)
+    packed = root / PACKED
+    if packed.is_file() and not any(known.unreadable):  # an unpacked run: what had no checksum of its own has one there
+        with suppress(ValueError):
+            there = listed(PACKED, packed.read_bytes()).items()
+            known.files.update(
+                {n: (c, PACKED) for n, c in there if wants_sum(n) and n not in known.files and n in found}
+            )
+    return found, compare(known, files, unfinished_stages(root))
 
 
 def _checksum(path: Path) -> str:
@@ -51,10 +69,14 @@ def _checksum(path: Path) -> str:
 
 def tell(what: str, files: int, faults: Faults) -> None:
     """Say how it stands. Raises UserError if anything does not fit."""
-    for line in faults.all:
+    for line in (*faults.all, *faults.unsummed):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    if faults.unsummed:
-        console.print("  the next `make round` or `make evaluate` of a round notes missing checksums", markup=False)
     if faults.all:
         raise UserError(f"{what}: {len(faults.all)} of its files do not fit what was written (the lines above)")
-    console.print(f"{what}: {files} files read, all as they were written", markup=False, soft_wrap=True)
+    told, left = f"{what}: {files} files read", len(faults.unsummed)
+    if left:
+        told += f"; {files - left} are as they were written, {left} could not be checked (the lines above)"
+        told += ": an earlier version made them, a kill came between, or their sums.json is gone"
+    else:
+        told += ", all as they were written"
+    console.print(told, markup=False, soft_wrap=True)
