@@ -54,7 +54,7 @@ def guarded(body: Callable[[], None]) -> None:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    events.end(status, line)
+    events.end(status, line.removeprefix("error: "))
     with suppress(OSError):  # stderr may be what is full
         print(line, file=sys.stderr, flush=True)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):

@@ -107,7 +107,9 @@ def compare(runs: Sequence[str], round_: int | None = None, against: str | None 
     no common peer, and other questions."""
     names = list(dict.fromkeys(runs))
     if len(names) < 2:
-        raise UserError(f"--runs {' '.join(runs)!r}: expected two runs or more, with spaces between")
+        ablations = sorted({path.name.partition(".ablation.")[0] for path in RUNS.glob("*.ablation.round=*.parquet")})
+        more = f", or the name of an ablation ({', '.join(ablations)})" if ablations else ""
+        raise UserError(f"--runs {' '.join(runs)!r}: expected two runs or more, with spaces between{more}")
     if against is not None and against not in names:
         raise UserError(f"--against {against!r}: expected one of the runs that are compared: {', '.join(names)}")
     sides = [open_side(name, round_) for name in names]

@@ -37,9 +37,12 @@
     const known = peer === "" ? [row.right] : peerRows(row, peer).map((each) => each[2]);
     return known.length ? known[0] : null;
   };
-  const TESTS = {
+  const LABEL = {
     wrong: (row, peer) => labelRight(row, peer) === false,
     right: (row, peer) => labelRight(row, peer) === true,
+  };
+  const TESTS = {
+    ...LABEL,
     differ: (row) => row.differ,
     cut: (row) => row.cut,
     untrained: (row, peer) => peerRows(row, peer).every((each) => !each[0]),
@@ -56,7 +59,9 @@
   };
   const find = async () => {
     const peer = at("chain-peer").value, order = at("chain-order").value, rows = index.rows[state.round];
-    const wanted = [...at("chain-filters").querySelectorAll("fieldset input:checked")].map((box) => TESTS[box.value]);
+    const ticked = [...at("chain-filters").querySelectorAll("fieldset input:checked")].map((box) => box.value);
+    const both = ["wrong", "right"].every((each) => ticked.includes(each)); // either: a label that is known
+    const wanted = ticked.map((each) => both && each in LABEL ? (row, peer) => labelRight(row, peer) !== null : TESTS[each]);
     const sought = at("chain-search").value.trim().toLowerCase();
     const texts = sought ? await textsOf(state.round) : null;
     const fits = (row, question) => row !== null && wanted.every((test) => test(row, peer)) &&

@@ -17,7 +17,8 @@ from evaluate.page.write import FOOTER, render
 
 TITLES = {"em": "Exact match", "gap": "GV-Gap"}
 CAPTIONS = {
-    "em": "Right of 0 is better. A line that crosses 0 is a difference whose sign is not known.",
+    "em": "Right of 0 is better. A line that crosses 0 is a difference whose sign is not known; a point on 0 without a "
+    "line means that no question differs.",
     "gap": "Left of 0 the gap is smaller. A line that crosses 0 is a difference whose sign is not known.",
 }
 NOT_CORRECTED = "Intervals of 95 %, not corrected for {}."
@@ -106,9 +107,21 @@ def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, A
     told = f"The highest mean of exact match is that of {first.run}: {interval(first.value)} %."
     return _context(
         name, sections, subtitle=f"ablation · {counted(len(arms), 'arm')} · round {round_} · {of_seeds}",
-        verdict=[told], details="Whether an arm is better than another is what the differences below tell.",
+        verdict=[told, _resolved(figures, first.run)], details="",
         notices=notices, tiles=[], facts=[("Arms", arms), ("Peers", peers), ("Compared with", others or ["nothing"])],
     )  # fmt: skip
+
+
+def _resolved(figures: Sequence[Figure], run: str) -> str:
+    """Whether an arm's lead over those that it is compared with is more than noise."""
+    mine = [f for f in figures if (f.run, f.metric, f.peer) == (run, "em", MEAN) and f.minus is not None]
+    known = [f.minus for f in mine if f.minus is not None and not f.value.contains_zero]
+    open_ = [f.minus for f in mine if f.minus is not None and f.value.contains_zero]
+    told = [f"Its lead over {listed(known)} is resolved."] if known else []
+    told += (
+        [f"Its lead over {listed(open_)} is not resolved: the interval of the difference contains 0."] if open_ else []
+    )
+    return " ".join(told) or "It is compared with no other arm."
 
 
 def _sentence(found: Comparison, run: str) -> str:

@@ -190,7 +190,8 @@ def ship(results: Results, frames: Frames) -> str:
         if found.round == 0:
             return f"Ship nothing new: the untouched models are best ({agrees})."
         used = [f"{peer} of round {n}" if n else f"{peer} untouched" for peer, n in found.used.items()]
-        return f"Ship round {found.round}: {listed(used)} ({agrees})."
+        what = "all peers" if set(found.used.values()) == {found.round} else listed(used)
+        return f"Ship round {found.round}: {what} ({agrees})."
     if trained == 0:
         return "There is nothing to ship yet: no adapter has been trained."
     if frames.metrics.height:

@@ -34,6 +34,8 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
     it."""
     check_run(run)
     root, path = RUNS / run, target or RUNS / f"{run}.tar.gz"
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the archive's file, for example OUT={path / run}.tar.gz")
     with locked(root, "wait for it or stop it, then pack"):
         found, faults = examine(root)
         if faults.wrong:
