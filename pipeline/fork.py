@@ -54,6 +54,7 @@ def fork(name: str, round_: int, new: str, path: Path | None, overrides: list[st
     if (RUNS / new).exists():
         raise UserError(f"{RUNS / new} is there already: give the new run another name (--new, or NEW= with make)")
     source = Run(name, load_frozen(name))
+    console.print(f"reading run {name}, to see what still holds", markup=False)
     config = resolved(source, path, overrides)
     check_still_true(source, config, round_)
     check_trained(source, round_)

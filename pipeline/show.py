@@ -180,6 +180,11 @@ def chosen(
         raise UserError("--prompt, --worst and --random each say which question: give one of them")
     if prompt is not None:
         return [one_chain(run, round_, prompt)]
+    if worst and run.config.evaluate.label_column is None:
+        raise UserError(
+            f"--worst needs gold answers, and run {run.name!r} has none (evaluate.label_column); --random shows some "
+            "questions, --prompt one (RANDOM=3, PROMPT=id with make)"
+        )
     if not random and (worst or run.config.evaluate.label_column is not None):
         found = list(islice(ordering(run, round_, "worst"), number))
         if not found:

@@ -111,10 +111,13 @@ def _when(time: datetime | None) -> str:
 
 
 def as_json(run: str, states: Sequence[StageState], pid: int | None) -> dict[str, Any]:
-    """For machines: the fields of `data.progress.StageState`, times in ISO 8601."""
+    """For machines: the fields of `data.progress.StageState`, named and written as in events."""
     found = [asdict(each) for each in states]
     for each in found:
-        each["changed"] = None if each["changed"] is None else each["changed"].isoformat(timespec="milliseconds")
+        when = each["changed"]
+        each["changed"] = None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        for part in (each, *each["peers"]):
+            part["seconds_left"] = part.pop("left")
     return {"run": run, "pid": pid, "going": going(run, list(states)), "stages": found}
 
 
