@@ -21,7 +21,8 @@ from markupsafe import Markup
 from data import shards
 
 FOLDER = Path(__file__).parent
-CACHE = Path(os.environ.get("PST_CACHE", ".cache")) / "page"
+# of the project, wherever the command runs: the scripts are the same for all runs
+CACHE = Path(os.environ.get("PST_CACHE", FOLDER.parents[1] / ".cache")) / "page"
 UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
