@@ -25,7 +25,6 @@ from rich.console import Console
 
 from data import shards
 from data.shards import Row
-from evaluate.page import inline
 from peers.devices import gpu_is_there
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,9 +50,6 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:
     cores, number = sorted(os.sched_getaffinity(0)), int(WORKER.removeprefix("gw"))
     os.sched_setaffinity(0, set(cores[number :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]) or cores)
-
-# Joining the scripts of the plots takes seconds, and most tests have a folder of their own.
-inline.CACHE = ROOT / ".cache" / "page"
 
 ARCHITECTURES = {"llama": "LlamaConfig", "qwen": "Qwen2Config"}
 

@@ -81,6 +81,7 @@ def test_a_fork_links_what_its_config_allows(made: Run, capsys: pytest.CaptureFi
     before = state(made.root)
     fork("t", 2, "u", None, ["score.weighting=rank", "runtime.score_tokens=512"])
     assert capsys.readouterr().out.splitlines() == [
+        "reading run t, to see what still holds",
         f"  {ADAPTERS}",
         "  evaluate rounds 0 to 2: linked from run t",
         "  generate round 3: linked from run t",
