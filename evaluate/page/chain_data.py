@@ -22,7 +22,6 @@ from data.keep import read_keep
 from data.run import Run
 from data.schema import CHAINS, SCORES
 from data.shards import Row
-from data.stage import check_format
 
 CHAIN_COLUMNS = [name for name in CHAINS.names if name != "token_ids"]
 SCORE_COLUMNS = [name for name in SCORES.names if name not in ("target_token_ids", "question")]
@@ -166,7 +165,6 @@ def tables_of(run: Run, round_: int, kind: str, schema: pa.Schema, columns: list
     if manifest is None:
         stage = {"chains": "generate", "scores": "score"}[kind]
         raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
-    check_format(manifest, folder)
     for path in shards.shard_paths(folder):
         yield shards.read_table(path, schema, columns)
 
