@@ -15,7 +15,7 @@ from typing import Literal
 
 from data.answers.spelling import MAX_ANSWER_CHARS, UNSIGNED
 
-Rule = Literal["boxed", "hashes", "phrase", "last_number"]
+Rule = Literal["boxed", "hashes", "phrase", "last_number", "tag", "last_line", "own"]  # the last three: kinds.py
 
 
 @dataclass(frozen=True)
