@@ -15,7 +15,7 @@ from statistics import fmean
 from data.answers.clusters import clusters, compare_all
 from data.answers.extract import Extracted
 from data.answers.grader import Grader, grade
-from data.answers.kinds import GUESSED, Kind
+from data.answers.kinds import Kind
 from data.config.sections import BenchmarkSection, Config, TemplateSection, WordingSection
 from data.errors import UserError
 from data.hashing import draw_key, request_seed
@@ -146,7 +146,7 @@ def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: Ki
 
 def _stated(answer: Extracted | None, response: Completion) -> bool:
     """Whether a response states its answer: a last number amid a calculation that was cut off is none."""
-    return answer is not None and not (response.finish_reason == "length" and answer.rule in GUESSED)
+    return answer is not None and not (response.finish_reason == "length" and answer.guessed)
 
 
 def mean(trial: Trial, config: Config) -> Estimate:

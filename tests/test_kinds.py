@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import shards
 from data.answers import choice, kinds, own, texts
 from data.answers.clusters import clusters
 from data.answers.gold import Unreadable, read_gold
 from data.answers.grader import Grader, grade
 from data.answers.own_grader import OwnGrader, check_own
-from data.config.load import load_config, parse_config
+from data.config.load import parse_config
 from data.config.sections import BenchmarkSection
 from data.errors import UserError
-from data.run import Run
-from data.schema import CHAINS, EVALS, SCORES
 from evaluate.benchmarks import load_benchmark
-from tests.conftest import questions, read_stage, run_module, run_stage, write_jsonl
+from tests.conftest import ROOT, write_jsonl
 
 QUESTION = "What is 3*8? (A) 24 (B) 30 (C) 36"
-OWN = '''
+OWN = """
 import os
 import time
 
@@ -40,11 +39,11 @@ def judge(text: str, gold: str) -> bool:
     if text == "odd":
         return "yes"
     return text.lower() == gold.lower()
-'''
-EXTRACT = '''
+"""
+EXTRACT = """
 def extract(response: str, question: str) -> str | None:
     return response.rpartition(":")[2] if ":" in response else None
-'''
+"""
 
 
 @pytest.fixture
@@ -120,7 +119,14 @@ def test_the_options_of_a_question(question: str, options: dict[str, str]) -> No
 def test_the_option_that_a_response_names(response: str, letter: str | None) -> None:
     found = choice.find(response, QUESTION)
     assert (found.answer if found else None) == letter
-    assert found is None or response[found.start : found.end].strip("() ")[:1] in (letter, letter.lower(), "2", "o", "O", "\\")  # type: ignore[union-attr]
+    assert found is None or response[found.start : found.end].strip("() ")[:1] in (
+        letter,
+        letter.lower(),
+        "2",
+        "o",
+        "O",
+        "\\",
+    )  # type: ignore[union-attr]
 
 
 def test_a_text_that_is_an_option() -> None:
@@ -337,3 +343,40 @@ def test_questions_without_a_choice_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=why):
         load_benchmark(benchmark(write_jsonl(tmp_path / "b.jsonl", [row]), **more), "benchmarks.0")
+
+
+# --- docs/answers.md ---
+
+
+def page_examples() -> list[tuple[str, list[tuple[str, str]]]]:
+    """(name of the benchmark, its blocks as (language, text)) of each example of the page."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/answers.md").read_text(), re.M | re.S):
+        if language == "toml":
+            found.append((tomllib.loads(text)["benchmarks"][0]["name"], []))
+        found[-1][1].append((language, text))
+    return found
+
+
+@pytest.mark.parametrize(("name", "blocks"), page_examples(), ids=lambda value: value if isinstance(value, str) else "")
+def test_what_the_page_shows(here: Path, name: str, blocks: list[tuple[str, str]]) -> None:
+    found = {language: text for language, text in blocks if language != "json"}
+    rows, responses = (text for language, text in blocks if language == "json")
+    section = BenchmarkSection(**tomllib.loads(found["toml"])["benchmarks"][0])
+    (here / section.source).write_text(rows, encoding="utf-8")
+    if code := found.get("python"):
+        (here / code.split()[1]).write_text(code, encoding="utf-8")
+    items = load_benchmark(section, "benchmarks.0")
+    assert len(items) == rows.count("\n")
+    shown = [json.loads(line) for line in responses.splitlines()]
+    with Grader(5.0, 1) as grader:
+        answers = grader.find([(each["response"], items[0].question) for each in shown], section.answers)
+        verdicts = grade([(answer, items[0].gold, False) for answer in answers], section.answers, grader)
+    assert [(each["response"], each["verdict"]) for each in shown] == [
+        (each["response"], verdict) for each, verdict in zip(shown, verdicts, strict=True)
+    ]
+
+
+def test_the_page_shows_every_kind() -> None:
+    shown = [tomllib.loads(text)["benchmarks"][0]["answers"] for _, [(_, text), *_] in page_examples()]
+    assert {"math", "choice", "exact"} <= set(shown) and any(kinds.is_own(kind) for kind in shown)

@@ -118,7 +118,7 @@ def find(response: str, question: str) -> Extracted | None:
         letter = read(each.answer, options)
         if letter is not None:
             return replace(each, answer=letter) if letter else None
-        if each.rule in ("tag", "boxed"):
+        if each.rule in ("tagged", "boxed"):
             return None
     return None
 

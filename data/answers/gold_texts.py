@@ -59,7 +59,7 @@ def read_exact(value: Any) -> str:
 def _text(value: Any) -> str:
     """What a text says: of one that announces its answer, that; else all of it."""
     text = "" if value is None else str(value).strip()
-    found = next((each for each in texts.stated(text) if each.rule in ("tag", "boxed", "hashes")), None)
+    found = next((each for each in texts.stated(text) if each.rule in ("tagged", "boxed", "hashes")), None)
     answer = found.answer if found else text
     if text.casefold() in MISSING or not texts.normal_form(answer):
         raise Unreadable("is no answer but a missing value; fill it in or remove the row" if text else "is empty")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data.answers import kinds
 from data.answers.equivalence import Pair
 from data.answers.extract import Extracted
-from data.answers.kinds import GUESSED, Kind, is_own
+from data.answers.kinds import Kind, is_own
 from data.answers.spelling import clean
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
     a last number amid a calculation, or a last line, does not. "timeout" is not "wrong": the pair could not be decided.
     """
     verdicts: list[Verdict] = []
-    stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.rule in GUESSED)]
+    stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.guessed)]
     equal = iter(grader.correct(stated, kind))
     for extracted, _, truncated in rows:
-        if truncated and (extracted is None or extracted.rule in GUESSED):
+        if truncated and (extracted is None or extracted.guessed):
             verdicts.append("truncated")
         elif extracted is None:
             verdicts.append("no_answer")

@@ -20,7 +20,6 @@ from data.answers.equivalence import decide_quickly
 from data.answers.extract import Extracted, extract
 
 Kind = str  # a name in KINDS, or "module:function"
-GUESSED = {"last_number", "last_line"}  # rules that find an answer where none is announced
 
 
 class AnswerKind(Protocol):

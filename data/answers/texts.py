@@ -37,13 +37,13 @@ _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'
 
 def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
     """What may be the answer of a response, the surest first; what was thought is not looked at."""
-    first = _after_thought(response)
+    text = _shown(response)
     spans: list[tuple[tuple[int, int] | None, Rule]] = [
-        (_last(_TAG, response, first), "tag"),
-        (_boxed(response, first), "boxed"),
-        (_last(_HASHES, response, first), "hashes"),
-        *((span, "phrase") for span in _phrases(response, first, phrase)),
-        (_last_line(response, first), "last_line"),
+        (_last(_TAG, text), "tagged"),
+        (_boxed(text), "boxed"),
+        (_last(_HASHES, text), "hashes"),
+        *((span, "phrase") for span in _phrases(text, phrase)),
+        (_last_line(text), "last_line"),
     ]  # fmt: skip
     for span, rule in spans:
         found = trim(response, *span) if span else None
@@ -82,22 +82,23 @@ def _bare(word: str) -> str:
     return word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
 
 
-def _after_thought(response: str) -> int:
-    """Where a thought ends; of one that does not end, the end of the response."""
+def _shown(response: str) -> str:
+    """A response with spaces in place of what was thought; of a thought that does not end, to the end."""
     marks = list(_THOUGHT.finditer(response))
     if not marks:
-        return 0
-    return marks[-1].end() if marks[-1][0].startswith("</") else len(response)
+        return response
+    end = marks[-1].end() if marks[-1][0].startswith("</") else len(response)
+    return " " * end + response[end:]
 
 
-def _last(pattern: re.Pattern[str], response: str, first: int) -> tuple[int, int] | None:
+def _last(pattern: re.Pattern[str], response: str) -> tuple[int, int] | None:
     """The first group of the last match that has something in it."""
-    spans = [found.span(1) for found in pattern.finditer(response, first) if found[1].strip(" \t\r\n*_:")]
+    spans = [found.span(1) for found in pattern.finditer(response) if found[1].strip(" \t\r\n*_:")]
     return spans[-1] if spans else None
 
 
-def _boxed(response: str, first: int) -> tuple[int, int] | None:
-    boxes = list(_BOX.finditer(response, first))
+def _boxed(response: str) -> tuple[int, int] | None:
+    boxes = list(_BOX.finditer(response))
     depth = 1
     for brace in _BRACE.finditer(response, boxes[-1].end()) if boxes else ():
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
@@ -106,9 +107,9 @@ def _boxed(response: str, first: int) -> tuple[int, int] | None:
     return None
 
 
-def _phrases(response: str, first: int, phrase: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+def _phrases(response: str, phrase: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """What follows each of the last phrases, the last one first, up to the end of its sentence."""
-    for found in list(phrase.finditer(response, first))[:-9:-1]:
+    for found in list(phrase.finditer(response))[:-9:-1]:
         line = response.find("\n", found.end())
         end = len(response) if line < 0 else line
         letter = _ONE_LETTER.match(response, found.end()) if phrase is ANSWER_OR_OPTION else None
@@ -127,7 +128,7 @@ def _sentence_end(response: str, start: int, end: int) -> int:
     return end
 
 
-def _last_line(response: str, first: int) -> tuple[int, int] | None:
+def _last_line(response: str) -> tuple[int, int] | None:
     end = len(response.rstrip())
-    start = max(first, response.rfind("\n", 0, end) + 1)
+    start = response.rfind("\n", 0, end) + 1
     return (start, end) if start < end and len(response[start:end].split()) <= MOST_WORDS else None
