@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data import shards
 from data.answers import choice, kinds, own, texts
 from data.answers.clusters import clusters
 from data.answers.gold import Unreadable, read_gold
 from data.answers.grader import Grader, grade
 from data.answers.own_grader import OwnGrader, check_own
 from data.config.load import parse_config
-from data.config.sections import BenchmarkSection
+from data.config.sections import BenchmarkSection, Config, PeerSection, ScoreSection, TemplateSection
 from data.errors import UserError
+from data.run import Run
+from data.schema import CHAINS, EVALS, SCORES, ChainRow
+from data.stage import Stage
 from evaluate.benchmarks import load_benchmark
-from tests.conftest import ROOT, write_jsonl
+from evaluate.stage import check_same_benchmarks
+from evaluate.stage import fingerprint as of_evals
+from generate.aggregate import ChainVote
+from generate.stage import fingerprint as of_chains
+from peers.command import Step, run_steps
+from peers.prompts import PeerPrompts
+from peers.source import load_tokenizer
+from pipeline.lm_eval.__main__ import benchmarks_of
+from score.chains import Chain
+from score.examples import Choosing
+from score.label import Votes
+from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, teach, write_jsonl
 
 QUESTION = "What is 3*8? (A) 24 (B) 30 (C) 36"
 OWN = """
@@ -280,7 +297,7 @@ def test_a_function_that_cannot_be_called(here: Path, kind: str, text: str, why:
 
 
 def test_what_a_fingerprint_says_of_kinds(here: Path) -> None:
-    assert own.told("math", "numbers") == {}
+    assert own.told("math") == {}
     assert own.told("choice") == {"answers": {"choice": {"kind": "choice"}}}
     before = own.told("mine:judge")
     assert before["answers"]["mine:judge"]["file"] == "mine.py"
@@ -345,6 +362,70 @@ def test_questions_without_a_choice_are_refused(
         load_benchmark(benchmark(write_jsonl(tmp_path / "b.jsonl", [row]), **more), "benchmarks.0")
 
 
+# --- the kind in the stages ---
+
+
+def row(peer: str, answer: str, **changes: Any) -> ChainRow:
+    found: dict[str, Any] = {
+        "prompt_id": "q", "question": "?", "peer": peer, "role": "sample", "position": None, "sample": None,
+        "is_aggregate": False, "response": f"{peer} says {answer}", "answer": answer, "finish_reason": "stop",
+        "n_tokens": 3, "logprob": -1.0,
+    }  # fmt: skip
+    return cast(ChainRow, found | changes)
+
+
+def test_labels_agreement_and_entropy_are_of_the_kind(grader: Grader) -> None:
+    rows = [row("a", "The Paris"), row("a", "1/2"), row("b", "paris"), row("b", "0.5"), row("b", "Rome")]
+    section = ScoreSection(label="sample-vote", text="solution", weighting="uniform")
+    by_kind = {}
+    for kind in ("exact", "math"):
+        choosing = Choosing(section, ("a", "b"), Votes(kind=kind), "17/1")
+        mine, _ = choosing.examples([Chain(rows)], grader)
+        by_kind[kind] = mine["label"], round(mine["answer_entropy"], 3)
+        assert mine["agrees"]
+    assert by_kind == {"exact": ("The Paris", 1.332), "math": ("1/2", 1.332)}
+    assert ChainVote().pick(rows, "exact", grader)["answer"] == "The Paris"
+    assert ChainVote().pick(rows, "math", grader)["answer"] == "1/2"
+
+
+def config_of(answers: str, benchmark: str = "math") -> Config:
+    return parse_config(
+        {
+            "prompts": {"source": "a.jsonl", "answers": answers}, "peers": [{"name": n, "model": n} for n in "ab"],
+            "benchmarks": [{"name": "b", "source": "b.jsonl", "answers": benchmark}],
+        },
+        "x",
+    )  # fmt: skip
+
+
+def test_another_kind_makes_another_fingerprint(here: Path) -> None:
+    runs = {kind: Run("t", config_of(kind)) for kind in ("math", "numbers", "choice", "exact", "mine:judge")}
+    chains = {kind: of_chains(run, {}) for kind, run in runs.items()}
+    assert "answers" not in chains["math"] and len({json.dumps(each) for each in chains.values()}) == 5
+    evals = of_evals(Run("t", config_of("math", "mine:judge")), {}, {})
+    assert list(evals["answers"]) == ["mine:judge"]
+    before = of_chains(runs["mine:judge"], {})
+    (here / "mine.py").write_text(OWN + "\n", encoding="utf-8")
+    assert of_chains(runs["mine:judge"], {}) != before
+
+
+def test_rounds_are_graded_by_the_same_file(here: Path) -> None:
+    run = Run("t", config_of("math", "mine:judge"))
+    folder = run.stage_dir(0, "evals")
+    shards.write_manifest(folder, {"fingerprint": of_evals(run, {}, {}), "benchmarks": {}}, [])
+    again = Stage("evaluate", 1, run.stage_dir(1, "evals"), of_evals(run, {}, {}))
+    check_same_benchmarks(run, again, {})
+    (here / "mine.py").write_text(OWN + "\n", encoding="utf-8")
+    changed = Stage("evaluate", 1, run.stage_dir(1, "evals"), of_evals(run, {}, {}))
+    with pytest.raises(UserError, match="a function that compares answers has changed since round 0"):
+        check_same_benchmarks(run, changed, {})
+
+
+def test_the_harness_is_given_mathematics_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks_of(Run("t", config_of("math", "exact")), None, "math") == {}
+    assert "benchmark b: answers = 'exact' is left out" in capsys.readouterr().out
+
+
 # --- docs/answers.md ---
 
 
@@ -380,3 +461,108 @@ def test_what_the_page_shows(here: Path, name: str, blocks: list[tuple[str, str]
 def test_the_page_shows_every_kind() -> None:
     shown = [tomllib.loads(text)["benchmarks"][0]["answers"] for _, [(_, text), *_] in page_examples()]
     assert {"math", "choice", "exact"} <= set(shown) and any(kinds.is_own(kind) for kind in shown)
+
+
+# --- rounds ---
+
+
+def other_words(models: dict[str, Path], folder: Path, forms: dict[str, str]) -> dict[str, Path]:
+    """The tiny models, taught to say the same to every question."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    found = {}
+    for name, form in forms.items():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(models[name], dtype=torch.float32)
+        section = PeerSection(name=name, model=str(models[name]))
+        prompts = PeerPrompts(load_tokenizer(models[name]), section, TemplateSection(instruction="Solve."))
+        teach(model, prompts, 5, form, steps=40)
+        found[name] = folder / f"{name}-words"
+        model.to(torch.bfloat16).save_pretrained(found[name])
+        for file in models[name].glob("tokenizer*"):
+            shutil.copy(file, found[name])
+        for file in models[name].glob("*.jinja"):
+            shutil.copy(file, found[name])
+    return found
+
+
+@pytest.fixture
+def choices(project: Path, tiny_models: dict[str, Path]) -> Path:
+    """The project with questions with options, a benchmark of them, and one with a function of the user's."""
+    forms = {"chatty": "The answer is (B).", "plain": "The answer is (A)."}
+    models = other_words(tiny_models, project, forms)
+    rows = [
+        {"question": f"{row['question']} (A) {row['answer']} (B) 0{row['answer']}0", "answer": "A"}
+        for row in questions(0, 24)
+    ]
+    write_jsonl(project / "train.jsonl", rows[:16])
+    write_jsonl(project / "test.jsonl", rows[16:])
+    write_jsonl(project / "own.jsonl", [{"question": f"Say it. {n}", "answer": "(b)"} for n in range(4)])
+    (project / "mine.py").write_text(OWN, encoding="utf-8")
+    config = (project / "tiny.toml").read_text(encoding="utf-8")
+    for name, path in models.items():
+        config = config.replace(str(tiny_models[name]), str(path))
+    config = config.replace('answers = "numbers"', 'answers = "choice"')
+    config = config.replace('source = "train.jsonl"', 'source = "train.jsonl"\nanswers = "choice"')
+    config += '[[benchmarks]]\nname = "own"\nsource = "own.jsonl"\nanswers = "mine:judge"\n'
+    (project / "choice.toml").write_text(config, encoding="utf-8")
+    return project
+
+
+def run_all(steps: list[tuple[str, int]], run: str, overrides: list[str]) -> None:
+    """Stages of a run under choice.toml."""
+    mains = {name: importlib.import_module("train.gate" if name == "gate" else name).main for name, _ in steps}
+    run_steps([Step(name, round_, mains[name]) for name, round_ in steps], run, Path("choice.toml"), overrides)
+
+
+@pytest.mark.slow
+def test_a_round_of_questions_with_options(choices: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [
+        "evaluate.label_column=answer", "gate.questions=4", "prompts.limit=12", "generate.samples=2",
+        "score.label=sample-vote", "score.text=solution", "generate.max_new_tokens=12",
+    ]  # fmt: skip
+    steps = [("evaluate", 0), ("gate", 0), ("generate", 1), ("score", 1), ("train", 1), ("gate", 1), ("evaluate", 1)]
+    run_all(steps, "t", few)
+    folder = Path("runs/t/round=1")
+    chains = read_stage(folder / "chains", CHAINS)
+    stated = {row["answer"] for row in chains if row["answer"] is not None}
+    assert stated == {"A", "B"}
+    for row in read_stage(folder / "scores", SCORES):
+        assert row["label"] in (None, "A", "B") and (row["label"] is None or row["answer_entropy"] >= 0)
+    evals = read_stage(folder / "evals", EVALS)
+    for row in evals:
+        if row["benchmark"] == "sums" and row["verdict"] in ("correct", "wrong"):
+            assert row["correct"] == (row["answer"] == "A") and row["gold"] == "A"
+        if row["benchmark"] == "own" and row["verdict"] in ("correct", "wrong"):
+            assert row["correct"] == (str(row["answer"]).lower() == "(b)")
+    assert {row["verdict"] for row in evals if row["benchmark"] == "own"} >= {"correct", "wrong"}
+    manifest = shards.read_manifest(folder / "evals")
+    assert manifest is not None and manifest["fingerprint"]["answers"]["mine:judge"]["sha256"]
+    told = run_module("pipeline.labels", "--run", "t", cwd=choices)
+    assert told.returncode == 0 and "right, the label" in told.stdout
+    assert run_module("pipeline.show", "--run", "t", "--worst", "1", cwd=choices).returncode == 0
+    assert run_module("evaluate.report", "--run", "t", cwd=choices).returncode == 0
+
+    (choices / "mine.py").write_text(OWN + "\n", encoding="utf-8")  # what was graded by the file is stale
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"evals was made under other conditions \(answers changed since\)"):
+        run_stage("evaluate", "t", 1, Path("choice.toml"), few)
+    run_stage("generate", "t", 1, Path("choice.toml"), few)
+    assert "generate round 1: finished already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_round_under_a_function_of_ones_own(choices: Path) -> None:
+    (choices / "mine.py").write_text(
+        OWN + "def extract(response, question):\n    return response[-3:-2].lower() or None\n", encoding="utf-8"
+    )
+    own_ = ["prompts.answers=mine:judge", "generate.aggregate=vote", "score.pmi_target=answer"]
+    own_ += ["generate.max_new_tokens=12", "gate.questions=4", "prompts.limit=8"]
+    run_all([("gate", 0), ("generate", 1), ("score", 1)], "o", own_)
+    chains = read_stage(Path("runs/o/round=1/chains"), CHAINS)
+    assert {"a", "b"} <= {row["answer"] for row in chains}
+    assert any(row["pmi"] is not None for row in read_stage(Path("runs/o/round=1/scores"), SCORES))
+    (choices / "mine.py").write_text("def judge(text):\n    return True\n", encoding="utf-8")
+    with pytest.raises(UserError, match="answers = 'mine:judge': judge"):
+        run_stage("train", "o", 1, Path("choice.toml"), own_)

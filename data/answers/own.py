@@ -47,18 +47,18 @@ def path_of(kind: Kind) -> Path:
 
 
 def identity(kind: Kind) -> dict[str, str]:
-    """What a manifest says of a kind: nothing of mathematics; else its name; of one's own also the file's checksum.
+    """What a manifest says of a kind: nothing of "math"; else its name; of one's own also the file's checksum.
 
     Raises UserError if that is not there.
     """
     if not is_own(kind):
-        return {} if kind in ("math", "numbers") else {"kind": kind}
+        return {} if kind == "math" else {"kind": kind}
     path = path_of(kind)
     return {"kind": kind, "file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def told(*names: Kind) -> dict[str, Any]:
-    """What a fingerprint says of kinds: nothing of mathematics, which came first; else `identity` of each."""
+    """What a fingerprint says of kinds: nothing of "math", which came first; else `identity` of each."""
     found = {kind: identity(kind) for kind in names}
     return {"answers": {kind: each for kind, each in found.items() if each}} if any(found.values()) else {}
 
