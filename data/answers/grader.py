@@ -26,7 +26,7 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
     """
     verdicts: list[Verdict] = []
     stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.rule == "last_number")]
-    equal = iter(grader.equivalent(stated, kind))
+    equal = iter(grader.matches(stated, kind))
     for extracted, _, truncated in rows:
         if truncated and (extracted is None or extracted.rule == "last_number"):
             verdicts.append("truncated")
@@ -42,17 +42,11 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
     """A worker: answers one pair after another until its parent closes the pipe or dies."""
     import logging
 
-    from math_verify import (
-        ExprExtractionConfig,
-        LatexExtractionConfig,
-        parse,
-        verify,
-    )
+    from data.answers.formula import same_formula
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    config = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
-    verify(parse("$x+1$", config, parsing_timeout=None), parse("$1+x$", config, parsing_timeout=None))  # loads the rest
+    same_formula("x+1", "1+x")  # loads the rest
     connection.send("ready")
     while True:
         try:
@@ -61,8 +55,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
             return
         # The parent kills a slow worker. If the parent is gone, the alarm's default action does, even in C.
         signal.alarm(int(timeout_seconds) + 10)
-        a, b = (parse(f"${clean(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None) for text in pair)
-        equal = verify(a, b, timeout_seconds=None) or verify(b, a, timeout_seconds=None)
+        equal = same_formula(*pair)
         signal.alarm(0)
         connection.send(bool(equal))
 
@@ -85,7 +78,7 @@ class _Worker:
 
 
 class Grader:
-    """Decides whether answers are equivalent, and remembers each pair in either order.
+    """Decides whether answers are right or agree, and remembers each pair.
 
     Worker processes start with the first pair that needs math-verify. A worker imports the main module again,
     so a script needs the usual `if __name__ == "__main__":`.
@@ -115,18 +108,29 @@ class Grader:
         self._known.clear()
 
     def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
-        """One verdict per pair, in order; None if the pair ran out of time or its worker died."""
-        keys = [(kind, min(pair), max(pair)) for pair in pairs]
+        """Whether two responses agree, one verdict per pair, in order, the same in either order of a pair: each matches
+        the other. None if the pair ran out of time or its worker died."""
+        ordered = [(min(pair), max(pair)) for pair in pairs]
+        verdicts = dict(zip(ordered, self.matches(ordered, kind), strict=True))
+        turned = [pair for pair, verdict in verdicts.items() if verdict]
+        backwards = self.matches([(b, a) for a, b in turned], kind)
+        return [(verdicts | dict(zip(turned, backwards, strict=True)))[pair] for pair in ordered]
+
+    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """Whether each (answer, gold answer) is right, in order; None if the pair ran out of time or its worker died.
+
+        Unlike `equivalent` it has a direction: 7 is met by x + y = 7, and x + y = 7 is not met by 7.
+        """
         slow: list[Pair] = []
-        for key in dict.fromkeys(keys):
-            if key not in self._known:
-                if (verdict := decide_quickly(key[1], key[2], kind)) is None:
-                    slow.append(key[1:])
+        for pair in dict.fromkeys(pairs):
+            if (kind, *pair) not in self._known:
+                if (verdict := decide_quickly(*pair, kind)) is None:
+                    slow.append(pair)
                 else:
-                    self._known[key] = verdict
+                    self._known[(kind, *pair)] = self._known[(kind, *reversed(pair))] = verdict
         for pair, verified in self._verify(slow):
             self._known[(kind, *pair)] = verified
-        return [self._known[key] for key in keys]
+        return [self._known[(kind, *pair)] for pair in pairs]
 
     def _verify(self, pairs: Sequence[Pair]) -> Iterable[tuple[Pair, bool | None]]:
         queue = deque(pairs)
