@@ -112,7 +112,7 @@ def judged(
             row["answer"] = row["label"] or answer
         rows = [*chains, *scores]
         stated = [row for row in rows if row["answer"] is not None]
-        same = grader.correct([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
+        same = grader.matches([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
         for row in rows:
             row["right"] = False
         for row, equal in zip(stated, same, strict=True):
@@ -154,7 +154,7 @@ def _of_texts(scores: list[Row], asked: dict[str, str], kind: Kind, grader: Grad
 def _judge_texts(scores: list[Row], taught: list[str | None], gold: dict[str, str], kind: Kind, grader: Grader) -> None:
     """Set in each row whether the answer of its text is right."""
     stated = [(row, answer) for row, answer in zip(scores, taught, strict=True) if answer is not None]
-    same = grader.correct([(answer, gold[row["prompt_id"]]) for row, answer in stated], kind)
+    same = grader.matches([(answer, gold[row["prompt_id"]]) for row, answer in stated], kind)
     for row in scores:
         row["text_right"] = False
     for (row, _), equal in zip(stated, same, strict=True):

@@ -170,7 +170,7 @@ ANSWERS: list[tuple[str, Kind]] = [
 def test_a_rule_around_an_answer_reads_to_the_answer(wrapping: str) -> None:
     for answer, kind in ANSWERS:
         read = read_gold(wrapping.format(answer, answer), kind)
-        assert kinds.of(kind).agree(read, answer) is True, (answer, read)
+        assert kinds.of(kind).right(read, answer) is True, (answer, read)
 
 
 @pytest.mark.parametrize(("first", "second"), list(product(FORMS, repeat=2)))

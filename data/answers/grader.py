@@ -14,7 +14,6 @@ from data.answers import kinds
 from data.answers.equivalence import Pair
 from data.answers.extract import Extracted
 from data.answers.kinds import Kind, is_own
-from data.answers.spelling import clean
 
 if TYPE_CHECKING:
     from data.answers.own_grader import OwnGrader
@@ -31,7 +30,7 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
     """
     verdicts: list[Verdict] = []
     stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.guessed)]
-    equal = iter(grader.correct(stated, kind))
+    equal = iter(grader.matches(stated, kind))
     for extracted, _, truncated in rows:
         if truncated and (extracted is None or extracted.guessed):
             verdicts.append("truncated")
@@ -55,17 +54,11 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
     """A worker: answers one pair after another until its parent closes the pipe or dies."""
     import logging
 
-    from math_verify import (
-        ExprExtractionConfig,
-        LatexExtractionConfig,
-        parse,
-        verify,
-    )
+    from data.answers.formula import same_formula
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    config = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
-    verify(parse("$x+1$", config, parsing_timeout=None), parse("$1+x$", config, parsing_timeout=None))  # loads the rest
+    same_formula("x+1", "1+x")  # loads the rest
     connection.send("ready")
     while True:
         try:
@@ -74,8 +67,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
             return
         # The parent kills a slow worker. If the parent is gone, the alarm's default action does, even in C.
         signal.alarm(int(timeout_seconds) + 10)
-        a, b = (parse(f"${clean(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None) for text in pair)
-        equal = verify(a, b, timeout_seconds=None) or verify(b, a, timeout_seconds=None)
+        equal = same_formula(*pair)
         signal.alarm(0)
         connection.send(bool(equal))
 
@@ -100,7 +92,7 @@ class Worker:
 
 
 class Grader:
-    """Decides whether answers are equivalent, and remembers each pair in either order.
+    """Decides whether answers are right or agree, and remembers each pair.
 
     Worker processes start with the first pair that needs them. A worker imports the main module again,
     so a script needs the usual `if __name__ == "__main__":`.
@@ -113,7 +105,7 @@ class Grader:
         self.max_workers = workers
         self._workers: list[Worker] = []
         self._own: dict[Kind, OwnGrader] = {}
-        self._known: dict[tuple[str, ...], bool | None] = {}  # (kind, a, b), or (kind, answer, gold, "gold")
+        self._known: dict[tuple[str, ...], bool | None] = {}  # by kind, answer, gold answer
 
     def __enter__(self) -> Grader:
         return self
@@ -139,33 +131,36 @@ class Grader:
         return [kinds.of(kind).find(response, question) for response, question in asked]
 
     def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
-        """Whether two answers of responses agree, in either order: one verdict per pair, in order; None if the pair ran
-        out of time or its worker died. Under a function of the user's: whether each is right with the other as gold."""
-        keys = [(kind, min(pair), max(pair)) for pair in pairs]
-        agree = kinds.of(kind).agree
-        new = {key: agree(key[1], key[2]) for key in dict.fromkeys(keys) if key not in self._known}
-        left = [key[1:] for key, verdict in new.items() if verdict is None]
-        self._known.update((key, verdict) for key, verdict in new.items() if verdict is not None)
-        if is_own(kind):
-            there = dict(zip(left, self.correct(left, kind), strict=True))
-            back = [pair for pair in left if there[pair] is not False]
-            for pair, verdict in zip(back, self.correct([(b, a) for a, b in back], kind), strict=True):
-                there[pair] = verdict if there[pair] or verdict is False else None
-            self._known.update(((kind, *pair), verdict) for pair, verdict in there.items())
-        else:
-            self._known.update(((kind, *pair), verdict) for pair, verdict in self._run(left, kind))
-        return [self._known[key] for key in keys]
+        """Whether two responses agree, one verdict per pair, in order, the same in either order of a pair: each matches
+        the other. None if the pair ran out of time or its worker died."""
+        ordered = [(min(pair), max(pair)) for pair in pairs]
+        verdicts: dict[Pair, bool | None] = {}
+        if is_own(kind):  # which may say of no answer that it is right
+            verdicts = {pair: True for pair in ordered if pair[0] == pair[1]}
+        first = [pair for pair in dict.fromkeys(ordered) if pair not in verdicts]
+        verdicts.update(zip(first, self.matches(first, kind), strict=True))
+        turned = [pair for pair in first if verdicts[pair]]
+        verdicts.update(zip(turned, self.matches([(b, a) for a, b in turned], kind), strict=True))
+        return [verdicts[pair] for pair in ordered]
 
-    def correct(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
-        """Whether each (answer of a response, gold answer) is right: one verdict per pair, in order; None as above."""
-        if kind in ("math", "numbers"):
-            return self.equivalent(pairs, kind)
-        keys = [(kind, *pair, "gold") for pair in pairs]
-        new = {key: kinds.of(kind).right(key[1], key[2]) for key in dict.fromkeys(keys) if key not in self._known}
-        left = [(key[1], key[2]) for key, verdict in new.items() if verdict is None]
-        self._known.update(new.items())
-        self._known.update(((kind, *pair, "gold"), verdict) for pair, verdict in self._run(left, kind))
-        return [self._known[key] for key in keys]
+    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """Whether each (answer, gold answer) is right, in order; None if the pair ran out of time or its worker died.
+
+        Unlike `equivalent` it has a direction: 7 is met by x + y = 7, and x + y = 7 is not met by 7.
+        """
+        right, either_way = kinds.of(kind).right, kind in ("math", "numbers")
+        slow: list[Pair] = []
+        for pair in dict.fromkeys(pairs):
+            if (kind, *pair) not in self._known:
+                if (verdict := right(*pair)) is None:
+                    slow.append(pair)
+                else:
+                    self._known[(kind, *pair)] = verdict
+                    if either_way:
+                        self._known[(kind, *reversed(pair))] = verdict
+        for pair, verified in self._run(slow, kind):
+            self._known[(kind, *pair)] = verified
+        return [self._known[(kind, *pair)] for pair in pairs]
 
     def _run(self, pairs: Sequence[Pair], kind: Kind) -> Iterable[tuple[Pair, bool | None]]:
         """The verdicts of processes."""

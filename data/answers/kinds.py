@@ -29,12 +29,8 @@ class AnswerKind(Protocol):
         """The answer of a response to a question; None where it states none."""
         ...
 
-    def agree(self, a: str, b: str) -> bool | None:
-        """Whether two responses' answers are the same, in either order: for votes."""
-        ...
-
     def right(self, answer: str, gold: str) -> bool | None:
-        """Whether a response's answer is the gold one."""
+        """Whether a response's answer is the gold one. In a vote, one response's answer is the other's gold one."""
         ...
 
 
@@ -48,10 +44,6 @@ class Mathematics:
         """See `AnswerKind.find`."""
         return extract(response)
 
-    def agree(self, a: str, b: str) -> bool | None:
-        """See `AnswerKind.agree`."""
-        return decide_quickly(a, b, self.name)
-
     def right(self, answer: str, gold: str) -> bool | None:
         """See `AnswerKind.right`."""
         return decide_quickly(answer, gold, self.name)
@@ -63,10 +55,6 @@ class Choice:
     def find(self, response: str, question: str) -> Extracted | None:
         """See `AnswerKind.find`."""
         return choice.find(response, question)
-
-    def agree(self, a: str, b: str) -> bool | None:
-        """See `AnswerKind.agree`."""
-        return a == b
 
     def right(self, answer: str, gold: str) -> bool | None:
         """See `AnswerKind.right`."""
@@ -80,10 +68,6 @@ class Exact:
         """See `AnswerKind.find`."""
         return texts.find(response)
 
-    def agree(self, a: str, b: str) -> bool | None:
-        """See `AnswerKind.agree`."""
-        return texts.normal_form(a) == texts.normal_form(b)
-
     def right(self, answer: str, gold: str) -> bool | None:
         """See `AnswerKind.right`."""
         form = texts.normal_form(answer)
@@ -96,10 +80,6 @@ class Own:
     def find(self, response: str, question: str) -> Extracted | None:
         """See `AnswerKind.find`."""
         return texts.find(response)
-
-    def agree(self, a: str, b: str) -> bool | None:
-        """See `AnswerKind.agree`."""
-        return True if a == b else None
 
     def right(self, answer: str, gold: str) -> bool | None:
         """See `AnswerKind.right`."""

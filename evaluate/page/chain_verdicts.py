@@ -42,7 +42,7 @@ def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader:
 def _compare(rows: Sequence[tuple[Any, Chain]], kind: Kind, grader: Grader) -> None:
     """Set in each label or response whether its answer is right; none is not."""
     stated = [(row, chain["gold"]) for row, chain in rows if row["answer"] is not None]
-    verdicts = grader.correct([(row["answer"], str(gold)) for row, gold in stated], kind)
+    verdicts = grader.matches([(row["answer"], str(gold)) for row, gold in stated], kind)
     for row, _ in rows:
         row["right"] = False
     for (row, _), verdict in zip(stated, verdicts, strict=True):

@@ -78,7 +78,7 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
             gold = gold_answers(run.config, {row["prompt_id"] for row in some})
             known = [row for row in some if row["prompt_id"] in gold]
             pairs = [(row["label"], gold[row["prompt_id"]]) for row in known]
-            for row, right in zip(known, grader.correct(pairs, section.label_answers), strict=True):
+            for row, right in zip(known, grader.matches(pairs, section.label_answers), strict=True):
                 if right is False and row["prompt_id"] not in seen:
                     seen.add(row["prompt_id"])
                     yield row["prompt_id"]
@@ -212,9 +212,9 @@ class _Hasty(Grader):
         """See `Grader.equivalent`; a later page asks again for what this one did not find."""
         return self._told(super().equivalent(pairs, kind))
 
-    def correct(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
-        """See `Grader.correct`; as above."""
-        return self._told(super().correct(pairs, kind))
+    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """See `Grader.matches`; as above."""
+        return self._told(super().matches(pairs, kind))
 
     def _told(self, verdicts: list[bool | None]) -> list[bool | None]:
         for key in [key for key, verdict in self._known.items() if verdict is None]:
