@@ -171,7 +171,8 @@ def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Ite
 
 
 def _files(fingerprint_: dict[str, Any]) -> str:
-    told = [f"{kind} {each.get('sha256', '')[:12]}".strip() for kind, each in fingerprint_.get("answers", {}).items()]
+    known = fingerprint_.get("answers", {}).items()
+    told = [f"{kind} ({each['sha256'][:12]})" for kind, each in known if "sha256" in each]
     return ", ".join(told) or "none"
 
 
