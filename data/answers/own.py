@@ -75,26 +75,24 @@ def load(kind: Kind) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
         raise UnusableError(f"{path.name} cannot be imported: {in_words(error)}") from error
     if Path(module.__file__ or "").resolve() != path:
         raise UnusableError(f"another module is called {module_name!r} ({module.__file__}); rename {path.name}")
-    function, extract = _function(module, name, ("text", "gold")), None
+    function, extract = _function(module, name, "text, gold"), None
     if function is None:
         raise UnusableError(f"{path.name} has no {name!r}; {EXPECTED}")
     if hasattr(module, "extract"):
-        extract = _function(module, "extract", ("response", "question"))
+        extract = _function(module, "extract", "response, question")
     return function, extract
 
 
-def _function(module: Any, name: str, arguments: tuple[str, str]) -> Callable[..., Any] | None:
+def _function(module: Any, name: str, arguments: str) -> Callable[..., Any] | None:
     function = getattr(module, name, None)
     if function is None:
         return None
     if not inspect.isfunction(function) or function.__module__ != module.__name__:
         raise UnusableError(f"{name!r} is not a function that {Path(module.__file__).name} defines; {EXPECTED}")
     try:
-        inspect.signature(function).bind(*arguments)
+        inspect.signature(function).bind("", "")
     except TypeError:
-        raise UnusableError(
-            f"{name}{inspect.signature(function)} cannot be called as {name}({', '.join(arguments)})"
-        ) from None
+        raise UnusableError(f"{name}{inspect.signature(function)} cannot be called as {name}({arguments})") from None
     return function
 
 
