@@ -37,7 +37,11 @@ _ALSO = re.compile(
     r"(?:[,/&]|and\b|or\b)[\s,]*(?:and\b|or\b|&)?\s*(?:option\s+)?(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?![\w'’]))"
 )
 _GOES_ON = re.compile(r"[-–—=:,;]|(?:because|since|is|as)\b", re.I)
-_MENTION = re.compile(r"\b(?:option|choice|answer)\s+[(\[]?([A-Z])\b|[(\[]([A-Z])[)\]]", re.I)
+_MENTION = re.compile(
+    r"\b(?:option|choice|answer)\s+[(\[]?([A-Z])\b|[(\[]([A-Z])[)\]]"
+    r"|(?:\b(?:so|hence|thus|therefore|is|be|choose|pick|select|say)|\bit['’]s)[\s,:]+((?-i:[A-Z]))[.!]*$",
+    re.I,
+)
 _NEGATED = re.compile(r"\b(?:not|wrong|incorrect|false|neither|nor|eliminate|rule)\b|n['’]t\b", re.I)
 NONE = ""  # an option that is not there, or no single one
 
@@ -174,7 +178,7 @@ def _of_last_line(response: str, line: Extracted, options: dict[str, str]) -> Ex
     if letter == NONE or _NEGATED.search(line.answer):
         return None
     mentions = list(_MENTION.finditer(line.answer))
-    letters = {(mention[1] or mention[2]).upper() for mention in mentions}
+    letters = {next(filter(None, mention.groups())).upper() for mention in mentions}
     if len(letters) != 1 or not letters <= options.keys():
         return None
     start, end = (line.start + place for place in mentions[-1].span())

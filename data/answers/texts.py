@@ -23,7 +23,10 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.I | re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _HASHES = re.compile(r"####([^\n#]*)")
-_PHRASE = r"\b(?:{})\b(?: to (?:the|this|your) (?:question|problem))?[\s*_]{{0,6}}(?::|=|\bis\b|\bare\b)[\s*_:]{{0,6}}"
+_PHRASE = (
+    r"\b(?:{})\b(?: to (?:the|this|your) (?:question|problem))?[\s*_]{{0,6}}"
+    r"(?::|=|(?:\b(?:should|would|must|will) be|\bis|\bare)\b)[\s*_:]{{0,6}}"
+)
 ANSWER = re.compile(_PHRASE.format("answers?"), re.I)
 ANSWER_OR_OPTION = re.compile(_PHRASE.format("answers?|options?|choices?"), re.I)
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
