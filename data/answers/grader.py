@@ -12,7 +12,6 @@ from typing import Literal
 
 from data.answers.equivalence import Kind, Pair, decide_quickly
 from data.answers.extract import Extracted
-from data.answers.spelling import clean
 
 STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
 Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
@@ -127,7 +126,7 @@ class Grader:
                 if (verdict := decide_quickly(*pair, kind)) is None:
                     slow.append(pair)
                 else:
-                    self._known[(kind, *pair)] = self._known[(kind, *reversed(pair))] = verdict
+                    self._known[(kind, *pair)] = self._known[(kind, pair[1], pair[0])] = verdict
         for pair, verified in self._verify(slow):
             self._known[(kind, *pair)] = verified
         return [self._known[(kind, *pair)] for pair in pairs]
