@@ -22,7 +22,25 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify.grader import should_treat_as_complex, verify
-from sympy import Add, Basic, Eq, Expr, FiniteSet, Float, I, Interval, Number, Product, Rational, Sum, Symbol, Tuple, UnevaluatedExpr
+from sympy import (
+    Add,
+    Basic,
+    Eq,
+    Expr,
+    FiniteSet,
+    Float,
+    I,
+    Intersection,
+    Interval,
+    Number,
+    Product,
+    Rational,
+    Sum,
+    Symbol,
+    Tuple,
+    UnevaluatedExpr,
+    Union,
+)
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
@@ -40,6 +58,11 @@ POINTS = [
 _NORMALISED = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:and|or)\b)[A-Za-z]{4,}|[?@#]")
 _CONVERTED = ConversionConfig(lowercase_symbols=False)  # R is not r
+_TURNED = re.compile(r"([\[\]])([^\[\]]+,[^\[\]]+)([\[\]])")
+_BUILDER = re.compile(r"\\\{\s*[a-z]\s*(?:\\in\s?\\(?:mathbb\{R\}|mathbb R))?\s*(?:\\mid|:|\||\\vert)\s*(.+?)\s*\\\}")
+_REALS = re.compile(r"^\s*[a-z]\s*\\in\s?\\mathbb\{R\}\s*,\s*(?=[a-z])|,\s*[a-z]\s*\\in\s?\\mathbb\{R\}\s*$")
+_JOINT = re.compile(r"\s*(?:\\text\s?\{\s*)?\b(and|or)\b(?:\s*\})?\s*|\s*(\\wedge|\\land|\\lor|\\vee|\\cup)\s*")
+_BOUND = re.compile(r"[<>]|\\[lg]et?(?![A-Za-z])")
 _TAG = re.compile(r"\\(?:begin|end|text|mbox|mathrm|textrm|textbf|mathbf|mathbb|operatorname)\s?\{[^{}]*\}")
 _ROWS = re.compile(r"\\begin\{(cases|aligned?|gathered|array|align\*?)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.S)
 
@@ -63,9 +86,7 @@ def same_formula(answer: str, gold: str) -> bool:
         tolerance = NEAR if LONG.search(answer) or LONG.search(gold) else EQUAL
         if (verdict := _near(mine, theirs, tolerance)) is not None:
             return verdict
-    return bool(
-        verify([theirs], [mine], numeric_precision=DIGITS, allow_set_relation_comp=True, timeout_seconds=None)
-    )
+    return bool(verify([theirs], [mine], numeric_precision=DIGITS, allow_set_relation_comp=True, timeout_seconds=None))
 
 
 def _latex(text: str) -> str:
@@ -75,7 +96,10 @@ def _latex(text: str) -> str:
         lines = [line.replace("&", "").strip(" ,") for line in rows[2].split("\\\\")]
         if all(line.count("=") == 1 for line in lines if line):  # pieces of a function have conditions instead
             text = text[: rows.start()] + ", ".join(line for line in lines if line) + text[rows.end() :]
-    return text.replace("!=", r"\ne ")
+    if interval := _TURNED.fullmatch(text):  # ]2, 5[
+        text = f"{'(' if interval[1] == ']' else '['}{interval[2]}{')' if interval[3] == '[' else ']'}"
+    text = _REALS.sub("", _BUILDER.sub(r"\1", text))
+    return text if r"\begin" in text else text.replace(" & ", ", ")
 
 
 @lru_cache(maxsize=512)
@@ -83,6 +107,8 @@ def _read(text: str) -> Any:
     """The formula that all of a text is, as sympy has it; None if it is none."""
     if _WORD.search(_TAG.sub(" ", text)):
         return None  # a word is no product of its letters
+    if (joints := list(_JOINT.finditer(text))) and (parts := _bounds(text, joints)) is not None:
+        return parts
     complex_ = should_treat_as_complex(text)
     try:
         found = latex2sympy(
@@ -100,12 +126,31 @@ def _read(text: str) -> Any:
     return found.xreplace(decimals) if decimals else found
 
 
+def _bounds(text: str, joints: list[re.Match[str]]) -> Any:
+    """The set that bounds joined by "and" or "or" describe: x < 1 or x > 3; None if the text is anything else."""
+    ends = [0, *(joint.end() for joint in joints)]
+    starts = [*(joint.start() for joint in joints), len(text)]
+    parts = [text[a:b] for a, b in zip(ends, starts, strict=True)]
+    said = {joint[1] or joint[2] for joint in joints}
+    if not all(map(_BOUND.search, parts)) or not (said <= _AND or said <= _OR):
+        return None
+    found = [_read(part) for part in parts]
+    try:
+        sets = [each.as_set() for each in found]
+        return (Intersection if said <= _AND else Union)(*sets)
+    except Exception:  # what is no relation has no as_set, and sympy raises many kinds
+        return None
+
+
+_AND, _OR = {"and", r"\wedge", r"\land"}, {"or", r"\lor", r"\vee", r"\cup"}
+
+
 def _squeezed(text: str) -> str:
     return re.sub(r"\s+|\\(?:cdot|times)\s|,(?=\.\.\.)|(?<=\.\.\.),", "", text)
 
 
 def _shape(text: str) -> str:
-    """ "set" in \{ \}, "tuple" in ( ) that hold all of the text and a comma, or ""."""
+    r""" "set" in \{ \}, "tuple" in ( ) that hold all of the text and a comma, or ""."""
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return "" if _shape(text[2:-2].strip()) else "set"  # {(1, 2)} is as good as (1, 2)
     depth = 0

@@ -157,7 +157,7 @@ class Grader:
                 else:
                     self._known[(kind, *pair)] = verdict
                     if either_way:
-                        self._known[(kind, *reversed(pair))] = verdict
+                        self._known[(kind, pair[1], pair[0])] = verdict
         for pair, verified in self._run(slow, kind):
             self._known[(kind, *pair)] = verified
         return [self._known[(kind, *pair)] for pair in pairs]

@@ -110,17 +110,6 @@ def without_remark(text: str) -> str:
     return text[: remark.start()]
 
 
-_TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?\s*(?:\\text\{\s?)?(?:([ap])\.?\s?m\b\.?)?\s*\}?", re.I)
-
-
-def read_time(text: str) -> tuple[int, int, str] | None:
-    """(hour, minute, "a", "p" or "") of a time of day as 9:30 or 9 AM; None for anything else."""
-    found = _TIME.fullmatch(clean(text))
-    if found is None or not (found[2] or found[3]) or int(found[1]) > 24:
-        return None
-    return int(found[1]), int(found[2] or 0), (found[3] or "").lower()
-
-
 def read_numbers(text: str) -> list[Fraction]:
     """One number from each part of a list, sorted; empty if there is none or a part is arithmetic or has two."""
     if len(text) > MAX_ANSWER_CHARS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_ANSWER_CHARS = 500  # beyond it, text is a runaway response: compared as a string, never parsed
 UNSIGNED = r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
@@ -13,7 +14,17 @@ _SYMBOLS |= {"\u03c0": r"\pi ", "\u221e": r"\infty ", "\u222a": r"\cup ", "\u222
 _SYMBOLS |= {"\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2208": r"\in ", "\u2248": r"\approx "}
 _SYMBOLS |= {"\u221a": r"\sqrt ", "\u221b": r"\sqrt[3] ", "\u00b0": r"^\circ ", "\u2026": "...", "\u22ef": "..."}
 _SYMBOLS |= {"\u20ac": " euro ", "\u00a3": " pound ", "\u20b9": " rupee ", "\u00a5": " yen ", "\uffe5": " yen "}
-_SYMBOLS |= {"\u20a9": " won ", "\u00a2": " cent ", "\u20bd": " rouble ", "\u2019": "'"}
+_SYMBOLS |= {
+    "\u20a9": " won ",
+    "\u00a2": " cent ",
+    "\u20bd": " rouble ",
+    "\u2019": "'",
+    "\u3002": ".",
+    "\uff0c": ",",
+    "\uff08": "(",
+    "\uff09": ")",
+    "\uff1d": "=",
+}
 _UNICODE = str.maketrans(_SYMBOLS)
 _POWERS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _POWER = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
@@ -33,7 +44,12 @@ _REWRITES = [
         (r"(?<![\d.,])(\d{1,3})((?:\.\d{3})+),(?=\d+(?!\S*,))", r"\1<\2>."),  # 1.250,50
         (r"(?<![\w)\]])\*\*(.+?)\*\*", r"\1"),  # bold, but not x**2 + y**2
         (r"\*\*", "^"),
+        (r"^\s*(?:=|:|#|~|\\approx)\s*(?=[-\\\d.])", ""),
         (r"^\s*(?:minus|negative)\s+", "-"),
+        (r"^\s*(?:both|either)\s+", ""),
+        (r"^\s*all real(?: number)?s$", r"\\mathbb{R}"),
+        (r"\+\s?/\s?-|\+-", r"\\pm "),
+        (r"^\s*<\s?([^<>]+,[^<>]+)>\s*$", r"(\1)"),
         (r"\bper cent\b", "percent"),
         (r"\^\s?\{?\s?\\circ\s?\}?|\\degree(?![A-Za-z])", " "),
         (r"(?<=\d)\s+(?:\\(?:text|mathrm)\{\s?)?([CF])(?:\s?\})?(?![\w(])", r" \\text{degree\1}"),
@@ -60,8 +76,9 @@ _REWRITES = [
     )
 ]
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,20}?)\\(?:overline|bar|dot)\s?\{(\d{1,20})\}")
+_CHOICE = re.compile(r"\(([A-Za-z])\)|(?:(?:option|choice)\s\(?)([A-Za-z])\)?|([A-H])[).]", re.I)
 _GROUPS = re.compile(r"<([ '_.\d]+)>")  # what the rewrites marked as groups of thousands
-TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s?\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textnormal|textit|mathit)\s?\{([^{}]*)\}")
 
 
 def _as_fraction(decimal: re.Match[str]) -> str:
@@ -71,6 +88,7 @@ def _as_fraction(decimal: re.Match[str]) -> str:
     return str(Fraction(top, (10 ** len(repeated) - 1) * 10 ** len(fixed)))
 
 
+@lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """LaTeX and Unicode spellings of the same thing brought to one spelling, still LaTeX."""
     text = _POWER.sub(lambda power: f"^{{{power[0].translate(_POWERS)}}}", text)
@@ -79,7 +97,7 @@ def clean(text: str) -> str:
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _GROUPS.sub(lambda groups: re.sub(r"\D", "", groups[1]), text)
-    return text.strip().rstrip(".").strip()
+    return text.strip().rstrip(".:`").lstrip("`").strip()
 
 
 def normalise(text: str) -> str:
@@ -88,8 +106,8 @@ def normalise(text: str) -> str:
         return text.strip()
     text = clean(text)
     plain = TEXT.sub(r"\1", text).strip()
-    if choice := re.fullmatch(r"\(([A-Za-z])\)", plain):
-        return choice[1].upper()
+    if choice := _CHOICE.fullmatch(plain):
+        return str(choice[1] or choice[2] or choice[3]).upper()
     # A space stays if without it two numbers would be one: "3 5" is not 35, "1, 234" is not 1,234.
     plain = re.sub(r"(?<!\d)(?<!\d,)\s+|\s+(?!\d)|(?<=\d,)\s+(?!\d{3}(?!\d))", "", plain)
     said = is_words(text) or re.fullmatch(r"[A-Z][a-z]+", plain)

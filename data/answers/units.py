@@ -63,7 +63,7 @@ CHANGE = re.compile(r"\b(?:" + "|".join(f"(?P<{name}>{words})" for name, words i
 
 
 def spoken(text: str) -> str:
-    r"""A clean text with the words in `\text{}` as words, single spaces, numbers in digits, the units m and in in full."""
+    r"""A clean text with the words in `\text{}` as words, numbers in digits, and the units m and in written out."""
     text = _FEET.sub(lambda sign: " foot" if sign[1] == "'" else " inch", plain_fractions(text))
     for _ in range(2):  # both sides of m/s
         text = _SHORT_UNIT.sub(_written_out, text)
@@ -100,10 +100,10 @@ def read_units(text: str) -> set[str]:
     found = {"dollar"} if r"\$" in text or text.count("$") % 2 else set()
     found |= {unit for code in _CODE.findall(text) if (unit := unit_of(code))}
     found |= {"degree"} if _DEGREE.search(text) else set()
-    for unit in _UNIT_NAME.finditer(CHANGE.sub("", spoken(clean(text)))):
-        found |= _SPEEDS.get(unit["name"].lower(), set())
-        if name := unit_of(unit["name"]):
-            power = unit["power"] or _POWERS.get((unit["before"] or unit["after"] or "").lower(), "")
+    for match in _UNIT_NAME.finditer(CHANGE.sub("", spoken(clean(text)))):
+        found |= _SPEEDS.get(match["name"].lower(), set())
+        if name := unit_of(match["name"]):
+            power = match["power"] or _POWERS.get((match["before"] or match["after"] or "").lower(), "")
             found.add(name + power)
     return found
 

@@ -10,7 +10,9 @@ _SMALL = (
     "eighteen nineteen"
 )
 _UNITS = {word: value for value, word in enumerate(_SMALL.split())}
-_TENS = {word: 10 * i for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_TENS = {
+    f"{start}ty": 10 * i for i, start in enumerate(("twen", "thir", "for", "fif", "six", "seven", "eigh", "nine"), 2)
+}
 _SCALES = {"hundred": 100, "dozen": 12, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7}
 _SCALES |= {"billion": 10**9, "trillion": 10**12}
 _PARTS = {"half": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
@@ -46,7 +48,9 @@ def _replaced(phrase: re.Match[str]) -> str:
     value = _value(words)
     if value is not None:
         return str(value) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
-    first, joint, second = re.split(r"(\sand\s)", phrase[0], maxsplit=1) if " and " in phrase[0] else (phrase[0], "", "")
+    first, joint, second = (
+        re.split(r"(\sand\s)", phrase[0], maxsplit=1) if " and " in phrase[0] else (phrase[0], "", "")
+    )
     return f"{in_digits(first)}{joint}{in_digits(second)}" if joint else phrase[0]  # two and three
 
 
@@ -124,5 +128,4 @@ def _whole(words: list[str]) -> Fraction | None:
             group, last = Fraction(word), 0
         else:
             return None
-    value = total + group
-    return value / 2 if half_of else value
+    return (total + group) / (2 if half_of else 1)
