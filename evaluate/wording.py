@@ -143,7 +143,7 @@ def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: Ki
 
 def _stated(answer: Extracted | None, response: Completion) -> bool:
     """Whether a response states its answer: a last number amid a calculation that was cut off is none."""
-    return answer is not None and not (response.finish_reason == "length" and answer.rule == "last_number")
+    return answer is not None and not (response.finish_reason == "length" and answer.guessed)
 
 
 def mean(trial: Trial, config: Config) -> Estimate:

@@ -25,10 +25,10 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
     a last number amid a calculation does not. "timeout" is not "wrong": the pair could not be decided.
     """
     verdicts: list[Verdict] = []
-    stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.rule == "last_number")]
+    stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.guessed)]
     equal = iter(grader.equivalent(stated, kind))
     for extracted, _, truncated in rows:
-        if truncated and (extracted is None or extracted.rule == "last_number"):
+        if truncated and (extracted is None or extracted.guessed):
             verdicts.append("truncated")
         elif extracted is None:
             verdicts.append("no_answer")

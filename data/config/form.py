@@ -35,7 +35,7 @@ def form_of(response: str) -> Form:
         return Form("\\boxed{}", several)
     if found.rule == "hashes":
         return Form("####", several)
-    if found.rule == "last_number":
+    if found.guessed:
         return Form("a last number", several)
     before = re.split(r"\n|[.!?]\s", response[: found.start])[-1].strip().lower()
     words = before[before.rfind("answer") :] if "answer" in before else before
