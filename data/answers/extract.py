@@ -17,7 +17,7 @@ from typing import Literal
 from data.answers.boxes import boxed
 from data.answers.formulas import last_formula, last_number
 from data.answers.pieces import Piece
-from data.answers.statements import hashes, phrase, tagged
+from data.answers.statements import hashes, last_list, phrase, tagged
 from data.answers.thoughts import hidden
 
 Rule = Literal["tagged", "boxed", "hashes", "phrase", "last_formula", "last_number"]
@@ -72,6 +72,6 @@ RULES: dict[Rule, Callable[[str], Piece | None]] = {
     "boxed": boxed,
     "hashes": hashes,
     "phrase": phrase,
-    "last_formula": last_formula,
+    "last_formula": lambda text: last_list(text) or last_formula(text),
     "last_number": last_number,
 }

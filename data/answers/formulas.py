@@ -10,7 +10,7 @@ import re
 from data.answers.pieces import Piece, concluded, independent, listed, piece, trim
 
 TAIL = 3000  # characters in which the last formula is looked for
-_DIGIT = re.compile(r"\d(?=\D|$)")
+_DIGIT = re.compile(r"\d(?=\D|$)|[\u00bc-\u00be\u2150-\u215e]")
 
 # Formulas between delimiters
 
@@ -24,8 +24,9 @@ _RELATION = r"=|<|>|\u2264|\u2265|\u2260|\\(?:[lg]eq?|[lg]t|neq?|in|equiv|leqsla
 _TELLING = re.compile(
     rf"\d|{_RELATION}|[-+*/^]|\\(?:pi|infty|emptyset|varnothing|frac|sqrt|begin|cup|cap|mathbb|pm|text|mathrm)(?![A-Za-z])"
 )
+_EXPONENT = re.compile(r"\s*[\^_]|\s*\\circ")  # cm$^2$
 _ASIDE = re.compile(r"\s*[,;.]?\s*\(?(?:where|since|because|for|when|if|with|as|given|provided|assuming)\b[^.!?\n]{0,40}$")
-_LISTING = re.compile(r"[\s,;]*(?:and|or|und|et|ou|y|o|oder|as well as)?[\s]*(?:\\text\{\s*(?:and|or)\s*\})?[\s]*")
+_LISTING = re.compile(r"[\s,;.]*(?:\n[ \t]*(?:[-*\u2022]|\(?\d{1,2}[.)]|\(?[a-h]\))[ \t]*)?(?:and|or|und|et|ou|y|o|oder|as well as)?[\s]*(?:\\text\{\s*(?:and|or)\s*\})?[\s]*")
 _PERCENT = re.compile(r"\s{0,2}(?:\\?%|(?:percent|per cent|pct)\b)")
 
 # Numbers and formulas in plain text
@@ -37,7 +38,7 @@ _CODES = (
 _DASH = "-\u2212\u2013\u2012\u2014\u2011\u2010\uff0d\ufe63\u2015"
 _THOUSANDS = r"(?:,|\{,\}|\\,|,\\!\s?|[\u00a0\u2009\u202f'\u2019])"
 UNSIGNED = (
-    rf"(?:\d{{1,3}}(?:{_THOUSANDS}\d{{3}})++(?![\d,])(?:\.\d+)?|\d{{1,3}}(?: \d{{3}})++(?![\d,.]\d|\d)(?:\.\d+)?"
+    rf"(?:\d{{1,3}}(?:{_THOUSANDS}\d{{3}})++(?![\d,])(?:\.\d+)?|\d{{1,3}}(?: \d{{3}})++(?!\d)(?:[.,]\d{{1,2}}(?!\d))?"
     r"|\d++(?:[.,:/]\d+)*+|\.\d+)"
 )
 _POWER = r"(?:\^\{?\(?-?\d+(?:/\d+)?\)?\}?|\*\*-?\d+|[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
@@ -53,20 +54,20 @@ _LAST_NUMBER = re.compile(
     rf"(?:(?<![A-Za-z])(?:{_CODES})|(?<![A-Za-z0-9^\\])(?<!(?<=[A-Za-z0-9)\]}}])_)(?<!\d[.,:/])(?<![\^_]\{{)(?<![\^_]-))"
     rf"(?:(?P<sign>[{_DASH}]\s?|\b(?:minus|negative)\s)?(?P<money>\\?[$\u20ac\u00a3\u20b9\u00a5]\s?)?)"
     rf"(?P<inner>[{_DASH}])?"
-    rf"(?P<size>\\[dtc]?frac\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)|[\u00bc-\u00be\u2150-\u215e]"
+    rf"(?P<size>\\[dtc]?frac\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)|[\u00bc-\u00be\u2150-\u215e]|\u03c0/\d+"
     rf"|(?:\\sqrt\s?(?:\{{[^{{}}]{{1,40}}\}}|\d+)|\u221a\s?\(?\d+\)?|sqrt\s?\(\d+\))|\d{{1,4}}(?:\s|\sand\s|-)\d{{1,3}}/\d{{1,4}}(?!\d)"
     rf"|{UNSIGNED})"
     r"(?P<rest>"
     r"\s?[\u00bc-\u00be\u2150-\u215e]"
     r"|\s?(?:\\times|\\cdot|\u00d7|\u00b7|\*|x)\s?10(?:\^\{?[-\u2212]?\d+\}?|\*\*-?\d+|[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
     r"|\s?(?:\\sqrt\s?(?:\{[^{}]{1,40}\}|\d+)|\u221a\s?\(?\d+\)?|\*?sqrt\s?\(\d+\))"
-    r"|\s?\\pi(?![A-Za-z])|\s?\*?\s?\u03c0|\*?pi\b"
+    r"|\s?\\pi(?![A-Za-z])|\s?\*?\s?\u03c0|[\s*]?pi\b"
     rf"|(?P<unit>{_UNIT_POWER})"
     rf"|{_POWER}|[eE][-+]?\d{{1,3}}(?!\w)|_\{{?\d{{1,2}}\}}?(?!\w)"
     rf"|{_SCALE}"
     r"|\s?[ap]\.?m\b\.?"
     r")?"
-    r"(?:/\d+)?(?P<percent>\s?\\?%|\s(?:percent|per cent|pct)\b)?",
+    r"(?:/\d+|\s/\s\d+)?(?P<percent>\s?\\?%|\s(?:percent|per cent|pct)\b)?",
 )
 _STEP = re.compile(
     r"\b(?:step|part|case|fig(?:ure)?|table|eq(?:uation)?|question|problem|example|chapter|page|line|method|option|note|"
@@ -83,16 +84,18 @@ _TOKEN = (
 _RUN = re.compile(rf"{_TOKEN}(?:[ \t]?{_TOKEN})*+")
 _PLAIN_RELATION = re.compile(rf"{_VARIABLE}(?:\([a-z]\))?\s?(?:<=|>=|!=|[<>\u2264\u2265\u2260\u2208])|(?:<=?|>=?|[\u2264\u2265])\s?{_VARIABLE}")
 _PLAIN_EQUATION = re.compile(rf"(?:{_VARIABLE}(?:\([a-z]\))?|\([a-z](?:,\s?[a-z])+\))\s?=[^=<>]+")
+_LISTED = rf"[-\u2212]?[$\u20ac\u00a3]?{UNSIGNED}%?"
+_ARE = re.compile(rf"\b(?:are|were):?\s+({_LISTED}(?:,\s+{_LISTED}){{0,20}},?\s+(?:and|or|&)\s+{_LISTED})\s*[.!*]*\s*$", re.I)
 _GROUP = re.compile(r"[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}](?:\s?(?:,|\u222a|U)\s?[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}])*")
-_TERMS = re.compile(r"(?:[-+\u2212]?\s?(?:\d+(?:\.\d+)?)?[a-zA-Z](?:\^\{?\d\}?|[\u00b2\u00b3])?(?![A-Za-z])|[-+\u2212]\s?\d+(?:\.\d+)?|^\d+(?:\.\d+)?|\s)+")
-_COUNTED = re.compile(r"\d[a-zA-Z]|[a-zA-Z](?:\^|[\u00b2\u00b3])")
+_TERMS = re.compile(r"(?:[-+\u2212]?\s?(?:\d+(?:\.\d+)?)?[a-z](?:\^\{?\d\}?|[\u00b2\u00b3])?(?![A-Za-z])|[-+\u2212]\s?\d+(?:\.\d+)?|^\d+(?:\.\d+)?|\s)+")
+_COUNTED = re.compile(r"\d[a-z]|(?<![A-Za-z])[a-z](?:\^|[\u00b2\u00b3])")
 
 
 def last_formula(text: str) -> Piece | None:
     """The last formula, where no number follows it, with those that it is listed with."""
     text = _without_remark(text)
     number = last_number(text)
-    return _delimited(text, number) or (_plain(text, number) if number else None)
+    return _delimited(text, number) or _plain(text)
 
 
 def last_number(text: str) -> Piece | None:
@@ -142,6 +145,8 @@ def _is_label(text: str, number: re.Match[str]) -> bool:
     before = text[max(0, number.start() - 14) : number.start()]
     if _STEP.search(before):
         return True
+    if re.search(r"[A-Za-z.] ?\[$", before) and text.startswith("]", number.end()):  # a reference
+        return True
     follows = text[number.end() : number.end() + 3]
     return bool(
         number["size"].isdigit()
@@ -168,7 +173,7 @@ def _without_remark(text: str) -> str:
         return text
     before = tail[: remark.start()].rstrip(" *_$")
     sentence = re.split(r"[.!?]\s|\n", before)[-1]
-    told = re.search(r"\d", sentence) and re.search(r"[A-Za-z\d%}$]$", before)
+    told = re.search(r"\d", sentence) and re.search(r"[A-Za-z\d%}$.]$", before)
     if not told or re.fullmatch(r"[^A-Za-z=]*\d[^A-Za-z=]*,[^A-Za-z=]*", remark[1]):
         return text
     return text[: len(text) - len(tail) + remark.start()]
@@ -181,7 +186,7 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
     text_end = len(text.rstrip())
     start = max(0, text_end - TAIL)
     found = _segments(text, start, text_end)
-    told = [n for n, (first, last) in enumerate(found) if _TELLING.search(text, first, last)]
+    told = [n for n, span in enumerate(found) if _TELLING.search(text, *span) and not _EXPONENT.match(text, *span)]
     whole = text.strip()
     if not told:  # a formula of one letter or word says something only where it is all there is
         alone = len(found) == 1 and len(whole) <= found[0][1] - found[0][0] + 8
@@ -201,10 +206,11 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
     while at and at - 1 in told:
         between = text[_close(text, found[at - 1][1]) : _open(text, found[at][0])]
         before = piece(text, *found[at - 1])
-        if len(between) > 60 or not _LISTING.fullmatch(between) or between.count("\n") > 2 or before is None:
+        if len(between) > 60 or not _LISTING.fullmatch(between) or between.count("\n") > 4 or before is None:
             break
         if not re.search(r"[,;a-z]", between) and not independent(before.answer, pieces[0].answer):
-            break
+            if not re.search(r"[-*\u2022\d]", between) or before.answer.count("=") > 1:
+                break
         pieces.insert(0, Piece(concluded(before.answer), before.start, before.end))
         at -= 1
     return Piece(listed(", ".join(each.answer for each in pieces)), pieces[0].start, pieces[-1].end)
@@ -269,13 +275,18 @@ def _close(text: str, end: int) -> int:
 # Formulas in plain text
 
 
-def _plain(text: str, number: Piece) -> Piece | None:
-    """An equation, a relation, an interval, a point or terms with a variable that hold the last number."""
-    first = max(text.rfind("\n", 0, number.start) + 1, number.start - 160)
-    end = text.find("\n", number.end)
-    stop = min(len(text) if end < 0 else end, number.end + 60)
-    runs = [run for run in _RUN.finditer(text, first, stop) if run.start() < number.end]
-    if not runs or runs[-1].end() < number.start:
+def _plain(text: str) -> Piece | None:
+    """An equation, a relation, an interval, a point, terms with a variable or a list that holds the last digit."""
+    digit = _last_digit(text)
+    if digit is None:
+        return None
+    first = max(text.rfind("\n", 0, digit) + 1, digit - 160)
+    end = text.find("\n", digit)
+    stop = min(len(text) if end < 0 else end, digit + 60)
+    if (several := _ARE.search(text, first, stop)) and several.end() >= digit:
+        return piece(text, *several.span(1))
+    runs = [run for run in _RUN.finditer(text, first, stop) if run.start() < digit]
+    if not runs or runs[-1].end() < digit:
         return None
     found: list[Piece] = []
     while runs:

@@ -19,10 +19,10 @@ _EQUATION = re.compile(rf"\s*{_NAME}\s*(?:=|<|>|\\[lg]eq?\b|\\n?eq?\b|\u2264|\u2
 _JUST_NAME = re.compile(rf"\s*(?:{_NAME}|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z]){{1,3}}\s*\)|\|[A-Z]{{1,3}}\|)\s*")
 _TEXT_LABEL = re.compile(r"[\s\\;,]*(?:\\(?:text|mathrm|mbox|textbf)\s?\{[^{}]*\}|[A-Za-z][A-Za-z ]{2,40})[\s\\;,]*")
 _NOT_ARITHMETIC = re.compile(
-    r"\\(?!times|cdot|div|d?frac|left|right|text|mathrm|mbox|[,;:!$% ])|(?<![A-Za-z])(?!x(?![A-Za-z]))[A-Za-z](?![A-Za-z])"
+    r"\\(?!times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm|left|right|text|mathrm|mbox|[,;:!$% ])|(?<![A-Za-z])(?!x(?![A-Za-z]))[A-Za-z](?![A-Za-z])"
     r"|[<>\u2264\u2265\u2260,;]"
 )
-_OPERATION = re.compile(r"[-+*/\u00d7\u00f7\u00b7^\u2212\u2013]|\\(?:times|cdot|div|d?frac)|\dx|\bx\b|times|plus|minus|divided")
+_OPERATION = re.compile(r"[-+*/\u00d7\u00f7\u00b7^\u2212\u2013]|\\(?:times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm)|!|\dx|\bx\b|times|plus|minus|divided")
 _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
 _LEADS_TO = re.compile(r"\\(?:implies|iff|Longrightarrow|Rightarrow|rightarrow|to)(?![A-Za-z])|[\u21d2\u27f9]|=>")
 _ABOUT = re.compile(r"\\approx(?![A-Za-z])|\u2248|\\simeq(?![A-Za-z])")
@@ -89,7 +89,7 @@ def listed(answer: str) -> str:
     if "\\begin" in answer and (begin := _ROWS.search(answer)):
         end = answer.find(f"\\end{{{begin[1]}}}", begin.end())
         before, after = re.sub(r"\\left\s*\\?[{.]", "", answer[: begin.start()]), answer[end:].partition("}")[2]
-        after = re.sub(r"\\right\s*(?:\\?\}|\.)", "", after)
+        after = re.sub(r"\\right\s*(?:\\?\}|\.|$)", "", after)
         if end >= 0 and not re.search(r"\w", before + after):
             rows = _rows(answer[begin.end() : end])
             return ", ".join(rows) if rows else answer
@@ -119,7 +119,8 @@ def _rows(body: str) -> list[str]:
 
 def concluded(answer: str) -> str:
     """What a chain of equals comes to: `x = 2 + 3 = 5` is `x = 5`, `12 + 4 = 16 dollars` is `16 dollars`."""
-    if "\\begin" in answer or not any(sign.search(answer) for sign in (_EQUALS, _ABOUT, _LEADS_TO)):
+    held = re.search(r"\\begin.*=.*\\end", answer, re.DOTALL)
+    if held or not any(sign.search(answer) for sign in (_EQUALS, _ABOUT, _LEADS_TO)):
         return answer
     answer = _LEADS_TO.split(answer)[-1].strip() or answer
     exact, *rough = _split(answer, _ABOUT)
@@ -130,7 +131,9 @@ def concluded(answer: str) -> str:
     if len(parts) < 2 or not parts[-1] or _SEVERAL.search(answer):
         return answer.strip()
     first, last = parts[0], parts[-1]
-    if _TEXT_LABEL.fullmatch(first) and not _JUST_NAME.fullmatch(first):
+    if "$" in answer and len(re.findall(r"(?<!\\)\$", last)) % 2:
+        return answer.strip()
+    if (_TEXT_LABEL.fullmatch(first) or "vmatrix" in first) and not _JUST_NAME.fullmatch(first):
         return last
     if _JUST_NAME.fullmatch(first):
         return f"{first} = {last}" if len(parts) > 2 else answer.strip()

@@ -65,8 +65,13 @@ _IN_WORDS = re.compile(r"words\)|(?:must|should) be$", re.I)
 _MORE = re.compile(
     r"(?:[\s*_:\uff1a>\"'\u201c]{1,12}|(?:approximately|approx\.?|about|around|roughly|nearly|simply|just|indeed|therefore|thus|"
     r"then|now|clearly|equal to|given by|found to be|as follows|the following|exactly|only|either|ca\.|circa|environ|"
+    r"No\.(?=\s?\d)|also|daher|somit|donc|alors|por (?:lo )?tanto|entonces|quindi|dunque|portanto|"
     r"etwa|ungef\u00e4hr|aproximadamente|circa|\u043f\u0440\u0438\u043c\u0435\u0440\u043d\u043e|\u7ea6|[\u2248~=])(?![A-Za-z])"
     r"|[\u2014\u2013-]\s)"
+)
+
+_INTRO = re.compile(
+    r"\b(?:are|solutions?|roots|values|zeros|therefore|thus|hence|so|we (?:get|have|find|obtain))\b[^\n.]{0,80}:(?=[ \t*_]*\n)", re.I
 )
 
 # What follows a phrase
@@ -100,7 +105,12 @@ _OPENS = re.compile(
     r"consider|here|from|by|in order|okay|ok|sure|firstly|initially)\b",
     re.I,
 )
-_VERB = re.compile(r"\b(?:is|are|was|were|equals?|be|becomes?|remains?)\b|=", re.I)
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|equals?|be|becomes?|remains?|to get|gives?|giving|that is,?|i\.e\.,?|making|makes|totals?|comes to)(?!\w)", re.I
+)
+_WORKING = re.compile(r"(?:obtained|found|calculated|computed|determined|the (?:sum|product|difference|quotient|ratio) of)\b", re.I)
+_ONE_FORMULA = re.compile(r"[A-Za-z][^$\d\\]{0,60}(?:\$([^$]+)\$|\\\(([^$]+?)\\\))")
+_LETTERED = re.compile(r"(?:^|[\s,;]|\band\b)\s*\(?[a-h]\)\s+")
 _EACH = re.compile(r"^(\d+) [a-z]+ and \1 [a-z]+$")  # 5 cakes and 5 pies
 _UNIT = re.compile(
     r"(?:[ -](?!(?:on|for|in|from|at|by|to|with|ago|than|more|less|and|or|when|if|after|before|each|every|that|who)\b)[A-Za-z]+){0,2}"
@@ -114,6 +124,7 @@ _SCALE = re.compile(
     r"milli|mill[o\u00f3]|mil\b|mila|mille|tausend|hundert|cent[oi]?\b|\u0442\u044b\u0441|\u043c\u043b\u043d|\u043c\u0438\u043b\u043b|[\u4e07\u842c\u4ebf\u5104\u5343\u767e\ub9cc\uc5b5\ucc9c]|"
     r"^\s?[\u0439\u0446\u03c0]|[\u00bd\u00bc\u00be]|\b(?:y|et|und|e|and|\u0438|o|ou|oder|or)\b|[\u548c\u6216]", re.I
 )  # fmt: skip
+_ANY_NUMBER = re.compile(rf"(?<![A-Za-z0-9.,_])[-\u2212]?[$\u20ac\u00a3]?{UNSIGNED}(?:/\d+)?%?")
 _EAST_END = re.compile(r"(?:\uc785\ub2c8\ub2e4|\uc774\ub2e4|\uc774\uc5d0\uc694|\u3067\u3059|\u3067\u3042\u308b|\u3067\u3057\u3087\u3046|\u3068\u306a\u308a\u307e\u3059|\u306b\u306a\u308a\u307e\u3059|\u3060)[.\u3002\s]*$")
 
 
@@ -187,6 +198,16 @@ def phrase(text: str) -> Piece | None:
         if found:
             return found
     return None
+
+
+def last_list(text: str) -> Piece | None:
+    """The list of values or equations with which a response ends, a line each: `So:`, `x = 3`, `y = 5`."""
+    at = max(0, len(text) - 1500)
+    intros = list(_INTRO.finditer(text, at))
+    found = _after(text, intros[-1].end()) if intros else None
+    if found is None or "\n" not in (part := text[found.start : found.end]) or re.search(r"\w", text[found.end :]):
+        return None
+    return None if any(line.count("=") > 1 for line in part.splitlines()) else found
 
 
 def _phrases(text: str) -> Iterator[tuple[int, int, str]]:
@@ -280,6 +301,9 @@ def _stop(text: str, at: int) -> int | None:
             inside = text[stop.end() : end] if end >= 0 else ""
             place = end + len(closing) if inside and is_formula(inside) else stop.end()
             continue
+        if sign == "." and re.match(r"[apei]\.[a-z]\b", text[stop.start() - 1 : stop.start() + 3]):
+            place = stop.end()  # p.m.
+            continue
         if sign == "." and _ABBREVIATION.search(text[max(at, stop.start() - 12) : stop.start()]):
             if re.match(r"\s?[-\d$\u20ac\u00a3\u20b9(\\a-z]", text[stop.end() : stop.end() + 2]):
                 place = stop.end()
@@ -334,6 +358,10 @@ def _without_words(text: str, found: Piece) -> Piece:
     if number and not _SCALE.search(number["rest"]):
         answer = _with_points(number["number"]) + ("%" if number["percent"] else "")
         return Piece(answer, found.start, found.start + number.end("percent" if number["percent"] else "number"))
+    numbers = list(_ANY_NUMBER.finditer(part))
+    if len(numbers) == 1 and not re.search(r"[=$\\<>^+*]", part) and not _SCALE.search(part[numbers[0].end() :][:4]):
+        start = found.start + numbers[0].start()
+        return Piece(_with_points(numbers[0][0]), start, start + len(numbers[0][0]))
     span = trim(text, found.start, found.start + len(part))
     return found if span is None else Piece(text[slice(*span)], *span)
 
@@ -356,6 +384,10 @@ def _telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
     exact = bool(re.search(r"[\d\\$=<>\u221e\u03c0]", answer)) or len(answer) <= 2
     if not exact and (doubtful or _EMPTY.match(answer) or len(words) > 5):
         return None
+    if alone := _ONE_FORMULA.fullmatch(found.answer):
+        return found._replace(answer=concluded((alone[1] or alone[2]).strip()))
+    if len(_LETTERED.findall(answer)) > 1:  # (a) 3 and (b) 5
+        return found._replace(answer=", ".join(part.strip(" ,;") for part in _LETTERED.split(answer) if part.strip(" ,;")))
     if re.match(r"[A-Za-z]", answer) and exact and len(words) >= 3 and not re.match(r"(?:Rs|US|no|all|any|every|none)\b", answer):
         return _of_sentence(text, found)
     if re.search(r"\banswers?\b", answer, re.I) and not exact:
@@ -370,8 +402,8 @@ def _of_sentence(text: str, found: Piece) -> Piece | None:
     if verbs and re.match(r"\s*(?:\$|\\\(|[-\u2212]?\d|\\)", part[verbs[-1].end() :]):
         inner = piece(text, found.start + verbs[-1].end(), found.end)
         return inner and inner._replace(answer=concluded(inner.answer))
-    numbers = list(re.finditer(rf"(?<![\w.,])[-\u2212]?[$\u20ac\u00a3]?{UNSIGNED}(?:/\d+)?%?", part))
-    if not numbers or (_OPENS.match(part) and len(numbers) > 1) or _OPENS.match(part):
+    numbers = list(_ANY_NUMBER.finditer(part))
+    if not numbers or _OPENS.match(part) or (_WORKING.match(part) and len(numbers) > 1):
         return None
     unit = _UNIT.match(part, numbers[0].end())
     end = unit.end() if unit else numbers[0].end()
