@@ -44,7 +44,7 @@ def extract(response: str) -> Extracted | None:
     text = hidden(response)
     for rule, find in RULES.items():
         found = find(text)
-        if found is not None:
+        if found is not None and found.answer:
             if rule == "boxed" and (later := _corrected(text, found)):
                 return Extracted(*later, rule="phrase")
             return Extracted(*found, rule=rule)

@@ -87,7 +87,7 @@ _PLAIN_EQUATION = re.compile(rf"(?:{_VARIABLE}(?:\([a-z]\))?|\([a-z](?:,\s?[a-z]
 _LISTED = rf"[-\u2212]?[$\u20ac\u00a3]?{UNSIGNED}%?"
 _ARE = re.compile(rf"\b(?:are|were):?\s+({_LISTED}(?:,\s+{_LISTED}){{0,20}},?\s+(?:and|or|&)\s+{_LISTED})\s*[.!*]*\s*$", re.I)
 _GROUP = re.compile(r"[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}](?:\s?(?:,|\u222a|U)\s?[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}])*")
-_TERMS = re.compile(r"(?:[-+\u2212]?\s?(?:\d+(?:\.\d+)?)?[a-z](?:\^\{?\d\}?|[\u00b2\u00b3])?(?![A-Za-z])|[-+\u2212]\s?\d+(?:\.\d+)?|^\d+(?:\.\d+)?|\s)+")
+_TERMS = re.compile(r"(?:\s|[-+\u2212]|\d++(?:\.\d+)?|[a-z](?:\^\{?\d\}?|[\u00b2\u00b3])?(?![A-Za-z]))++")
 _COUNTED = re.compile(r"\d[a-z]|(?<![A-Za-z])[a-z](?:\^|[\u00b2\u00b3])")
 
 

@@ -9,6 +9,8 @@ _MATH_SIGNS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _QUOTES = (('\\"', '\\"'), ('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u300c", "\u300d"), ("\u00ab", "\u00bb"))
 _WRAPPERS = (*_MATH_SIGNS, ("**", "**"), ("__", "__"), ("`", "`"), *_QUOTES)
 _ENDING = " \t\r\n.,;:\u3002\uff0c\uff1b\uff1a\u3001"
+_LONGEST = 2000  # characters; what is longer is a runaway response, and stays as it is
+_DEEPEST = 50  # wrappers in each other
 _TAGS = re.compile(r"</?[A-Za-z]{1,10}>")  # <b>42</b>
 
 _ROWS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|gather\*?|split|array|eqnarray\*?)\}(?:\{[^{}]{0,20}\})?")
@@ -27,7 +29,7 @@ _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
 _LEADS_TO = re.compile(r"\\(?:implies|iff|Longrightarrow|Rightarrow|rightarrow|to)(?![A-Za-z])|[\u21d2\u27f9]|=>")
 _ABOUT = re.compile(r"\\approx(?![A-Za-z])|\u2248|\\simeq(?![A-Za-z])")
 _SEVERAL = re.compile(r"[,;]\s*[A-Za-z\\]|(?<![A-Za-z])(?:and|or|und|oder|et|ou)(?![A-Za-z])")
-_GAP = re.compile(r"\s*[,;]?\s*\\q?quad(?![A-Za-z])\s*(?:\\(?:text|mbox)\s?\{\s*(?:and|or)\s*\}\s*\\q?quad)?\s*[,;]?\s*")
+_GAP = re.compile(r"\s{0,4}[,;]?\s{0,4}\\q?quad(?![A-Za-z])\s{0,4}(?:\\(?:text|mbox)\s?\{\s?(?:and|or)\s?\}\s{0,4}\\q?quad)?[,;\s]{0,4}")
 
 
 class Piece(NamedTuple):
@@ -41,7 +43,9 @@ class Piece(NamedTuple):
 def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     """A span without the white space, final period, Markdown bold and math delimiters around it; None: empty."""
     before = None
-    while before != (start, end):
+    for _ in range(_DEEPEST):
+        if before == (start, end):
+            break
         before = (start, end)
         part = text[start:end].rstrip(_ENDING)
         end = start + len(part)
@@ -86,6 +90,8 @@ def balanced(text: str, start: int, end: int) -> int:
 
 def listed(answer: str) -> str:
     r"""Rows of equations (cases, aligned) and what `\quad` separates, with commas; anything else as it is."""
+    if len(answer) > _LONGEST:
+        return answer
     if "\\begin" in answer and (begin := _ROWS.search(answer)):
         end = answer.find(f"\\end{{{begin[1]}}}", begin.end())
         before, after = re.sub(r"\\left\s*\\?[{.]", "", answer[: begin.start()]), answer[end:].partition("}")[2]
@@ -119,6 +125,12 @@ def _rows(body: str) -> list[str]:
 
 def concluded(answer: str) -> str:
     """What a chain of equals comes to: `x = 2 + 3 = 5` is `x = 5`, `12 + 4 = 16 dollars` is `16 dollars`."""
+    return _concluded(answer) or answer
+
+
+def _concluded(answer: str) -> str:
+    if len(answer) > _LONGEST:
+        return answer
     held = re.search(r"\\begin.*=.*\\end", answer, re.DOTALL)
     if held or not any(sign.search(answer) for sign in (_EQUALS, _ABOUT, _LEADS_TO)):
         return answer
