@@ -14,15 +14,24 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _PERCENT = re.compile(r"\s{0,2}\$?\s?(\\?%|(?:percent|per cent|pct)\b)")
 
 _FILLING = re.compile(
-    r"\\(?:text|mbox|mathrm|textbf|textnormal)\s?\{([^{}]*)\}|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\\\\|[$&*~]|_(?![\w{])"
+    r"\\(?:text|mbox|mathrm|textbf|textnormal)\s?\{([^{}]*)\}|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\\\\|[$&*~]|"
+    r"_(?![\w{])"
 )
-_LABEL = re.compile(r"(?<![\w\\])[A-Za-z](?:_?\d|_\{?\w{1,3}\}?)?'{0,2}(?:\([A-Za-z0-9]{1,3}\))?\s*(?:=|:|\\in(?![A-Za-z]))")
-_JOINING = re.compile(r"[,;\u3001\uff0c&]|\b(?:and|or|und|oder|et|ou|y|o|e)\b|[\u548c\u4e0e\u53ca\u6216\u3068\u0438]|\u0438\u043b\u0438")
-_ITEM = re.compile(r"^\s*(?:[-\u2022\u2013]|\(?(?:[a-h]|[ivx]{1,4}|\d{1,2})[.):]|(?:for )?part\s?\(?[a-h1-9]\)?:?)\s*", re.I | re.M)
+_LABEL = re.compile(
+    r"(?<![\w\\])[A-Za-z](?:_?\d|_\{?\w{1,3}\}?)?'{0,2}(?:\([A-Za-z0-9]{1,3}\))?\s*(?:=|:|\\in(?![A-Za-z]))"
+)
+_JOINING = re.compile(r"[,;\u3001\uff0c&]|\b(?:and|or|und|oder|et|ou|y|o|e)\b|[和与及或とи]|или")
+_ITEM = re.compile(
+    r"^\s*(?:[-\u2022\u2013]|\(?(?:[a-h]|[ivx]{1,4}|\d{1,2})[.):]|(?:for )?part\s?\(?[a-h1-9]\)?:?)\s*",
+    re.I | re.M,
+)
 _CORRECTION = re.compile(
-    r"\b(?:correct\w*|actually|wait|no|not|instead|rather|so|thus|hence|therefore|then|which|gives?|giving|becomes?|means|"
-    r"impl\w+|wrong|mistake\w*|should|re-?check|check\w*|simplif\w*|equals?|equivalent\w*|finally|first|but|since|because|"
-    r"we|rounded|rounds?|approximately|about|after|now|i\.e|or rather|that|it|if|when|where|using|from|hence|verify|final)\b",
+    r"\b(?:correct\w*|actually|wait|no|not|instead|rather|so|thus|hence|therefore|then|which|gives?|giving|becomes?|"
+    r"means|"
+    r"impl\w+|wrong|mistake\w*|should|re-?check|check\w*|simplif\w*|equals?|equivalent\w*|finally|first|but|since|"
+    r"because|"
+    r"we|rounded|rounds?|approximately|about|after|now|i\.e|or rather|that|it|if|when|where|using|from|hence|verify|"
+    r"final)\b",
     re.I,
 )
 

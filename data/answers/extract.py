@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.answers.boxes import boxed
-from data.answers.formulas import last_formula, last_number
+from data.answers.formulas import last_formula
+from data.answers.last_number import last_number
 from data.answers.pieces import Piece
 from data.answers.statements import hashes, last_list, phrase, tagged
 from data.answers.thoughts import hidden
@@ -61,7 +62,11 @@ def _corrected(text: str, box: Piece) -> Piece | None:
     if "answer" not in text[box.end :].lower():
         return None
     later = phrase(text[box.end :])
-    if later is None or not _CORRECTION.search(text, box.end, box.end + later.start) or not re.search(r"\d|\\", later.answer):
+    if (
+        later is None
+        or not _CORRECTION.search(text, box.end, box.end + later.start)
+        or not re.search(r"\d|\\", later.answer)
+    ):
         return None
     return Piece(later.answer, box.end + later.start, box.end + later.end)
 

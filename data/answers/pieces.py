@@ -1,4 +1,4 @@
-r"""Pieces of a response: an answer's text without what surrounds it, lists that are written in rows, chains of equals."""
+"""Pieces of a response: an answer without what surrounds it, lists that are written in rows, chains of equals."""
 
 from __future__ import annotations
 
@@ -6,30 +6,45 @@ import re
 from typing import NamedTuple
 
 _MATH_SIGNS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
-_QUOTES = (('\\"', '\\"'), ('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u300c", "\u300d"), ("\u00ab", "\u00bb"))
+_QUOTES = (
+    ('\\"', '\\"'),
+    ('"', '"'),
+    ("'", "'"),
+    ("\u201c", "\u201d"),
+    ("\u2018", "\u2019"),
+    ("\u300c", "\u300d"),
+    ("\u00ab", "\u00bb"),
+)
 _WRAPPERS = (*_MATH_SIGNS, ("**", "**"), ("__", "__"), ("`", "`"), *_QUOTES)
 _ENDING = " \t\r\n.,;:\u3002\uff0c\uff1b\uff1a\u3001"
 _LONGEST = 2000  # characters; what is longer is a runaway response, and stays as it is
 _DEEPEST = 50  # wrappers in each other
 _TAGS = re.compile(r"</?[A-Za-z]{1,10}>")  # <b>42</b>
 
-_ROWS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|gather\*?|split|array|eqnarray\*?)\}(?:\{[^{}]{0,20}\})?")
-_NAME = (
-    r"(?:[A-Za-z\u0391-\u03c9]|\\[A-Za-z]{2,8})(?:_(?:\w|\{[^{}]{1,10}\}))?'{0,2}(?:\s?\([A-Za-z0-9, ]{1,12}\))?"
+_ROWS = re.compile(
+    r"\\begin\{(cases|aligned|align\*?|gathered|gather\*?|split|array|eqnarray\*?)\}(?:\{[^{}]{0,20}\})?"
 )
+_NAME = r"(?:[A-Za-z\u0391-\u03c9]|\\[A-Za-z]{2,8})(?:_(?:\w|\{[^{}]{1,10}\}))?'{0,2}(?:\s?\([A-Za-z0-9, ]{1,12}\))?"
 _EQUATION = re.compile(rf"\s*{_NAME}\s*(?:=|<|>|\\[lg]eq?\b|\\n?eq?\b|\u2264|\u2265)\s*\S.*", re.DOTALL)
 _JUST_NAME = re.compile(rf"\s*(?:{_NAME}|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z]){{1,3}}\s*\)|\|[A-Z]{{1,3}}\|)\s*")
 _TEXT_LABEL = re.compile(r"[\s\\;,]*(?:\\(?:text|mathrm|mbox|textbf)\s?\{[^{}]*\}|[A-Za-z][A-Za-z ]{2,40})[\s\\;,]*")
 _NOT_ARITHMETIC = re.compile(
-    r"\\(?!times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm|left|right|text|mathrm|mbox|[,;:!$% ])|(?<![A-Za-z])(?!x(?![A-Za-z]))[A-Za-z](?![A-Za-z])"
+    r"\\(?!times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm|left|right|text|mathrm|mbox|[,;:!$% ])|"
+    r"(?<![A-Za-z])(?!x(?![A-Za-z]))[A-Za-z](?![A-Za-z])"
     r"|[<>\u2264\u2265\u2260,;]"
 )
-_OPERATION = re.compile(r"[-+*/\u00d7\u00f7\u00b7^\u2212\u2013]|\\(?:times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm)|!|\dx|\bx\b|times|plus|minus|divided")
+_OPERATION = re.compile(
+    r"[-+*/\u00d7\u00f7\u00b7^\u2212\u2013]|\\(?:times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm)|!|\dx|\bx\b|times|"
+    r"plus|minus|divided"
+)
 _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
 _LEADS_TO = re.compile(r"\\(?:implies|iff|Longrightarrow|Rightarrow|rightarrow|to)(?![A-Za-z])|[\u21d2\u27f9]|=>")
 _ABOUT = re.compile(r"\\approx(?![A-Za-z])|\u2248|\\simeq(?![A-Za-z])")
 _SEVERAL = re.compile(r"[,;]\s*[A-Za-z\\]|(?<![A-Za-z])(?:and|or|und|oder|et|ou)(?![A-Za-z])")
-_GAP = re.compile(r"\s{0,4}[,;]?\s{0,4}\\q?quad(?![A-Za-z])\s{0,4}(?:\\(?:text|mbox)\s?\{\s?(?:and|or)\s?\}\s{0,4}\\q?quad)?[,;\s]{0,4}")
+_GAP = re.compile(
+    r"\s{0,4}[,;]?\s{0,4}\\q?quad(?![A-Za-z])\s{0,4}(?:\\(?:text|mbox)\s?\{\s?(?:and|"
+    r"or)\s?\}\s{0,4}\\q?quad)?[,;\s]{0,4}"
+)
 
 
 class Piece(NamedTuple):
@@ -119,7 +134,9 @@ def _rows(body: str) -> list[str]:
             rows[-1] += f" {row}"
         elif row:
             rows.append(row)
-    good = all(_EQUATION.fullmatch(row) and not re.search(r"\\text\s?\{\s?(?:if|for|when|otherwise)", row) for row in rows)
+    good = all(
+        _EQUATION.fullmatch(row) and not re.search(r"\\text\s?\{\s?(?:if|for|when|otherwise)", row) for row in rows
+    )
     return [" ".join(concluded(row).split()) for row in rows] if good else []
 
 
