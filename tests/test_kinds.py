@@ -119,6 +119,8 @@ def test_the_options_of_a_question(question: str, options: dict[str, str]) -> No
         ("So (B) is correct.", "B"),
         ("Eight and eight and eight.\nHence, B.", "B"),
         ("The answer should be C.", "C"),
+        ("Die Antwort ist (B).", "B"),
+        ("答案是B", "B"),
         ("The answer is (A).\n\nNo, wait. The answer is (B).", "B"),
         # no option, none that is there, several, or a contradiction
         ("The answer is (F).", None),
@@ -180,6 +182,7 @@ def test_texts_are_compared_by_their_normal_form(one: str, other: str, same: boo
         ("Answer: Dr. No. It is a film.", "Dr. No"),
         ("The capital of it is old.\n**Final Answer:** Paris", "Paris"),
         ("The answer is:\n\nParis\n", "Paris"),
+        ("Nach dem Krieg war es Bonn. Die Antwort ist Berlin.", "Berlin"),
         ("It is long.\n#### The Beatles\nBye", "The Beatles"),
         ("<think>Rome?</think>I say <answer>Paris</answer>", "Paris"),
         ("So \\boxed{Paris}, which is in France.", "Paris"),

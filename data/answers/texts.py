@@ -14,11 +14,13 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from data.answers.extract import Extracted, Rule, trim
+from data.answers.extract import Extracted, Rule
+from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS
+from data.answers.statements import phrase as other_phrase
+from data.answers.thoughts import hidden
 
 MOST_WORDS = 12
-_THOUGHT = re.compile(r"</?think(?:ing)?>", re.I)
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.I | re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
@@ -40,12 +42,12 @@ _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'
 
 def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
     """What may be the answer of a response, the surest first; what was thought is not looked at."""
-    text = _shown(response)
+    text = hidden(response)
     spans: list[tuple[tuple[int, int] | None, Rule]] = [
         (_last(_TAG, text), "tagged"),
         (_boxed(text), "boxed"),
         (_last(_HASHES, text), "hashes"),
-        *((span, "phrase") for span in _phrases(text, phrase)),
+        *((span, "phrase") for span in _phrases(text, phrase) or _foreign(text)),
         (_last_line(text), "last_line"),
     ]  # fmt: skip
     for span, rule in spans:
@@ -85,15 +87,6 @@ def _bare(word: str) -> str:
     return word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
 
 
-def _shown(response: str) -> str:
-    """A response with spaces in place of what was thought; of a thought that does not end, to the end."""
-    marks = list(_THOUGHT.finditer(response))
-    if not marks:
-        return response
-    end = marks[-1].end() if marks[-1][0].startswith("</") else len(response)
-    return " " * end + response[end:]
-
-
 def _last(pattern: re.Pattern[str], response: str) -> tuple[int, int] | None:
     """The first group of the last match that has something in it."""
     spans = [found.span(1) for found in pattern.finditer(response) if found[1].strip(" \t\r\n*_:")]
@@ -110,16 +103,24 @@ def _boxed(response: str) -> tuple[int, int] | None:
     return None
 
 
-def _phrases(response: str, phrase: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+def _phrases(text: str, phrase: re.Pattern[str]) -> list[tuple[int, int]]:
     """What follows each of the last phrases, the last one first, up to the end of its sentence."""
-    for found in list(phrase.finditer(response))[:-9:-1]:
-        line = response.find("\n", found.end())
-        end = len(response) if line < 0 else line
-        letter = _ONE_LETTER.match(response, found.end()) if phrase is ANSWER_OR_OPTION else None
-        end = letter.end(1) if letter else _sentence_end(response, found.end(), end)
-        text = response[found.end() : end]
-        if len(text.split()) <= MOST_WORDS and not phrase.search(text):
-            yield found.end(), end
+    spans = []
+    for found in list(phrase.finditer(text))[:-9:-1]:
+        line = text.find("\n", found.end())
+        end = len(text) if line < 0 else line
+        letter = _ONE_LETTER.match(text, found.end()) if phrase is ANSWER_OR_OPTION else None
+        end = letter.end(1) if letter else _sentence_end(text, found.end(), end)
+        announced = text[found.end() : end]
+        if len(announced.split()) <= MOST_WORDS and not phrase.search(announced):
+            spans.append((found.end(), end))
+    return spans
+
+
+def _foreign(text: str) -> list[tuple[int, int]]:
+    """What a phrase of another language announces, or another phrase of English."""
+    found = other_phrase(text)
+    return [(found.start, found.end)] if found and len(found.answer.split()) <= MOST_WORDS else []
 
 
 def _sentence_end(response: str, start: int, end: int) -> int:
