@@ -341,6 +341,11 @@ def test_options_of_a_column(tmp_path: Path) -> None:
     assert load_benchmark(benchmark(tmp_path / "a.parquet", options="choices", answer_index=0), "b") == [item]
     (tmp_path / "a.csv").write_text('question,choices,answer\nWhat is 3*8?,"[""24"", ""30""]",30\n', encoding="utf-8")
     assert load_benchmark(benchmark(tmp_path / "a.csv", options="choices"), "b") == [item]
+    for choices in ({"A": "24", "B": "30"}, {"text": ["24", "30"], "label": ["A", "B"]}):
+        path.write_text(json.dumps(row | {"choices": choices}) + "\n", encoding="utf-8")
+        assert load_benchmark(benchmark(path, options="choices", answer_index=0), "b") == [item]
+        pq.write_table(pa.Table.from_pylist([row | {"choices": choices}]), tmp_path / "a.parquet")
+        assert load_benchmark(benchmark(tmp_path / "a.parquet", options="choices", answer_index=0), "b") == [item]
     there = write_jsonl(tmp_path / "b.jsonl", [{"question": item.question, "choices": '["24", "30"]', "answer": "B"}])
     assert load_benchmark(benchmark(there, options="choices"), "b") == [item]
 
@@ -352,6 +357,7 @@ def test_options_of_a_column(tmp_path: Path) -> None:
         ({"question": "How many? (A) 3 (B) 3.", "answer": "A"}, {}, "the same text for the options A and B"),
         ({"question": "q", "o": "3; 4", "answer": "A"}, {"options": "o"}, "has options in 'o' that are no list"),
         ({"question": "q", "o": '["3"]', "answer": "A"}, {"options": "o"}, "that are 1 texts"),
+        ({"question": "q", "o": '{"1": "x", "2": "y"}', "answer": "1"}, {"options": "o"}, "that are marked"),
         ({"question": "q (A) 3 (B) 4", "answer": "1"}, {}, r"has a 'answer' \('1'\) that is none of the options"),
     ],
 )  # fmt: skip

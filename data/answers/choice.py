@@ -101,11 +101,16 @@ def with_options(question: str, texts: list[str]) -> str:
 
 
 def listed(cell: str) -> list[str]:
-    """The texts of a cell of a column of options: a JSON list. Raises ValueError, whose message fits after "that"."""
+    """The texts of a cell of a column of options, which is JSON: a list, {"A": text, …}, or {"text": [texts], "label":
+    [letters]}. Raises ValueError, whose message fits after "that"."""
     try:
         found = json.loads(cell)
     except json.JSONDecodeError:
         found = None
+    if isinstance(found, dict):
+        labels, found = found.get("label", list(found)), found.get("text", list(found.values()))
+        if not isinstance(labels, list) or labels != list(LETTERS[: len(labels)]):
+            raise ValueError(f"are marked {str(labels)[:40]}; expected A, B, C and so on")
     if not isinstance(found, list) or not all(isinstance(each, (str, int, float)) for each in found):
         raise ValueError(f"are no list ({cell[:40]!r}); expected a list of texts, or one as JSON text")
     if not 2 <= len(found) <= len(LETTERS) or not all(str(each).strip() for each in found):
