@@ -9,6 +9,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -30,11 +31,14 @@ from data.stage import Stage
 from evaluate.benchmarks import load_benchmark
 from evaluate.stage import check_same_benchmarks
 from evaluate.stage import fingerprint as of_evals
+from evaluate.wording import DevSet, judge
 from generate.aggregate import ChainVote
 from generate.stage import fingerprint as of_chains
 from peers.command import Step, run_steps
+from peers.engines.protocol import Completion
 from peers.prompts import PeerPrompts
 from peers.source import load_tokenizer
+from pipeline.first_look import answers_of
 from pipeline.lm_eval.__main__ import benchmarks_of
 from score.chains import Chain
 from score.examples import Choosing
@@ -402,6 +406,23 @@ def config_of(answers: str, benchmark: str = "math") -> Config:
         },
         "x",
     )  # fmt: skip
+
+
+def completions(*texts_: str) -> list[Completion]:
+    return [Completion([1], text, 0.0, "stop") for text in texts_]
+
+
+def test_a_first_look_and_wordings_find_answers_by_their_kind(grader: Grader) -> None:
+    config, asked = config_of("choice"), [QUESTION, "Who? (A) Ada (B) Bo"]
+    few = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"samples": 2})})
+    probe: Any = SimpleNamespace(greedy=completions("24", "Bo"), samples=completions("B", "36", "Ada", "none"))
+    [found] = answers_of(few, asked, {"p": probe}).values()
+    assert [each and each.answer for each in found] == ["A", "B", "B", "C", "A", None]
+    dev = DevSet(asked, ["A", "B"])
+    trial = judge("w", [completions("24"), completions("The answer is (A).")], dev, "choice", grader)
+    assert trial.values == [1.0, 0.0] and trial.unanswered == 0
+    votes = judge("w", [completions("24", "A"), completions("Bo", "Ada")], DevSet(asked, None), "choice", grader)
+    assert votes.values == [1.0, 0.5]
 
 
 def test_another_kind_makes_another_fingerprint(here: Path) -> None:
