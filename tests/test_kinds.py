@@ -267,10 +267,10 @@ def test_a_function_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_votes_under_a_one_sided_function(here: Path) -> None:
-    (here / "mine.py").write_text("def judge(text, gold):\n    return text.startswith(gold)\n", encoding="utf-8")
+    (here / "mine.py").write_text("def judge(text, gold):\n    return text < gold\n", encoding="utf-8")
     with Grader(5.0, 1) as grader:
-        assert grader.matches([("abc", "a"), ("a", "abc")], "mine:judge") == [True, False]
-        assert grader.equivalent([("abc", "a"), ("a", "abc")], "mine:judge") == [False, False]
+        assert grader.matches([("a", "b"), ("b", "a"), ("a", "a")], "mine:judge") == [True, False, False]
+        assert grader.equivalent([("a", "b"), ("b", "a"), ("a", "a")], "mine:judge") == [False, False, True]
 
 
 def test_the_own_extract_is_asked(here: Path) -> None:
