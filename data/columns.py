@@ -218,7 +218,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
         "extract_status": (
             'which rule found `answer`: `boxed`, `hashes` (`#### x`), `phrase` ("the answer is x"), `last_number`, '
-            "`none`"
+            "`none`; of other kinds of answers than mathematics also `tagged` (`<answer>x</answer>`), `last_line`, `own`"
         ),
     },
     "metrics": {

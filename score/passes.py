@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from data import shards
-from data.answers.extract import extract
+from data.answers import kinds
 from data.finite import known
 from data.run import Run
 from data.schema import ChainRow, schema_of
@@ -166,7 +166,10 @@ class Passes:
             return slice(0, len(target))
         from peers.logprob.scoring import span_of
 
-        found = extract(row["response"])
+        kind = self.run.config.prompts.answers
+        found = kinds.of(kind).find(row["response"], row["question"])
+        if kinds.is_own(kind):  # whose `extract` is run in the grader's processes alone
+            found = kinds.placed(row["answer"] or "", row["response"])
         assert found is not None, "a response without an answer was dropped before"
         return span_of(self.prompts[scorer].decode, target[:-1], found.start, found.end)
 

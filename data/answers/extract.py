@@ -15,7 +15,9 @@ from typing import Literal
 
 from data.answers.spelling import MAX_ANSWER_CHARS, UNSIGNED
 
-Rule = Literal["boxed", "hashes", "phrase", "last_number"]
+# the last two are not found here, but by other kinds of answers (kinds.py)
+Rule = Literal["tagged", "boxed", "hashes", "phrase", "last_number", "last_line", "own"]
+GUESSED: frozenset[Rule] = frozenset({"last_number", "last_line"})  # rules that need no statement
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Extracted:
     start: int
     end: int
     rule: Rule
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the response states no answer, so that its last number or line had to do."""
+        return self.rule in GUESSED
 
 
 # every pattern is bounded, and only the last few candidates are examined: time is linear in the length
