@@ -150,7 +150,7 @@ def _squeezed(text: str) -> str:
 
 
 def _shape(text: str) -> str:
-    r""""set" in \{ \}, "tuple" in ( ) that hold all of the text and a comma, or ""."""
+    r""" "set" in \{ \}, "tuple" in ( ) that hold all of the text and a comma, or ""."""
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return "" if _shape(text[2:-2].strip()) else "set"  # {(1, 2)} is as good as (1, 2)
     depth = 0

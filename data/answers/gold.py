@@ -25,11 +25,12 @@ from typing import Any
 import polars as pl
 
 from data.answers import kinds
-from data.answers.extract import RULES, Rule, trim
+from data.answers.extract import RULES, Rule
 from data.answers.gold_texts import Unreadable as Unreadable
 from data.answers.gold_texts import read_choice, read_exact, read_own
 from data.answers.kinds import Kind
 from data.answers.numbers import read_number, read_numbers
+from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
 from data.answers.texts import normal_form
 from data.errors import UserError
@@ -190,11 +191,10 @@ def _hashes(text: str, kind: Kind) -> str | None:
 
 
 def _phrase(text: str) -> str | None:
-    span = RULES["phrase"](text)
-    if span is None or not _OPENING.search(text[max(0, span[0] - 100) : span[0]]):
+    found = RULES["phrase"](text)
+    if found is None or not _OPENING.search(text[max(0, found.start - 100) : found.start]):
         return None
-    answer = text[slice(*span)]
-    return None if _BOX.search(answer) else answer  # which is read as a box
+    return None if _BOX.search(found.answer) else found.answer  # which is read as a box
 
 
 def _a_line(text: str) -> str | None:
@@ -205,8 +205,8 @@ def _a_line(text: str) -> str | None:
 
 
 def _by_rule(rule: Rule, text: str) -> str | None:
-    span = RULES[rule](text)
-    return text[slice(*span)] if span else None
+    found = RULES[rule](text)
+    return found.answer if found else None
 
 
 def _result(answer: str) -> str:

@@ -14,11 +14,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from data.answers.extract import Extracted, Rule, trim
+from data.answers.extract import Extracted, Rule
+from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS
+from data.answers.thoughts import hidden
 
 MOST_WORDS = 12
-_THOUGHT = re.compile(r"</?think(?:ing)?>", re.I)
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.I | re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
@@ -37,7 +38,7 @@ _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'
 
 def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
     """What may be the answer of a response, the surest first; what was thought is not looked at."""
-    text = _shown(response)
+    text = hidden(response)
     spans: list[tuple[tuple[int, int] | None, Rule]] = [
         (_last(_TAG, text), "tagged"),
         (_boxed(text), "boxed"),
@@ -48,7 +49,7 @@ def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracte
     for span, rule in spans:
         found = trim(response, *span) if span else None
         if found and found[1] - found[0] <= MAX_ANSWER_CHARS:
-            yield Extracted(response[slice(*found)], *found, rule=rule)
+            yield Extracted(response[slice(*found)], found[0], found[1], rule)
 
 
 def find(response: str) -> Extracted | None:
@@ -80,15 +81,6 @@ def plain(text: str) -> str:
 def _bare(word: str) -> str:
     word = _AROUND.sub("", word)
     return word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
-
-
-def _shown(response: str) -> str:
-    """A response with spaces in place of what was thought; of a thought that does not end, to the end."""
-    marks = list(_THOUGHT.finditer(response))
-    if not marks:
-        return response
-    end = marks[-1].end() if marks[-1][0].startswith("</") else len(response)
-    return " " * end + response[end:]
 
 
 def _last(pattern: re.Pattern[str], response: str) -> tuple[int, int] | None:

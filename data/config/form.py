@@ -35,7 +35,7 @@ def form_of(response: str, kind: kinds.Kind = "math", question: str = "") -> For
         return Form("\\boxed{}", several)
     if found.rule == "hashes":
         return Form("####", several)
-    if found.rule == "last_number":
+    if found.guessed:
         return Form("a last number", several)
     if found.rule == "last_line":
         return Form("a last line", several)
