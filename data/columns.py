@@ -217,8 +217,9 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "for samples"
         ),
         "extract_status": (
-            "which rule found `answer`: `tagged` (`<answer>x</answer>`), `boxed`, `hashes` (`#### x`), `phrase` (the "
-            "answer is x), `last_formula`, `last_number`, `none`; of other kinds of answers also `last_line`, `own`"
+            "which rule found `answer`: `tagged` (`<answer>x</answer>`), `boxed`, `hashes` (`#### x`), `phrase` "
+            '("the answer is x"), `last_formula`, `last_number`, `none`; of other kinds than mathematics also '
+            "`last_line`, `own`"
         ),
     },
     "metrics": {

@@ -117,6 +117,10 @@ def test_the_options_of_a_question(question: str, options: dict[str, str]) -> No
         ("Therefore, option C is correct.", "C"),
         ("<think>(A) looks right</think>\n<answer>C</answer>", "C"),
         ("So (B) is correct.", "B"),
+        ("Eight and eight and eight.\nHence, B.", "B"),
+        ("The answer should be C.", "C"),
+        ("Die Antwort ist (B).", "B"),
+        ("答案是B", "B"),
         ("The answer is (A).\n\nNo, wait. The answer is (B).", "B"),
         # no option, none that is there, several, or a contradiction
         ("The answer is (F).", None),
@@ -178,6 +182,7 @@ def test_texts_are_compared_by_their_normal_form(one: str, other: str, same: boo
         ("Answer: Dr. No. It is a film.", "Dr. No"),
         ("The capital of it is old.\n**Final Answer:** Paris", "Paris"),
         ("The answer is:\n\nParis\n", "Paris"),
+        ("Nach dem Krieg war es Bonn. Die Antwort ist Berlin.", "Berlin"),
         ("It is long.\n#### The Beatles\nBye", "The Beatles"),
         ("<think>Rome?</think>I say <answer>Paris</answer>", "Paris"),
         ("So \\boxed{Paris}, which is in France.", "Paris"),
@@ -544,8 +549,7 @@ def test_a_round_of_questions_with_options(choices: Path, capsys: pytest.Capture
         with pytest.raises(SystemExit):
             run_stage("evaluate", "t", round_, Path("choice.toml"), few)
         assert "a function that compares answers has changed since round 0" in capsys.readouterr().err
-    run_stage("generate", "t", 1, Path("choice.toml"), few)
-    assert "generate round 1: finished already" in capsys.readouterr().out
+    run_stage("generate", "t", 1, Path("choice.toml"), few)  # which that file has no part in
 
 
 @pytest.mark.slow

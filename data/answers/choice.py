@@ -37,7 +37,11 @@ _ALSO = re.compile(
     r"(?:[,/&]|and\b|or\b)[\s,]*(?:and\b|or\b|&)?\s*(?:option\s+)?(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?![\w'’]))"
 )
 _GOES_ON = re.compile(r"[-–—=:,;]|(?:because|since|is|as)\b", re.I)
-_MENTION = re.compile(r"\b(?:option|choice|answer)\s+[(\[]?([A-Z])\b|[(\[]([A-Z])[)\]]", re.I)
+_MENTION = re.compile(
+    r"\b(?:option|choice|answer)\s+[(\[]?([A-Z])\b|[(\[]([A-Z])[)\]]"
+    r"|(?:\b(?:so|hence|thus|therefore|is|be|choose|pick|select|say)|\bit['’]s)[\s,:]+((?-i:[A-Z]))[.!]*$",
+    re.I,
+)
 _NEGATED = re.compile(r"\b(?:not|wrong|incorrect|false|neither|nor|eliminate|rule)\b|n['’]t\b", re.I)
 NONE = ""  # an option that is not there, or no single one
 
@@ -131,7 +135,7 @@ def read(text: str, options: dict[str, str]) -> str | None:
     rest = plain(named["rest"]) if named else ""
     if named and not rest:
         return _there((named["bracketed"] or named["marked"] or named["bare"]).upper(), options)
-    if by_text := _by_text(text, options):
+    if by_text := _by_text(text, options, exactly=named is not None):
         return by_text
     if not named:
         return None
@@ -156,11 +160,11 @@ def _follows(letter: str, rest: str, text: str) -> bool:
     return letter not in ("A", "I") or bool(_GOES_ON.match(rest)) or normal_form(rest) == normal_form(text)
 
 
-def _by_text(text: str, options: dict[str, str]) -> str | None:
-    """The only option whose text this is."""
+def _by_text(text: str, options: dict[str, str], exactly: bool = False) -> str | None:
+    """The only option whose text this is; unless `exactly`, or whose number or formula."""
     form = normal_form(text)
     same = [letter for letter, other in options.items() if form and normal_form(other) == form]
-    if not same:
+    if not same and not exactly:
         same = [letter for letter, other in options.items() if decide_quickly(plain(text), plain(other), "math")]
     return same[0] if len(same) == 1 else None
 
@@ -174,8 +178,8 @@ def _of_last_line(response: str, line: Extracted, options: dict[str, str]) -> Ex
     if letter == NONE or _NEGATED.search(line.answer):
         return None
     mentions = list(_MENTION.finditer(line.answer))
-    letters = {(mention[1] or mention[2]).upper() for mention in mentions}
+    letters = {str(mention[mention.lastindex or 0]).upper() for mention in mentions}
     if len(letters) != 1 or not letters <= options.keys():
         return None
-    start, end = (line.start + place for place in mentions[-1].span())
+    start, end = (line.start + place for place in mentions[-1].span(mentions[-1].lastindex or 0))
     return Extracted(letters.pop(), start, end, rule="last_line")

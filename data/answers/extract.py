@@ -17,7 +17,7 @@ from typing import Literal
 from data.answers.boxes import boxed
 from data.answers.formulas import last_formula
 from data.answers.last_number import last_number
-from data.answers.pieces import Piece
+from data.answers.pieces import SAYS, Piece
 from data.answers.statements import hashes, last_list, phrase, tagged
 from data.answers.thoughts import hidden
 
@@ -37,7 +37,7 @@ class Extracted:
 
     @property
     def guessed(self) -> bool:
-        """Whether the response states no answer, so that its last formula, number or line had to do."""
+        """Whether the response states no answer, so that its last number, formula or line had to do."""
         return self.rule in GUESSED
 
 
@@ -46,7 +46,7 @@ def extract(response: str) -> Extracted | None:
     text = hidden(response)
     for rule, find in RULES.items():
         found = find(text)
-        if found is not None and found.answer:
+        if found is not None and SAYS.search(found.answer):
             if rule == "boxed" and (later := _corrected(text, found)):
                 return Extracted(*later, rule="phrase")
             return Extracted(*found, rule=rule)

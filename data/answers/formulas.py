@@ -61,7 +61,7 @@ _ARE = re.compile(
 _GROUP = re.compile(
     r"[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}](?:\s?(?:,|\u222a|U)\s?[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}])*"
 )
-_TERMS = re.compile(r"(?:\s|[-+\u2212]|\d++(?:\.\d+)?|[a-z](?:\^\{?\d\}?|[\u00b2\u00b3])?(?![A-Za-z]))++")
+_TERMS = re.compile(r"(?:\s|[-+\u2212]|\d++(?:\.\d+)?|[a-z](?:\^\{?\d\}?|[\u00b2\u00b3])?(?![A-Za-z0-9]))++")
 _COUNTED = re.compile(r"\d[a-z]|(?<![A-Za-z])[a-z](?:\^|[\u00b2\u00b3])")
 
 
@@ -220,6 +220,10 @@ def _told(text: str, run: re.Match[str]) -> Piece | None:
         if result != part and re.search(r"[A-Za-z(]", inner) and not re.fullmatch(r"[\d.,]+\s?[mgslh]", inner):
             return Piece(result, end - len(inner), end)
         return None
-    if _COUNTED.search(part) and _TERMS.fullmatch(part) and not re.fullmatch(r"[-\u2212]?[\d.,]+[mgslhLkKCFxX]", part):
+    if (
+        _COUNTED.search(part)
+        and _TERMS.fullmatch(part)
+        and not re.fullmatch(r"[-\u2212]?[\d.,]+[mgslhLkKCFxX][23]?", part)
+    ):
         return Piece(part, start, end)
     return None

@@ -40,20 +40,26 @@ _BETWEEN = (  # "the answer (in dollars) is", "the answer to part (a) is", "the 
     r"thus|now|choice|option|itself|rounded|obtained|expressed|written|is\s+(?:therefore|then|"
     r"thus))\b[^.:;=\n]{0,60}?)?"
 )
+_CHOSEN = re.compile(r"(?:option|choice)\b[\s*_]{0,6}(?::|\bis\b)", re.I)
 _ENGLISH = re.compile(
-    rf"answers?\b{_BETWEEN}[\s\"'*_`)]{{0,6}}(?P<verb>{_POINTS}|\b(?:is|are|was|equals?|be|becomes?|remains|"
-    rf"comes (?:out )?to)"
-    r"\b(?!\s+(?:not|n't)\b)|(?=[\u2014\u2013-]\s[-$\d\\]))",
+    rf"answers?\b{_BETWEEN}[\s\"'*_`)]{{0,6}}(?P<verb>{_POINTS}|"
+    r"\b(?:is|are|was|equals?|(?:(?:will|would|should|must|can|could|may|turns out to|comes out to|works out to) )?be|"
+    r"becomes?|remains|comes (?:out )?to|works out to|(?:will|would|should) equal)\b(?!\s+(?:not|n't)\b)|"
+    r"(?=[\u2014\u2013-]\s[-$\d\\]))",
     re.I,
 )
 _FINAL = re.compile(r"(?:result|solution|value)s?\b[\s*_]{0,6}(?::|=|\bis\b|\bare\b)", re.I)
+_ENGLISH_WORDS = ("answer", "final", "option", "choice")
 _ALONE = re.compile(r"answers?[\s*_:]{0,8}(?:\n|(?=\s?(?:\$|\\[(\[])))", re.I)
 _LINE_START = re.compile(r"(?:^|\n|[.!?]\s)[ \t#*_>]{0,12}(?:(?:the|my|our|final|correct)\s){0,2}$", re.I)
 DOUBT = re.compile(
     r"\b(?:this|that|any|an|each|no|not|your|every|another|which|whose|possible|partial|wrong|incorrect)\s+$",
     re.I,
 )
-IN_WORDS = re.compile(r"words\)|(?:must|should) be$", re.I)
+_ASKED = re.compile(
+    r"\b(?:express|write|round|convert|simplify|give|state|report|check|verify)\s+(?:\w+\s+){0,2}$", re.I
+)
+IN_WORDS = re.compile(r"words\)|(?:must|should) be$", re.I)  # a value has to follow, and no word alone
 MORE = re.compile(
     r"(?:[\s*_:\uff1a>\"'\u201c]{1,12}|(?:approximately|approx\.?|about|around|roughly|nearly|simply|just|indeed|"
     r"therefore|thus|"
@@ -89,7 +95,7 @@ def phrases(text: str) -> Iterator[tuple[int, int, str]]:
     if len(lower) != len(text):  # a capital that has two letters in lower case
         lower = "".join(low if len(low := sign.lower()) == 1 else sign for sign in text)
     places: list[tuple[int, str]] = []
-    for word in ("answer", "final", *_TAILS):
+    for word in (*_ENGLISH_WORDS, *_TAILS):
         end = len(text)
         for _ in range(MARKS):
             end = lower.rfind(word, 0, end)
@@ -99,13 +105,16 @@ def phrases(text: str) -> Iterator[tuple[int, int, str]]:
     for at, word in sorted(places, reverse=True)[: 4 * MARKS]:
         if at and text[at - 1].isalpha() and text[at] < "\u0e00":  # within a word; Chinese has no spaces
             continue
-        if word == "final":
+        if word in ("option", "choice"):
+            best = re.search(r"\b(?:correct|right|best)\s+$", text[max(0, at - 12) : at], re.I)
+            tail = _CHOSEN.match(text, at) if best else None
+        elif word == "final":
             tail = _FINAL.match(text, at + 6) if text[at + 5 : at + 6] == " " else None
         elif word == "answer":
-            tail = _ENGLISH.match(text, at)
+            tail = None if _ASKED.search(text[max(0, at - 40) : at]) else _ENGLISH.match(text, at)
             if _LINE_START.search(text[max(0, at - 40) : at]) and (alone := _ALONE.match(text, at)):
                 tail = alone
         else:
             tail = _TAILS[word].match(text, at)
         if tail:
-            yield at, tail.end(), "en" if word in ("answer", "final") else word
+            yield at, tail.end(), "en" if word in _ENGLISH_WORDS else word

@@ -17,6 +17,7 @@ _QUOTES = (
 )
 _WRAPPERS = (*_MATH_SIGNS, ("**", "**"), ("__", "__"), ("`", "`"), *_QUOTES)
 _ENDING = " \t\r\n.,;:\u3002\uff0c\uff1b\uff1a\u3001"
+SAYS = re.compile(r"[\w\\\u2205\u221e]")  # an answer has a letter, a digit or a sign of its own
 _LONGEST = 2000  # characters; what is longer is a runaway response, and stays as it is
 _DEEPEST = 50  # wrappers in each other
 _TAGS = re.compile(r"</?[A-Za-z]{1,10}>")  # <b>42</b>

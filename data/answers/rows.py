@@ -15,7 +15,10 @@ _NAMED = re.compile(r"\s*(?:\*\*)?[A-Za-z][\w ()'-]{0,40}(?:\*\*)?\s?[:\uff1a](?
 _EQUATION = re.compile(
     r"\W{0,3}[A-Za-z](?:_?\{?\w{1,3}\}?)?(?:\([a-z]\))?\W{0,3}\s*(?:=|<|>|\\[lg]eq?|\u2264|\u2265)\s*\S.{0,120}"
 )
-_VALUE = re.compile(rf"\W{{0,4}}[-\u2212]?\W?{UNSIGNED}\W{{0,4}}(?:\s?[A-Za-z%]{{1,12}}){{0,2}}\W{{0,3}}")
+_VALUE = re.compile(
+    rf"[*_$(\\\s]{{0,4}}[-\u2212]?\W?{UNSIGNED}[*_$)\\\s.,;]{{0,4}}(?:\s?[A-Za-z%]{{1,12}}){{0,2}}\W{{0,3}}"
+)
+_STEP = re.compile(r"[\d)]\s*(?:[-+*/\u00d7]|\\times|\\cdot)\s*[\d(]")  # of a calculation
 
 
 def displayed(text: str, at: int) -> Piece | None:
@@ -47,6 +50,8 @@ def displayed(text: str, at: int) -> Piece | None:
 def rows_of(text: str, first: Piece, end: int) -> Piece | None:
     """A list whose items have a line each: items of Markdown, equations, values."""
     start = text.rfind("\n", 0, first.start) + 1
+    if re.search(r"\w[^\w]*\s|:", text[start : first.start]) and not _ITEM.match(text, start):
+        return None  # the first stands in the line of its phrase
     lines: list[tuple[int, int]] = []
     at = start
     while len(lines) < 12 and at < len(text):
@@ -56,7 +61,7 @@ def rows_of(text: str, first: Piece, end: int) -> Piece | None:
             break
         if text[at:stop].strip():
             lines.append((at, stop))
-        elif lines and text[stop : stop + 1] and not _ITEM.match(text, stop + 1):
+        elif lines and not _goes_on(text, stop + 1):
             break
         at = stop + 1
     first_line = text[first.start : lines[0][1]].strip() if lines else ""
@@ -67,8 +72,17 @@ def rows_of(text: str, first: Piece, end: int) -> Piece | None:
         rows = [_row(text, a, b, items) for a, b in lines[:count]]
         if count > 1 and None not in rows:
             found = [row for row in rows if row]
+            names = {row.answer.partition("=")[0].strip() for row in found}
+            if len(names) == 1 and any(_STEP.search(row.answer) for row in found):
+                return found[-1]
             return Piece(", ".join(row.answer for row in found), found[0].start, found[-1].end)
     return None
+
+
+def _goes_on(text: str, at: int) -> bool:
+    """Whether a list goes on behind a blank line."""
+    line = text[at : at + 120].strip().partition("\n")[0]
+    return bool(_ITEM.match(text, at) or _EQUATION.fullmatch(line))
 
 
 def _row(text: str, start: int, end: int, items: bool) -> Piece | None:

@@ -8,7 +8,7 @@ from data.answers.boxes import boxed
 from data.answers.formulas import is_formula
 from data.answers.last_number import UNSIGNED, last_number
 from data.answers.phrases import DOUBT, IN_WORDS, MARKS, MORE, phrases
-from data.answers.pieces import Piece, balanced, concluded, piece, trim
+from data.answers.pieces import SAYS, Piece, balanced, concluded, piece, trim
 from data.answers.rows import displayed, rows_of
 from data.answers.spelling import MAX_ANSWER_CHARS
 
@@ -18,7 +18,10 @@ _TAG = re.compile(r"<(/?)(?:final_)?answer>", re.I)
 _HEADING = re.compile(
     r"(?:the|step|part|case|solution|explanation|final|answer|conclusion|check\w*|verif\w+|note|summary|result|"
     r"reasoning|"
-    r"analysis|approach|calculation|understand\w*|working|proof|method|given|remark|justification)\b|"
+    r"analysis|approach|calculation|understand\w*|working|proof|method|given|remark|justification|so|why|how|"
+    r"therefore|thus|hence|"
+    r"using|let|now|alternativ\w+|another|double|what|where|when|compute|find|determine|add|subtract|multiply|divide|"
+    r"simplify|solve|convert|count|set up|write|identify|sum of|recap|key|notes?|explan\w+)\b|"
     r"\d{1,2}[.)]\s+[A-Z]|.*:$",
     re.I,
 )
@@ -36,11 +39,15 @@ _ABBREVIATION = re.compile(
     r"oz|yd|"
     r"mi|U\.S|etc|resp|max|avg|cf|inkl|bzw|env|aprox|R|S|Tk|руб|см|км|тыс|млн))$", re.I
 )  # fmt: skip
+_TITLE = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Prof)$")
 _STOP = re.compile(
-    r"\$|\\\(|\.(?!\d)|[?\n\u3002\uff1f\uff01]|!(?=\s|$)|,?\s(?:because|since|so|which|where|but|as (?:required|"
+    r"\$|\\\(|\.(?!\d|[A-Z]\.)|<\||\uff0c(?=[^\d\s])|[?\n\u3002\uff1f\uff01]|!(?=\s|$)|,?\s(?:because|since|so|which|"
+    r"where|but|as (?:required|"
     r"desired|expected|shown|the|a|an|"
     r"we)|(?:when )?rounded|to the nearest|denn|weil|da|car|parce|porque|perché|потому|and that is|and this|"
-    r"and we are done)\b|,?\sor,|(?<=[^\s\d]) [\u2014\u2013] |\s[\u2014\u2013]\s(?=[A-Za-z])"
+    r"and we are done|or equivalently|that is|namely|in other words|i\.e|giving|making)\b|,?\sor,|"
+    r"(?<=[\d%)]) - (?=(?:a|an|the|this|that|which|it|he|she|we|they|so|not|nice|[A-Z][a-z]+)\s)|"
+    r"(?<=[^\s\d]) [\u2014\u2013] |\s[\u2014\u2013]\s(?=[A-Za-z])"
 )
 _WHICH = re.compile(r",?\s(?:which|and this|so this)\s(?:equals|is equal to|makes|gives|comes to|is)\s+", re.I)
 _EMPTY = re.compile(
@@ -57,7 +64,8 @@ _EMPTY = re.compile(
     re.I,
 )
 _OPENS = re.compile(
-    r"(?:to|first|we|let|if|since|when|as|given|suppose|now|because|note|for|there (?:are|were|is)|step|start\w*|using|"
+    r"(?:to|first|we|let|if|since|when|as|given|suppose|now|because|note|for|there (?:are|were|is)|out of|of the|"
+    r"with|after|among|between|step|start\w*|using|"
     r"consider|here|from|by|in order|okay|ok|sure|firstly|initially)\b",
     re.I,
 )
@@ -74,7 +82,7 @@ _ONE_FORMULA = re.compile(r"[A-Za-z][^$\d\\]{0,60}(?:\$([^$]+)\$|\\\(([^$]+?)\\\
 _LETTERED = re.compile(r"(?:^|[\s,;]|\band\b)\s*\(?[a-h]\)\s+")
 _EACH = re.compile(r"^(\d+) [a-z]+ and \1 [a-z]+$")  # 5 cakes and 5 pies
 _UNIT = re.compile(
-    r"(?:[ -](?!(?:on|for|in|from|at|by|to|with|ago|than|more|less|and|or|when|if|after|before|each|every|that|"
+    r"(?:[ -](?!(?:on|for|in|from|at|by|to|of|with|ago|than|more|less|and|or|when|if|after|before|each|every|that|"
     r"who)\b)[A-Za-z]+){0,2}"
 )
 _NATION = re.compile(
@@ -121,7 +129,7 @@ def hashes(text: str) -> Piece | None:
         line = text.find("\n", at)
         found = piece(text, at + 4, len(text) if line < 0 else line)
         end = at
-        if found is None or _HEADING.match(text[found.start : found.end][:100]):
+        if found is None or not SAYS.search(found.answer) or _HEADING.match(text[found.start : found.end][:100]):
             continue
         found = found._replace(answer=concluded(found.answer))
         if re.search(r"[\d$\\=]", found.answer):
@@ -144,10 +152,12 @@ def last_list(text: str) -> Piece | None:
     """The list of values or equations with which a response ends, a line each: `So:`, `x = 3`, `y = 5`."""
     at = max(0, len(text) - 1500)
     intros = list(_INTRO.finditer(text, at))
-    found = _after(text, intros[-1].end()) if intros else None
-    if found is None or "\n" not in (part := text[found.start : found.end]) or re.search(r"\w", text[found.end :]):
+    found = _after(text, intros[-1].end() if intros else 0) if intros or len(text) < 500 else None
+    if found is None or "\n" not in text[found.start : found.end] or re.search(r"\w", text[found.end :]):
         return None
-    return None if any(line.count("=") > 1 for line in part.splitlines()) else found
+    names = [row.partition("=")[0].strip() for row in found.answer.split(", ")]
+    plural = intros and re.match(r"are|.{0,3}solutions|roots|values|zeros", intros[-1][0], re.I)
+    return found if plural or len(set(names)) == len(names) else None
 
 
 def _after(text: str, at: int, doubtful: bool = False, language: str = "en") -> Piece | None:
@@ -162,6 +172,8 @@ def _after(text: str, at: int, doubtful: bool = False, language: str = "en") -> 
     end = _stop(text, at)
     if end is None:
         return None
+    while end > at + 1 and text[end - 1] in "*_" and text[end - 2] not in "^\\":  # MORE took what opened it
+        end -= 1
     found = piece(text, at, balanced(text, at, end))
     if found is None:
         return None
@@ -191,6 +203,9 @@ def _stop(text: str, at: int) -> int | None:
             continue
         if sign == "." and re.match(r"[apei]\.[a-z]\b", text[stop.start() - 1 : stop.start() + 3]):
             place = stop.end()  # p.m.
+            continue
+        if sign == "." and _TITLE.search(text[max(at, stop.start() - 5) : stop.start()]):
+            place = stop.end()
             continue
         short = sign == "." and _ABBREVIATION.search(text[max(at, stop.start() - 12) : stop.start()])
         if short and re.match(r"\s?[-\d$\u20ac\u00a3\u20b9(\\a-z]", text[stop.end() : stop.end() + 2]):

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from data.answers.extract import Extracted, Rule
 from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS
+from data.answers.statements import phrase as other_phrase
 from data.answers.thoughts import hidden
 
 MOST_WORDS = 12
@@ -24,7 +25,10 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.I | re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _HASHES = re.compile(r"####([^\n#]*)")
-_PHRASE = r"\b(?:{})\b(?: to (?:the|this|your) (?:question|problem))?[\s*_]{{0,6}}(?::|=|\bis\b|\bare\b)[\s*_:]{{0,6}}"
+_PHRASE = (
+    r"\b(?:{})\b(?: to (?:the|this|your) (?:question|problem))?[\s*_]{{0,6}}"
+    r"(?::|=|(?:\b(?:should|would|must|will) be|\bis|\bare)\b)[\s*_:]{{0,6}}"
+)
 ANSWER = re.compile(_PHRASE.format("answers?"), re.I)
 ANSWER_OR_OPTION = re.compile(_PHRASE.format("answers?|options?|choices?"), re.I)
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
@@ -43,13 +47,13 @@ def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracte
         (_last(_TAG, text), "tagged"),
         (_boxed(text), "boxed"),
         (_last(_HASHES, text), "hashes"),
-        *((span, "phrase") for span in _phrases(text, phrase)),
+        *((span, "phrase") for span in _phrases(text, phrase) or _foreign(text)),
         (_last_line(text), "last_line"),
     ]  # fmt: skip
     for span, rule in spans:
         found = trim(response, *span) if span else None
         if found and found[1] - found[0] <= MAX_ANSWER_CHARS:
-            yield Extracted(response[slice(*found)], found[0], found[1], rule)
+            yield Extracted(response[slice(*found)], *found, rule=rule)
 
 
 def find(response: str) -> Extracted | None:
@@ -99,16 +103,24 @@ def _boxed(response: str) -> tuple[int, int] | None:
     return None
 
 
-def _phrases(response: str, phrase: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+def _phrases(text: str, phrase: re.Pattern[str]) -> list[tuple[int, int]]:
     """What follows each of the last phrases, the last one first, up to the end of its sentence."""
-    for found in list(phrase.finditer(response))[:-9:-1]:
-        line = response.find("\n", found.end())
-        end = len(response) if line < 0 else line
-        letter = _ONE_LETTER.match(response, found.end()) if phrase is ANSWER_OR_OPTION else None
-        end = letter.end(1) if letter else _sentence_end(response, found.end(), end)
-        text = response[found.end() : end]
-        if len(text.split()) <= MOST_WORDS and not phrase.search(text):
-            yield found.end(), end
+    spans = []
+    for found in list(phrase.finditer(text))[:-9:-1]:
+        line = text.find("\n", found.end())
+        end = len(text) if line < 0 else line
+        letter = _ONE_LETTER.match(text, found.end()) if phrase is ANSWER_OR_OPTION else None
+        end = letter.end(1) if letter else _sentence_end(text, found.end(), end)
+        announced = text[found.end() : end]
+        if len(announced.split()) <= MOST_WORDS and not phrase.search(announced):
+            spans.append((found.end(), end))
+    return spans
+
+
+def _foreign(text: str) -> list[tuple[int, int]]:
+    """What a phrase of another language announces, or another phrase of English."""
+    found = other_phrase(text)
+    return [(found.start, found.end)] if found and len(found.answer.split()) <= MOST_WORDS else []
 
 
 def _sentence_end(response: str, start: int, end: int) -> int:
