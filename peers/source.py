@@ -31,7 +31,6 @@ from peers.weights import (
     one_line,
     read_header,
     read_model_json,
-    read_stored,
     remembered_checksum,
     weight_files,
     weights_fingerprint,
@@ -72,7 +71,7 @@ def check_peers(config: Config) -> None:
         if adapter is not None:
             given = check_given(peer, adapter)
             if directory is not None:
-                check_fit(peer, adapter, given, read_stored(peer, directory))
+                check_fit(peer, adapter, given, directory)
 
 
 def _check_weights(peer: PeerSection, directory: Path) -> None:
@@ -175,7 +174,7 @@ def _started(peer: PeerSection, base: Path) -> Path:
     assert peer.adapter is not None
     name = peer.here(peer.adapter)
     adapter = _local(name) or _fetched(peer, name, None, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "pst.json"])
-    check_fit(peer, adapter, check_given(peer, adapter), read_stored(peer, base))
+    check_fit(peer, adapter, check_given(peer, adapter), base)
     check_base(peer, adapter, base)
 
     def make(work: Path) -> None:
