@@ -31,7 +31,7 @@ from tests.conftest import _tokenizer
 from tests.tiny_families import CONTEXT, FAMILIES, make
 
 COLUMNS = ("vllm", "transformers", "score", "train", "export")
-RUNS, DEFECT, BESIDE = "runs", "DEFECT", "same"
+RUNS, DEFECT = "runs", "DEFECT"
 NEW = 16
 GENERATE = GenerateSection(context_tokens=CONTEXT - NEW, max_new_tokens=NEW)
 RUNTIME = RuntimeSection(
@@ -47,10 +47,11 @@ class Subject:
 
     def __init__(self, family: str, folder: Path, tokenizer: Any) -> None:
         self.peer = PeerSection(name="p", model=str(make(folder / "model", family, tokenizer)), dtype="float32")
-        self.work = folder
-        config: Any = SimpleNamespace(peers=[self.peer], generate=GENERATE)
-        source.check_peers(config)
-        self.base = source.model_directory(self.peer, config)
+        self.work, self.family, self.tokenizer = folder, family, tokenizer
+        self.config: Any = SimpleNamespace(peers=[self.peer], generate=GENERATE)
+        self.notes: list[str] = []
+        source.check_peers(self.config)
+        self.base = source.model_directory(self.peer, self.config)
         self.prompts = PeerPrompts(source.load_tokenizer(self.base), self.peer, TemplateSection(instruction="Solve."))
         self.asked = self.prompts.all_of("solve", [(question, ()) for question in QUESTIONS])
         assert min(map(len, self.asked)) > CONTEXT // 4, "shorter than the windows"
@@ -61,30 +62,43 @@ class Subject:
         """Generate with vLLM."""
         from peers.engines.vllm import VllmEngine
 
-        self.generates(VllmEngine(self.base, self.prompts, GENERATE, RUNTIME, "float32", 0))
+        engine = VllmEngine(self.base, self.prompts, GENERATE, RUNTIME, "float32", 0)
+        self.generates(engine, self.base)
+        other = self.other()
+        if engine.renew(other, None):
+            self.generates(engine, other)
+        else:
+            self.notes.append("a new engine for new weights")
+        engine.close()
 
     def transformers(self) -> None:
         """Generate with transformers."""
         from peers.engines.transformers import TransformersEngine
 
-        self.generates(TransformersEngine(self.base, self.prompts, RUNTIME, "float32"))
+        engine = TransformersEngine(self.base, self.prompts, RUNTIME, "float32")
+        self.generates(engine, self.base)
+        engine.close()
 
-    def generates(self, engine: Engine) -> None:
+    def other(self) -> Path:
+        """The same model with other weights."""
+        made = make(self.work / "other", self.family, self.tokenizer, seed=8)
+        return source.model_directory(self.peer.model_copy(update={"model": str(made)}), self.config)
+
+    def generates(self, engine: Engine, directory: Path) -> None:
         """Responses, and their log-probabilities, are those of the model."""
         requests = [Request(ids, n) for n, ids in enumerate(self.asked)]
         for temperature in (0.0, 1.0):
             found = engine.generate(requests, Sampling(temperature, 1.0, NEW), lambda *_: None)
             for ids, each in zip(self.asked, found, strict=True):
-                self.is_likely(ids, each, greedy=not temperature)
-        engine.close()
+                self.is_likely(directory, ids, each, greedy=not temperature)
 
-    def is_likely(self, prompt: Sequence[int], found: Completion, greedy: bool) -> None:
+    def is_likely(self, directory: Path, prompt: Sequence[int], found: Completion, greedy: bool) -> None:
         """A response is as likely as the model says."""
         if found.token_ids:
-            (expected,) = plain(self.base, [Pair(prompt, found.token_ids)])
+            (expected,) = plain(directory, [Pair(prompt, found.token_ids)])
             near(found.logprob, sum(expected), SUM_NATS)
         if greedy:
-            best = plain_best(self.base, prompt)
+            best = plain_best(directory, prompt)
             assert found.token_ids[:1] in ([best], []), f"begins with {found.token_ids[:1]}, not with {best}"
 
     def score(self) -> None:
@@ -110,7 +124,8 @@ class Subject:
         assert apart > 0.1, f"an adapter that changes nothing ({apart})"
         lm = load_language_model(self.base, "float32", self.adapter)
         agree(score_pairs(lm, self.pairs, 512, lambda *_: None), after)
-        agree(score_pairs(load_language_model(self.work / "merged", "float32"), self.pairs, 512, lambda *_: None), after)
+        lm = load_language_model(self.work / "merged", "float32")
+        agree(score_pairs(lm, self.pairs, 512, lambda *_: None), after)
 
     @property
     def adapter(self) -> Path:
@@ -201,7 +216,12 @@ def row(family: str, columns: Sequence[str] = COLUMNS) -> dict[str, str]:
         refused = cell(check)
         if subject is None:
             return dict.fromkeys(columns, refused.replace(str(folder), "…"))
-        return {column: cell(getattr(subject, column)).replace(str(folder), "…") for column in columns}
+        found = {}
+        for column in columns:
+            subject.notes.clear()
+            found[column] = cell(getattr(subject, column)).replace(str(folder), "…")
+            found[column] += "".join(f" ({note})" for note in subject.notes)
+        return found
 
 
 def table(rows: dict[str, dict[str, str]]) -> str:

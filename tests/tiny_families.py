@@ -38,7 +38,9 @@ FAMILIES: dict[str, Family] = {
     "Qwen 2 (tied)": Family("Qwen2Config", tied=True),
     "Qwen 3 (float32 files)": Family("Qwen3Config", dtype="float32"),
     "Llama (untied, in shards)": Family("LlamaConfig", shard_size="100KB"),
-    "Llama with YaRN": Family("LlamaConfig", _rope("yarn", original_max_position_embeddings=ORIGINAL)),
+    "Llama with YaRN": Family(
+        "LlamaConfig", _rope("yarn", original_max_position_embeddings=ORIGINAL) | {"max_position_embeddings": ORIGINAL}
+    ),
     "Llama with dynamic RoPE": Family("LlamaConfig", _rope("dynamic") | {"max_position_embeddings": ORIGINAL}),
     "Mistral (sliding window)": Family("MistralConfig", {"sliding_window": 16}),
     "Gemma 2 (soft-caps)": Family("Gemma2Config", {"sliding_window": 16, "query_pre_attn_scalar": 32}, tied=True),
@@ -71,13 +73,13 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-def make(folder: Path, family: str, tokenizer: Any) -> Path:
+def make(folder: Path, family: str, tokenizer: Any, seed: int = 7) -> Path:
     """Write a model directory of a family."""
     import torch
     import transformers
 
     about = FAMILIES[family]
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     keys = {key: value for key, value in (SHAPE | about.differs).items() if value is not None}
     config = getattr(transformers, about.config)(
         vocab_size=len(tokenizer), tie_word_embeddings=about.tied, pad_token_id=0,
