@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from data.config.sections import Config, Example, PeerSection, TemplateSection
@@ -30,7 +31,8 @@ from data.errors import UserError
 from data.thoughts import CLOSES, OPENS, without_thought
 from peers.controls import Controls
 from peers.source import load_tokenizer, model_directory
-from peers.template import ChatTemplate, Turn, message
+from peers.template import ChatTemplate, Turn, end_of_turn, message
+from peers.weights import read_model_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +62,7 @@ class PeerPrompts:
         # of thoughts, which decoding would leave out where the tokenizer calls them special
         self.marks = {token: name for token, name in self.controls.added.items() if name in (OPENS, CLOSES)}
         eos = tokenizer.eos_token_id
-        end = self._end_of_turn(turn) if self.is_chat else None
+        end = end_of_turn(turn, self.controls) if self.is_chat else None
         end = eos if end is None else end
         if end is None:
             raise UserError(f"peer {peer.name}: its tokenizer has no EOS token, so nothing can end a response")
@@ -151,19 +153,11 @@ class PeerPrompts:
 
     def _continuations(self, prompts: list[str], responses: list[str]) -> list[list[int] | None]:
         """Tokens of responses after rendered prompts; None where there is no clean cut."""
-        after = [self._escaped(f"{self.turn.separator}{response}") if response else "" for response in responses]
+        escape, space = self.controls.escape_response, self.turn.separator
+        after = [escape(space + response) if response else "" for response in responses]
         wholes = self._encode([prompt + text for prompt, text in zip(prompts, after, strict=True)])
         pairs = zip(self._encode(prompts), wholes, strict=True)
         return [whole[len(before) :] if whole[: len(before)] == before else None for before, whole in pairs]
-
-    def _escaped(self, response: str) -> str:
-        """A response in which the marks of its thought alone are what they are in what the peer writes."""
-        thought, closes, rest = response.rpartition(CLOSES)
-        begins = OPENS if (thought or rest).lstrip().startswith(OPENS) else ""
-        space, opens, thought = (thought or rest).partition(begins) if begins else ("", "", thought)
-        parts = (space, thought, rest) if closes else (space, "", thought or rest)
-        first, second, third = map(self.controls.escape, parts)
-        return first + opens + second + closes + third
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Tokens of rendered texts."""
@@ -185,8 +179,7 @@ class PeerPrompts:
         ids = list(token_ids)
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
         ids = ids[: ends[0]] if ends else ids
-        text = self.decode(ids)
-        text = text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].rstrip()
+        text = self._before_stop(self.decode(ids)).rstrip()
         low, high = 0, len(ids)
         while low < high:  # the shortest prefix that decodes to all of the text
             middle = (low + high) // 2
@@ -196,9 +189,11 @@ class PeerPrompts:
     def text(self, token_ids: Sequence[int]) -> str:
         """A cut response as stored: without the stop string and without white space at its ends; with the beginning of
         a thought where the prompt wrote that."""
-        text = self.decode(token_ids)
-        text = text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].strip()
+        text = self._before_stop(self.decode(token_ids)).strip()
         return text and self.turn.opening + text
+
+    def _before_stop(self, text: str) -> str:
+        return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))]
 
     def _examples_of(self, kind: Kind) -> Sequence[Example]:
         """The worked examples that a request is shown with."""
@@ -247,15 +242,6 @@ class PeerPrompts:
         messages.append(message("user", escape(head + _body(question, solutions, closing))))
         return self.template.apply(messages, add_generation_prompt=True)
 
-    def _end_of_turn(self, turn: Turn) -> int | None:
-        """The first token that the template writes after a response. Some write none after the last one but one before
-        the next question; that is not the one with which a question begins."""
-        bos = self.tokenizer.bos_token_id
-        begins = [token for token in self.controls.added_in(turn.prompt) if token != bos][:1]
-        between = [token for token in self.controls.added_in(turn.between)[:1] if token not in begins]
-        ends = self.controls.added_in(turn.after) or between
-        return ends[0] if ends else None
-
     def _check_template(self) -> None:
         """Raises UserError if the chat template leaves out or changes what it is given, or writes it in two ways."""
         for kind in get_args(Kind):
@@ -281,7 +267,24 @@ def load_prompts(config: Config, name: str) -> PeerPrompts:
     """Tokenizer and wording of a peer."""
     peer = config.peer(name)
     directory = model_directory(peer, config)
-    return PeerPrompts(load_tokenizer(directory), peer, config.templates_of(peer))
+    return prompts_for(directory, load_tokenizer(directory), peer, config.templates_of(peer))
+
+
+def prompts_for(
+    directory: Path, tokenizer: PreTrainedTokenizerBase, peer: PeerSection, wording: TemplateSection
+) -> PeerPrompts:
+    """Prompts of a peer with the model of a directory. Raises UserError if a token that they need has no embedding."""
+    prompts, config = PeerPrompts(tokenizer, peer, wording), read_model_json(peer, directory / "config.json")
+    rows = (config.get("text_config") or config).get("vocab_size")
+    written = {token for kind in get_args(Kind) for token in prompts.all_of(kind, [(PROBE, (SOLUTION,))])[0]}
+    beyond = sorted(token for token in written | {*prompts.stop_ids} if rows is not None and token >= rows)
+    if beyond:
+        raise UserError(
+            f"peer {peer.name}: its chat template writes {tokenizer.convert_ids_to_tokens(beyond[0])!r}, or responses "
+            f"end with it; its id is {beyond[0]}, and the model in {directory} has embeddings for {rows} ids only; "
+            "take the tokenizer that belongs to the model, or resize its embeddings"
+        )
+    return prompts
 
 
 def load_all_prompts(config: Config) -> dict[str, PeerPrompts]:
@@ -294,4 +297,5 @@ def token_identity(prompts: PeerPrompts) -> str:
     tokenizer: Any = prompts.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     about = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(f"{prompts.is_chat}/{prompts.turn.separator}/{about}".encode()).hexdigest()[:16]
+    begins = prompts.turn.separator + prompts.turn.opening
+    return hashlib.sha256(f"{prompts.is_chat}/{begins}/{about}".encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from data.config.sections import PeerSection
 from data.errors import UserError
 from data.thoughts import CLOSES, OPENS
+from peers.controls import Controls
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,3 +129,13 @@ class ChatTemplate:
                 if found := EMPTY_THOUGHT.search(quiet):
                     return found[0].removeprefix(opening)
         return f"\n{CLOSES}\n\n" if opening else ""
+
+
+def end_of_turn(turn: Turn, controls: Controls) -> int | None:
+    """The first token that the template writes after a response. Some write none after the last one but one before
+    the next question; that is not the one with which a question begins."""
+    bos = controls.tokenizer.bos_token_id
+    begins = [token for token in controls.added_in(turn.prompt) if token != bos][:1]
+    between = [token for token in controls.added_in(turn.between)[:1] if token not in begins]
+    ends = controls.added_in(turn.after) or between
+    return ends[0] if ends else None
