@@ -56,6 +56,13 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
+    for name, policy in policies.items():
+        if policy.prompts.turn.opening and not policy.peer.train_thoughts:
+            console.print(
+                f"  {name}: its template begins a thought, but it is trained on answers without one: set its "
+                "train_thoughts, or its template_arguments, in a new run",
+                soft_wrap=True, markup=False,
+            )  # fmt: skip
     to_train = {name: n * config.train.epochs for name, n in count_examples(run, round_, kept).items()}
     with task(stage.title, to_train, "examples") as line:
         for name, policy in policies.items():

@@ -86,6 +86,21 @@ def start(**options: Any) -> Any:
     return llm
 
 
+def check_serves_adapters(llm: Any, peer: str) -> None:
+    """Raises UserError if the engine's kind of model cannot have adapters beside it."""
+    if not all(llm.apply_model(_serves_adapters)):
+        raise UserError(
+            f"peer {peer}: vLLM {_version()} serves no adapters beside this kind of model; set run.adapters = 'merged' in "
+            "a new run"
+        )
+
+
+def _serves_adapters(model: Any) -> bool:
+    from vllm.model_executor.models.interfaces import supports_lora
+
+    return bool(supports_lora(model))
+
+
 def give_back() -> None:
     """Let transformers' classes be made without vLLM again.
 
