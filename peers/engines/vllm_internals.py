@@ -90,8 +90,8 @@ def check_serves_adapters(llm: Any, peer: str) -> None:
     """Raises UserError if the engine's kind of model cannot have adapters beside it."""
     if not all(llm.apply_model(_serves_adapters)):
         raise UserError(
-            f"peer {peer}: vLLM {_version()} serves no adapters beside this kind of model; set run.adapters = 'merged' in "
-            "a new run"
+            f"peer {peer}: vLLM {_version()} serves no adapters beside this kind of model; set run.adapters = 'merged' "
+            "in a new run"
         )
 
 
