@@ -39,14 +39,19 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
         )
     if not (directory / "config.json").is_file():
         raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
-    config = read_model_json(peer, directory / "config.json")
-    _check_plain(peer, directory, config)
+    check_config(peer, directory, positions)
     read_stored(peer, directory)
     if not any((directory / name).is_file() for name in VOCABULARIES):
         raise UserError(
             f"peer {peer.name}: {directory} has no tokenizer; expected one of {', '.join(VOCABULARIES)} beside the "
             "weights (tokenizer.save_pretrained writes it)"
         )
+
+
+def check_config(peer: PeerSection, directory: Path, positions: int) -> None:
+    """What its config.json alone says must be fit: kind, plain weights, context. Raises UserError."""
+    config = read_model_json(peer, directory / "config.json")
+    _check_plain(peer, directory, config)
     named = config.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else f"model without an architecture ({named!r})"
     if not (architecture.endswith("ForCausalLM") or architecture in TURNED):

@@ -282,6 +282,23 @@ def _check_names(
     _check_ids(refusal, tokenizer, len(wants[f"{_embeddings(model)}.weight"]))
 
 
+def check_kind(peer: PeerSection, directory: Path) -> None:
+    """Raises UserError if the model that a directory's config.json makes is of a kind that cannot be a peer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # of any kind, for a config that makes no model
+        raise UserError(
+            f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
+            f"transformers knows: {one_line(error)}"
+        ) from error
+    check_architecture(f"peer {peer.name}: {directory}", model)
+
+
 def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Stored]) -> tuple[Any, dict[str, Any]]:
     """(the directory's model without numbers, what transformers says about loading it)."""
     import torch

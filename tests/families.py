@@ -2,8 +2,8 @@
 
 A cell says "runs" where the numbers are right: what an engine generates has the log-probabilities that plain
 transformers compute in float32, one sequence at a time; so have scores; a trained adapter changes them, and merged they
-are the same; an export gives them to plain transformers and to peft. Else it has the line with which the family is
-refused. Anything but these two is a defect, and begins with DEFECT.
+are the same; an export gives them to plain transformers and to peft; vLLM has them with the adapter unmerged. Else it
+has the line with which the family is refused. Anything but these two is a defect, and begins with DEFECT.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from peers.prompts import PeerPrompts
 from tests.conftest import _tokenizer
 from tests.tiny_families import CONTEXT, FAMILIES, make
 
-COLUMNS = ("vllm", "transformers", "score", "train", "export")
+COLUMNS = ("vllm", "transformers", "score", "train", "export", "unmerged")
 RUNS, DEFECT = "runs", "DEFECT"
 NEW = 16
 GENERATE = GenerateSection(context_tokens=CONTEXT - NEW, max_new_tokens=NEW)
@@ -50,6 +50,7 @@ class Subject:
         self.work, self.family, self.tokenizer = folder, family, tokenizer
         self.config: Any = SimpleNamespace(peers=[self.peer], generate=GENERATE)
         self.notes: list[str] = []
+        self.unserved: UserError | None = None
         source.check_peers(self.config)
         self.base = source.model_directory(self.peer, self.config)
         self.prompts = PeerPrompts(source.load_tokenizer(self.base), self.peer, TemplateSection(instruction="Solve."))
@@ -60,10 +61,15 @@ class Subject:
 
     def vllm(self) -> None:
         """Generate with vLLM."""
+        from peers.engines import vllm_internals
         from peers.engines.vllm import VllmEngine
 
         engine = VllmEngine(self.base, self.prompts, GENERATE, RUNTIME, "float32", 0)
         self.generates(engine, self.base)
+        try:
+            vllm_internals.check_serves_adapters(engine.llm, "p")
+        except UserError as error:
+            self.unserved = error
         other = self.other()
         if engine.renew(other, None):
             self.generates(engine, other)
@@ -142,6 +148,16 @@ class Subject:
         after = plain(self.work / "merged", self.pairs)
         agree(plain(self.work / "export" / "merged", self.pairs), after)
         agree(plain(self.base, self.pairs, self.work / "export"), after)
+
+    def unmerged(self) -> None:
+        """Generate with vLLM, the adapter beside the base."""
+        from peers.engines.vllm import VllmEngine
+
+        if self.unserved is not None:
+            raise self.unserved
+        engine = VllmEngine(self.base, self.prompts, GENERATE, RUNTIME, "float32", 0, self.adapter, TRAIN.rank)
+        self.generates(engine, self.work / "merged")
+        engine.close()
 
 
 def plain_model(directory: Path, adapter: Path | None = None) -> Any:
