@@ -124,7 +124,7 @@ class ChatTemplate:
             return written
         source = str(self.tokenizer.chat_template)
         for name in QUIET:
-            if name in source and name not in self.arguments:
+            if name in source:
                 quiet = self.apply([message("user", "x")], True, **{name: False})
                 if found := EMPTY_THOUGHT.search(quiet):
                     return found[0].removeprefix(opening)

@@ -309,8 +309,9 @@ def settle_positions(model: Any) -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     for module in model.modules():
-        if getattr(module, "rope_type", None) == "dynamic":
-            length = int(module.config.max_position_embeddings * module.config.rope_parameters["factor"])
+        rope = module.config.rope_parameters if getattr(module, "rope_type", None) == "dynamic" else {}
+        if rope.get("factor") and "alpha" not in rope:  # with alpha (Hunyuan) they are settled already
+            length = int(module.config.max_position_embeddings * rope["factor"])
             frequencies, module.attention_scaling = ROPE_INIT_FUNCTIONS["dynamic"](
                 module.config, module.inv_freq.device, seq_len=length
             )
