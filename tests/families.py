@@ -241,14 +241,14 @@ def row(family: str, columns: Sequence[str] = COLUMNS) -> dict[str, str]:
 
 
 def table(rows: dict[str, dict[str, str]]) -> str:
-    """Rows as Markdown; a line of refusal is written once."""
+    """Rows as Markdown; the lines of refusal are below it, each once, by their numbers."""
     lines = ["| family | " + " | ".join(COLUMNS) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
+    told: list[str] = []
     for family, cells in rows.items():
-        shown = [cells[name] for name in COLUMNS]
-        if len(set(shown)) == 1 and shown[0] != RUNS:
-            shown = [f"refused: {shown[0]}", *[""] * (len(COLUMNS) - 1)]
+        told += [line for line in dict.fromkeys(cells.values()) if not line.startswith(RUNS) and line not in told]
+        shown = [cells[name] if cells[name] not in told else f"({told.index(cells[name]) + 1})" for name in COLUMNS]
         lines.append(f"| {family} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(f"{number}. `{line}`" for number, line in enumerate(told, start=1))]).strip()
 
 
 if __name__ == "__main__":
