@@ -48,7 +48,8 @@ class Subject:
     def __init__(self, family: str, folder: Path, tokenizer: Any) -> None:
         self.peer = PeerSection(name="p", model=str(make(folder / "model", family, tokenizer)), dtype="float32")
         self.work, self.family, self.tokenizer = folder, family, tokenizer
-        self.config: Any = SimpleNamespace(peers=[self.peer], generate=GENERATE)
+        config: Any = SimpleNamespace(peers=[self.peer], generate=GENERATE)
+        self.config = config
         self.notes: list[str] = []
         self.unserved: UserError | None = None
         source.check_peers(self.config)

@@ -54,15 +54,16 @@ class Round:
         return FakeEngine(prompts, respond)
 
     def score(self, prompts: Any, pairs: Any, _: int, advance: Callable[[int, int], None], *__: Any) -> Any:
-        """Every token is as likely as another."""
+        """The log-probability of a token is its place in the target, negative."""
         decode: Any = prompts.tokenizer.decode
         self.scored += [(decode(list(pair.prompt)), decode(list(pair.target))) for pair in pairs]
         advance(len(pairs), 0)
-        return [[-1.0] * len(pair.target) for pair in pairs]
+        return [[-float(place) for place in range(len(pair.target))] for pair in pairs]
 
     def examples(self, run: Run) -> list[tuple[str, str]]:
         """(prompt, target) of the training examples of the peer that thinks."""
         policy = resolve(run, 0, "chatty")
+        self.prompts = policy.prompts
         decode: Any = policy.prompts.tokenizer.decode
         found = training_examples(run, 1, policy)
         pairs = [found[i].pair for i in range(len(found))]
@@ -116,3 +117,20 @@ def test_thoughts_are_shown_and_trained_where_that_is_asked_for(
     assert len(found.trained) == len(kept)
     for prompt, target in found.trained:  # its own prompt has begun the thought, and its text goes on with it
         assert prompt.endswith("<|assistant|><think>\n") and target.startswith(THOUGHT)
+
+
+@pytest.mark.parametrize("thoughts", [False, True])
+def test_the_pmi_of_an_answer_is_of_its_token_after_the_thought(
+    thoughts: bool, thinking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place of the token in the target, which stands for its log-probability, tells which one it was."""
+    keys = ["score.pmi_target=answer", "score.scorer=aggregator", f"peers.0.train_thoughts={str(thoughts).lower()}"]
+    found = Round(thinking, monkeypatch, "answers", keys)
+    written = {row["prompt_id"]: row for row in found.chains if row["peer"] == "chatty" and row["is_aggregate"]}
+    measured = [row for row in found.scores if row["target_peer"] == "chatty" and row["pmi"] is not None]
+    assert measured
+    for row in measured:
+        text = written[row["prompt_id"]]
+        ids = text["token_ids"] if thoughts else found.prompts.encode_response(found.prompts.learnt(text["response"]))
+        place = int(-row["logp_alone"])
+        assert (row["n_target_tokens"], found.prompts.decode(ids[place : place + 1]).strip()) == (1, text["answer"])
