@@ -282,11 +282,12 @@ class Generation:
     def earlier(self, unit: Unit) -> dict[str, list[str]]:
         """The responses that are shown to a unit, per question, in order; empty ones left out."""
         responses: dict[str, list[str]] = {}
+        shown = self.policies[unit.peer].prompts.shown
         for turn in self.asking.shown(unit.turn):
             for peer in self.peers:
                 path = Unit(unit.shard, turn, peer).path(self.work)
                 for row in shards.rows_of(path, ChainRow, ["prompt_id", "response"]):
-                    if row["response"]:
+                    if shown(row["response"]):  # a thought that was never closed leaves nothing to show
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
         return responses
 

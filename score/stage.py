@@ -184,7 +184,8 @@ class Scoring:
             "pmi": pmi.pmi if pmi else None, "pmi_per_token": pmi.pmi_per_token if pmi else None,
             "weight": example["factor"] if dropped is None else None, "drop_reason": dropped,
             "agrees": example["agrees"], "answer_entropy": example["answer_entropy"], "question": chain.question,
-            "target": text["response"] if text else None, "target_token_ids": target or [],
+            "target": self.passes.prompts[peer].learnt(text["response"]) if text else None,
+            "target_token_ids": target or [],
         }  # fmt: skip
 
     # --- weights ---

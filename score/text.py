@@ -15,6 +15,7 @@ from data.answers.grader import Grader
 from data.answers.kinds import Kind
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
+from data.thoughts import without_thought
 from score.chains import Chain
 from score.label import Label
 
@@ -158,7 +159,7 @@ def _different(places: Sequence[int], chain: Chain) -> list[int]:
     """The first place of each different text."""
     texts: dict[str, int] = {}
     for place in places:
-        texts.setdefault(chain.rows[place]["response"], place)
+        texts.setdefault(without_thought(chain.rows[place]["response"]), place)
     return list(texts.values())
 
 
@@ -167,7 +168,7 @@ def drop_reason(chain: Chain, response: ChainRow, section: ScoreSection) -> str 
     weight 0)."""
     aggregate = chain.aggregate(response)
     reason = _defect("aggregate", aggregate)
-    if reason is None and response["n_tokens"] == 0:
+    if reason is None and is_empty(response):
         reason = "response_empty"
     if reason is None and section.text == "own":
         reason = _defect("response", response)
@@ -176,9 +177,14 @@ def drop_reason(chain: Chain, response: ChainRow, section: ScoreSection) -> str 
     return reason
 
 
+def is_empty(row: ChainRow) -> bool:
+    """Whether a response says nothing, or nothing after its thought."""
+    return row["n_tokens"] == 0 or not without_thought(row["response"])
+
+
 def _defect(what: str, row: ChainRow) -> str | None:
     """What makes a text unfit to be trained on."""
-    if row["n_tokens"] == 0:
+    if is_empty(row):
         return f"{what}_empty"
     if row["finish_reason"] != "stop":
         return f"{what}_truncated"

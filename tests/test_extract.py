@@ -21,7 +21,9 @@ def grader() -> Iterator[Grader]:
 
 
 @pytest.mark.parametrize(
-    "kind", [THOUGHTS, SEVERAL, PHRASES, NUMBERS, FORMULAS], ids=["thoughts", "several", "phrases", "numbers", "formulas"]
+    "kind",
+    [THOUGHTS, SEVERAL, PHRASES, NUMBERS, FORMULAS],
+    ids=["thoughts", "several", "phrases", "numbers", "formulas"],
 )
 def test_labelled_responses(grader: Grader, kind: list[tuple[str, str, bool]]) -> None:
     found = [extract(response) for response, _, _ in kind]
@@ -80,12 +82,16 @@ def test_thoughts_are_hidden_without_moving_anything() -> None:
 
 PARTS = [
     "1", "111,", "1 000 ", "the answer is ", "answer", "Answer:\n", "answer is a times b which equals ", "*", "_", "#",
-    "#### ", "#### Step 1:\n", "$", "$x ", "$$", r"\[", r"\( ", r"\boxed{", r"\boxed{1} and ", r"\begin{cases} x = 1 \\ ",
-    r"\frac{1", r"\quad ", r"\text{", "<think>", "</think>", "<answer>", "<answer>1</answer>", "x = ", "x = 1, ", "1 + ",
-    "(1", "[1,", "(1, 2), ", "- ", "\n", "- 3\n", "x = 3\n", "die Antwort ist ", "antwort a a a ", "答案", "답은 ", "1/2 ",
-    "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", '"', "```\n", "İ", "12%",
+    "#### ", "#### Step 1:\n", "$", "$x ", "$$", r"\[", r"\( ", r"\boxed{", r"\boxed{1} and ", r"\frac{1", r"\quad ",
+    r"\begin{cases} x = 1 \\ ", r"\text{", "<think>", "</think>", "<answer>", "<answer>1</answer>", "x = ", "x = 1, ",
+    "1 + ", "(1", "[1,", "(1, 2), ", "- ", "\n", "- 3\n", "x = 3\n", "die Antwort ist ", "antwort a a a ", "答案",
+    "답은 ", "1/2 ", "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", '"',
+    "```\n", "İ", "12%",
 ]  # fmt: skip
-FORMS = ["{}", "The answer is {}", "so 5 {}", "{} 5", r"\boxed{{{}}}", "<answer>{}</answer>", "#### {}", "The answer is ${}$"]
+FORMS = [
+    "{}", "The answer is {}", "so 5 {}", "{} 5", r"\boxed{{{}}}", "<answer>{}</answer>", "#### {}",
+    "The answer is ${}$",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -21,9 +21,10 @@ from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-from math_verify.grader import should_treat_as_complex, verify
+from math_verify.grader import is_relation, should_treat_as_complex, take_last_relation, verify
 from sympy import (
     Add,
+    And,
     Basic,
     Eq,
     Expr,
@@ -72,7 +73,7 @@ def same_formula(answer: str, gold: str) -> bool:
     answer, gold = _latex(answer), _latex(gold)
     if "..." in answer or "..." in gold:
         return _squeezed(answer) == _squeezed(gold)
-    if {_shape(answer), _shape(gold)} == {"set", "tuple"} or (":" in answer) != (":" in gold):
+    if {_shape(answer), _shape(gold)} == {"set", "tuple"} or _ratio(answer) != _ratio(gold):
         return False
     mine, theirs = _read(answer), _read(gold)
     if mine is None or theirs is None:
@@ -80,6 +81,8 @@ def same_formula(answer: str, gold: str) -> bool:
     mine, theirs = _point(mine, theirs), _point(theirs, mine)
     if isinstance(theirs, Eq) and not theirs.free_symbols:
         theirs = theirs.rhs  # 5 + 3 = 8
+    if isinstance(theirs, And) and all(isinstance(part, Eq) for part in theirs.args) and not is_relation(mine):
+        theirs = take_last_relation(theirs).rhs  # 3 + 4 = x = 7
     if isinstance(theirs, Eq) and not isinstance(mine, Relational) and not _names(theirs.lhs):
         return False
     if _scalar(mine) and _scalar(theirs):
@@ -143,6 +146,10 @@ def _bounds(text: str, joints: list[re.Match[str]]) -> Any:
 
 
 _AND, _OR = {"and", r"\wedge", r"\land"}, {"or", r"\lor", r"\vee", r"\cup"}
+
+
+def _ratio(text: str) -> bool:
+    return ":" in text.rpartition("=")[2]
 
 
 def _squeezed(text: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from data.answers.own_grader import OwnGrader
 
 STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
+FAILED = "failed"  # a pair that could not be compared
 Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
 
 
@@ -67,9 +68,12 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
             return
         # The parent kills a slow worker. If the parent is gone, the alarm's default action does, even in C.
         signal.alarm(int(timeout_seconds) + 10)
-        equal = same_formula(*pair)
+        try:
+            verdict: bool | str = same_formula(*pair)
+        except Exception:  # of many kinds, from within sympy: RecursionError, for one
+            verdict = FAILED
         signal.alarm(0)
-        connection.send(bool(equal))
+        connection.send(verdict)
 
 
 class Worker:
@@ -214,7 +218,7 @@ class Grader:
             if message != "ready":
                 raise self._not_started(message)
         else:
-            yield pair, message
+            yield pair, None if message == FAILED else message
 
     def _not_started(self, why: object) -> Exception:
         return RuntimeError(

@@ -31,11 +31,11 @@ _JUST_NAME = re.compile(rf"\s*(?:{_NAME}|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z]){{1,3}}
 _TEXT_LABEL = re.compile(r"[\s\\;,]*(?:\\(?:text|mathrm|mbox|textbf)\s?\{[^{}]*\}|[A-Za-z][A-Za-z ]{2,40})[\s\\;,]*")
 _NOT_ARITHMETIC = re.compile(
     r"\\(?!times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm|left|right|text|mathrm|mbox|[,;:!$% ])|"
-    r"(?<![A-Za-z])(?!x(?![A-Za-z]))[A-Za-z](?![A-Za-z])"
-    r"|[<>\u2264\u2265\u2260,;]"
+    r"(?<![A-Za-z])(?!x\s*\$?[\d(])[A-Za-z](?![A-Za-z])"
+    r"|[<>\u2264\u2265\u2260;]|,(?!\d{3})"
 )
 _OPERATION = re.compile(
-    r"[-+*/\u00d7\u00f7\u00b7^\u2212\u2013]|\\(?:times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm)|!|\dx|\bx\b|times|"
+    r"[-+*/\u00d7\u00f7\u00b7^\u2212\u2013]|\\(?:times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm)|!|x\s*\$?\d|times|"
     r"plus|minus|divided"
 )
 _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
@@ -161,7 +161,8 @@ def _concluded(answer: str) -> str:
     if len(parts) < 2 or not parts[-1] or _SEVERAL.search(answer):
         return answer.strip()
     first, last = parts[0], parts[-1]
-    if "$" in answer and len(re.findall(r"(?<!\\)\$", last)) % 2:
+    signs = len(re.findall(r"(?<!\\)\$", last))  # of a formula that began before, unless it is money
+    if signs % 2 and not re.match(r"[-\u2212]?\$\s?\d", last):
         return answer.strip()
     if (_TEXT_LABEL.fullmatch(first) or "vmatrix" in first) and not _JUST_NAME.fullmatch(first):
         return last

@@ -80,6 +80,7 @@ _WORKING = re.compile(
 )
 _ONE_FORMULA = re.compile(r"[A-Za-z][^$\d\\]{0,60}(?:\$([^$]+)\$|\\\(([^$]+?)\\\))")
 _LETTERED = re.compile(r"(?:^|[\s,;]|\band\b)\s*\(?[a-h]\)\s+")
+_EQUALLING = re.compile(r"\d[^=]{3,200}?[a-z)]\s+(?:equals|is equal to|makes|comes to|gives)\s+([-$\d].*)", re.DOTALL)
 _EACH = re.compile(r"^(\d+) [a-z]+ and \1 [a-z]+$")  # 5 cakes and 5 pies
 _UNIT = re.compile(
     r"(?:[ -](?!(?:on|for|in|from|at|by|to|of|with|ago|than|more|less|and|or|when|if|after|before|each|every|that|"
@@ -186,7 +187,19 @@ def _after(text: str, at: int, doubtful: bool = False, language: str = "en") -> 
         r"\d\D*(?:times|plus|minus|divided by|multiplied by|[-+*/\u00d7])", found.answer
     ):
         return _after(text, _WHICH.match(text, end).end())  # type: ignore[union-attr]
-    return _telling(text, found, doubtful)
+    return None if _begins_working(text, found, end) else _telling(text, found, doubtful)
+
+
+def _begins_working(text: str, found: Piece, end: int) -> bool:
+    """Whether a piece is the first equation of a calculation that goes on in the next line."""
+    if "=" not in found.answer or re.match(r"\W{0,3}[A-Za-z]\w?\W{0,3}\s?=", found.answer):
+        return False
+    line = text[end : end + 200].strip().partition("\n")[0]
+    return bool(
+        re.match(r"[^A-Za-z\n]{0,3}(?:\d|[A-Za-z]\W)", line)
+        and "=" in line
+        and len(re.findall("[A-Za-z]{4,}", line)) < 3
+    )
 
 
 def _stop(text: str, at: int) -> int | None:
@@ -240,6 +253,8 @@ def _with_points(number: str) -> str:
 
 def _telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
     """What a piece states; None if it states nothing, or opens a solution."""
+    if equal := _EQUALLING.match(found.answer):  # 8 buses with 45 students each equals 360 students
+        found = found._replace(answer=equal[1])
     answer = _EACH.sub(r"\1", concluded(found.answer))
     if len(answer) > MAX_ANSWER_CHARS or answer.endswith("="):
         return None
