@@ -93,6 +93,12 @@ def grader() -> Iterator[Grader]:
         ("Which one? a) one, b) two", {"A": "one", "B": "two"}),
         ("Which one?\n- **A.** one\n- **B.** two", {"A": "one", "B": "two"}),
         ("Point (A) lies right. (A) 24 (B) 30 (C) both (A) and (B)", {"A": "24", "B": "30", "C": "both (A) and (B)"}),
+        (
+            "How many?\n$\\textbf{(A)}\\ 24 \\qquad\\textbf{(B)}\\ \\frac{1}{2} \\qquad\\textbf{(C)}\\ 36$",
+            {"A": "24", "B": "\\frac{1}{2}", "C": "36"},
+        ),
+        ("Which? (A) $\\frac{1}{2}$ (B) $2$, (C) {x}", {"A": "$\\frac{1}{2}$", "B": "$2$", "C": "{x}"}),
+        ("哪一个？\nA．北京\nB．上海", {"A": "北京", "B": "上海"}),
         ("Let f(a) = 1 and (A) be a set.", {}),
         ("How many?", {}),
     ],

@@ -22,10 +22,12 @@ from data.answers.texts import ANSWER_OR_OPTION, normal_form, plain, stated
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STYLES = (  # how options are marked: whole style, from A on
     re.compile(r"(?<![\w)])\(([A-Za-z])\)\s*"),
-    re.compile(r"(?:^|(?<=\n))[^\S\n]*(?:[-*•]\s+)?\**([A-Z])[.):]\**[^\S\n]+"),
+    re.compile(r"(?:^|(?<=\n))[^\S\n]*(?:[-*•]\s+)?\**([A-Z])(?:[.):]\**[^\S\n]+|[．、：）])"),
     re.compile(r"(?:^|(?<=[\s,;:?.]))([A-Za-z])\)\s+"),
     re.compile(r"(?:^|(?<=[\s,;:?.]))([A-Z])[.:][^\S\n]+"),
 )
+_BEFORE = re.compile(r"^(?:[}\s~]|\\[ ,;:!])+")  # "\textbf{(A)}\ 24 \qquad"
+_BEHIND = re.compile(r"(?:[,;\s~{]|\\q?quad|\\\\|\\(?:text|math)(?:bf|rm|it)?\{|\\[ ,;:!])+$")
 _LETTER = re.compile(
     r"""(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:answer|option|choice)\s*(?:is\s+|:\s*)?)?
     (?: [(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]  |  (?P<marked>[A-Za-z])\s?[).:\]](?!\w)
@@ -73,10 +75,15 @@ def _texts(question: str, run: list[re.Match[str]]) -> list[tuple[str, str]]:
     """Each option's text ends where the next one begins, that of the last with its line."""
     end = question.find("\n", run[-1].end())
     ends = [*(following.start() for _, following in pairwise(run)), len(question) if end < 0 else end]
-    return [
-        (mark[1].upper(), " ".join(question[mark.end() : stop].split()).strip(",;").rstrip())
-        for mark, stop in zip(run, ends, strict=True)
-    ]
+    return [(mark[1].upper(), _tidy(question[mark.end() : stop])) for mark, stop in zip(run, ends, strict=True)]
+
+
+def _tidy(text: str) -> str:
+    """An option's text without what LaTeX, or a list in a line, has around it."""
+    text = " ".join(text.split())
+    if text.count("$") % 2:  # of a formula around all options
+        text = text.rstrip().removesuffix("$")
+    return _BEHIND.sub("", _BEFORE.sub("", text))
 
 
 def problem_of(question: str) -> str | None:
