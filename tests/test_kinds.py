@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shutil
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,15 @@ def test_the_option_that_a_response_names(response: str, letter: str | None) -> 
     assert (found.answer if found else None) == letter
     if found is not None:
         assert response[found.start : found.end].strip("() ")[0] in "BbAaC2oO\\"
+
+
+@pytest.mark.parametrize("part", ["A. ", "(A) (B) ", "A) x\n", "<answer>", "answer is ", "\\boxed{", "("])
+def test_runaway_texts_cost_little(part: str) -> None:
+    start = time.process_time()
+    choice.find(part * 8000, QUESTION)
+    choice.find("B", part * 8000)
+    texts.find(part * 8000)
+    assert time.process_time() - start < 1.0
 
 
 def test_a_text_that_is_an_option() -> None:

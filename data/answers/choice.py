@@ -19,6 +19,7 @@ from data.answers.equivalence import decide_quickly
 from data.answers.extract import Extracted
 from data.answers.texts import ANSWER_OR_OPTION, normal_form, plain, stated
 
+MOST_LISTS = 20  # of options, the last ones of a question, that are looked at
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STYLES = (  # how options are marked: whole style, from A on
     re.compile(r"(?<![\w)])\(([A-Za-z])\)\s*"),
@@ -56,7 +57,7 @@ def options_of(question: str) -> dict[str, str]:
     for style in _STYLES:
         marks = list(style.finditer(question))
         firsts = [number for number, mark in enumerate(marks) if mark[1].upper() == "A"]
-        lists = [_texts(question, _run(marks[number:])) for number in reversed(firsts)]
+        lists = [_texts(question, _run(marks[number:])) for number in firsts[: -MOST_LISTS - 1 : -1]]
         whole = [found for found in lists if len(found) >= 2 and all(text for _, text in found)]
         best = max([best, *whole], key=len)  # the first one of equally long ones
     return dict(best)
