@@ -414,6 +414,16 @@ def test_labels_agreement_and_entropy_are_of_the_kind(grader: Grader) -> None:
     assert ChainVote().pick(rows, "math", grader)["answer"] == "1/2"
 
 
+@pytest.mark.parametrize(("kind", "agrees"), [("math", True), ("exact", False)])
+def test_a_response_agrees_with_the_aggregate_by_the_kind(grader: Grader, kind: str, agrees: bool) -> None:
+    rows = [
+        row("a", "0.5", role="chain", position=1),
+        row("b", "1/2", role="chain", position=2, is_aggregate=True),
+    ]
+    mine, _ = Choosing(ScoreSection(), ("a", "b"), Votes(kind=kind), "17/1").examples([Chain(rows)], grader)
+    assert mine["agrees"] is agrees
+
+
 def config_of(answers: str, benchmark: str = "math") -> Config:
     return parse_config(
         {
