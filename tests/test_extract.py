@@ -85,7 +85,8 @@ PARTS = [
     "#### ", "#### Step 1:\n", "$", "$x ", "$$", r"\[", r"\( ", r"\boxed{", r"\boxed{1} and ", r"\frac{1", r"\quad ",
     r"\begin{cases} x = 1 \\ ", r"\text{", "<think>", "</think>", "<answer>", "<answer>1</answer>", "x = ", "x = 1, ",
     "1 + ", "(1", "[1,", "(1, 2), ", "- ", "\n", "- 3\n", "x = 3\n", "die Antwort ist ", "antwort a a a ", "答案",
-    "답은 ", "1/2 ", "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", '"',
+    "답은 ",
+    "1/2 ", "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", '"',
     "```\n", "İ", "12%",
 ]  # fmt: skip
 FORMS = [
