@@ -21,6 +21,7 @@ from peers import source, weights
 from peers.checks import check_directory
 from peers.engines.vllm import length_to_tell
 from peers.logprob.model import LanguageModel, Pair, load_model, logit_scale
+from peers.memory import shape_in
 from peers.positions import longest
 from peers.prompts import prompts_for
 from tests.conftest import ROOT, _tokenizer
@@ -28,7 +29,7 @@ from tests.families import COLUMNS, DEFECT, GENERATE, RUNS, row, table
 from tests.test_packing import SHAPE
 from tests.tiny_families import FAMILIES, make
 
-QUICK = ("Llama with dynamic RoPE", "Granite (logit scale)", "GPT-2", "Bloom")
+QUICK = ("Llama with dynamic RoPE", "GPT-2", "Bloom")  # the logit scales have a test of their own
 REFUSED = {"Mixtral (experts)": "keeps weights of its blocks together", "Mamba": "reads a text into a state"}
 DOCS = ROOT / "docs" / "models.md"
 
@@ -147,8 +148,9 @@ def test_dynamic_positions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_are_scaled_as_the_model_scales_them(
-    dtype: torch.dtype, kind: str, keys: dict[str, float], scale: float
+    dtype: torch.dtype, kind: str, keys: dict[str, float], scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held: list[Any] = []
     torch.manual_seed(3)
     config = getattr(transformers, kind)(**SHAPE, **keys, pad_token_id=0)
     assert logit_scale(config) == scale
@@ -163,6 +165,11 @@ def test_logits_are_scaled_as_the_model_scales_them(
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
     tolerance = 1e-6 if dtype is torch.float32 else 2e-3 * float(wanted.abs().max())
     torch.testing.assert_close(gradient, wanted, rtol=0, atol=tolerance)
+    exact_products = dtype if scale in (1, 0.25, 0.125) else torch.float32  # thirds of bf16 numbers are none
+    with monkeypatch.context() as patch:
+        patch.setattr("peers.logprob.model.logsumexp", lambda *args: held.append(args[-1]) or hidden.new_zeros(5))
+        lm.row_logprobs(hidden, tokens)
+    assert held == [exact_products]
     pair = Pair([5, 6, 7, 8], [9, 10])
     with torch.no_grad():
         logits = model(torch.tensor([[5, 6, 7, 8, 9]])).logits[0, -2:].double().log_softmax(1)
@@ -207,3 +214,14 @@ def test_a_hub_model_is_refused_by_its_config_before_its_weights_are_fetched(
     with pytest.raises(UserError, match=REFUSED[family]):
         source.model_directory(PeerSection(name="p", model="org/model"), config)
     assert asked == [["config.json"]]
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "inner"), [("GPT-2", 512), ("OPT", 128), ("Falcon", 512), ("Bloom", 512)])
+def test_sizes_are_read_under_each_familys_names(family: str, inner: int, tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", family, _tokenizer(chat=True))
+    shape = shape_in(PeerSection(name="p", model=str(folder)), folder)
+    assert (shape.layers, shape.hidden, shape.heads, shape.inner) == (2, 128, 4, inner)
+    assert shape.linear > 0
