@@ -220,8 +220,9 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "for samples"
         ),
         "extract_status": (
-            'which rule found `answer`: `boxed`, `hashes` (`#### x`), `phrase` ("the answer is x"), `last_number`, '
-            "`none`"
+            "which rule found `answer`: `tagged` (`<answer>x</answer>`), `boxed`, `hashes` (`#### x`), `phrase` "
+            '("the answer is x"), `last_formula`, `last_number`, `none`; of other kinds than mathematics also '
+            "`last_line`, `own`"
         ),
     },
     "metrics": {

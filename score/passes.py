@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from data import shards
-from data.answers.extract import extract
+from data.answers import kinds
 from data.finite import known
 from data.run import Run
 from data.schema import ChainRow, schema_of
@@ -171,7 +171,11 @@ class Passes:
         from peers.logprob.scoring import span_of
 
         prompts = self.prompts[scorer]
-        found = extract(prompts.continuation(prompts.learnt(row["response"])))
+        text = prompts.continuation(prompts.learnt(row["response"]))
+        kind = self.run.config.prompts.answers
+        found = kinds.of(kind).find(text, row["question"])
+        if kinds.is_own(kind):  # whose `extract` is run in the grader's processes alone
+            found = kinds.placed(row["answer"] or "", text)
         assert found is not None, "a response without an answer was dropped before"
         return span_of(prompts.decode, target[:-1], found.start, found.end)
 

@@ -1,0 +1,142 @@
+"""The last number of a response, whole: never a fragment of a larger expression."""
+
+from __future__ import annotations
+
+import re
+
+from data.answers.pieces import Piece
+
+_DIGIT = re.compile(r"\d(?=\D|$)|[\u00bc-\u00be\u2150-\u215e]")
+_CODES = (
+    r"(?:USD|EUR|GBP|INR|JPY|CNY|RMB|CAD|AUD|NZD|CHF|HKD|SGD|SEK|NOK|DKK|KRW|BRL|MXN|ZAR|RUB|PLN|TRY|PHP|THB|IDR|MYR|"
+    r"VND"
+    r"|NGN|KES|PKR|BDT|AED|SAR|Rs|Tk|Php|US|AU|CA|NZ|HK|R|A|C|S|kr)\.?\s?"
+)
+_DASH = "-\u2212\u2013\u2012\u2014\u2011\u2010\uff0d\ufe63\u2015"
+_THOUSANDS = r"(?:,|\{,\}|\\,|,\\!\s?|[\u00a0\u2009\u202f'\u2019])"
+UNSIGNED = (
+    rf"(?:\d{{1,3}}(?:{_THOUSANDS}\d{{3}})++(?![\d,])(?:\.\d+)?|\d{{1,3}}(?: \d{{3}})++(?!\d)(?:[.,]\d{{1,2}}(?!\d))?"
+    r"|\d++(?:[.,:/]\d+)*+|\.\d+)"
+)
+_POWER = r"(?:\^\{?\(?-?\d+(?:/\d+)?\)?\}?|\*\*-?\d+|[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
+_UNIT_POWER = (
+    r"\s?(?:\\text\s?\{\s?)?(?:[mck]?m|in|ft|yd|mi|km|inch(?:es)?|feet|units?|met(?:er|re)s?|miles?|yards?)\}?\s?"
+    r"(?:\^\{?[23]\}?|[\u00b2\u00b3]|[23](?![\w.]))"
+)
+_SCALE = (
+    r"\s(?:hundred|thousand|million|billion|trillion|lakh|crore|dozen)s?\b|\s(?:halves|half|thirds?|quarters?|fourths?|"
+    r"fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?)\b(?!\s(?:of the )?(?:day|place|term|year|month))"
+)
+_LAST_NUMBER = re.compile(
+    rf"(?:(?<![A-Za-z])(?:{_CODES})|"
+    rf"(?<![A-Za-z0-9^\\])(?<!(?<=[A-Za-z0-9)\]}}])_)(?<!\d[.,:/])(?<![\^_]\{{)(?<![\^_]-))"
+    rf"(?:(?P<sign>[{_DASH}]\s?|\b(?:minus|negative)\s)?(?P<money>\\?[$\u20ac\u00a3\u20b9\u00a5]\s?)?)"
+    rf"(?P<inner>[{_DASH}])?"
+    rf"(?P<size>\\[dtc]?frac\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)|"
+    rf"[\u00bc-\u00be\u2150-\u215e]|\u03c0/\d+"
+    rf"|(?:\\sqrt\s?(?:\{{[^{{}}]{{1,40}}\}}|\d+)|\u221a\s?\(?\d+\)?|sqrt\s?\(\d+\))|\d{{1,4}}(?:\s|\sand\s|"
+    rf"-)\d{{1,3}}/\d{{1,4}}(?!\d)"
+    rf"|{UNSIGNED})"
+    r"(?P<rest>"
+    r"\s?[\u00bc-\u00be\u2150-\u215e]"
+    r"|\s?(?:\\times|\\cdot|\u00d7|\u00b7|\*|x)\s?10(?:\^\{?[-\u2212]?\d+\}?|\*\*-?\d+|"
+    r"[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
+    r"|\s?(?:\\sqrt\s?(?:\{[^{}]{1,40}\}|\d+)|\u221a\s?\(?\d+\)?|\*?sqrt\s?\(\d+\))"
+    r"|\s?\\pi(?![A-Za-z])|\s?\*?\s?\u03c0|[\s*]?pi\b"
+    rf"|(?P<unit>{_UNIT_POWER})"
+    rf"|{_POWER}|[eE][-+]?\d{{1,3}}(?!\w)|_\{{?\d{{1,2}}\}}?(?!\w)"
+    rf"|{_SCALE}"
+    r"|\s?[ap]\.?m\b\.?"
+    r")?"
+    r"(?:/\d+|\s/\s\d+)?(?P<percent>\s?\\?%|\s(?:percent|per cent|pct)\b)?",
+)
+_STEP = re.compile(
+    r"\b(?:step|part|case|fig(?:ure)?|table|eq(?:uation)?|question|problem|example|chapter|page|line|method|option|"
+    r"note|"
+    r"section|exercise|hint)s?\.?\s?[(#]?$", re.I
+)  # fmt: skip
+_NUMBERED = re.compile(r"(?:^|\n)[ \t#*>]*\(?$")
+_REMARK = re.compile(r"\s\(([^()\n]{1,100})\)[\s.!*_]*$")
+
+
+def last_number(text: str) -> Piece | None:
+    """The last number, whole: with its sign, its power, its percent sign, its fraction."""
+    text = without_remark(text)
+    digit = last_digit(text)
+    if digit is None:
+        return None
+    window = max(0, digit - 240)
+    found = [match for match in _LAST_NUMBER.finditer(text, window, digit + 40) if not _is_label(text, match)]
+    if not found and window:
+        found = [match for match in _LAST_NUMBER.finditer(text, 0, window) if not _is_label(text, match)][-1:]
+    return _number(text, found[-1]) if found else None
+
+
+def _number(text: str, number: re.Match[str]) -> Piece:
+    start = (
+        number.start("money") if number["money"] else number.start("inner") if number["inner"] else number.start("size")
+    )
+    negative = bool(number["inner"])
+    if number["sign"] and _counts(text, number):
+        negative, start = True, number.start("sign")
+    elif number["inner"] and not number["money"]:
+        negative, start = False, number.start("size")
+    money = (number["money"] or "").strip()
+    size = text[number.start("size") : number.start("unit") if number["unit"] else number.end()].rstrip()
+    return Piece(f"{'-' if negative else ''}{money}{size}", start, number.start("size") + len(size))
+
+
+def _counts(text: str, number: re.Match[str]) -> bool:
+    """Whether a sign belongs to the number behind it: not that of a bullet, a range or a difference."""
+    at = number.start("sign")
+    before = text[max(0, at - 40) : at]
+    if number["sign"].startswith("n"):  # negative
+        return True
+    stripped = before.rstrip(" \t*_$")
+    last = stripped[-1:] or "\n"
+    if number["sign"].startswith("m"):  # minus
+        return not (last.isdigit() or last in ")]}%")
+    if number["sign"][-1:].isspace():
+        return last in "=([<>\u2264\u2265\u2248:" and "\n" not in before[len(stripped) :]
+    if last.isdigit() or last in ")]}%":
+        return False
+    return not before[-1:].isalnum()
+
+
+def _is_label(text: str, number: re.Match[str]) -> bool:
+    """Whether a number only counts steps or items: Step 3, "2. Then ..."."""
+    before = text[max(0, number.start() - 14) : number.start()]
+    if _STEP.search(before):
+        return True
+    if re.search(r"[A-Za-z.] ?\[$", before) and text.startswith("]", number.end()):  # a reference
+        return True
+    follows = text[number.end() : number.end() + 3]
+    return bool(
+        number["size"].isdigit()
+        and len(number["size"]) <= 2
+        and _NUMBERED.search(before)
+        and re.match(r"[.)]\s*(?:\S|$)", follows)
+        and re.search(r"\d", text[: number.start()][-400:])
+    )
+
+
+def last_digit(text: str) -> int | None:
+    for end in range(len(text), 0, -1000):
+        digits = list(_DIGIT.finditer(text, max(0, end - 1000), min(len(text), end + 1)))
+        if digits:
+            return digits[-1].end()
+    return None
+
+
+def without_remark(text: str) -> str:
+    """The text without a last remark in brackets: `So she has 12 apples (3 x 4).`"""
+    tail = text[-160:]
+    remark = _REMARK.search(tail)
+    if remark is None:
+        return text
+    before = tail[: remark.start()].rstrip(" *_$")
+    sentence = re.split(r"[.!?]\s|\n", before)[-1]
+    told = re.search(r"\d", sentence) and re.search(r"[A-Za-z\d%}$.]$", before)
+    if not told or re.fullmatch(r"[^A-Za-z=]*\d[^A-Za-z=]*,[^A-Za-z=]*", remark[1]):
+        return text
+    return text[: len(text) - len(tail) + remark.start()]
