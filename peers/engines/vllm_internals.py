@@ -21,6 +21,7 @@ import gc
 import inspect
 import os
 import re
+import sys
 from functools import cache
 from typing import Any
 
@@ -107,6 +108,8 @@ def give_back() -> None:
     A kind of model that vLLM has no code of its own for (OLMo 2, GPT-NeoX) it runs with transformers', in whose class
     it replaces the beginning: from then on only an engine could make one, and not the language model beside it.
     """
+    if "vllm.compilation.wrapper" not in sys.modules:
+        return
     from vllm.compilation.wrapper import TorchCompileWithNoGuardsWrapper
     from vllm.config.vllm import get_current_vllm_config_or_none
 
