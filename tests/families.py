@@ -66,11 +66,11 @@ class Subject:
         from peers.engines.vllm import VllmEngine
 
         engine = VllmEngine(self.base, self.prompts, GENERATE, RUNTIME, "float32", 0)
-        self.generates(engine, self.base)
         try:
             vllm_internals.check_serves_adapters(engine.llm, "p")
         except UserError as error:
             self.unserved = error
+        self.generates(engine, self.base)
         other = self.other()
         if engine.renew(other, None):
             self.generates(engine, other)

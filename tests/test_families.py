@@ -63,7 +63,8 @@ def test_every_family_runs_in_both_engines_or_is_refused_in_one_line() -> None:
     found = done.stdout[done.stdout.index("| family |") :].strip()
     assert DEFECT not in found and "Traceback" not in done.stderr, found
     assert all(f"\n| {family} | " in found for family in FAMILIES) and len(FAMILIES) >= 20
-    assert found in DOCS.read_text(encoding="utf-8"), f"docs/models.md has another table than this one:\n{found}"
+    rows = found.partition("\n\n")[0]  # what vLLM says of a size differs by processor
+    assert rows in DOCS.read_text(encoding="utf-8"), f"docs/models.md has another table than this one:\n{found}"
 
 
 def test_a_line_of_refusal_is_written_once() -> None:
@@ -85,6 +86,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     [
         ({"max_position_embeddings": 100}, 100),
         ({"n_positions": 100}, 100),
+        ({"max_position_embeddings": 100, "model_type": "cohere2", "sliding_window": 64}, 64),
         ({}, None),
         ({"max_position_embeddings": 100, "rope_scaling": None}, 100),
         ({"max_position_embeddings": 100, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, 100),
