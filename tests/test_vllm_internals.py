@@ -147,8 +147,8 @@ def test_an_engine_without_what_is_used_is_refused(vllm: SimpleNamespace, lackin
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (ValueError("1 validation error for ModelConfig\n  Value error, Architectures ['M'] are not supported. [type=x]\n  More"),
-         "Value error, Architectures ['M'] are not supported"),
+        (ValueError("1 validation error for ModelConfig\n  Value error, ['M'] is not supported. [type=x]\n  More"),
+         "Value error, ['M'] is not supported"),
         (AttributeError("no attribute 'block_dim'"), "no attribute 'block_dim'"),
         (NotImplementedError(), "NotImplementedError"),
     ],
