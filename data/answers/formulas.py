@@ -211,6 +211,8 @@ def _told(text: str, run: re.Match[str]) -> Piece | None:
         end = start + len(part)
     if _GROUP.fullmatch(part) or _PLAIN_RELATION.search(part):
         return Piece(part, start, end)
+    if part.count("=") > 1 and all(_PLAIN_EQUATION.fullmatch(each.strip()) for each in part.split(",")):
+        return Piece(part, start, end)  # x = 3, y = 5
     if _PLAIN_EQUATION.fullmatch(part):
         return Piece(concluded(part), start, end)
     if "=" in part:

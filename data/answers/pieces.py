@@ -67,6 +67,8 @@ def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
         end = start + len(part)
         start = end - len(part.lstrip())
         part = text[start:end]
+        if part[:1].isalnum() and part[-1:].isalnum():
+            break
         if part.startswith("<") and (tag := _TAGS.match(part)):
             start += tag.end()
         if part.endswith(">") and (tag := _TAGS.fullmatch(part[part.rfind("<") :])):

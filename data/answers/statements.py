@@ -51,8 +51,9 @@ _STOP = re.compile(
 )
 _WHICH = re.compile(r",?\s(?:which|and this|so this)\s(?:equals|is equal to|makes|gives|comes to|is)\s+", re.I)
 _EMPTY = re.compile(
-    r"(?:not?\b(?! (?:real )?(?:solution|answer|such|root|one|more|integer|value|real))|reasonable|correct|wrong|"
-    r"incorrect|right|valid|"
+    r"(?:not\b(?! (?:enough|defined|determin))|no\b(?=\s)(?! (?:real )?(?:solution|answer|such|root|one|more|integer|value|real))|"
+    r"reasonable|correct|wrong|"
+    r"incorrect|right\b(?! (?:triangle|angle|isos))|valid|"
     r"unclear|unknown|below|above|as follows|obvious|clear|the same|given|found|obtained|shown|in\b|to\b|that\b|"
     r"what\b|when\b|"
     r"how\b|of\b|by\b|very\b|also\b|still\b|consistent|confirmed|verified|written|expressed|supposed|expected|close|"
@@ -81,6 +82,11 @@ _WORKING = re.compile(
 _ONE_FORMULA = re.compile(r"[A-Za-z][^$\d\\]{0,60}(?:\$([^$]+)\$|\\\(([^$]+?)\\\))")
 _LETTERED = re.compile(r"(?:^|[\s,;]|\band\b)\s*\(?[a-h]\)\s+")
 _EQUALLING = re.compile(r"\d[^=]{3,200}?[a-z)]\s+(?:equals|is equal to|makes|comes to|gives)\s+([-$\d].*)", re.DOTALL)
+_PART = re.compile(  # the answer to part (a), Answer 2:
+    r"\b(?:part|question|problem)\s?\(?(?:[a-e]|[1-9]|i{1,3})\b|\b(?:first|second|third|fourth)\b|"
+    r"\banswers? \(?(?:[a-e]|[1-9])\b(?=\)?\s?[:=])",
+    re.I,
+)
 _EACH = re.compile(r"^(\d+) [a-z]+ and \1 [a-z]+$")  # 5 cakes and 5 pies
 _UNIT = re.compile(
     r"(?:[ -](?!(?:on|for|in|from|at|by|to|of|with|ago|than|more|less|and|or|when|if|after|before|each|every|that|"
@@ -140,13 +146,23 @@ def hashes(text: str) -> Piece | None:
 
 
 def phrase(text: str) -> Piece | None:
-    """What follows the last phrase that announces an answer and holds one."""
+    """What follows the last phrase that announces an answer and holds one; of each part where phrases name parts."""
+    parts: dict[str, Piece] = {}
     for start, end, language in phrases(text):
         doubtful = DOUBT.search(text[max(0, start - 12) : start]) or IN_WORDS.search(text, start, end)
         found = _after(text, end, bool(doubtful), language)
-        if found:
-            return found
-    return None
+        if found is None:
+            continue
+        named = _PART.search(text[max(0, start - 24) : end])
+        if named is None or named[0].lower() in parts:
+            return found if not parts else _of_parts(parts)
+        parts[named[0].lower()] = found
+    return _of_parts(parts) if parts else None
+
+
+def _of_parts(parts: dict[str, Piece]) -> Piece:
+    found = list(parts.values())[::-1]
+    return found[0] if len(found) == 1 else Piece(", ".join(x.answer for x in found), found[0].start, found[-1].end)
 
 
 def last_list(text: str) -> Piece | None:
