@@ -84,12 +84,13 @@ PARTS = [
     "1", "111,", "1 000 ", "the answer is ", "answer", "Answer:\n", "answer is a times b which equals ", "*", "_", "#",
     "#### ", "#### Step 1:\n", "$", "$x ", "$$", r"\[", r"\( ", r"\boxed{", r"\boxed{1} and ", r"\frac{1", r"\quad ",
     r"\begin{cases} x = 1 \\ ", r"\text{", "<think>", "</think>", "<answer>", "<answer>1</answer>", "x = ", "x = 1, ",
-    "1 + ", "(1", "[1,", "(1, 2), ", "- ", "\n", "- 3\n", "x = 3\n", "die Antwort ist ", "antwort a a a ", "答案", "답은 ",
-    "1/2 ", "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", '"', "```\n",
-    "İ", "12%",
+    "1 + ", "(1", "[1,", "(1, 2), ", "- ", "\n", "- 3\n", "x = 3\n", "die Antwort ist ", "antwort a a a ",
+    "1/2 ", "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", "```\n",
+    '"', "İ", "12%", "答案", "답은 ",
 ]  # fmt: skip
 FORMS = [
-    "{}", "The answer is {}", "so 5 {}", "{} 5", r"\boxed{{{}}}", "<answer>{}</answer>", "#### {}", "The answer is ${}$",
+    "{}", "The answer is {}", "so 5 {}", "{} 5", r"\boxed{{{}}}", "<answer>{}</answer>", "#### {}",
+    "The answer is ${}$",
 ]  # fmt: skip
 
 

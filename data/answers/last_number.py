@@ -79,8 +79,6 @@ def _number(text: str, number: re.Match[str]) -> Piece:
     negative = bool(number["inner"])
     if number["sign"] and _counts(text, number):
         negative, start = True, number.start("sign")
-    elif number["inner"] and not number["money"]:
-        negative, start = False, number.start("size")
     money = (number["money"] or "").strip()
     size = text[number.start("size") : number.start("unit") if number["unit"] else number.end()].rstrip()
     return Piece(f"{'-' if negative else ''}{money}{size}", start, number.start("size") + len(size))

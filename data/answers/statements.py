@@ -44,14 +44,16 @@ _STOP = re.compile(
     r"\$|\\\(|\.(?!\d|[A-Z]\.)|<\||\uff0c(?=[^\d\s])|[?\n\u3002\uff1f\uff01]|!(?=\s|$)|,?\s(?:because|since|so|which|"
     r"where|but|as (?:required|"
     r"desired|expected|shown|the|a|an|"
-    r"we)|(?:when )?rounded|to the nearest|denn|weil|da|car|parce|porque|perché|потому|and that is|and this|"
+    r"we)|(?:when )?rounded|to the nearest|denn|weil|da|car|parce|porque|perché|потому|and that is|and (?:the|my|"
+    r"our) answer|and this|"
     r"and we are done|or equivalently|that is|namely|in other words|i\.e|giving|making)\b|,?\sor,|"
     r"(?<=[\d%)]) - (?=(?:a|an|the|this|that|which|it|he|she|we|they|so|not|nice|[A-Z][a-z]+)\s)|"
     r"(?<=[^\s\d]) [\u2014\u2013] |\s[\u2014\u2013]\s(?=[A-Za-z])"
 )
 _WHICH = re.compile(r",?\s(?:which|and this|so this)\s(?:equals|is equal to|makes|gives|comes to|is)\s+", re.I)
 _EMPTY = re.compile(
-    r"(?:not\b(?! (?:enough|defined|determin))|no\b(?=\s)(?! (?:real )?(?:solution|answer|such|root|one|more|integer|value|real))|"
+    r"(?:not\b(?! (?:enough|defined|determin))|no\b(?=\s)(?! (?:real )?(?:solution|answer|such|root|one|more|integer|"
+    r"value|real))|"
     r"reasonable|correct|wrong|"
     r"incorrect|right\b(?! (?:triangle|angle|isos))|valid|"
     r"unclear|unknown|below|above|as follows|obvious|clear|the same|given|found|obtained|shown|in\b|to\b|that\b|"
@@ -153,10 +155,10 @@ def phrase(text: str) -> Piece | None:
         found = _after(text, end, bool(doubtful), language)
         if found is None:
             continue
-        named = _PART.search(text[max(0, start - 24) : end])
-        if named is None or named[0].lower() in parts:
+        named = _PART.findall(text[max(0, start - 24) : end])
+        if not named or named[-1].lower() in parts:
             return found if not parts else _of_parts(parts)
-        parts[named[0].lower()] = found
+        parts[named[-1].lower()] = found
     return _of_parts(parts) if parts else None
 
 
@@ -264,7 +266,7 @@ def _with_points(number: str) -> str:
     whole, comma, part = number.rpartition(",")
     if not comma or "," in whole or len(part) == 3:
         return number
-    return f"{whole.replace('.', '')}.{part}"
+    return f"{re.sub(r'[. ]', '', whole)}.{part}"
 
 
 def _telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
