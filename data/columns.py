@@ -217,8 +217,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "for samples"
         ),
         "extract_status": (
-            'which rule found `answer`: `boxed`, `hashes` (`#### x`), `phrase` ("the answer is x"), `last_number`, '
-            "`none`"
+            'which rule found `answer`: `tagged` (`<answer>x</answer>`), `boxed`, `hashes` (`#### x`), `phrase` ("the '
+            'answer is x"), `last_formula`, `last_number`, `none`'
         ),
     },
     "metrics": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from data.answers.pieces import Piece
 
@@ -59,17 +60,19 @@ _NUMBERED = re.compile(r"(?:^|\n)[ \t#*>]*\(?$")
 _REMARK = re.compile(r"\s\(([^()\n]{1,100})\)[\s.!*_]*$")
 
 
+@lru_cache(maxsize=1)  # the last two rules ask for that of one text
 def last_number(text: str) -> Piece | None:
     """The last number, whole: with its sign, its power, its percent sign, its fraction."""
     text = without_remark(text)
     digit = last_digit(text)
     if digit is None:
         return None
-    window = max(0, digit - 240)
-    found = [match for match in _LAST_NUMBER.finditer(text, window, digit + 40) if not _is_label(text, match)]
-    if not found and window:
-        found = [match for match in _LAST_NUMBER.finditer(text, 0, window) if not _is_label(text, match)][-1:]
-    return _number(text, found[-1]) if found else None
+    near = max(0, text.rfind(" ", 0, max(0, digit - 24)), digit - 120)  # mostly enough, and quick
+    for first, last in ((near, digit + 40), (0, near + 24)):
+        for match in reversed(list(_LAST_NUMBER.finditer(text, first, last))):
+            if not _is_label(text, match):
+                return _number(text, match)
+    return None
 
 
 def _number(text: str, number: re.Match[str]) -> Piece:
@@ -119,10 +122,14 @@ def _is_label(text: str, number: re.Match[str]) -> bool:
 
 
 def last_digit(text: str) -> int | None:
-    for end in range(len(text), 0, -1000):
-        digits = list(_DIGIT.finditer(text, max(0, end - 1000), min(len(text), end + 1)))
+    """Where the last digit ends."""
+    end = len(text)
+    size = 64
+    while end > 0:
+        digits = list(_DIGIT.finditer(text, max(0, end - size), min(len(text), end + 1)))
         if digits:
             return digits[-1].end()
+        end, size = end - size, 4 * size
     return None
 
 

@@ -9,7 +9,7 @@ from data.answers.formulas import is_formula
 from data.answers.last_number import UNSIGNED, last_number
 from data.answers.phrases import DOUBT, IN_WORDS, MARKS, MORE, phrases
 from data.answers.pieces import SAYS, Piece, balanced, concluded, piece, trim
-from data.answers.rows import displayed, rows_of
+from data.answers.rows import displayed, is_row, rows_of
 from data.answers.spelling import MAX_ANSWER_CHARS
 
 # Tags and hashes
@@ -169,6 +169,9 @@ def _of_parts(parts: dict[str, Piece]) -> Piece:
 
 def last_list(text: str) -> Piece | None:
     """The list of values or equations with which a response ends, a line each: `So:`, `x = 3`, `y = 5`."""
+    end = text.rstrip()
+    if "\n" not in end or not is_row(end[end.rfind("\n") + 1 :][:200].strip()):
+        return None
     at = max(0, len(text) - 1500)
     intros = list(_INTRO.finditer(text, at))
     found = _after(text, intros[-1].end() if intros else 0) if intros or len(text) < 500 else None
