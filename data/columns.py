@@ -107,7 +107,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             'one row per prompt; under `generate.aggregate = "self"` every row; none where label and text need no '
             "aggregate"
         ),
-        "response": "text, white space trimmed, without stop string and end token; empty if nothing was generated",
+        "response": (
+            "text, white space trimmed, without stop string and end token; empty if nothing was generated; a thought "
+            "is part of it, with the `<think>` that the prompt wrote"
+        ),
         "answer": "extracted answer; null: none found",
         "finish_reason": "`stop`, `length` (token limit), `context` (the prompt did not fit)",
         "n_tokens": "tokens in `token_ids`",
@@ -152,7 +155,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "else of the chain; responses without an answer, or cut off, do not count"
         ),
         "question": "the prompt's question",
-        "target": "text to train on; null: there is none",
+        "target": "text to train on, without a thought unless `peers[].train_thoughts` is set; null: there is none",
         "target_token_ids": "the target in this peer's tokens, end token included: what train reads",
     },
     "keep": {
@@ -217,8 +220,9 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "for samples"
         ),
         "extract_status": (
-            'which rule found `answer`: `tagged` (`<answer>x</answer>`), `boxed`, `hashes` (`#### x`), `phrase` ("the '
-            'answer is x"), `last_formula`, `last_number`, `none`'
+            "which rule found `answer`: `tagged` (`<answer>x</answer>`), `boxed`, `hashes` (`#### x`), `phrase` "
+            '("the answer is x"), `last_formula`, `last_number`, `none`; of other kinds than mathematics also '
+            "`last_line`, `own`"
         ),
     },
     "metrics": {

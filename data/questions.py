@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
 
+from data.answers.choice import listed, problem_of, with_options
 from data.config.sections import SourceSection
 from data.errors import UserError
 from data.files import EXPECTED, list_files, looks_like_files
@@ -81,13 +82,15 @@ def shuffled(questions: Mapping[str, str], seed: int) -> list[str]:
 
 
 def read_with_origin(
-    section: SourceSection, columns: list[str], where: str, lists: str | None = None
+    section: SourceSection, columns: list[str], where: str, lists: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, Origin]:
-    """What `read_source` returns, and where it comes from. In the column `lists` a list is taken, as its JSON.
+    """What `read_source` returns, and where it comes from. In the columns `lists` a list is taken, as its JSON. A
+    column of options becomes part of the question.
 
-    Raises UserError as `read_source` does.
+    Raises UserError as `read_source` does, and for a question that has not the options that it should.
     """
-    table, origin = _open(section, list(dict.fromkeys(columns)), where, lists)
+    more = [section.options] if section.options is not None and section.options not in columns else []
+    table, origin = _open(section, list(dict.fromkeys([*columns, *more])), where, (*lists, *more))
     first, end = section.rows or (0, len(table))
     table, origin = table.slice(first, end - first), replace(origin, first=first)
     if table.is_empty():
@@ -103,10 +106,28 @@ def read_with_origin(
         if nul.any():
             row = origin.place(nul.arg_true()[0])
             raise UserError(f"{where}: {row} has a NUL character in {column!r}; fix or remove the row")
-    return table, origin
+    if section.question_column in table.columns:
+        table = _with_options(section, table, origin, where)
+    return table.select(list(dict.fromkeys(columns))), origin
 
 
-def _open(section: SourceSection, columns: list[str], where: str, lists: str | None) -> tuple[pl.DataFrame, Origin]:
+def _with_options(section: SourceSection, table: pl.DataFrame, origin: Origin, where: str) -> pl.DataFrame:
+    """With the options that a column has written below the questions; those of questions with a choice are checked."""
+    questions = table[section.question_column].to_list()
+    if section.options is not None:
+        try:
+            for row, cell in enumerate(table[section.options].to_list()):
+                questions[row] = with_options(questions[row], listed(cell))
+        except ValueError as error:
+            raise UserError(f"{where}: {origin.place(row)} has options in {section.options!r} that {error}") from None
+    if getattr(section, "answers", None) == "choice":
+        for row, question in enumerate(questions):
+            if problem := problem_of(question):
+                raise UserError(f"{where}: {origin.place(row)} {problem}")
+    return table.with_columns(pl.Series(section.question_column, questions, dtype=pl.String))
+
+
+def _open(section: SourceSection, columns: list[str], where: str, lists: Sequence[str]) -> tuple[pl.DataFrame, Origin]:
     if section.source == NANO:
         return _open_nano(section, columns, where)
     source = section.here(section.source)
@@ -134,7 +155,9 @@ def _open_nano(section: SourceSection, columns: list[str], where: str) -> tuple[
     return _texts(table.to_arrow(), columns, NANO, where), Origin(NANO, len(table))
 
 
-def _open_hub(section: SourceSection, columns: list[str], where: str, lists: str | None) -> tuple[pl.DataFrame, Origin]:
+def _open_hub(
+    section: SourceSection, columns: list[str], where: str, lists: Sequence[str]
+) -> tuple[pl.DataFrame, Origin]:
     """A name on the hub, through the `datasets` library."""
     import datasets
 
@@ -152,7 +175,7 @@ def _open_hub(section: SourceSection, columns: list[str], where: str, lists: str
     return table, Origin(section.source, len(table))
 
 
-def _texts(table: pa.Table, columns: list[str], source: str, where: str, lists: str | None = None) -> pl.DataFrame:
+def _texts(table: pa.Table, columns: list[str], source: str, where: str, lists: Sequence[str] = ()) -> pl.DataFrame:
     try:
         return table_texts(table, columns, lists)
     except BadFileError as error:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,9 @@ class _Literal(str):
 
 
 def read_file(
-    file: SourceFile, columns: list[str], where: str, lists: str | None = None
+    file: SourceFile, columns: list[str], where: str, lists: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, FileRead]:
-    """The named columns as strings, and the file's size and checksum; in the column `lists` a list is taken, as JSON.
+    """The named columns as strings, and the file's size and checksum; in the columns `lists` a list is taken, as JSON.
 
     Raises UserError for a file that cannot be read as it stands.
     """
@@ -73,7 +73,7 @@ def read_file(
 
 
 def _read(
-    file: SourceFile, handle: io.BufferedIOBase, columns: list[str], more: list[str], lists: str | None
+    file: SourceFile, handle: io.BufferedIOBase, columns: list[str], more: list[str], lists: Sequence[str]
 ) -> pl.DataFrame:
     ending, compression = file.format
     if ending == ".parquet":
@@ -107,7 +107,7 @@ def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
 # --- JSONL ------------------------------------------------------------------------------------------------------
 
 
-def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str], lists: str | None) -> pl.DataFrame:
+def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str], lists: Sequence[str]) -> pl.DataFrame:
     known: dict[str, None] = {}
     texts: Texts = {column: [] for column in (*columns, *more)}
     for number, line in lines:
@@ -124,7 +124,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
         known |= dict.fromkeys(row)
         for column, found in texts.items():
             try:
-                found.append(_json_text(row.get(column), column == lists))
+                found.append(_json_text(row.get(column), column in lists))
             except BadFileError as error:
                 raise BadFileError(f"row {len(found) + 1} (line {number}): {column!r} {error}") from error
     if known:
@@ -195,7 +195,7 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
 # --- Parquet, and tables of the hub -----------------------------------------------------------------------------
 
 
-def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lists: str | None) -> pl.DataFrame:
+def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lists: Sequence[str]) -> pl.DataFrame:
     with pq.ParquetFile(handle) as file:
         names = file.schema_arrow.names
         twice = [name for name in names if names.count(name) > 1]
@@ -204,18 +204,18 @@ def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lis
         _check_columns(columns, names)
         wanted = [column for column in (*columns, *more) if column in names]
         for column in wanted:
-            _check_type(file.schema_arrow.field(column).type, column, column == lists)
+            _check_type(file.schema_arrow.field(column).type, column, column in lists)
         return table_texts(file.read(columns=wanted), wanted, lists)
 
 
-def table_texts(table: pa.Table, columns: list[str], lists: str | None = None) -> pl.DataFrame:
+def table_texts(table: pa.Table, columns: list[str], lists: Sequence[str] = ()) -> pl.DataFrame:
     """Columns of an Arrow table as text: strings as they are, numbers, dates and truth values in their usual form, in
-    the column `lists` a list as the JSON of the texts of its parts.
+    the columns `lists` a list as the JSON of the texts of its parts.
 
     Raises BadFileError for a column that is not there, or has values without a text.
     """
     _check_columns(columns, table.column_names)
-    return pl.DataFrame({name: _arrow_texts(table[name], name, name == lists) for name in columns})
+    return pl.DataFrame({name: _arrow_texts(table[name], name, name in lists) for name in columns})
 
 
 def _is_list(kind: pa.DataType) -> bool:

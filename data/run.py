@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import shards, sums
+from data.answers.own_grader import check_own
 from data.config.engine import settled
 from data.config.form import form_warnings
 from data.config.load import differences, load_config, parse_config
@@ -125,6 +126,7 @@ def open_run(
                 check_version(root)  # before the config is compared, so that an old run is told as what it is
             config = _resolve(frozen_path, given, overrides)
             resolved(config)
+            check_own(config.answer_kinds)
             run = Run(name, config)
             if first or shards.read_manifest(run.prompts_dir) is None:
                 write_prompts(config, run.prompts_dir, run.gate_dir)

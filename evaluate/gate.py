@@ -182,7 +182,7 @@ def _right(run: Run, round_: int, gold: dict[str, str], grader: Grader) -> dict[
         raise UserError("prompts.source no longer has all questions of the gate")
     pairs = [(counted(row["answer"], row["finish_reason"]), gold[row["prompt_id"]]) for row in rows]
     stated = [(answer, right) for answer, right in pairs if answer is not None]
-    same = grader.equivalent(stated, run.config.evaluate.label_answers)
+    same = grader.matches(stated, run.config.evaluate.label_answers)
     equal = {pair for pair, verdict in zip(stated, same, strict=True) if verdict}
     peers: dict[str, list[bool]] = {}
     for row, pair in zip(rows, pairs, strict=True):

@@ -11,6 +11,7 @@ from rich.table import Table
 from data import gate, shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.answers.votes import consistency, counted
 from data.fork import fork_notice
 from data.run import OUTPUT, RUNS, load_frozen
@@ -49,7 +50,7 @@ def label_free_table(run: str) -> Table:
         for n in rounds_without_gold(run):
             table.add_section()
             for (what, peer), rows in _responses(run, n).items():
-                table.add_row(str(n), what, peer, *_figures(rows, grader))
+                table.add_row(str(n), what, peer, *_figures(rows, config.prompts.answers, grader))
     return table
 
 
@@ -71,15 +72,15 @@ def _response(row: ChainRow | GateRow) -> Response:
     return row["prompt_id"], counted(row["answer"], row["finish_reason"]), stopped, row["n_tokens"]
 
 
-def _figures(rows: list[Response], grader: Grader) -> list[str]:
+def _figures(rows: list[Response], kind: Kind, grader: Grader) -> list[str]:
     n = len(rows)
     questions: dict[str, list[str | None]] = defaultdict(list)
     for id_, answer, _, _ in rows:
         questions[id_].append(answer)
     shown = "–"
     if any(len(answers) > 1 for answers in questions.values()):
-        compare_all(questions.values(), "math", grader)
-        shown = f"{100 * consistency(list(questions.values()), 'math', grader):.1f}"
+        compare_all(questions.values(), kind, grader)
+        shown = f"{100 * consistency(list(questions.values()), kind, grader):.1f}"
     unfinished, unanswered = sum(not stopped for *_, stopped, _ in rows), sum(row[1] is None for row in rows)
     tokens = sum(tokens for *_, tokens in rows)
     return [f"{n:,}", f"{tokens / n:.1f}", f"{100 * unfinished / n:.1f}", f"{100 * unanswered / n:.1f}", shown]

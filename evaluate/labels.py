@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 
 from data import shards
 from data.answers.clusters import clusters, compare_all
-from data.answers.equivalence import Kind
-from data.answers.extract import extract
 from data.answers.gold import gold_by_question
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.answers.votes import counted
 from data.config.sections import Config
 from data.errors import UserError
@@ -58,13 +57,14 @@ def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str
         )
     if section.question_column == column:
         raise UserError(f"prompts.question_column and evaluate.label_column are both {column!r}")
-    table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=column)
+    table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=(column,))
     rows: Sequence[int] = range(len(table))
     if ids is not None:  # of a large source reading the answers takes longest
         questions = table[section.question_column].to_list()
         rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
         table = table[rows]
-    golds = gold_by_question(table, config.evaluate.label_answers, lambda row: origin.place(rows[row]), "prompts")
+    kind, first = config.evaluate.label_answers, config.evaluate.label_index
+    golds = gold_by_question(table, kind, lambda row: origin.place(rows[row]), "prompts", first)
     return {id_: gold for id_, (_, gold) in golds.items()}
 
 
@@ -106,19 +106,19 @@ def judged(
             f"prompts: {run.config.prompts.source} has changed since round {round_} of run {run.name!r}: "
             f"{len(missing)} of {len(asked)} questions are no longer in it, first {missing[0][:60]!r}; restore the file"
         )
-    for row in scores:  # without a label the text's own answer is what it teaches
-        found = None if row["target"] is None else extract(row["target"])
-        row["answer"] = row["label"] or (found.answer if found else None)
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
+        taught = _of_texts(scores, asked, run.config.prompts.answers, grader)
+        for row, answer in zip(scores, taught, strict=True):  # without a label the text's own answer is what it teaches
+            row["answer"] = row["label"] or answer
         rows = [*chains, *scores]
         stated = [row for row in rows if row["answer"] is not None]
-        same = grader.equivalent([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
+        same = grader.matches([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
         for row in rows:
             row["right"] = False
         for row, equal in zip(stated, same, strict=True):
             row["right"] = bool(equal)
         if run.config.score.text == "samples":  # each has its own answer, whatever the label
-            _judge_texts(scores, gold, section.label_answers, grader)
+            _judge_texts(scores, taught, gold, section.label_answers, grader)
         in_chain = [row for row in chains if row["role"] in ("chain", "synthesis") or run.config.generate.alone]
         _vote(in_chain, "vote_right", section.label_answers, grader)
         samples: dict[str, list[Row]] = defaultdict(list)
@@ -144,11 +144,17 @@ def _rows(folder: Path, schema: pa.Schema, columns: Sequence[str], only: Collect
     return found
 
 
-def _judge_texts(scores: list[Row], gold: dict[str, str], kind: Kind, grader: Grader) -> None:
+def _of_texts(scores: list[Row], asked: dict[str, str], kind: Kind, grader: Grader) -> list[str | None]:
+    """The answer of each row's text; None where it has no text, or none that states one."""
+    found = grader.find([(row["target"] or "", asked.get(row["prompt_id"], "")) for row in scores], kind)
+    pairs = zip(found, scores, strict=True)
+    return [each.answer if each is not None and row["target"] is not None else None for each, row in pairs]
+
+
+def _judge_texts(scores: list[Row], taught: list[str | None], gold: dict[str, str], kind: Kind, grader: Grader) -> None:
     """Set in each row whether the answer of its text is right."""
-    found = [None if row["target"] is None else extract(row["target"]) for row in scores]
-    stated = [(row, each.answer) for row, each in zip(scores, found, strict=True) if each is not None]
-    same = grader.equivalent([(answer, gold[row["prompt_id"]]) for row, answer in stated], kind)
+    stated = [(row, answer) for row, answer in zip(scores, taught, strict=True) if answer is not None]
+    same = grader.matches([(answer, gold[row["prompt_id"]]) for row, answer in stated], kind)
     for row in scores:
         row["text_right"] = False
     for (row, _), equal in zip(stated, same, strict=True):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from data import shards, sums
+from data.answers import own
 from data.answers.clusters import clusters, compare_all
-from data.answers.extract import extract
 from data.answers.grader import Grader, grade
 from data.console import console
 from data.errors import UserError
@@ -49,6 +49,7 @@ SECTIONS: dict[str, Any] = {  # what evals depend on; how the chains are made do
     "generate": {"max_new_tokens", "context_tokens", "engine"},
 }
 COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parquet
+FIRST = ("item_id", "sample", "response")
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -110,6 +111,9 @@ def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, lis
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
         "policies": [policy.identity for policy in policies.values()],
+        **own.told(
+            *(b.answers for b in run.config.benchmarks if b.answers != "numbers")
+        ),  # which has been there longer
     }
 
 
@@ -158,6 +162,18 @@ def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Ite
             f"{named} has changed since round 0 of run {run.name!r} was evaluated: its questions, their gold answers, "
             "or how this version reads them; restore it, or use another run name"
         )
+    if baseline and baseline["fingerprint"].get("answers") != stage.fingerprint.get("answers"):
+        raise UserError(
+            f"a function that compares answers has changed since round 0 of run {run.name!r} was evaluated: "
+            f"{_files(baseline['fingerprint'])} then, {_files(stage.fingerprint)} now; restore its file, delete the "
+            "evals of all rounds to make them again, or use another run name"
+        )
+
+
+def _files(fingerprint_: dict[str, Any]) -> str:
+    known = fingerprint_.get("answers", {}).items()
+    told = [f"{kind} ({each['sha256'][:12]})" for kind, each in known if "sha256" in each]
+    return ", ".join(told) or "none"
 
 
 def respond_to_all(run: Run, round_: int, policy: Policy, units: list[Unit], advance: Advance) -> None:
@@ -276,7 +292,7 @@ class Evaluation:
         items = {item.id: item for item in unit.items}
         responses = shards.rows_of(unit.path(self.work, "responses"), ResponseRow)
         current, frozen = (unit.verdicts(self.work, kind) for kind in (CURRENT, FROZEN if self.round else CURRENT))
-        found = [extract(row["response"]) for row in responses]
+        found = grader.find([(row["response"], items[row["item_id"]].question) for row in responses], kind)
         verdicts = grade(
             [
                 (f, items[row["item_id"]].gold, row["finish_reason"] == "length")
@@ -317,13 +333,14 @@ class Evaluation:
     def note_agreement(self, unit: Unit, rows: list[EvalRow], kind: Any, grader: Grader) -> None:
         """`peer_agreement` of the greedy rows: the share of the other peers whose greedy answer is equivalent."""
         others: dict[str, list[str | None]] = {}
+        asked = {item.id: item.question for item in unit.items}
         for peer in self.run.config.peer_names:
             if peer != unit.peer:
                 path = Unit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
-                for response in shards.rows_of(path, ResponseRow, ["item_id", "sample", "response"]):
-                    if response["sample"] == 0:
-                        found = extract(response["response"])
-                        others.setdefault(response["item_id"], []).append(found.answer if found else None)
+                greedy_ = [r for r in shards.rows_of(path, ResponseRow, FIRST) if r["sample"] == 0]
+                found = grader.find([(row["response"], asked[row["item_id"]]) for row in greedy_], kind)
+                for response, each in zip(greedy_, found, strict=True):
+                    others.setdefault(response["item_id"], []).append(each.answer if each else None)
         greedy = [row for row in rows if row["sample"] == 0]
         compare_all([[row["answer"], *others[row["item_id"]]] for row in greedy], kind, grader)
         for row in greedy:

@@ -13,9 +13,9 @@ from functools import partial
 from statistics import fmean
 
 from data.answers.clusters import clusters, compare_all
-from data.answers.equivalence import Kind
-from data.answers.extract import Extracted, extract
+from data.answers.extract import Extracted
 from data.answers.grader import Grader, grade
+from data.answers.kinds import Kind
 from data.config.sections import BenchmarkSection, Config, TemplateSection, WordingSection
 from data.errors import UserError
 from data.hashing import draw_key, request_seed
@@ -84,7 +84,8 @@ def _as_benchmark(section: WordingSection, column: str) -> BenchmarkSection:
     """Without the limit, which is for what is left after the overlap."""
     shared = {name: getattr(section, name) for name in ("source", "split", "subset", "revision", "question_column")}
     return BenchmarkSection(
-        name="wording", rows=section.rows, answer_column=column, answers=section.answers, **shared
+        name="wording", rows=section.rows, answer_column=column, answers=section.answers, options=section.options,
+        answer_index=section.answer_index, **shared,
     )  # fmt: skip
 
 
@@ -116,7 +117,9 @@ def ask(
 
 def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: Kind, grader: Grader) -> Trial:
     """The trial that a wording's responses (one or k per question) are."""
-    found = [[extract(each.text) for each in answers] for answers in responses]
+    pairs = zip(dev.questions, responses, strict=True)
+    read = iter(grader.find([(each.text, question) for question, answers in pairs for each in answers], kind))
+    found = [[next(read) for _ in answers] for answers in responses]
     stated = [
         [answer if _stated(answer, each) else None for answer, each in zip(*pair, strict=True)]
         for pair in zip(found, responses, strict=True)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from data.answers.clusters import clusters
-from data.answers.equivalence import Kind
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.answers.votes import counted
 from data.finite import check_finite
 from data.schema import ChainRow
@@ -26,7 +26,7 @@ class Aggregate(Protocol):
         """The responses to a question that stand together, in the order of `rows`; one of each group is kept."""
         ...
 
-    def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
+    def pick(self, group: list[ChainRow], kind: Kind, grader: Grader) -> ChainRow:
         """The response of a group that is an aggregate."""
         ...
 
@@ -40,7 +40,7 @@ class LastResponse:
         """See `Aggregate.groups`."""
         return [in_chain(rows)]
 
-    def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
+    def pick(self, group: list[ChainRow], kind: Kind, grader: Grader) -> ChainRow:
         """See `Aggregate.pick`."""
         return group[-1]
 
@@ -50,10 +50,10 @@ class ChainVote(LastResponse):
 
     votes = True
 
-    def pick(self, group: list[ChainRow], grader: Grader) -> ChainRow:
+    def pick(self, group: list[ChainRow], kind: Kind, grader: Grader) -> ChainRow:
         """See `Aggregate.pick`."""
         means = [None if (sum_ := row["logprob"]) is None else sum_ / max(1, row["n_tokens"]) for row in group]
-        return group[vote(voting(group), means, "math", grader)]
+        return group[vote(voting(group), means, kind, grader)]
 
 
 class OwnResponse(LastResponse):
@@ -88,7 +88,7 @@ def voting(rows: list[ChainRow]) -> list[str | None]:
 
 
 def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float | None], kind: Kind, grader: Grader) -> int:
-    """Index of the response kept by a majority vote over mathematically equivalent answers.
+    """Index of the response kept by a majority vote over equivalent answers.
 
     Responses without an answer have no vote. Among equally large clusters the one whose best response has the highest
     mean token log-probability wins; so does, within the winning cluster, that response; remaining ties go to

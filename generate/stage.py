@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 from data import shards
+from data.answers import kinds, own
 from data.answers.clusters import compare_all
-from data.answers.extract import extract
-from data.answers.grader import Grader
+from data.answers.grader import Grader, find_all
 from data.console import console
 from data.finite import known
 from data.hashing import digest, draw_key, request_seed
@@ -142,6 +142,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
         "config": digest([run.config.model_dump(mode="json", include=SECTIONS), parts]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy.identity for policy in policies.values()],
+        **own.told(run.config.prompts.answers),
     }
 
 
@@ -154,7 +155,7 @@ class Generation:
 
     def __init__(self, run: Run, round_: int, policies: dict[str, Policy], first: list[int] | None = None) -> None:
         self.run, self.round, self.policies = run, round_, policies
-        self.peers = run.config.peer_names
+        self.peers, self.answers = run.config.peer_names, run.config.prompts.answers
         self.asking = asking_of(run.config, round_)
         self.aggregate = AGGREGATES[run.config.generate.aggregate]
         self.folder = run.stage_dir(round_, "chains")
@@ -281,11 +282,12 @@ class Generation:
     def earlier(self, unit: Unit) -> dict[str, list[str]]:
         """The responses that are shown to a unit, per question, in order; empty ones left out."""
         responses: dict[str, list[str]] = {}
+        shown = self.policies[unit.peer].prompts.shown
         for turn in self.asking.shown(unit.turn):
             for peer in self.peers:
                 path = Unit(unit.shard, turn, peer).path(self.work)
                 for row in shards.rows_of(path, ChainRow, ["prompt_id", "response"]):
-                    if row["response"]:
+                    if shown(row["response"]):  # a thought that was never closed leaves nothing to show
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
         return responses
 
@@ -300,7 +302,7 @@ class Generation:
 
     def row(self, unit: Unit, question: Question, number: int, completion: Completion) -> ChainRow:
         """One row of the chains."""
-        found = extract(completion.text)
+        found = kinds.of(self.answers).find(completion.text, question.text)
         return {
             "prompt_id": question.id, "question": question.text, "role": unit.turn.role,
             "position": unit.turn.number if unit.turn.role == "chain" else None,
@@ -320,12 +322,14 @@ class Generation:
                 by_question[row["prompt_id"]].append(row)
         for question in questions:  # those of one turn stand in the order in which a chain would have them
             by_question[question.id].sort(key=lambda row: self.place(question, row))
+        if kinds.is_own(self.answers):  # not in a peer's process, which has no pool to run it in
+            find_all(chain.from_iterable(by_question.values()), self.answers, grader)
         if self.run.config.score.needs_aggregate:
             groups = [group for rows in by_question.values() for group in self.aggregate.groups(rows)]
             if self.aggregate.votes:
-                compare_all([voting(group) for group in groups], "math", grader)
+                compare_all([voting(group) for group in groups], self.answers, grader)
             for group in groups:
-                self.aggregate.pick(group, grader)["is_aggregate"] = True
+                self.aggregate.pick(group, self.answers, grader)["is_aggregate"] = True
         grader.forget()
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:

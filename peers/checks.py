@@ -7,6 +7,8 @@ from typing import Any
 
 from data.config.sections import PeerSection
 from data.errors import UserError
+from peers.architecture import TURNED
+from peers.positions import longest, rope_of, stated_length
 from peers.weights import read_model_json, read_stored, weight_files
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -37,30 +39,38 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
         )
     if not (directory / "config.json").is_file():
         raise UserError(f"peer {peer.name}: {directory} has no config.json; expected a Hugging Face model directory")
-    config = read_model_json(peer, directory / "config.json")
-    _check_plain(peer, directory, config)
+    check_config(peer, directory, positions)
     read_stored(peer, directory)
     if not any((directory / name).is_file() for name in VOCABULARIES):
         raise UserError(
             f"peer {peer.name}: {directory} has no tokenizer; expected one of {', '.join(VOCABULARIES)} beside the "
             "weights (tokenizer.save_pretrained writes it)"
         )
+
+
+def check_config(peer: PeerSection, directory: Path, positions: int) -> None:
+    """What its config.json alone says must be fit: kind, plain weights, context. Raises UserError."""
+    config = read_model_json(peer, directory / "config.json")
+    _check_plain(peer, directory, config)
     named = config.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else f"model without an architecture ({named!r})"
-    if not architecture.endswith("ForCausalLM"):
+    if not (architecture.endswith("ForCausalLM") or architecture in TURNED):
         raise UserError(f"peer {peer.name}: {directory} is a {architecture}; expected a ...ForCausalLM")
-    for key in ("logit_scale", "logits_scaling"):
-        if config.get(key) not in (None, 1, 1.0):
-            raise UserError(f"peer {peer.name}: {architecture} scales its logits ({key}), which is not supported yet")
-    longest = config.get("max_position_embeddings")
-    if longest is not None and not (type(longest) is int and longest > 0):
+    _check_positions(peer, directory, config, positions)
+
+
+def _check_positions(peer: PeerSection, directory: Path, config: dict[str, Any], positions: int) -> None:
+    """The context must hold what a prompt and a response may take. Raises UserError."""
+    key, stated = stated_length(config)
+    if stated is not None and not (type(stated) is int and stated > 0):
         raise UserError(
-            f"peer {peer.name}: {directory / 'config.json'} has max_position_embeddings {longest!r}; expected a whole "
-            "number of tokens"
+            f"peer {peer.name}: {directory / 'config.json'} has {key} {stated!r}; expected a whole number of tokens"
         )
-    if longest is not None and longest < positions:
+    found = longest(config)
+    if found is not None and found < positions:
+        scaled = f" (its {kind} scaling included)" if (kind := rope_of(config)[0]) != "default" else ""
         raise UserError(
-            f"peer {peer.name}: its context is {longest} tokens; generate.context_tokens + max_new_tokens is "
+            f"peer {peer.name}: its context is {found} tokens{scaled}; generate.context_tokens + max_new_tokens is "
             f"{positions} (scoring puts a response and the aggregate after the question); lower them"
         )
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
+from data.thoughts import CLOSES, OPENS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,6 +53,17 @@ class Controls:
     def escape(self, text: str) -> str:
         """A text in which no control token can be read."""
         return self._begins.sub(lambda found: STAND_IN + chr(FIRST + self.firsts.index(found[0])), text)
+
+    def escape_response(self, text: str) -> str:
+        """The same, but for the marks of the thought that a response has: they are what they are in what a peer writes.
+
+        Within the thought and after it they are text.
+        """
+        before, closes, after = text.rpartition(CLOSES)
+        thought, rest = (before, after) if closes else (after, "")
+        bare = thought.lstrip()
+        blanks, opens = thought[: len(thought) - len(bare)], OPENS if bare.startswith(OPENS) else ""
+        return blanks + opens + self.escape(bare[len(opens) :]) + closes + self.escape(rest)
 
     def added_in(self, markup: str) -> list[int]:
         """Ids of the added tokens that a template writes in `markup`, in order."""

@@ -14,6 +14,7 @@ windows are ignored: layers that have one keep less than is said here. So is the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -34,6 +35,9 @@ HEAD_ROWS, HEAD_BLOCK, CPU_HEAD_BLOCK = 2048, 16384, 1024  # of peers/logprob/he
 LOGIT = 20  # bytes: float32 logit, probability and sorted copy, and a 64-bit index
 ROOM = 0.5  # share of a GPU's free memory that activations may take before gradient_checkpointing = "auto" drops them:
 # the head, the optimiser and pieces need some, too
+LAYER = re.compile(r"\.(layers|h)\.\d+\.")  # in the names of the blocks' tensors
+NAMES = {"num_hidden_layers": ("n_layer",), "hidden_size": ("n_embd",), "num_attention_heads": ("n_head",),
+         "intermediate_size": ("n_inner", "ffn_dim", "ffn_hidden_size")}  # fmt: skip
 LORA_COPIES = 4  # float32 each: the adapter, its gradient, AdamW's two moments
 
 
@@ -102,8 +106,8 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Stored] | None = No
     Raises KeyError for a config without layers or sizes.
     """
     text: Mapping[str, Any] = config.get("text_config") or config
-    layers, hidden, inner = (int(text[key]) for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
-    heads, vocabulary = int(text["num_attention_heads"]), int(text["vocab_size"])
+    layers, hidden, heads = (_size(text, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    inner, vocabulary = _size(text, "intermediate_size", 4 * hidden), int(text["vocab_size"])
     kv_heads = int(text.get("num_key_value_heads") or heads)
     size = int(text.get("head_dim") or hidden // heads)
     shapes = [(hidden, heads * size), (heads * size, hidden), *[(hidden, kv_heads * size)] * 2]
@@ -120,9 +124,17 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Stored] | None = No
     )  # fmt: skip
 
 
+def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A size by its usual name, or by that of GPT-2, OPT, Falcon or Bloom. Raises KeyError where there is none."""
+    found = next((config[name] for name in (key, *NAMES.get(key, ())) if config.get(name) is not None), default)
+    if found is None:
+        raise KeyError(key)
+    return int(found)
+
+
 def totals(stored: Mapping[str, Stored]) -> tuple[int, int, int]:
     """(numbers, bytes, inputs + outputs of all linear layers of the blocks) of a model's tensors."""
-    linear = sum(sum(each.shape) for name, each in stored.items() if ".layers." in name and len(each.shape) == 2)
+    linear = sum(sum(each.shape) for name, each in stored.items() if LAYER.search(name) and len(each.shape) == 2)
     return sum(prod(each.shape) for each in stored.values()), sum(each.size for each in stored.values()), linear
 
 

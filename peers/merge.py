@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from data.hashing import request_seed
+from peers.architecture import is_turned
 from peers.weights import beside_weights, check_finite, weight_files
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def write_merged(
     kind = getattr(torch, dtype)
     check_finite(adapter / ADAPTER_WEIGHTS, advice)
     factors = load_file(adapter / ADAPTER_WEIGHTS)
-    scale = _scale(adapter)
+    scale, turned = _scale(adapter), is_turned(json.loads((base / "config.json").read_text(encoding="utf-8")))
     pending = {name.removesuffix(LORA_A) for name in factors if name.endswith(LORA_A)}
     for file in weight_files(base):
         tensors = load_file(file)
@@ -55,9 +56,10 @@ def write_merged(
                 continue
             pending.remove(module)
             a, b = factors[module + LORA_A].float(), factors[module + LORA_B].float()
-            if (b.shape[0], a.shape[1]) != tuple(tensors[name].shape):
+            update = (b @ a).T if turned else b @ a
+            if update.shape != tensors[name].shape:
                 raise UserError(f"{adapter}: {module} does not fit the base's {name} {tuple(tensors[name].shape)}")
-            merged = tensors[name].float() + scale * (b @ a)
+            merged = tensors[name].float() + scale * update
             generator = torch.Generator().manual_seed(request_seed(seed, name))
             rounds = stochastic and kind is torch.bfloat16
             tensors[name] = stochastic_round(merged, generator) if rounds else merged.to(kind)

@@ -15,7 +15,7 @@ from data.errors import UserError
 from data.hashing import request_seed
 from data.run import Run
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
-from peers.prompts import PeerPrompts
+from peers.prompts import PeerPrompts, prompts_for
 from peers.source import base_model, compute_dtype, load_tokenizer, model_directory
 from peers.weights import check_finite, weights_fingerprint
 
@@ -42,7 +42,7 @@ class Policy:
     @property
     def prompts(self) -> PeerPrompts:
         """How the peer is asked; made once in a process."""
-        return _prompts(load_tokenizer(self.base), self.peer, self.wording)
+        return _prompts(self.base, load_tokenizer(self.base), self.peer, self.wording)
 
     @property
     def dtype(self) -> str:
@@ -58,7 +58,7 @@ class Policy:
 
 
 # With the tokenizer among the keys: what the prompts keep of it (peers/controls.py) is made from this very object.
-_prompts = functools.lru_cache(maxsize=32)(PeerPrompts)
+_prompts = functools.lru_cache(maxsize=32)(prompts_for)
 
 
 def resolve(run: Run, round_: int, name: str) -> Policy:

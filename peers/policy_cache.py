@@ -133,9 +133,10 @@ def _load_engine(policy: Policy, config: Config) -> LiveEngine:
         from peers.engines.transformers import TransformersEngine
 
         return TransformersEngine(directory, policy.prompts, config.runtime, policy.dtype, adapter)
+    from peers.engines import vllm_internals
     from peers.engines.vllm import VllmEngine
 
-    return VllmEngine(
+    made = VllmEngine(
         directory,
         policy.prompts,
         config.generate,
@@ -146,6 +147,9 @@ def _load_engine(policy: Policy, config: Config) -> LiveEngine:
         config.train.rank,
         requests=_requests,
     )
+    if config.run.adapters == "unmerged":  # now, not when there is an adapter
+        vllm_internals.check_serves_adapters(made.llm, policy.name)
+    return made
 
 
 def _load_language_model(policy: Policy, config: Config) -> LanguageModel:

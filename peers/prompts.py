@@ -23,13 +23,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from data.config.sections import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
+from data.thoughts import CLOSES, OPENS, without_thought
 from peers.controls import Controls
 from peers.source import load_tokenizer, model_directory
+from peers.template import ChatTemplate, Turn, end_of_turn, message
+from peers.weights import read_model_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,8 +41,6 @@ Kind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
 PLAIN_STOP = ("\nQuestion:",)
 PROBE = "What is 1 + 1, and is 2 < 3 & 3 > 2?"  # for what depends on no question: longer than a word, with signs
 SOLUTION = "It is 2, and so it is."
-# for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
-TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
 
 
 class PeerPrompts:
@@ -52,11 +53,16 @@ class PeerPrompts:
         self.tokenizer, self.peer, self.wording = tokenizer, peer, wording
         self.is_chat = has_template and peer.template != "plain"
         self.stop_strings = list(peer.stop if peer.stop is not None else () if self.is_chat else PLAIN_STOP)
-        turn = self._turn() if self.is_chat else ("", " ", "", "")
+        if peer.template_arguments and not self.is_chat:
+            raise UserError(f"peer {peer.name}: template_arguments is set, but it has no chat template; leave it out")
+        if self.is_chat:
+            self.template = ChatTemplate(tokenizer, peer)
+        self.turn = turn = self.template.turn() if self.is_chat else Turn()
         self.controls = Controls(tokenizer, "".join(turn))
-        self.separator = turn[1]
+        # of thoughts, which decoding would leave out where the tokenizer calls them special
+        self.marks = {token: name for token, name in self.controls.added.items() if name in (OPENS, CLOSES)}
         eos = tokenizer.eos_token_id
-        end = self._end_of_turn(turn) if self.is_chat else None
+        end = end_of_turn(turn, self.controls) if self.is_chat else None
         end = eos if end is None else end
         if end is None:
             raise UserError(f"peer {peer.name}: its tokenizer has no EOS token, so nothing can end a response")
@@ -84,9 +90,39 @@ class PeerPrompts:
         """Prompt whose next token is Yes or No."""
         return self.all_of("verify", [(question, (solution,))])[0]
 
-    def all_of(self, kind: Kind, asked: Iterable[tuple[str, Sequence[str]]]) -> list[list[int]]:
-        """Prompts of one kind for many (question, solutions): tokenised in one call, in half the time."""
-        return self._encode([self._text(kind, question, solutions) for question, solutions in asked])
+    def all_of(
+        self, kind: Kind, asked: Iterable[tuple[str, Sequence[str]]], answers: Sequence[str] | None = None
+    ) -> list[list[int]]:
+        """Prompts of one kind for many (question, solutions): tokenised in one call, in half the time.
+
+        `answers` are the texts that are scored after them (`encode_responses`): one without a thought follows an empty
+        thought, where the peer's template has one.
+        """
+        texts = [self._text(kind, question, tuple(map(self.shown, solutions))) for question, solutions in asked]
+        if answers is not None:
+            texts = [text + self._closing(answer) for text, answer in zip(texts, answers, strict=True)]
+        elif kind == "verify":
+            texts = [text + self.turn.closing for text in texts]
+        return self._encode(texts)
+
+    def shown(self, response: str) -> str:
+        """A response as this peer is shown it: without its thought, unless that is asked for."""
+        return response if self.peer.show_thoughts else without_thought(response)
+
+    def learnt(self, response: str) -> str:
+        """A response as this peer is trained on it, and scores it: without its thought, unless that is asked for."""
+        return response if self.peer.train_thoughts else without_thought(response)
+
+    def _closing(self, answer: str) -> str:
+        return "" if answer.startswith(OPENS) else self.turn.closing
+
+    def continuation(self, answer: str) -> str:
+        """What of a text follows the prompt, which may have begun its thought."""
+        if not self.turn.opening or not answer.startswith(OPENS):
+            return answer
+        if answer.startswith(self.turn.opening):
+            return answer[len(self.turn.opening) :]
+        return answer[len(OPENS) :].lstrip()  # of another peer, whose template begins it otherwise
 
     def encode_responses(self, asked: Sequence[tuple[str, str]]) -> list[list[int] | None]:
         """Tokens of responses as they follow the prompt of their question, as (question, response), without the end
@@ -94,8 +130,8 @@ class PeerPrompts:
 
         The one re-encoding of a response for this peer.
         """
-        texts = [self._text("solve", question, ()) for question, _ in asked]
-        return self._continuations(texts, [response for _, response in asked])
+        texts = [self._text("solve", question, ()) + self._closing(response) for question, response in asked]
+        return self._continuations(texts, [self.continuation(response) for _, response in asked])
 
     def encode_response(self, text: str) -> list[int]:
         """`encode_responses` of one response where the question does not matter. Raises ValueError for no clean cut."""
@@ -106,7 +142,8 @@ class PeerPrompts:
 
     def _first_token(self, answer: str) -> int:
         """The token with which an answer begins after the verifier's prompt."""
-        found = self._continuations([self._text("verify", PROBE, (SOLUTION,))], [answer])[0]
+        prompt = self._text("verify", PROBE, (SOLUTION,)) + self.turn.closing
+        found = self._continuations([prompt], [answer])[0]
         if not found:
             raise UserError(
                 f"peer {self.peer.name}: its tokenizer joins the end of the prompt and the beginning of a response in "
@@ -116,7 +153,8 @@ class PeerPrompts:
 
     def _continuations(self, prompts: list[str], responses: list[str]) -> list[list[int] | None]:
         """Tokens of responses after rendered prompts; None where there is no clean cut."""
-        after = [self.controls.escape(f"{self.separator}{response}") if response else "" for response in responses]
+        escape, space = self.controls.escape_response, self.turn.separator
+        after = [escape(space + response) if response else "" for response in responses]
         wholes = self._encode([prompt + text for prompt, text in zip(prompts, after, strict=True)])
         pairs = zip(self._encode(prompts), wholes, strict=True)
         return [whole[len(before) :] if whole[: len(before)] == before else None for before, whole in pairs]
@@ -130,15 +168,18 @@ class PeerPrompts:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of response tokens, special tokens left out, white space kept."""
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}  # which would join " ." to "."
-        return str(self.tokenizer.decode(list(token_ids), **options))
+        marks = [i for i, token in enumerate(token_ids) if token in self.marks]
+        starts, ends = [0, *(i + 1 for i in marks)], [*marks, len(token_ids)]
+        parts = [str(self.tokenizer.decode(list(token_ids[a:b]), **options)) for a, b in zip(starts, ends, strict=True)]
+        after = (self.marks[token_ids[i]] + part for i, part in zip(marks, parts[1:], strict=True))
+        return "".join([parts[0], *after])
 
     def cut(self, token_ids: Sequence[int]) -> list[int]:
         """Response tokens up to the one that holds the last visible character before any stop string or end token."""
         ids = list(token_ids)
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
         ids = ids[: ends[0]] if ends else ids
-        text = self.decode(ids)
-        text = text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].rstrip()
+        text = self._before_stop(self.decode(ids)).rstrip()
         low, high = 0, len(ids)
         while low < high:  # the shortest prefix that decodes to all of the text
             middle = (low + high) // 2
@@ -146,9 +187,13 @@ class PeerPrompts:
         return ids[:low]
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """A cut response as stored: without the stop string and without white space at its ends."""
-        text = self.decode(token_ids)
-        return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))].strip()
+        """A cut response as stored: without the stop string and without white space at its ends; with the beginning of
+        a thought where the prompt wrote that."""
+        text = self._before_stop(self.decode(token_ids)).strip()
+        return text and self.turn.opening + text
+
+    def _before_stop(self, text: str) -> str:
+        return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))]
 
     def _examples_of(self, kind: Kind) -> Sequence[Example]:
         """The worked examples that a request is shown with."""
@@ -193,45 +238,9 @@ class PeerPrompts:
         messages = []
         for example in examples:
             asked = escape(head + _body(example.question, example.solutions, closing))
-            messages += [_message("user", asked), _message("assistant", escape(example.response))]
-        messages.append(_message("user", escape(head + _body(question, solutions, closing))))
-        return self._apply_template(messages, add_generation_prompt=True)
-
-    def _apply_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        options = {"add_generation_prompt": add_generation_prompt, "tokenize": False, **TODAY}
-        try:
-            return str(self.tokenizer.apply_chat_template(messages, **options))
-        except Exception as error:  # jinja's, and whatever a template makes of our messages
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"peer {self.peer.name}: its chat template cannot be applied to a question and its answer ({first}); "
-                "mend chat_template, or use template = 'plain'"
-            ) from error
-
-    def _turn(self) -> tuple[str, str, str, str]:
-        """What the chat template writes up to where a response begins, the white space that it puts before one, what it
-        writes after the last one, and what between one and the next question."""
-        asked, answer = [_message("user", "x")], "Yes"
-        prompt = self._apply_template(asked, add_generation_prompt=True)
-        whole = self._apply_template([*asked, _message("assistant", answer)], add_generation_prompt=False)
-        before, found, after = whole.rpartition(answer)
-        if not found:
-            raise UserError(
-                f"peer {self.peer.name}: its chat template leaves out what an assistant says; use template = 'plain'"
-            )
-        space = before.removeprefix(prompt) if before.startswith(prompt) else ""
-        more = self._apply_template([*asked, _message("assistant", answer), *asked], add_generation_prompt=False)
-        between = more[len(before) + len(answer) :] if more.startswith(before + answer) else ""
-        return prompt, "" if space.strip() else space, after, between
-
-    def _end_of_turn(self, turn: tuple[str, str, str, str]) -> int | None:
-        """The first token that the template writes after a response. Some write none after the last one but one before
-        the next question; that is not the one with which a question begins."""
-        prompt, _, after, between = turn
-        bos = self.tokenizer.bos_token_id
-        begins = [token for token in self.controls.added_in(prompt) if token != bos][:1]
-        ends = self.controls.added_in(after) or [t for t in self.controls.added_in(between)[:1] if t not in begins]
-        return ends[0] if ends else None
+            messages += [message("user", asked), message("assistant", escape(example.response))]
+        messages.append(message("user", escape(head + _body(question, solutions, closing))))
+        return self.template.apply(messages, add_generation_prompt=True)
 
     def _check_template(self) -> None:
         """Raises UserError if the chat template leaves out or changes what it is given, or writes it in two ways."""
@@ -248,10 +257,6 @@ class PeerPrompts:
                 )
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
 def _body(question: str, solutions: Sequence[str], closing: str) -> str:
     blocks = [f"Question: {question}"]
     blocks += [f"Solution {number}: {solution}" for number, solution in enumerate(solutions, start=1)]
@@ -262,7 +267,24 @@ def load_prompts(config: Config, name: str) -> PeerPrompts:
     """Tokenizer and wording of a peer."""
     peer = config.peer(name)
     directory = model_directory(peer, config)
-    return PeerPrompts(load_tokenizer(directory), peer, config.templates_of(peer))
+    return prompts_for(directory, load_tokenizer(directory), peer, config.templates_of(peer))
+
+
+def prompts_for(
+    directory: Path, tokenizer: PreTrainedTokenizerBase, peer: PeerSection, wording: TemplateSection
+) -> PeerPrompts:
+    """Prompts of a peer with the model of a directory. Raises UserError if a token that they need has no embedding."""
+    prompts, config = PeerPrompts(tokenizer, peer, wording), read_model_json(peer, directory / "config.json")
+    rows = (config.get("text_config") or config).get("vocab_size")
+    written = {token for kind in get_args(Kind) for token in prompts.all_of(kind, [(PROBE, (SOLUTION,))])[0]}
+    beyond = sorted(token for token in written | {*prompts.stop_ids} if rows is not None and token >= rows)
+    if beyond:
+        raise UserError(
+            f"peer {peer.name}: its chat template writes {tokenizer.convert_ids_to_tokens(beyond[0])!r}, or responses "
+            f"end with it; its id is {beyond[0]}, and the model in {directory} has embeddings for {rows} ids only; "
+            "take the tokenizer that belongs to the model, or resize its embeddings"
+        )
+    return prompts
 
 
 def load_all_prompts(config: Config) -> dict[str, PeerPrompts]:
@@ -275,4 +297,5 @@ def token_identity(prompts: PeerPrompts) -> str:
     tokenizer: Any = prompts.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     about = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(f"{prompts.is_chat}/{prompts.separator}/{about}".encode()).hexdigest()[:16]
+    begins = prompts.turn.separator + prompts.turn.opening
+    return hashlib.sha256(f"{prompts.is_chat}/{begins}/{about}".encode()).hexdigest()[:16]

@@ -21,17 +21,17 @@ from data.config.sections import Config, PeerSection
 from data.errors import UserError, trouble
 from data.locks import take
 from data.shards import checksum
-from peers.checks import check_directory
+from peers.checks import check_config, check_directory
 from peers.gguf_file import check_gguf, check_pieces
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.start import check_base, check_fit, check_given, identity
 from peers.weights import (
     beside_weights,
+    check_kind,
     check_weights,
     one_line,
     read_header,
     read_model_json,
-    read_stored,
     remembered_checksum,
     weight_files,
     weights_fingerprint,
@@ -72,7 +72,7 @@ def check_peers(config: Config) -> None:
         if adapter is not None:
             given = check_given(peer, adapter)
             if directory is not None:
-                check_fit(peer, adapter, given, read_stored(peer, directory))
+                check_fit(peer, adapter, given, directory)
 
 
 def _check_weights(peer: PeerSection, directory: Path) -> None:
@@ -161,7 +161,7 @@ def model_directory(peer: PeerSection, config: Config) -> Path:
     is none that fits them.
     """
     files = _files(peer)
-    directory = _converted(peer, files) if files else _directory(peer) or _downloaded(peer)
+    directory = _converted(peer, files) if files else _directory(peer) or _downloaded(peer, _positions(config))
     check_directory(peer, directory, _positions(config))
     _check_weights(peer, directory)
     converted = _in_dtype(peer, directory)
@@ -175,7 +175,7 @@ def _started(peer: PeerSection, base: Path) -> Path:
     assert peer.adapter is not None
     name = peer.here(peer.adapter)
     adapter = _local(name) or _fetched(peer, name, None, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "pst.json"])
-    check_fit(peer, adapter, check_given(peer, adapter), read_stored(peer, base))
+    check_fit(peer, adapter, check_given(peer, adapter), base)
     check_base(peer, adapter, base)
 
     def make(work: Path) -> None:
@@ -210,8 +210,12 @@ def hub_config(peer: PeerSection) -> dict[str, Any] | None:
     return read_model_json(peer, _fetched(peer, peer.model, peer.revision, ["config.json"]) / "config.json")
 
 
-def _downloaded(peer: PeerSection) -> Path:
+def _downloaded(peer: PeerSection, positions: int) -> Path:
     assert isinstance(peer.model, str)
+    about = _fetched(peer, peer.model, peer.revision, ["config.json"])
+    if (about / "config.json").is_file():  # before gigabytes are fetched
+        check_config(peer, about, positions)
+        check_kind(peer, about)
     return _fetched(peer, peer.model, peer.revision, HUB_FILES)
 
 

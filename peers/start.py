@@ -17,16 +17,18 @@ from data import shards
 from data.config.sections import PeerSection
 from data.console import console
 from data.errors import UserError
+from peers.architecture import is_turned
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_A, LORA_B, PREFIX
-from peers.weights import FLOATS, Stored, check_finite, read_header, read_model_json, weights_fingerprint
+from peers.weights import FLOATS, Stored, check_finite, read_header, read_model_json, read_stored, weights_fingerprint
 
 INSTEAD = "merge it into its base with peft (merge_and_unload), and give the result as the peer's model"
 # Options of peft's LoraConfig under which the adapted weight is still W + scale B A. Any other that is set is refused,
 # those of later versions of peft, too.
 PLAIN = {
-    "base_model_name_or_path", "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
-    "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core",
-    "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules", "task_type", "use_rslora",
+    "base_model_name_or_path", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
+    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
+    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules", "task_type",
+    "use_rslora",
 }  # fmt: skip
 PROOF = "pst.json"  # of what an adapter of this project was trained on
 UNSET: tuple[Any, ...] = (None, False, "none", {}, [])
@@ -108,8 +110,9 @@ def _check_factors(refusal: str, stored: Mapping[str, Stored], rank: int) -> Non
             )
 
 
-def check_fit(peer: PeerSection, adapter: Path, stored: Mapping[str, Stored], base: Mapping[str, Stored]) -> None:
+def check_fit(peer: PeerSection, adapter: Path, stored: Mapping[str, Stored], directory: Path) -> None:
     """Every pair of factors (`check_given`) must have a weight of its shape in the base. Raises UserError."""
+    base, turned = read_stored(peer, directory), is_turned(read_model_json(peer, directory / "config.json"))
     refusal = f"peer {peer.name}: adapter {adapter}"
     for name in sorted(stored):
         if not name.endswith(LORA_A):
@@ -117,6 +120,7 @@ def check_fit(peer: PeerSection, adapter: Path, stored: Mapping[str, Stored], ba
         module = name.removesuffix(LORA_A)
         target = f"{module.removeprefix(PREFIX)}.weight"
         shape = (stored[module + LORA_B].shape[0], stored[name].shape[1])
+        shape = shape[::-1] if turned else shape
         if target not in base:
             raise UserError(
                 f"{refusal} changes {target}, which {peer.model} does not have; give the adapter's own base"

@@ -25,6 +25,7 @@ import numpy as np
 from data.config.sections import PeerSection
 from data.errors import UserError
 from data.shards import checksum
+from peers.architecture import check_architecture, linear_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ FLOATS = {"F64": (np.uint64, 0x7FF << 52), "F32": (np.uint32, 0xFF << 23), "F16"
           "BF16": (np.uint16, 0xFF << 7)}  # fmt: skip
 BLOCK = 1 << 22  # numbers that are looked at together
 SUMS = Path(os.environ.get("PST_CACHE", ".cache")) / "sums"  # checksums of weight files
-CHECKS = 1  # version of what a seal stands for
+CHECKS = 2  # version of what a seal stands for
 
 _sound: set[object] = set()  # in this process
 
@@ -237,6 +238,7 @@ def _check_names(
     model, info = _load_headers(peer, directory, stored)
     wants = model.state_dict()
     refusal = f"peer {peer.name}: {directory}"
+    check_architecture(refusal, model)
     advice = "; the files and config.json do not belong together, or are not whole: fetch or convert the model again"
     typed = sorted(name for name, tensor in stored.items() if tensor.dtype not in FLOATS and not _is_spare(name, model))
     if typed:
@@ -261,7 +263,7 @@ def _check_names(
             f"{refusal}: {type(model).__name__} has no {name}, which is in its files "
             f"({len(info['unexpected_keys'])} such tensors){advice}"
         )
-    renamed = sorted(_adapted(model) - stored.keys())
+    renamed = sorted({f"{name}.weight" for name in linear_layers(model)} - stored.keys())
     if renamed:
         raise UserError(
             f"{refusal}: its files have no {renamed[0]} under that name, so an adapter cannot be merged into them; "
@@ -278,6 +280,23 @@ def _check_names(
                 "tie_word_embeddings to false in config.json if both were trained"
             )
     _check_ids(refusal, tokenizer, len(wants[f"{_embeddings(model)}.weight"]))
+
+
+def check_kind(peer: PeerSection, directory: Path) -> None:
+    """Raises UserError if the model that a directory's config.json makes is of a kind that cannot be a peer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # of any kind, for a config that makes no model
+        raise UserError(
+            f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
+            f"transformers knows: {one_line(error)}"
+        ) from error
+    check_architecture(f"peer {peer.name}: {directory}", model)
 
 
 def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Stored]) -> tuple[Any, dict[str, Any]]:
@@ -338,16 +357,6 @@ def _is_spare(name: str, model: Any) -> bool:
         return True
     wanted = model.state_dict().get(name)
     return wanted is not None and not wanted.is_floating_point()
-
-
-def _adapted(model: Any) -> set[str]:
-    """Names of the weights that an adapter changes: all linear layers but the head."""
-    from torch.nn import Linear
-
-    head = model.get_output_embeddings()
-    return {
-        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear) and module is not head
-    }
 
 
 def _embeddings(model: Any) -> str:

@@ -14,7 +14,8 @@ from rich import box
 from rich.filesize import decimal
 from rich.table import Table
 
-from data.answers.extract import extract
+from data.answers.extract import Extracted
+from data.answers.grader import Grader
 from data.cli import guarded, quiet_environment, start
 from data.config.form import form_warnings
 from data.config.load import load_config
@@ -87,15 +88,26 @@ def work_of(config: Config, questions: int, items: int) -> RoundWork:
     )  # fmt: skip
 
 
-def tell(name: str, questions: Sequence[str], found: Probe, every: bool) -> None:
-    """Print a peer's prompts and responses."""
+def answers_of(
+    config: Config, questions: Sequence[str], probes: Mapping[str, Probe]
+) -> dict[str, list[Extracted | None]]:
+    """What each peer's responses state: those of the greedy ones first, then those of k samples a question."""
+    kind, k = config.prompts.answers, config.evaluate.samples
+    asked = [*questions, *(question for question in questions for _ in range(k))]
+    with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
+        texts = {name: [each.text for each in (*found.greedy, *found.samples)] for name, found in probes.items()}
+        return {name: grader.find(list(zip(mine, asked, strict=True)), kind) for name, mine in texts.items()}
+
+
+def tell(name: str, questions: Sequence[str], found: Probe, answers: Sequence[Extracted | None], every: bool) -> None:
+    """Print a peer's prompts and responses, with the answers of these."""
     console.print(f"\n[bold]peer {name}[/bold]")
     for number, prompt in enumerate(found.prompts[: None if every else 1], start=1):
         _block(f"prompt {number}, as the model reads it", prompt)
     if every:
         _block("a review of question 1, its own response in view", found.review)
     for number, (question, response) in enumerate(zip(questions, found.greedy, strict=True), start=1):
-        answer = extract(response.text)
+        answer = answers[number - 1]
         _block(f"question {number}", question)
         _block("response", response.text)
         shown = f"answer {answer.answer!r} (rule {answer.rule})" if answer else "no answer found"
@@ -111,7 +123,7 @@ def _say(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def rates_table(probes: Mapping[str, Probe], k: int) -> Table:
+def rates_table(probes: Mapping[str, Probe], answers: Mapping[str, Sequence[Extracted | None]], k: int) -> Table:
     """peer: load, speed, lengths, shares of all responses that were cut off or state no answer."""
     title = f"measured on greedy responses and k = {k} samples a question; tokens/s as if alone, loading not counted"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -124,7 +136,7 @@ def rates_table(probes: Mapping[str, Probe], k: int) -> Table:
             name, f"{rates.engine_seconds:.0f} + {rates.model_seconds:.0f} s", f"{rates.decode_rate:,.0f}",
             f"{rates.forward_rate:,.0f}", f"{rates.prompt_tokens:.0f} tokens", f"{rates.response_tokens:.0f} tokens",
             f"{points(_share(every, 'length'))} %",
-            f"{points(sum(extract(each.text) is None for each in every) / len(every))} %",
+            f"{points(sum(each is None for each in answers[name]) / len(every))} %",
         )  # fmt: skip
     return table
 
@@ -190,13 +202,14 @@ def command(
         items = sum(map(len, load_benchmarks(resolved).values()))
         asked = all_questions[:questions]
         probes, placement = look(resolved, asked, all_questions[questions : questions + MORE])
+        answers = answers_of(resolved, asked, probes)
         for name, found in probes.items():
-            tell(name, asked, found, every)
+            tell(name, asked, found, answers[name], every)
         console.print()
         for line in form_warnings(resolved):
             _say(f"warning: {line}")
         work = work_of(resolved, len(all_questions), items)
-        console.print(rates_table(probes, resolved.evaluate.samples))
+        console.print(rates_table(probes, answers, resolved.evaluate.samples))
         costs = project(work, {name: each.rates for name, each in probes.items()}, devices_of(placement))
         console.print(projection_table(work, costs, bool(placement.turns)))
 

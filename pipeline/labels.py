@@ -62,9 +62,7 @@ def command(
     column: Annotated[
         str | None, typer.Option(help="Column of prompts.source with gold answers; default: evaluate.label_column.")
     ] = None,
-    answers: Annotated[
-        str | None, typer.Option(help="How they are compared, math or numbers; default: evaluate.label_answers.")
-    ] = None,
+    answers: Annotated[str | None, typer.Option(help="Kind of these answers; default: evaluate.label_answers.")] = None,
 ) -> None:
     """`python -m pipeline.labels --run NAME`."""
 

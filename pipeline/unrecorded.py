@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from data.answers.own_grader import check_own
 from data.config.sections import Config
 from data.console import chatter_to
 from data.errors import UserError
@@ -24,6 +25,7 @@ def untouched_peers(config: Config, what: str) -> Iterator[tuple[Pool, dict[str,
     Models are downloaded and converted where they are not yet. Raises UserError for peers that cannot be used.
     """
     check_peers(config)
+    check_own(config.answer_kinds)
     run = Run(what, config)
     with processes(run, what) as workers:
         yield workers, resolve_all(run, 0)

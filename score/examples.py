@@ -14,9 +14,10 @@ from data.answers.clusters import clusters, compare_all, entropy
 from data.answers.grader import Grader
 from data.config.sections import ScoreSection
 from data.schema import ChainRow, schema_of
+from data.thoughts import without_thought
 from score.chains import Chain, responses
 from score.label import LABELS, Label, Votes, stated
-from score.text import TEXTS, Asked, Text, agree, drop_reason
+from score.text import TEXTS, Asked, Text, agree, drop_reason, is_empty
 
 
 class ExampleRow(TypedDict):
@@ -54,7 +55,7 @@ class Choosing:
 
     def examples(self, chains: Sequence[Chain], grader: Grader) -> list[ExampleRow]:
         """All examples of some questions, in the order of the questions."""
-        compare_all([[row["answer"] for row in chain.rows] for chain in chains], "math", grader)
+        compare_all([[row["answer"] for row in chain.rows] for chain in chains], self.votes.kind, grader)
         return [row for chain in chains for row in self.of(chain, grader)]
 
     def of(self, chain: Chain, grader: Grader) -> list[ExampleRow]:
@@ -66,7 +67,7 @@ class Choosing:
         """The examples of a peer for one question."""
         label = LABELS[self.section.label].of(chain, peer, self.votes, grader)
         seed = f"{self.seed}/{chain.id}/{peer}/text"
-        asked = Asked(chain, peer, label, self.section, self.votes.teacher, seed)
+        asked = Asked(chain, peer, label, self.section, self.votes.teacher, seed, self.votes.kind)
         texts = TEXTS[self.section.text].of(asked, grader)
         spread = self.entropy(chain, peer, grader)
         if isinstance(texts, str):
@@ -80,7 +81,7 @@ class Choosing:
                 self.beside_aggregate(chain, peer, row)
             judged = row["measured"] if row["measured"] is not None else row["trained"]
             assert judged is not None, "a text has a place"
-            row["agrees"] = agree(chain.rows[judged]["answer"], label.answer, grader)
+            row["agrees"] = agree(chain.rows[judged]["answer"], label.answer, self.votes.kind, grader)
             yield row
 
     def beside_aggregate(self, chain: Chain, peer: str, row: ExampleRow) -> None:
@@ -95,9 +96,9 @@ class Choosing:
         of its samples, but none with the very text that is trained on, of which the PMI would measure copying."""
         if not self.section.needs_solo:
             return None
-        solo, text = chain.solo(peer), chain.rows[trained]["response"]
+        solo, text = chain.solo(peer), without_thought(chain.rows[trained]["response"])
         places = [*([] if solo is None else [solo]), *chain.samples(peer)]
-        fit = (n for n in places if chain.rows[n]["n_tokens"] and chain.rows[n]["response"] != text)
+        fit = (n for n in places if not is_empty(row := chain.rows[n]) and without_thought(row["response"]) != text)
         return next(fit, None)
 
     def entropy(self, chain: Chain, peer: str, grader: Grader) -> float:
@@ -110,7 +111,7 @@ class Choosing:
             rows = [row for row in chain.rows if row["peer"] == peer]
         else:
             rows = chain.with_role("chain", "synthesis")
-        return entropy([len(each) for each in clusters(list(map(stated, rows)), "math", grader)])
+        return entropy([len(each) for each in clusters(list(map(stated, rows)), self.votes.kind, grader)])
 
 
 def _example(

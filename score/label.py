@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.answers.votes import counted, weighted_vote
 from data.schema import ChainRow
 from score.chains import Chain
@@ -36,6 +37,7 @@ class Votes:
     least_share: float = 0.0
     of_rater: Mapping[str, float] = field(default_factory=dict)
     of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    kind: Kind = "math"  # of the answers
 
     def weight(self, chain: Chain, place: int) -> float:
         """Of one response."""
@@ -67,7 +69,7 @@ class SampleVote:
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `Rule.of`."""
         places = chain.samples()
-        return _vote(chain, places, [votes.weight(chain, place) for place in places], votes.least_share, grader)
+        return _vote(chain, places, [votes.weight(chain, place) for place in places], votes, grader)
 
 
 class OwnVote:
@@ -76,7 +78,7 @@ class OwnVote:
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `Rule.of`."""
         places = chain.samples(peer)
-        return _vote(chain, places, [1.0] * len(places), votes.least_share, grader)
+        return _vote(chain, places, [1.0] * len(places), votes, grader)
 
 
 class TeacherVote:
@@ -85,7 +87,7 @@ class TeacherVote:
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `Rule.of`."""
         places = chain.samples(votes.teacher)
-        return _vote(chain, places, [1.0] * len(places), votes.least_share, grader)
+        return _vote(chain, places, [1.0] * len(places), votes, grader)
 
 
 class NoLabel:
@@ -105,13 +107,13 @@ LABELS: dict[str, Rule] = {  # by score.label
 }
 
 
-def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], least_share: float, grader: Grader) -> Label:
+def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
     """The winner of a vote of some responses; of those in the winning cluster, the first one's words."""
     answers = [stated(chain.rows[place]) for place in places]
-    winner, share = weighted_vote(answers, weights, "math", grader)
+    winner, share = weighted_vote(answers, weights, votes.kind, grader)
     if not winner:
         return Label(None, None, NO_VOTES)
-    if share < least_share:
+    if share < votes.least_share:
         return Label(None, share, SMALL_SHARE)
     return Label(answers[winner[0]], share)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from data import shards
-from data.answers.extract import extract
+from data.answers import kinds
 from data.finite import known
 from data.run import Run
 from data.schema import ChainRow, schema_of
@@ -129,6 +129,7 @@ class Passes:
 
         keys: list[tuple[str, int, int | None]] = []
         asked: list[tuple[str, tuple[str, ...]]] = []
+        answers: list[str] = []
         targets: list[list[int]] = []
         spans: list[slice] = []
         chains = {chain.id: chain for chain in read_chains(self.sources[shard])}
@@ -141,17 +142,20 @@ class Passes:
             for place in shown:
                 keys.append((id_, text, place))
                 asked.append((row["question"], () if place is None else (chains[id_].rows[place]["response"],)))
+                answers.append(self.prompts[scorer].learnt(row["response"]))
                 targets.append(target)
                 spans.append(span)
-        prompts = self.prompts[scorer].all_of("solve", asked)
+        prompts = self.prompts[scorer].all_of("solve", asked, answers)
         return keys, [Pair(prompt, target) for prompt, target in zip(prompts, targets, strict=True)], spans
 
     def targets(self, scorer: str, rows: list[ChainRow]) -> list[list[int] | None]:
         """Responses as target tokens of `scorer`, with its end token: from the file where the author shares the
         tokenizer, else re-encoded; None where that has no clean cut."""
         prompts = self.prompts[scorer]
-        kept = [self.shares_tokens(scorer, row["peer"]) for row in rows]
-        others = [(row["question"], row["response"]) for row, keep in zip(rows, kept, strict=True) if not keep]
+        texts = [prompts.learnt(row["response"]) for row in rows]  # without their thoughts, if not all of it
+        whole = [text == row["response"] for text, row in zip(texts, rows, strict=True)]
+        kept = [same and self.shares_tokens(scorer, row["peer"]) for row, same in zip(rows, whole, strict=True)]
+        others = [(row["question"], text) for row, text, keep in zip(rows, texts, kept, strict=True) if not keep]
         encoded = iter(prompts.encode_responses(others))
         found = [row["token_ids"] if keep else next(encoded) for row, keep in zip(rows, kept, strict=True)]
         return [None if ids is None else [*ids, prompts.end_id] for ids in found]
@@ -166,9 +170,14 @@ class Passes:
             return slice(0, len(target))
         from peers.logprob.scoring import span_of
 
-        found = extract(row["response"])
+        prompts = self.prompts[scorer]
+        text = prompts.continuation(prompts.learnt(row["response"]))
+        kind = self.run.config.prompts.answers
+        found = kinds.of(kind).find(text, row["question"])
+        if kinds.is_own(kind):  # whose `extract` is run in the grader's processes alone
+            found = kinds.placed(row["answer"] or "", text)
         assert found is not None, "a response without an answer was dropped before"
-        return span_of(self.prompts[scorer].decode, target[:-1], found.start, found.end)
+        return span_of(prompts.decode, target[:-1], found.start, found.end)
 
     def measured(self, shard: int) -> Measurements:
         """All passes of a shard."""

@@ -55,14 +55,14 @@ class Raters:
 
     def consistencies(self, grader: Grader) -> dict[str, float]:
         """Measure `shares` over the round, shard by shard."""
-        total, questions = defaultdict[str, float](float), Counter[str]()
+        total, questions, kind = defaultdict[str, float](float), Counter[str](), self.config.prompts.answers
         for source in self.passes.sources:
             chains = list(read_chains(source, VOTING))
-            compare_all([[stated(row) for row in chain.rows] for chain in chains], "math", grader)
+            compare_all([[stated(row) for row in chain.rows] for chain in chains], kind, grader)
             for chain in chains:
                 for rater in self.config.raters:
                     answers = [stated(chain.rows[place]) for place in chain.samples(rater)]
-                    total[rater] += consistency([answers], "math", grader)
+                    total[rater] += consistency([answers], kind, grader)
                     questions[rater] += 1
             grader.forget()
         return {rater: total[rater] / questions[rater] for rater in questions}
@@ -86,7 +86,7 @@ class Raters:
     def votes(self, shard: int) -> Votes:
         """What a vote on the questions of a shard weighs."""
         if not self.section.needs_samples:
-            return Votes()
+            return Votes(kind=self.config.prompts.answers)
         shares, peers = self.shares(), self.config.peer_names
         best = max(peers, key=lambda peer: shares.get(peer, 0.0))  # the first one in the config of equal ones
         of_rater, of_response = {}, {}
@@ -96,7 +96,7 @@ class Raters:
             for peer in peers:
                 for row in shards.rows_of(self.passes.verified_path(peer, shard), VerifiedRow):
                     of_response[row["prompt_id"], row["place"]] = p_yes(row["score"])
-        return Votes(best, self.section.least_share, of_rater, of_response)
+        return Votes(best, self.section.least_share, of_rater, of_response, self.config.prompts.answers)
 
 
 def p_yes(score: float | None) -> float:

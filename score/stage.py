@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data import shards
+from data.answers import own
 from data.answers.grader import Grader
 from data.errors import UserError
 from data.hashing import digest, request_seed
@@ -72,6 +73,7 @@ def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "chains": digest(chains["files"]),
         "policies": [policy.identity for policy in policies.values()],
+        **own.told(run.config.prompts.answers),
     }
 
 
@@ -182,7 +184,8 @@ class Scoring:
             "pmi": pmi.pmi if pmi else None, "pmi_per_token": pmi.pmi_per_token if pmi else None,
             "weight": example["factor"] if dropped is None else None, "drop_reason": dropped,
             "agrees": example["agrees"], "answer_entropy": example["answer_entropy"], "question": chain.question,
-            "target": text["response"] if text else None, "target_token_ids": target or [],
+            "target": self.passes.prompts[peer].learnt(text["response"]) if text else None,
+            "target_token_ids": target or [],
         }  # fmt: skip
 
     # --- weights ---

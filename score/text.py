@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
+from data.thoughts import without_thought
 from score.chains import Chain
 from score.label import Label
 
@@ -33,6 +35,7 @@ class Asked:
     section: ScoreSection
     teacher: str
     seed: str  # of the choice among several
+    kind: Kind  # of the answers
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class AggregateText:
         if asked.section.label != "aggregate":
             if asked.label.answer is None:
                 return asked.label.reason or NO_SOLUTION
-            if not agree(aggregate["answer"], asked.label.answer, grader):
+            if not agree(aggregate["answer"], asked.label.answer, asked.kind, grader):
                 return "aggregate_not_the_label"
         return [Text(asked.chain.place(aggregate))]
 
@@ -86,7 +89,7 @@ class Solution:
         if asked.label.reason is not None:
             return asked.label.reason
         for places in self.sources(asked):
-            found = _different([p for p in places if _fit(asked.chain.rows[p], asked.label, grader)], asked.chain)
+            found = _different([p for p in places if _fit(asked.chain.rows[p], asked, grader)], asked.chain)
             if found:
                 chosen = random.Random(asked.seed).sample(found, min(asked.section.solutions, len(found)))
                 return [Text(place, 1 / len(chosen)) for place in sorted(chosen)]
@@ -123,7 +126,7 @@ class OwnSamples:
         if asked.label.reason is not None:
             return asked.label.reason
         rows = {place: asked.chain.rows[place] for place in asked.chain.samples(asked.peer)}
-        reward = {place: float(_fit(row, asked.label, grader)) for place, row in rows.items()}
+        reward = {place: float(_fit(row, asked, grader)) for place, row in rows.items()}
         mean = sum(reward.values()) / len(reward) if asked.section.weighting == "signed" else 0.0
         finished = [place for place, row in rows.items() if row["finish_reason"] == "stop" and row["n_tokens"]]
         return [Text(place, reward[place] - mean) for place in finished] or NO_SOLUTION
@@ -139,23 +142,24 @@ TEXTS: dict[str, Choice] = {  # by score.text
 }
 
 
-def agree(answer: str | None, label: str | None, grader: Grader) -> bool:
+def agree(answer: str | None, label: str | None, kind: Kind, grader: Grader) -> bool:
     """Whether both are answers, and equivalent; a comparison that times out is a no."""
-    return answer is not None and label is not None and bool(grader.equivalent([(label, answer)], "math")[0])
+    return answer is not None and label is not None and bool(grader.equivalent([(label, answer)], kind)[0])
 
 
-def _fit(row: ChainRow, label: Label, grader: Grader) -> bool:
+def _fit(row: ChainRow, asked: Asked, grader: Grader) -> bool:
     """Whether a response can be trained on, and has the label; without a label, any answer."""
     if _defect("", row) is not None:
         return False
-    return label.answer is None or agree(row["answer"], label.answer, grader)
+    label = asked.label.answer
+    return label is None or agree(row["answer"], label, asked.kind, grader)
 
 
 def _different(places: Sequence[int], chain: Chain) -> list[int]:
     """The first place of each different text."""
     texts: dict[str, int] = {}
     for place in places:
-        texts.setdefault(chain.rows[place]["response"], place)
+        texts.setdefault(without_thought(chain.rows[place]["response"]), place)
     return list(texts.values())
 
 
@@ -164,7 +168,7 @@ def drop_reason(chain: Chain, response: ChainRow, section: ScoreSection) -> str 
     weight 0)."""
     aggregate = chain.aggregate(response)
     reason = _defect("aggregate", aggregate)
-    if reason is None and response["n_tokens"] == 0:
+    if reason is None and is_empty(response):
         reason = "response_empty"
     if reason is None and section.text == "own":
         reason = _defect("response", response)
@@ -173,9 +177,14 @@ def drop_reason(chain: Chain, response: ChainRow, section: ScoreSection) -> str 
     return reason
 
 
+def is_empty(row: ChainRow) -> bool:
+    """Whether a response says nothing, or nothing after its thought."""
+    return row["n_tokens"] == 0 or not without_thought(row["response"])
+
+
 def _defect(what: str, row: ChainRow) -> str | None:
     """What makes a text unfit to be trained on."""
-    if row["n_tokens"] == 0:
+    if is_empty(row):
         return f"{what}_empty"
     if row["finish_reason"] != "stop":
         return f"{what}_truncated"

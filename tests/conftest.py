@@ -125,7 +125,7 @@ def _make_model(folder: Path, architecture: str, chat: bool, seed: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def teach(model: Any, prompts: Any, seed: int, form: str = "The answer is {}.") -> None:
+def teach(model: Any, prompts: Any, seed: int, form: str = "The answer is {}.", steps: int = 150) -> None:
     """Train a model for a few seconds to answer sums in a form, and to stop."""
     import torch
 
@@ -136,7 +136,7 @@ def teach(model: Any, prompts: Any, seed: int, form: str = "The answer is {}.") 
     lm = LanguageModel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     draw = random.Random(seed)
-    for _ in range(150):
+    for _ in range(steps):
         batch = []
         for row in draw.sample(questions(1000, 400), 16):
             response = form.format(int(row["answer"]) + draw.choice([0, 0, 1]))

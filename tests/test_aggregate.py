@@ -60,7 +60,7 @@ def test_an_answer_that_was_cut_off_has_no_vote(grader: Grader) -> None:
         return cast(ChainRow, found)
 
     group = [row("1", "length"), row("1", "length"), row("2", "stop")]
-    assert ChainVote().pick(group, grader) is group[2]
+    assert ChainVote().pick(group, "math", grader) is group[2]
 
 
 def test_synthesiser_rotates_over_questions_and_rounds() -> None:

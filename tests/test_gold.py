@@ -13,9 +13,10 @@ import polars as pl
 import pytest
 
 from data import shards
-from data.answers.equivalence import Kind, decide_quickly
+from data.answers import kinds
 from data.answers.gold import Unreadable, read_gold
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.config.sections import BenchmarkSection, Config
 from data.errors import UserError
 from data.hashing import question_id
@@ -169,7 +170,7 @@ ANSWERS: list[tuple[str, Kind]] = [
 def test_a_rule_around_an_answer_reads_to_the_answer(wrapping: str) -> None:
     for answer, kind in ANSWERS:
         read = read_gold(wrapping.format(answer, answer), kind)
-        assert decide_quickly(read, answer, kind) is True, (answer, read)
+        assert kinds.of(kind).right(read, answer) is True, (answer, read)
 
 
 @pytest.mark.parametrize(("first", "second"), list(product(FORMS, repeat=2)))

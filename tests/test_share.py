@@ -543,9 +543,9 @@ def test_an_export_that_says_something_else_is_none(root: Path, monkeypatch: pyt
 
 
 def test_what_counts_as_the_same_answer() -> None:
-    assert same_answer("So 3 + 4 = 7. The answer is 7.", "The answer is 7.")
-    assert not same_answer("The answer is 7.", "The answer is 8.")
-    assert not same_answer("no", "none") and same_answer("no", "no")
+    assert same_answer("math", "So 3 + 4 = 7. The answer is 7.", "The answer is 7.", "")
+    assert not same_answer("math", "The answer is 7.", "The answer is 8.", "")
+    assert not same_answer("math", "no", "none", "") and same_answer("math", "no", "no", "")
 
 
 def gated(root: Path, best: dict[int, tuple[float, bool]]) -> Run:

@@ -125,7 +125,7 @@ def test_the_summary_of_evals_is_counted_shard_by_shard(tmp_path: Path) -> None:
 def test_a_grader_forgets_when_it_is_told_to() -> None:
     with Grader() as grader:
         assert grader.equivalent([("1/2", "0.5")], "math") == [True]
-        assert len(grader._known) == 1
+        assert grader._known
         grader.forget()
         assert grader._known == {}
         assert grader.equivalent([("1/2", "0.5")], "math") == [True]

@@ -191,9 +191,10 @@ def test_what_cannot_be_compared_does_not_agree() -> None:
             return [None for _ in pairs]
 
     with Grader(workers=1) as grader:
-        assert agree("1/2", "0.5", grader) and not agree("1", "2", grader) and not agree(None, "1", grader)
+        assert agree("1/2", "0.5", "math", grader) and not agree("1", "2", "math", grader)
+        assert not agree(None, "1", "math", grader)
     with Slow(workers=1) as grader:
-        assert not agree("1", "1", grader)
+        assert not agree("1", "1", "math", grader)
 
 
 def test_an_answer_that_was_cut_off_has_no_part_in_the_entropy() -> None:

@@ -14,6 +14,7 @@ import torch
 from data.config.sections import TrainSection
 from data.errors import UserError
 from data.shards import writing
+from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
 from peers.logprob.recompute import checkpoint_layers, wanted
 from train.examples import Logprobs, TrainingExample, write_logprobs
@@ -45,6 +46,7 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
     weights of any type.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     model: Any = load_model(base, dtype)
     if previous is not None:
@@ -52,13 +54,13 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
     torch.manual_seed(seed)  # of lora_A; lora_B begins at zero
     lora = LoraConfig(
         r=section.rank, lora_alpha=section.alpha, target_modules="all-linear", lora_dropout=0.0, bias="none",
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM", fan_in_fan_out=is_turned(model.config.to_dict()),
     )  # fmt: skip
     adapted = get_peft_model(model, lora)
     for name, module in adapted.named_modules():
         layer = getattr(module, "base_layer", None)
-        if layer is not None and not isinstance(layer, torch.nn.Linear):
-            raise UserError(f"{name} of {base} is a {type(layer).__name__}; only torch.nn.Linear layers can be adapted")
+        if layer is not None and not isinstance(layer, torch.nn.Linear | Conv1D):
+            raise UserError(f"{name} of {base} is a {type(layer).__name__}; only linear layers can be adapted")
     return adapted
 
 

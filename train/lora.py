@@ -30,9 +30,11 @@ class FusedLinear(LoraLinear):
     def widen(self) -> None:
         """Put the base weight into [W, s B], with zeros for B."""
         base: Any = self.get_base_layer()
-        room = base.weight.new_zeros(base.out_features, self.r[ADAPTER])
-        self.register_buffer("whole_O_IR", torch.cat([base.weight.data, room], 1), persistent=False)
-        base.weight.data = self.whole_O_IR[:, : base.in_features]
+        weight_O_I = base.weight.data.T if self.fan_in_fan_out else base.weight.data  # GPT-2's are turned
+        room = weight_O_I.new_zeros(len(weight_O_I), self.r[ADAPTER])
+        self.register_buffer("whole_O_IR", torch.cat([weight_O_I, room], 1), persistent=False)
+        weight_O_I = self.whole_O_IR[:, : weight_O_I.shape[1]]
+        base.weight.data = weight_O_I.T if self.fan_in_fan_out else weight_O_I
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """[.., I] → [.., O]"""

@@ -56,6 +56,13 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
+    for name, policy in policies.items():
+        if policy.prompts.turn.opening and not policy.peer.train_thoughts:
+            console.print(
+                f"  {name}: its template begins a thought, but it is trained on answers without one: set its "
+                "train_thoughts, or its template_arguments, in a new run",
+                soft_wrap=True, markup=False,
+            )  # fmt: skip
     to_train = {name: n * config.train.epochs for name, n in count_examples(run, round_, kept).items()}
     with task(stage.title, to_train, "examples") as line:
         for name, policy in policies.items():
@@ -107,7 +114,8 @@ def examples_of(path: Path, name: str, prompts: PeerPrompts, kept: pa.Array | No
     """A peer's examples from one shard of scores; `kept` are the keys of the examples that a list keeps."""
     from train.examples import EXAMPLES
 
-    table = shards.read_table(path, SCORES, ["prompt_id", "peer", "number", "weight", "question", "target_token_ids"])
+    columns = ["prompt_id", "peer", "number", "weight", "question", "target", "target_token_ids"]
+    table = shards.read_table(path, SCORES, columns)
     table = table.filter(pc.equal(table["peer"], name))
     if kept is None:
         table = table.filter(pc.not_equal(table["weight"], 0))
@@ -116,7 +124,7 @@ def examples_of(path: Path, name: str, prompts: PeerPrompts, kept: pa.Array | No
         table = table.filter(pc.is_in(example_keys(table), value_set=kept))
         weights = pa.repeat(1.0, len(table))
     asked = [(question, ()) for question in table["question"].to_pylist()]
-    tokens = pa.array(prompts.all_of("solve", asked), TOKENS)
+    tokens = pa.array(prompts.all_of("solve", asked, table["target"].to_pylist()), TOKENS)
     return pa.table([tokens, table["target_token_ids"], weights], schema=EXAMPLES)
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from data.answers.equivalence import Kind
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 
 
 def compare_all(groups: Iterable[Sequence[str | None]], kind: Kind, grader: Grader) -> None:

@@ -21,11 +21,13 @@ that it kills. A pair that ran out of time, or whose process died, is None: neit
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Literal
 
-from data.answers.numbers import Number, read_number, read_numbers
-from data.answers.spelling import MAX_ANSWER_CHARS, clean, is_words, normalise
+from data.answers.numbers import LONG, Number, read_number, read_numbers
+from data.answers.quantities import read_quantity, read_ratio, read_time
+from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean, is_words, normalise
 from data.answers.units import read_changes, read_units
 
 Kind = Literal["math", "numbers"]
@@ -33,7 +35,7 @@ Pair = tuple[str, str]
 
 
 def decide_quickly(a: str, b: str, kind: Kind) -> bool | None:
-    """What can be decided without math-verify; None if it cannot."""
+    """What can be decided without math-verify, whichever of the two is the gold answer; None if it cannot."""
     if (same := normalise(a)) and same == normalise(b):
         return True
     if kind == "numbers":
@@ -41,16 +43,61 @@ def decide_quickly(a: str, b: str, kind: Kind) -> bool | None:
         return 0 < len(x) == len(y) and all(map(_near, x, y))
     if max(len(a), len(b)) > MAX_ANSWER_CHARS or not a.strip() or not b.strip():
         return False
+    found = [normalise(x) == normalise(y) or _decide(x, y) for x in readings(a) for y in readings(b)]
+    return True if True in found else found[0]
+
+
+def _decide(a: str, b: str) -> bool | None:
+    if (one := read_quantity(a)) and (other := read_quantity(b)) and one[0] == other[0]:
+        return one[1] == other[1]
     units, others = read_units(a), read_units(b)
     if not (units <= others or others <= units):
         return False
+    if (at := read_time(a)) and (then := read_time(b)):
+        return at[:2] == then[:2] and (not at[2] or not then[2] or at[2] == then[2])
+    if (ratio := read_ratio(a)) and (their := read_ratio(b)):
+        return ratio == their
     m, n = read_number(a), read_number(b)
     if (m or n) and read_changes(a) != read_changes(b):
         return False
     if m and n:
-        return _same_number(m, n)
+        return _same_number(m, n, bool(LONG.search(a) or LONG.search(b)))
     words = is_words(clean(a)) + is_words(clean(b))
+    if words == 2 and (found := _singular(a)) == _singular(b) and len(str(found)) > len("[['x']]"):
+        return True
     return False if words == 2 or (words == 1 and (m or n)) else None
+
+
+def _singular(words: str) -> list[list[str]]:
+    """The words of each part of a list of words, in the order of the alphabet, without articles and the plural's s."""
+    parts = re.split(r",|&|\band\b", TEXT.sub(r"\1", clean(words)).lower())
+    found = ([word for word in re.findall(r"[a-z']+", part) if word not in _ARTICLES] for part in parts)
+    return sorted([word[:-1] if len(word) > 3 and word.endswith("s") else word for word in part] for part in found)
+
+
+_ARTICLES = {"a", "an", "the"}
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,])(?:0,(?=\d)|(?:\d+),(?=\d{1,2}(?!\d)|\d{4,}))(?=\d+(?![\d.,]))")
+_INDIAN = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d\d)+,\d{3}(?![\d,])")  # 1,23,456
+_MIXED_AND = re.compile(r"(?<![\d.,/])(\d+) and (?=\d+/\d+(?!\d))")  # 9 and 1/2
+_CHOICE = re.compile(r"(?:\\(?:text|mathrm)(?:bf|rm)?\s?\{\s?)?\(?([A-H])[).]\s?\}?(?:\\?\s)+(\S.*)")  # (B) 24
+
+
+def readings(text: str) -> list[str]:
+    """What an answer may mean: the text, and where it is one number only if read so, with a decimal comma as a point,
+    with Indian groups joined, with "and" as the joint of a mixed number; of "(B) 24" the letter and the text as well.
+
+    A comma with three digits after it is a thousands sign. `3,5` is both 3.5 and the list 3, 5.
+    """
+    if choice := _CHOICE.fullmatch(text):
+        return [text, choice[1], choice[2]]
+    for pattern, joint in ((_DECIMAL_COMMA, "."), (_INDIAN, ""), (_MIXED_AND, " ")):
+        found = list(pattern.finditer(text))
+        if len(found) == 1:
+            part = found[0][0].replace(" and ", joint) if joint == " " else found[0][0].replace(",", joint)
+            other = text[: found[0].start()] + part + text[found[0].end() :]
+            if read_number(other):
+                return [text, other]
+    return [text]
 
 
 def _near(p: Fraction, q: Fraction) -> bool:
@@ -59,10 +106,10 @@ def _near(p: Fraction, q: Fraction) -> bool:
     return abs(p - q) <= Fraction(1, 10_000) * max(Fraction(1), abs(p), abs(q))
 
 
-def _same_number(m: Number, n: Number) -> bool:
+def _same_number(m: Number, n: Number, rough: bool) -> bool:
     if any(x and y and x != y for x, y in ((m.label, n.label), (m.base, n.base))):
         return False
     if m.percent == n.percent:
-        return m.value == n.value
+        return m.value == n.value or (rough and abs(m.value - n.value) <= abs(n.value) / 10**12)
     part, whole = (m, n) if m.percent else (n, m)
     return whole.value in (part.value, part.value / 100)

@@ -21,8 +21,9 @@ from data.answers.pieces import SAYS, Piece
 from data.answers.statements import hashes, last_list, phrase, tagged
 from data.answers.thoughts import hidden
 
-Rule = Literal["tagged", "boxed", "hashes", "phrase", "last_formula", "last_number"]
-GUESSED: frozenset[Rule] = frozenset({"last_formula", "last_number"})  # rules that need no statement
+# the last two are not found here, but by other kinds of answers (kinds.py)
+Rule = Literal["tagged", "boxed", "hashes", "phrase", "last_formula", "last_number", "last_line", "own"]
+GUESSED: frozenset[Rule] = frozenset({"last_formula", "last_number", "last_line"})  # rules that need no statement
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Extracted:
 
     @property
     def guessed(self) -> bool:
-        """Whether the response states no answer, so that its last number or formula had to do."""
+        """Whether the response states no answer, so that its last number, formula or line had to do."""
         return self.rule in GUESSED
 
 

@@ -10,6 +10,8 @@ is x", and, as OpenAI published solutions, a last line `A: x`. Unlike a response
 
 The type of a column does not matter: all are read as text (data/readers.py). A list is one answer with all of its parts
 ("30, 300"), not a choice of several.
+
+That is for mathematics; the answers of other kinds are read in data/answers/gold_texts.py.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ from typing import Any
 
 import polars as pl
 
-from data.answers.equivalence import Kind, decide_quickly
+from data.answers import kinds
 from data.answers.extract import RULES, Rule
+from data.answers.gold_texts import Unreadable as Unreadable
+from data.answers.gold_texts import read_choice, read_exact, read_own
+from data.answers.kinds import Kind
 from data.answers.numbers import read_number, read_numbers
 from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
+from data.answers.texts import normal_form
 from data.errors import UserError
 from data.hashing import normalise, question_id
 
@@ -56,16 +62,19 @@ _REMARK = re.compile(r"\d\s*\([^()]*(?<![\\A-Za-z])[A-Za-z]{3,}|\d.*\s(?:#|//)\s
 _GAP = re.compile(r"[-+]?\d+(?:[ '\u2019]\d+)+")  # 1 234
 
 
-class Unreadable(ValueError):
-    """A gold answer that cannot be read; the message says why, and fits after "a gold answer that"."""
-
-
-def read_gold(value: Any, kind: Kind) -> str:
+def read_gold(value: Any, kind: Kind, question: str = "", first: int | None = None) -> str:
     """The answer that a cell of the answer column states, as text.
 
-    `value` is text, a number, a boolean, or a list of these. A bare answer comes back as it stands, less white space
+    `value` is text, a number, a boolean, or a list of these; `question` and `first` (the number of its first option)
+    are for kind "choice". A bare answer comes back as it stands, less white space
     and math delimiters around it. Raises Unreadable.
     """
+    if kind == "exact":
+        return read_exact(value)
+    if kinds.is_own(kind):
+        return read_own(value)
+    if kind == "choice":
+        return read_choice("" if value is None else str(value).strip(), question, first)
     if isinstance(value, (list, tuple)):
         return _read_list(list(value), kind)
     text = "" if value is None else str(value).strip().strip("\u200b\ufeff").strip()
@@ -75,8 +84,11 @@ def read_gold(value: Any, kind: Kind) -> str:
     return _checked(_bare(text) if answer is None else answer, kind)
 
 
-def read_golds(cells: Sequence[str], kind: Kind, name: str, place: Callable[[int], str], where: str) -> list[str]:
-    """The answers of the cells of a column, in order.
+def read_golds(
+    cells: Sequence[str], kind: Kind, name: str, place: Callable[[int], str], where: str, questions: Sequence[str] = (),
+    first: int | None = None,
+) -> list[str]:  # fmt: skip
+    """The answers of the cells of a column, in order; of kind "choice" `questions` are theirs.
 
     `name` (of the column), `place` (what a row is called) and `where` (the config section) are for the message. Raises
     UserError for the first row that cannot be read.
@@ -84,7 +96,7 @@ def read_golds(cells: Sequence[str], kind: Kind, name: str, place: Callable[[int
     found = []
     for row, cell in enumerate(cells):
         try:
-            found.append(read_gold(cell, kind))
+            found.append(read_gold(cell, kind, questions[row] if questions else "", first))
         except Unreadable as error:
             shown = f" ({_shown(cell)})" if cell else ""
             raise UserError(f"{where}: {place(row)} has a {name!r}{shown} that {error}") from None
@@ -92,15 +104,15 @@ def read_golds(cells: Sequence[str], kind: Kind, name: str, place: Callable[[int
 
 
 def gold_by_question(
-    table: pl.DataFrame, kind: Kind, place: Callable[[int], str], where: str
+    table: pl.DataFrame, kind: Kind, place: Callable[[int], str], where: str, first: int | None = None
 ) -> dict[str, tuple[str, str]]:
     """{question id: (question, answer)} of a table of questions and gold answers, in its order.
 
-    `place` and `where` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a question that
-    comes twice with different ones.
+    `place`, `where` and `first` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a
+    question that comes twice with different ones.
     """
     questions, answers = table.iter_columns()
-    golds = read_golds(answers.to_list(), kind, answers.name, place, where)
+    golds = read_golds(answers.to_list(), kind, answers.name, place, where, questions.to_list(), first)
     found: dict[str, tuple[str, str]] = {}
     for row, (question, gold) in enumerate(zip(questions, golds, strict=True)):
         _, known = found.setdefault(question_id(question), (question, gold))
@@ -113,8 +125,10 @@ def gold_by_question(
 
 
 def same_gold(a: str, b: str, kind: Kind) -> bool:
-    """Whether two gold answers are surely the same; what only math-verify could tell counts as different."""
-    return decide_quickly(a, b, kind) is True
+    """Whether two gold answers are surely the same; what only a process could tell counts as different."""
+    if kind == "exact":
+        return {normal_form(each) for each in kinds.aliases(a)} == {normal_form(each) for each in kinds.aliases(b)}
+    return (kinds.is_own(kind) and a == b) or kinds.of(kind).right(a, b) is True
 
 
 def _read_list(values: list[Any], kind: Kind) -> str:

@@ -1,4 +1,4 @@
-"""Verdicts: answers compared by math-verify in processes that can be killed."""
+"""Verdicts: answers compared by math-verify, or by a function of the user's, in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from data.answers.equivalence import Kind, Pair, decide_quickly
+from data.answers import kinds
+from data.answers.equivalence import Pair
 from data.answers.extract import Extracted
-from data.answers.spelling import clean
+from data.answers.kinds import Kind, is_own
+
+if TYPE_CHECKING:
+    from data.answers.own_grader import OwnGrader
 
 STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
+FAILED = "failed"  # a pair that could not be compared
 Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
 
 
@@ -22,11 +27,11 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
     """The verdict on each (extracted answer, gold, response hit the token limit).
 
     A response that hit the limit is "truncated" only if it stated no answer: a box, hashes or a phrase count,
-    a last number amid a calculation does not. "timeout" is not "wrong": the pair could not be decided.
+    a last number amid a calculation, or a last line, does not. "timeout" is not "wrong": the pair could not be decided.
     """
     verdicts: list[Verdict] = []
     stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.guessed)]
-    equal = iter(grader.equivalent(stated, kind))
+    equal = iter(grader.matches(stated, kind))
     for extracted, _, truncated in rows:
         if truncated and (extracted is None or extracted.guessed):
             verdicts.append("truncated")
@@ -38,21 +43,23 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
     return verdicts
 
 
+def find_all(rows: Iterable[Any], kind: Kind, grader: Grader) -> None:
+    """Set `answer` of each row to what its `response` to its `question` states."""
+    some = list(rows)
+    found = grader.find([(row["response"], row["question"]) for row in some], kind)
+    for row, each in zip(some, found, strict=True):
+        row["answer"] = each.answer if each else None
+
+
 def _serve(connection: Connection, timeout_seconds: float) -> None:
     """A worker: answers one pair after another until its parent closes the pipe or dies."""
     import logging
 
-    from math_verify import (
-        ExprExtractionConfig,
-        LatexExtractionConfig,
-        parse,
-        verify,
-    )
+    from data.answers.formula import same_formula
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    config = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
-    verify(parse("$x+1$", config, parsing_timeout=None), parse("$1+x$", config, parsing_timeout=None))  # loads the rest
+    same_formula("x+1", "1+x")  # loads the rest
     connection.send("ready")
     while True:
         try:
@@ -61,21 +68,25 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
             return
         # The parent kills a slow worker. If the parent is gone, the alarm's default action does, even in C.
         signal.alarm(int(timeout_seconds) + 10)
-        a, b = (parse(f"${clean(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None) for text in pair)
-        equal = verify(a, b, timeout_seconds=None) or verify(b, a, timeout_seconds=None)
+        try:
+            verdict: bool | str = same_formula(*pair)
+        except Exception:  # of many kinds, from within sympy: RecursionError, for one
+            verdict = FAILED
         signal.alarm(0)
-        connection.send(bool(equal))
+        connection.send(verdict)
 
 
-class _Worker:
-    def __init__(self, timeout_seconds: float) -> None:
+class Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self, serve: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")  # fork would copy CUDA and thread state
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, timeout_seconds), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
         self.process.start()
         theirs.close()
         self.ready = False
-        self.pair: Pair | None = None
+        self.pair: tuple[str, ...] | None = None
         self.deadline = time.monotonic() + STARTUP_SECONDS
 
     def kill(self) -> None:
@@ -85,9 +96,9 @@ class _Worker:
 
 
 class Grader:
-    """Decides whether answers are equivalent, and remembers each pair in either order.
+    """Decides whether answers are right or agree, and remembers each pair.
 
-    Worker processes start with the first pair that needs math-verify. A worker imports the main module again,
+    Worker processes start with the first pair that needs them. A worker imports the main module again,
     so a script needs the usual `if __name__ == "__main__":`.
     """
 
@@ -96,8 +107,9 @@ class Grader:
             raise ValueError(f"timeout_seconds={timeout_seconds} and workers={workers} must be positive")
         self.timeout_seconds = timeout_seconds
         self.max_workers = workers
-        self._workers: list[_Worker] = []
-        self._known: dict[tuple[Kind, str, str], bool | None] = {}
+        self._workers: list[Worker] = []
+        self._own: dict[Kind, OwnGrader] = {}
+        self._known: dict[tuple[str, ...], bool | None] = {}  # by kind, answer, gold answer
 
     def __enter__(self) -> Grader:
         return self
@@ -107,6 +119,8 @@ class Grader:
 
     def close(self) -> None:
         """End the workers."""
+        for pool in self._own.values():
+            pool.close()
         while self._workers:
             self._workers.pop().kill()
 
@@ -114,26 +128,67 @@ class Grader:
         """Drop what is remembered, so that memory does not grow with the number of shards; the workers stay."""
         self._known.clear()
 
-    def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
-        """One verdict per pair, in order; None if the pair ran out of time or its worker died."""
-        keys = [(kind, min(pair), max(pair)) for pair in pairs]
-        slow: list[Pair] = []
-        for key in dict.fromkeys(keys):
-            if key not in self._known:
-                if (verdict := decide_quickly(key[1], key[2], kind)) is None:
-                    slow.append(key[1:])
-                else:
-                    self._known[key] = verdict
-        for pair, verified in self._verify(slow):
-            self._known[(kind, *pair)] = verified
-        return [self._known[key] for key in keys]
+    def find(self, asked: Sequence[tuple[str, str]], kind: Kind) -> list[Extracted | None]:
+        """The answer of each (response, question), in order; None where it states none, or ran out of time."""
+        if is_own(kind) and self._pool_of(kind).extracts:
+            return self._pool_of(kind).extract(asked)
+        return [kinds.of(kind).find(response, question) for response, question in asked]
 
-    def _verify(self, pairs: Sequence[Pair]) -> Iterable[tuple[Pair, bool | None]]:
+    def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """Whether two responses agree, one verdict per pair, in order, the same in either order of a pair: each matches
+        the other. None if the pair ran out of time or its worker died."""
+        ordered = [(min(pair), max(pair)) for pair in pairs]
+        verdicts: dict[Pair, bool | None] = {}
+        if is_own(kind):  # which may say of no answer that it is right
+            verdicts = {pair: True for pair in ordered if pair[0] == pair[1]}
+        first = [pair for pair in dict.fromkeys(ordered) if pair not in verdicts]
+        verdicts.update(zip(first, self.matches(first, kind), strict=True))
+        turned = [pair for pair in first if verdicts[pair]]
+        verdicts.update(zip(turned, self.matches([(b, a) for a, b in turned], kind), strict=True))
+        return [verdicts[pair] for pair in ordered]
+
+    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """Whether each (answer, gold answer) is right, in order; None if the pair ran out of time or its worker died.
+
+        Unlike `equivalent` it has a direction: 7 is met by x + y = 7, and x + y = 7 is not met by 7.
+        """
+        right, either_way = kinds.of(kind).right, kind in ("math", "numbers")
+        slow: list[Pair] = []
+        for pair in dict.fromkeys(pairs):
+            if (kind, *pair) not in self._known:
+                if (verdict := right(*pair)) is None:
+                    slow.append(pair)
+                else:
+                    self._known[(kind, *pair)] = verdict
+                    if either_way:
+                        self._known[(kind, pair[1], pair[0])] = verdict
+        for pair, verified in self._run(slow, kind):
+            self._known[(kind, *pair)] = verified
+        return [self._known[(kind, *pair)] for pair in pairs]
+
+    def _run(self, pairs: Sequence[Pair], kind: Kind) -> Iterable[tuple[Pair, bool | None]]:
+        """The verdicts of processes."""
+        if not is_own(kind):
+            yield from self._verify(pairs)
+        elif pairs:
+            yield from self._pool_of(kind).verdicts(pairs)
+
+    def _pool_of(self, kind: Kind) -> OwnGrader:
+        from data.answers.own_grader import OwnGrader
+
+        if kind not in self._own:
+            self._own[kind] = OwnGrader(kind, self.timeout_seconds, self.max_workers)
+        return self._own[kind]
+
+    def _start(self) -> Worker:
+        return Worker(_serve, self.timeout_seconds)
+
+    def _verify(self, pairs: Sequence[tuple[str, ...]]) -> Iterable[tuple[Any, Any]]:
         queue = deque(pairs)
         while queue or any(worker.pair for worker in self._workers):
             self._workers = [w for w in self._workers if w.pair or not w.ready or w.process.is_alive()]
             while len(self._workers) < min(self.max_workers, len(queue)):
-                self._workers.append(_Worker(self.timeout_seconds))
+                self._workers.append(self._start())
             for worker in self._workers:
                 if worker.ready and worker.pair is None and queue:
                     worker.pair = queue.popleft()
@@ -146,7 +201,7 @@ class Grader:
                 if worker.connection in heard or time.monotonic() >= worker.deadline:
                     yield from self._hear(worker)
 
-    def _hear(self, worker: _Worker) -> Iterable[tuple[Pair, bool | None]]:
+    def _hear(self, worker: Worker) -> Iterable[tuple[Any, Any]]:
         """Takes a worker's message; a worker that is late or dead is removed, and its pair is None."""
         try:
             message = worker.connection.recv() if worker.connection.poll() else None
@@ -157,12 +212,16 @@ class Grader:
             worker.kill()
             self._workers.remove(worker)
             if pair is None:
-                code = worker.process.exitcode
-                raise RuntimeError(
-                    f"a math-verify worker ended with exit code {code}; expected: ready within "
-                    f"{STARTUP_SECONDS:.0f} s. See its traceback above; try `python -c 'import math_verify'`"
-                )
+                raise self._not_started(worker.process.exitcode)
         if pair is None:
             worker.ready = True
+            if message != "ready":
+                raise self._not_started(message)
         else:
-            yield pair, message
+            yield pair, None if message == FAILED else message
+
+    def _not_started(self, why: object) -> Exception:
+        return RuntimeError(
+            f"a math-verify worker ended with exit code {why}; expected: ready within {STARTUP_SECONDS:.0f} s. See its "
+            "traceback above; try `python -c 'import math_verify'`"
+        )

@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from data.answers.spelling import MAX_ANSWER_CHARS, UNSIGNED, clean, plain_fractions
-from data.answers.units import CHANGE, spoken
+from data.answers.units import CHANGE, spoken, unit_of
+from data.answers.words import in_digits
 
 _UNIT = re.compile(r"(?<=[\d}%])\s*\\(?:text|mbox|mathrm|textrm)\s?\{[^{}]*\}(?:\^\{?[23]\}?)?\s*$")
 _NUMBER = re.compile(
@@ -19,14 +20,28 @@ _NUMBER = re.compile(
 _LABEL = re.compile(r"([A-Za-z][A-Za-z ]{0,40}?)\s*[=:]\s*")
 _ARITHMETIC = re.compile(r"\s*(?:[-+*/^x]|\\times|\\cdot)\s*\d")
 _AREA = re.compile(r"\b(?:[ckm]?m|in|ft|[a-z]{3,})\^\{?[23]\}?")
-_UNIT_WORD = re.compile(
-    r"(?!(?:and|or|not|plus|minus|negative|times|infinity|percent|sqrt|pi|sin|cos|tan|log|mod)$)"
-    r"(?:[a-z]{3,}|a|an|of|in|is|it|he|to|us|cm|mm|km|kg|ft|yd|oz|lb|ml|hr|rs|sq|cu|[ap]\.?m)",
+_WORD = re.compile(
+    r"(?!(?:and|or|not|plus|minus|negative|infinity|percent|sqrt|pi|sin|cos|tan|log|mod)$)"
+    r"(?:[a-z]{3,}(?:\(e?s\))?|a|an|of|as|in|is|it|he|to|us|[ap]\.m|sq|cu)",
+    re.I,
+)
+# words that make something else of the number beside them than a quantity
+_OTHER = re.compile(
+    r"\b(?:except|excluding|without|unless|other|but|nor|neither|none|all|any|every|each number|infinite(?:ly)?|"
+    r"undefined|unknown|between|divided|divisible|divides|multiples?|factors? of|powers?|modulo|mod|base|"
+    r"nonzero|non|no|term|place|root|roots|log|squares? of|th|st|nd|rd|"
+    r"thirds?|fourths|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|twelfths|hundredths?|thousandths?)\b|(?<=\d)(?:th|st|nd|rd)\b",
     re.I,
 )
 _NEXT_EQUATION = re.compile(rf"(=\s*-?{UNSIGNED}(?:\s+[A-Za-z]+)?)\s+(?=[A-Za-z]\w*\s*=)")  # x = 3 y = 5
+_PARENTHESES = re.compile(r"^\s*(-?)\(\s*(\d[\d.,/]*)\s*\)\s*$")  # -(5), ($5)
+_CENTS = re.compile(r"\s*\d+\s+dollars?\s+and\s+(\d{1,2})\s+cents?\s*", re.I)
 _ASIDE = re.compile(r"\bfor \d+ [A-Za-z]+|(?<=[A-Za-z}])\s?\^\{?[23]\}?")  # 30 dollars for 2 tickets; cm^2
 _HEADING = re.compile(r"^\s*[A-Za-z][\w ]*:(?=\s)")  # Number 1: 33
+
+
+# a decimal of 15 significant digits or more is what a computer made of an exact value near it: 2.2000000000000002
+LONG = re.compile(r"\d*\.\d{15,}|[1-9]\d*\.\d{14,}")
 
 
 class Number(NamedTuple):
@@ -50,30 +65,56 @@ def read_number(text: str) -> Number | None:
     """The number that an answer names, with an optional `x =` before it and words or a unit around it."""
     if len(text) > MAX_ANSWER_CHARS:
         return None
-    text = clean(text)
-    words, changes = CHANGE.subn(" ", spoken(text))
-    text = words if changes else plain_fractions(_UNIT.sub("", text))
+    text = without_remark(clean(text))
+    text = CHANGE.sub(" ", spoken(text))
     label = _LABEL.match(text)
     rest = text[label.end() :] if label else text
+    rest = _PARENTHESES.sub(r"\1\2", rest)
     number = _NUMBER.search(rest)
     value = _value(number) if number else None
     if number is None or value is None:
         return None
     before, after = rest[: number.start()], rest[number.end() :]
-    if re.match(r"(?![ckm]m\b|kg\b)[A-Za-z]", after):
+    if (letters := re.match(r"[A-Za-z]+", after)) and (len(letters[0]) < 2 or not unit_of(letters[0])):
         return None  # 2x, 5ab
-    around = _AREA.sub("feet", f"{before} {after}").split()
-    if not all(_UNIT_WORD.fullmatch(word.strip(".,'")) for word in around):
+    if _OTHER.search(before) or _OTHER.search(after) or (label and _OTHER.search(label[1])):
+        return None
+    if cents := _CENTS.fullmatch(rest):  # 5 dollars and 50 cents
+        return Number(value + Fraction(cents[1]) / 100, False, "", "")
+    around = _AREA.sub("feet", spoken(f"{before} 1 {after}".strip())).replace("/", " ").split()
+    around.remove("1")
+    if not all(_WORD.fullmatch(word.strip(".,'")) or unit_of(word.strip(".,'")) for word in around):
         return None
     name = label[1] if label and len(label[1]) == 1 else ""
     return Number(value, bool(number["percent"]), name, number["base"] or "")
+
+
+_REMARKS = re.compile(
+    r"\s+\((?![^()]*\b(?:mod|base)\b)(?P<inside>[^()]*)\)$|\s+\[[A-Za-z ]+\]$"
+    r"|;\s+(?:[A-Za-z']+\s+){2}.*$|,\s(?:as|since|because|so|which|where|for|and (?:she|he|it|they|we))\s.*$"
+    r"|\s-\s(?:[A-Za-z']+[\s,]+){2}.*$",
+    re.I,
+)
+_REMARK = re.compile(r"[A-Za-z]{3,}|[×=]|\\times|\d\s?[-+*/]\s?\d")
+_LATEX_WORD = re.compile(r"\\(?!times|cdot|text|mathrm|div)[A-Za-z]+")
+
+
+def without_remark(text: str) -> str:
+    """A clean text without what explains the number in front of it: `12 (3 × 4)`, `15; she sold 3 a day`."""
+    remark = _REMARKS.search(text)
+    if remark is None or not re.search(r"\d", text[: remark.start()]):
+        return text
+    inside = remark["inside"]
+    if inside is not None and (not _REMARK.search(inside) or _LATEX_WORD.search(inside)):
+        return text
+    return text[: remark.start()]
 
 
 def read_numbers(text: str) -> list[Fraction]:
     """One number from each part of a list, sorted; empty if there is none or a part is arithmetic or has two."""
     if len(text) > MAX_ANSWER_CHARS:
         return []
-    text = plain_fractions(clean(text))
+    text = in_digits(plain_fractions(clean(text)))
     text = re.sub(rf"(?<![\d.,]){UNSIGNED}", lambda number: number[0].replace(",", ""), text)
     text = _NEXT_EQUATION.sub(r"\1, ", _ASIDE.sub("", text))
     values = []

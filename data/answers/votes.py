@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from data.answers.clusters import clusters
-from data.answers.equivalence import Kind
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 
 LOWEST, HIGHEST = 0.05, 0.95  # a share beyond them says no more than its bound: its logit would be without limit
 LEAST = 0.05  # a rater that agrees with itself in less than half of its samples still breaks a tie

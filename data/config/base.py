@@ -6,7 +6,9 @@ import os
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+
+from data.answers.kinds import check_name
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?"  # in file names: none that a file system changes or takes apart
 NAME_BYTES = 100
@@ -18,6 +20,7 @@ COLDEST = 0.01  # below, logits over the temperature leave the range of a float,
 
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+AnswerKind = Annotated[str, AfterValidator(check_name)]
 
 
 class Section(BaseModel):

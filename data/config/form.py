@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from data.answers.extract import extract
+from data.answers import kinds
 from data.config.sections import Config, TemplateSection
 
 LONGEST = 30  # characters of the words before an answer that are compared
@@ -26,9 +26,9 @@ class Form:
         return f"{self.announced}, {'several lines' if self.several_lines else 'one line'}"
 
 
-def form_of(response: str) -> Form:
-    """The form of a response; digits of the words before the answer are masked."""
-    several, found = "\n" in response.strip(), extract(response)
+def form_of(response: str, kind: kinds.Kind = "math", question: str = "") -> Form:
+    """The form of a response to a question; digits of the words before the answer are masked."""
+    several, found = "\n" in response.strip(), kinds.of(kind).find(response, question)
     if found is None:
         return Form("no answer", several)
     if found.rule == "boxed":
@@ -37,18 +37,20 @@ def form_of(response: str) -> Form:
         return Form("####", several)
     if found.guessed:
         return Form("a last number", several)
+    if found.rule == "last_line":
+        return Form("a last line", several)
     before = re.split(r"\n|[.!?]\s", response[: found.start])[-1].strip().lower()
     words = before[before.rfind("answer") :] if "answer" in before else before
     return Form(repr(re.sub(r"\d", "#", words)[-LONGEST:]), several)
 
 
-def review_differs(wording: TemplateSection) -> str | None:
+def review_differs(wording: TemplateSection, kind: kinds.Kind = "math") -> str | None:
     r"""How the review's form differs from that of solving: its worked examples', or one request of the two asks for
     \boxed; None where it does not."""
-    solve = {form_of(example.response) for example in wording.examples if not example.solutions}
-    review = {form_of(example.response) for example in wording.examples if example.solutions}
+    forms = [(bool(each.solutions), form_of(each.response, kind, each.question)) for each in wording.examples]
+    solve, review = ({form for reviews, form in forms if reviews is which} for which in (False, True))
     if solve and review - solve:
-        found, expected = (" / ".join(sorted(map(str, forms))) for forms in (review - solve, solve))
+        found, expected = (" / ".join(sorted(map(str, some))) for some in (review - solve, solve))
         return f"its worked examples with solutions have another form ({found}) than those without ({expected})"
     boxed = ["\\boxed" in text for text in (wording.instruction, wording.review)]
     if boxed[0] != boxed[1]:
@@ -65,7 +67,7 @@ def form_warnings(config: Config) -> list[str]:
     for peer in config.peers:
         name = f"{peer.name}'s templates" if peer.templates else config.wording_name(peer)
         in_use[name] = config.templates_of(peer)
-    differ = {name: review_differs(wording) for name, wording in in_use.items()}
+    differ = {name: review_differs(wording, config.prompts.answers) for name, wording in in_use.items()}
     return [
         f"wording {name}: {how}; what a peer is shown in a review it copies, so let both end alike"
         for name, how in differ.items()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from data.config.base import Name, Placed, Section, Text
 
@@ -60,6 +61,18 @@ class TemplateSection(Section):
     )
 
 
+def _items(value: Any) -> Any:
+    """A table as pairs, which can be told apart and hashed."""
+    if isinstance(value, Mapping):
+        value = tuple(sorted(value.items()))
+    if not isinstance(value, tuple) or not all(isinstance(each, (bool, int, float, str)) for _, each in value):
+        raise ValueError("must be a table of names with texts, numbers, true or false: { enable_thinking = false }")
+    return value
+
+
+Arguments = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_items), PlainSerializer(dict)]
+
+
 class PeerSection(Placed):
     """One peer: a base model and how to talk to it."""
 
@@ -84,6 +97,23 @@ class PeerSection(Placed):
     template: Literal["auto", "chat", "plain"] = Field(
         "auto",
         description="The tokenizer's chat template or the plain one; auto: chat where the tokenizer has one.",
+    )
+    template_arguments: Arguments = Field(
+        (),
+        exclude_if=lambda given: not given,
+        description="Table of what the chat template is told at each call, such as `{ enable_thinking = false }`.",
+    )
+    show_thoughts: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="Whether this peer is shown what others wrote in `<think>…</think>` before their answers, too: in "
+        "reviews, in the PMI, as verifier.",
+    )
+    train_thoughts: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="Whether this peer is trained on the thought of a response, too (and the PMI is of both); else on "
+        "what follows it, after an empty thought where its template has one.",
     )
     stop: tuple[str, ...] | None = Field(
         None,

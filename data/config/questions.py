@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from data.config.base import MANY, Name, Placed, Text
+from data.config.base import MANY, AnswerKind, Name, Placed, Text
+
+INDEX = (
+    "Of answers = choice: gold answers are numbers of options, counted from here; null: letters, or the options' texts."
+)
+
+
+def check_index(index: int | None, answers: str, key: str) -> None:
+    """Raises ValueError for numbers of options where there are none."""
+    if index is not None and answers != "choice":
+        raise ValueError(f"{key} goes with answers = 'choice', found {answers!r}")
 
 
 class SourceSection(Placed):
@@ -28,6 +38,12 @@ class SourceSection(Placed):
     )
     revision: Text | None = Field(None, description="Revision of the dataset, for a hub name.")
     question_column: Text = Field("question", description="Column that holds the question.")
+    options: Text | None = Field(
+        None,
+        exclude_if=lambda column: column is None,
+        description="Column that holds a question's options (a list, also as JSON text), which are written below the "
+        "question: (A) …; null: the question's text has them, if it has any.",
+    )
     rows: tuple[int, int] | None = Field(
         None,
         strict=False,
@@ -51,6 +67,12 @@ class SourceSection(Placed):
 class PromptsSection(SourceSection):
     """The unlabelled questions to train on."""
 
+    answers: AnswerKind = Field(
+        "math",
+        exclude_if=lambda kind: kind == "math",
+        description="Kind of their answers: how one is found in a response and when two agree, for votes, labels, "
+        "agreement, entropy and the gate. As in a benchmark.",
+    )
     shuffle: bool = Field(True, strict=False, description="Shuffle (seeded) before the limit is applied.")
     overlap: Literal["refuse", "drop", "transductive"] = Field(
         "refuse",
@@ -67,9 +89,17 @@ class BenchmarkSection(SourceSection):
     answer_column: Text = Field(
         "answer", description="Column that holds the gold answer: bare, or a solution that states one."
     )
-    answers: Literal["math", "numbers"] = Field(
-        "math", description="How answers are compared: by math-verify, or as unordered lists of numbers."
+    answers: AnswerKind = Field(
+        "math",
+        description="Kind of answers: `math` (compared by math-verify), `numbers` (unordered lists of numbers), "
+        "`choice` (one of the question's options), `exact` (a text), or `module:function`, your own (docs/answers.md).",
     )
+    answer_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
+
+    @model_validator(mode="after")
+    def _options_are_numbered(self) -> BenchmarkSection:
+        check_index(self.answer_index, self.answers, "answer_index")
+        return self
 
 
 class WordingSection(SourceSection):
@@ -80,10 +110,16 @@ class WordingSection(SourceSection):
         description="Column that holds the gold answer, as in a benchmark: wordings are compared by accuracy. Null: "
         "unlabelled, and they are compared by self-consistency.",
     )
-    answers: Literal["math", "numbers"] = Field("math", description="How answers are compared, as in a benchmark.")
+    answers: AnswerKind = Field("math", description="Kind of answers, as in a benchmark. By default prompts.answers.")
+    answer_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     samples: int = Field(
         4, ge=2, le=MANY, description="Samples per question for the self-consistency, where there is no gold answer."
     )
     overlap: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with questions that are also among the prompts or in a benchmark."
     )
+
+    @model_validator(mode="after")
+    def _options_are_numbered(self) -> WordingSection:
+        check_index(self.answer_index, self.answers, "answer_index")
+        return self

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -82,6 +82,20 @@ class Config(Section):
     executor: ExecutorSection = Field(ExecutorSection(), exclude_if=lambda section: section == ExecutorSection())
     tracking: TrackingSection = Field(TrackingSection(), exclude_if=lambda section: section == TrackingSection())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_are_of_the_prompts_kind(cls, given: Any) -> Any:
+        """`evaluate.label_answers` and `wording.answers` are `prompts.answers` where they are not set."""
+        prompts = given.get("prompts") if isinstance(given, dict) else None
+        kind = prompts.get("answers") if isinstance(prompts, dict) else getattr(prompts, "answers", None)
+        if kind is None or not isinstance(kind, str):
+            return given
+        defaults: dict[str, dict[str, Any]] = {"evaluate": {"label_answers": kind}, "wording": {"answers": kind}}
+        for section, default in defaults.items():
+            if isinstance(found := given.get(section, {} if section == "evaluate" else None), dict):
+                given = {**given, section: {**default, **found}}
+        return given
+
     @model_validator(mode="after")
     def _files_are_where_places_says(self) -> Config:
         for section in (*self.peers, self.prompts, *self.benchmarks):
@@ -118,6 +132,18 @@ class Config(Section):
             raise ValueError(
                 f"names of peers and benchmarks: two peers and a benchmark make a file name of {longest} bytes under "
                 f"evaluate.cross_verify, {FILE_NAME_BYTES} are allowed; take shorter ones"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_can_be_compared(self) -> Config:
+        """The answers of responses are found by the one kind and compared by the other."""
+        found, compared = self.prompts.answers, self.evaluate.label_answers
+        alike = ({"math", "numbers"}, {"choice"})
+        if any((found in names) != (compared in names) for names in alike):
+            raise ValueError(
+                f"evaluate.label_answers {compared!r} cannot compare the answers that prompts.answers {found!r} finds; "
+                f"leave it out, or set it to {found!r}"
             )
         return self
 
@@ -189,6 +215,12 @@ class Config(Section):
                     f"voters: {voter.name} is of peer {voter.peer!r}; expected one of {', '.join(self.peer_names)}"
                 )
         return self
+
+    @property
+    def answer_kinds(self) -> list[str]:
+        """All kinds of answers that it names."""
+        named = [self.prompts.answers, self.evaluate.label_answers, *(b.answers for b in self.benchmarks)]
+        return list(dict.fromkeys([*named, *([self.wording.answers] if self.wording else [])]))
 
     @property
     def raters(self) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from data.answers.clusters import clusters, compare_all
-from data.answers.equivalence import Kind
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.answers.votes import counted
 from data.config.sections import Config
 from evaluate.labels import gold_answers
@@ -31,7 +31,7 @@ def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader:
     others = [(row, chain) for chain in known for row in chain["responses"] if row["role"] != "sample"]
     for rows in (labels, others, samples):
         _compare(rows, kind, grader)
-    compare_all(([answer for answer, _ in _voters(chain, config)] for chain in chains), "math", grader)
+    compare_all(([answer for answer, _ in _voters(chain, config)] for chain in chains), config.prompts.answers, grader)
     for chain in chains:
         right = {label["answer"]: label["right"] for label in chain["labels"]}
         for row in chain["training"]:
@@ -42,7 +42,7 @@ def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader:
 def _compare(rows: Sequence[tuple[Any, Chain]], kind: Kind, grader: Grader) -> None:
     """Set in each label or response whether its answer is right; none is not."""
     stated = [(row, chain["gold"]) for row, chain in rows if row["answer"] is not None]
-    verdicts = grader.equivalent([(row["answer"], str(gold)) for row, gold in stated], kind)
+    verdicts = grader.matches([(row["answer"], str(gold)) for row, gold in stated], kind)
     for row, _ in rows:
         row["right"] = False
     for (row, _), verdict in zip(stated, verdicts, strict=True):
@@ -62,7 +62,7 @@ def _voters(chain: Chain, config: Config) -> list[tuple[str | None, Response]]:
 
 def _count_votes(chain: Chain, config: Config, grader: Grader) -> None:
     voters = _voters(chain, config)
-    for group in clusters([answer for answer, _ in voters], "math", grader):
+    for group in clusters([answer for answer, _ in voters], config.prompts.answers, grader):
         rows = [voters[place][1] for place in group]
         by = dict(Counter(row["peer"] for row in rows))
         chain["votes"].append({"answer": str(rows[0]["answer"]), "by": by, "right": rows[0]["right"]})

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal
 from markupsafe import Markup
 
 from data import shards
-from data.answers.equivalence import Kind, Pair
+from data.answers.equivalence import Pair
 from data.answers.grader import Grader
+from data.answers.kinds import Kind
 from data.errors import UserError
 from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
@@ -77,7 +78,7 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
             gold = gold_answers(run.config, {row["prompt_id"] for row in some})
             known = [row for row in some if row["prompt_id"] in gold]
             pairs = [(row["label"], gold[row["prompt_id"]]) for row in known]
-            for row, right in zip(known, grader.equivalent(pairs, section.label_answers), strict=True):
+            for row, right in zip(known, grader.matches(pairs, section.label_answers), strict=True):
                 if right is False and row["prompt_id"] not in seen:
                     seen.add(row["prompt_id"])
                     yield row["prompt_id"]
@@ -198,10 +199,10 @@ class _Packing:
 
 
 class _Hasty(Grader):
-    """A grader that has math-verify compare so many pairs and no more; `left` is below 0 by those that it has not."""
+    """A grader that has its processes compare so many pairs and no more; `left` is below 0 by those that it has not."""
 
     # of all pages of this process: `make round` writes several
-    known: ClassVar[dict[tuple[Kind, str, str], bool | None]] = {}
+    known: ClassVar[dict[tuple[str, ...], bool | None]] = {}
 
     def __init__(self, timeout_seconds: float, max_workers: int, left: int) -> None:
         super().__init__(timeout_seconds, max_workers)
@@ -209,13 +210,19 @@ class _Hasty(Grader):
 
     def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
         """See `Grader.equivalent`; a later page asks again for what this one did not find."""
-        verdicts = super().equivalent(pairs, kind)
+        return self._told(super().equivalent(pairs, kind))
+
+    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+        """See `Grader.matches`; as above."""
+        return self._told(super().matches(pairs, kind))
+
+    def _told(self, verdicts: list[bool | None]) -> list[bool | None]:
         for key in [key for key, verdict in self._known.items() if verdict is None]:
             del self._known[key]
         return verdicts
 
-    def _verify(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bool | None]]:
+    def _run(self, pairs: Sequence[Pair], kind: Kind) -> Iterator[tuple[Pair, bool | None]]:
         some = pairs[: max(0, self.left)]
         self.left -= len(pairs)
-        yield from super()._verify(some)
+        yield from super()._run(some, kind)
         yield from ((pair, None) for pair in pairs[len(some) :])

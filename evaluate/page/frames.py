@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data import gate, shards
+from data.answers import own
 from data.errors import UserError
 from data.keep import keep_path
 from data.run import OUTPUT, Run, metrics_path, stage_is_finished
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 # questions of a round whose answers are compared with gold ones, a sample of more; math-verify takes its time
-JUDGED = {"numbers": 2_000, "math": 300}
+JUDGED = {"numbers": 2_000, "choice": 2_000, "exact": 2_000, "math": 300}
 RESPONSES = ("prompt_id", "role", "peer", "answer", "finish_reason", "n_tokens")
 WEIGHTS = ("peer", "number", "target_peer", "pmi_per_token", "weight", "drop_reason", "agrees", "answer_entropy")
 Weights = dict[tuple[str, bool, bool], Estimate | None]
@@ -119,7 +120,8 @@ class Frames:
         judged again: a page is written after each stage."""
         scored = self.run.stage_dir(round_, "scores") / shards.SUCCESS
         section = self.run.config.evaluate
-        key = (scored.resolve(), scored.stat().st_mtime_ns, section.model_dump_json())
+        kinds = own.told(section.label_answers, self.run.config.prompts.answers)
+        key = (scored.resolve(), scored.stat().st_mtime_ns, section.model_dump_json() + str(kinds))
         if key not in _JUDGED:
             draws = Bootstrap(section.bootstrap, self.run.config.run.seed)
             chains, scores = judged(self.run, round_, self.sample(round_), self._gold)
@@ -139,7 +141,7 @@ class Frames:
     def sample(self, round_: int) -> list[str] | None:
         """Ids of `JUDGED` questions of a round, by the run's seed; None where it has no more."""
         if round_ not in self._samples:
-            most = JUDGED[self.run.config.evaluate.label_answers]
+            most = JUDGED.get(self.run.config.evaluate.label_answers, JUDGED["math"])
             ids = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, ("prompt_id",))["prompt_id"].unique()
             some = random.Random(self.run.config.run.seed).sample(sorted(ids), most) if len(ids) > most else None
             self._samples[round_] = some

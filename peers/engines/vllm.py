@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from data.config.sections import GenerateSection, RuntimeSection
 from data.hashing import digest
 from peers.engines import vllm_internals
 from peers.engines.protocol import Advance, Completion, Request, Sampling
+from peers.positions import longest, rope_of, stated_length
 from peers.prompts import PeerPrompts
 from peers.source import CACHE
 from peers.weights import is_pattern
@@ -49,6 +51,14 @@ def options_of(
     if rank is not None:
         options |= {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)}
     return options | (_gpu_options(section, runtime, requests) if on_gpu else _cpu_options(section))
+
+
+def length_to_tell(directory: Path, context: int) -> int | None:
+    """The scaled length of a model whose config states the unscaled one, where the context needs it (YaRN): vLLM
+    believes what is stated. None for all others."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    stated, found = stated_length(config)[1], longest(config)
+    return found if rope_of(config)[0] == "yarn" and stated and stated < context else None
 
 
 def _cpu_options(section: GenerateSection) -> dict[str, Any]:
@@ -107,10 +117,13 @@ class VllmEngine:
 
         self.prompts, self.asleep = prompts, False
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
+        options = options_of(self.on_gpu, section, runtime, rank if adapter else None, requests)
+        longer = length_to_tell(directory, section.context_tokens)
+        if longer is not None:
+            options["hf_overrides"] = {**options.get("hf_overrides", {}), "max_position_embeddings": longer}
         self.llm: Any = vllm_internals.start(
-            model=str(self._without_pattern(directory)), dtype=dtype, seed=seed,
-            **options_of(self.on_gpu, section, runtime, rank if adapter else None, requests),
-        )  # fmt: skip
+            model=str(self._without_pattern(directory)), dtype=dtype, seed=seed, **options
+        )
 
     def _without_pattern(self, directory: Path) -> Path:
         """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""

@@ -2,6 +2,7 @@
 
     Bar                the text that `_run_engine` writes (entrypoints/common/offline.py)
     start              v1/worker/cpu_worker.py, which replaces torch.set_num_threads and takes the number of threads
+    give_back          compilation/decorators.py; model_executor/models/transformers/
     generate           v1/sample/ops/logprobs.py, whose `batched_count_greater_than` is compiled
     renew              model_executor/model_loader/reload/; model_executor/layers/vocab_parallel_embedding.py
     shutdown           `engine_core` (v1/engine/core_client.py)
@@ -77,11 +78,53 @@ def start(**options: Any) -> Any:
     llm = LLM(**options)
     torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
     set_threads(threads)
+    give_back()
     try:
         _ = llm.llm_engine.engine_core.shutdown
     except AttributeError as error:
         raise _missing(str(error)) from error
     return llm
+
+
+def check_serves_adapters(llm: Any, peer: str) -> None:
+    """Raises UserError if the engine's kind of model cannot have adapters beside it."""
+    if not all(llm.apply_model(_serves_adapters)):
+        raise UserError(
+            f"peer {peer}: vLLM {_version()} serves no adapters beside this kind of model; set run.adapters = 'merged' "
+            "in a new run"
+        )
+
+
+def _serves_adapters(model: Any) -> bool:
+    from vllm.model_executor.models.interfaces import supports_lora
+
+    return bool(supports_lora(model))
+
+
+def give_back() -> None:
+    """Let transformers' classes be made without vLLM again.
+
+    A kind of model that vLLM has no code of its own for (OLMo 2, GPT-NeoX) it runs with transformers', in whose class
+    it replaces the beginning: from then on only an engine could make one, and not the language model beside it.
+    """
+    from vllm.compilation.wrapper import TorchCompileWithNoGuardsWrapper
+    from vllm.config.vllm import get_current_vllm_config_or_none
+
+    def begin_as(cls: Any) -> None:
+        theirs, own = cls.__init__, inspect.getclosurevars(cls.__init__).nonlocals["old_init"]
+
+        def begin(self: Any, *arguments: Any, **named: Any) -> None:
+            if get_current_vllm_config_or_none() is None:
+                own(self, *arguments, **named)
+                self.do_not_compile = True
+            else:
+                theirs(self, *arguments, **named)
+
+        cls.__init__, cls.given_back = begin, True
+
+    for cls in TorchCompileWithNoGuardsWrapper.__subclasses__():
+        if cls.__module__.startswith("transformers.") and not hasattr(cls, "given_back"):
+            begin_as(cls)
 
 
 @cache

@@ -12,6 +12,7 @@ V vocabulary, C tokens asked for.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -78,8 +79,10 @@ class LanguageModel:
         self.decoder = model.get_decoder()
         head = model.get_output_embeddings()
         self.head_V_H: Tensor = head.weight  # frozen but where a model is made from nothing
-        self.bias_V: Tensor | None = None if getattr(head, "bias", None) is None else head.bias.float()
         config: Any = self.decoder.config  # the text's, where a model reads more than text
+        self.scale = logit_scale(config)
+        bias = getattr(head, "bias", None)
+        self.bias_V: Tensor | None = None if bias is None else self.scale * bias.float()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.device = head.weight.device
         self.compile: Literal["auto", "on", "off"] = "auto"  # see `runtime.compile`
@@ -178,14 +181,18 @@ class LanguageModel:
 
     def logits(self, hidden_R_H: Tensor) -> Tensor:
         """Float32 logits [R, V]: for few rows, or a small vocabulary."""
-        logits = torch.nn.functional.linear(hidden_R_H.float(), self.head_V_H.float(), self.bias_V)
+        logits = torch.nn.functional.linear(self._scaled(hidden_R_H), self.head_V_H.float(), self.bias_V)
         return self._capped(logits)
 
     def token_logits(self, hidden_R_H: Tensor, tokens_R_C: Tensor) -> Tensor:
         """Float32 logits [R, C] of some tokens after each row. Differentiable."""
         head_R_C_H = self.head_V_H[tokens_R_C].float()
-        logits = torch.einsum("rh,rch->rc", hidden_R_H.float(), head_R_C_H)
+        logits = torch.einsum("rh,rch->rc", self._scaled(hidden_R_H), head_R_C_H)
         return self._capped(logits if self.bias_V is None else logits + self.bias_V[tokens_R_C])
+
+    def _scaled(self, hidden_R_H: Tensor) -> Tensor:
+        """Float32 hidden states whose product with the head is scaled as the model scales its logits."""
+        return hidden_R_H.float() if self.scale == 1 else self.scale * hidden_R_H.float()
 
     def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -196,7 +203,9 @@ class LanguageModel:
             return self.logits(hidden_R_H).log_softmax(1).gather(1, tokens_R[:, None])[:, 0]
         # float32 from here: for a likely token two gradients almost cancel, which rounding must not see one by one
         exact_R_H = hidden_R_H.float()
-        normaliser_R = logsumexp(exact_R_H, self.head_V_H, self.bias_V, self.softcap, hidden_R_H.dtype)
+        # scaled by a power of two, numbers of 16 bits are such numbers still
+        held = hidden_R_H.dtype if math.frexp(self.scale)[0] == 0.5 else torch.float32
+        normaliser_R = logsumexp(self._scaled(exact_R_H), self.head_V_H, self.bias_V, self.softcap, held)
         return self.token_logits(exact_R_H, tokens_R[:, None])[:, 0] - normaliser_R
 
     def read(self, forest: Forest, pairs: Sequence[Pair]) -> Read:
@@ -255,16 +264,15 @@ def device() -> torch.device:
 
 
 def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreTrainedModel:
-    """A model for teacher forcing: eval mode, eager attention where soft-capped scores need it.
+    """A model for teacher forcing: eval mode, with the kind of attention that it has.
 
     Raises UserError if tensors are missing, of other shapes or too many.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
     found: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False,
+        directory, dtype=getattr(torch, dtype), attn_implementation=attention_of(config), trust_remote_code=False,
         output_loading_info=True,
     )  # fmt: skip
     model, info = found
@@ -275,7 +283,40 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
         model = PeftModel.from_pretrained(model, str(adapter)).get_base_model()
     exact_sums()
     model = model.to(device()).eval()
+    settle_positions(model)
     return cast("PreTrainedModel", model)
+
+
+def attention_of(config: Any) -> Literal["eager", "sdpa"]:
+    """Fused attention, but where the scores are capped, or an architecture (Bloom) has none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return "eager" if getattr(config, "attn_logit_softcapping", None) or not kind._supports_sdpa else "sdpa"
+
+
+def logit_scale(config: Any) -> float:
+    """What a model multiplies its logits with: Cohere's `logit_scale`, the inverse of Granite's `logits_scaling`."""
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+
+
+def settle_positions(model: Any) -> None:
+    """Give positions with dynamic RoPE the frequencies of the full scaled length, as vLLM does.
+
+    transformers would take those of the longest sequence that a batch happens to have, so that scores would depend on
+    batches, and differ from what the generator computes.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    for module in model.modules():
+        rope = module.config.rope_parameters if getattr(module, "rope_type", None) == "dynamic" else {}
+        if rope.get("factor") and "alpha" not in rope:  # with alpha (Hunyuan) they are settled already
+            length = int(module.config.max_position_embeddings * rope["factor"])
+            frequencies, module.attention_scaling = ROPE_INIT_FUNCTIONS["dynamic"](
+                module.config, module.inv_freq.device, seq_len=length
+            )
+            module.register_buffer("inv_freq", frequencies, persistent=False)
+            module.rope_type = "default"
 
 
 def load_language_model(directory: Path, dtype: str, adapter: Path | None = None) -> LanguageModel:

@@ -33,6 +33,7 @@ from peers.source import check_peers
 from pipeline.lm_eval.figures import Row, ours_of, rows_of, table_of
 from pipeline.lm_eval.tasks import EVERYDAY, HERE, task_name, write_everyday, write_questions
 
+GRADED = ("math", "numbers")  # kinds of answers that grading.py knows
 QUESTIONS = "questions"  # the run's benchmarks, or those of --questions
 OURS = (QUESTIONS, EVERYDAY)
 
@@ -144,7 +145,15 @@ def benchmarks_of(
     sections = list(run.config.benchmarks)
     if path is not None:
         sections = [BenchmarkSection(name=QUESTIONS, source=str(path), answers=answers)]
-    return {section.name: (section, load_benchmark(section, section.name)) for section in sections}
+    for section in sections:
+        if section.answers not in GRADED:
+            console.print(
+                f"  benchmark {section.name}: answers = {section.answers!r} is left out; the harness is told how to "
+                f"grade {' and '.join(GRADED)} alone",
+                markup=False,
+            )
+    known = [section for section in sections if section.answers in GRADED]
+    return {section.name: (section, load_benchmark(section, section.name)) for section in known}
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -186,7 +195,7 @@ def command(
                     raise UserError(f"--peer {name!r}: expected one of {', '.join(known)}")
             given = benchmarks_of(opened, questions, answers) if QUESTIONS in names else {}
             if QUESTIONS in names and not given:
-                console.print("  the run has no benchmarks: give questions and answers with --questions FILE")
+                console.print("  the run has no such benchmarks: give questions and answers with --questions FILE")
             hub = [name for name in names if name not in OURS]
             asked = Asked(given, EVERYDAY in names, hub, limit, batch_size, unmerged)
             if not (given or asked.everyday or hub):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data import shards
-from data.answers.extract import extract
+from data.answers import kinds
 from data.errors import UserError
 from data.run import Run
 from data.schema import PromptRow
@@ -93,22 +93,22 @@ def check_peer(
     own = ask(policy)
     engine, merged = engine_kind(run.config.generate), exported / MERGED
     prompts = policy.prompts
-    found = []
+    found, agreement = [], partial(_agreement, run.config.prompts.answers, questions)
     if merged.is_dir():
         alone = replace(policy, base=merged, adapter=None, checkpoint=None, identity="")
         exact = policy.checkpoint is not None and not gpu_is_there()  # on a GPU bf16 depends on the batch
         texts, prompts = ask(alone), alone.prompts  # the exported tokenizer's
-        found.append(_agreement(f"{engine}, merged", own, texts, exact))
+        found.append(agreement(f"{engine}, merged", own, texts, exact))
     else:
         texts = ask(replace(policy, adapter=exported, checkpoint=None, identity=""))
-        found.append(_agreement(f"{engine}, adapter served", own, texts, False))
+        found.append(agreement(f"{engine}, adapter served", own, texts, False))
     policy_cache.drop_all()
     asked = prompts.all_of("solve", [(question, ()) for question in questions])
     if merged.is_dir():
         texts = _plain(merged, None, policy.dtype, prompts, asked, limit, advance)
-        found.append(_agreement("transformers, merged", own, texts, False))
+        found.append(agreement("transformers, merged", own, texts, False))
     texts = _plain(policy.base, exported, "float32", prompts, asked, limit, advance)
-    return [*found, _agreement("peft, adapter in float32", own, texts, False)]
+    return [*found, agreement("peft, adapter in float32", own, texts, False)]
 
 
 def _asked(run: Run, policy: Policy, *, questions: list[str], limit: int, advance: Advance) -> list[str]:
@@ -154,17 +154,19 @@ def _plain(
     return texts
 
 
-def _agreement(way: str, own: Sequence[str], texts: Sequence[str], exact: bool) -> Agreement:
+def _agreement(
+    kind: kinds.Kind, questions: Sequence[str], way: str, own: Sequence[str], texts: Sequence[str], exact: bool
+) -> Agreement:
     n = len(own)
     if exact:
         return Agreement(way, "texts", sum(a == b for a, b in zip(own, texts, strict=True)), n, n)
     missed = max(int(n >= 8), int((1 - ALIKE) * n + 1e-9))  # of a few questions one may be a near-tie
-    return Agreement(way, "answers", sum(map(same_answer, own, texts)), n, n - missed)
+    return Agreement(way, "answers", sum(map(partial(same_answer, kind), own, texts, questions)), n, n - missed)
 
 
-def same_answer(one: str, two: str) -> bool:
-    """Whether two responses have the same answer; those without one are compared as texts."""
-    first, second = extract(one), extract(two)
+def same_answer(kind: kinds.Kind, one: str, two: str, question: str) -> bool:
+    """Whether two responses to a question have the same answer; those without one are compared as texts."""
+    first, second = (kinds.of(kind).find(each, question) for each in (one, two))
     if first is None or second is None:
         return one == two
     return first.answer == second.answer

@@ -18,10 +18,9 @@ from statistics import fmean
 from typing import Any
 
 from data import gate, shards
+from data.answers import kinds, own
 from data.answers.clusters import compare_all
-from data.answers.equivalence import Kind
-from data.answers.extract import extract
-from data.answers.grader import Grader
+from data.answers.grader import Grader, find_all
 from data.answers.votes import consistency, counted, reliability, weighted_vote
 from data.console import console
 from data.errors import UserError
@@ -39,7 +38,6 @@ from peers.source import check_peers
 from peers.workers import Advance, Workers
 from train.gate.rule import DISCORDANT, compare, non_inferiority, power
 
-KIND: Kind = "math"  # how answers to unlabelled questions are compared, as generate does
 COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
 
 
@@ -98,6 +96,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, Any]:
         "config": digest(config),
         "questions": digest((shards.read_manifest(run.gate_dir) or {}).get("files")),
         "candidates": {name: policy.identity for name, policy in policies.items()},
+        **own.told(run.config.prompts.answers),
     }
 
 
@@ -138,7 +137,7 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
         engine = partial(policy_cache.engine, policy, run.config)
         completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance)
         for (shard, row, _, number), completion in zip(asked, completions, strict=True):
-            found = extract(completion.text)
+            found = kinds.of(run.config.prompts.answers).find(completion.text, row["question"])
             rows[shard].append({
                 "prompt_id": row["id"], "question": row["question"], "peer": policy.name, "sample": number,
                 "response": completion.text, "answer": found.answer if found else None,
@@ -158,6 +157,7 @@ class Gate:
 
     def __init__(self, run: Run, round_: int, policies: dict[str, Policy], stage: Stage) -> None:
         self.run, self.round, self.policies, self.stage = run, round_, policies, stage
+        self.kind = run.config.prompts.answers
         self.sizes = [shards.row_count(path) for path in shards.shard_paths(run.gate_dir)]
 
     def respond(self, workers: Workers) -> None:
@@ -175,26 +175,29 @@ class Gate:
             for _ in workers.results(line):
                 pass
 
-    def responses(self, shard: int) -> list[GateResponseRow]:
+    def responses(self, shard: int, grader: Grader) -> list[GateResponseRow]:
         """All peers' responses to a shard."""
         paths = [unit_path(self.run, self.round, name, shard) for name in self.policies]
-        return [row for path in paths for row in shards.rows_of(path, GateResponseRow)]
+        rows = [row for path in paths for row in shards.rows_of(path, GateResponseRow)]
+        if kinds.is_own(self.kind):  # not in a peer's process, which has no pool to run it in
+            find_all(rows, self.kind, grader)
+        return rows
 
     def vote(self, grader: Grader) -> None:
         """Round 0: the weighted vote of all peers' samples on every question."""
-        rows = [row for shard in range(len(self.sizes)) for row in self.responses(shard)]
+        rows = [row for shard in range(len(self.sizes)) for row in self.responses(shard, grader)]
         answers: dict[str, dict[str, list[str | None]]] = {name: defaultdict(list) for name in self.policies}
         for row in rows:
             if row["sample"]:
                 answers[row["peer"]][row["prompt_id"]].append(counted(row["answer"], row["finish_reason"]))
         questions = list(dict.fromkeys(row["prompt_id"] for row in rows))
-        compare_all([[a for own in answers.values() for a in own[id_]] for id_ in questions], KIND, grader)
-        shares = {name: consistency(list(own.values()), KIND, grader) for name, own in answers.items()}
+        compare_all([[a for own in answers.values() for a in own[id_]] for id_ in questions], self.kind, grader)
+        shares = {name: consistency(list(own.values()), self.kind, grader) for name, own in answers.items()}
         weights = {name: reliability(share) for name, share in shares.items()}
         votes: dict[str, Vote] = {}
         for id_ in questions:
             said = [(answer, weights[name]) for name, own in answers.items() for answer in own[id_]]
-            winners, share = weighted_vote([a for a, _ in said], [w for _, w in said], KIND, grader)
+            winners, share = weighted_vote([a for a, _ in said], [w for _, w in said], self.kind, grader)
             votes[id_] = (said[winners[0]][0] if winners else None, share)
         if not any(answer is not None for answer, _ in votes.values()):
             raise UserError(
@@ -255,10 +258,10 @@ class Gate:
         """Write the shards; `others` has the agreements of other policies, by column. Returns the greedy answers'."""
         agreement: dict[str, Agreement] = {name: {} for name in self.policies}
         for shard in range(len(self.sizes)):
-            found, rows = self.responses(shard), []
+            found, rows = self.responses(shard, grader), []
             pairs = [(counted(row["answer"], row["finish_reason"]), votes[row["prompt_id"]][0]) for row in found]
             both = [(mine, vote) for mine, vote in pairs if mine is not None and vote is not None]
-            equal = {pair for pair, same in zip(both, grader.equivalent(both, KIND), strict=True) if same}
+            equal = {pair for pair, same in zip(both, grader.equivalent(both, self.kind), strict=True) if same}
             for row, pair in zip(found, pairs, strict=True):
                 vote, share = votes[row["prompt_id"]]
                 agrees = None if vote is None else pair in equal

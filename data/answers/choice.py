@@ -1,0 +1,185 @@
+"""Answers that are one of several options: which options a question has, and which of them a response names.
+
+The options are in the question's text: `(A) 24 (B) 30`, `A) 24`, `A. 24` or `A: 24`, on lines of their own or in one
+line, at least two, from A on without a gap; small letters are taken with brackets. An answer is the option's letter.
+
+A response names an option by its letter, its text, or both: `(B) 24`, `B`, `Option B`, `The answer is (b)`, `24`. One
+that names several, one that is not there, or a letter with another option's text, has no answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+
+from data.answers.equivalence import decide_quickly
+from data.answers.extract import Extracted
+from data.answers.texts import ANSWER_OR_OPTION, normal_form, plain, stated
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_STYLES = (  # how options are marked: whole style, from A on
+    re.compile(r"(?<![\w)])\(([A-Za-z])\)\s*"),
+    re.compile(r"(?:^|(?<=\n))[^\S\n]*(?:[-*•]\s+)?\**([A-Z])[.):]\**[^\S\n]+"),
+    re.compile(r"(?:^|(?<=[\s,;:?.]))([A-Za-z])\)\s+"),
+    re.compile(r"(?:^|(?<=[\s,;:?.]))([A-Z])[.:][^\S\n]+"),
+)
+_LETTER = re.compile(
+    r"""(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:answer|option|choice)\s*(?:is\s+|:\s*)?)?
+    (?: [(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]  |  (?P<marked>[A-Za-z])\s?[).:\]](?!\w)
+      | (?P<bare>[A-Za-z])(?![\w'’.]))
+    [\s.:)*]*  (?P<rest>.*)""",
+    re.X | re.S | re.I,
+)
+_ALSO = re.compile(
+    r"(?:[,/&]|and\b|or\b)[\s,]*(?:and\b|or\b|&)?\s*(?:option\s+)?(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?![\w'’]))"
+)
+_GOES_ON = re.compile(r"[-–—=:,;]|(?:because|since|is|as)\b", re.I)
+_MENTION = re.compile(
+    r"\b(?:option|choice|answer)\s+[(\[]?([A-Z])\b|[(\[]([A-Z])[)\]]"
+    r"|(?:\b(?:so|hence|thus|therefore|is|be|choose|pick|select|say)|\bit['’]s)[\s,:]+((?-i:[A-Z]))[.!]*$",
+    re.I,
+)
+_NEGATED = re.compile(r"\b(?:not|wrong|incorrect|false|neither|nor|eliminate|rule)\b|n['’]t\b", re.I)
+NONE = ""  # an option that is not there, or no single one
+
+
+@lru_cache(maxsize=4096)
+def options_of(question: str) -> dict[str, str]:
+    """{letter: text} of a question's options, in order; none where it has none. Of several lists the longest one, of
+    equally long ones the last."""
+    best: list[tuple[str, str]] = []
+    for style in _STYLES:
+        marks = list(style.finditer(question))
+        firsts = [number for number, mark in enumerate(marks) if mark[1].upper() == "A"]
+        lists = [_texts(question, _run(marks[number:])) for number in reversed(firsts)]
+        whole = [found for found in lists if len(found) >= 2 and all(text for _, text in found)]
+        best = max([best, *whole], key=len)  # the first one of equally long ones
+    return dict(best)
+
+
+def _run(marks: list[re.Match[str]]) -> list[re.Match[str]]:
+    """The marks that go on with A, B, C."""
+    run: list[re.Match[str]] = []
+    for mark in marks:
+        if len(run) < len(LETTERS) and mark[1].upper() == LETTERS[len(run)]:
+            run.append(mark)
+    return run
+
+
+def _texts(question: str, run: list[re.Match[str]]) -> list[tuple[str, str]]:
+    """Each option's text ends where the next one begins, that of the last with its line."""
+    end = question.find("\n", run[-1].end())
+    ends = [*(following.start() for _, following in pairwise(run)), len(question) if end < 0 else end]
+    return [
+        (mark[1].upper(), " ".join(question[mark.end() : stop].split()).strip(",;").rstrip())
+        for mark, stop in zip(run, ends, strict=True)
+    ]
+
+
+def problem_of(question: str) -> str | None:
+    """Why a question is none with options; None if it is one."""
+    options = options_of(question)
+    if not options:
+        return "has no options: expected (A) … (B) … in the question's text, or a column that `options` names"
+    texts: dict[str, str] = {}
+    for letter, text in options.items():
+        other = texts.setdefault(normal_form(text) or text, letter)
+        if other != letter:
+            return f"has the same text for the options {other} and {letter} ({text[:40]!r}); keep one of them"
+    return None
+
+
+def with_options(question: str, texts: list[str]) -> str:
+    """A question with a list of options below it, unless it has these already."""
+    clean = [" ".join(text.split()) for text in texts]
+    if [normal_form(text) for text in options_of(question).values()] == [normal_form(text) for text in clean]:
+        return question
+    return "\n".join([question, *(f"({letter}) {text}" for letter, text in zip(LETTERS, clean, strict=False))])
+
+
+def listed(cell: str) -> list[str]:
+    """The texts of a cell of a column of options: a JSON list. Raises ValueError, whose message fits after "that"."""
+    try:
+        found = json.loads(cell)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, (str, int, float)) for each in found):
+        raise ValueError(f"are no list ({cell[:40]!r}); expected a list of texts, or one as JSON text")
+    if not 2 <= len(found) <= len(LETTERS) or not all(str(each).strip() for each in found):
+        raise ValueError(f"are {len(found)} texts, or have an empty one; expected 2 to {len(LETTERS)} texts")
+    return [str(each) for each in found]
+
+
+def find(response: str, question: str) -> Extracted | None:
+    """The option that a response names: its letter, and where it stands; None for none of the question's."""
+    options = options_of(question)
+    for each in stated(response, ANSWER_OR_OPTION):
+        if each.rule == "last_line":
+            return _of_last_line(response, each, options)
+        letter = read(each.answer, options)
+        if letter is not None:
+            return replace(each, answer=letter) if letter else None
+        if each.rule in ("tagged", "boxed"):
+            return None
+    return None
+
+
+def read(text: str, options: dict[str, str]) -> str | None:
+    """The letter of the option that a text is or begins with; NONE if it is none of them, or several; None if the text
+    says nothing of options."""
+    text = plain(text)
+    named = _LETTER.match(text)
+    rest = plain(named["rest"]) if named else ""
+    if named and not rest:
+        return _there((named["bracketed"] or named["marked"] or named["bare"]).upper(), options)
+    if by_text := _by_text(text, options, exactly=named is not None):
+        return by_text
+    if not named:
+        return None
+    letter = (named["bracketed"] or named["marked"] or named["bare"]).upper()
+    if named["bare"] and not (letter in options and _follows(named["bare"], rest, options[letter])):
+        return None
+    also = _ALSO.match(rest)
+    other = also and (also[1] or also[2]).upper()
+    if (other and other != letter) or _by_text(rest, options) not in (None, letter):
+        return NONE
+    return _there(letter, options)
+
+
+def _there(letter: str, options: dict[str, str]) -> str:
+    return letter if letter in options else NONE
+
+
+def _follows(letter: str, rest: str, text: str) -> bool:
+    """Whether what comes after a letter without a bracket leaves it an option's: "B because", but not "A dog"."""
+    if letter.islower():
+        return False
+    return letter not in ("A", "I") or bool(_GOES_ON.match(rest)) or normal_form(rest) == normal_form(text)
+
+
+def _by_text(text: str, options: dict[str, str], exactly: bool = False) -> str | None:
+    """The only option whose text this is; unless `exactly`, or whose number or formula."""
+    form = normal_form(text)
+    same = [letter for letter, other in options.items() if form and normal_form(other) == form]
+    if not same and not exactly:
+        same = [letter for letter, other in options.items() if decide_quickly(plain(text), plain(other), "math")]
+    return same[0] if len(same) == 1 else None
+
+
+def _of_last_line(response: str, line: Extracted, options: dict[str, str]) -> Extracted | None:
+    letter = read(line.answer, options)
+    if letter:
+        before = read(next(iter(response[: line.start].rstrip(" \n(*-").splitlines()[-1:]), ""), options)
+        listed = before and LETTERS.index(letter) == LETTERS.index(before) + 1
+        return None if listed else replace(line, answer=letter)  # the options once more are no answer
+    if letter == NONE or _NEGATED.search(line.answer):
+        return None
+    mentions = list(_MENTION.finditer(line.answer))
+    letters = {str(mention[mention.lastindex or 0]).upper() for mention in mentions}
+    if len(letters) != 1 or not letters <= options.keys():
+        return None
+    start, end = (line.start + place for place in mentions[-1].span(mentions[-1].lastindex or 0))
+    return Extracted(letters.pop(), start, end, rule="last_line")

@@ -1,0 +1,128 @@
+"""Kinds of answers: where a response states its answer, which answers agree, and which are right.
+
+- "math", "numbers": mathematics (data/answers/extract.py, equivalence.py);
+- "choice": the letter of one of the question's options (choice.py);
+- "exact": a text, compared by its normal form; a gold answer may be several, any of which is right (texts.py);
+- "module:function": a function of the user's, which a process of the grader's calls (own.py).
+
+To add one: a class here, its name in KINDS, how its gold answers are read (gold.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from data.answers import choice, texts
+from data.answers.equivalence import decide_quickly
+from data.answers.extract import Extracted, extract
+
+Kind = str  # a name in KINDS, or "module:function"
+
+
+class AnswerKind(Protocol):
+    """What is asked of a kind. A verdict that only the grader's processes can give is None."""
+
+    def find(self, response: str, question: str) -> Extracted | None:
+        """The answer of a response to a question; None where it states none."""
+        ...
+
+    def right(self, answer: str, gold: str) -> bool | None:
+        """Whether a response's answer is the gold one. In a vote, one response's answer is the other's gold one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mathematics:
+    """Formulas and numbers, or unordered lists of numbers."""
+
+    name: Literal["math", "numbers"]
+
+    def find(self, response: str, question: str) -> Extracted | None:
+        """See `AnswerKind.find`."""
+        return extract(response)
+
+    def right(self, answer: str, gold: str) -> bool | None:
+        """See `AnswerKind.right`."""
+        return decide_quickly(answer, gold, self.name)
+
+
+class Choice:
+    """An option's letter."""
+
+    def find(self, response: str, question: str) -> Extracted | None:
+        """See `AnswerKind.find`."""
+        return choice.find(response, question)
+
+    def right(self, answer: str, gold: str) -> bool | None:
+        """See `AnswerKind.right`."""
+        return answer == gold
+
+
+class Exact:
+    """A text."""
+
+    def find(self, response: str, question: str) -> Extracted | None:
+        """See `AnswerKind.find`."""
+        return texts.find(response)
+
+    def right(self, answer: str, gold: str) -> bool | None:
+        """See `AnswerKind.right`."""
+        form = texts.normal_form(answer)
+        return any(texts.normal_form(alias) == form for alias in aliases(gold))
+
+
+class Own:
+    """A text that a function of the user's compares; where the module has an `extract`, `Grader.find` asks that."""
+
+    def find(self, response: str, question: str) -> Extracted | None:
+        """See `AnswerKind.find`."""
+        return texts.find(response)
+
+    def right(self, answer: str, gold: str) -> bool | None:
+        """See `AnswerKind.right`."""
+        return None
+
+
+KINDS: dict[Kind, AnswerKind] = {
+    "math": Mathematics("math"), "numbers": Mathematics("numbers"), "choice": Choice(), "exact": Exact(),
+}  # fmt: skip
+_OWN = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_own(kind: Kind) -> bool:
+    """Whether a kind is a function of the user's."""
+    return kind not in KINDS
+
+
+def of(kind: Kind) -> AnswerKind:
+    """The kind of this name."""
+    return KINDS.get(kind) or Own()
+
+
+def check_name(name: str) -> str:
+    """The name of a kind, as it is. Raises ValueError for what is none."""
+    if name not in KINDS and not _OWN.fullmatch(name):
+        raise ValueError(f"is {name!r}; expected {', '.join(KINDS)}, or module:function of your own (docs/answers.md)")
+    return name
+
+
+def placed(answer: str, response: str) -> Extracted:
+    """An answer of the user's own `extract`, at its last place in the response, or else all of that."""
+    start = response.rfind(answer)
+    span = (0, len(response)) if start < 0 else (start, start + len(answer))
+    return Extracted(answer, *span, rule="own")
+
+
+def aliases(gold: str) -> list[str]:
+    """The answers of which each is right: those of a JSON list, else the one that is there."""
+    if gold.startswith('["'):
+        try:
+            found = json.loads(gold)
+        except json.JSONDecodeError:
+            return [gold]
+        if isinstance(found, list) and all(isinstance(each, str) for each in found):
+            return found
+    return [gold]

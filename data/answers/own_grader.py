@@ -1,0 +1,72 @@
+"""The grader of answers that a function of the user's compares (data/answers/own.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from data.answers import own
+from data.answers.equivalence import Pair
+from data.answers.extract import Extracted
+from data.answers.grader import STARTUP_SECONDS, Grader, Worker
+from data.answers.kinds import Kind, is_own, placed
+from data.console import console
+from data.errors import UserError
+
+
+class OwnGrader(Grader):
+    """The processes that call a function of the user's. Its parent remembers the verdicts."""
+
+    told: ClassVar[set[tuple[str, bool]]] = set()  # kinds of which an error, or a loss, was told
+    looked: ClassVar[dict[str, bool]] = {}  # by checksum: functions that can be called; whether there is an `extract`
+
+    def __init__(self, kind: Kind, timeout_seconds: float, workers: int) -> None:
+        super().__init__(timeout_seconds, workers)
+        self.kind, self.identity = kind, str(own.identity(kind))
+
+    @property
+    def extracts(self) -> bool:
+        """Whether the module has an `extract`. Raises UserError for a function that cannot be called."""
+        if self.identity not in self.looked:
+            [(_, reply)] = self._verify([own.LOOK])
+            self.looked[self.identity] = bool(reply and reply[0])
+        return self.looked[self.identity]
+
+    def verdicts(self, pairs: Sequence[Pair]) -> Iterable[tuple[Pair, bool | None]]:
+        """The function's verdict on each (answer, gold)."""
+        for (_, *pair), reply in self._verify([("verdict", *pair) for pair in pairs]):
+            yield (pair[0], pair[1]), self._value(reply, "pairs are undecided")
+
+    def extract(self, asked: Sequence[tuple[str, str]]) -> list[Extracted | None]:
+        """What `extract` finds in each (response, question)."""
+        jobs = [("extract", *each) for each in asked]
+        replies = dict(self._verify(list(dict.fromkeys(jobs))))
+        found = [self._value(replies[job], "responses are without an answer") for job in jobs]
+        return [answer and placed(answer, response) for answer, (response, _) in zip(found, asked, strict=True)]
+
+    def _value(self, reply: tuple[Any, str | None] | None, such: str) -> Any:
+        """What came out; of what did not, the first time, why."""
+        value, why = reply or (None, f"it took longer than {self.timeout_seconds:g} s, or ended its process")
+        if why and (self.kind, reply is None) not in self.told:
+            self.told.add((self.kind, reply is None))
+            console.print(f"answers = {self.kind!r}: {why}; such {such}", markup=False, soft_wrap=True)
+        return value
+
+    def _start(self) -> Worker:
+        return Worker(own.serve, self.timeout_seconds, self.kind)
+
+    def _not_started(self, why: object) -> Exception:
+        if isinstance(why, str):
+            return UserError(f"answers = {self.kind!r}: {why}")
+        return UserError(
+            f"answers = {self.kind!r}: the process that imports {own.path_of(self.kind)} ended with exit code {why}, "
+            f"or was not ready within {STARTUP_SECONDS:.0f} s"
+        )
+
+
+def check_own(names: Iterable[Kind]) -> None:
+    """Raises UserError for a function of the user's that cannot be called. Of one file that is found out once."""
+    for kind in dict.fromkeys(filter(is_own, names)):
+        pool = OwnGrader(kind, STARTUP_SECONDS, 1)
+        with pool:
+            assert pool.extracts is not None

@@ -1,0 +1,138 @@
+r"""Answers that are texts: where a response states one, and when two are the same.
+
+`stated` yields what may be the answer, what is meant most surely first: the last `<answer>...</answer>`, the last
+`\boxed{...}`, the last line `#### x`, what follows the last "answer is" or "Answer:", and the last line. A phrase or a
+last line of more than MOST_WORDS words is a sentence and states none; nor does anything within `<think>...</think>`.
+
+`normal_form` is SQuAD's but for two things: punctuation goes around words alone (3.5 is not 35), and `a` and `an` at
+the beginning alone (vitamin A is no vitamin). Numbers are words: -5 is not 5, 5! is not 5, and 1,000 is not 1000.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from data.answers.extract import Extracted, Rule
+from data.answers.pieces import trim
+from data.answers.spelling import MAX_ANSWER_CHARS
+from data.answers.statements import phrase as other_phrase
+from data.answers.thoughts import hidden
+
+MOST_WORDS = 12
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.I | re.S)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
+_BRACE = re.compile(r"\\.|[{}]", re.S)
+_HASHES = re.compile(r"####([^\n#]*)")
+_PHRASE = (
+    r"\b(?:{})\b(?: to (?:the|this|your) (?:question|problem))?[\s*_]{{0,6}}"
+    r"(?::|=|(?:\b(?:should|would|must|will) be|\bis|\bare)\b)[\s*_:]{{0,6}}"
+)
+ANSWER = re.compile(_PHRASE.format("answers?"), re.I)
+ANSWER_OR_OPTION = re.compile(_PHRASE.format("answers?|options?|choices?"), re.I)
+_REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
+_STOP = re.compile(r"(\S*)[.!?]\s+(?=[^\sa-z])")
+_ONE_LETTER = re.compile(r"([A-Z])\.\s")  # of an option, which ends a sentence here
+_SHORTENED = re.compile(r"(?:.*\.)?(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Jr|Mt|Ft|Prof|Gen|Sen|Gov|Capt|Lt|Col|vs|approx|ca)")
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
+_AROUND = re.compile(r"""^["'“”‘’«»`*_¿¡]+|["'“”‘’«»`*_.,;:?…]+$""")
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'", "‘": "'"})
+
+
+def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
+    """What may be the answer of a response, the surest first; what was thought is not looked at."""
+    text = hidden(response)
+    spans: list[tuple[tuple[int, int] | None, Rule]] = [
+        (_last(_TAG, text), "tagged"),
+        (_boxed(text), "boxed"),
+        (_last(_HASHES, text), "hashes"),
+        *((span, "phrase") for span in _phrases(text, phrase) or _foreign(text)),
+        (_last_line(text), "last_line"),
+    ]  # fmt: skip
+    for span, rule in spans:
+        found = trim(response, *span) if span else None
+        if found and found[1] - found[0] <= MAX_ANSWER_CHARS:
+            yield Extracted(response[slice(*found)], *found, rule=rule)
+
+
+def find(response: str) -> Extracted | None:
+    """The answer of a response, or None."""
+    return next((each for each in stated(response) if normal_form(each.answer)), None)
+
+
+def normal_form(text: str) -> str:
+    """The same string for texts that are the same answer; empty for a text without letters, digits and signs."""
+    text = unicodedata.normalize("NFKC", plain(text)).translate(_DASHES)
+    words = [_bare(word) for word in text.casefold().split()]
+    words = [word for word in words if word]
+    kept = [word for word in words if word != "the"] or words
+    if len(kept) > 1 and kept[0] in ("a", "an"):
+        kept = kept[1:]
+    return " ".join(kept)
+
+
+def plain(text: str) -> str:
+    r"""A text without `\text{...}` and its like, and without the signs of mathematics around it."""
+    before = None
+    while before != text:
+        before, text = text, _WRAPPER.sub(r"\1", text).strip()
+        span = trim(text, 0, len(text))
+        text = text[slice(*span)] if span else ""
+    return text
+
+
+def _bare(word: str) -> str:
+    word = _AROUND.sub("", word)
+    return word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
+
+
+def _last(pattern: re.Pattern[str], response: str) -> tuple[int, int] | None:
+    """The first group of the last match that has something in it."""
+    spans = [found.span(1) for found in pattern.finditer(response) if found[1].strip(" \t\r\n*_:")]
+    return spans[-1] if spans else None
+
+
+def _boxed(response: str) -> tuple[int, int] | None:
+    boxes = list(_BOX.finditer(response))
+    depth = 1
+    for brace in _BRACE.finditer(response, boxes[-1].end()) if boxes else ():
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return boxes[-1].end(), brace.start()
+    return None
+
+
+def _phrases(text: str, phrase: re.Pattern[str]) -> list[tuple[int, int]]:
+    """What follows each of the last phrases, the last one first, up to the end of its sentence."""
+    spans = []
+    for found in list(phrase.finditer(text))[:-9:-1]:
+        line = text.find("\n", found.end())
+        end = len(text) if line < 0 else line
+        letter = _ONE_LETTER.match(text, found.end()) if phrase is ANSWER_OR_OPTION else None
+        end = letter.end(1) if letter else _sentence_end(text, found.end(), end)
+        announced = text[found.end() : end]
+        if len(announced.split()) <= MOST_WORDS and not phrase.search(announced):
+            spans.append((found.end(), end))
+    return spans
+
+
+def _foreign(text: str) -> list[tuple[int, int]]:
+    """What a phrase of another language announces, or another phrase of English."""
+    found = other_phrase(text)
+    return [(found.start, found.end)] if found and len(found.answer.split()) <= MOST_WORDS else []
+
+
+def _sentence_end(response: str, start: int, end: int) -> int:
+    reason = _REASON.search(response, start, end)
+    end = reason.start() if reason else end
+    for stop in _STOP.finditer(response, start, end):
+        if not _SHORTENED.fullmatch(stop[1].lstrip("(\"'")):  # Dr. No, the U.S. Army
+            return stop.end(1)
+    return end
+
+
+def _last_line(response: str) -> tuple[int, int] | None:
+    end = len(response.rstrip())
+    start = response.rfind("\n", 0, end) + 1
+    return (start, end) if start < end and len(response[start:end].split()) <= MOST_WORDS else None

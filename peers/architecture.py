@@ -1,0 +1,49 @@
+"""Which kinds of models can be peers, seen in a model without numbers.
+
+Scoring needs a decoder and a head, training linear layers that hold the weights of the blocks. Whether the head's
+logits are what we compute is seen when the model is loaded (peers/logprob/model.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from data.errors import UserError
+
+TURNED = ("GPT2LMHeadModel",)  # keep the weights of their linear layers as [inputs, outputs]
+
+
+def is_turned(config: Mapping[str, Any]) -> bool:
+    """Whether a model with this config.json keeps its linear layers' weights as [inputs, outputs] (Conv1D)."""
+    return bool(set(config.get("architectures") or ()) & set(TURNED))
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Names of the modules that an adapter changes: all linear layers but the head."""
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return [
+        name for name, module in model.named_modules() if isinstance(module, Linear | Conv1D) and module is not head
+    ]
+
+
+def check_architecture(refusal: str, model: Any) -> None:
+    """Raises UserError, which begins with `refusal`, for a kind of model that cannot be scored or trained."""
+    kind = type(model).__name__
+    if getattr(model, "_is_stateful", False):
+        raise UserError(
+            f"{refusal}: a {kind} reads a text into a state, where scoring and training need attention over the text; "
+            "take a model of another kind"
+        )
+    large = next((name for name, weight in model.named_parameters() if weight.dim() > 2), None)
+    if large is not None:
+        raise UserError(
+            f"{refusal}: a {kind} keeps weights of its blocks together ({large}), as experts are, which no adapter of "
+            "linear layers can change; take a dense model"
+        )
+    if model.get_output_embeddings() is None or not linear_layers(model):
+        what = "head" if model.get_output_embeddings() is None else "linear layers"
+        raise UserError(f"{refusal}: a {kind} has no {what} that can be found; take a model of another kind")

@@ -1,0 +1,141 @@
+"""A tokenizer's chat template, found out by trying: what it writes around a response, and around a thought.
+
+Templates differ in what they know: some demand a system turn, some begin a thought for the model (`<think>` at the end
+of the prompt, as DeepSeek-R1's), some write an empty one before an answer without a thought (Qwen 3's). None says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from datetime import date
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data.config.sections import PeerSection
+from data.errors import UserError
+from data.thoughts import CLOSES, OPENS
+from peers.controls import Controls
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+# for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
+TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
+QUIET = ("enable_thinking", "thinking")  # what templates call the argument that, when false, has them write no thought
+EMPTY_THOUGHT = re.compile(rf"{re.escape(OPENS)}\s*{re.escape(CLOSES)}\s*$")
+
+
+class Turn(NamedTuple):
+    """What a template writes around a response to a question."""
+
+    prompt: str = ""  # up to where the response begins
+    separator: str = " "  # the white space before it
+    after: str = ""  # after the last one
+    between: str = ""  # between one and the next question
+    opening: str = ""  # the beginning of a thought with which the prompt ends
+    closing: str = ""  # what follows the prompt where a response has no thought: what makes of it an empty one
+
+
+def message(role: str, content: str) -> Message:
+    """One turn of a conversation."""
+    return {"role": role, "content": content}
+
+
+class ChatTemplate:
+    """A peer's template with the peer's arguments. Raises UserError if it cannot be used."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, peer: PeerSection) -> None:
+        self.tokenizer, self.peer = tokenizer, peer
+        self.arguments: dict[str, Any] = dict(peer.template_arguments)
+        self.system: list[Message] = []
+        self._check_arguments()
+        self._try()
+
+    def apply(self, messages: list[Message], add_generation_prompt: bool, **more: Any) -> str:
+        """A conversation as text. Raises UserError with the template's own words."""
+        try:
+            return self._render([*self.system, *messages], add_generation_prompt, **more)
+        except Exception as error:  # jinja's, and whatever a template makes of our messages
+            raise self._refusal(error) from error
+
+    def _render(self, messages: list[Message], add_generation_prompt: bool, **more: Any) -> str:
+        options: dict[str, Any] = {**TODAY, **self.arguments, **more}
+        found = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False, **options
+        )
+        return str(found)
+
+    def _refusal(self, error: Exception) -> UserError:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return UserError(
+            f"peer {self.peer.name}: its chat template cannot be applied to a question and its answer ({first}); "
+            "mend chat_template, or use template = 'plain'"
+        )
+
+    def _check_arguments(self) -> None:
+        """Names that the template does not mention would change nothing. Raises UserError."""
+        templates = self.tokenizer.chat_template
+        text = " ".join(templates.values()) if isinstance(templates, dict) else str(templates)
+        own = {"messages", *inspect.signature(self.tokenizer.apply_chat_template).parameters}
+        for name in self.arguments:
+            if name in own or not re.search(rf"\b{re.escape(name)}\b", text):
+                why = "which are the project's to set" if name in own else "which its chat template does not use"
+                raise UserError(
+                    f"peer {self.peer.name}: template_arguments has {name!r}, {why}; correct the name or leave it out"
+                )
+
+    def _try(self) -> None:
+        """A template that refuses a question without a system turn gets an empty one."""
+        asked = [message("user", "x")]
+        try:
+            self._render(asked, add_generation_prompt=True)
+        except Exception as error:  # as in `apply`
+            empty = [message("system", "")]
+            try:
+                self._render([*empty, *asked], add_generation_prompt=True)
+            except Exception:
+                raise self._refusal(error) from error
+            self.system = empty
+
+    def turn(self) -> Turn:
+        """What the template writes around a response. Raises UserError if it leaves out what an assistant says."""
+        asked, answer = [message("user", "x")], "Yes"
+        prompt = self.apply(asked, add_generation_prompt=True)
+        whole = self.apply([*asked, message("assistant", answer)], add_generation_prompt=False)
+        before, found, after = whole.rpartition(answer)
+        if not found:
+            raise UserError(
+                f"peer {self.peer.name}: its chat template leaves out what an assistant says; use template = 'plain'"
+            )
+        space = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        more = self.apply([*asked, message("assistant", answer), *asked], add_generation_prompt=False)
+        between = more[len(before) + len(answer) :] if more.startswith(before + answer) else ""
+        opening = prompt[prompt.rfind(OPENS) :] if prompt.rstrip().endswith(OPENS) else ""
+        closing = self._closing(prompt, opening, space)
+        return Turn(prompt, "" if space.strip() else space, after, between, opening, closing)
+
+    def _closing(self, prompt: str, opening: str, written: str) -> str:
+        """What makes an empty thought after the prompt, in the template's own form: what it writes before an answer in
+        a conversation, or where it is told not to think; "" for one that knows no thoughts."""
+        if EMPTY_THOUGHT.search(prompt):
+            return ""
+        if CLOSES in written:
+            return written
+        source = str(self.tokenizer.chat_template)
+        for name in QUIET:
+            if name in source:
+                quiet = self.apply([message("user", "x")], True, **{name: False})
+                if found := EMPTY_THOUGHT.search(quiet):
+                    return found[0].removeprefix(opening)
+        return f"\n{CLOSES}\n\n" if opening else ""
+
+
+def end_of_turn(turn: Turn, controls: Controls) -> int | None:
+    """The first token that the template writes after a response. Some write none after the last one but one before
+    the next question; that is not the one with which a question begins."""
+    bos = controls.tokenizer.bos_token_id
+    begins = [token for token in controls.added_in(turn.prompt) if token != bos][:1]
+    between = [token for token in controls.added_in(turn.between)[:1] if token not in begins]
+    ends = controls.added_in(turn.after) or between
+    return ends[0] if ends else None

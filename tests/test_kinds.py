@@ -1,0 +1,569 @@
+"""Kinds of answers beyond mathematics: options, texts, a function of one's own; and rounds with them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data import shards
+from data.answers import choice, kinds, own, texts
+from data.answers.clusters import clusters
+from data.answers.gold import Unreadable, read_gold
+from data.answers.grader import Grader, grade
+from data.answers.own_grader import OwnGrader, check_own
+from data.config.load import parse_config
+from data.config.sections import BenchmarkSection, Config, PeerSection, ScoreSection, TemplateSection
+from data.errors import UserError
+from data.run import Run
+from data.schema import CHAINS, EVALS, SCORES, ChainRow
+from data.stage import Stage
+from evaluate.benchmarks import load_benchmark
+from evaluate.stage import check_same_benchmarks
+from evaluate.stage import fingerprint as of_evals
+from generate.aggregate import ChainVote
+from generate.stage import fingerprint as of_chains
+from peers.command import Step, run_steps
+from peers.prompts import PeerPrompts
+from peers.source import load_tokenizer
+from pipeline.lm_eval.__main__ import benchmarks_of
+from score.chains import Chain
+from score.examples import Choosing
+from score.label import Votes
+from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, teach, write_jsonl
+
+QUESTION = "What is 3*8? (A) 24 (B) 30 (C) 36"
+OWN = """
+import os
+import time
+
+def judge(text: str, gold: str) -> bool:
+    if text == "hang":
+        time.sleep(60)
+    if text == "die":
+        os._exit(3)
+    if text == "raise":
+        raise ValueError("cannot read it")
+    if text == "odd":
+        return "yes"
+    return text.lower() == gold.lower()
+"""
+EXTRACT = """
+def extract(response: str, question: str) -> str | None:
+    return response.rpartition(":")[2] if ":" in response else None
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with mine.py; what was found out of another one's is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(OwnGrader, "looked", {})
+    monkeypatch.setattr(OwnGrader, "told", set())
+    (tmp_path / "mine.py").write_text(OWN, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        (QUESTION, {"A": "24", "B": "30", "C": "36"}),
+        ("Which one?\nA) a cat\nB) a dog, or\na wolf", {"A": "a cat", "B": "a dog, or"}),
+        ("Which one?\nA. 24\nB. 30 dogs.\nAnswer with a letter.", {"A": "24", "B": "30 dogs."}),
+        ("Which one? A. 24 B. 30 C. 36", {"A": "24", "B": "30", "C": "36"}),
+        ("Which one? a) one, b) two", {"A": "one", "B": "two"}),
+        ("Which one?\n- **A.** one\n- **B.** two", {"A": "one", "B": "two"}),
+        ("Point (A) lies right. (A) 24 (B) 30 (C) both (A) and (B)", {"A": "24", "B": "30", "C": "both (A) and (B)"}),
+        ("Let f(a) = 1 and (A) be a set.", {}),
+        ("How many?", {}),
+    ],
+)
+def test_the_options_of_a_question(question: str, options: dict[str, str]) -> None:
+    assert choice.options_of(question) == options
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("(B) 30", "B"),
+        ("B", "B"),
+        ("Option B", "B"),
+        ("**B**", "B"),
+        ("b)", "B"),
+        ("\\boxed{\\text{B}}", "B"),
+        ("$\\boxed{(B)\\ 30}$", "B"),
+        ("The answer is (b)", "B"),
+        ("The answer is B. It is not C.", "B"),
+        ("Three eights are 24.\n\nThe answer is 24.", "A"),
+        ("24", "A"),
+        ("The answer is 24 because 3 * 8 = 24.", "A"),
+        ("The answer is 24.0", "A"),
+        ("The correct option is C, since the others are wrong", "C"),
+        ("Therefore, option C is correct.", "C"),
+        ("<think>(A) looks right</think>\n<answer>C</answer>", "C"),
+        ("So (B) is correct.", "B"),
+        ("Eight and eight and eight.\nHence, B.", "B"),
+        ("The answer should be C.", "C"),
+        ("Die Antwort ist (B).", "B"),
+        ("答案是B", "B"),
+        ("The answer is (A).\n\nNo, wait. The answer is (B).", "B"),
+        # no option, none that is there, several, or a contradiction
+        ("The answer is (F).", None),
+        ("The answer is 31.", None),
+        ("\\boxed{D}", None),
+        ("A and C", None),
+        ("The answer is (A), (C).", None),
+        ("The answer is B or C.", None),
+        ("The answer is (B) 36", None),
+        ("It is not (A).", None),
+        ("A dog barks", None),
+        ("I do not know", None),
+        ("(A) 24\n(B) 30\n(C) 36", None),
+        ("", None),
+    ],
+)
+def test_the_option_that_a_response_names(response: str, letter: str | None) -> None:
+    found = choice.find(response, QUESTION)
+    assert (found.answer if found else None) == letter
+    if found is not None:
+        assert response[found.start : found.end].strip("() ")[0] in "BbAaC2oO\\"
+
+
+def test_a_text_that_is_an_option() -> None:
+    question = "Who? (A) Ada Lovelace (B) A dog (C) I, Robot"
+    for response, letter in (("The answer is Ada Lovelace.", "A"), ("A dog", "B"), ("a dog.", "B"), ("A", "A")):
+        found = choice.find(response, question)
+        assert found is not None and found.answer == letter, response
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Paris", "paris.", True),
+        ("The Beatles", "“Beatles”", True),
+        ("an apple", "Apple", True),
+        ("Ｐａｒｉｓ", "  Paris ", True),
+        ("\\text{New  York}", "**new york**", True),
+        ("capital of the US", "capital of US", True),
+        ("twenty–one", "twenty-one", True),
+        ("vitamin A", "vitamin", False),
+        ("3.5", "35", False),
+        ("-5", "5", False),
+        ("5!", "5", False),
+        ("C++", "C", False),
+        ("5%", "5", False),
+        ("1,000", "1000", False),
+    ],
+)
+def test_texts_are_compared_by_their_normal_form(one: str, other: str, same: bool) -> None:
+    assert (texts.normal_form(one) == texts.normal_form(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("Paris", "Paris"),
+        ("The answer is the United States of America.", "the United States of America"),
+        ("Answer: Dr. No. It is a film.", "Dr. No"),
+        ("The capital of it is old.\n**Final Answer:** Paris", "Paris"),
+        ("The answer is:\n\nParis\n", "Paris"),
+        ("Nach dem Krieg war es Bonn. Die Antwort ist Berlin.", "Berlin"),
+        ("It is long.\n#### The Beatles\nBye", "The Beatles"),
+        ("<think>Rome?</think>I say <answer>Paris</answer>", "Paris"),
+        ("So \\boxed{Paris}, which is in France.", "Paris"),
+        ("It has many words.\n\nParis", "Paris"),
+        ("<think>Rome", None),
+        ("this one line has far more words than any answer that a person would give to it", None),
+        ("...", None),
+    ],
+)
+def test_the_text_that_a_response_states(response: str, answer: str | None) -> None:
+    found = texts.find(response)
+    assert (found.answer if found else None) == answer
+
+
+def test_a_last_line_is_no_answer_of_a_response_that_was_cut_off(grader: Grader) -> None:
+    rows = [(texts.find(response), "Paris", True) for response in ("Paris", "The answer is Paris.")]
+    assert grade(rows, "exact", grader) == ["truncated", "correct"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "gold"),
+    [("A", "A"), ("(b)", "B"), ("24", "A"), ("C) 36", "C"), ("The answer is 30.", "B"), ("#### B", "B")],
+)
+def test_gold_options(cell: str, gold: str) -> None:
+    assert read_gold(cell, "choice", QUESTION) == gold
+
+
+@pytest.mark.parametrize(
+    ("cell", "question", "first", "why"),
+    [
+        ("D", QUESTION, None, "is none of the options: (A) 24; (B) 30; (C) 36"),
+        ("2", QUESTION, None, "say from where they are counted: answer_index = 0, or 1"),
+        ("3", QUESTION, 0, "is no number of an option: expected 0 to 2"),
+        ("A", QUESTION, 1, "is no number of an option: expected 1 to 3"),
+        ("A", "Which letter? (A) B (B) A", None, "the letter of one option and the text of another"),
+        ("A", "Which letter?", None, "belongs to a question without options"),
+    ],
+)
+def test_a_gold_option_that_cannot_be_told(cell: str, question: str, first: int | None, why: str) -> None:
+    with pytest.raises(Unreadable, match=why.replace("(", r"\(").replace(")", r"\)")):
+        read_gold(cell, "choice", question, first)
+    assert read_gold("2", "choice", QUESTION, 0) == "C" and read_gold("2", "choice", QUESTION, 1) == "B"
+
+
+def test_any_of_several_gold_texts_is_right(grader: Grader) -> None:
+    gold = read_gold(["New York City", "NYC"], "exact")
+    assert gold == '["New York City", "NYC"]'
+    pairs = [("nyc.", gold), ("new york city", gold), ("New York", gold), ("New York", "The New York")]
+    assert grader.matches(pairs, "exact") == [True, True, False, True]
+    assert grader.equivalent([("NYC", "nyc"), ("NYC", "New York City")], "exact") == [True, False]
+    cells: tuple[Any, ...] = ("", "nan", "...", "one line\nand another", [])
+    for cell in cells:
+        with pytest.raises(Unreadable):
+            read_gold(cell, "exact")
+    assert read_gold("None", "exact") == "None" and read_gold("I think\n#### Rome", "exact") == "Rome"
+
+
+def test_votes_of_options_and_texts(grader: Grader) -> None:
+    assert clusters(["A", "B", "A", None], "choice", grader) == [[0, 2], [1]]
+    assert clusters(["Paris", "Rome", "paris.", "the Rome"], "exact", grader) == [[0, 2], [1, 3]]
+    assert not grader._workers, "no process is needed for these"
+
+
+# --- a function of one's own ---
+
+
+def test_a_function_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_own(["math", "mine:judge"])
+    with Grader(1.0, 2) as grader:
+        pairs = [("a", "A"), ("a", "b"), ("hang", "x"), ("die", "x"), ("raise", "x"), ("raise", "y"), ("odd", "x")]
+        assert grader.matches(pairs, "mine:judge") == [True, False, None, None, None, None, None]
+        assert grader.equivalent([("a", "A"), ("a", "b"), ("same", "same")], "mine:judge") == [True, False, True]
+        assert clusters(["a", "b", "A", None], "mine:judge", grader) == [[0, 2], [1]]
+        rows = [(texts.find("Answer: raise"), "x", False), (texts.find("Answer: X"), "x", False)]
+        assert grade(rows, "mine:judge", grader) == ["timeout", "correct"]
+    told = capsys.readouterr().out
+    assert told.count("cannot read it") == 1 and told.count("took longer than 1 s") == 1
+
+
+def test_votes_under_a_one_sided_function(here: Path) -> None:
+    (here / "mine.py").write_text("def judge(text, gold):\n    return text.startswith(gold)\n", encoding="utf-8")
+    with Grader(5.0, 1) as grader:
+        assert grader.matches([("abc", "a"), ("a", "abc")], "mine:judge") == [True, False]
+        assert grader.equivalent([("abc", "a"), ("a", "abc")], "mine:judge") == [False, False]
+
+
+def test_the_own_extract_is_asked(here: Path) -> None:
+    (here / "mine.py").write_text(OWN + EXTRACT, encoding="utf-8")
+    with Grader(5.0, 1) as grader:
+        found = grader.find([("It is: 3", "q"), ("nothing", "q")], "mine:judge")
+    assert [each and (each.answer, each.start, each.rule) for each in found] == [("3", 7, "own"), None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "why"),
+    [
+        ("mine:other", OWN, "mine.py has no 'other'"),
+        ("nowhere:judge", OWN, "there is no file nowhere.py in"),
+        ("mine:judge", "def judge(text):\n    return True\n", r"judge\(text\) cannot be called as judge\(text, gold\)"),
+        ("mine:judge", "import nonsense_that_is_not_there\n", "cannot be imported: ModuleNotFoundError: No module"),
+        ("mine:judge", "def judge(:\n", "cannot be imported: SyntaxError"),
+        ("mine:judge", "raise SystemExit(1)\n", "cannot be imported: SystemExit"),
+        ("mine:judge", "import os\nos._exit(5)\n", "ended with exit code 5"),
+        ("mine:sleep", "from time import sleep\n", "'sleep' is not a function that mine.py defines"),
+        ("mine:judge", OWN + "def extract(response):\n    pass\n", r"extract\(response\) cannot be called as extract"),
+    ],
+)
+def test_a_function_that_cannot_be_called(here: Path, kind: str, text: str, why: str) -> None:
+    (here / "mine.py").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=why):
+        check_own([kind])
+
+
+def test_what_a_fingerprint_says_of_kinds(here: Path) -> None:
+    assert own.told("math") == {}
+    assert own.told("choice") == {"answers": {"choice": {"kind": "choice"}}}
+    before = own.told("mine:judge")
+    assert before["answers"]["mine:judge"]["file"] == "mine.py"
+    (here / "mine.py").write_text(OWN + "\n", encoding="utf-8")
+    assert own.told("mine:judge") != before
+
+
+# --- config and sources ---
+
+
+def test_the_kind_of_the_prompts_is_that_of_their_labels() -> None:
+    raw: dict[str, Any] = {
+        "prompts": {"source": "a.jsonl", "answers": "choice"},
+        "peers": [{"name": name, "model": name} for name in "ab"], "wording": {"source": "b.jsonl"},
+    }  # fmt: skip
+    config = parse_config(raw, "x")
+    assert config.evaluate.label_answers == "choice" and config.wording and config.wording.answers == "choice"
+    assert parse_config(config.model_dump(mode="json"), "x") == config
+    plain = parse_config({**raw, "prompts": {"source": "a.jsonl"}}, "x")
+    assert "answers" not in plain.model_dump()["prompts"] and plain.evaluate.label_answers == "math"
+    for override, why in (
+        ("prompts.answers=maths", "is 'maths'; expected math, numbers, choice, exact, or module:function"),
+        ("evaluate.label_answers=math", "cannot compare the answers that prompts.answers 'choice' finds"),
+        ("wording.answers=exact wording.answer_index=0", "answer_index goes with answers = 'choice'"),
+    ):
+        with pytest.raises(UserError, match=why):
+            parse_config(raw, "x", override.split())
+
+
+def benchmark(path: Path, **more: Any) -> BenchmarkSection:
+    return BenchmarkSection(name="b", source=str(path), answers="choice", **more)
+
+
+def test_options_of_a_column(tmp_path: Path) -> None:
+    row = {"question": "What is 3*8?", "choices": ["24", "30"], "answer": 1}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    [item] = load_benchmark(benchmark(path, options="choices", answer_index=0), "benchmarks.0")
+    assert (item.question, item.gold) == ("What is 3*8?\n(A) 24\n(B) 30", "B")
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    assert load_benchmark(benchmark(tmp_path / "a.parquet", options="choices", answer_index=0), "b") == [item]
+    (tmp_path / "a.csv").write_text('question,choices,answer\nWhat is 3*8?,"[""24"", ""30""]",30\n', encoding="utf-8")
+    assert load_benchmark(benchmark(tmp_path / "a.csv", options="choices"), "b") == [item]
+    there = write_jsonl(tmp_path / "b.jsonl", [{"question": item.question, "choices": '["24", "30"]', "answer": "B"}])
+    assert load_benchmark(benchmark(there, options="choices"), "b") == [item]
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "why"),
+    [
+        ({"question": "How many?", "answer": "A"}, {}, r"b.jsonl row 1 has no options: expected \(A\)"),
+        ({"question": "How many? (A) 3 (B) 3.", "answer": "A"}, {}, "the same text for the options A and B"),
+        ({"question": "q", "o": "3; 4", "answer": "A"}, {"options": "o"}, "has options in 'o' that are no list"),
+        ({"question": "q", "o": '["3"]', "answer": "A"}, {"options": "o"}, "that are 1 texts"),
+        ({"question": "q (A) 3 (B) 4", "answer": "1"}, {}, r"has a 'answer' \('1'\) that is none of the options"),
+    ],
+)  # fmt: skip
+def test_questions_without_a_choice_are_refused(
+    tmp_path: Path, row: dict[str, str], more: dict[str, str], why: str
+) -> None:
+    with pytest.raises(UserError, match=why):
+        load_benchmark(benchmark(write_jsonl(tmp_path / "b.jsonl", [row]), **more), "benchmarks.0")
+
+
+# --- the kind in the stages ---
+
+
+def row(peer: str, answer: str, **changes: Any) -> ChainRow:
+    found: dict[str, Any] = {
+        "prompt_id": "q", "question": "?", "peer": peer, "role": "sample", "position": None, "sample": None,
+        "is_aggregate": False, "response": f"{peer} says {answer}", "answer": answer, "finish_reason": "stop",
+        "n_tokens": 3, "logprob": -1.0,
+    }  # fmt: skip
+    return cast(ChainRow, found | changes)
+
+
+def test_labels_agreement_and_entropy_are_of_the_kind(grader: Grader) -> None:
+    rows = [row("a", "1/2"), row("a", "0.5"), row("a", "Paris."), row("b", "50/100"), row("b", "paris")]
+    section = ScoreSection(label="sample-vote", text="solution", weighting="uniform")
+    by_kind = {}
+    for kind in ("exact", "math"):
+        choosing = Choosing(section, ("a", "b"), Votes(kind=kind), "17/1")
+        mine, _ = choosing.examples([Chain(rows)], grader)
+        by_kind[kind] = mine["label"], round(mine["answer_entropy"], 3)
+        assert mine["agrees"]
+    assert by_kind == {"exact": ("Paris.", 1.332), "math": ("1/2", 0.673)}
+    assert ChainVote().pick(rows, "exact", grader)["answer"] == "Paris."
+    assert ChainVote().pick(rows, "math", grader)["answer"] == "1/2"
+
+
+def config_of(answers: str, benchmark: str = "math") -> Config:
+    return parse_config(
+        {
+            "prompts": {"source": "a.jsonl", "answers": answers}, "peers": [{"name": n, "model": n} for n in "ab"],
+            "benchmarks": [{"name": "b", "source": "b.jsonl", "answers": benchmark}],
+        },
+        "x",
+    )  # fmt: skip
+
+
+def test_another_kind_makes_another_fingerprint(here: Path) -> None:
+    runs = {kind: Run("t", config_of(kind)) for kind in ("math", "numbers", "choice", "exact", "mine:judge")}
+    chains = {kind: of_chains(run, {}) for kind, run in runs.items()}
+    assert "answers" not in chains["math"] and len({json.dumps(each) for each in chains.values()}) == 5
+    evals = of_evals(Run("t", config_of("math", "mine:judge")), {}, {})
+    assert list(evals["answers"]) == ["mine:judge"]
+    before = of_chains(runs["mine:judge"], {})
+    (here / "mine.py").write_text(OWN + "\n", encoding="utf-8")
+    assert of_chains(runs["mine:judge"], {}) != before
+
+
+def test_rounds_are_graded_by_the_same_file(here: Path) -> None:
+    run = Run("t", config_of("math", "mine:judge"))
+    folder = run.stage_dir(0, "evals")
+    shards.write_manifest(folder, {"fingerprint": of_evals(run, {}, {}), "benchmarks": {}}, [])
+    again = Stage("evaluate", 1, run.stage_dir(1, "evals"), of_evals(run, {}, {}))
+    check_same_benchmarks(run, again, {})
+    (here / "mine.py").write_text(OWN + "\n", encoding="utf-8")
+    changed = Stage("evaluate", 1, run.stage_dir(1, "evals"), of_evals(run, {}, {}))
+    with pytest.raises(UserError, match="a function that compares answers has changed since round 0"):
+        check_same_benchmarks(run, changed, {})
+
+
+def test_the_harness_is_given_mathematics_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks_of(Run("t", config_of("math", "exact")), None, "math") == {}
+    assert "benchmark b: answers = 'exact' is left out" in capsys.readouterr().out
+
+
+# --- docs/answers.md ---
+
+
+def page_examples() -> list[tuple[str, list[tuple[str, str]]]]:
+    """(name of the benchmark, its blocks as (language, text)) of each example of the page."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/answers.md").read_text(), re.M | re.S):
+        if language == "toml":
+            found.append((tomllib.loads(text)["benchmarks"][0]["name"], []))
+        found[-1][1].append((language, text))
+    return found
+
+
+@pytest.mark.parametrize(("name", "blocks"), page_examples(), ids=lambda value: value if isinstance(value, str) else "")
+def test_what_the_page_shows(here: Path, name: str, blocks: list[tuple[str, str]]) -> None:
+    found = {language: text for language, text in blocks if language != "json"}
+    rows, responses = (text for language, text in blocks if language == "json")
+    section = BenchmarkSection(**tomllib.loads(found["toml"])["benchmarks"][0])
+    (here / section.source).write_text(rows, encoding="utf-8")
+    if code := found.get("python"):
+        (here / code.split()[1]).write_text(code, encoding="utf-8")
+    items = load_benchmark(section, "benchmarks.0")
+    assert len(items) == rows.count("\n")
+    shown = [json.loads(line) for line in responses.splitlines()]
+    with Grader(5.0, 1) as grader:
+        answers = grader.find([(each["response"], items[0].question) for each in shown], section.answers)
+        verdicts = grade([(answer, items[0].gold, False) for answer in answers], section.answers, grader)
+    assert [(each["response"], each["verdict"]) for each in shown] == [
+        (each["response"], verdict) for each, verdict in zip(shown, verdicts, strict=True)
+    ]
+
+
+def test_the_page_shows_every_kind() -> None:
+    shown = [tomllib.loads(text)["benchmarks"][0]["answers"] for _, [(_, text), *_] in page_examples()]
+    assert {"math", "choice", "exact"} <= set(shown) and any(kinds.is_own(kind) for kind in shown)
+
+
+# --- rounds ---
+
+
+def other_words(models: dict[str, Path], folder: Path, forms: dict[str, str]) -> dict[str, Path]:
+    """The tiny models, taught to say the same to every question."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    found = {}
+    for name, form in forms.items():
+        torch.manual_seed(0)
+        model: Any = AutoModelForCausalLM.from_pretrained(models[name])
+        model.float()
+        section = PeerSection(name=name, model=str(models[name]))
+        prompts = PeerPrompts(load_tokenizer(models[name]), section, TemplateSection(instruction="Solve."))
+        teach(model, prompts, 5, form, steps=90)
+        found[name] = folder / f"{name}-words"
+        model.to(torch.bfloat16).save_pretrained(found[name])
+        for file in (*models[name].glob("tokenizer*"), *models[name].glob("*.jinja")):
+            shutil.copy(file, found[name])
+    return found
+
+
+@pytest.fixture
+def choices(project: Path, tiny_models: dict[str, Path]) -> Path:
+    """The project with questions with options, a benchmark of them, and one with a function of the user's."""
+    forms = {"chatty": "The answer is (B).", "plain": "The answer is (A)."}
+    models = other_words(tiny_models, project, forms)
+    rows = [
+        {"question": f"{row['question']} (A) {row['answer']} (B) 0{row['answer']}0", "answer": "A"}
+        for row in questions(0, 24)
+    ]
+    write_jsonl(project / "train.jsonl", rows[:16])
+    write_jsonl(project / "test.jsonl", rows[16:])
+    write_jsonl(project / "own.jsonl", [{"question": f"Say it. {n}", "answer": "(b)"} for n in range(4)])
+    (project / "mine.py").write_text(OWN, encoding="utf-8")
+    config = (project / "tiny.toml").read_text(encoding="utf-8")
+    for name, path in models.items():
+        config = config.replace(str(tiny_models[name]), str(path))
+    config = config.replace('answers = "numbers"', 'answers = "choice"')
+    config = config.replace('source = "train.jsonl"', 'source = "train.jsonl"\nanswers = "choice"')
+    config += '[[benchmarks]]\nname = "own"\nsource = "own.jsonl"\nanswers = "mine:judge"\n'
+    (project / "choice.toml").write_text(config, encoding="utf-8")
+    return project
+
+
+def run_all(steps: list[tuple[str, int]], run: str, overrides: list[str]) -> None:
+    """Stages of a run under choice.toml."""
+    mains = {name: importlib.import_module("train.gate" if name == "gate" else name).main for name, _ in steps}
+    run_steps([Step(name, round_, mains[name]) for name, round_ in steps], run, Path("choice.toml"), overrides)
+
+
+@pytest.mark.slow
+def test_a_round_of_questions_with_options(choices: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [
+        "evaluate.label_column=answer", "gate.questions=4", "prompts.limit=12", "generate.samples=2",
+        "score.label=sample-vote", "score.text=solution", "generate.max_new_tokens=12",
+    ]  # fmt: skip
+    steps = [("evaluate", 0), ("gate", 0), ("generate", 1), ("score", 1), ("train", 1), ("gate", 1), ("evaluate", 1)]
+    run_all(steps, "t", few)
+    folder = Path("runs/t/round=1")
+    chains = read_stage(folder / "chains", CHAINS)
+    stated = {row["answer"] for row in chains if row["answer"] is not None}
+    assert stated == {"A", "B"}
+    for row in read_stage(folder / "scores", SCORES):
+        assert row["label"] in (None, "A", "B") and (row["label"] is None or row["answer_entropy"] >= 0)
+    evals = read_stage(folder / "evals", EVALS)
+    for row in evals:
+        if row["benchmark"] == "sums" and row["verdict"] in ("correct", "wrong"):
+            assert row["correct"] == (row["answer"] == "A") and row["gold"] == "A"
+        if row["benchmark"] == "own" and row["verdict"] in ("correct", "wrong"):
+            assert row["correct"] == (str(row["answer"]).lower() == "(b)")
+    assert {row["verdict"] for row in evals if row["benchmark"] == "own"} >= {"correct", "wrong"}
+    manifest = shards.read_manifest(folder / "evals")
+    assert manifest is not None and manifest["fingerprint"]["answers"]["mine:judge"]["sha256"]
+    told = run_module("pipeline.labels", "--run", "t", cwd=choices)
+    assert told.returncode == 0 and "right, the label" in told.stdout
+    assert run_module("pipeline.show", "t", "--worst", "1", cwd=choices).returncode == 0
+    assert run_module("evaluate.report", "--run", "t", cwd=choices).returncode == 0
+
+    (choices / "mine.py").write_text(OWN + "\n", encoding="utf-8")  # what was graded by the file is stale
+    capsys.readouterr()
+    for round_ in (0, 1):
+        with pytest.raises(SystemExit):
+            run_stage("evaluate", "t", round_, Path("choice.toml"), few)
+        assert "a function that compares answers has changed since round 0" in capsys.readouterr().err
+    run_stage("generate", "t", 1, Path("choice.toml"), few)  # which that file has no part in
+
+
+@pytest.mark.slow
+def test_a_round_under_a_function_of_ones_own(choices: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (choices / "mine.py").write_text(
+        OWN + "def extract(response, question):\n    return response[-3:-2].lower() or None\n", encoding="utf-8"
+    )
+    own_ = ["prompts.answers=mine:judge", "generate.aggregate=vote", "score.pmi_target=answer"]
+    own_ += ["generate.max_new_tokens=12", "gate.questions=4", "prompts.limit=8"]
+    run_all([("gate", 0), ("generate", 1), ("score", 1)], "o", own_)
+    chains = read_stage(Path("runs/o/round=1/chains"), CHAINS)
+    assert {"a", "b"} <= {row["answer"] for row in chains}
+    assert any(row["pmi"] is not None for row in read_stage(Path("runs/o/round=1/scores"), SCORES))
+    (choices / "mine.py").write_text("def judge(text):\n    return True\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        run_stage("train", "o", 1, Path("choice.toml"), own_)
+    assert "error: answers = 'mine:judge': judge(text) cannot be called as judge(text, gold)" in capsys.readouterr().err
