@@ -11,7 +11,7 @@ import pytest
 from data.answers.extract import extract
 from data.answers.grader import Grader, grade
 from data.answers.thoughts import hidden
-from tests.response_cases import CASES, FORMULAS, NUMBERS, PHRASES, SEVERAL, THOUGHTS
+from tests.response_cases import CASES, FORMULAS, MORE, NUMBERS, PHRASES, SEVERAL, THOUGHTS
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def grader() -> Iterator[Grader]:
 
 @pytest.mark.parametrize(
     "kind",
-    [THOUGHTS, SEVERAL, PHRASES, NUMBERS, FORMULAS],
-    ids=["thoughts", "several", "phrases", "numbers", "formulas"],
+    [THOUGHTS, SEVERAL, PHRASES, NUMBERS, FORMULAS, MORE],
+    ids=["thoughts", "several", "phrases", "numbers", "formulas", "more"],
 )
 def test_labelled_responses(grader: Grader, kind: list[tuple[str, str, bool]]) -> None:
     found = [extract(response) for response, _, _ in kind]

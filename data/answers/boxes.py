@@ -22,7 +22,7 @@ _LABEL = re.compile(
 )
 _JOINING = re.compile(r"[,;\u3001\uff0c&]|\b(?:and|or|und|oder|et|ou|y|o|e)\b|[和与及或とи]|или")
 _ITEM = re.compile(
-    r"^\s*(?:[-\u2022\u2013]|\(?(?:[a-h]|[ivx]{1,4}|\d{1,2})[.):]|(?:for )?part\s?\(?[a-h1-9]\)?:?)\s*",
+    r"(?:^|[.;]\s)\s*(?:[-\u2022\u2013]|\(?(?:[a-h]|[ivx]{1,4}|\d{1,2})[.):]|(?:for )?part\s?\(?[a-h1-9]\)?:?)\s*",
     re.I | re.M,
 )
 _CORRECTION = re.compile(

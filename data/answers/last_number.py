@@ -75,6 +75,15 @@ def last_number(text: str) -> Piece | None:
     return None
 
 
+def first_number(text: str, start: int, end: int) -> Piece | None:
+    """The first number of a part of a text, whole, with the power of its unit: `48 m^2`."""
+    number = _LAST_NUMBER.search(text, start, end)
+    if number is None:
+        return None
+    found = _number(text, number)
+    return found._replace(answer=found.answer + number["unit"], end=number.end()) if number["unit"] else found
+
+
 def _number(text: str, number: re.Match[str]) -> Piece:
     start = (
         number.start("money") if number["money"] else number.start("inner") if number["inner"] else number.start("size")

@@ -63,7 +63,7 @@ def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
         if before == (start, end):
             break
         before = (start, end)
-        part = text[start:end].rstrip(_ENDING)
+        part = text[start:end].rstrip(_ENDING).removesuffix("/-")  # Rs. 42/-
         end = start + len(part)
         start = end - len(part.lstrip())
         part = text[start:end]
@@ -93,10 +93,10 @@ def piece(text: str, start: int, end: int) -> Piece | None:
 
 def balanced(text: str, start: int, end: int) -> int:
     """The end of a span without closing brackets that close nothing in it: `42"}` of JSON."""
-    while end > start and text[end - 1] in ")]}\"'":
+    while end > start and text[end - 1] in ")]}\"'\u201d":
         part = text[start:end]
         closing = part[-1]
-        opening = {")": "([", "]": "[(", "}": "{"}.get(closing, closing)
+        opening = {")": "([", "]": "[(", "}": "{", "\u201d": "\u201c"}.get(closing, closing)
         closings = sum(map(part.count, {"([": ")]", "[(": ")]"}.get(opening, closing)))
         if closing in "\"'" and part.count(closing) % 2 == 0:
             break

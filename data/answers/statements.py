@@ -6,7 +6,7 @@ import re
 
 from data.answers.boxes import boxed
 from data.answers.formulas import is_formula
-from data.answers.last_number import UNSIGNED, last_number
+from data.answers.last_number import UNSIGNED, first_number, last_number
 from data.answers.phrases import DOUBT, IN_WORDS, MARKS, MORE, phrases
 from data.answers.pieces import SAYS, Piece, balanced, concluded, piece, trim
 from data.answers.rows import displayed, is_row, rows_of
@@ -77,6 +77,9 @@ _VERB = re.compile(
     r"comes to)(?!\w)",
     re.I,
 )
+_SAID = re.compile(r"\s*(?:\$|\\|[-\u2212\u20ac\u00a3(\[{]?\d|[({\[]\w*\s?,|[A-Za-z]\s?[=<>\u2264\u2265\u2260])")
+_FORMULA = re.compile(r"\$([^$]+)\$|\\\(([^$]+?)\\\)")
+_HYPHENED = re.compile(r"([-\d.,/]+) ([a-z]{2,})-([a-z]{2,})")  # 0.7 light-years
 _WORKING = re.compile(
     r"(?:obtained|found|calculated|computed|determined|the (?:sum|product|difference|quotient|ratio) of)\b",
     re.I,
@@ -136,8 +139,11 @@ def hashes(text: str) -> Piece | None:
         if at < 0:
             break
         line = text.find("\n", at)
-        found = piece(text, at + 4, len(text) if line < 0 else line)
+        line = len(text) if line < 0 else line
+        found = piece(text, at + 4, line)
         end = at
+        if text[at:line].rstrip(" \t\r*").endswith(":"):  # a heading
+            continue
         if found is None or not SAYS.search(found.answer) or _HEADING.match(text[found.start : found.end][:100]):
             continue
         found = found._replace(answer=concluded(found.answer))
@@ -277,6 +283,10 @@ def _telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
     if equal := _EQUALLING.match(found.answer):  # 8 buses with 45 students each equals 360 students
         found = found._replace(answer=equal[1])
     answer = _EACH.sub(r"\1", concluded(found.answer))
+    if hyphened := _HYPHENED.fullmatch(answer):
+        answer = " ".join(hyphened.groups())
+    if answer.count("**") % 2:
+        answer = answer.replace("**", "", 1)
     if len(answer) > MAX_ANSWER_CHARS or answer.endswith("="):
         return None
     plain = re.sub(r"\$[^$]*\$|\\\(.*?\\\)|\\[A-Za-z]+(?:\{[^{}]*\})?", " ", answer)
@@ -306,12 +316,19 @@ def _of_sentence(text: str, found: Piece) -> Piece | None:
     """The answer in a sentence that states it: `The largest $n$ is 34`."""
     part = text[found.start : found.end]
     verbs = list(_VERB.finditer(part))
-    if verbs and re.match(r"\s*(?:\$|\\\(|[-\u2212]?\d|\\)", part[verbs[-1].end() :]):
+    if verbs and _SAID.match(part, verbs[-1].end()):
         inner = piece(text, found.start + verbs[-1].end(), found.end)
         return inner and inner._replace(answer=concluded(inner.answer))
-    numbers = list(_ANY_NUMBER.finditer(part))
-    if not numbers or _OPENS.match(part) or (_WORKING.match(part) and len(numbers) > 1):
+    formulas = [formula for formula in _FORMULA.finditer(part) if is_formula(formula[1] or formula[2])]
+    if len(formulas) == 1 and re.search(r"[\d=]", formulas[0][0]) and not re.search(r"\d", _FORMULA.sub("", part)):
+        inner = piece(text, found.start + formulas[0].start(), found.start + formulas[0].end())
+        return inner and inner._replace(answer=concluded(inner.answer))
+    several = len(list(_ANY_NUMBER.finditer(part))) > 1
+    if _OPENS.match(part) or (_WORKING.match(part) and several):
         return None
-    unit = _UNIT.match(part, numbers[0].end())
-    end = unit.end() if unit else numbers[0].end()
-    return piece(text, found.start + numbers[0].start(), found.start + end)
+    number = first_number(text, found.start, found.end)
+    if number is None:
+        return None
+    unit = _UNIT.match(text, number.end, found.end) if re.fullmatch(r"[-\d.,$/]+", number.answer) else None
+    end = unit.end() if unit else number.end
+    return Piece(number.answer + text[number.end : end], number.start, end)
