@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from data.answers.last_number import UNSIGNED, last_digit, last_number, without_remark
-from data.answers.pieces import Piece, concluded, independent, listed, piece, trim
+from data.answers.pieces import Piece, concluded, independent, joined, listed, piece, trim
 
 TAIL = 3000  # characters in which the last formula is looked for
 
@@ -111,7 +111,8 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
             break
         pieces.insert(0, Piece(concluded(before.answer), before.start, before.end))
         at -= 1
-    return Piece(listed(", ".join(each.answer for each in pieces)), pieces[0].start, pieces[-1].end)
+    found_together = joined(text, pieces)
+    return found_together._replace(answer=listed(found_together.answer))
 
 
 def _segments(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -194,9 +195,7 @@ def _plain(text: str) -> Piece | None:
             break
         found.insert(0, each)
         after = run.start()
-    if not found:
-        return None
-    return Piece(", ".join(each.answer for each in found), found[0].start, found[-1].end)
+    return joined(text, found) if found else None
 
 
 def _told(text: str, run: re.Match[str]) -> Piece | None:

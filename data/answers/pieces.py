@@ -91,6 +91,14 @@ def piece(text: str, start: int, end: int) -> Piece | None:
     return None if span is None else Piece(listed(text[slice(*span)]), *span)
 
 
+def joined(text: str, pieces: list[Piece]) -> Piece:
+    """Pieces as one: a list, or relations with the "or" that stands between them in the response."""
+    bounds = [each for each in pieces if re.search(r"[<>\u2264\u2265]|\\[lg](?:eq?|t)\b", each.answer)]
+    either = len(bounds) > 1 and re.search(r"\bor\b", text[pieces[0].end : pieces[-1].start])
+    answer = (" or " if either else ", ").join(each.answer for each in pieces)
+    return Piece(answer, pieces[0].start, pieces[-1].end)
+
+
 def balanced(text: str, start: int, end: int) -> int:
     """The end of a span without closing brackets that close nothing in it: `42"}` of JSON."""
     while end > start and text[end - 1] in ")]}\"'\u201d":
