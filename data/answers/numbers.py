@@ -22,7 +22,7 @@ _ARITHMETIC = re.compile(r"\s*(?:[-+*/^x]|\\times|\\cdot)\s*\d")
 _AREA = re.compile(r"\b(?:[ckm]?m|in|ft|[a-z]{3,})\^\{?[23]\}?")
 _WORD = re.compile(
     r"(?!(?:and|or|not|plus|minus|negative|infinity|percent|sqrt|pi|sin|cos|tan|log|mod)$)"
-    r"(?:[a-z]{3,}(?:\(e?s\))?|a|an|of|as|in|is|it|he|to|us|[ap]\.m|sq|cu)",
+    r"(?:[a-z]{3,}(?:-[a-z]+)*(?:\(e?s\))?|a|an|of|as|in|is|it|he|to|us|[ap]\.m|sq|cu)",
     re.I,
 )
 # words that make something else of the number beside them than a quantity
