@@ -11,23 +11,17 @@ from data.answers.spelling import MAX_ANSWER_CHARS
 
 _EMPTY = re.compile(
     r"(?:not\b(?! (?:enough|defined|determin))|no\b(?=\s)(?! (?:real )?(?:solution|answer|such|root|one|more|integer|"
-    r"value|real))|"
-    r"reasonable|correct|wrong|"
-    r"incorrect|right\b(?! (?:triangle|angle|isos))|valid|"
-    r"unclear|unknown|below|above|as follows|obvious|clear|the same|given|found|obtained|shown|in\b|to\b|that\b|"
-    r"what\b|when\b|"
-    r"how\b|of\b|by\b|very\b|also\b|still\b|consistent|confirmed|verified|written|expressed|supposed|expected|close|"
-    r"too\b|"
+    r"value|real))|reasonable|correct|wrong|incorrect|right\b(?! (?:triangle|angle|isos))|valid|unclear|unknown|"
+    r"below|above|as follows|obvious|clear|the same|given|found|obtained|shown|in\b|to\b|that\b|what\b|when\b|how\b|"
+    r"of\b|by\b|very\b|also\b|still\b|consistent|confirmed|verified|written|expressed|supposed|expected|close|too\b|"
     r"here\b|this\b|it\b|based|always|therefore|because|if\b|you\b|we\b|i\b|let\b|going|now\b|then\b|checked|"
-    r"simplified|"
-    r"provided|required|needed|asked|rounded|different|a (?:whole|positive|negative|single|number|fraction|decimal)|"
-    r"an integer)",
+    r"simplified|provided|required|needed|asked|rounded|different|a (?:whole|positive|negative|single|number|"
+    r"fraction|decimal)|an integer)",
     re.I,
 )
 _OPENS = re.compile(
     r"(?:to|first|we|let|if|since|when|as|given|suppose|now|because|note|for|there (?:are|were|is)|out of|of the|"
-    r"with|after|among|between|step|start\w*|using|"
-    r"consider|here|from|by|in order|okay|ok|sure|firstly|initially)\b",
+    r"with|after|among|between|step|start\w*|using|consider|here|from|by|in order|okay|ok|sure|firstly|initially)\b",
     re.I,
 )
 _VERB = re.compile(

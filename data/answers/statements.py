@@ -18,12 +18,10 @@ from data.answers.spelling import MAX_ANSWER_CHARS
 _TAG = re.compile(r"<(/?)(?:final_)?answer>", re.I)
 _HEADING = re.compile(
     r"(?:the|step|part|case|solution|explanation|final|answer|conclusion|check\w*|verif\w+|note|summary|result|"
-    r"reasoning|"
-    r"analysis|approach|calculation|understand\w*|working|proof|method|given|remark|justification|so|why|how|"
-    r"therefore|thus|hence|"
-    r"using|let|now|alternativ\w+|another|double|what|where|when|compute|find|determine|add|subtract|multiply|divide|"
-    r"simplify|solve|convert|count|set up|write|identify|sum of|recap|key|notes?|explan\w+)\b|"
-    r"\d{1,2}[.)]\s+[A-Z]|.*:$",
+    r"reasoning|analysis|approach|calculation|understand\w*|working|proof|method|given|remark|justification|so|why|"
+    r"how|therefore|thus|hence|using|let|now|alternativ\w+|another|double|what|where|when|compute|find|determine|add|"
+    r"subtract|multiply|divide|simplify|solve|convert|count|set up|write|identify|sum of|recap|key|notes?|"
+    r"explan\w+)\b|\d{1,2}[.)]\s+[A-Z]|.*:$",
     re.I,
 )
 
@@ -43,13 +41,10 @@ _ABBREVIATION = re.compile(
 _TITLE = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Prof)$")
 _STOP = re.compile(
     r"\$|\\\(|\.(?!\d|[A-Z]\.)|<\||\uff0c(?=[^\d\s])|[?\n\u3002\uff1f\uff01]|!(?=\s|$)|,?\s(?:because|since|so|which|"
-    r"where|but|as (?:required|"
-    r"desired|expected|shown|the|a|an|"
-    r"we)|(?:when )?rounded|to the nearest|denn|weil|da|car|parce|porque|perché|потому|and that is|and (?:the|my|"
-    r"our) answer|and this|"
-    r"and we are done|or equivalently|that is|namely|in other words|i\.e|giving|making)\b|,?\sor,|"
-    r"(?<=[\d%)]) - (?=(?:a|an|the|this|that|which|it|he|she|we|they|so|not|nice|[A-Z][a-z]+)\s)|"
-    r"(?<=[^\s\d]) [\u2014\u2013] |\s[\u2014\u2013]\s(?=[A-Za-z])"
+    r"where|but|as (?:required|desired|expected|shown|the|a|an|we)|(?:when )?rounded|to the nearest|denn|weil|da|car|"
+    r"parce|porque|perché|потому|and that is|and (?:the|my|our) answer|and this|and we are done|or equivalently|"
+    r"that is|namely|in other words|i\.e|giving|making)\b|,?\sor,|(?<=[\d%)]) - (?=(?:a|an|the|this|that|which|it|he|"
+    r"she|we|they|so|not|nice|[A-Z][a-z]+)\s)|(?<=[^\s\d]) [\u2014\u2013] |\s[\u2014\u2013]\s(?=[A-Za-z])"
 )
 _WHICH = re.compile(r",?\s(?:which|and this|so this)\s(?:equals|is equal to|makes|gives|comes to|is)\s+", re.I)
 _PART = re.compile(  # the answer to part (a), Answer 2:
