@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from data import shards
+from data.answers.thoughts import without_thoughts
 from data.finite import known
 from data.run import Run
-from data.thoughts import without_thought
 from evaluate.unit import VERDICTS, Unit, Verdict
 from peers import policy_cache
 from peers.engines.protocol import Completion, Engine, Sampling, complete
@@ -65,5 +65,5 @@ def cot_verdicts(
 
 def verdict(critique: Completion) -> float:
     """1 for Yes, -1 for No, by the last of the two words in the critique, in whatever case; 0 if it has neither."""
-    words = re.findall(r"\b(yes|no)\b", without_thought(critique.text).lower())
+    words = re.findall(r"\b(yes|no)\b", without_thoughts(critique.text).lower())
     return 0.0 if not words else 1.0 if words[-1] == "yes" else -1.0

@@ -15,8 +15,8 @@ import secrets
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from data.answers.thoughts import CLOSES, OPENS
 from data.errors import UserError
-from data.thoughts import CLOSES, OPENS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

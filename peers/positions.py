@@ -33,6 +33,9 @@ def longest(config: Mapping[str, Any]) -> int | None:
     length = stated_length(config)[1]
     if not isinstance(length, int):
         return None
+    window = config.get("sliding_window")
+    if config.get("model_type") == "cohere2" and isinstance(window, int):
+        return min(length, window)  # of its windows vLLM sees one token more than transformers
     kind, rope = rope_of(config)
     factor, original = rope.get("factor"), rope.get(ORIGINAL) or config.get(ORIGINAL)
     if kind in MULTIPLIED and isinstance(factor, int | float):

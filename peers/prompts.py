@@ -26,9 +26,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from data.answers.thoughts import CLOSES, OPENS, without_thoughts
 from data.config.sections import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
-from data.thoughts import CLOSES, OPENS, without_thought
 from peers.controls import Controls
 from peers.source import load_tokenizer, model_directory
 from peers.template import ChatTemplate, Turn, end_of_turn, message
@@ -107,11 +107,11 @@ class PeerPrompts:
 
     def shown(self, response: str) -> str:
         """A response as this peer is shown it: without its thought, unless that is asked for."""
-        return response if self.peer.show_thoughts else without_thought(response)
+        return response if self.peer.show_thoughts else without_thoughts(response)
 
     def learnt(self, response: str) -> str:
         """A response as this peer is trained on it, and scores it: without its thought, unless that is asked for."""
-        return response if self.peer.train_thoughts else without_thought(response)
+        return response if self.peer.train_thoughts else without_thoughts(response)
 
     def _closing(self, answer: str) -> str:
         return "" if answer.startswith(OPENS) else self.turn.closing

@@ -11,9 +11,9 @@ import re
 from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from data.answers.thoughts import CLOSES, OPENS
 from data.config.sections import PeerSection
 from data.errors import UserError
-from data.thoughts import CLOSES, OPENS
 from peers.controls import Controls
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TypedDict
 
 from data.answers.clusters import clusters, compare_all, entropy
 from data.answers.grader import Grader
+from data.answers.thoughts import without_thoughts
 from data.config.sections import ScoreSection
 from data.schema import ChainRow, schema_of
-from data.thoughts import without_thought
 from score.chains import Chain, responses
 from score.label import LABELS, Label, Votes, stated
 from score.text import TEXTS, Asked, Text, agree, drop_reason, is_empty
@@ -96,9 +96,9 @@ class Choosing:
         of its samples, but none with the very text that is trained on, of which the PMI would measure copying."""
         if not self.section.needs_solo:
             return None
-        solo, text = chain.solo(peer), without_thought(chain.rows[trained]["response"])
+        solo, text = chain.solo(peer), without_thoughts(chain.rows[trained]["response"])
         places = [*([] if solo is None else [solo]), *chain.samples(peer)]
-        fit = (n for n in places if not is_empty(row := chain.rows[n]) and without_thought(row["response"]) != text)
+        fit = (n for n in places if not is_empty(row := chain.rows[n]) and without_thoughts(row["response"]) != text)
         return next(fit, None)
 
     def entropy(self, chain: Chain, peer: str, grader: Grader) -> float:

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from data.answers.grader import Grader
 from data.answers.kinds import Kind
+from data.answers.thoughts import without_thoughts
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
-from data.thoughts import without_thought
 from score.chains import Chain
 from score.label import Label
 
@@ -159,7 +159,7 @@ def _different(places: Sequence[int], chain: Chain) -> list[int]:
     """The first place of each different text."""
     texts: dict[str, int] = {}
     for place in places:
-        texts.setdefault(without_thought(chain.rows[place]["response"]), place)
+        texts.setdefault(without_thoughts(chain.rows[place]["response"]), place)
     return list(texts.values())
 
 
@@ -179,7 +179,7 @@ def drop_reason(chain: Chain, response: ChainRow, section: ScoreSection) -> str 
 
 def is_empty(row: ChainRow) -> bool:
     """Whether a response says nothing, or nothing after its thought."""
-    return row["n_tokens"] == 0 or not without_thought(row["response"])
+    return row["n_tokens"] == 0 or not without_thoughts(row["response"])
 
 
 def _defect(what: str, row: ChainRow) -> str | None:

@@ -66,11 +66,11 @@ class Subject:
         from peers.engines.vllm import VllmEngine
 
         engine = VllmEngine(self.base, self.prompts, GENERATE, RUNTIME, "float32", 0)
-        self.generates(engine, self.base)
         try:
             vllm_internals.check_serves_adapters(engine.llm, "p")
         except UserError as error:
             self.unserved = error
+        self.generates(engine, self.base)
         other = self.other()
         if engine.renew(other, None):
             self.generates(engine, other)
@@ -140,7 +140,7 @@ class Subject:
         return self.work / "adapter"
 
     def export(self) -> None:
-        """Export; transformers and peft alone make the same model of it."""
+        """Export; transformers and peft alone make the same model of it, and so does a peer that starts from it."""
         from pipeline.share.export import write_adapter, write_checkpoint
 
         policy: Any = SimpleNamespace(peer=self.peer, base=self.base, adapter=self.adapter, rounding_seed=0)
@@ -149,6 +149,8 @@ class Subject:
         after = plain(self.work / "merged", self.pairs)
         agree(plain(self.work / "export" / "merged", self.pairs), after)
         agree(plain(self.base, self.pairs, self.work / "export"), after)
+        begins = self.peer.model_copy(update={"adapter": str(self.adapter)})
+        agree(plain(source.model_directory(begins, self.config), self.pairs), after)
 
     def unmerged(self) -> None:
         """Generate with vLLM, the adapter beside the base."""

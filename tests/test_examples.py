@@ -127,6 +127,11 @@ def test_the_measured_response_is_never_the_text_itself(grader: Grader) -> None:
     assert chosen([solo, *samples], grader, **SOLUTION)["a"][0]["measured"] is None  # none of a's differs
     different = [solo, *samples, row("a", "7")]
     assert chosen(different, grader, **SOLUTION)["a"][0]["measured"] == 4  # a sample that does
+    # another thought before the same words makes no other text; a thought that never ends is none
+    thought = {"response": "<think>\nhm\n</think>\n\ntwo"}
+    endless = row("a", None, "solo", response="<think>\nhm")
+    for first in (row("a", "2", "solo", **thought), endless):
+        assert chosen([first, *samples], grader, **SOLUTION)["a"][0]["measured"] is None
 
 
 def test_the_chain_answer_as_label_of_a_solution_and_a_vote_as_label_of_an_aggregate(grader: Grader) -> None:

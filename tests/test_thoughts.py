@@ -10,10 +10,10 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from data.answers.thoughts import hidden, without_thoughts
 from data.config.load import differences, parse_config
 from data.config.sections import PeerSection, TemplateSection
 from data.errors import UserError
-from data.thoughts import after_thought, without_thought
 from evaluate.verifier import verdict
 from peers.engines.protocol import Completion
 from peers.prompts import PeerPrompts, token_identity
@@ -28,15 +28,17 @@ from tests.test_controls import TEMPLATES, tokenizer_json
         ("<think>\n3 + 4\n</think>\n\nIt is 7.", "It is 7."),
         ("3 + 4\n</think>\n\nIt is 7.", "It is 7."),  # opened by the prompt, as other programs store it
         ("<think></think>It is 7.", "It is 7."),
-        ("<think>a</think> No. <think>b</think> It is 7.", "It is 7."),
+        ("<think>a</think> No. <think>b</think> It is 7.", "No.  It is 7."),
+        ("It is 7. <think>Is it?", "It is 7."),
+        ("<thinking>3 + 4</thinking> It is 7.", "It is 7."),
         ("<think>\n3 + 4 is", ""),  # cut off
         ("\n <think>3 + 4 is", ""),
         ("<think>7</think>", ""),
-        ("A thought is written <think>.", "A thought is written <think>."),
     ],
 )
-def test_what_follows_a_thought(text: str, rest: str) -> None:
-    assert without_thought(text) == rest == text[after_thought(text) :]
+def test_what_a_response_says_beside_its_thoughts(text: str, rest: str) -> None:
+    assert without_thoughts(text) == rest
+    assert len(hidden(text)) == len(text) and hidden(text).strip().split() == rest.split()
 
 
 THOUGHT = "<think>\n3 + 4 is 7.\n</think>\n\nIt is 7."
@@ -99,7 +101,7 @@ def test_a_response_is_stored_with_its_whole_thought(template: str, special: boo
     opens, closes = ids_of(prompts, "<think>", "</think>")
     assert (ids.count(opens), ids.count(closes)) == (0 if prompts.turn.opening else 1, 1)
     cut = prompts.text(ids[: ids.index(closes)])
-    assert cut == "<think>\n3 + 4 is 7." and without_thought(cut) == ""
+    assert cut == "<think>\n3 + 4 is 7." and without_thoughts(cut) == ""
     assert prompts.text([]) == ""
 
 

@@ -92,8 +92,11 @@ def test_thoughts_are_kept_and_neither_shown_nor_trained(thinking: Path, monkeyp
     endless = [row for row in found.chains if "</think>" not in row["response"] and row["peer"] == "chatty"]
     assert endless
     assert all(THOUGHT not in text for text in found.asked)
-    assert any("Solution 1: The answer is" in text for text in found.asked)
+    reviews = [text for text in found.asked if "Solution 1:" in text]
+    assert reviews and all("Solution 1: The answer is" in text for text in reviews)  # none that is empty
     assert found.scored and all(THOUGHT not in prompt + target for prompt, target in found.scored)
+    by_thinker = [prompt for prompt, _ in found.scored if "<|assistant|>" in prompt]
+    assert by_thinker and all(prompt.endswith("<think>\n\n</think>\n\n") for prompt in by_thinker)
     kept = [row for row in found.scores if row["drop_reason"] is None]
     assert kept and all(row["target"].startswith("The answer is") for row in kept)
     # whoever is the author of an aggregate, or of a response, that never ends to think

@@ -101,7 +101,7 @@ def test_generate_reports_and_does_not_compile_on_a_cpu(vllm: SimpleNamespace) -
 def test_start_puts_set_num_threads_back(vllm: SimpleNamespace) -> None:
     before = torch.set_num_threads
     with console.capture() as captured:
-        llm = vllm_internals.start(model="m")
+        llm = vllm_internals.start("p", model="m")
     assert torch.set_num_threads is before and llm.options == {"model": "m"} and not captured.get()
     vllm_internals.shutdown(llm)
     assert llm.ended
@@ -140,5 +140,31 @@ def test_an_engine_without_what_is_used_is_refused(vllm: SimpleNamespace, lackin
 
     vllm.LLM, vllm.__version__ = NoBar if lacking == "use_tqdm" else Other, "0.33.0"
     with console.capture(), pytest.raises(UserError, match=rf"^vLLM 0\.33\.0 .*{WRITTEN_FOR}.*{lacking}.*$") as raised:
-        vllm_internals.start()
+        vllm_internals.start("p")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("1 validation error for ModelConfig\n  Value error, ['M'] is not supported. [type=x]\n  More"),
+         "Value error, ['M'] is not supported"),
+        (AttributeError("no attribute 'block_dim'"), "no attribute 'block_dim'"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)  # fmt: skip
+def test_a_model_that_vllm_cannot_run_is_refused_in_one_line(
+    error: Exception, told: str, vllm: SimpleNamespace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise error
+
+    refuse.generate = FakeLLM.generate  # type: ignore[attr-defined]
+    vllm.LLM = refuse
+    with pytest.raises(UserError) as stop:
+        vllm_internals.start("p", model="m")
+    assert str(stop.value) == (
+        f"vLLM {WRITTEN_FOR}.0 cannot run the model of peer p ({told}); set generate.engine = 'transformers' in a new "
+        "run, or take another model"
+    )
+    assert type(error).__name__ in capfd.readouterr().err  # into the stage's log

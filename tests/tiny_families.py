@@ -66,6 +66,11 @@ FAMILIES: dict[str, Family] = {
     "SmolLM 3": Family("SmolLM3Config", {"head_dim": None, "no_rope_layers": [1, 0]}, tied=True),
     "Mixtral (experts)": Family("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "Bloom": Family("BloomConfig", NO_GROUPS | {"intermediate_size": None, "max_position_embeddings": None}, tied=True),
+    "Cohere 2 (short windows)": Family(
+        "Cohere2Config", {"head_dim": None, "logit_scale": 0.25, "sliding_window": 16}, tied=True
+    ),
+    "GPT-2 (heads of 20)": Family("GPT2Config", NO_GROUPS | {"intermediate_size": None, "hidden_size": 80}, tied=True),
+    "MPT": Family("MptConfig", {**dict.fromkeys(SHAPE), "d_model": 128, "n_heads": 4, "n_layers": 2}, tied=True),
     "Mamba": Family(
         "MambaConfig", NO_GROUPS | {"intermediate_size": None, "num_attention_heads": None,
                                     "max_position_embeddings": None, "state_size": 8}, tied=True,

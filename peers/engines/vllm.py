@@ -122,7 +122,7 @@ class VllmEngine:
         if longer is not None:
             options["hf_overrides"] = {**options.get("hf_overrides", {}), "max_position_embeddings": longer}
         self.llm: Any = vllm_internals.start(
-            model=str(self._without_pattern(directory)), dtype=dtype, seed=seed, **options
+            prompts.peer.name, model=str(self._without_pattern(directory)), dtype=dtype, seed=seed, **options
         )
 
     def _without_pattern(self, directory: Path) -> Path:

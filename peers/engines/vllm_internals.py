@@ -21,6 +21,8 @@ import gc
 import inspect
 import os
 import re
+import sys
+import traceback
 from functools import cache
 from typing import Any
 
@@ -66,8 +68,8 @@ def check_version() -> None:
         )
 
 
-def start(**options: Any) -> Any:
-    """`LLM(**options)`. Raises UserError if it lacks what the functions below use."""
+def start(peer: str, **options: Any) -> Any:
+    """`LLM(**options)`. Raises UserError if it lacks what the functions below use, or cannot run the peer's model."""
     from vllm import LLM
 
     check_version()
@@ -75,7 +77,10 @@ def start(**options: Any) -> Any:
         raise _missing("LLM.generate has no use_tqdm")
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     set_threads(_threads_of_engines())
-    llm = LLM(**options)
+    try:
+        llm = LLM(**options)
+    except (ValueError, NotImplementedError, AttributeError, KeyError, TypeError, AssertionError) as error:
+        raise _cannot_run(f"the model of peer {peer}", error) from error
     torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
     set_threads(threads)
     give_back()
@@ -107,6 +112,8 @@ def give_back() -> None:
     A kind of model that vLLM has no code of its own for (OLMo 2, GPT-NeoX) it runs with transformers', in whose class
     it replaces the beginning: from then on only an engine could make one, and not the language model beside it.
     """
+    if "vllm.compilation.wrapper" not in sys.modules:
+        return
     from vllm.compilation.wrapper import TorchCompileWithNoGuardsWrapper
     from vllm.config.vllm import get_current_vllm_config_or_none
 
@@ -143,7 +150,12 @@ def generate(llm: Any, prompts: list[Any], params: list[Any], lora: Any, advance
 
     # vLLM compiles a function that ranks tokens: on a CPU that takes seconds in every process and gains nothing
     with torch.compiler.set_stance("default" if on_gpu else "force_eager"):
-        outputs: list[Any] = llm.generate(prompts, params, use_tqdm=bar, lora_request=lora)
+        try:
+            outputs: list[Any] = llm.generate(prompts, params, use_tqdm=bar, lora_request=lora)
+        except RuntimeError as error:  # of heads whose size its kernels do not take
+            if "attention configuration" not in str(error):
+                raise
+            raise _cannot_run("this model", error) from error
     return outputs
 
 
@@ -210,6 +222,18 @@ def _version() -> str:
     from vllm import __version__
 
     return str(__version__)
+
+
+def _cannot_run(model: str, error: Exception) -> UserError:
+    """A kind of model that vLLM does not know, or a size that it does not take; all that it said is in the log."""
+    traceback.print_exception(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = lines[1] if len(lines) > 1 and "validation error" in lines[0] else lines[0]
+    said = said.partition(" [type=")[0].rstrip(".")[:300]
+    return UserError(
+        f"vLLM {_version()} cannot run {model} ({said}); set generate.engine = 'transformers' in a new run, or "
+        "take another model"
+    )
 
 
 def _missing(what: str) -> UserError:
