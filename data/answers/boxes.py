@@ -27,11 +27,9 @@ _ITEM = re.compile(
 )
 _CORRECTION = re.compile(
     r"\b(?:correct\w*|actually|wait|no|not|instead|rather|so|thus|hence|therefore|then|which|gives?|giving|becomes?|"
-    r"means|"
-    r"impl\w+|wrong|mistake\w*|should|re-?check|check\w*|simplif\w*|equals?|equivalent\w*|finally|first|but|since|"
-    r"because|"
-    r"we|rounded|rounds?|approximately|about|after|now|i\.e|or rather|that|it|if|when|where|using|from|hence|verify|"
-    r"final)\b",
+    r"means|impl\w+|wrong|mistake\w*|should|re-?check|check\w*|simplif\w*|equals?|equivalent\w*|finally|first|but|"
+    r"since|because|we|rounded|rounds?|approximately|about|after|now|i\.e|or rather|that|it|if|when|where|using|from|"
+    r"hence|verify|final)\b",
     re.I,
 )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.answers.boxes import boxed
-from data.answers.formulas import last_formula
+from data.answers.last_formula import last_formula
 from data.answers.last_number import last_number
 from data.answers.pieces import SAYS, Piece
 from data.answers.statements import hashes, last_list, phrase, tagged

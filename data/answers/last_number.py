@@ -10,8 +10,7 @@ from data.answers.pieces import Piece
 _DIGIT = re.compile(r"\d(?=\D|$)|[\u00bc-\u00be\u2150-\u215e]")
 _CODES = (
     r"(?:USD|EUR|GBP|INR|JPY|CNY|RMB|CAD|AUD|NZD|CHF|HKD|SGD|SEK|NOK|DKK|KRW|BRL|MXN|ZAR|RUB|PLN|TRY|PHP|THB|IDR|MYR|"
-    r"VND"
-    r"|NGN|KES|PKR|BDT|AED|SAR|Rs|Tk|Php|US|AU|CA|NZ|HK|R|A|C|S|kr)\.?\s?"
+    r"VND|NGN|KES|PKR|BDT|AED|SAR|Rs|Tk|Php|US|AU|CA|NZ|HK|R|A|C|S|kr)\.?\s?"
 )
 _DASH = "-\u2212\u2013\u2012\u2014\u2011\u2010\uff0d\ufe63\u2015"
 _THOUSANDS = r"(?:,|\{,\}|\\,|,\\!\s?|[\u00a0\u2009\u202f'\u2019])"
@@ -21,35 +20,27 @@ UNSIGNED = (
 )
 _POWER = r"(?:\^\{?\(?-?\d+(?:/\d+)?\)?\}?|\*\*-?\d+|[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
 _UNIT_POWER = (
-    r"\s?(?:\\text\s?\{\s?)?(?:[mck]?m|in|ft|yd|mi|km|inch(?:es)?|feet|units?|met(?:er|re)s?|miles?|yards?)\}?\s?"
-    r"(?:\^\{?[23]\}?|[\u00b2\u00b3]|[23](?![\w.]))"
+    r"\s?(?:\\text\s?\{\s?)?(?:[mck]?m|in|ft|yd|mi|km|inch(?:es)?|feet|units?|met(?:er|re)s?|miles?|"
+    r"yards?)\}?\s?(?:\^\{?[23]\}?|[\u00b2\u00b3]|[23](?![\w.]))"
 )
 _SCALE = (
-    r"\s(?:hundred|thousand|million|billion|trillion|lakh|crore|dozen)s?\b|\s(?:halves|half|thirds?|quarters?|fourths?|"
-    r"fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?)\b(?!\s(?:of the )?(?:day|place|term|year|month))"
+    r"\s(?:hundred|thousand|million|billion|trillion|lakh|crore|dozen)s?\b|\s(?:halves|half|thirds?|quarters?|"
+    r"fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?)\b(?!\s(?:of the )?(?:day|place|term|"
+    r"year|month))"
 )
 _LAST_NUMBER = re.compile(
     rf"(?:(?<![A-Za-z])(?:{_CODES})|"
-    rf"(?<![A-Za-z0-9^\\])(?<!(?<=[A-Za-z0-9)\]}}])_)(?<!\d[.,:/])(?<![\^_]\{{)(?<![\^_]-))"
-    rf"(?:(?P<sign>[{_DASH}]\s?|\b(?:minus|negative)\s)?(?P<money>\\?[$\u20ac\u00a3\u20b9\u00a5]\s?)?)"
-    rf"(?P<inner>[{_DASH}])?"
-    rf"(?P<size>\\[dtc]?frac\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)|"
-    rf"[\u00bc-\u00be\u2150-\u215e]|\u03c0/\d+"
-    rf"|(?:\\sqrt\s?(?:\{{[^{{}}]{{1,40}}\}}|\d+)|\u221a\s?\(?\d+\)?|sqrt\s?\(\d+\))|\d{{1,4}}(?:\s|\sand\s|"
-    rf"-)\d{{1,3}}/\d{{1,4}}(?!\d)"
-    rf"|{UNSIGNED})"
-    r"(?P<rest>"
-    r"\s?[\u00bc-\u00be\u2150-\u215e]"
-    r"|\s?(?:\\times|\\cdot|\u00d7|\u00b7|\*|x)\s?10(?:\^\{?[-\u2212]?\d+\}?|\*\*-?\d+|"
-    r"[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
-    r"|\s?(?:\\sqrt\s?(?:\{[^{}]{1,40}\}|\d+)|\u221a\s?\(?\d+\)?|\*?sqrt\s?\(\d+\))"
-    r"|\s?\\pi(?![A-Za-z])|\s?\*?\s?\u03c0|[\s*]?pi\b"
-    rf"|(?P<unit>{_UNIT_POWER})"
-    rf"|{_POWER}|[eE][-+]?\d{{1,3}}(?!\w)|_\{{?\d{{1,2}}\}}?(?!\w)"
-    rf"|{_SCALE}"
-    r"|\s?[ap]\.?m\b\.?"
-    r")?"
-    r"(?:/\d+|\s/\s\d+)?(?P<percent>\s?\\?%|\s(?:percent|per cent|pct)\b)?",
+    rf"(?<![A-Za-z0-9^\\])(?<!(?<=[A-Za-z0-9)\]}}])_)(?<!\d[.,:/])(?<![\^_]\{{)(?<![\^_]-))(?:(?P<sign>[{_DASH}]\s?|"
+    rf"\b(?:minus|"
+    rf"negative)\s)?(?P<money>\\?[$\u20ac\u00a3\u20b9\u00a5]\s?)?)(?P<inner>[{_DASH}])?(?P<size>\\[dtc]?frac\s?(?:\{{[^{{}}]{{1,40}}\}}|"
+    rf"\d)\s?(?:\{{[^{{}}]{{1,40}}\}}|\d)|[\u00bc-\u00be\u2150-\u215e]|\u03c0/\d+|"
+    rf"(?:\\sqrt\s?(?:\{{[^{{}}]{{1,40}}\}}|\d+)|\u221a\s?\(?\d+\)?|sqrt\s?\(\d+\))|\d{{1,4}}(?:\s|\sand\s|"
+    rf"-)\d{{1,3}}/\d{{1,4}}(?!\d)|{UNSIGNED})"
+    r"(?P<rest>\s?[\u00bc-\u00be\u2150-\u215e]|\s?(?:\\times|\\cdot|\u00d7|\u00b7|\*|x)\s?10(?:\^\{?[-\u2212]?\d+\}?|"
+    r"\*\*-?\d+|[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)|\s?(?:\\sqrt\s?(?:\{[^{}]{1,40}\}|\d+)|"
+    r"\u221a\s?\(?\d+\)?|\*?sqrt\s?\(\d+\))|\s?\\pi(?![A-Za-z])|\s?\*?\s?\u03c0|[\s*]?pi\b"
+    rf"|(?P<unit>{_UNIT_POWER})|{_POWER}|[eE][-+]?\d{{1,3}}(?!\w)|_\{{?\d{{1,2}}\}}?(?!\w)|{_SCALE}"
+    r"|\s?[ap]\.?m\b\.?)?(?:/\d+|\s/\s\d+)?(?P<percent>\s?\\?%|\s(?:percent|per cent|pct)\b)?",
 )
 _STEP = re.compile(
     r"\b(?:step|part|case|fig(?:ure)?|table|eq(?:uation)?|question|problem|example|chapter|page|line|method|option|"

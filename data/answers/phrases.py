@@ -35,17 +35,16 @@ _EAST = {
     "ko": ("정답|답변|답", "은|는|이|가"),
 }
 _BETWEEN = (  # "the answer (in dollars) is", "the answer to part (a) is", "the answer we get is"
-    r"(?:\s\(?[1-9a-e]\)?(?=\s?[:=])|\s*\([^()\n]{1,60}\)|,[^.:;=\n]{1,50},|\s+(?:to|for|of|in|with|after|when|as|that|we|i|you|here|then|"
-    r"therefore|"
-    r"thus|now|choice|option|itself|rounded|obtained|expressed|written|is\s+(?:therefore|then|"
-    r"thus))\b[^.:;=\n]{0,60}?)?"
+    r"(?:\s\(?[1-9a-e]\)?(?=\s?[:=])|\s*\([^()\n]{1,60}\)|,[^.:;=\n]{1,50},|\s+(?:to|for|of|in|with|after|when|as|"
+    r"that|we|i|you|here|then|therefore|thus|now|choice|option|itself|rounded|obtained|expressed|written|"
+    r"is\s+(?:therefore|then|thus))\b[^.:;=\n]{0,60}?)?"
 )
 _CHOSEN = re.compile(r"(?:option|choice)\b[\s*_]{0,6}(?::|\bis\b)", re.I)
 _ENGLISH = re.compile(
     rf"answers?\b{_BETWEEN}[\s\"'*_`)]{{0,6}}(?P<verb>{_POINTS}|"
-    r"\b(?:is|are|was|equals?|(?:(?:will|would|should|must|can|could|may|turns out to|comes out to|works out to) )?be|"
-    r"becomes?|remains|comes (?:out )?to|works out to|(?:will|would|should) equal)\b(?!\s+(?:not|n't)\b)|"
-    r"(?=[\u2014\u2013-]\s[-$\d\\]))",
+    r"\b(?:is|are|was|equals?|(?:(?:will|would|should|must|can|could|may|turns out to|comes out to|"
+    r"works out to) )?be|becomes?|remains|comes (?:out )?to|works out to|(?:will|would|should) equal)\b(?!\s+(?:not|"
+    r"n't)\b)|(?=[\u2014\u2013-]\s[-$\d\\]))",
     re.I,
 )
 _FINAL = re.compile(r"(?:result|solution|value)s?\b[\s*_]{0,6}(?::|=|\bis\b|\bare\b)", re.I)
@@ -62,11 +61,9 @@ _ASKED = re.compile(
 IN_WORDS = re.compile(r"words\)|(?:must|should) be$", re.I)  # a value has to follow, and no word alone
 MORE = re.compile(
     r"(?:[\s*_:\uff1a>\"'\u201c]{1,12}|(?:approximately|approx\.?|about|around|roughly|nearly|simply|just|indeed|"
-    r"therefore|thus|"
-    r"then|now|clearly|equal to|given by|found to be|as follows|the following|exactly|only|either|ca\.|circa|environ|"
-    r"No\.(?=\s?\d)|also|daher|somit|donc|alors|por (?:lo )?tanto|entonces|quindi|dunque|portanto|"
-    r"etwa|ungefähr|aproximadamente|circa|примерно|约|[\u2248~=])(?![A-Za-z])"
-    r"|[\u2014\u2013-]\s)"
+    r"therefore|thus|then|now|clearly|equal to|given by|found to be|as follows|the following|exactly|only|either|"
+    r"ca\.|circa|environ|No\.(?=\s?\d)|also|daher|somit|donc|alors|por (?:lo )?tanto|entonces|quindi|dunque|portanto|"
+    r"etwa|ungefähr|aproximadamente|circa|примерно|约|[\u2248~=])(?![A-Za-z])|[\u2014\u2013-]\s)"
 )
 
 

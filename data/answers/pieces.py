@@ -31,8 +31,7 @@ _JUST_NAME = re.compile(rf"\s*(?:{_NAME}|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z]){{1,3}}
 _TEXT_LABEL = re.compile(r"[\s\\;,]*(?:\\(?:text|mathrm|mbox|textbf)\s?\{[^{}]*\}|[A-Za-z][A-Za-z ]{2,40})[\s\\;,]*")
 _NOT_ARITHMETIC = re.compile(
     r"\\(?!times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm|left|right|text|mathrm|mbox|[,;:!$% ])|"
-    r"(?<![A-Za-z])(?!x\s*\$?[\d(])[A-Za-z](?![A-Za-z])"
-    r"|[<>\u2264\u2265\u2260;]|,(?!\d{3})"
+    r"(?<![A-Za-z])(?!x\s*\$?[\d(])[A-Za-z](?![A-Za-z])|[<>\u2264\u2265\u2260;]|,(?!\d{3})"
 )
 _OPERATION = re.compile(
     r"[-+*/\u00d7\u00f7\u00b7^\u2212\u2013]|\\(?:times|cdot|div|d?frac|sqrt|d?binom|log|gcd|lcm)|!|x\s*\$?\d|times|"

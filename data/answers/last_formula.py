@@ -18,8 +18,7 @@ _DELIMITER = re.compile(r"\\\\|\\\$|\$\$|\$|\\\(|\\\[|\\begin\{(\w{1,12}\*?)\}|\
 _CLOSING = {"$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 _PROSE = re.compile(
     r"\\(?:text|mbox|mathrm|textbf|mathbf|operatorname|textit)\*?\s?\{[^{}]*\}|\\(?:begin|end)\{\w+\*?\}(?:\{[clr|"
-    r"]*\})?|\\[A-Za-z]+|"
-    r"\b(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|max|min|mod|gcd|lcm|and|det|deg|all|real)\b"
+    r"]*\})?|\\[A-Za-z]+|\b(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|max|min|mod|gcd|lcm|and|det|deg|all|real)\b"
 )
 _RELATION = (
     r"=|<|>|\u2264|\u2265|\u2260|\\(?:[lg]eq?|[lg]t|neq?|in|equiv|leqslant|geqslant|approx|subset\w*|mid|"
@@ -43,8 +42,8 @@ _PERCENT = re.compile(r"\s{0,2}(?:\\?%|(?:percent|per cent|pct)\b)")
 
 _VARIABLE = r"(?<![A-Za-z\\'\u2019])[A-Za-z](?:_\{?\w{1,3}\}?)?'?(?![A-Za-z'\u2019])"
 _TOKEN = (
-    r"(?:\d+(?:[.,]\d+)*|\.\d+|\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|ln|pi|exp|infinity|inf)(?:_\{?\w{1,3}\}?)?(?![A-Za-z])|"
-    r"[\u221e\u03c0\u221a\u03b8]|"
+    r"(?:\d+(?:[.,]\d+)*|\.\d+|\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|ln|pi|exp|infinity|"
+    r"inf)(?:_\{?\w{1,3}\}?)?(?![A-Za-z])|[\u221e\u03c0\u221a\u03b8]|"
     rf"{_VARIABLE}|[-+*/^=<>()\[\]{{}}|!\u2264\u2265\u2260\u2212\u2013\u00d7\u00b7\u00f7\u00b1\u222a\u2229\u2208]"
     r"|[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|,(?=\s?[-\w\u2212\u221e(\\]))"
 )
@@ -65,8 +64,9 @@ _SPACED = re.compile(r"(?<=[\w)\]}])\s+(?=[\w(\[\\\u221a\u03c0])")
 _UNIT = re.compile(r"[-\u2212]?[\d.,]+\s?(?:[mgslhLkKCFNJWVx](?:/[smh])?[23\u00b2\u00b3]?)?")
 _UNITS = re.compile(r"[A-Za-z/*\u00b7^{}23\u00b2\u00b3]+")
 _STRUCTURE = re.compile(  # a variable with something, a root, a function
-    r"\d[a-z](?![A-Za-z])|(?<![A-Za-z])[a-z]\s?(?:\^|[-+*/(\u2212\u00b2\u00b3\u2074-\u2079])|[-+*/^(\u2212]\s?[a-z](?![A-Za-z])|"
-    r"(?:sqrt|sin|cos|tan|log|ln|exp)(?:_\{?\w+\}?)?\s?\(|[-+(]\s?\d*\s?[\u221a\u03c0]|[\u221a\u03c0]\d*\)?\s?[-+/]"
+    r"\d[a-z](?![A-Za-z])|(?<![A-Za-z])[a-z]\s?(?:\^|[-+*/(\u2212\u00b2\u00b3\u2074-\u2079])|"
+    r"[-+*/^(\u2212]\s?[a-z](?![A-Za-z])|(?:sqrt|sin|cos|tan|log|ln|exp)(?:_\{?\w+\}?)?\s?\(|"
+    r"[-+(]\s?\d*\s?[\u221a\u03c0]|[\u221a\u03c0]\d*\)?\s?[-+/]"
 )
 
 
