@@ -147,7 +147,9 @@ DECODER = json.JSONDecoder(
 
 
 def _json_text(value: Any, lists: bool) -> str | None:
-    """A JSON value as text, as it is written; a list as the JSON of the texts of its parts."""
+    """A JSON value as text, as it is written; a list as the JSON of the texts of its parts, an object as its JSON."""
+    if lists and isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     if lists and isinstance(value, list):
         return json.dumps([_json_text(part, lists=False) for part in value], ensure_ascii=False)
     if value is None or isinstance(value, bool):
@@ -225,6 +227,8 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _check_type(kind: pa.DataType, name: str, lists: bool) -> None:
     types = pa.types
+    if lists and types.is_struct(kind):
+        return
     if lists and _is_list(kind):
         kind = kind.value_type
     inner = kind.value_type if types.is_dictionary(kind) else kind
@@ -238,6 +242,10 @@ def _check_type(kind: pa.DataType, name: str, lists: bool) -> None:
 
 def _arrow_texts(column: pa.ChunkedArray, name: str, lists: bool) -> pl.Series:
     _check_type(column.type, name, lists)
+    if pa.types.is_struct(column.type):
+        rows = column.to_pylist()
+        texts = [None if row is None else json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+        return pl.Series(name, texts, dtype=pl.String)
     if _is_list(column.type):
         return _list_texts(column, name)
     if pa.types.is_dictionary(column.type):

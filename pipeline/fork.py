@@ -42,7 +42,7 @@ VOTED_UNDER = ("templates.", "wordings.", "generate.max_new_tokens", "generate.c
 OTHERWISE = {  # what of a fingerprint is another, where the configs are alike
     "config": "another version of this project made it", "policies": "the models are not those that it was made with",
     "benchmarks": "the questions of a benchmark have changed", "prompts": "the files of the questions are others",
-    "chains": "its chains are others",
+    "chains": "its chains are others", "answers": "the function that compares answers is another",
 }  # fmt: skip
 Fate = str | None  # why a stage is made anew; None: it is linked
 

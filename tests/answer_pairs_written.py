@@ -597,7 +597,6 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (": 12", "12", True),
         ("12:", "12", True),
         ("#12", "12", True),
-        ("12!!", "12", False),
         (r"\textcolor{red}{12}", "12", True),
         (r"\color{blue}{12}", "12", True),
         (r"\text{twelve}", "12", True),

@@ -19,6 +19,7 @@ from data.answers.grader import Grader, grade
 from data.answers.numbers import read_numbers
 from data.answers.spelling import normalise
 from tests.answer_pairs import labelled
+from tests.answer_pairs_written import PAIRS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", REPOSITORY / ".." / "shared" / "benchmarks"))
@@ -423,6 +424,47 @@ def test_equivalence_is_transitive(grader: Grader, measured: dict[Kind, dict[tup
         broken = [(t, third) for t, third in zip(triples, thirds, strict=True) if third is not near[t[1]][t[2]]]
         print(f"{kind}: {len(triples)} triples, {len(broken)} of them not transitive")
         assert len(triples) > 50 and not broken
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_pairs_of_each_way_of_writing(grader: Grader, kind: str) -> None:
+    pairs = [(answer, gold) for answer, gold, _ in PAIRS[kind]]
+    verdicts = grader.matches(pairs, "math")
+    assert [(*pair, bool(verdict)) for pair, verdict in zip(pairs, verdicts, strict=True)] == PAIRS[kind]
+
+
+def test_a_verdict_has_a_direction_and_agreement_has_none(grader: Grader) -> None:
+    equation, value = "x + y = 7", "7"
+    assert grader.matches([(equation, value), (value, equation)], "math") == [True, False]
+    assert grader.equivalent([(equation, value), (value, equation)], "math") == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c"),
+    [
+        ("x = 5", "5", "y = 5"),
+        ("5 feet", "5", "5 inches"),
+        ("50", r"50\%", "0.5"),
+        ("110_2", "110", "110_3"),
+        ("3.5", "3,5", "3, 5"),
+        ("9.5", "9 and 1/2", r"9, \frac{1}{2}"),
+        ("B", "(B) 24", "24"),
+        ("9 AM", "9:00", "9 PM"),
+    ],
+)
+def test_agreement_is_not_transitive_where_an_answer_leaves_something_open(
+    grader: Grader, a: str, b: str, c: str
+) -> None:
+    """These kinds of triples are known; the labelled pairs have no other (test_equivalence_is_transitive)."""
+    assert grader.equivalent([(a, b), (b, c)], "math") == [True, True]
+    assert grader.equivalent([(a, c)], "math") == [False]
+
+
+@pytest.mark.parametrize("hostile", ["(" * 240 + "x" + ")" * 240, r"\frac{1}{" * 40 + "x" + "}" * 40, "x^" * 200 + "2"])
+def test_what_sympy_cannot_hold_costs_its_pair_and_nothing_else(hostile: str) -> None:
+    with Grader(timeout_seconds=4.0, workers=1) as grader:
+        assert grader.equivalent([(hostile, "y + 1")], "math")[0] is not True
+        assert grader.equivalent([("x + 1", "1 + x")], "math") == [True]
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmark files are not in this checkout")

@@ -11,7 +11,7 @@ import pytest
 from data.answers.extract import extract
 from data.answers.grader import Grader, grade
 from data.answers.thoughts import hidden
-from tests.response_cases import CASES, FORMULAS, NUMBERS, PHRASES, SEVERAL, THOUGHTS
+from tests.response_cases import CASES, FORMULAS, MORE, NUMBERS, PHRASES, SEVERAL, THOUGHTS
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def grader() -> Iterator[Grader]:
 
 @pytest.mark.parametrize(
     "kind",
-    [THOUGHTS, SEVERAL, PHRASES, NUMBERS, FORMULAS],
-    ids=["thoughts", "several", "phrases", "numbers", "formulas"],
+    [THOUGHTS, SEVERAL, PHRASES, NUMBERS, FORMULAS, MORE],
+    ids=["thoughts", "several", "phrases", "numbers", "formulas", "more"],
 )
 def test_labelled_responses(grader: Grader, kind: list[tuple[str, str, bool]]) -> None:
     found = [extract(response) for response, _, _ in kind]
@@ -84,9 +84,9 @@ PARTS = [
     "1", "111,", "1 000 ", "the answer is ", "answer", "Answer:\n", "answer is a times b which equals ", "*", "_", "#",
     "#### ", "#### Step 1:\n", "$", "$x ", "$$", r"\[", r"\( ", r"\boxed{", r"\boxed{1} and ", r"\frac{1", r"\quad ",
     r"\begin{cases} x = 1 \\ ", r"\text{", "<think>", "</think>", "<answer>", "<answer>1</answer>", "x = ", "x = 1, ",
-    "1 + ", "(1", "[1,", "(1, 2), ", "- ", "\n", "- 3\n", "x = 3\n", "die Antwort ist ", "antwort a a a ", "答案",
-    "답은 ", "1/2 ", "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", '"',
-    "```\n", "İ", "12%",
+    "1 + ", "(1", "[1,", "(1, 2), ", "- ", "\n", "- 3\n", "x = 3\n", "die Antwort ist ", "antwort a a a ",
+    "1/2 ", "m^2 ", "x_1 ", "USD", "Rs. ", "approx. ", "(a b 5) ", "so:\n", "are 1, 1", r"\approx ", "<b>", "```\n",
+    '"', "İ", "12%", "答案", "답은 ",
 ]  # fmt: skip
 FORMS = [
     "{}", "The answer is {}", "so 5 {}", "{} 5", r"\boxed{{{}}}", "<answer>{}</answer>", "#### {}",

@@ -216,7 +216,7 @@ def test_columns_of_every_type(tmp_path: Path) -> None:
         ([[1], None], "row 2 .*empty"),
         ([[1], [2, None], [3]], "row 2 .*empty"),
         ([[1], [None, 2]], "row 2 .*empty"),
-        ([{"value": 3}], "has struct.* values in column 'answer'; expected text"),
+        ([{"value": 3}], "row 1 has a 'answer' .*that is no answer"),
         ([[[1]]], "has .*list.* values in column 'answer'; expected text"),
         ([b"18"], "has .*binary.* values in column 'answer'; expected text"),
     ]

@@ -161,7 +161,7 @@ def test_sigmoid_at_both_ends() -> None:
 def row(peer: str, answer: str | None, **changes: Any) -> ChainRow:
     """A response of a chain, finished and not the aggregate unless told otherwise."""
     found: dict[str, Any] = {"prompt_id": "q", "peer": peer, "role": "chain", "is_aggregate": False, "answer": answer}
-    return cast(ChainRow, found | {"finish_reason": "stop", "n_tokens": 3} | changes)
+    return cast(ChainRow, found | {"response": "It is so.", "finish_reason": "stop", "n_tokens": 3} | changes)
 
 
 def test_why_a_peer_does_not_train_on_a_question() -> None:

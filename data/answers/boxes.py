@@ -7,7 +7,7 @@ import re
 from collections import deque
 
 from data.answers.numbers import read_number
-from data.answers.pieces import Piece, independent, piece
+from data.answers.pieces import Piece, independent, joined, piece
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,4}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -22,7 +22,7 @@ _LABEL = re.compile(
 )
 _JOINING = re.compile(r"[,;\u3001\uff0c&]|\b(?:and|or|und|oder|et|ou|y|o|e)\b|[和与及或とи]|или")
 _ITEM = re.compile(
-    r"^\s*(?:[-\u2022\u2013]|\(?(?:[a-h]|[ivx]{1,4}|\d{1,2})[.):]|(?:for )?part\s?\(?[a-h1-9]\)?:?)\s*",
+    r"(?:^|[.;]\s)\s*(?:[-\u2022\u2013]|\(?(?:[a-h]|[ivx]{1,4}|\d{1,2})[.):]|(?:for )?part\s?\(?[a-h1-9]\)?:?)\s*",
     re.I | re.M,
 )
 _CORRECTION = re.compile(
@@ -96,7 +96,7 @@ def _together(text: str, boxes: list[Piece], start: int, end: int) -> Piece:
     answers = [box.answer for box in boxes]
     if len(set(answers)) == 1 or _same_number(answers):
         return boxes[-1]
-    answer = ", ".join(answers)
+    answer = joined(text, boxes).answer
     around = text[start - 1 : start] + text[end : end + 1]
     if around in ("()", "[]", "(]", "[)"):  # (\boxed{3}, \boxed{5})
         answer = f"{around[0]}{answer}{around[1]}"

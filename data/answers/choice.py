@@ -19,13 +19,16 @@ from data.answers.equivalence import decide_quickly
 from data.answers.extract import Extracted
 from data.answers.texts import ANSWER_OR_OPTION, normal_form, plain, stated
 
+MOST_LISTS = 20  # of options, the last ones of a question, that are looked at
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STYLES = (  # how options are marked: whole style, from A on
     re.compile(r"(?<![\w)])\(([A-Za-z])\)\s*"),
-    re.compile(r"(?:^|(?<=\n))[^\S\n]*(?:[-*•]\s+)?\**([A-Z])[.):]\**[^\S\n]+"),
+    re.compile(r"(?:^|(?<=\n))[^\S\n]*(?:[-*•]\s+)?\**([A-Z])(?:[.):]\**[^\S\n]+|[．、：）])"),
     re.compile(r"(?:^|(?<=[\s,;:?.]))([A-Za-z])\)\s+"),
     re.compile(r"(?:^|(?<=[\s,;:?.]))([A-Z])[.:][^\S\n]+"),
 )
+_BEFORE = re.compile(r"^(?:[}\s~]|\\[ ,;:!])+")  # "\textbf{(A)}\ 24 \qquad"
+_BEHIND = re.compile(r"(?:[,;\s~{]|\\q?quad|\\\\|\\(?:text|math)(?:bf|rm|it)?\{|\\[ ,;:!])+$")
 _LETTER = re.compile(
     r"""(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:answer|option|choice)\s*(?:is\s+|:\s*)?)?
     (?: [(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]  |  (?P<marked>[A-Za-z])\s?[).:\]](?!\w)
@@ -54,7 +57,7 @@ def options_of(question: str) -> dict[str, str]:
     for style in _STYLES:
         marks = list(style.finditer(question))
         firsts = [number for number, mark in enumerate(marks) if mark[1].upper() == "A"]
-        lists = [_texts(question, _run(marks[number:])) for number in reversed(firsts)]
+        lists = [_texts(question, _run(marks[number:])) for number in firsts[: -MOST_LISTS - 1 : -1]]
         whole = [found for found in lists if len(found) >= 2 and all(text for _, text in found)]
         best = max([best, *whole], key=len)  # the first one of equally long ones
     return dict(best)
@@ -73,10 +76,15 @@ def _texts(question: str, run: list[re.Match[str]]) -> list[tuple[str, str]]:
     """Each option's text ends where the next one begins, that of the last with its line."""
     end = question.find("\n", run[-1].end())
     ends = [*(following.start() for _, following in pairwise(run)), len(question) if end < 0 else end]
-    return [
-        (mark[1].upper(), " ".join(question[mark.end() : stop].split()).strip(",;").rstrip())
-        for mark, stop in zip(run, ends, strict=True)
-    ]
+    return [(mark[1].upper(), _tidy(question[mark.end() : stop])) for mark, stop in zip(run, ends, strict=True)]
+
+
+def _tidy(text: str) -> str:
+    """An option's text without what LaTeX, or a list in a line, has around it."""
+    text = " ".join(text.split())
+    if text.count("$") % 2:  # of a formula around all options
+        text = text.rstrip().removesuffix("$")
+    return _BEHIND.sub("", _BEFORE.sub("", text))
 
 
 def problem_of(question: str) -> str | None:
@@ -101,11 +109,16 @@ def with_options(question: str, texts: list[str]) -> str:
 
 
 def listed(cell: str) -> list[str]:
-    """The texts of a cell of a column of options: a JSON list. Raises ValueError, whose message fits after "that"."""
+    """The texts of a cell of a column of options, which is JSON: a list, {"A": text, …}, or {"text": [texts], "label":
+    [letters]}. Raises ValueError, whose message fits after "that"."""
     try:
         found = json.loads(cell)
     except json.JSONDecodeError:
         found = None
+    if isinstance(found, dict):
+        labels, found = found.get("label", list(found)), found.get("text", list(found.values()))
+        if not isinstance(labels, list) or labels != list(LETTERS[: len(labels)]):
+            raise ValueError(f"are marked {str(labels)[:40]}; expected A, B, C and so on")
     if not isinstance(found, list) or not all(isinstance(each, (str, int, float)) for each in found):
         raise ValueError(f"are no list ({cell[:40]!r}); expected a list of texts, or one as JSON text")
     if not 2 <= len(found) <= len(LETTERS) or not all(str(each).strip() for each in found):

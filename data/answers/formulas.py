@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from data.answers.last_number import UNSIGNED, last_digit, last_number, without_remark
-from data.answers.pieces import Piece, concluded, independent, listed, piece, trim
+from data.answers.pieces import Piece, concluded, independent, joined, listed, piece, trim
 
 TAIL = 3000  # characters in which the last formula is looked for
 
@@ -43,7 +43,7 @@ _PERCENT = re.compile(r"\s{0,2}(?:\\?%|(?:percent|per cent|pct)\b)")
 
 _VARIABLE = r"(?<![A-Za-z\\'\u2019])[A-Za-z](?:_\{?\w{1,3}\}?)?'?(?![A-Za-z'\u2019])"
 _TOKEN = (
-    r"(?:\d+(?:[.,]\d+)*|\.\d+|\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|ln|pi|exp|infinity|inf)(?![A-Za-z])|"
+    r"(?:\d+(?:[.,]\d+)*|\.\d+|\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|ln|pi|exp|infinity|inf)(?:_\{?\w{1,3}\}?)?(?![A-Za-z])|"
     r"[\u221e\u03c0\u221a\u03b8]|"
     rf"{_VARIABLE}|[-+*/^=<>()\[\]{{}}|!\u2264\u2265\u2260\u2212\u2013\u00d7\u00b7\u00f7\u00b1\u222a\u2229\u2208]"
     r"|[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|,(?=\s?[-\w\u2212\u221e(\\]))"
@@ -61,8 +61,13 @@ _ARE = re.compile(
 _GROUP = re.compile(
     r"[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}](?:\s?(?:,|\u222a|U)\s?[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}])*"
 )
-_TERMS = re.compile(r"(?:\s|[-+\u2212]|\d++(?:\.\d+)?|[a-z](?:\^\{?\d\}?|[\u00b2\u00b3])?(?![A-Za-z0-9]))++")
-_COUNTED = re.compile(r"\d[a-z]|(?<![A-Za-z])[a-z](?:\^|[\u00b2\u00b3])")
+_SPACED = re.compile(r"(?<=[\w)\]}])\s+(?=[\w(\[\\\u221a\u03c0])")
+_UNIT = re.compile(r"[-\u2212]?[\d.,]+\s?(?:[mgslhLkKCFNJWVx](?:/[smh])?[23\u00b2\u00b3]?)?")
+_UNITS = re.compile(r"[A-Za-z/*\u00b7^{}23\u00b2\u00b3]+")
+_STRUCTURE = re.compile(  # a variable with something, a root, a function
+    r"\d[a-z](?![A-Za-z])|(?<![A-Za-z])[a-z]\s?(?:\^|[-+*/(\u2212\u00b2\u00b3\u2074-\u2079])|[-+*/^(\u2212]\s?[a-z](?![A-Za-z])|"
+    r"(?:sqrt|sin|cos|tan|log|ln|exp)(?:_\{?\w+\}?)?\s?\(|[-+(]\s?\d*\s?[\u221a\u03c0]|[\u221a\u03c0]\d*\)?\s?[-+/]"
+)
 
 
 def last_formula(text: str) -> Piece | None:
@@ -106,7 +111,8 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
             break
         pieces.insert(0, Piece(concluded(before.answer), before.start, before.end))
         at -= 1
-    return Piece(listed(", ".join(each.answer for each in pieces)), pieces[0].start, pieces[-1].end)
+    found_together = joined(text, pieces)
+    return found_together._replace(answer=listed(found_together.answer))
 
 
 def _segments(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -189,16 +195,17 @@ def _plain(text: str) -> Piece | None:
             break
         found.insert(0, each)
         after = run.start()
-    if not found:
-        return None
-    return Piece(", ".join(each.answer for each in found), found[0].start, found[-1].end)
+    return joined(text, found) if found else None
 
 
 def _told(text: str, run: re.Match[str]) -> Piece | None:
+    """What a run of mathematical signs in plain text states beyond its last number, if anything."""
     span = trim(text, *run.span())
     if span is None:
         return None
     start, end = span
+    if text[start - 1 : start].isalpha():  # the end of a word
+        return None
     for sign, other in ("()", "[]", "{}"):  # a bracket that the run does not close belongs to the sentence
         part = text[start:end]
         if part.endswith(other) and part.count(other) > part.count(sign) and not re.search(r"[(\[].*,", part):
@@ -211,19 +218,29 @@ def _told(text: str, run: re.Match[str]) -> Piece | None:
         end = start + len(part)
     if _GROUP.fullmatch(part) or _PLAIN_RELATION.search(part):
         return Piece(part, start, end)
+    gap = [match.end() for match in _SPACED.finditer(part)]  # "a 3x + 2": the a is a word
+    if gap and _UNITS.fullmatch(part, gap[-1]) and part[: gap[-1]].rstrip()[-1:].isdigit():
+        return None  # 9.8 m/s^2
+    if gap and "," not in part:
+        start += gap[-1]
+        part = text[start:end].strip()
+    if part.count("=") > 1 and all(_PLAIN_EQUATION.fullmatch(each.strip()) for each in part.split(",")):
+        return Piece(part, start, end)  # x = 3, y = 5
     if _PLAIN_EQUATION.fullmatch(part):
         return Piece(concluded(part), start, end)
     if "=" in part:
         result = concluded(part)
-        at = text.rfind("=", start, end) + 1
-        inner = text[at:end].strip()
-        if result != part and re.search(r"[A-Za-z(]", inner) and not re.fullmatch(r"[\d.,]+\s?[mgslh]", inner):
-            return Piece(result, end - len(inner), end)
-        return None
-    if (
-        _COUNTED.search(part)
-        and _TERMS.fullmatch(part)
-        and not re.fullmatch(r"[-\u2212]?[\d.,]+[mgslhLkKCFxX][23]?", part)
-    ):
-        return Piece(part, start, end)
-    return None
+        if result == part:
+            return Piece(part, start, end) if _is_expression(part.partition("=")[0].strip()) else None
+        inner = text[text.rfind("=", start, end) + 1 : end].strip()
+        return Piece(result, end - len(inner), end) if _is_expression(inner) else None
+    return Piece(part, start, end) if _is_expression(part) else None
+
+
+def _is_expression(part: str) -> bool:
+    """Whether plain text is more than a number, with a unit perhaps: 2x + 3, 5/sqrt(2), n(n+1)/2."""
+    if _UNIT.fullmatch(part) or not part or part[-1] in "-+*/=(" or part[0] in "*/)]":
+        return False
+    if sum(map(part.count, "([{")) != sum(map(part.count, ")]}")):
+        return False
+    return bool(_STRUCTURE.search(part)) and not re.search(r"[A-Za-z]\d|[A-Z][A-Z]|\d[A-Z]", part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from data.answers.pieces import Piece
 
@@ -59,17 +60,28 @@ _NUMBERED = re.compile(r"(?:^|\n)[ \t#*>]*\(?$")
 _REMARK = re.compile(r"\s\(([^()\n]{1,100})\)[\s.!*_]*$")
 
 
+@lru_cache(maxsize=1)  # the last two rules ask for that of one text
 def last_number(text: str) -> Piece | None:
     """The last number, whole: with its sign, its power, its percent sign, its fraction."""
     text = without_remark(text)
     digit = last_digit(text)
     if digit is None:
         return None
-    window = max(0, digit - 240)
-    found = [match for match in _LAST_NUMBER.finditer(text, window, digit + 40) if not _is_label(text, match)]
-    if not found and window:
-        found = [match for match in _LAST_NUMBER.finditer(text, 0, window) if not _is_label(text, match)][-1:]
-    return _number(text, found[-1]) if found else None
+    near = max(0, text.rfind(" ", 0, max(0, digit - 24)), digit - 120)  # mostly enough, and quick
+    for first, last in ((near, digit + 40), (0, near + 24)):
+        for match in reversed(list(_LAST_NUMBER.finditer(text, first, last))):
+            if not _is_label(text, match):
+                return _number(text, match)
+    return None
+
+
+def first_number(text: str, start: int, end: int) -> Piece | None:
+    """The first number of a part of a text, whole, with the power of its unit: `48 m^2`."""
+    number = _LAST_NUMBER.search(text, start, end)
+    if number is None:
+        return None
+    found = _number(text, number)
+    return found._replace(answer=found.answer + number["unit"], end=number.end()) if number["unit"] else found
 
 
 def _number(text: str, number: re.Match[str]) -> Piece:
@@ -79,8 +91,6 @@ def _number(text: str, number: re.Match[str]) -> Piece:
     negative = bool(number["inner"])
     if number["sign"] and _counts(text, number):
         negative, start = True, number.start("sign")
-    elif number["inner"] and not number["money"]:
-        negative, start = False, number.start("size")
     money = (number["money"] or "").strip()
     size = text[number.start("size") : number.start("unit") if number["unit"] else number.end()].rstrip()
     return Piece(f"{'-' if negative else ''}{money}{size}", start, number.start("size") + len(size))
@@ -121,10 +131,14 @@ def _is_label(text: str, number: re.Match[str]) -> bool:
 
 
 def last_digit(text: str) -> int | None:
-    for end in range(len(text), 0, -1000):
-        digits = list(_DIGIT.finditer(text, max(0, end - 1000), min(len(text), end + 1)))
+    """Where the last digit ends."""
+    end = len(text)
+    size = 64
+    while end > 0:
+        digits = list(_DIGIT.finditer(text, max(0, end - size), min(len(text), end + 1)))
         if digits:
             return digits[-1].end()
+        end, size = end - size, 4 * size
     return None
 
 

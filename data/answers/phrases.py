@@ -35,7 +35,7 @@ _EAST = {
     "ko": ("정답|답변|답", "은|는|이|가"),
 }
 _BETWEEN = (  # "the answer (in dollars) is", "the answer to part (a) is", "the answer we get is"
-    r"(?:\s*\([^()\n]{1,60}\)|,[^.:;=\n]{1,50},|\s+(?:to|for|of|in|with|after|when|as|that|we|i|you|here|then|"
+    r"(?:\s\(?[1-9a-e]\)?(?=\s?[:=])|\s*\([^()\n]{1,60}\)|,[^.:;=\n]{1,50},|\s+(?:to|for|of|in|with|after|when|as|that|we|i|you|here|then|"
     r"therefore|"
     r"thus|now|choice|option|itself|rounded|obtained|expressed|written|is\s+(?:therefore|then|"
     r"thus))\b[^.:;=\n]{0,60}?)?"
@@ -87,15 +87,17 @@ def _tails() -> dict[str, re.Pattern[str]]:
 
 
 _TAILS = _tails()
+_WORDS = (*_ENGLISH_WORDS, *_TAILS)
+_ASCII_WORDS = tuple(filter(str.isascii, _WORDS))
 
 
 def phrases(text: str) -> Iterator[tuple[int, int, str]]:
     """The phrases that may announce an answer, the last first: where each begins and ends, and its language."""
     lower = text.lower()
-    if len(lower) != len(text):  # a capital that has two letters in lower case
+    if len(lower) != len(text):  # a capital that is two letters in lower case
         lower = "".join(low if len(low := sign.lower()) == 1 else sign for sign in text)
     places: list[tuple[int, str]] = []
-    for word in (*_ENGLISH_WORDS, *_TAILS):
+    for word in _ASCII_WORDS if text.isascii() else _WORDS:
         end = len(text)
         for _ in range(MARKS):
             end = lower.rfind(word, 0, end)

@@ -63,10 +63,12 @@ def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
         if before == (start, end):
             break
         before = (start, end)
-        part = text[start:end].rstrip(_ENDING)
+        part = text[start:end].rstrip(_ENDING).removesuffix("/-")  # Rs. 42/-
         end = start + len(part)
         start = end - len(part.lstrip())
         part = text[start:end]
+        if part[:1].isalnum() and part[-1:].isalnum():
+            break
         if part.startswith("<") and (tag := _TAGS.match(part)):
             start += tag.end()
         if part.endswith(">") and (tag := _TAGS.fullmatch(part[part.rfind("<") :])):
@@ -89,12 +91,20 @@ def piece(text: str, start: int, end: int) -> Piece | None:
     return None if span is None else Piece(listed(text[slice(*span)]), *span)
 
 
+def joined(text: str, pieces: list[Piece]) -> Piece:
+    """Pieces as one: a list, or relations with the "or" that stands between them in the response."""
+    bounds = [each for each in pieces if re.search(r"[<>\u2264\u2265]|\\[lg](?:eq?|t)\b", each.answer)]
+    either = len(bounds) > 1 and re.search(r"\bor\b", text[pieces[0].end : pieces[-1].start])
+    answer = (" or " if either else ", ").join(each.answer for each in pieces)
+    return Piece(answer, pieces[0].start, pieces[-1].end)
+
+
 def balanced(text: str, start: int, end: int) -> int:
     """The end of a span without closing brackets that close nothing in it: `42"}` of JSON."""
-    while end > start and text[end - 1] in ")]}\"'":
+    while end > start and text[end - 1] in ")]}\"'\u201d":
         part = text[start:end]
         closing = part[-1]
-        opening = {")": "([", "]": "[(", "}": "{"}.get(closing, closing)
+        opening = {")": "([", "]": "[(", "}": "{", "\u201d": "\u201c"}.get(closing, closing)
         closings = sum(map(part.count, {"([": ")]", "[(": ")]"}.get(opening, closing)))
         if closing in "\"'" and part.count(closing) % 2 == 0:
             break

@@ -79,6 +79,11 @@ def rows_of(text: str, first: Piece, end: int) -> Piece | None:
     return None
 
 
+def is_row(line: str) -> bool:
+    """Whether a line may be one of a list."""
+    return bool(_ITEM.match(line) or _EQUATION.fullmatch(line) or _VALUE.fullmatch(line))
+
+
 def _goes_on(text: str, at: int) -> bool:
     """Whether a list goes on behind a blank line."""
     line = text[at : at + 120].strip().partition("\n")[0]

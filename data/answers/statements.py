@@ -6,10 +6,10 @@ import re
 
 from data.answers.boxes import boxed
 from data.answers.formulas import is_formula
-from data.answers.last_number import UNSIGNED, last_number
+from data.answers.last_number import UNSIGNED, first_number, last_number
 from data.answers.phrases import DOUBT, IN_WORDS, MARKS, MORE, phrases
 from data.answers.pieces import SAYS, Piece, balanced, concluded, piece, trim
-from data.answers.rows import displayed, rows_of
+from data.answers.rows import displayed, is_row, rows_of
 from data.answers.spelling import MAX_ANSWER_CHARS
 
 # Tags and hashes
@@ -44,15 +44,18 @@ _STOP = re.compile(
     r"\$|\\\(|\.(?!\d|[A-Z]\.)|<\||\uff0c(?=[^\d\s])|[?\n\u3002\uff1f\uff01]|!(?=\s|$)|,?\s(?:because|since|so|which|"
     r"where|but|as (?:required|"
     r"desired|expected|shown|the|a|an|"
-    r"we)|(?:when )?rounded|to the nearest|denn|weil|da|car|parce|porque|perché|потому|and that is|and this|"
+    r"we)|(?:when )?rounded|to the nearest|denn|weil|da|car|parce|porque|perché|потому|and that is|and (?:the|my|"
+    r"our) answer|and this|"
     r"and we are done|or equivalently|that is|namely|in other words|i\.e|giving|making)\b|,?\sor,|"
     r"(?<=[\d%)]) - (?=(?:a|an|the|this|that|which|it|he|she|we|they|so|not|nice|[A-Z][a-z]+)\s)|"
     r"(?<=[^\s\d]) [\u2014\u2013] |\s[\u2014\u2013]\s(?=[A-Za-z])"
 )
 _WHICH = re.compile(r",?\s(?:which|and this|so this)\s(?:equals|is equal to|makes|gives|comes to|is)\s+", re.I)
 _EMPTY = re.compile(
-    r"(?:not?\b(?! (?:real )?(?:solution|answer|such|root|one|more|integer|value|real))|reasonable|correct|wrong|"
-    r"incorrect|right|valid|"
+    r"(?:not\b(?! (?:enough|defined|determin))|no\b(?=\s)(?! (?:real )?(?:solution|answer|such|root|one|more|integer|"
+    r"value|real))|"
+    r"reasonable|correct|wrong|"
+    r"incorrect|right\b(?! (?:triangle|angle|isos))|valid|"
     r"unclear|unknown|below|above|as follows|obvious|clear|the same|given|found|obtained|shown|in\b|to\b|that\b|"
     r"what\b|when\b|"
     r"how\b|of\b|by\b|very\b|also\b|still\b|consistent|confirmed|verified|written|expressed|supposed|expected|close|"
@@ -74,6 +77,9 @@ _VERB = re.compile(
     r"comes to)(?!\w)",
     re.I,
 )
+_SAID = re.compile(r"\s*(?:\$|\\|[-\u2212\u20ac\u00a3(\[{]?\d|[({\[]\w*\s?,|[A-Za-z]\s?[=<>\u2264\u2265\u2260])")
+_FORMULA = re.compile(r"\$([^$]+)\$|\\\(([^$]+?)\\\)")
+_HYPHENED = re.compile(r"([-\d.,/]+) ([a-z]{2,})-([a-z]{2,})")  # 0.7 light-years
 _WORKING = re.compile(
     r"(?:obtained|found|calculated|computed|determined|the (?:sum|product|difference|quotient|ratio) of)\b",
     re.I,
@@ -81,6 +87,11 @@ _WORKING = re.compile(
 _ONE_FORMULA = re.compile(r"[A-Za-z][^$\d\\]{0,60}(?:\$([^$]+)\$|\\\(([^$]+?)\\\))")
 _LETTERED = re.compile(r"(?:^|[\s,;]|\band\b)\s*\(?[a-h]\)\s+")
 _EQUALLING = re.compile(r"\d[^=]{3,200}?[a-z)]\s+(?:equals|is equal to|makes|comes to|gives)\s+([-$\d].*)", re.DOTALL)
+_PART = re.compile(  # the answer to part (a), Answer 2:
+    r"\b(?:part|question|problem)\s?\(?(?:[a-e]|[1-9]|i{1,3})\b|\b(?:first|second|third|fourth)\b|"
+    r"\banswers? \(?(?:[a-e]|[1-9])\b(?=\)?\s?[:=])",
+    re.I,
+)
 _EACH = re.compile(r"^(\d+) [a-z]+ and \1 [a-z]+$")  # 5 cakes and 5 pies
 _UNIT = re.compile(
     r"(?:[ -](?!(?:on|for|in|from|at|by|to|of|with|ago|than|more|less|and|or|when|if|after|before|each|every|that|"
@@ -128,8 +139,11 @@ def hashes(text: str) -> Piece | None:
         if at < 0:
             break
         line = text.find("\n", at)
-        found = piece(text, at + 4, len(text) if line < 0 else line)
+        line = len(text) if line < 0 else line
+        found = piece(text, at + 4, line)
         end = at
+        if text[at:line].rstrip(" \t\r*").endswith(":"):  # a heading
+            continue
         if found is None or not SAYS.search(found.answer) or _HEADING.match(text[found.start : found.end][:100]):
             continue
         found = found._replace(answer=concluded(found.answer))
@@ -140,17 +154,30 @@ def hashes(text: str) -> Piece | None:
 
 
 def phrase(text: str) -> Piece | None:
-    """What follows the last phrase that announces an answer and holds one."""
+    """What follows the last phrase that announces an answer and holds one; of each part where phrases name parts."""
+    parts: dict[str, Piece] = {}
     for start, end, language in phrases(text):
         doubtful = DOUBT.search(text[max(0, start - 12) : start]) or IN_WORDS.search(text, start, end)
         found = _after(text, end, bool(doubtful), language)
-        if found:
-            return found
-    return None
+        if found is None:
+            continue
+        named = _PART.findall(text[max(0, start - 24) : end])
+        if not named or named[-1].lower() in parts:
+            return found if not parts else _of_parts(parts)
+        parts[named[-1].lower()] = found
+    return _of_parts(parts) if parts else None
+
+
+def _of_parts(parts: dict[str, Piece]) -> Piece:
+    found = list(parts.values())[::-1]
+    return found[0] if len(found) == 1 else Piece(", ".join(x.answer for x in found), found[0].start, found[-1].end)
 
 
 def last_list(text: str) -> Piece | None:
     """The list of values or equations with which a response ends, a line each: `So:`, `x = 3`, `y = 5`."""
+    end = text.rstrip()
+    if "\n" not in end or not is_row(end[end.rfind("\n") + 1 :][:200].strip()):
+        return None
     at = max(0, len(text) - 1500)
     intros = list(_INTRO.finditer(text, at))
     found = _after(text, intros[-1].end() if intros else 0) if intros or len(text) < 500 else None
@@ -248,7 +275,7 @@ def _with_points(number: str) -> str:
     whole, comma, part = number.rpartition(",")
     if not comma or "," in whole or len(part) == 3:
         return number
-    return f"{whole.replace('.', '')}.{part}"
+    return f"{re.sub(r'[. ]', '', whole)}.{part}"
 
 
 def _telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
@@ -256,6 +283,10 @@ def _telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
     if equal := _EQUALLING.match(found.answer):  # 8 buses with 45 students each equals 360 students
         found = found._replace(answer=equal[1])
     answer = _EACH.sub(r"\1", concluded(found.answer))
+    if hyphened := _HYPHENED.fullmatch(answer):
+        answer = " ".join(hyphened.groups())
+    if answer.count("**") % 2:
+        answer = answer.replace("**", "", 1)
     if len(answer) > MAX_ANSWER_CHARS or answer.endswith("="):
         return None
     plain = re.sub(r"\$[^$]*\$|\\\(.*?\\\)|\\[A-Za-z]+(?:\{[^{}]*\})?", " ", answer)
@@ -285,12 +316,19 @@ def _of_sentence(text: str, found: Piece) -> Piece | None:
     """The answer in a sentence that states it: `The largest $n$ is 34`."""
     part = text[found.start : found.end]
     verbs = list(_VERB.finditer(part))
-    if verbs and re.match(r"\s*(?:\$|\\\(|[-\u2212]?\d|\\)", part[verbs[-1].end() :]):
+    if verbs and _SAID.match(part, verbs[-1].end()):
         inner = piece(text, found.start + verbs[-1].end(), found.end)
         return inner and inner._replace(answer=concluded(inner.answer))
-    numbers = list(_ANY_NUMBER.finditer(part))
-    if not numbers or _OPENS.match(part) or (_WORKING.match(part) and len(numbers) > 1):
+    formulas = [formula for formula in _FORMULA.finditer(part) if is_formula(formula[1] or formula[2])]
+    if len(formulas) == 1 and re.search(r"[\d=]", formulas[0][0]) and not re.search(r"\d", _FORMULA.sub("", part)):
+        inner = piece(text, found.start + formulas[0].start(), found.start + formulas[0].end())
+        return inner and inner._replace(answer=concluded(inner.answer))
+    several = len(list(_ANY_NUMBER.finditer(part))) > 1
+    if _OPENS.match(part) or (_WORKING.match(part) and several):
         return None
-    unit = _UNIT.match(part, numbers[0].end())
-    end = unit.end() if unit else numbers[0].end()
-    return piece(text, found.start + numbers[0].start(), found.start + end)
+    number = first_number(text, found.start, found.end)
+    if number is None:
+        return None
+    unit = _UNIT.match(text, number.end, found.end) if re.fullmatch(r"[-\d.,$/]+", number.answer) else None
+    end = unit.end() if unit else number.end
+    return Piece(number.answer + text[number.end : end], number.start, end)

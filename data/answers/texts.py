@@ -21,7 +21,7 @@ from data.answers.statements import phrase as other_phrase
 from data.answers.thoughts import hidden
 
 MOST_WORDS = 12
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.I | re.S)
+_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.I | re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _HASHES = re.compile(r"####([^\n#]*)")

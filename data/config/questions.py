@@ -41,8 +41,8 @@ class SourceSection(Placed):
     options: Text | None = Field(
         None,
         exclude_if=lambda column: column is None,
-        description="Column that holds a question's options (a list, also as JSON text), which are written below the "
-        "question: (A) …; null: the question's text has them, if it has any.",
+        description="Column that holds a question's options (a list, or an object with their letters, also as JSON "
+        "text), which are written below the question: (A) …; null: the question's text has them, if it has any.",
     )
     rows: tuple[int, int] | None = Field(
         None,
