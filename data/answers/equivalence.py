@@ -25,8 +25,9 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from data.answers.numbers import LONG, Number, read_number, read_numbers
-from data.answers.quantities import read_quantity, read_ratio, read_time
+from data.answers.numbers import LONG, Number, read_number, read_numbers, without_remark
+from data.answers.pieces import trim
+from data.answers.quantities import read_quantity, read_ratio, read_times
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean, is_words, normalise
 from data.answers.units import read_changes, read_units
 
@@ -53,8 +54,8 @@ def _decide(a: str, b: str) -> bool | None:
     units, others = read_units(a), read_units(b)
     if not (units <= others or others <= units):
         return False
-    if (at := read_time(a)) and (then := read_time(b)):
-        return at[:2] == then[:2] and (not at[2] or not then[2] or at[2] == then[2])
+    if (at := read_times(a)) and (then := read_times(b)):
+        return bool(at & then)
     if (ratio := read_ratio(a)) and (their := read_ratio(b)):
         return ratio == their
     m, n = read_number(a), read_number(b)
@@ -82,12 +83,19 @@ _MIXED_AND = re.compile(r"(?<![\d.,/])(\d+) and (?=\d+/\d+(?!\d))")  # 9 and 1/2
 _CHOICE = re.compile(r"(?:\\(?:text|mathrm)(?:bf|rm)?\s?\{\s?)?\(?([A-H])[).]\s?\}?(?:\\?\s)+(\S.*)")  # (B) 24
 
 
+def bare(text: str) -> str:
+    """An answer without signs of mathematics and stress around it, and without a remark that explains it."""
+    span = trim(text, 0, len(text))
+    return without_remark(text[slice(*span)]) if span else text
+
+
 def readings(text: str) -> list[str]:
     """What an answer may mean: the text, and where it is one number only if read so, with a decimal comma as a point,
     with Indian groups joined, with "and" as the joint of a mixed number; of "(B) 24" the letter and the text as well.
 
     A comma with three digits after it is a thousands sign. `3,5` is both 3.5 and the list 3, 5.
     """
+    text = bare(text).replace("{,}", ",")
     if choice := _CHOICE.fullmatch(text):
         return [text, choice[1], choice[2]]
     for pattern, joint in ((_DECIMAL_COMMA, "."), (_INDIAN, ""), (_MIXED_AND, " ")):

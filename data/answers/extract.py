@@ -53,9 +53,20 @@ def extract(response: str) -> Extracted | None:
     return None
 
 
+_GIVES_UP = re.compile(
+    r"\b(?:can ?not|can't|unable to|impossible to|not possible to) (?:be )?(?:solved?|determined?|answer(?:ed)?|found?|"
+    r"calculated?|computed?|tell)\b|\b(?:not enough|insufficient|lacks?|without more) information\b",
+    re.I,
+)
 _CORRECTION = re.compile(
     r"\b(?:final (?:answer|result)|wait|correct(?:ion|ed)|mistake|actually|sorry|oops|instead|wrong|incorrect)\b", re.I
 )
+
+
+def _last_sentence(text: str) -> int:
+    """Where the last sentence begins; 0 for a text of a line or two."""
+    end = len(text.rstrip(" \n\t.!?*"))
+    return 0 if end < 120 else max(text.rfind(stop, 0, end) for stop in (". ", "! ", "? ", "\n")) + 1
 
 
 def _corrected(text: str, box: Piece) -> Piece | None:

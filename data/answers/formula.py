@@ -45,6 +45,7 @@ from sympy import (
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
+from data.answers.equivalence import bare
 from data.answers.numbers import LONG
 from data.answers.spelling import clean
 from data.answers.units import without_unit
@@ -59,6 +60,20 @@ POINTS = [
 _NORMALISED = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:and|or)\b)[A-Za-z]{4,}|[?@#]")
 _CONVERTED = ConversionConfig(lowercase_symbols=False)  # R is not r
+_NOTHING = re.compile(
+    r"(?:\\text\s?\{\s?)?(?:there (?:is|are) )?(?:no (?:real )?solutions?|(?:the )?empty set)\s?\}?", re.I
+)
+_SIGNS = [
+    (r"greater than or equal to|at least|no less than|not less than", r"\ge"),
+    (r"less than or equal to|at most|no (?:more|greater) than|not (?:more|greater) than", r"\le"),
+    (r"(?:greater|more|larger) than", ">"),
+    (r"(?:less|fewer|smaller) than", "<"),
+    (r"except(?: for)?|other than|but|not equal to|not", r"\ne"),
+]
+_SAID_BOUND = re.compile(
+    r"(?:all (?:real )?(?:numbers|values)(?: of)?(?: that are)?|(?:all )?(?P<name>[a-z])(?: (?:is|must be))?) "
+    rf"(?:(?P<bound>{'|'.join(words for words, _ in _SIGNS)})) (?P<number>-?\d[\d./]*)"
+)
 _TURNED = re.compile(r"([\[\]])([^\[\]]+,[^\[\]]+)([\[\]])")
 _BUILDER = re.compile(r"\\\{\s*[a-z]\s*(?:\\in\s?\\(?:mathbb\{R\}|mathbb R))?\s*(?:\\mid|:|\||\\vert)\s*(.+?)\s*\\\}")
 _REALS = re.compile(r"^\s*[a-z]\s*\\in\s?\\mathbb\{R\}\s*,\s*(?=[a-z])|,\s*[a-z]\s*\\in\s?\\mathbb\{R\}\s*$")
@@ -70,7 +85,7 @@ _ROWS = re.compile(r"\\begin\{(cases|aligned?|gathered|array|align\*?)\}(?:\{[lc
 
 def same_formula(answer: str, gold: str) -> bool:
     """Whether an answer is the gold answer, both as written. May hang: to be run where it can be killed."""
-    answer, gold = _latex(answer), _latex(gold)
+    answer, gold = _latex(bare(answer)), _latex(bare(gold))
     if "..." in answer or "..." in gold:
         return _squeezed(answer) == _squeezed(gold)
     if {_shape(answer), _shape(gold)} == {"set", "tuple"} or _ratio(answer) != _ratio(gold):
@@ -95,6 +110,11 @@ def same_formula(answer: str, gold: str) -> bool:
 def _latex(text: str) -> str:
     """A text as it is parsed: cleaned, without a unit at its end, the rows of cases and aligned as a list."""
     text = without_unit(clean(text))
+    if _NOTHING.fullmatch(text):
+        return r"\emptyset"
+    if bound := _SAID_BOUND.fullmatch(text):
+        sign = next(sign for words, sign in _SIGNS if re.match(words, bound["bound"]))
+        return f"{bound['name'] or 'x'} {sign} {bound['number']}"
     if rows := _ROWS.search(text):
         lines = [line.replace("&", "").strip(" ,") for line in rows[2].split("\\\\")]
         if all(line.count("=") == 1 for line in lines if line):  # pieces of a function have conditions instead

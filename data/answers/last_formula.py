@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from data.answers.last_number import UNSIGNED, last_digit, last_number, without_remark
+from data.answers.last_number import UNSIGNED, denied, last_digit, last_number, without_remark
 from data.answers.pieces import Piece, concluded, independent, joined, listed, piece, trim
 
 TAIL = 3000  # characters in which the last formula is looked for
@@ -74,7 +74,8 @@ def last_formula(text: str) -> Piece | None:
     """The last formula, where no number follows it, with those that it is listed with."""
     text = without_remark(text)
     number = last_number(text)
-    return _delimited(text, number) or _plain(text)
+    found = _delimited(text, number) or _plain(text)
+    return denied(text, found) if found else None
 
 
 # Formulas between delimiters

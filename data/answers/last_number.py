@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 
 from data.answers.pieces import Piece
+from data.answers.words import numbers_in_words
 
 _DIGIT = re.compile(r"\d(?=\D|$)|[\u00bc-\u00be\u2150-\u215e]")
 _CODES = (
@@ -57,13 +58,47 @@ def last_number(text: str) -> Piece | None:
     text = without_remark(text)
     digit = last_digit(text)
     if digit is None:
-        return None
+        return _in_words(text)
     near = max(0, text.rfind(" ", 0, max(0, digit - 24)), digit - 120)  # mostly enough, and quick
     for first, last in ((near, digit + 40), (0, near + 24)):
         for match in reversed(list(_LAST_NUMBER.finditer(text, first, last))):
             if not _is_label(text, match):
-                return _number(text, match)
+                return _whole_range(text, _number(text, match))
     return None
+
+
+def _in_words(text: str) -> Piece | None:
+    """The last number in words of a text without a digit: `Tom is nineteen years old.`"""
+    at = max(0, len(text) - 200)
+    found = numbers_in_words(text[at:])
+    return Piece(text[at + found[-1][0] : at + found[-1][1]], at + found[-1][0], at + found[-1][1]) if found else None
+
+
+_RANGE = re.compile(rf"(?:\bbetween\s+)?(?<![\d.,])\$?\d[\d.,]*(?:\s?[{_DASH}]\s?|\s+to\s+|\s+and\s+)\$?$")
+_DENIED = re.compile(
+    r"\b(except|excluding|other than|is not|isn't|not equal to|but not)\s+(?:when |for )?\W{0,3}$", re.I
+)
+
+
+def _whole_range(text: str, number: Piece) -> Piece:
+    """With the other end of a range ("10 to 12", "between 3 and 5"), and with the word that denies it: no number then."""
+    before = text[max(0, number.start - 60) : number.start]
+    found = _RANGE.search(before)
+    if found and ("and" not in found[0] or found[0].startswith("between")) and not _sum(before, found):
+        start = number.start - len(before) + found.start()
+        return Piece(text[start : number.end], start, number.end)
+    return denied(text, number)
+
+
+def denied(text: str, found: Piece) -> Piece:
+    """With the word before it that denies it: what all numbers are except 5 is not 5."""
+    word = _DENIED.search(text[max(0, found.start - 30) : found.start])
+    return Piece(f"{word[1]} {found.answer}", found.start - len(word[0]), found.end) if word else found
+
+
+def _sum(before: str, found: re.Match[str]) -> bool:
+    """Whether what looks like a range is a difference: 9 - 4, 12 - 4 - 3, x = 9-4."""
+    return not (re.search(r"[A-Za-z]\s+$", before[: found.start()]) or found[0].startswith("between"))
 
 
 def first_number(text: str, start: int, end: int) -> Piece | None:

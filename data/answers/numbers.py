@@ -65,7 +65,7 @@ def read_number(text: str) -> Number | None:
     """The number that an answer names, with an optional `x =` before it and words or a unit around it."""
     if len(text) > MAX_ANSWER_CHARS:
         return None
-    text = without_remark(clean(text))
+    text = clean(text)
     text = CHANGE.sub(" ", spoken(text))
     label = _LABEL.match(text)
     rest = text[label.end() :] if label else text
@@ -92,15 +92,16 @@ def read_number(text: str) -> Number | None:
 _REMARKS = re.compile(
     r"\s+\((?![^()]*\b(?:mod|base)\b)(?P<inside>[^()]*)\)$|\s+\[[A-Za-z ]+\]$"
     r"|;\s+(?:[A-Za-z']+\s+){2}.*$|,\s(?:as|since|because|so|which|where|for|and (?:she|he|it|they|we))\s.*$"
-    r"|\s-\s(?:[A-Za-z']+[\s,]+){2}.*$",
+    r"|,\s(?:i\.e\.|that is|namely|meaning).*$"
+    r"|\s[-\u2013\u2014]\s(?=(?:[^A-Za-z\\]*\b[A-Za-z']{2,}){2}).*$",
     re.I,
 )
-_REMARK = re.compile(r"[A-Za-z]{3,}|[×=]|\\times|\d\s?[-+*/]\s?\d")
+_REMARK = re.compile(r"[A-Za-z]{3,}|\u00d7|[×=]|\\times|\d\s?[-+*/]\s?\d")
 _LATEX_WORD = re.compile(r"\\(?!times|cdot|text|mathrm|div)[A-Za-z]+")
 
 
 def without_remark(text: str) -> str:
-    """A clean text without what explains the number in front of it: `12 (3 × 4)`, `15; she sold 3 a day`."""
+    """A text without what explains the number in front of it: `12 (3 × 4)`, `15; she sold 3 a day`."""
     remark = _REMARKS.search(text)
     if remark is None or not re.search(r"\d", text[: remark.start()]):
         return text

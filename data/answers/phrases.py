@@ -63,7 +63,8 @@ MORE = re.compile(
     r"(?:[\s*_:\uff1a>\"'\u201c]{1,12}|(?:approximately|approx\.?|about|around|roughly|nearly|simply|just|indeed|"
     r"therefore|thus|then|now|clearly|equal to|given by|found to be|as follows|the following|exactly|only|either|"
     r"ca\.|circa|environ|No\.(?=\s?\d)|also|daher|somit|donc|alors|por (?:lo )?tanto|entonces|quindi|dunque|portanto|"
-    r"etwa|ungefähr|aproximadamente|circa|примерно|约|[\u2248~=])(?![A-Za-z])|[\u2014\u2013-]\s)"
+    r"etwa|ungefähr|aproximadamente|circa|примерно|约|[\u2248~=])(?![A-Za-z])|[\u2014\u2013-]\s"
+    r"|, (?=[a-z])[a-z' ]{3,40}, )"  # , as far as I can tell,
 )
 
 

@@ -30,6 +30,7 @@ _NUMBER = rf"(?:\d+ (?=\d+/\d))?{UNSIGNED}(?:/\d+)?"
 _PART = re.compile(rf"\s*(?P<number>{_NUMBER})\s*(?P<unit>[A-Za-z]+)\b(?:\s*(?:,|and)\s*|\s*$|\s+(?=\d))")
 _DOLLARS = re.compile(rf"(?:US)?\\?\$\s?({UNSIGNED})")
 _FEET_AND_INCHES = re.compile(r"^\s*(\d+)\s?(?:'|′|ft)\s?(\d+)\s?(?:\"|''|″|in)\s*$")
+_CLOCK = re.compile(r"(?=.*\d)(?:(\d+)\s?h\b)?\s?(?:(\d+)\s?(?:m|min)\b)?\s?(?:(\d+)\s?s\b)?")  # 2 h 30 min
 _RATIO = re.compile(rf"\s*(-?{UNSIGNED})((?:\s*:\s*|\s+to\s+)-?{UNSIGNED})+\s*")
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?\s*(?:\\text\{\s?)?(?:([ap])\.?\s?m\b\.?)?\s*\}?", re.I)
 
@@ -41,6 +42,9 @@ def read_quantity(text: str) -> tuple[int, Fraction, int] | None:
     """
     if text.count("$") % 2:
         text = _DOLLARS.sub(r"\1 dollars", text)
+    if (clock := _CLOCK.fullmatch(text)) and sum(part is not None for part in clock.groups()) > 1:
+        names = ("hours", "minutes", "seconds")
+        text = " ".join(f"{part} {name}" for part, name in zip(clock.groups(), names, strict=True) if part)
     text = spoken(clean(_FEET_AND_INCHES.sub(r"\1 feet \2 inches", text)))
     end, parts = 0, []
     while part := _PART.match(text, end):
@@ -74,9 +78,13 @@ def read_ratio(text: str) -> list[Fraction] | None:
     return [part / parts[0] for part in parts] if parts[0] else None
 
 
-def read_time(text: str) -> tuple[int, int, str] | None:
-    """(hour, minute, "a", "p" or "") of a time of day as 9:30 or 9 AM; None for anything else."""
+def read_times(text: str) -> set[int] | None:
+    """The minutes of the day that 9:30 (two, morning and evening), 9 AM or 14:30 may be; None for anything else."""
     found = _TIME.fullmatch(clean(text))
     if found is None or not (found[2] or found[3]) or int(found[1]) > 24:
         return None
-    return int(found[1]), int(found[2] or 0), (found[3] or "").lower()
+    hour, minute, half = int(found[1]), int(found[2] or 0), (found[3] or "").lower()
+    if hour > 12 or hour == 0:
+        return {hour % 24 * 60 + minute}
+    both = {"a": hour % 12 * 60 + minute, "p": (hour % 12 + 12) * 60 + minute}
+    return {both[half]} if half else set(both.values())

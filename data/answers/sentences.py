@@ -8,6 +8,7 @@ from data.answers.last_formula import is_formula
 from data.answers.last_number import UNSIGNED, first_number
 from data.answers.pieces import Piece, concluded, piece, trim
 from data.answers.spelling import MAX_ANSWER_CHARS
+from data.answers.units import CHANGE
 
 _EMPTY = re.compile(
     r"(?:not\b(?! (?:enough|defined|determin))|no\b(?=\s)(?! (?:real )?(?:solution|answer|such|root|one|more|integer|"
@@ -108,6 +109,7 @@ def telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
         and exact
         and len(words) >= 3
         and not re.match(r"(?:Rs|US|no|all|any|every|none)\b", answer)
+        and not CHANGE.match(answer)  # at least 30 points
     ):
         return _of_sentence(text, found)
     if re.search(r"\banswers?\b", answer, re.I) and not exact:

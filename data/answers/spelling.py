@@ -40,23 +40,35 @@ _REWRITES = [
     for pattern, replacement in (
         (r",\\!\s*|\{,\}", ","),  # 10,\!080 and 1{,}000
         (r"\\!|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![A-Za-z])", ""),
-        (r"\bUSD?\s?\\?\$|\\?\$|\b(?:USD|EUR|GBP|INR|CNY|JPY|CAD|AUD)\s?(?=[-\d.])", ""),
+        (
+            r"\b(?:USD?|CAD?|AUD?|NZD?|HKD?|SGD?|C|A|S|R)\s?\\?\$|\\?\$|\b(?:USD|EUR|GBP|INR|CNY|JPY|CAD|AUD)\s?(?=[-\d.])",
+            "",
+        ),
         (r"\b[Rr]s\.?\s?(?=\d)", " rupee "),
         (r"\\textcolor\s?\{[^{}]*\}\s?\{([^{}]*)\}", r"\1"),
         (r"\\color\s?\{[^{}]*\}", ""),
         (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s", " "),  # not the row end "\\ " of a matrix
         (r"(?<![\d.,])(\d{1,3})((?:[ '_]\d{3})+)(?![\d.]?\d|[ '_]\d)", r"\1<\2>"),  # 18 000
+        (r"(?<![\d.,])(\d{1,3})((?:\.\d{3}){2,})(?![\d.,])", r"\1<\2>"),  # 12.500.000
         (r"(?<![\d.,])(\d{1,3})((?:\.\d{3})+),(?=\d+(?!\S*,))", r"\1<\2>."),  # 1.250,50
         (r"(?<![\w)\]])\*\*(.+?)\*\*", r"\1"),  # bold, but not x**2 + y**2
         (r"\*\*", "^"),
         (r"(?<=\d)\s?[xX*]\s?(?=10\s?\^)", r"\\times "),
         (r"^\s*(?:=|:|#|~|\\approx)\s*(?=[-\\\d.])", ""),
         (r"^\s*(?:minus|negative)\s+", "-"),
-        (r"^\s*(?:both|either)\s+", ""),
+        (r"^\s*(?:both|either|(?:the )?(?:numbers|values|solutions|roots)(?: are)?)\s+(?=[-\d])", ""),
+        (r"^\s*\+?infinity$", r"\\infty"),
+        (r"^\s*(-?[\d.,/]+)\s?=\s?([A-Za-z])$", r"\2 = \1"),  # 6 = x
+        (r"(?<![\w.])(\d+(?:\.\d+)?) squared\b", r"\1^2"),
+        (r"(?<![\w.])(\d+(?:\.\d+)?) cubed\b", r"\1^3"),
+        (r"^(?:the )?square root of (\d+)$", r"\\sqrt{\1}"),
+        (r"^(?:the )?cube root of (\d+)$", r"\\sqrt[3]{\1}"),
+        (r"^_+([^_]+)_+$", r"\1"),
         (r"^\s*all real(?: number)?s$", r"\\mathbb{R}"),
         (r"\+\s?/\s?-|\+-", r"\\pm "),
         (r"^\s*<\s?([^<>]+,[^<>]+)>\s*$", r"(\1)"),
         (r"\bper cent\b", "percent"),
+        (r"(\\(?:sin|cos|tan|cot|sec|csc)\s*[({]?\s*-?\d+)\s?\^\s?\{?\s?\\circ\s?\}?", r"\1 \\pi / 180"),
         (r"\^\s?\{?\s?\\circ\s?\}?|\\degree(?![A-Za-z])", " "),
         (r"(?<=\d)\s+(?:\\(?:text|mathrm)\{\s?)?([CF])(?:\s?\})?(?![\w(])", r" \\text{degree\1}"),
         (r"\\(?:mathrm|operatorname|text)\s?\{\s?([ei])\s?\}", r"\1"),

@@ -127,6 +127,10 @@ def last_list(text: str) -> Piece | None:
     if found is None or "\n" not in text[found.start : found.end] or re.search(r"\w", text[found.end :]):
         return None
     names = [row.partition("=")[0].strip() for row in found.answer.split(", ")]
+    if not intros and re.search(
+        r"(?<!\\)\b(?!and\b)[A-Za-z]{3,}\b", text[text.rfind("\n", 0, found.start) + 1 : found.end]
+    ):
+        return None  # steps, or a sum's items
     plural = intros and re.match(r"are|.{0,3}solutions|roots|values|zeros", intros[-1][0], re.I)
     return found if plural or len(set(names)) == len(names) else None
 

@@ -36,6 +36,12 @@ def in_digits(text: str) -> str:
     return _PHRASE.sub(_replaced, text) if _ANY.search(text) else text
 
 
+def numbers_in_words(text: str) -> list[tuple[int, int]]:
+    """Where numbers in words stand, one after the other; "one" and "zero" alone, which mean much else, are left out."""
+    found = (phrase for phrase in _PHRASE.finditer(text) if phrase[0].lower() not in ("a", "an", "one", "zero"))
+    return [phrase.span() for phrase in found if _replaced(phrase) != phrase[0]]
+
+
 def _replaced(phrase: re.Match[str]) -> str:
     words = re.split(r"[\s-]+", phrase[0].lower())
     if not any(_ANY.fullmatch(word) for word in words):
