@@ -441,7 +441,7 @@ def held(part: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("part", ["first", "second"])
 def test_cases_by_people_who_knew_the_kinds_and_not_the_rules(grader: Grader, part: str) -> None:
-    """At most 1 % of what is wrong is called right, and 3 % of what is right missed (docs/log.md has the first counts)."""
+    """At most 1 % of the wrong ones are called right, 3 % of the right ones missed (first counts: docs/log.md)."""
     rows = held(part)
     stated = [
         Extracted(row["answer"], 0, len(row["answer"]), "boxed") if "answer" in row else extract(row["response"])

@@ -46,6 +46,8 @@ def extract(response: str) -> Extracted | None:
     text = hidden(response)
     for rule, find in RULES.items():
         found = find(text)
+        if found is not None and rule in GUESSED and _GIVES_UP.search(text, _last_sentence(text)):
+            return None
         if found is not None and SAYS.search(found.answer):
             if rule == "boxed" and (later := _corrected(text, found)):
                 return Extracted(*later, rule="phrase")

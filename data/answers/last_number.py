@@ -81,7 +81,7 @@ _DENIED = re.compile(
 
 
 def _whole_range(text: str, number: Piece) -> Piece:
-    """With the other end of a range ("10 to 12", "between 3 and 5"), and with the word that denies it: no number then."""
+    """With the other end of a range (10 to 12), or with the word that denies it (except 5): that is no number."""
     before = text[max(0, number.start - 60) : number.start]
     found = _RANGE.search(before)
     if found and ("and" not in found[0] or found[0].startswith("between")) and not _sum(before, found):
