@@ -136,6 +136,7 @@ def test_each_tensor_is_rounded_by_itself(tmp_path: Path) -> None:
     names = [NAME, NAME.replace("layers.0", "layers.1")]
     (tmp_path / "base").mkdir()
     save_file({name: torch.ones(64, 64).bfloat16() for name in names}, tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "config.json").write_text("{}", encoding="utf-8")
     adapter = write_adapter(tmp_path / "adapter", torch.full((2, 64), 1e-3), torch.ones(64, 2))
     factors = load_file(adapter / "adapter_model.safetensors")
     factors |= {name.replace("layers.0", "layers.1"): factor.clone() for name, factor in factors.items()}

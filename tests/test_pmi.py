@@ -80,7 +80,7 @@ def counting_model(vocabulary: int) -> LanguageModel:
 
     lm = LanguageModel.__new__(LanguageModel)
     lm.decoder = decoder
-    lm.head_V_H, lm.bias_V, lm.softcap = torch.eye(vocabulary), None, None
+    lm.head_V_H, lm.bias_V, lm.softcap, lm.scale = torch.eye(vocabulary), None, None, 1.0
     lm.device, lm.packed, lm.compiled, lm.compile = torch.device("cpu"), False, False, "off"
     return lm
 
