@@ -379,4 +379,40 @@ MORE: list[Case] = [
     ("Thus $k = 4$. $\\blacksquare$", "4", True),
 ]
 
-CASES: list[Case] = [*THOUGHTS, *SEVERAL, *PHRASES, *NUMBERS, *FORMULAS, *MORE]
+# suppositions, denials, remarks, approximations, quantities of two units, responses that give up
+ASIDES: list[Case] = [
+    ("So the probability is 1/3 ≈ 0.33.", "1/3", True),
+    ("p = 1/3 ≈ 0.33", "1/3", True),
+    ("The treasure can't be found in 7 tries. He needs 8.", "8", True),
+    ("It cannot be found in fewer than 12 steps, so the minimum is 12.", "12", True),
+    ("You can't answer more than 12 questions, so he answers 12.", "12", True),
+    ("\\boxed{3} is the final answer. Note a common incorrect answer is 5.", "3", True),
+    ("\\boxed{3}\n\nThe wrong answer would be 4.", "3", True),
+    ("Let's assume the answer is 10. Then 10+3=13, which is not 15. So x = 12.", "12", True),
+    ("If the answer is 10, then ... no. x = 12", "12", True),
+    ("The answer is 12. A common mistake is to think the answer is 14.", "12", True),
+    ("The final answer is 12. Some might say the answer is 14, but that is wrong.", "12", True),
+    ("It took 3 hours and 20 minutes.", "20", False),
+    ("It took 3 hours and 20 minutes.", "200 minutes", True),
+    ("He paid 5 dollars and 50 cents.", "5.50", True),
+    ("He is 6 feet 2 inches tall.", "74 inches", True),
+    ("He is 6 feet 2 inches tall.", "6", False),
+    ("The solutions are\n- x = 2\n- x = -3", "2, -3", True),
+    ("Answer: 12 (i.e., 5+7)", "12", True),
+    ("The answer is five (5) apples.", "5", True),
+    ("Answer: Five (5)", "5", True),
+    ("The answer is: 12 eggs; 3 ducks lay 4 each", "12", True),
+    ("The answer is $12 instead of $15.", "12", True),
+    ("**Answer:** Janet makes **$18** every day at the farmers' market (9 eggs × $2).", "18", True),
+    ("**Answer:** 5 bags and 3 boxes", "5, 3", True),
+    ("The correct answer is option (C): 24.", "C", True),
+    ("The correct answer is option (C): 24.", "24", True),
+    ("So they need 12 buses, since 11 buses only hold 440 students.", "12", True),
+    ("They need 12 buses.\n\nNote: 11 buses only hold 440 students.", "12", True),
+    ("12\n\nConfidence: 95%", "12", True),
+    ("It is 5 o'clock.", "5", True),
+    ("Not enough information to say how many of the 25 boxes are full.", "25", False),
+    ("So the equation of the line is y = 2x + 3, where the slope is 2.", "y = 2x+3", True),
+]
+
+CASES: list[Case] = [*THOUGHTS, *SEVERAL, *PHRASES, *NUMBERS, *FORMULAS, *MORE, *ASIDES]

@@ -58,6 +58,8 @@ def _decide(a: str, b: str) -> bool | None:
         return bool(at & then)
     if (ratio := read_ratio(a)) and (their := read_ratio(b)):
         return ratio == their
+    if (parts := _parts(a)) and (wanted := _parts(b)):
+        return parts == wanted
     m, n = read_number(a), read_number(b)
     if (m or n) and read_changes(a) != read_changes(b):
         return False
@@ -67,6 +69,19 @@ def _decide(a: str, b: str) -> bool | None:
     if words == 2 and (found := _singular(a)) == _singular(b) and len(str(found)) > len("[['x']]"):
         return True
     return False if words == 2 or (words == 1 and (m or n)) else None
+
+
+_SPLIT = re.compile(r",\s+(?:and\s+)?|;\s+|\s+and\s+")
+
+
+def _parts(text: str) -> list[Fraction] | None:
+    """The numbers of "5 bags and 3 boxes" or "5, 3", in ascending order; None for anything else."""
+    if not _SPLIT.search(text) or read_number(text):
+        return None
+    numbers = [read_number(part) for part in _SPLIT.split(text)]
+    if any(number is None or number.label or number.base or number.percent for number in numbers):
+        return None
+    return sorted({number.value for number in numbers if number})
 
 
 def _singular(words: str) -> list[list[str]]:
@@ -80,7 +95,9 @@ _ARTICLES = {"a", "an", "the"}
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(?:0,(?=\d)|(?:\d+),(?=\d{1,2}(?!\d)|\d{4,}))(?=\d+(?![\d.,]))")
 _INDIAN = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d\d)+,\d{3}(?![\d,])")  # 1,23,456
 _MIXED_AND = re.compile(r"(?<![\d.,/])(\d+) and (?=\d+/\d+(?!\d))")  # 9 and 1/2
-_CHOICE = re.compile(r"(?:\\(?:text|mathrm)(?:bf|rm)?\s?\{\s?)?\(?([A-H])[).]\s?\}?(?:\\?\s)+(\S.*)")  # (B) 24
+_CHOICE = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s)?(?:\\(?:text|mathrm)(?:bf|rm)?\s?\{\s?)?\(?([A-H])[).]:?\s?\}?(?:\\?\s)+(\S.*)"
+)  # (B) 24
 
 
 def bare(text: str) -> str:

@@ -46,7 +46,7 @@ def extract(response: str) -> Extracted | None:
     text = hidden(response)
     for rule, find in RULES.items():
         found = find(text)
-        if found is not None and rule in GUESSED and _GIVES_UP.search(text, _last_sentence(text)):
+        if found is not None and rule in GUESSED and _gives_up(text):
             return None
         if found is not None and SAYS.search(found.answer):
             if rule == "boxed" and (later := _corrected(text, found)):
@@ -56,19 +56,23 @@ def extract(response: str) -> Extracted | None:
 
 
 _GIVES_UP = re.compile(
-    r"\b(?:can ?not|can't|unable to|impossible to|not possible to) (?:be )?(?:solved?|determined?|answer(?:ed)?|found?|"
-    r"calculated?|computed?|tell)\b|\b(?:not enough|insufficient|lacks?|without more) information\b",
+    r"\b(?:can ?not|can't|unable to|impossible to|not possible to) (?:be )?(?:solved?|determined?|calculated?|"
+    r"computed?|answer(?:ed)?(?= (?:this|the)\b|[.,]|$))|"
+    r"\b(?:not enough|insufficient|lacks?|without more) information\b",
     re.I,
 )
+_CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence)\b|=", re.I)
 _CORRECTION = re.compile(
     r"\b(?:final (?:answer|result)|wait|correct(?:ion|ed)|mistake|actually|sorry|oops|instead|wrong|incorrect)\b", re.I
 )
 
 
-def _last_sentence(text: str) -> int:
-    """Where the last sentence begins; 0 for a text of a line or two."""
+def _gives_up(text: str) -> bool:
+    """Whether the last sentence, or the first of two, says that no answer can be told."""
     end = len(text.rstrip(" \n\t.!?*"))
-    return 0 if end < 120 else max(text.rfind(stop, 0, end) for stop in (". ", "! ", "? ", "\n")) + 1
+    last = max(text.rfind(stop, 0, end) for stop in (". ", "! ", "? ", "\n")) + 1
+    first = 0 if end < 160 and len(re.findall(r"[.!?]\s", text[:end])) < 2 else last
+    return bool(_GIVES_UP.search(text, first)) and not _CONCLUDES.search(text, last)
 
 
 def _corrected(text: str, box: Piece) -> Piece | None:

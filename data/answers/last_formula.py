@@ -75,6 +75,12 @@ def last_formula(text: str) -> Piece | None:
     text = without_remark(text)
     number = last_number(text)
     found = _delimited(text, number) or _plain(text)
+    if (
+        found
+        and found.answer.startswith(("- ", "* "))
+        and not text[text.rfind("\n", 0, found.start) + 1 : found.start].strip()
+    ):
+        found = Piece(found.answer[2:].lstrip(), found.start + 2, found.end)  # a bullet
     return denied(text, found) if found else None
 
 

@@ -22,7 +22,7 @@ UNSIGNED = (
 _POWER = r"(?:\^\{?\(?-?\d+(?:/\d+)?\)?\}?|\*\*-?\d+|[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
 _UNIT_POWER = (
     r"\s?(?:\\text\s?\{\s?)?(?:[mck]?m|in|ft|yd|mi|km|inch(?:es)?|feet|units?|met(?:er|re)s?|miles?|"
-    r"yards?)\}?\s?(?:\^\{?[23]\}?|[\u00b2\u00b3]|[23](?![\w.]))"
+    r"yards?)\}?\s?(?:\^\{?[23]\}?|[\u00b2\u00b3]|(?<=[a-z])[23](?![\w.]))"
 )
 _SCALE = (
     r"\s(?:hundred|thousand|million|billion|trillion|lakh|crore|dozen)s?\b|\s(?:halves|half|thirds?|quarters?|"
@@ -39,7 +39,7 @@ _LAST_NUMBER = re.compile(
     rf"-)\d{{1,3}}/\d{{1,4}}(?!\d)|{UNSIGNED})"
     r"(?P<rest>\s?[\u00bc-\u00be\u2150-\u215e]|\s?(?:\\times|\\cdot|\u00d7|\u00b7|\*|x)\s?10(?:\^\{?[-\u2212]?\d+\}?|"
     r"\*\*-?\d+|[\u207b\u207a]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)|\s?(?:\\sqrt\s?(?:\{[^{}]{1,40}\}|\d+)|"
-    r"\u221a\s?\(?\d+\)?|\*?sqrt\s?\(\d+\))|\s?\\pi(?![A-Za-z])|\s?\*?\s?\u03c0|[\s*]?pi\b"
+    r"\u221a\s?\(?\d+\)?|[\s*]?sqrt\s?\(\d+\))|\s?\\pi(?![A-Za-z])|\s?\*?\s?\u03c0|[\s*]?pi\b"
     rf"|(?P<unit>{_UNIT_POWER})|{_POWER}|[eE][-+]?\d{{1,3}}(?!\w)|_\{{?\d{{1,2}}\}}?(?!\w)|{_SCALE}"
     r"|\s?[ap]\.?m\b\.?)?(?:/\d+|\s/\s\d+)?(?P<percent>\s?\\?%|\s(?:percent|per cent|pct)\b)?",
 )
@@ -49,6 +49,8 @@ _STEP = re.compile(
     r"section|exercise|hint)s?\.?\s?[(#]?$", re.I
 )  # fmt: skip
 _NUMBERED = re.compile(r"(?:^|\n)[ \t#*>]*\(?$")
+_BELOW = re.compile(r"\n\s*\W{0,3}(?:note|confidence|remark|explanation)\b\W{0,3}:.*", re.I | re.S)
+_CLAUSE = re.compile(r",\s(?:since|because|where)\s[^\n.!?]{1,150}[.!]?\s*$")
 _REMARK = re.compile(r"\s\(([^()\n]{1,100})\)[\s.!*_]*$")
 
 
@@ -74,6 +76,17 @@ def _in_words(text: str) -> Piece | None:
     return Piece(text[at + found[-1][0] : at + found[-1][1]], at + found[-1][0], at + found[-1][1]) if found else None
 
 
+_ABOUT = re.compile(r"[\w})%]\$?\s*(\u2248|\\approx)\s*\W{0,2}$")
+_COMPOUND = re.compile(
+    r"(?<![\d.,])\d[\d.,]*\s(?:years?|months?|weeks?|days?|hours?|hrs?|minutes?|mins?|dollars?|pounds?|euros?|feet|foot|ft|"
+    r"yards?|lbs?|kg|kilograms?|km|kilometers?|met(?:er|re)s?|liters?|gallons?)(?:,? and |, | )$",
+    re.I,
+)
+_SMALLER = re.compile(
+    r"\s(?:months?|weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|cents?|pence|inches|inch|in|feet|ounces?|oz|grams?|"
+    r"met(?:er|re)s?|cm|centimeters?|ml|quarts?)\b",
+    re.I,
+)
 _RANGE = re.compile(rf"(?:\bbetween\s+)?(?<![\d.,])\$?\d[\d.,]*(?:\s?[{_DASH}]\s?|\s+to\s+|\s+and\s+)\$?$")
 _DENIED = re.compile(
     r"\b(except|excluding|other than|is not|isn't|not equal to|but not)\s+(?:when |for )?\W{0,3}$", re.I
@@ -83,6 +96,11 @@ _DENIED = re.compile(
 def _whole_range(text: str, number: Piece) -> Piece:
     """With the other end of a range (10 to 12), or with the word that denies it (except 5): that is no number."""
     before = text[max(0, number.start - 60) : number.start]
+    if (about := _ABOUT.search(before)) and (exact := last_number(text[: number.start - len(before) + about.start(1)])):
+        return exact  # 1/3 ≈ 0.33
+    if (first := _COMPOUND.search(before)) and (second := _SMALLER.match(text, number.end)):
+        start, end = number.start - len(before) + first.start(), second.end()
+        return Piece(text[start:end], start, end)  # 3 hours and 20 minutes
     found = _RANGE.search(before)
     if found and ("and" not in found[0] or found[0].startswith("between")) and not _sum(before, found):
         start = number.start - len(before) + found.start()
@@ -169,7 +187,12 @@ def last_digit(text: str) -> int | None:
 
 
 def without_remark(text: str) -> str:
-    """The text without a last remark in brackets: `So she has 12 apples (3 x 4).`"""
+    """The text without what explains its end: a last remark in brackets, a last clause, notes below."""
+    if (below := _BELOW.search(text, max(0, len(text) - 400))) and re.search(r"\d", text[: below.start()][-400:]):
+        text = text[: below.start()]
+    clause = _CLAUSE.search(text, max(0, len(text) - 200))
+    if clause and re.search(r"\d", re.split(r"[.!?]\s|\n", text[: clause.start()])[-1]):
+        text = text[: clause.start()]
     tail = text[-160:]
     remark = _REMARK.search(tail)
     if remark is None:

@@ -22,13 +22,13 @@ _ARITHMETIC = re.compile(r"\s*(?:[-+*/^x]|\\times|\\cdot)\s*\d")
 _AREA = re.compile(r"\b(?:[ckm]?m|in|ft|[a-z]{3,})\^\{?[23]\}?")
 _WORD = re.compile(
     r"(?!(?:and|or|not|plus|minus|negative|infinity|percent|sqrt|pi|sin|cos|tan|log|mod)$)"
-    r"(?:[a-z]{3,}(?:-[a-z]+)*(?:\(e?s\))?|a|an|of|as|in|is|it|he|to|us|[ap]\.m|sq|cu)",
+    r"(?:[a-z]{3,}(?:-[a-z]+)*(?:\(e?s\))?|a|an|of|as|in|is|it|he|to|us|[ap]\.m|sq|cu|o'clock)",
     re.I,
 )
 # words that make something else of the number beside them than a quantity
 _OTHER = re.compile(
     r"\b(?:except|excluding|without|unless|other|but|nor|neither|none|all|any|every|each number|infinite(?:ly)?|"
-    r"undefined|unknown|between|divided|divisible|divides|multiples?|factors? of|powers?|modulo|mod|base|"
+    r"undefined|unknown|past|between|divided|divisible|divides|multiples?|factors? of|powers?|modulo|mod|base|"
     r"nonzero|non|no|term|place|root|roots|log|squares? of|th|st|nd|rd|"
     r"thirds?|fourths|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|twelfths|hundredths?|thousandths?)\b|(?<=\d)(?:th|st|nd|rd)\b",
     re.I,
@@ -91,7 +91,7 @@ def read_number(text: str) -> Number | None:
 
 _REMARKS = re.compile(
     r"\s+\((?![^()]*\b(?:mod|base)\b)(?P<inside>[^()]*)\)$|\s+\[[A-Za-z ]+\]$"
-    r"|;\s+(?:[A-Za-z']+\s+){2}.*$|,\s(?:as|since|because|so|which|where|for|and (?:she|he|it|they|we))\s.*$"
+    r"|;\s+(?=(?:[^A-Za-z;=]*\b[A-Za-z']{2,}\b){2})[^;=]*$|\s(?:instead of|rather than)\s.*$|,\s(?:as|since|because|so|which|where|for|and (?:she|he|it|they|we))\s.*$"
     r"|,\s(?:i\.e\.|that is|namely|meaning).*$"
     r"|\s[-\u2013\u2014]\s(?=(?:[^A-Za-z\\]*\b[A-Za-z']{2,}){2}).*$",
     re.I,

@@ -89,6 +89,15 @@ _WORDS = (*_ENGLISH_WORDS, *_TAILS)
 _ASCII_WORDS = tuple(filter(str.isascii, _WORDS))
 
 
+# before a phrase that states an answer only to suppose or to deny it
+SUPPOSED = re.compile(
+    r"\b(?:if|suppose|assum(?:e|ing)|imagine|say|says|think|thinks|guess|believe|claim|conclude|wrong|incorrect|common|"
+    r"mistaken|false|unless|whether|check)(?: that)?\s+(?:(?:the|my|our|your|an?|final|correct|right|only|"
+    r"incorrect|wrong)\s+){0,3}$",
+    re.I,
+)
+
+
 def phrases(text: str) -> Iterator[tuple[int, int, str]]:
     """The phrases that may announce an answer, the last first: where each begins and ends, and its language."""
     lower = text.lower()
@@ -116,5 +125,5 @@ def phrases(text: str) -> Iterator[tuple[int, int, str]]:
                 tail = alone
         else:
             tail = _TAILS[word].match(text, at)
-        if tail:
+        if tail and not SUPPOSED.search(text[max(0, at - 60) : at]):
             yield at, tail.end(), "en" if word in _ENGLISH_WORDS else word

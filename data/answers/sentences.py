@@ -30,7 +30,7 @@ _VERB = re.compile(
     r"comes to)(?!\w)",
     re.I,
 )
-_SAID = re.compile(r"\s*(?:\$|\\|[-\u2212\u20ac\u00a3(\[{]?\d|[({\[]\w*\s?,|[A-Za-z]\s?[=<>\u2264\u2265\u2260])")
+_SAID = re.compile(r"[\s*_]*(?:\$|\\|[-\u2212\u20ac\u00a3(\[{]?\d|[({\[]\w*\s?,|[A-Za-z]\s?[=<>\u2264\u2265\u2260])")
 _FORMULA = re.compile(r"\$([^$]+)\$|\\\(([^$]+?)\\\)")
 _HYPHENED = re.compile(r"([-\d.,/]+) ([a-z]{2,})-([a-z]{2,})")  # 0.7 light-years
 _WORKING = re.compile(
@@ -40,6 +40,7 @@ _WORKING = re.compile(
 _ONE_FORMULA = re.compile(r"[A-Za-z][^$\d\\]{0,60}(?:\$([^$]+)\$|\\\(([^$]+?)\\\))")
 _LETTERED = re.compile(r"(?:^|[\s,;]|\band\b)\s*\(?[a-h]\)\s+")
 _EQUALLING = re.compile(r"\d[^=]{3,200}?[a-z)]\s+(?:equals|is equal to|makes|comes to|gives)\s+([-$\d].*)", re.DOTALL)
+_STRESSED = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _EACH = re.compile(r"^(\d+) [a-z]+ and \1 [a-z]+$")  # 5 cakes and 5 pies
 _UNIT = re.compile(
     r"(?:[ -](?!(?:on|for|in|from|at|by|to|of|with|ago|than|more|less|and|or|when|if|after|before|each|every|that|"
@@ -84,6 +85,9 @@ def _with_points(number: str) -> str:
 
 def telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
     """What a piece states; None if it states nothing, or opens a solution."""
+    stressed = list(_STRESSED.finditer(text, found.start, found.end))
+    if len(stressed) == 1 and text[found.start].isalpha() and re.search(r"\d", stressed[0][1]):
+        return Piece(stressed[0][1].strip(), *stressed[0].span(1))  # Janet makes **$18** every day
     if equal := _EQUALLING.match(found.answer):  # 8 buses with 45 students each equals 360 students
         found = found._replace(answer=equal[1])
     answer = _EACH.sub(r"\1", concluded(found.answer))

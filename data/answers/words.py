@@ -25,6 +25,8 @@ _PHRASE = re.compile(
     r"(?![\w(])(?!\.\d|/|\^|\s?[=+*^])",
     re.I,
 )
+_HALF_OF = re.compile(r"\bhalf an? (?=(?:hour|mile|day|minute|year|pound|dollar|pint|cup|inch)\b)", re.I)
+_TWICE = re.compile(r"\s*([A-Za-z][A-Za-z -]{1,60})\(\s?(\d[\d,]*)\s?\)")
 _ANY = re.compile(rf"(?<![\w\\])(?:{'|'.join((*_UNITS, *_TENS, *_SCALES, *_PARTS, 'halves'))})s?(?!\w)", re.I)
 
 
@@ -33,7 +35,12 @@ def in_digits(text: str) -> str:
 
     Ordinals (the third), "half of" and what cannot be read stay as they are.
     """
-    return _PHRASE.sub(_replaced, text) if _ANY.search(text) else text
+    if not _ANY.search(text):
+        return text
+    text = _HALF_OF.sub("1/2 ", text)
+    if (twice := _TWICE.match(text)) and _PHRASE.sub(_replaced, twice[1].strip()) == twice[2].replace(",", ""):
+        text = text[twice.start(2) : twice.end(2)] + text[twice.end() :]  # five (5) apples
+    return _PHRASE.sub(_replaced, text)
 
 
 def numbers_in_words(text: str) -> list[tuple[int, int]]:
