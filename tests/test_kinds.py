@@ -155,6 +155,18 @@ def test_the_option_that_a_response_names(response: str, letter: str | None) -> 
         assert response[found.start : found.end].strip("() ")[0] in "BbAaC2oO\\"
 
 
+@pytest.mark.parametrize("thought", ["<think>{}</think>", "{}</think>", "<think>A? {}</think> ", "[THINK]{}[/THINK]"])
+@pytest.mark.parametrize("response", ["A", "Option A is right", "So I choose A.", "24", "The answer is (A)."])
+def test_a_thought_in_the_line_of_the_answer(thought: str, response: str) -> None:
+    for inner in ("B", "Option B seems right.", "30", "(C)"):
+        found = choice.find(thought.format(inner) + response, QUESTION)
+        assert found is not None and found.answer == "A"
+    for answer in ("Paris", "**Paris**", "Answer: Paris", "\\boxed{Paris}"):
+        whole = thought.format("Rome?") + answer
+        stated = texts.find(whole)
+        assert stated is not None and stated.answer == whole[stated.start : stated.end] == "Paris"
+
+
 @pytest.mark.parametrize("part", ["A. ", "(A) (B) ", "A) x\n", "<answer>", "answer is ", "\\boxed{", "("])
 def test_runaway_texts_cost_little(part: str) -> None:
     start = time.process_time()

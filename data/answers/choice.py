@@ -18,6 +18,7 @@ from itertools import pairwise
 from data.answers.equivalence import decide_quickly
 from data.answers.extract import Extracted
 from data.answers.texts import ANSWER_OR_OPTION, normal_form, plain, stated
+from data.answers.thoughts import hidden
 
 MOST_LISTS = 20  # of options, the last ones of a question, that are looked at
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -131,7 +132,7 @@ def find(response: str, question: str) -> Extracted | None:
     options = options_of(question)
     for each in stated(response, ANSWER_OR_OPTION):
         if each.rule == "last_line":
-            return _of_last_line(response, each, options)
+            return _of_last_line(hidden(response), each, options)
         letter = read(each.answer, options)
         if letter is not None:
             return replace(each, answer=letter) if letter else None
@@ -182,10 +183,10 @@ def _by_text(text: str, options: dict[str, str], exactly: bool = False) -> str |
     return same[0] if len(same) == 1 else None
 
 
-def _of_last_line(response: str, line: Extracted, options: dict[str, str]) -> Extracted | None:
+def _of_last_line(text: str, line: Extracted, options: dict[str, str]) -> Extracted | None:
     letter = read(line.answer, options)
     if letter:
-        before = read(next(iter(response[: line.start].rstrip(" \n(*-").splitlines()[-1:]), ""), options)
+        before = read(next(iter(text[: line.start].rstrip(" \n(*-").splitlines()[-1:]), ""), options)
         listed = before and LETTERS.index(letter) == LETTERS.index(before) + 1
         return None if listed else replace(line, answer=letter)  # the options once more are no answer
     if letter == NONE or _NEGATED.search(line.answer):

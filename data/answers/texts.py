@@ -51,9 +51,9 @@ def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracte
         (_last_line(text), "last_line"),
     ]  # fmt: skip
     for span, rule in spans:
-        found = trim(response, *span) if span else None
+        found = trim(text, *span) if span else None  # of what is shown: a thought may stand in the same line
         if found and found[1] - found[0] <= MAX_ANSWER_CHARS:
-            yield Extracted(response[slice(*found)], *found, rule=rule)
+            yield Extracted(text[slice(*found)], *found, rule=rule)
 
 
 def find(response: str) -> Extracted | None:
