@@ -155,6 +155,77 @@ def test_the_option_that_a_response_names(response: str, letter: str | None) -> 
         assert response[found.start : found.end].strip("() ")[0] in "BbAaC2oO\\"
 
 
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("Option B is wrong. Option A is correct.", "A"),
+        ("A is incorrect, so B.", "B"),
+        ("Therefore, A is the correct answer.", "A"),
+        ("A) 24\n\nExplanation: three times eight is 24.", "A"),
+        ("La respuesta correcta es la opción A.", "A"),
+        ("故选：B", "B"),
+        ("因此选B。", "B"),
+        ("A and B are wrong, so C.", "C"),
+        ("A, B and C are wrong.", None),
+        ("B is not correct.", None),
+        ("Option B is incorrect.", None),
+        ("B is right, A is wrong.", "B"),
+        ("A is wrong, B is right.", "B"),
+        ("A is correct, but B is not.", "A"),
+        ("B, because it is not C", "B"),
+        ("(B) 30, not 24", "B"),
+        ("The answer cannot be B.", None),
+        ("The answer is not B but A.", "A"),
+        ("The wrong answer is B.", None),
+        ("The answer: B is wrong, A is right.", "A"),
+        ("It is not A, but B.", "B"),
+        ("Not B.", None),
+        ("B isn't right, hence A.", "A"),
+        ("It can't be B, leaving A.", "A"),
+        ("Option B has 30. Option A has 24.", None),
+        ("(B) 30\n\nBecause it is so.", "B"),
+        ("B\n\nOption A is wrong because it is even.", "B"),
+        ("(A) 24\n(B) 30\n(C) 36", None),
+        ("A) 24\n\nWait, it is 30.", None),
+        ("A) 24\n\nSo option B is best.", "B"),
+        ("A) 24\n\nOption A is wrong.", None),
+        ("The option that is wrong is B.", None),
+        ("Die Option B ist falsch.", None),
+        ("L'option B est fausse.", None),
+        ("不选B", None),
+        ("Option B seems wrong; I pick A.", "A"),
+        ("Neither A nor C, so B", "B"),
+        ("The correct answer is not A.", None),
+        ("A is the correct option because B is not 24.", "A"),
+        ("I would eliminate B and C, therefore A.", "A"),
+        ("The correct answer is **A) 24**, as the others are wrong", "A"),
+        ("B would be wrong", None),
+        ("**A) 24**\n\nExplanation: 3*8 is not 30 so long a line that it has no answer at all in it", "A"),
+        ("Only A is correct.", "A"),
+        ("So the correct one is A", "A"),
+        ("A - B is wrong", "A"),
+        ("Options B and C are incorrect. Therefore the correct option is A.", "A"),
+        ("B is false", None),
+    ],
+)
+def test_an_option_that_is_denied_or_called_right(response: str, letter: str | None) -> None:
+    found = choice.find(response, QUESTION)
+    assert (found.answer if found else None) == letter
+    assert found is None or letter in response[found.start : found.end]
+
+
+def test_an_option_whose_text_denies() -> None:
+    question = "What is 9? (A) not prime (B) prime (C) false"
+    for response, letter in (
+        ("(A) not prime", "A"), ("not prime", "A"), ("The answer is not prime.", "A"), ("So (C) false.", "C"),
+        ("Option A (not prime) is correct.", "A"), ("The answer is false", "C"), ("(A) is not right", None),
+    ):  # fmt: skip
+        found = choice.find(response, question)
+        assert (found.answer if found else None) == letter, response
+    wrong = texts.find("The wrong answer is Rome.\nThe right one is another city")
+    assert wrong is not None and wrong.rule == "last_line"
+
+
 @pytest.mark.parametrize("thought", ["<think>{}</think>", "{}</think>", "<think>A? {}</think> ", "[THINK]{}[/THINK]"])
 @pytest.mark.parametrize("response", ["A", "Option A is right", "So I choose A.", "24", "The answer is (A)."])
 def test_a_thought_in_the_line_of_the_answer(thought: str, response: str) -> None:
@@ -167,7 +238,9 @@ def test_a_thought_in_the_line_of_the_answer(thought: str, response: str) -> Non
         assert stated is not None and stated.answer == whole[stated.start : stated.end] == "Paris"
 
 
-@pytest.mark.parametrize("part", ["A. ", "(A) (B) ", "A) x\n", "<answer>", "answer is ", "\\boxed{", "("])
+@pytest.mark.parametrize(
+    "part", ["A. ", "(A) (B) ", "A) x\n", "<answer>", "answer is ", "\\boxed{", "(", "A is wrong, so ", "故选"]
+)
 def test_runaway_texts_cost_little(part: str) -> None:
     start = time.process_time()
     choice.find(part * 8000, QUESTION)

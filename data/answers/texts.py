@@ -30,7 +30,12 @@ _PHRASE = (
     r"(?::|=|(?:\b(?:should|would|must|will) be|\bis|\bare)\b)[\s*_:]{{0,6}}"
 )
 ANSWER = re.compile(_PHRASE.format("answers?"), re.I)
-ANSWER_OR_OPTION = re.compile(_PHRASE.format("answers?|options?|choices?"), re.I)
+ANSWER_OR_OPTION = re.compile(
+    _PHRASE.format("answers?|options?|choices?")
+    + r"|(?:故|因此|所以|因而|应该?|應該?|我|正确)(?:应该?|應該?)?[选選](?:项|項|择|擇)?(?:是|为|為)?[\s*:：]{0,6}",
+    re.I,
+)
+_WRONG = re.compile(r"\b(?:wrong|incorrect|false)\s+(?:answer|option|choice)s?\b[^.\n]*\Z", re.I)
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
 _STOP = re.compile(r"(\S*)[.!?]\s+(?=[^\sa-z])")
 _ONE_LETTER = re.compile(r"([A-Z])\.\s")  # of an option, which ends a sentence here
@@ -51,6 +56,8 @@ def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracte
         (_last_line(text), "last_line"),
     ]  # fmt: skip
     for span, rule in spans:
+        if span and rule == "phrase" and _WRONG.search(text, max(0, span[0] - 60), span[0]):
+            continue
         found = trim(text, *span) if span else None  # of what is shown: a thought may stand in the same line
         if found and found[1] - found[0] <= MAX_ANSWER_CHARS:
             yield Extracted(text[slice(*found)], *found, rule=rule)
