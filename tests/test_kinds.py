@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shutil
+import sys
 import time
 import tomllib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import shards
-from data.answers import choice, kinds, own, texts
+from data.answers import choice, kinds, own, own_grader, texts
 from data.answers.clusters import clusters
 from data.answers.gold import Unreadable, read_gold
 from data.answers.grader import Grader, grade
@@ -386,6 +387,7 @@ def test_the_own_extract_is_asked(here: Path) -> None:
     [
         ("mine:other", OWN, "mine.py has no 'other'"),
         ("nowhere:judge", OWN, "there is no file nowhere.py in"),
+        ("math:verify", OWN, "'math' is a module of Python's own; expected one of yours"),
         ("mine:judge", "def judge(text):\n    return True\n", r"judge\(text\) cannot be called as judge\(text, gold\)"),
         ("mine:judge", "import nonsense_that_is_not_there\n", "cannot be imported: ModuleNotFoundError: No module"),
         ("mine:judge", "def judge(:\n", "cannot be imported: SyntaxError"),
@@ -399,6 +401,26 @@ def test_a_function_that_cannot_be_called(here: Path, kind: str, text: str, why:
     (here / "mine.py").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=why):
         check_own([kind])
+
+
+@pytest.mark.parametrize("name", ["time", "string"])
+def test_a_module_by_the_name_of_one_of_pythons(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    (here / f"{name}.py").write_text(OWN, encoding="utf-8")
+    with pytest.raises(own.UnusableError, match=f"another module is called '{name}' .*; rename {name}.py"):
+        own.load(f"{name}:judge")
+
+
+def test_a_module_that_loops_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(own_grader, "IMPORT_SECONDS", 1.5)
+    monkeypatch.setattr(own_grader, "SILENT_SECONDS", 0.5)
+    (here / "mine.py").write_text("while True: pass\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"imports mine\.py .* or was not ready within 1\.5 s"):
+        check_own(["mine:judge"])
+    assert capsys.readouterr().out.count("waiting for mine.py to be imported, 1.5 s at most") == 1
 
 
 def test_what_a_fingerprint_says_of_kinds(here: Path) -> None:
@@ -430,6 +452,9 @@ def test_the_kind_of_the_prompts_is_that_of_their_labels() -> None:
     ):
         with pytest.raises(UserError, match=why):
             parse_config(raw, "x", override.split())
+    with pytest.raises(UserError) as told:
+        parse_config(raw | {"prompts": {"source": "a.jsonl", "answers": "choices"}}, "x")
+    assert str(told.value).count("'choices'; expected") == 1 and "label_answers" not in str(told.value)
 
 
 def benchmark(path: Path, **more: Any) -> BenchmarkSection:
