@@ -4,7 +4,8 @@ The options are in the question's text: `(A) 24 (B) 30`, `A) 24`, `A. 24` or `A:
 line, at least two, from A on without a gap; small letters are taken with brackets. An answer is the option's letter.
 
 A response names an option by its letter, its text, or both: `(B) 24`, `B`, `Option B`, `The answer is (b)`, `24`. One
-that names several, one that is not there, or a letter with another option's text, has no answer. An option that is denied is not named: `Option B is wrong.` (denials.py).
+that names several, one that is not there, or a letter with another option's text, has no answer. An option that is
+denied is not named: `Option B is wrong.` (denials.py).
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class OwnGrader(Grader):
     @contextmanager
     def _waiting(self) -> Iterator[None]:
         """Says what is waited for, if that takes long."""
-        text = f"answers = {self.kind!r}: waiting for {own.path_of(self.kind)} to be imported, {IMPORT_SECONDS:g} s at most"
+        path = own.path_of(self.kind)
+        text = f"answers = {self.kind!r}: waiting for {path} to be imported, {IMPORT_SECONDS:g} s at most"
         timer = threading.Timer(SILENT_SECONDS, console.print, (text,), {"markup": False, "soft_wrap": True})
         timer.daemon = True
         timer.start()
