@@ -48,9 +48,13 @@ _GOES_ON = re.compile(r"[-–—=:,;]|(?:because|since|is|as)\b", re.I)
 _MENTION = re.compile(
     r"\b(?:option|choice|answer)\s+[(\[]?([A-Z])\b|[(\[]([A-Z])[)\]]"
     r"|(?:\b(?:so|but|hence|thus|therefore|leaving|leaves|is|be|choose|pick|select|say)|\bit['’]s)[\s,:]+"
-    r"((?-i:[A-Z]))[.!,;]*$",
+    r"((?-i:[A-Z]))(?=[.!,;]*$|,?\s+(?:because|since|as)\b)",
     re.I,
 )
+_DOUBTED = re.compile(r"\W*\?\W*(?:no|nope|not|wait)\b", re.I)
+_EXPLAINED = re.compile(
+    r"[.!]\s+(?=[A-Z][a-z])|^(?=(?:Because|Since|Explanation|Reason\w*|This|It)\b)"
+)  # "(A) 24. Explanation: ...", "A. Because ..."
 _RETRACTED = re.compile(r"\b(?:wait|actually|however|correction|mistake|instead)\b", re.I)
 NONE = ""  # an option that is not there, or no single one
 
@@ -139,6 +143,8 @@ def find(response: str, question: str) -> Extracted | None:
         if each.rule == "last_line":
             found = _of_last_line(text, each, options)
             return found or _of_first_line(text, options)
+        if each.rule == "phrase" and _DOUBTED.match(text, each.end):
+            continue
         in_box = each.rule in ("tagged", "boxed")
         letter = read(each.answer if in_box else undenied(each.answer, options.values()), options)
         if letter is not None:
@@ -217,11 +223,14 @@ def _mention(line: Extracted, letter: str, place: int, options: dict[str, str]) 
 def _of_first_line(text: str, options: dict[str, str]) -> Extracted | None:
     """The option with which a response begins, and nothing else in that line, if what follows speaks for no other."""
     first, _, rest = text.strip().partition("\n")
+    if (opening := _LETTER.match(first)) and (more := _EXPLAINED.search(opening["rest"])):
+        place = opening.start("rest") + more.start()
+        first, rest = first[:place], f"{first[place:]}\n{rest}"
     named = _LETTER.match(plain(first))
     letter = read(first, options) if named and len(first) <= MAX_ANSWER_CHARS else None
     if not named or not letter or _RETRACTED.search(rest):
         return None
-    if (own := plain(named["rest"])) and _by_text(own, options) != letter:
+    if (own := plain(named["rest"])) and _by_text(own, options, exactly=True) != letter:
         return None
     said = undenied(rest, options.values())
     others = {each for each, _ in called_right(said)} | {

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 
 _LETTER = r"(?:\*\*)?(?:[(\[](?P<{0}bracketed>[A-Za-z])[)\]]|(?P<{0}bare>(?-i:[A-Z]))(?![\w'’]))(?:\*\*)?"
 _CLAUSE = re.compile(
-    r"(?<=[.;!?])\s+(?=\S)|[,;:]?\s+[-–—]\s+|,?\s+(?:but|so|hence|thus|therefore|while|whereas|leaving|which\s+leaves)\b"
-    r"|,\s+(?=(?:option\s+)?[(\[]?(?-i:[A-Z])[)\]]?\s+(?:is|must|remains)\b)|[。；！？，]",
+    r"(?<=[.;!])\s+(?=\S)|(?<=\?)\s+(?!(?:no|nope|not|wait)\b)(?=\S)|[,;:]?\s+[-–—]\s+|,?\s+(?:but|so|hence|thus|therefore|while|whereas|leaving|which\s+leaves)\b"
+    r"|,\s+(?=(?:option\s+)?[(\[]?(?-i:[A-Z])[)\]]?\s+(?:is|must|remains)\b)|,\s+(?=(?:it|that)(?:\s+is|['’]s)\s+[(\[]?(?-i:[A-Z])\b)|[。；！？，]",
     re.I,
 )
 _NEGATED = re.compile(
     r"\b(?:not|wrong|incorrect|false|neither|nor|eliminated?|rul(?:e|ed|ing)\s+(?:it\s+)?out|excluded?|cannot|never"
     r"|impossible|invalid|falsch|nicht|incorrect[ao]|falsa?|fausse|faux|errad[ao]|sbagliat[ao])\b|n['’]t\b"
+    r"|\?\s+(?:no|nope|wait)\b|\b(?:no|não|non)\s+(?:es|son|é|è|sono)\b|n['’]est\s+pas\b"
+    r"|^\W*(?:(?:and|but|so)\s+)?(?:if|suppose|assume|assuming|unless)\b"
     r"|[错錯]|不(?:对|對|正确|正確|是|选|選)",
     re.I,
 )
@@ -25,8 +27,8 @@ _AFFIRMED = re.compile(  # what follows it denies something else: "A, since B is
 _A_LETTER = re.compile(r"(?<![\w'’])(?:[(\[][A-Za-z][)\]]|[A-Z](?![\w'’]))")
 _WORDS = r"(?:\s+(?:also|thus|therefore|then|clearly|indeed|definitely|obviously|probably|likely|surely))?"
 _RIGHT = re.compile(
-    rf"(?<![\w'’]){_LETTER.format('')}[\s,]*(?:is|was|must\s+be|has\s+to\s+be|should\s+be|seems|looks){_WORDS}\s+"
-    r"(?:the\s+|our\s+|my\s+)?(?:only\s+|final\s+)?(?:correct|right|best|true|answer|one)\b(?!\s+(?:that|which|to)\b)",
+    rf"(?<![\w'’]){_LETTER.format('')}(?:\s+remains\b|[\s,]*(?:is|was|must\s+be|has\s+to\s+be|should\s+be|seems|looks){_WORDS}\s+"
+    r"(?:the\s+|our\s+|my\s+)?(?:only\s+|final\s+)?(?:correct|right|best|true|answer|one)\b(?!\s+(?:that|which|to)\b))",
     re.I,
 )
 

@@ -32,10 +32,15 @@ _PHRASE = (
 ANSWER = re.compile(_PHRASE.format("answers?"), re.I)
 ANSWER_OR_OPTION = re.compile(
     _PHRASE.format("answers?|options?|choices?")
-    + r"|(?:故|因此|所以|因而|应该?|應該?|我|正确)(?:应该?|應該?)?[选選](?:项|項|择|擇)?(?:是|为|為)?[\s*:：]{0,6}",
+    + r"|(?<!不)(?<!不应)(?<!不能)(?<!不要)(?<!不会)(?<!不应该)[选選](?:择|擇|[项項](?=\s*[是为為:：]))?[是为為]?"
+    r"[\s*:：]{0,6}(?=[(（]?[A-Z](?![A-Za-z]))",
     re.I,
 )
-_WRONG = re.compile(r"\b(?:wrong|incorrect|false)\s+(?:answer|option|choice)s?\b[^.\n]*\Z", re.I)
+_WRONG = re.compile(
+    r"\b(?:wrong|incorrect|false)\s+(?:answer|option|choice)s?\b[^.\n]*\Z"
+    r"|(?:\b(?:no|não|non)\s+(?:es|son|é|è|sono)|n['’]est\s+pas|不是|不)\W*\Z",
+    re.I,
+)
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
 _STOP = re.compile(r"(\S*)[.!?]\s+(?=[^\sa-z])")
 _ONE_LETTER = re.compile(r"([A-Z])\.\s")  # of an option, which ends a sentence here
