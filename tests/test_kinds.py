@@ -134,6 +134,7 @@ def test_the_options_of_a_question(question: str, options: dict[str, str]) -> No
         ("Die Antwort ist (B).", "B"),
         ("答案是B", "B"),
         ("The answer is (A).\n\nNo, wait. The answer is (B).", "B"),
+        ("B\n\n3*8 = 24. So the answer should be 24.", "A"),
         # no option, none that is there, several, or a contradiction
         ("The answer is (F).", None),
         ("The answer is 31.", None),
@@ -251,7 +252,6 @@ def test_the_option_that_a_response_names(response: str, letter: str | None) -> 
         ("Option (B) is definitely not correct", None),
         ("A) 24 is too small, because eight and eight and eight give a lot more than that, I think.", None),
         ("A: wrong\nB: wrong\nC: correct", None),
-        ("B\n\n3*8 = 24. So the answer should be 24.", "A"),
     ],
 )
 def test_an_option_that_is_denied_or_called_right(response: str, letter: str | None) -> None:

@@ -20,7 +20,7 @@ _NEGATED = re.compile(
     re.I,
 )
 _AFFIRMED = re.compile(  # what follows it denies something else: "A, since B is not", "(B) 30, not 24"
-    r"\b(?:correct|right|best|true|because|since|as|that|which)\b|,\s*(?:and\s+)?not\b|[:—–](?!\s*(?:wrong|incorrect"
+    r"\b(?:correct|right|best|true|because|since|as|that|which)\b|[,(]\s*(?:and\s+)?not\b|[:—–](?!\s*(?:wrong|incorrect"
     r"|false|no\b))",
     re.I,
 )
