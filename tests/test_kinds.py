@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shutil
+import sys
 import time
 import tomllib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import shards
-from data.answers import choice, kinds, own, texts
+from data.answers import choice, kinds, own, own_grader, texts
 from data.answers.clusters import clusters
 from data.answers.gold import Unreadable, read_gold
 from data.answers.grader import Grader, grade
@@ -133,6 +134,7 @@ def test_the_options_of_a_question(question: str, options: dict[str, str]) -> No
         ("Die Antwort ist (B).", "B"),
         ("答案是B", "B"),
         ("The answer is (A).\n\nNo, wait. The answer is (B).", "B"),
+        ("B\n\n3*8 = 24. So the answer should be 24.", "A"),
         # no option, none that is there, several, or a contradiction
         ("The answer is (F).", None),
         ("The answer is 31.", None),
@@ -155,7 +157,136 @@ def test_the_option_that_a_response_names(response: str, letter: str | None) -> 
         assert response[found.start : found.end].strip("() ")[0] in "BbAaC2oO\\"
 
 
-@pytest.mark.parametrize("part", ["A. ", "(A) (B) ", "A) x\n", "<answer>", "answer is ", "\\boxed{", "("])
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("Option B is wrong. Option A is correct.", "A"),
+        ("A is incorrect, so B.", "B"),
+        ("Therefore, A is the correct answer.", "A"),
+        ("A) 24\n\nExplanation: three times eight is 24.", "A"),
+        ("La respuesta correcta es la opción A.", "A"),
+        ("故选：B", "B"),
+        ("因此选B。", "B"),
+        ("A and B are wrong, so C.", "C"),
+        ("A, B and C are wrong.", None),
+        ("B is not correct.", None),
+        ("Option B is incorrect.", None),
+        ("B is right, A is wrong.", "B"),
+        ("A is wrong, B is right.", "B"),
+        ("A is correct, but B is not.", "A"),
+        ("B, because it is not C", "B"),
+        ("(B) 30, not 24", "B"),
+        ("The answer cannot be B.", None),
+        ("The answer is not B but A.", "A"),
+        ("The wrong answer is B.", None),
+        ("The answer: B is wrong, A is right.", "A"),
+        ("It is not A, but B.", "B"),
+        ("Not B.", None),
+        ("B isn't right, hence A.", "A"),
+        ("It can't be B, leaving A.", "A"),
+        ("Option B has 30. Option A has 24.", None),
+        ("(B) 30\n\nBecause it is so.", "B"),
+        ("B\n\nOption A is wrong because it is even.", "B"),
+        ("(A) 24\n(B) 30\n(C) 36", None),
+        ("A) 24\n\nWait, it is 30.", None),
+        ("A) 24\n\nSo option B is best.", "B"),
+        ("A) 24\n\nOption A is wrong.", None),
+        ("The option that is wrong is B.", None),
+        ("Die Option B ist falsch.", None),
+        ("L'option B est fausse.", None),
+        ("不选B", None),
+        ("Option B seems wrong; I pick A.", "A"),
+        ("Neither A nor C, so B", "B"),
+        ("The correct answer is not A.", None),
+        ("A is the correct option because B is not 24.", "A"),
+        ("I would eliminate B and C, therefore A.", "A"),
+        ("The correct answer is **A) 24**, as the others are wrong", "A"),
+        ("B would be wrong", None),
+        ("**A) 24**\n\nExplanation: 3*8 is not 30 so long a line that it has no answer at all in it", "A"),
+        ("Only A is correct.", "A"),
+        ("So the correct one is A", "A"),
+        ("A - B is wrong", "A"),
+        ("Options B and C are incorrect. Therefore the correct option is A.", "A"),
+        ("B is false", None),
+        ("A, as B and C are not multiples of 8.", "A"),
+        ("The answer is A, not B.", "A"),
+        ("The answer is (A) 24, which is not 30.", "A"),
+        ("The correct answer is A. B is wrong.", "A"),
+        ("**Answer: A**\n\nB and C are wrong.", "A"),
+        ("The answer is A - B and C are incorrect.", "A"),
+        ("It is A, since neither B nor C is 24.", "A"),
+        ("A is right. B is not.", "A"),
+        ("B is not right. C is not right. A is right.", "A"),
+        ("Not (B) but (A).", "A"),
+        ("The answer is not (B), it is (A).", "A"),
+        ("I do not think B is right.", None),
+        ("I don't think A is correct.", None),
+        ("A is not the correct answer.", None),
+        ("Is A correct? No, B is correct.", "B"),
+        ("If A is correct, then B is wrong.", None),
+        ("Answer: A) 24 (not 30)", "A"),
+        ("(A) 24. Explanation: three times eight is twenty four, which is what the question asks for here.", "A"),
+        ("No doubt, the answer is A.", "A"),
+        ("There is no doubt that A is correct.", "A"),
+        ("No, the answer is A.", "A"),
+        ("It's not B; the answer is A", "A"),
+        ("Incorrect options: B, C. Correct option: A", "A"),
+        ("<think>x</think>\n\nA) 24\n\nThat is it.", "A"),
+        ("The answer is B? No. A is the answer.", "A"),
+        ("A is not wrong.", None),
+        ("Eliminate B and C. A remains.", "A"),
+        ("The incorrect choices are B and C, so the answer is A.", "A"),
+        ("La respuesta no es B.", None),
+        ("La opción B no es correcta.", None),
+        ("答案不是B", None),
+        ("Option B? No.", None),
+        ("Both B and C are wrong", None),
+        ("Die richtige Antwort ist Option A.", "A"),
+        ("La bonne réponse est l'option A.", "A"),
+        ("A resposta correta é a opção A.", "A"),
+        ("正确选项是A。", "A"),
+        ("正确答案：A", "A"),
+        ("选A", "A"),
+        ("A. 24 is the correct answer.", "A"),
+        ("(A) 24 is the correct answer.", "A"),
+        ("Option (B) is definitely not correct", None),
+        ("A) 24 is too small, because eight and eight and eight give a lot more than that, I think.", None),
+        ("A: wrong\nB: wrong\nC: correct", None),
+    ],
+)
+def test_an_option_that_is_denied_or_called_right(response: str, letter: str | None) -> None:
+    found = choice.find(response, QUESTION)
+    assert (found.answer if found else None) == letter
+    assert found is None or letter in response[found.start : found.end]
+
+
+def test_an_option_whose_text_denies() -> None:
+    question = "What is 9? (A) not prime (B) prime (C) false"
+    for response, letter in (
+        ("(A) not prime", "A"), ("not prime", "A"), ("The answer is not prime.", "A"), ("So (C) false.", "C"),
+        ("Option A (not prime) is correct.", "A"), ("The answer is false", "C"), ("(A) is not right", None),
+    ):  # fmt: skip
+        found = choice.find(response, question)
+        assert (found.answer if found else None) == letter, response
+    wrong = texts.find("The wrong answer is Rome.\nThe right one is another city")
+    assert wrong is not None and wrong.rule == "last_line"
+
+
+@pytest.mark.parametrize("thought", ["<think>{}</think>", "{}</think>", "<think>A? {}</think> ", "[THINK]{}[/THINK]"])
+@pytest.mark.parametrize("response", ["A", "Option A is right", "So I choose A.", "24", "The answer is (A)."])
+def test_a_thought_in_the_line_of_the_answer(thought: str, response: str) -> None:
+    for inner in ("B", "Option B seems right.", "30", "(C)"):
+        found = choice.find(thought.format(inner) + response, QUESTION)
+        assert found is not None and found.answer == "A"
+    for answer in ("Paris", "**Paris**", "Answer: Paris", "\\boxed{Paris}"):
+        whole = thought.format("Rome?") + answer
+        stated = texts.find(whole)
+        assert stated is not None and stated.answer == whole[stated.start : stated.end] == "Paris"
+
+
+@pytest.mark.parametrize(
+    "part", ["A. ", "(A) (B) ", "A) x\n", "<answer>", "answer is ", "\\boxed{", "(", "A is wrong, so ", "故选"]
+)
 def test_runaway_texts_cost_little(part: str) -> None:
     start = time.process_time()
     choice.find(part * 8000, QUESTION)
@@ -301,6 +432,7 @@ def test_the_own_extract_is_asked(here: Path) -> None:
     [
         ("mine:other", OWN, "mine.py has no 'other'"),
         ("nowhere:judge", OWN, "there is no file nowhere.py in"),
+        ("math:verify", OWN, "'math' is a module of Python's own; expected one of yours"),
         ("mine:judge", "def judge(text):\n    return True\n", r"judge\(text\) cannot be called as judge\(text, gold\)"),
         ("mine:judge", "import nonsense_that_is_not_there\n", "cannot be imported: ModuleNotFoundError: No module"),
         ("mine:judge", "def judge(:\n", "cannot be imported: SyntaxError"),
@@ -314,6 +446,26 @@ def test_a_function_that_cannot_be_called(here: Path, kind: str, text: str, why:
     (here / "mine.py").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=why):
         check_own([kind])
+
+
+@pytest.mark.parametrize("name", ["time", "string"])
+def test_a_module_by_the_name_of_one_of_pythons(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    (here / f"{name}.py").write_text(OWN, encoding="utf-8")
+    with pytest.raises(own.UnusableError, match=f"another module is called '{name}' .*; rename {name}.py"):
+        own.load(f"{name}:judge")
+
+
+def test_a_module_that_loops_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(own_grader, "IMPORT_SECONDS", 1.5)
+    monkeypatch.setattr(own_grader, "SILENT_SECONDS", 0.5)
+    (here / "mine.py").write_text("while True: pass\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"imports mine\.py .* or was not ready within 1\.5 s"):
+        check_own(["mine:judge"])
+    assert capsys.readouterr().out.count("waiting for mine.py to be imported, 1.5 s at most") == 1
 
 
 def test_what_a_fingerprint_says_of_kinds(here: Path) -> None:
@@ -345,6 +497,9 @@ def test_the_kind_of_the_prompts_is_that_of_their_labels() -> None:
     ):
         with pytest.raises(UserError, match=why):
             parse_config(raw, "x", override.split())
+    with pytest.raises(UserError) as told:
+        parse_config(raw | {"prompts": {"source": "a.jsonl", "answers": "choices"}}, "x")
+    assert str(told.value).count("'choices'; expected") == 1 and "label_answers" not in str(told.value)
 
 
 def benchmark(path: Path, **more: Any) -> BenchmarkSection:

@@ -4,7 +4,8 @@ The options are in the question's text: `(A) 24 (B) 30`, `A) 24`, `A. 24` or `A:
 line, at least two, from A on without a gap; small letters are taken with brackets. An answer is the option's letter.
 
 A response names an option by its letter, its text, or both: `(B) 24`, `B`, `Option B`, `The answer is (b)`, `24`. One
-that names several, one that is not there, or a letter with another option's text, has no answer.
+that names several, one that is not there, or a letter with another option's text, has no answer. An option that is
+denied is not named: `Option B is wrong.` (denials.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 
+from data.answers.denials import called_right, undenied
 from data.answers.equivalence import decide_quickly
 from data.answers.extract import Extracted
+from data.answers.spelling import MAX_ANSWER_CHARS
 from data.answers.texts import ANSWER_OR_OPTION, normal_form, plain, stated
+from data.answers.thoughts import hidden
 
 MOST_LISTS = 20  # of options, the last ones of a question, that are looked at
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -30,7 +34,8 @@ _STYLES = (  # how options are marked: whole style, from A on
 _BEFORE = re.compile(r"^(?:[}\s~]|\\[ ,;:!])+")  # "\textbf{(A)}\ 24 \qquad"
 _BEHIND = re.compile(r"(?:[,;\s~{]|\\q?quad|\\\\|\\(?:text|math)(?:bf|rm|it)?\{|\\[ ,;:!])+$")
 _LETTER = re.compile(
-    r"""(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:answer|option|choice)\s*(?:is\s+|:\s*)?)?
+    r"""(?:(?:(?:the|la|a|die|el)\s+|l['’])?(?:correct\s+|right\s+|best\s+)?
+       (?:answer|option|choice|opción|opção|opzione|lettre|letra|lettera|вариант|选项|選項)\s*(?:is\s+|:\s*)?)?
     (?: [(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]  |  (?P<marked>[A-Za-z])\s?[).:\]](?!\w)
       | (?P<bare>[A-Za-z])(?![\w'’.]))
     [\s.:)*]*  (?P<rest>.*)""",
@@ -42,10 +47,15 @@ _ALSO = re.compile(
 _GOES_ON = re.compile(r"[-–—=:,;]|(?:because|since|is|as)\b", re.I)
 _MENTION = re.compile(
     r"\b(?:option|choice|answer)\s+[(\[]?([A-Z])\b|[(\[]([A-Z])[)\]]"
-    r"|(?:\b(?:so|hence|thus|therefore|is|be|choose|pick|select|say)|\bit['’]s)[\s,:]+((?-i:[A-Z]))[.!]*$",
+    r"|(?:\b(?:so|but|hence|thus|therefore|leaving|leaves|is|be|choose|pick|select|say)|\bit['’]s)[\s,:]+"
+    r"((?-i:[A-Z]))(?=[.!,;]*$|,?\s+(?:because|since|as)\b)",
     re.I,
 )
-_NEGATED = re.compile(r"\b(?:not|wrong|incorrect|false|neither|nor|eliminate|rule)\b|n['’]t\b", re.I)
+_DOUBTED = re.compile(r"\W*\?\W*(?:no|nope|not|wait)\b", re.I)
+_EXPLAINED = re.compile(
+    r"[.!]\s+(?=[A-Z][a-z])|^(?=(?:Because|Since|Explanation|Reason\w*|This|It)\b)"
+)  # "(A) 24. Explanation: ...", "A. Because ..."
+_RETRACTED = re.compile(r"\b(?:wait|actually|however|correction|mistake|instead)\b", re.I)
 NONE = ""  # an option that is not there, or no single one
 
 
@@ -128,16 +138,20 @@ def listed(cell: str) -> list[str]:
 
 def find(response: str, question: str) -> Extracted | None:
     """The option that a response names: its letter, and where it stands; None for none of the question's."""
-    options = options_of(question)
+    options, text = options_of(question), hidden(response)
     for each in stated(response, ANSWER_OR_OPTION):
         if each.rule == "last_line":
-            return _of_last_line(response, each, options)
-        letter = read(each.answer, options)
+            found = _of_last_line(text, each, options)
+            return found or _of_first_line(text, options)
+        if each.rule == "phrase" and _DOUBTED.match(text, each.end):
+            continue
+        in_box = each.rule in ("tagged", "boxed")
+        letter = read(each.answer if in_box else undenied(each.answer, options.values()), options)
         if letter is not None:
             return replace(each, answer=letter) if letter else None
-        if each.rule in ("tagged", "boxed"):
+        if in_box:
             return None
-    return None
+    return _of_first_line(text, options)
 
 
 def read(text: str, options: dict[str, str]) -> str | None:
@@ -182,17 +196,49 @@ def _by_text(text: str, options: dict[str, str], exactly: bool = False) -> str |
     return same[0] if len(same) == 1 else None
 
 
-def _of_last_line(response: str, line: Extracted, options: dict[str, str]) -> Extracted | None:
-    letter = read(line.answer, options)
+def _of_last_line(text: str, line: Extracted, options: dict[str, str]) -> Extracted | None:
+    said = undenied(line.answer, options.values()).rstrip()
+    if right := dict(called_right(said)):
+        return _mention(line, *right.popitem(), options) if len(right) == 1 else None
+    letter = read(said, options)
+    mentions = {
+        found[found.lastindex or 0].upper(): found.start(found.lastindex or 0) for found in _MENTION.finditer(said)
+    }
     if letter:
-        before = read(next(iter(response[: line.start].rstrip(" \n(*-").splitlines()[-1:]), ""), options)
+        before = read(next(iter(text[: line.start].rstrip(" \n(*-").splitlines()[-1:]), ""), options)
         listed = before and LETTERS.index(letter) == LETTERS.index(before) + 1
-        return None if listed else replace(line, answer=letter)  # the options once more are no answer
-    if letter == NONE or _NEGATED.search(line.answer):
+        several = listed or mentions.keys() - {letter}
+        if several:  # the options once more are no answer
+            return None
+        start = line.start + len(said) - len(said.lstrip())
+        return replace(line, answer=letter, start=start)
+    return _mention(line, *mentions.popitem(), options) if letter is None and len(mentions) == 1 else None
+
+
+def _mention(line: Extracted, letter: str, place: int, options: dict[str, str]) -> Extracted | None:
+    start = line.start + place
+    return Extracted(letter, start, start + 1, rule="last_line") if letter in options else None
+
+
+def _of_first_line(text: str, options: dict[str, str]) -> Extracted | None:
+    """The option with which a response begins, and nothing else in that line, if what follows speaks for no other."""
+    first, _, rest = text.strip().partition("\n")
+    if (opening := _LETTER.match(first)) and (more := _EXPLAINED.search(opening["rest"])):
+        place = opening.start("rest") + more.start()
+        first, rest = first[:place], f"{first[place:]}\n{rest}"
+    named = _LETTER.match(plain(first))
+    letter = read(first, options) if named and len(first) <= MAX_ANSWER_CHARS else None
+    if not named or not letter or _RETRACTED.search(rest):
         return None
-    mentions = list(_MENTION.finditer(line.answer))
-    letters = {str(mention[mention.lastindex or 0]).upper() for mention in mentions}
-    if len(letters) != 1 or not letters <= options.keys():
+    if (own := plain(named["rest"])) and _by_text(own, options, exactly=True) != letter:
         return None
-    start, end = (line.start + place for place in mentions[-1].span(mentions[-1].lastindex or 0))
-    return Extracted(letters.pop(), start, end, rule="last_line")
+    said = undenied(rest, options.values())
+    others = {each for each, _ in called_right(said)} | {
+        found[found.lastindex or 0].upper() for line in said.splitlines() for found in _MENTION.finditer(line.rstrip())
+    }
+    denied = {found[found.lastindex or 0].upper() for found in _MENTION.finditer(rest)} - others
+    listed = {read(line, options) for line in said.splitlines() if line.strip()} - {None}
+    if letter in denied or (others | listed) - {letter}:
+        return None
+    start = text.index(first)
+    return Extracted(letter, start, start + len(first), rule="last_line")

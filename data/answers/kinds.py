@@ -102,9 +102,14 @@ def of(kind: Kind) -> AnswerKind:
     return KINDS.get(kind) or Own()
 
 
+def is_kind(name: str) -> bool:
+    """Whether a name is one of a kind."""
+    return name in KINDS or _OWN.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """The name of a kind, as it is. Raises ValueError for what is none."""
-    if name not in KINDS and not _OWN.fullmatch(name):
+    if not is_kind(name):
         raise ValueError(f"is {name!r}; expected {', '.join(KINDS)}, or module:function of your own (docs/answers.md)")
     return name
 

@@ -41,6 +41,12 @@ def path_of(kind: Kind) -> Path:
     for path in paths:
         if path.is_file():
             return path
+    top = kind.partition(":")[0].partition(".")[0]
+    if top in sys.stdlib_module_names:  # a file of that name would stand before Python's
+        raise UserError(
+            f"answers = {kind!r}: {top!r} is a module of Python's own; expected one of yours: put the function into a "
+            f"file of another name in {Path.cwd()}, my_answers.py for one (docs/answers.md)"
+        )
     raise UserError(
         f"answers = {kind!r}: there is no file {paths[0]} in {Path.cwd()}; begin from the folder that has it"
     )
@@ -73,8 +79,11 @@ def load(kind: Kind) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise UnusableError(f"{path.name} cannot be imported: {in_words(error)}") from error
-    if Path(module.__file__ or "").resolve() != path:
-        raise UnusableError(f"another module is called {module_name!r} ({module.__file__}); rename {path.name}")
+    found = getattr(module, "__file__", None)  # none of what is built in
+    if Path(found or "").resolve() != path:
+        raise UnusableError(
+            f"another module is called {module_name!r} ({found or 'built into Python'}); rename {path.name}"
+        )
     function, extract = _function(module, name, "text, gold"), None
     if function is None:
         raise UnusableError(f"{path.name} has no {name!r}; {EXPECTED}")

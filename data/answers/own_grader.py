@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from data.answers import own
 from data.answers.equivalence import Pair
 from data.answers.extract import Extracted
-from data.answers.grader import STARTUP_SECONDS, Grader, Worker
+from data.answers.grader import Grader, Worker
 from data.answers.kinds import Kind, is_own, placed
 from data.console import console
 from data.errors import UserError
+
+IMPORT_SECONDS = 60.0  # longest import of a module, which may load much
+SILENT_SECONDS = 3.0  # after these it is said what is waited for
 
 
 class OwnGrader(Grader):
@@ -28,7 +34,8 @@ class OwnGrader(Grader):
     def extracts(self) -> bool:
         """Whether the module has an `extract`. Raises UserError for a function that cannot be called."""
         if self.identity not in self.looked:
-            [(_, reply)] = self._verify([own.LOOK])
+            with self._waiting():
+                [(_, reply)] = self._verify([own.LOOK])
             self.looked[self.identity] = bool(reply and reply[0])
         return self.looked[self.identity]
 
@@ -52,21 +59,36 @@ class OwnGrader(Grader):
             console.print(f"answers = {self.kind!r}: {why}; such {such}", markup=False, soft_wrap=True)
         return value
 
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Says what is waited for, if that takes long."""
+        path = own.path_of(self.kind)
+        text = f"answers = {self.kind!r}: waiting for {path} to be imported, {IMPORT_SECONDS:g} s at most"
+        timer = threading.Timer(SILENT_SECONDS, console.print, (text,), {"markup": False, "soft_wrap": True})
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _start(self) -> Worker:
-        return Worker(own.serve, self.timeout_seconds, self.kind)
+        worker = Worker(own.serve, self.timeout_seconds, self.kind)
+        worker.deadline = time.monotonic() + IMPORT_SECONDS
+        return worker
 
     def _not_started(self, why: object) -> Exception:
         if isinstance(why, str):
             return UserError(f"answers = {self.kind!r}: {why}")
         return UserError(
             f"answers = {self.kind!r}: the process that imports {own.path_of(self.kind)} ended with exit code {why}, "
-            f"or was not ready within {STARTUP_SECONDS:.0f} s"
+            f"or was not ready within {IMPORT_SECONDS:g} s: what stands outside its functions runs at import"
         )
 
 
 def check_own(names: Iterable[Kind]) -> None:
     """Raises UserError for a function of the user's that cannot be called. Of one file that is found out once."""
     for kind in dict.fromkeys(filter(is_own, names)):
-        pool = OwnGrader(kind, STARTUP_SECONDS, 1)
+        pool = OwnGrader(kind, IMPORT_SECONDS, 1)
         with pool:
             assert pool.extracts is not None

@@ -30,7 +30,17 @@ _PHRASE = (
     r"(?::|=|(?:\b(?:should|would|must|will) be|\bis|\bare)\b)[\s*_:]{{0,6}}"
 )
 ANSWER = re.compile(_PHRASE.format("answers?"), re.I)
-ANSWER_OR_OPTION = re.compile(_PHRASE.format("answers?|options?|choices?"), re.I)
+ANSWER_OR_OPTION = re.compile(
+    _PHRASE.format("answers?|options?|choices?")
+    + r"|(?<!不)(?<!不应)(?<!不能)(?<!不要)(?<!不会)(?<!不应该)[选選](?:择|擇|[项項](?=\s*[是为為:：]))?[是为為]?"
+    r"[\s*:：]{0,6}(?=[(（]?[A-Z](?![A-Za-z]))",
+    re.I,
+)
+_WRONG = re.compile(
+    r"\b(?:wrong|incorrect|false)\s+(?:answer|option|choice)s?\b[^.\n]*\Z"
+    r"|(?:\b(?:no|não|non)\s+(?:es|son|é|è|sono)|n['’]est\s+pas|不是|不)\W*\Z",
+    re.I,
+)
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
 _STOP = re.compile(r"(\S*)[.!?]\s+(?=[^\sa-z])")
 _ONE_LETTER = re.compile(r"([A-Z])\.\s")  # of an option, which ends a sentence here
@@ -51,9 +61,11 @@ def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracte
         (_last_line(text), "last_line"),
     ]  # fmt: skip
     for span, rule in spans:
-        found = trim(response, *span) if span else None
+        if span and rule == "phrase" and _WRONG.search(text, max(0, span[0] - 60), span[0]):
+            continue
+        found = trim(text, *span) if span else None  # of what is shown: a thought may stand in the same line
         if found and found[1] - found[0] <= MAX_ANSWER_CHARS:
-            yield Extracted(response[slice(*found)], *found, rule=rule)
+            yield Extracted(text[slice(*found)], *found, rule=rule)
 
 
 def find(response: str) -> Extracted | None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from data.answers.kinds import is_kind
 from data.config.base import NAME, NAME_BYTES, Name, Section
 from data.config.peers import Example, PeerSection, TemplateSection, VoterSection, normal_paths
 from data.config.questions import BenchmarkSection, PromptsSection, SourceSection, WordingSection
@@ -88,7 +89,7 @@ class Config(Section):
         """`evaluate.label_answers` and `wording.answers` are `prompts.answers` where they are not set."""
         prompts = given.get("prompts") if isinstance(given, dict) else None
         kind = prompts.get("answers") if isinstance(prompts, dict) else getattr(prompts, "answers", None)
-        if kind is None or not isinstance(kind, str):
+        if not isinstance(kind, str) or not is_kind(kind):  # which is said of prompts.answers alone
             return given
         defaults: dict[str, dict[str, Any]] = {"evaluate": {"label_answers": kind}, "wording": {"answers": kind}}
         for section, default in defaults.items():
