@@ -91,7 +91,8 @@ def read_number(text: str) -> Number | None:
 
 _REMARKS = re.compile(
     r"\s+\((?![^()]*\b(?:mod|base)\b)(?P<inside>[^()]*)\)$|\s+\[[A-Za-z ]+\]$"
-    r"|;\s+(?=(?:[^A-Za-z;=]*\b[A-Za-z']{2,}\b){2})[^;=]*$|\s(?:instead of|rather than)\s.*$|,\s(?:as|since|because|so|which|where|for|and (?:she|he|it|they|we))\s.*$"
+    r"|;\s+(?=(?:[^A-Za-z;=]*\b[A-Za-z']{2,}\b){2})[^;=]*$"
+    r"|\s(?:instead of|rather than)\s.*$|,\s(?:as|since|because|so|which|where|for|and (?:she|he|it|they|we))\s.*$"
     r"|,\s(?:i\.e\.|that is|namely|meaning).*$"
     r"|\s[-\u2013\u2014]\s(?=(?:[^A-Za-z\\]*\b[A-Za-z']{2,}){2}).*$",
     re.I,
