@@ -257,7 +257,7 @@ def test_the_option_that_a_response_names(response: str, letter: str | None) -> 
 def test_an_option_that_is_denied_or_called_right(response: str, letter: str | None) -> None:
     found = choice.find(response, QUESTION)
     assert (found.answer if found else None) == letter
-    assert found is None or letter in response[found.start : found.end]
+    assert found is None or found.answer in response[found.start : found.end]
 
 
 def test_an_option_whose_text_denies() -> None:

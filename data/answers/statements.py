@@ -40,7 +40,8 @@ _ABBREVIATION = re.compile(
 )  # fmt: skip
 _TITLE = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Prof)$")
 _STOP = re.compile(
-    r"\s\((?:i\.e|e\.g|that is|because|since)\b|\$|\\\(|\.(?!\d|[A-Z]\.)|<\||\uff0c(?=[^\d\s])|[?\n\u3002\uff1f\uff01]|!(?=\s|$)|,?\s(?:because|since|so|which|"
+    r"\s\((?:i\.e|e\.g|that is|because|since)\b|"
+    r"\$|\\\(|\.(?!\d|[A-Z]\.)|<\||\uff0c(?=[^\d\s])|[?\n\u3002\uff1f\uff01]|!(?=\s|$)|,?\s(?:because|since|so|which|"
     r"where|but|as (?:required|desired|expected|shown|the|a|an|we)|(?:when )?rounded|to the nearest|denn|weil|da|car|"
     r"parce|porque|perché|потому|and that is|and (?:the|my|our) answer|and this|and we are done|or equivalently|"
     r"that is|namely|in other words|i\.e|giving|making)\b|,?\sor,|(?<=[\d%)]) - (?=(?:a|an|the|this|that|which|it|he|"
