@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from data.answers import grader as grader_module
 from data.answers.clusters import clusters
 from data.answers.equivalence import Kind
 from data.answers.extract import Extracted, extract
@@ -462,6 +463,8 @@ def test_a_verdict_has_a_direction_and_agreement_has_none(grader: Grader) -> Non
     equation, value = "x + y = 7", "7"
     assert grader.matches([(equation, value), (value, equation)], "math") == [True, False]
     assert grader.equivalent([(equation, value), (value, equation)], "math") == [False, False]
+    assert grader.matches([("a + b = z", "z")], "math") == [True]
+    assert grader.equivalent([("a + b = z", "z")], "math") == [False]  # the other direction is asked, too
 
 
 @pytest.mark.parametrize(
@@ -490,6 +493,42 @@ def test_what_sympy_cannot_hold_costs_its_pair_and_nothing_else(hostile: str) ->
     with Grader(timeout_seconds=4.0, workers=1) as grader:
         assert grader.equivalent([(hostile, "y + 1")], "math")[0] is not True
         assert grader.equivalent([("x + 1", "1 + x")], "math") == [True]
+
+
+def test_an_error_inside_the_comparison_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Iterator[tuple[str, str]] = iter([("x", "y")])
+    sent: list[object] = []
+
+    class Pipe:
+        send = staticmethod(sent.append)
+
+        def recv(self) -> tuple[str, str]:
+            try:
+                return next(asked)
+            except StopIteration:
+                raise EOFError from None
+
+    def same(answer: str, gold: str) -> bool:
+        if answer == "x":
+            raise RecursionError
+        return True
+
+    monkeypatch.setattr("data.answers.formula.same_formula", same)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("signal.alarm", lambda _: None)
+    grader_module._serve(Pipe(), 1.0)  # type: ignore[arg-type]
+    assert sent == ["ready", grader_module.FAILED]
+
+
+def test_a_failed_pair_is_undecided(grader: Grader) -> None:
+    class Worker:
+        pair = ("x", "y")
+
+        class connection:
+            poll = staticmethod(lambda: True)
+            recv = staticmethod(lambda: grader_module.FAILED)
+
+    assert list(grader._hear(Worker())) == [(("x", "y"), None)]  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmark files are not in this checkout")
