@@ -1,7 +1,7 @@
 r"""Pairs of (a response's answer, a gold answer, whether they are the same), by the way in which they are written.
 
 Labelled as those of tests/answer_pairs.py are, but directed: the second is the gold answer. The rules were made with
-these pairs in view; tests/answer_pairs_held.py has pairs by someone who knew no rule.
+these pairs in view; tests/held_answers.jsonl has cases by people who knew no rule.
 """
 
 from __future__ import annotations

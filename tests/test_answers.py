@@ -98,6 +98,8 @@ def test_extract(response: str, answer: str | None, rule: str | None) -> None:
     "response",
     [
         "1" * 20_000,
+        "1 \u2248 " * 5_000,
+        r"1 \approx " * 3_000 + "2",
         "1,111" * 5_000,
         "111," * 5_000 + "1111",
         "the answer is " * 5_000,

@@ -2,18 +2,18 @@ r"""Whether two answers are the same.
 
 Two answers are *equivalent* under a `kind`:
 
-- "math": the same string after light normalisation; or the same number, compared as exact fractions
-  (1/2 = 0.5, but 0.333 is not 1/3); or equal by math-verify with either one as the gold answer, since
-  `verify(gold, target)` is not symmetric. Degrees and a leading `x =` are ignored. `50\%` equals
-  both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a unit: 5 cm is not 5 m, though
+- "math": the same string after light normalisation; or the same number, quantity, ratio or words, compared exactly
+  (1/2 = 0.5, but 0.333 is not 1/3); or equal by math-verify (formula.py). Degrees and a leading `x =` are ignored.
+  `50\%` equals both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a unit: 5 cm is not 5 m, though
   either is 5. Words that make another number or a bound count always: neither "5 squared" nor "at most 5" is 5.
 - "numbers": the same unordered list of numbers. Integers must be equal; other numbers may differ by
   1e-4 * max(1, |value|), since gold answers are rounded. A percentage stands for the number as written (50% is 50):
   the benchmarks' lists are plain numbers. "1,000" is one number, and so is "30,300"; "30, 300" is two. "3 5" and
   "12 of 20" are no list, as nothing tells which number is meant.
 
-Equivalence is symmetric. It is transitive but where one answer leaves out what two others name differently (5, x = 5,
-y = 5; 5, 5 feet, 5 inches; likewise base, percent) and where tolerances add up.
+What is decided here holds in both directions; only formula.py has one. Agreement (`Grader.equivalent`) is transitive
+but where one answer leaves out what two others name differently (5, x = 5, y = 5; 5, 5 feet, 5 inches; likewise base,
+percent), where it may mean either (3,5) and where tolerances add up.
 
 Sympy can hang inside C code, where no Python timeout reaches it, so `Grader` runs math-verify in processes
 that it kills. A pair that ran out of time, or whose process died, is None: neither equivalent nor different.
@@ -25,7 +25,7 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from data.answers.numbers import LONG, Number, read_number, read_numbers, without_remark
+from data.answers.numbers import LONG, NEAR, Number, read_number, read_numbers, without_remark
 from data.answers.pieces import trim
 from data.answers.quantities import read_quantity, read_ratio, read_times
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean, is_words, normalise
@@ -135,6 +135,6 @@ def _same_number(m: Number, n: Number, rough: bool) -> bool:
     if any(x and y and x != y for x, y in ((m.label, n.label), (m.base, n.base))):
         return False
     if m.percent == n.percent:
-        return m.value == n.value or (rough and abs(m.value - n.value) <= abs(n.value) / 10**12)
+        return m.value == n.value or (rough and abs(m.value - n.value) <= abs(n.value) * NEAR)
     part, whole = (m, n) if m.percent else (n, m)
     return whole.value in (part.value, part.value / 100)

@@ -3,7 +3,7 @@ r"""Formulas compared by math-verify: does a response's answer say what the gold
 Imports sympy, which takes a second or two and can hang inside C code: only the grader's processes import this.
 
 math-verify decides; three things around it are ours, since what it calls equal also teaches (measured: docs/log.md,
-"What models write"):
+"what counts as the same answer"):
 
 - A formula is read whole or not at all. `math_verify.parse` looks for something in a text that it can read, down to its
   last number; here the whole text goes through the same grammar, and one that it cannot read equals nothing.
@@ -46,12 +46,12 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from data.answers.equivalence import bare
-from data.answers.numbers import LONG
+from data.answers.numbers import LONG, NEAR
 from data.answers.spelling import clean
 from data.answers.units import without_unit
 
 DIGITS = 50
-EQUAL, NEAR = Rational(1, 10**40), Rational(1, 10**12)  # relative differences; the second beside a long decimal
+EQUAL = Rational(1, 10**40)  # relative difference; beside a long decimal it is NEAR
 # one number for each of up to eight names: where values differ, formulas do; the first two points are positive
 POINTS = [
     [Rational(sign * (prime + shift), 7 + shift) for prime in (2, 3, 5, 11, 13, 17, 19, 23)]
@@ -99,7 +99,7 @@ def same_formula(answer: str, gold: str) -> bool:
     if isinstance(theirs, Eq) and not isinstance(mine, Relational) and not _names(theirs.lhs):
         return False
     if _scalar(mine) and _scalar(theirs):
-        tolerance = NEAR if LONG.search(answer) or LONG.search(gold) else EQUAL
+        tolerance = Rational(NEAR) if LONG.search(answer) or LONG.search(gold) else EQUAL
         if (verdict := _near(mine, theirs, tolerance)) is not None:
             return verdict
     return bool(verify([theirs], [mine], numeric_precision=DIGITS, allow_set_relation_comp=True, timeout_seconds=None))

@@ -58,6 +58,18 @@ _REMARK = re.compile(r"\s\(([^()\n]{1,100})\)[\s.!*_]*$")
 def last_number(text: str) -> Piece | None:
     """The last number, whole: with its sign, its power, its percent sign, its fraction."""
     text = without_remark(text)
+    found = _last(text)
+    for _ in range(MOST_ROUNDED):  # 1/3 ≈ 0.33
+        before = text[max(0, found.start - 60) : found.start] if found else ""
+        about = _ABOUT.search(before)
+        exact = _last(text[: found.start - len(before) + about.start(1)]) if found and about else None
+        if exact is None:
+            break
+        found = exact
+    return _whole_range(text, found) if found else None
+
+
+def _last(text: str) -> Piece | None:
     digit = last_digit(text)
     if digit is None:
         return _in_words(text)
@@ -65,7 +77,7 @@ def last_number(text: str) -> Piece | None:
     for first, last in ((near, digit + 40), (0, near + 24)):
         for match in reversed(list(_LAST_NUMBER.finditer(text, first, last))):
             if not _is_label(text, match):
-                return _whole_range(text, _number(text, match))
+                return _number(text, match)
     return None
 
 
@@ -76,15 +88,16 @@ def _in_words(text: str) -> Piece | None:
     return Piece(text[at + found[-1][0] : at + found[-1][1]], at + found[-1][0], at + found[-1][1]) if found else None
 
 
+MOST_ROUNDED = 8  # steps back in 2/3 ≈ 0.667 ≈ 0.67
 _ABOUT = re.compile(r"[\w})%]\$?\s*(\u2248|\\approx)\s*\W{0,2}$")
 _COMPOUND = re.compile(
-    r"(?<![\d.,])\d[\d.,]*\s(?:years?|months?|weeks?|days?|hours?|hrs?|minutes?|mins?|dollars?|pounds?|euros?|feet|foot|ft|"
-    r"yards?|lbs?|kg|kilograms?|km|kilometers?|met(?:er|re)s?|liters?|gallons?)(?:,? and |, | )$",
+    r"(?<![\d.,])\d[\d.,]*\s(?:years?|months?|weeks?|days?|hours?|hrs?|minutes?|mins?|dollars?|pounds?|euros?|"
+    r"feet|foot|ft|yards?|lbs?|kg|kilograms?|km|kilometers?|met(?:er|re)s?|liters?|gallons?)(?:,? and |, | )$",
     re.I,
 )
 _SMALLER = re.compile(
-    r"\s(?:months?|weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|cents?|pence|inches|inch|in|feet|ounces?|oz|grams?|"
-    r"met(?:er|re)s?|cm|centimeters?|ml|quarts?)\b",
+    r"\s(?:months?|weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|cents?|pence|inches|inch|in|feet|"
+    r"ounces?|oz|grams?|met(?:er|re)s?|cm|centimeters?|ml|quarts?)\b",
     re.I,
 )
 _RANGE = re.compile(rf"(?:\bbetween\s+)?(?<![\d.,])\$?\d[\d.,]*(?:\s?[{_DASH}]\s?|\s+to\s+|\s+and\s+)\$?$")
@@ -96,8 +109,6 @@ _DENIED = re.compile(
 def _whole_range(text: str, number: Piece) -> Piece:
     """With the other end of a range (10 to 12), or with the word that denies it (except 5): that is no number."""
     before = text[max(0, number.start - 60) : number.start]
-    if (about := _ABOUT.search(before)) and (exact := last_number(text[: number.start - len(before) + about.start(1)])):
-        return exact  # 1/3 ≈ 0.33
     if (first := _COMPOUND.search(before)) and (second := _SMALLER.match(text, number.end)):
         start, end = number.start - len(before) + first.start(), second.end()
         return Piece(text[start:end], start, end)  # 3 hours and 20 minutes

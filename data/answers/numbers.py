@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from data.answers.spelling import MAX_ANSWER_CHARS, UNSIGNED, clean, plain_fractions
 from data.answers.units import CHANGE, spoken, unit_of
 from data.answers.words import in_digits
 
-_UNIT = re.compile(r"(?<=[\d}%])\s*\\(?:text|mbox|mathrm|textrm)\s?\{[^{}]*\}(?:\^\{?[23]\}?)?\s*$")
 _NUMBER = re.compile(
     r"(?<![\w)])(?<!\d\.)(?P<sign>-?)(?:(?P<whole>\d{1,9})\s+(?=\d{1,9}/))?"
     rf"(?P<top>{UNSIGNED})(?:\s?/\s?(?P<bottom>{UNSIGNED}))?"
@@ -30,7 +30,8 @@ _OTHER = re.compile(
     r"\b(?:except|excluding|without|unless|other|but|nor|neither|none|all|any|every|each number|infinite(?:ly)?|"
     r"undefined|unknown|past|between|divided|divisible|divides|multiples?|factors? of|powers?|modulo|mod|base|"
     r"nonzero|non|no|term|place|root|roots|log|squares? of|th|st|nd|rd|"
-    r"thirds?|fourths|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|twelfths|hundredths?|thousandths?)\b|(?<=\d)(?:th|st|nd|rd)\b",
+    r"thirds?|fourths|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|twelfths|hundredths?|"
+    r"thousandths?)\b|(?<=\d)(?:th|st|nd|rd)\b",
     re.I,
 )
 _NEXT_EQUATION = re.compile(rf"(=\s*-?{UNSIGNED}(?:\s+[A-Za-z]+)?)\s+(?=[A-Za-z]\w*\s*=)")  # x = 3 y = 5
@@ -41,6 +42,7 @@ _HEADING = re.compile(r"^\s*[A-Za-z][\w ]*:(?=\s)")  # Number 1: 33
 
 
 # a decimal of 15 significant digits or more is what a computer made of an exact value near it: 2.2000000000000002
+NEAR = Fraction(1, 10**12)  # relative difference to that value
 LONG = re.compile(r"\d*\.\d{15,}|[1-9]\d*\.\d{14,}")
 
 
@@ -61,6 +63,7 @@ def _value(number: re.Match[str]) -> Fraction | None:
     return -size if number["sign"] else size
 
 
+@lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
     """The number that an answer names, with an optional `x =` before it and words or a unit around it."""
     if len(text) > MAX_ANSWER_CHARS:
@@ -97,7 +100,7 @@ _REMARKS = re.compile(
     r"|\s[-\u2013\u2014]\s(?=(?:[^A-Za-z\\]*\b[A-Za-z']{2,}){2}).*$",
     re.I,
 )
-_REMARK = re.compile(r"[A-Za-z]{3,}|\u00d7|[×=]|\\times|\d\s?[-+*/]\s?\d")
+_REMARK = re.compile(r"[A-Za-z]{3,}|[×=]|\\times|\d\s?[-+*/]\s?\d")
 _LATEX_WORD = re.compile(r"\\(?!times|cdot|text|mathrm|div)[A-Za-z]+")
 
 

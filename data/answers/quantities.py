@@ -35,8 +35,8 @@ _RATIO = re.compile(rf"\s*(-?{UNSIGNED})((?:\s*:\s*|\s+to\s+)-?{UNSIGNED})+\s*")
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?\s*(?:\\text\{\s?)?(?:([ap])\.?\s?m\b\.?)?\s*\}?", re.I)
 
 
-def read_quantity(text: str) -> tuple[int, Fraction, int] | None:
-    """(what is measured, how much of it in the smallest unit, number of parts) of "1 hour 30 minutes".
+def read_quantity(text: str) -> tuple[int, Fraction] | None:
+    """(what is measured, how much of it in the smallest unit) of "1 hour 30 minutes".
 
     None if the text is anything else, or has a unit that no other one measures.
     """
@@ -56,7 +56,7 @@ def read_quantity(text: str) -> tuple[int, Fraction, int] | None:
     sizes = [scale[1] for _, scale in parts if scale]
     if len(kinds) > 1 or sizes != sorted(set(sizes), reverse=True):
         return None
-    return kinds.pop(), sum((value * scale[1] for value, scale in parts if scale), Fraction(0)), len(parts)
+    return kinds.pop(), sum((value * scale[1] for value, scale in parts if scale), Fraction(0))
 
 
 def _fraction(text: str) -> Fraction:
@@ -70,11 +70,7 @@ def read_ratio(text: str) -> list[Fraction] | None:
     text = plain_fractions(clean(text)).rpartition("=")[2]
     if not _RATIO.fullmatch(text):
         return None
-    parts = (
-        [Fraction(part.replace(",", "")) for part in re.split(r":|\bto\b", text.replace(" ", ""))]
-        if ":" in text
-        else [Fraction(part.strip().replace(",", "")) for part in text.split(" to ")]
-    )
+    parts = [Fraction(part.strip().replace(",", "")) for part in re.split(r":|\bto\b", text)]
     return [part / parts[0] for part in parts] if parts[0] else None
 
 
