@@ -15,7 +15,7 @@ import pytest
 
 from data.answers import grader as grader_module
 from data.answers.clusters import clusters
-from data.answers.equivalence import Kind
+from data.answers.equivalence import Kind, decide_quickly
 from data.answers.extract import Extracted, extract
 from data.answers.grader import Grader, grade
 from data.answers.numbers import read_numbers
@@ -495,6 +495,24 @@ def test_what_sympy_cannot_hold_costs_its_pair_and_nothing_else(hostile: str) ->
     with Grader(timeout_seconds=4.0, workers=1) as grader:
         assert grader.equivalent([(hostile, "y + 1")], "math")[0] is not True
         assert grader.equivalent([("x + 1", "1 + x")], "math") == [True]
+
+
+PIECES = [
+    "1/0", "0", "half", "0:5", "2 to 3", "1/2", "$", "€", "5", "-", "−", "and", " and ", "million", "thirds", "h", "min",
+    "(", ")", "5 hours", "0/0 hours", r"\frac{1}{0}", r"0.\overline{3}", r"\overline{0}", "_2", "%", "x =", ",", "1,234",
+    "1,23,456", "3,5", "a", "hundred", "point", "≈", "<", r"\sqrt", "°", "'", '"', "12:30", "25 pm", "1e999", "^", "²", "½",
+    r"\text{", "}", "**", "at least", "squared", "dozen", "/0", "7/0 hours", "²/0", "33.51/0 million", "1/0 million",
+]  # fmt: skip
+
+
+def test_no_pair_of_texts_fails() -> None:
+    random_ = random.Random(1)
+    for piece in PIECES:
+        decide_quickly(piece, "5", "math")
+    for _ in range(4_000):
+        text = "".join(random_.choice(PIECES) + random_.choice(["", " "]) for _ in range(random_.randint(1, 6)))
+        for kind in MEASURED:
+            decide_quickly(text, random_.choice(["5", "1/2", "2:3", "5 hours"]), kind)
 
 
 def test_an_error_inside_the_comparison_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ _SCALES |= {"billion": 10**9, "trillion": 10**12}
 _PARTS = {"half": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
 _PARTS |= {"ninth": 9, "tenth": 10, "twelfth": 12, "sixteenth": 16, "hundredth": 100, "thousandth": 1000}
 _SAID = "|".join(sorted((*_UNITS, *_TENS, *_SCALES, *_PARTS, "halves", "a", "an"), key=len, reverse=True))
-_DIGITS = r"\d+(?:\.\d+)?(?:/\d+)?"
+_DIGITS = r"(?:\d+/0*[1-9]\d*|\d+(?:\.\d+)?)"
 # a phrase is at most some 20 words long: what is longer is no number that anyone would write
 _PHRASE = re.compile(
     rf"(?<![\w\\.])(?:{_SAID}|{_DIGITS})s?(?:(?:\s|-(?=[a-z])|\sand\s|\spoint\s){{1}}(?:{_SAID}|{_DIGITS})s?){{0,20}}"
