@@ -498,10 +498,11 @@ def test_what_sympy_cannot_hold_costs_its_pair_and_nothing_else(hostile: str) ->
 
 
 PIECES = [
-    "1/0", "0", "half", "0:5", "2 to 3", "1/2", "$", "€", "5", "-", "−", "and", " and ", "million", "thirds", "h", "min",
-    "(", ")", "5 hours", "0/0 hours", r"\frac{1}{0}", r"0.\overline{3}", r"\overline{0}", "_2", "%", "x =", ",", "1,234",
-    "1,23,456", "3,5", "a", "hundred", "point", "≈", "<", r"\sqrt", "°", "'", '"', "12:30", "25 pm", "1e999", "^", "²", "½",
-    r"\text{", "}", "**", "at least", "squared", "dozen", "/0", "7/0 hours", "²/0", "33.51/0 million", "1/0 million",
+    "1/0", "0", "half", "0:5", "2 to 3", "1/2", "$", "€", "5", "-", "−", "and", " and ", "million", "thirds",
+    "h", "min", "(", ")", "5 hours", "0/0 hours", r"\frac{1}{0}", r"0.\overline{3}", r"\overline{0}", "_2",
+    "%", "x =", ",", "1,234", "1,23,456", "3,5", "a", "hundred", "point", "≈", "<", r"\sqrt", "°", "'", '"',
+    "12:30", "25 pm", "1e999", "^", "²", "½", r"\text{", "}", "**", "at least", "squared", "dozen", "/0",
+    "7/0 hours", "²/0", "33.51/0 million", "1/0 million",
 ]  # fmt: skip
 
 

@@ -5,7 +5,8 @@ Two answers are *equivalent* under a `kind`:
 - "math": the same string after light normalisation; or the same number, quantity, ratio or words, compared exactly
   (1/2 = 0.5, but 0.333 is not 1/3); or equal by math-verify (formula.py). Degrees and a leading `x =` are ignored.
   `50\%` equals both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a unit:
-  5 cm is not 5 m, though either is 5. Words that make another number or a bound count always: neither "5 squared" nor "at most 5" is 5.
+  5 cm is not 5 m, though either is 5. Words that make another number or a bound count
+  always: neither "5 squared" nor "at most 5" is 5.
 - "numbers": the same unordered list of numbers. Integers must be equal; other numbers may differ by
   1e-4 * max(1, |value|), since gold answers are rounded. A percentage stands for the number as written (50% is 50):
   the benchmarks' lists are plain numbers. "1,000" is one number, and so is "30,300"; "30, 300" is two. "3 5" and
