@@ -79,7 +79,7 @@ def normal_form(text: str) -> str:
     words = [_bare(word) for word in text.casefold().split()]
     words = [word for word in words if word]
     kept = [word for word in words if word != "the"] or words
-    if len(kept) > 1 and kept[0] in ("a", "an"):
+    while len(kept) > 1 and kept[0] in ("a", "an"):
         kept = kept[1:]
     return " ".join(kept)
 
@@ -95,8 +95,11 @@ def plain(text: str) -> str:
 
 
 def _bare(word: str) -> str:
-    word = _AROUND.sub("", word)
-    return word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
+    before = None
+    while before != word:  # **Paris**! has both
+        before, word = word, _AROUND.sub("", word)
+        word = word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
+    return word
 
 
 def _last(pattern: re.Pattern[str], response: str) -> tuple[int, int] | None:
