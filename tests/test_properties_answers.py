@@ -20,7 +20,7 @@ from tests.properties import examples, long_texts, within
 from tests.properties import texts as some_texts
 
 QUESTION = "Which one? (A) 24 (B) a dozen (C) x + 1 (D) none of these"
-SECONDS = 2.0  # of CPU time, for 10,000 characters; the slowest takes some tenths
+SECONDS = 5.0  # of CPU time, for 10,000 characters; the slowest takes one, if no other process disturbs it
 KINDS = st.sampled_from([*kinds.KINDS, "answers:same"])  # of the last the text of a response alone is looked at
 
 
@@ -31,7 +31,7 @@ def grader() -> Iterator[Grader]:
         yield shared
 
 
-@examples(60)
+@examples(20)
 @given(response=some_texts(), question=st.one_of(st.just(QUESTION), some_texts()), kind=KINDS)
 def test_an_answer_is_found_where_it_stands(response: str, question: str, kind: str) -> None:
     with within(SECONDS):
@@ -43,7 +43,7 @@ def test_an_answer_is_found_where_it_stands(response: str, question: str, kind: 
         assert found.answer == choice.NONE or found.answer in choice.options_of(question)
 
 
-@examples(25)
+@examples(8)
 @given(response=long_texts(), kind=KINDS)
 def test_no_response_takes_long_to_read(response: str, kind: str) -> None:
     with within(SECONDS):
@@ -51,7 +51,7 @@ def test_no_response_takes_long_to_read(response: str, kind: str) -> None:
         kinds.of(kind).find("", response)
 
 
-@examples(60)
+@examples(20)
 @given(response=some_texts(), kind=st.sampled_from([*kinds.KINDS]))
 def test_an_answer_that_was_found_is_right_beside_itself(response: str, kind: str) -> None:
     found = kinds.of(kind).find(response, QUESTION)
@@ -60,7 +60,7 @@ def test_an_answer_that_was_found_is_right_beside_itself(response: str, kind: st
             assert kinds.of(kind).right(found.answer, found.answer) is not False
 
 
-@examples(60)
+@examples(20)
 @given(a=some_texts(8), b=some_texts(8), kind=st.sampled_from(["math", "numbers"]))
 def test_what_is_decided_quickly_holds_in_both_directions(a: str, b: str, kind: str) -> None:
     with within(SECONDS):
@@ -74,19 +74,18 @@ def test_no_comparison_takes_long(a: str, b: str, kind: str) -> None:
         kinds.of(kind).right(a, b)
 
 
-@examples(60)
+@examples(20)
 @given(text=some_texts())
-def test_forms_are_their_own_form(text: str) -> None:
+def test_what_was_thought_is_hidden_once_and_every_text_has_a_form(text: str) -> None:
     with within(SECONDS):
-        form = texts.normal_form(text)
-        assert texts.normal_form(form) == form
+        assert texts.normal_form(text) == texts.normal_form(f" {text}\n")
         shown = thoughts.hidden(text)
         assert thoughts.hidden(shown) == shown and len(shown) == len(text)
         assert bare(bare(text)) == bare(text)
         normalise(text)
 
 
-@examples(60)
+@examples(20)
 @given(cell=st.one_of(some_texts(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(some_texts(3))),
        question=st.one_of(st.just(QUESTION), some_texts()), kind=KINDS)  # fmt: skip
 def test_a_gold_answer_is_read_or_refused(cell: object, question: str, kind: str) -> None:
@@ -101,7 +100,7 @@ def test_a_gold_answer_is_read_or_refused(cell: object, question: str, kind: str
         assert same_gold(found, found, kind)
 
 
-@examples(40)
+@examples(15)
 @given(cell=st.one_of(some_texts(), st.lists(some_texts(3), max_size=4).map(json.dumps)), question=some_texts())
 def test_options_are_listed_or_refused(cell: str, question: str) -> None:
     with within(SECONDS):
@@ -113,7 +112,7 @@ def test_options_are_listed_or_refused(cell: str, question: str) -> None:
         choice.problem_of(choice.with_options(question, options))
 
 
-@examples(40)
+@examples(15)
 @given(options=st.lists(st.from_regex(r"[a-z]{1,9}( [0-9]{1,9})?", fullmatch=True), min_size=2, max_size=8))
 def test_options_below_a_question_are_its_options(options: list[str]) -> None:
     written = choice.with_options("Which one is it?", options)

@@ -29,6 +29,7 @@ from train.loss import optimiser_steps
 # --- weights ----------------------------------------------------------------------------------------------------
 
 EIGHTHS = st.integers(-800, 800).map(lambda n: n / 8)  # sums of them are exact, so equal means equal
+ENTROPY = st.one_of(st.just(0.0), st.floats(1e-6, 3))
 PMI = st.one_of(EIGHTHS, st.floats(-1e6, 1e6))
 
 
@@ -47,7 +48,7 @@ def sections(draw: st.DrawFn, weighting: Weighting | None = None) -> ScoreSectio
 def rounds(draw: st.DrawFn, pmi: st.SearchStrategy[float] = PMI) -> tuple[list[float], list[int], list[float]]:
     """PMI, agreement and answer entropy of a peer's examples."""
     n = draw(st.integers(1, 12))
-    lists = (st.lists(each, min_size=n, max_size=n) for each in (pmi, st.integers(0, 1), st.floats(0, 3)))
+    lists = (st.lists(each, min_size=n, max_size=n) for each in (pmi, st.integers(0, 1), ENTROPY))
     found = tuple(draw(each) for each in lists)
     return found  # type: ignore[return-value]
 
