@@ -21,6 +21,7 @@ from data.locks import Holder, look
 from data.meter import lasting
 from data.progress import PeerState, StageState, going, stages
 from data.run import RUNS
+from data.versions import changes as version_changes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 WORDS = {"missing": "-"}
@@ -141,7 +142,7 @@ def command(
         console.print(first, markup=False, soft_wrap=True)
         if states:
             console.print(table_of(states))
-        for line in others:
+        for line in (*others, *version_changes(RUNS / run)):
             console.print(line, markup=False, soft_wrap=True)
 
     guarded(body)
