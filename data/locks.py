@@ -112,9 +112,9 @@ def _told_of_dead(folder: Path, holder: Holder) -> str:
     told = f"{folder}: the last process at it ({holder}) did not end in order: it was killed, or its machine stopped"
     if not holder.here:
         told += (
-            f". If it should still work on {holder.host}, stop one of the two: this file system does not say so there"
+            f". Not every file system tells one machine of another's locks: be sure that it is gone on {holder.host}"
         )
-    return f"{told}. It is taken over"
+    return f"{told}. This one takes over"
 
 
 def _lives(pid: int) -> bool:

@@ -101,9 +101,6 @@ def test_tables_nested_too_deep_are_refused(tmp_path: Path) -> None:
     path.write_text("x." * 5000 + "y = 1")
     with pytest.raises(UserError, match="nested too deep"):
         load_config(path, [])
-    path.write_text("")
-    with pytest.raises(UserError, match="nested too deep|expected"):
-        load_config(path, ["a." * 5000 + "b=1"])
 
 
 def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
@@ -163,11 +160,11 @@ def refusal(path: Path) -> str:
 def test_a_gguf_header_that_moves_a_tensor_or_asks_for_too_much_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     content = gguf(path)
-    second = GGUFReader(path).tensors[1]
-    at = second.field.offset + sum(int(part.nbytes) for part in second.field.parts[:-1])
-    assert int.from_bytes(content[at : at + 8], "little") == 64
-    path.write_bytes(content[:at] + (0).to_bytes(8, "little") + content[at + 8 :])
-    assert "has b.weight at byte" in refusal(path)  # else b would have the numbers of a
+    first = GGUFReader(path).tensors[0]
+    at = first.field.offset + sum(int(part.nbytes) for part in first.field.parts[:-1])
+    assert int.from_bytes(content[at : at + 8], "little") == 0
+    path.write_bytes(content[:at] + (64).to_bytes(8, "little") + content[at + 8 :])
+    assert "has a.weight at byte" in refusal(path)  # else a would have the numbers of b
     kind = at - 4
     path.write_bytes(content[:kind] + (26).to_bytes(4, "little") + content[kind + 4 :])
     assert "tensors of the type I32, which cannot be dequantised" in refusal(path)
