@@ -47,6 +47,7 @@ class Stage:
         """
         from data import shards
         from data.console import console
+        from data.versions import changed_since
 
         spent.clear()
         manifest = shards.read_manifest(self.folder)
@@ -61,6 +62,8 @@ class Stage:
             )
         if manifest is None:
             shards.write_json(self.fingerprint, started)
+            if told := changed_since(self.folder, versions()):
+                console.print(f"{self.title}: {told}", markup=False, soft_wrap=True)
         else:
             shutil.rmtree(self.work, ignore_errors=True)  # of a call that was killed right after its manifest
             if also is not None and also.is_file():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from data.config.sections import Config, GuardSection
 from data.run import RUNS, Run, load_frozen
+from data.versions import changes as version_changes
 from evaluate.changes import Change, changes
 from evaluate.gate import gate_notes, gate_rounds, gate_table
 from evaluate.guard import findings
@@ -62,6 +64,8 @@ def results_of(run: str, guard: GuardSection | None = None) -> Results:
         rounds = rounds_without_gold(run)
     if gate_rounds(run):
         tables += [gate_table(run), gate_notes(run)]
+    if told := version_changes(RUNS / run):
+        tables.append("\n".join(f"[bold]versions[/bold] {escape(line)}" for line in told))
     more += [training_table(run, rounds), choices_table(config)]
     return Results(opened, rounds, found, seen, tables, more)
 

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data.config.sections import PeerSection
 from data.errors import UserError
 from peers.weights import one_line
@@ -79,7 +81,38 @@ def check_gguf(peer: PeerSection, path: Path, named: str) -> None:
         raise UserError(
             f"peer {peer.name}: {named} has {what} than its header says; name all its pieces, once and in their order"
         )
+    _check_layout(peer, named, reader)
     _check_tensors(peer, path, named, reader)
+
+
+def _check_layout(peer: PeerSection, named: str, reader: GGUFReader) -> None:
+    """Each tensor begins where the one before it ends, as llama.cpp wants it, and is of a type that can be dequantised;
+    a header that names more layers than there are tensors would make a model without end. Raises UserError."""
+    from gguf import GGML_QUANT_SIZES, dequantize
+
+    expected, again = reader.data_offset, "the file is damaged: fetch it again"
+    for tensor in reader.tensors:
+        if int(tensor.data_offset) != expected:
+            raise UserError(
+                f"peer {peer.name}: {named} has {tensor.name} at byte {int(tensor.data_offset)}, and the tensors "
+                f"before it end at {expected}; {again}"
+            )
+        expected += -(-int(tensor.n_bytes) // reader.alignment) * int(reader.alignment)
+    for kind in {tensor.tensor_type for tensor in reader.tensors}:
+        try:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except NotImplementedError:
+            raise UserError(
+                f"peer {peer.name}: {named} has tensors of the type {kind.name}, which cannot be dequantised; take a "
+                "file of another type (Q4_K_M, Q8_0, F16)"
+            ) from None
+    architecture = reader.get_field("general.architecture")
+    layers = reader.get_field(f"{architecture.contents()}.block_count") if architecture else None
+    if layers is not None and layers.contents() > len(reader.tensors):
+        raise UserError(
+            f"peer {peer.name}: {named} has {len(reader.tensors)} tensors, and {layers.contents()} layers by its "
+            f"header; {again}"
+        )
 
 
 def _check_tensors(peer: PeerSection, path: Path, named: str, reader: GGUFReader) -> None:

@@ -29,8 +29,13 @@ class QuickReader(gguf.GGUFReader):
     Unlike the library's, the `parts` of such a field are its values alone, and strings are views of bytes.
     """
 
+    def _push_field(self, field: gguf.ReaderField, skip_sum: bool = False) -> int:
+        if self.byte_order != "I":  # the library goes on for 2^60 numbers that are not there
+            raise ValueError("its numbers are of the other byte order")
+        return super()._push_field(field, skip_sum)
+
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
-        if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
+        if raw_type != GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
         data: NDArray[np.uint8] = np.asarray(self.data)
         memory = memoryview(data.data)  # its slices are cheaper than an array's

@@ -224,7 +224,7 @@ def read_model_json(peer: PeerSection, path: Path) -> dict[str, Any]:
     """An object of JSON that comes with a model. Raises UserError if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"peer {peer.name}: {path} cannot be read ({error}); fetch the model again") from error
     if not isinstance(content, dict):
         raise UserError(f"peer {peer.name}: {path} holds no JSON object; fetch the model again")

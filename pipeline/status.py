@@ -17,10 +17,11 @@ from rich.table import Table
 
 from data.cli import guarded, start
 from data.console import console
-from data.locks import holder
+from data.locks import Holder, look
 from data.meter import lasting
 from data.progress import PeerState, StageState, going, stages
 from data.run import RUNS
+from data.versions import changes as version_changes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 WORDS = {"missing": "-"}
@@ -70,19 +71,21 @@ def _of_peer(peer: PeerState, running: bool) -> str:
     return ", ".join(parts) + (f" on {', '.join(peer.devices)}" if peer.devices else "")
 
 
-def lines_of(run: str, states: Sequence[StageState], pid: int | None) -> list[str]:
-    """What is to be said above and below the table: who is at the run, and what went wrong."""
+def lines_of(run: str, states: Sequence[StageState], holder: Holder | None, killed: Holder | None = None) -> list[str]:
+    """What is to be said above and below the table: who is at the run, or was killed at it, and what went wrong."""
     lines = []
     at = next((f"{each.stage} round {each.round}" for each in states if each.state == "running"), None)
-    if pid is not None:
-        lines.append(f"run {run}: a command is at it (pid {pid}), {at or 'between two stages, starting or ending'}")
+    last_one = f"; the last one ({killed}) was killed, or its machine stopped" if killed else ""
+    if holder is not None:
+        at = at or "between two stages, starting or ending"
+        lines.append(f"run {run}: a command is at it ({holder}), {at}")
         left, last = outlook(states), max((each.round for each in states), default=0)
         if left is not None and left > 0:
             lines[0] += f"; about {lasting(left)} left to the end of round {last}, if stages take as long as before"
     elif any(each.state != "finished" for each in states):
-        lines.append(f"run {run}: no command is at it; the same command goes on with what is not finished")
+        lines.append(f"run {run}: no command is at it{last_one}; the same command goes on with what is not finished")
     else:
-        lines.append(f"run {run}: no command is at it")
+        lines.append(f"run {run}: no command is at it{last_one}")
     for each in states:
         if each.state == "stopped":
             why = f" ({each.reason})" if each.reason else ""
@@ -129,15 +132,17 @@ def command(
     """`python -m pipeline.status --run NAME`."""
 
     def body() -> None:
-        states, pid = stages(run), holder(RUNS / run)
+        states, (held, who) = stages(run), look(RUNS / run)
+        who = who or (Holder() if held else None)
         if json_:
+            pid = who.pid if held and who else None
             console.file.write(json.dumps(as_json(run, states, pid)) + "\n")
             return
-        first, *others = lines_of(run, states, pid)
+        first, *others = lines_of(run, states, *((who, None) if held else (None, who)))
         console.print(first, markup=False, soft_wrap=True)
         if states:
             console.print(table_of(states))
-        for line in others:
+        for line in (*others, *version_changes(RUNS / run)):
             console.print(line, markup=False, soft_wrap=True)
 
     guarded(body)

@@ -21,11 +21,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 from rich.console import Console
 
 from data import shards
 from data.shards import Row
 from peers.devices import gpu_is_there
+from tests import properties  # noqa: F401  registers the profiles
+
+settings.load_profile("quick")  # before pytest's --hypothesis-profile is heard
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = Path(os.environ.get("PST_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))

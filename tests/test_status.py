@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import evaluate.report
 from data import shards
 from data.config.load import parse_config
 from data.errors import UserError
+from data.locks import Holder
 from data.progress import StageState, going, record_path, stages
 from data.run import Run
 from data.stage import FORMAT, Stage
@@ -138,7 +140,7 @@ def test_the_time_to_the_end_of_the_last_round_goes_by_the_stages_before() -> No
     ]  # fmt: skip
     assert outlook(later) == 70 + 400
     assert outlook([*later[:2], of(2, "generate", "running", 130, 50), later[3]]) == 50 + 400
-    assert lines_of("r", later, 7)[0].endswith(
+    assert lines_of("r", later, Holder(7))[0].endswith(
         "; about 8 min left to the end of round 2, if stages take as long as before"
     )
 
@@ -267,7 +269,12 @@ def test_status_while_a_stage_runs_after_a_kill_and_when_it_goes_on(project: Pat
         "chatty": (360, ("cpu",)), "plain": (360, ("cpu",)),
     }  # fmt: skip
     assert sum(peer.done for peer in state.peers) == state.done and state.tokens and state.left
-    assert f"(pid {process.pid}), evaluate round 0" in told and "running" in told and "responses" in told
+    assert (
+        f"(pid {process.pid} on {socket.gethostname()} since " in told
+        and "UTC), evaluate round 0" in told
+        and "running" in told
+        and "responses" in told
+    )
     assert as_json_["going"] and as_json_["pid"] == process.pid and as_json_["stages"][0]["state"] == "running"
     assert [each["state"] for each in as_json_["stages"][1:]] == ["missing"] * 4  # round 1 was asked for
 

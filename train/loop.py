@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from data.config.sections import TrainSection
-from data.errors import UserError
+from data.errors import UserError, trouble
 from data.shards import writing
 from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
@@ -197,8 +198,26 @@ def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int,
         return 0, [], 0
     from peft import set_peft_model_state_dict
 
-    state = torch.load(path, weights_only=True)
+    state = _read_checkpoint(path)
     set_peft_model_state_dict(model, state["adapter"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     return state["step"], state["losses"], state["tokens"]
+
+
+def _read_checkpoint(path: Path) -> Any:
+    """What `_checkpoint` wrote. Raises UserError if it is cut off or changed: it is a zip file with a checksum of each
+    record, which torch writes and does not compare."""
+    try:
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit")
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # zipfile's, zlib's, pickle's and torch's own, for a file that is none
+        if trouble(error):
+            raise  # deleting it would not help
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{path} is damaged ({why}); delete it and run its stage again: this peer is trained from its first step"
+        ) from error

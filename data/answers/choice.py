@@ -123,7 +123,7 @@ def listed(cell: str) -> list[str]:
     [letters]}. Raises ValueError, whose message fits after "that"."""
     try:
         found = json.loads(cell)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         found = None
     if isinstance(found, dict):
         labels, found = found.get("label", list(found)), found.get("text", list(found.values()))

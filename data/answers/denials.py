@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 
 _LETTER = r"(?:\*\*)?(?:[(\[](?P<{0}bracketed>[A-Za-z])[)\]]|(?P<{0}bare>(?-i:[A-Z]))(?![\w'’]))(?:\*\*)?"
-_CLAUSE = re.compile(
-    r"(?<=[.;!])\s+(?=\S)|(?<=\?)\s+(?!(?:no|nope|not|wait)\b)(?=\S)|[,;:]?\s+[-–—]\s+|,?\s+(?:but|so|hence|thus|therefore|while|whereas|leaving|which\s+leaves)\b"
+_CLAUSE = re.compile(  # white space from its first character on: of thousands of line ends, each would be tried
+    r"(?<=[.;!])\s+(?=\S)|(?<=\?)\s+(?!(?:no|nope|not|wait)\b)(?=\S)|[,;:]?(?<!\s)\s+[-–—]\s+|,?(?<!\s)\s+(?:but|so|hence|thus|therefore|while|whereas|leaving|which\s+leaves)\b"
     r"|,\s+(?=(?:option\s+)?[(\[]?(?-i:[A-Z])[)\]]?\s+(?:is|must|remains)\b)|,\s+(?=(?:it|that)(?:\s+is|['’]s)\s+[(\[]?(?-i:[A-Z])\b)|[。；！？，]",
     re.I,
 )

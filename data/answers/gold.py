@@ -140,7 +140,7 @@ def _read_list(values: list[Any], kind: Kind) -> str:
 def _listed(text: str) -> list[Any]:
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise Unreadable("is a list written as text; write a JSON list, or the parts with commas") from None
     if not isinstance(found, list) or any(isinstance(part, (list, dict)) for part in found):
         raise Unreadable("is a nested list")

@@ -84,7 +84,7 @@ def _listed(value: Any) -> list[Any] | None:
         return None
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise Unreadable("is a list written as text; write a JSON list") from None
     if not isinstance(found, list) or any(isinstance(part, (list, dict)) for part in found):
         raise Unreadable("is a nested list")

@@ -126,7 +126,7 @@ def aliases(gold: str) -> list[str]:
     if gold.startswith('["'):
         try:
             found = json.loads(gold)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             return [gold]
         if isinstance(found, list) and all(isinstance(each, str) for each in found):
             return found

@@ -42,11 +42,12 @@ _WRONG = re.compile(
     re.I,
 )
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
-_STOP = re.compile(r"(\S*)[.!?]\s+(?=[^\sa-z])")
+_STOP = re.compile(r"[.!?]\s+(?=[^\sa-z])")
+_LONGEST = 60  # characters of a word that are looked at: those that are shortened are far shorter
 _ONE_LETTER = re.compile(r"([A-Z])\.\s")  # of an option, which ends a sentence here
 _SHORTENED = re.compile(r"(?:.*\.)?(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Jr|Mt|Ft|Prof|Gen|Sen|Gov|Capt|Lt|Col|vs|approx|ca)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
-_AROUND = re.compile(r"""^["'“”‘’«»`*_¿¡]+|["'“”‘’«»`*_.,;:?…]+$""")
+_BEFORE, _BEHIND = "\"'“”‘’«»`*_¿¡", "\"'“”‘’«»`*_.,;:?…"  # a word
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'", "‘": "'"})
 
 
@@ -79,7 +80,7 @@ def normal_form(text: str) -> str:
     words = [_bare(word) for word in text.casefold().split()]
     words = [word for word in words if word]
     kept = [word for word in words if word != "the"] or words
-    if len(kept) > 1 and kept[0] in ("a", "an"):
+    while len(kept) > 1 and kept[0] in ("a", "an"):
         kept = kept[1:]
     return " ".join(kept)
 
@@ -95,8 +96,11 @@ def plain(text: str) -> str:
 
 
 def _bare(word: str) -> str:
-    word = _AROUND.sub("", word)
-    return word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
+    before = None
+    while before != word:  # **Paris**! has both
+        before, word = word, word.lstrip(_BEFORE).rstrip(_BEHIND)
+        word = word.rstrip("!") if re.search(r"[^\W\d]", word) else word  # 5! is a factorial
+    return word
 
 
 def _last(pattern: re.Pattern[str], response: str) -> tuple[int, int] | None:
@@ -139,8 +143,10 @@ def _sentence_end(response: str, start: int, end: int) -> int:
     reason = _REASON.search(response, start, end)
     end = reason.start() if reason else end
     for stop in _STOP.finditer(response, start, end):
-        if not _SHORTENED.fullmatch(stop[1].lstrip("(\"'")):  # Dr. No, the U.S. Army
-            return stop.end(1)
+        before = response[max(start, stop.start() - _LONGEST) : stop.start()]
+        word = "" if before[-1:].isspace() else (before.split() or [""])[-1]
+        if not _SHORTENED.fullmatch(word.lstrip("(\"'")):  # Dr. No, the U.S. Army
+            return stop.start()
     return end
 
 

@@ -35,11 +35,13 @@ def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ())
     Raises UserError, which names the overrides of a key that is wrong, or of what is around it or in it, instead of
     `where`; and all of them beside `where` if the error is how sections go together.
     """
-    given = copy.deepcopy(raw)
-    for text in overrides:
-        _apply_override(given, text)
     try:
+        given = copy.deepcopy(raw)
+        for text in overrides:
+            _apply_override(given, text)
         return Config.model_validate(given)
+    except RecursionError:
+        raise UserError(f"{where}: tables are nested too deep in one another; expected section.key = value") from None
     except ValidationError as error:
         told: dict[str, list[str]] = {}
         for item in error.errors():

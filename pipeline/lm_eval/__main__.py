@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from data import shards
+from data import shards, sums
 from data.cli import guarded, quiet_environment, start
 from data.config.sections import BenchmarkSection
 from data.console import console
@@ -71,7 +71,8 @@ def confirm(run: Run, round_: int, asked: Asked, peers: list[str]) -> list[Row]:
         "policies": {peer: [untouched[peer].identity, trained[peer].identity] for peer in peers},
         "rows": [asdict(row) for row in rows],
     }  # fmt: skip
-    shards.write_json(about, path)
+    with sums.noted(path):
+        shards.write_json(about, path)
     title = f"run {run.name}, round {round_}: lm-evaluation-harness, in %, beside our exact match"
     console.print(table_of(title, rows))
     console.print(f"as JSON: {path}")

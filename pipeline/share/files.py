@@ -21,8 +21,9 @@ from data.sums import IN_ROUND, IN_RUN, SUMS
 PACKED = "_PACKED.json"  # what `pack` says about an archive; it stays in the unpacked run
 REPORT, EXPORT, CARD = "report.html", "export", "README.md"
 FIGURES = "lm_eval.json"  # of another harness, beside a round's metrics
-# made anew by a command, or for people to edit
-NO_SUM = (REPORT, FIGURES, "tracked.json", PACKED, CARD, ".lock", shards.STARTED)
+SUMMED = (*IN_ROUND, FIGURES)  # files of a round
+# made anew by a command, or for people to edit; tracked.json says what a tracker was told of, and is no evidence
+NO_SUM = (REPORT, "tracked.json", PACKED, CARD, ".lock", shards.STARTED)
 NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are not looked into
 
 
@@ -77,7 +78,7 @@ def known_by(lists: Mapping[str, bytes]) -> Known:
             entries = listed(name, content)
         except ValueError as error:
             known.wrong.append(f"{name}: {error}")
-            names = (IN_ROUND if folder.parts else IN_RUN) if is_sums(name) else ("",)
+            names = (SUMMED if folder.parts else IN_RUN) if is_sums(name) else ("",)
             known.unreadable.extend(str(folder / each) for each in names)
             continue
         known.files.update({str(folder / inner): (checksum, name) for inner, checksum in entries.items()})
@@ -146,7 +147,7 @@ def wants_sum(name: str) -> bool:
     """Whether a file is of those that a `sums.json` lists."""
     path = PurePosixPath(name)
     in_round = len(path.parts) == 2 and path.parts[0].startswith("round=")
-    return path.name in IN_ROUND if in_round else name in IN_RUN
+    return path.name in SUMMED if in_round else name in IN_RUN
 
 
 def unfinished_stages(root: Path) -> tuple[str, ...]:

@@ -19,14 +19,14 @@ from data.errors import UserError
 from data.locks import locked
 from data.run import OUTPUT, RUNS, Run, check_name, check_run, load_frozen
 from data.stage import FORMAT
-from data.sums import IN_ROUND, SUMS
+from data.sums import SUMS
 from pipeline.share.archive import extract, read_archive, write_archive
-from pipeline.share.files import EXPORT, FIGURES, PACKED, REPORT, unfinished_stages, wants_sum
+from pipeline.share.files import EXPORT, PACKED, REPORT, SUMMED, unfinished_stages, wants_sum
 from pipeline.share.needs import models_of, not_here
 from pipeline.share.verify import examine, tell
 
 WITH_GOLD = (OUTPUT["evaluate"],)  # folders of a round
-GOLD_FILES = (*IN_ROUND, REPORT, FIGURES, "evaluate.log", "lm_eval.log")
+GOLD_FILES = (*SUMMED, REPORT, "evaluate.log", "lm_eval.log")
 
 
 def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -> Path:
@@ -50,7 +50,7 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
         unknown = {line.partition(": ")[0] for line in faults.unknown}
         elsewhere = tuple(f"{folder}/" for folder in (EXPORT, *unfinished))
         names = [name for name in found if name not in unknown and not name.startswith(elsewhere)]
-        beside = [root / REPORT, *root.glob(f"round=*/{FIGURES}"), *(root.glob("round=*/logs/*.log") if logs else ())]
+        beside = [root / REPORT, *(root.glob("round=*/logs/*.log") if logs else ())]
         names += [str(each.relative_to(root)) for each in beside if each.is_file()]
         entries = _entries(root, names, gold)
         about = {

@@ -1,0 +1,68 @@
+"""Whether a library changed in the middle of a run: told, and never a reason to refuse. Manifests say what each stage
+was made with."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from data import shards
+from data.errors import UserError
+
+ABSENT = "none"  # in the place of a version
+
+
+def made_with(root: Path) -> list[tuple[str, Path, dict[str, str]]]:
+    """(stage and round, folder, {library: version}) of a run's finished stages, in their order. A manifest that cannot
+    be read, or says nothing of versions, is left out."""
+    from data.run import OUTPUT  # which imports what imports this
+
+    found = []
+    rounds = (path.name.partition("=")[2] for path in root.glob("round=*"))
+    for round_ in sorted(int(name) for name in rounds if name.isdecimal()):
+        for stage, kind in OUTPUT.items():
+            folder = root / f"round={round_}" / kind
+            versions = _versions(folder / shards.SUCCESS)
+            if versions:
+                found.append((f"{stage} round {round_}", folder, versions))
+    return found
+
+
+def _versions(path: Path) -> dict[str, str]:
+    try:
+        manifest: Any = shards.read_json(path) if path.is_file() else {}
+    except (UserError, OSError):
+        return {}
+    found = manifest.get("versions") if isinstance(manifest, dict) else None
+    return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}
+
+
+def changed_since(folder: Path, now: dict[str, str]) -> str | None:
+    """What is other now than when the run's last stage before this one was made, in one line; None if nothing is.
+    `folder` is that of the stage that begins."""
+    others = [each for each in made_with(folder.parent.parent) if each[1] != folder]
+    if not others:
+        return None
+    stage, _, before = others[-1]
+    changed = [
+        f"{name} {before.get(name, ABSENT)} -> {now.get(name, ABSENT)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    return f"other versions than {stage} was made with: {', '.join(changed)}" if changed else None
+
+
+def changes(root: Path) -> list[str]:
+    """A line for each library that not all of a run's finished stages were made with the same version of."""
+    stages = made_with(root)
+    lines = []
+    for name in sorted({name for _, _, versions in stages for name in versions}):
+        runs = [
+            (version, next(iter(group))[0])
+            for version, group in groupby(stages, lambda each, name=name: each[2].get(name, ABSENT))  # type: ignore[misc]
+        ]
+        if len(runs) > 1:
+            parts = [f"{version} from {first} on" for version, first in runs[1:]]
+            lines.append(f"{name} was {runs[0][0]}, {', '.join(parts)}")
+    return lines

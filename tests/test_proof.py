@@ -1,0 +1,180 @@
+"""What a run proves of itself: versions of libraries, checksums and a format in every list; and what the property tests
+found, each once more in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFReader, GGUFWriter
+
+from data import shards, sums
+from data.answers import choice, kinds, texts
+from data.answers.equivalence import decide_quickly
+from data.answers.gold import Unreadable, read_gold
+from data.config.load import load_config
+from data.config.sections import PeerSection
+from data.console import console
+from data.errors import UserError
+from data.run import OUTPUT
+from data.stage import FORMAT, Stage, versions
+from data.versions import changed_since, changes
+from peers.gguf_file import check_gguf
+from peers.gguf_load import QuickReader, read_quickly
+from pipeline.share.files import FIGURES
+from pipeline.share.verify import examine
+from tests.properties import within
+
+NOW = versions()
+
+
+def finish(root: Path, round_: int, stage: str, **others: str | None) -> Path:
+    """A finished stage that was made with other versions than there are now; None: without that library."""
+    folder = root / f"round={round_}" / OUTPUT[stage]
+    folder.mkdir(parents=True)
+    made = {name: version for name, version in (NOW | others).items() if version is not None}
+    said = {"stage": stage, "round": round_, "rows": 0, "seconds": 1.0, "fingerprint": {}, "versions": made}
+    shards.write_manifest(folder, said, [])
+    return folder
+
+
+def test_a_library_that_changed_between_two_stages_is_told_and_not_refused(tmp_path: Path) -> None:
+    finish(tmp_path, 0, "evaluate")
+    generate = finish(tmp_path, 1, "generate")
+    assert changed_since(tmp_path / "round=1" / "scores", NOW) is None and changes(tmp_path) == []
+    finish(tmp_path, 1, "score", torch="2.0.0", vllm=None, peft=None)
+    folder = tmp_path / "round=1" / "adapters"
+    told = f"peft none -> {NOW['peft']}, torch 2.0.0 -> {NOW['torch']}"
+    assert str(changed_since(folder, NOW)).startswith(f"other versions than score round 1 was made with: {told}")
+    with console.capture() as said:
+        assert Stage("train", 1, folder, {}).begin()
+    assert said.get().startswith("train round 1: other versions than score round 1 was made with: ")
+    finish(tmp_path, 2, "generate", torch="2.0.0")
+    assert changes(tmp_path)[-1] == f"torch was {NOW['torch']}, 2.0.0 from score round 1 on"
+    with console.capture() as said:
+        assert not Stage("generate", 1, generate, {}).begin()
+    assert "versions" not in said.get()  # nothing is made
+    for path in tmp_path.glob("round=*/*/_SUCCESS.json"):
+        path.write_text("no JSON")  # which whoever reads it tells
+    assert changes(tmp_path) == []
+
+
+def test_status_tells_of_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import status
+
+    finish(tmp_path / "runs" / "t", 0, "evaluate", torch="1.0")
+    finish(tmp_path / "runs" / "t", 1, "generate")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(status, "stages", lambda run: [])
+    with console.capture() as said:
+        status.command(run="t", json_=False)
+    assert f"torch was 1.0, {NOW['torch']} from generate round 1 on" in said.get()
+
+
+def test_lm_evals_figures_have_a_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "round=1" / FIGURES
+    path.parent.mkdir()
+    with sums.noted(path):
+        shards.write_json({"rows": []}, path)
+    assert examine(tmp_path)[1].all == []
+    path.write_text(path.read_text() + " ")
+    assert examine(tmp_path)[1].all == [f"round=1/{FIGURES}: its checksum is not the one in round=1/sums.json"]
+    (tmp_path / "round=1" / sums.SUMS).unlink()
+    faults = examine(tmp_path)[1]
+    assert faults.all == [] and faults.unsummed == [f"round=1/{FIGURES}: cannot be checked, nothing has its checksum"]
+
+
+def test_every_list_of_a_finished_run_has_a_format_and_checksums(tmp_path: Path) -> None:
+    folder = finish(tmp_path, 1, "score")
+    manifest = shards.read_json(folder / shards.SUCCESS)
+    assert manifest["format"] == FORMAT and manifest[shards.SEAL] == shards.seal(manifest) and manifest["files"] == {}
+
+
+# --- what the property tests found ------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000
+
+
+def test_tables_nested_too_deep_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("x." * 5000 + "y = 1")
+    with pytest.raises(UserError, match="nested too deep"):
+        load_config(path, [])
+
+
+def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(DEEP)
+    with pytest.raises(UserError, match="cannot be read"):
+        shards.read_json(tmp_path / "x.json")
+    with pytest.raises(ValueError, match="are no list"):
+        choice.listed(DEEP)
+    gold = '["' + '",["' * 50_000
+    assert kinds.aliases('["a",' + DEEP) == ['["a",' + DEEP]
+    for kind in ("math", "exact"):
+        with pytest.raises(Unreadable):
+            read_gold('["a",' + DEEP + gold, kind)
+
+
+def test_marks_on_both_sides_of_a_word_are_no_part_of_it() -> None:
+    for text in ("**Paris**!", "“Paris”!", "Paris!*", "*Paris!*."):
+        assert texts.normal_form(text) == "paris", text
+    assert texts.normal_form("5!") == "5!" and texts.normal_form("an A") == "a"
+
+
+def test_signs_alone_are_right_beside_themselves() -> None:
+    assert decide_quickly(r"\$", r"\$", "numbers") and decide_quickly(r"\$", r"\$", "math")
+    assert not decide_quickly(" ", " ", "math")
+
+
+@pytest.mark.parametrize(
+    "response", ["Answer: " * 8 + "12" * 40_000, "A. " + "\n" * 20_000 + "!", "Answer: " + "…" * 40_000],
+    ids=["one long word", "line ends", "points"],
+)  # fmt: skip
+def test_long_runs_of_one_thing_take_no_time(response: str) -> None:
+    with within(5):
+        for kind in ("choice", "exact"):
+            kinds.of(kind).find(response, "Which? (A) 1 (B) 2")
+        kinds.of("exact").right(response, response + ".")
+
+
+def gguf(path: Path, layers: int = 1) -> bytearray:
+    """A file of two tensors; its content."""
+    writer = GGUFWriter(path, "llama")
+    writer.add_uint32("llama.block_count", layers)
+    for name in ("a.weight", "b.weight"):
+        writer.add_tensor(name, np.arange(16, dtype=np.float32).reshape(2, 8))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return bytearray(path.read_bytes())
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as raised, read_quickly():
+        check_gguf(PeerSection(name="p", model="m"), path, str(path))
+    return str(raised.value)
+
+
+def test_a_gguf_header_that_moves_a_tensor_or_asks_for_too_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    content = gguf(path)
+    first = GGUFReader(path).tensors[0]
+    at = first.field.offset + sum(int(part.nbytes) for part in first.field.parts[:-1])
+    assert int.from_bytes(content[at : at + 8], "little") == 0
+    path.write_bytes(content[:at] + (64).to_bytes(8, "little") + content[at + 8 :])
+    assert "has a.weight at byte" in refusal(path)  # else a would have the numbers of b
+    kind = at - 4
+    path.write_bytes(content[:kind] + (26).to_bytes(4, "little") + content[kind + 4 :])
+    assert "tensors of the type I32, which cannot be dequantised" in refusal(path)
+    gguf(path, 2**31)
+    assert f"has 2 tensors, and {2**31} layers by its header" in refusal(path)
+
+
+def test_a_gguf_of_the_other_byte_order_is_refused_before_its_lists_are_read(tmp_path: Path) -> None:
+    head = b"GGUF" + (3).to_bytes(4, "big") + (0).to_bytes(8, "big") + (1).to_bytes(8, "big")
+    key = (1).to_bytes(8, "big") + b"k" + (9).to_bytes(4, "big") + (4).to_bytes(4, "big") + (2**50).to_bytes(8, "big")
+    (tmp_path / "m.gguf").write_bytes(head + key)
+    with within(5), pytest.raises(ValueError, match="other byte order"):
+        QuickReader(tmp_path / "m.gguf")
