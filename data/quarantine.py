@@ -8,7 +8,7 @@ to `runs/<run>/round=<R>/quarantine.parquet`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,21 @@ def note(unit: Path, found: Sequence[QuarantineRow]) -> None:
         shards.write_json(list(reversed(kept.values())), notes_of(unit))
     else:
         notes_of(unit).unlink(missing_ok=True)  # of a call that was killed before it had written the unit
+
+
+def rows_of(round_dir: Path) -> list[shards.Row]:
+    """What the stages of a round have lost."""
+    path = path_of(round_dir)
+    return shards.read_rows(path, QUARANTINE) if path.is_file() else []
+
+
+def set_rows(round_dir: Path, stage: str, mine: Sequence[Mapping[str, Any]]) -> None:
+    """Put a stage's rows in the place of those that it had; a file without any is not made."""
+    before = rows_of(round_dir)
+    after = [row for row in before if row["stage"] != stage] + list(mine)
+    if after != before:
+        with sums.noted(path_of(round_dir)):
+            shards.write_rows(after, path_of(round_dir), QUARANTINE)
 
 
 def told(counts: dict[str, int]) -> str:
@@ -116,12 +131,7 @@ class Quarantine:
         if there are none."""
         noted = [row for path in sorted(self.stage.work.glob(f"*{NOTES}")) for row in shards.read_json(path)]
         mine = [{**row, "stage": self.stage.name} for row in (*outcomes, *noted)]
-        path = path_of(self.run.round_dir(self.stage.round))
-        before = shards.read_rows(path, QUARANTINE) if path.is_file() else []
-        others = [row for row in before if row["stage"] != self.stage.name]
-        if others + mine != before:
-            with sums.noted(path):
-                shards.write_rows(others + mine, path, QUARANTINE)
+        set_rows(self.run.round_dir(self.stage.round), self.stage.name, mine)
         counts = Counter(row["reason"] for row in mine)
         return {"quarantined": dict(sorted(counts.items()))} if counts else {}
 

@@ -166,6 +166,16 @@ def test_a_poisoned_question_costs_itself(poisoned: type[Poisoned], capsys: pyte
     ]
 
 
+def test_a_stage_that_is_linked_brings_its_reasons(poisoned: type[Poisoned]) -> None:
+    from pipeline.reuse import link_stage
+
+    generated("t")
+    generated("u", "prompts.limit=3")
+    with open_run("u", None, []) as run:
+        link_stage("t", run, "generate", 1)
+    assert lost("u") == lost("t") and list(read_sums(Path("runs/u/round=1"))) == ["quarantine.parquet"]
+
+
 def test_a_kill_loses_no_reason(poisoned: type[Poisoned], monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason is on disk before the unit; what is done is not asked again."""
     write, written = shards.write_rows, 0
