@@ -146,15 +146,15 @@ class Quarantine:
         """Why the stage cannot go on, if it cannot: too many questions are lost, or all."""
         lost = len(set().union(*self.lost.values())) if self.lost else 0
         most = allowed(self.run.config.runtime.quarantine_share, self.questions)
-        if lost <= most and (lost < self.questions or not lost):
+        if lost <= most and (lost < self.questions or not lost or not self.questions):
             return None
         told = "; ".join(
             f"{reason} {len(found)}" + (f" (such as: {self.details[reason]})" if self.details[reason] else "")
             for reason, found in sorted(self.lost.items())
         )
         return (
-            f"{self.stage.title}: {lost} of {self.questions} questions are lost, {most} may be: {told}. What is done "
-            "is kept: give the same command again to have those tried anew, or raise runtime.quarantine_share "
+            f"{self.stage.title}: {lost} of {self.questions} questions are quarantined, {most} may be: {told}. What is "
+            "done is kept: give the same command again to have those tried anew, or raise runtime.quarantine_share "
             f"({self.run.config.runtime.quarantine_share:g}) to go on without them; {self.stage.work}/*{NOTES} lists "
             "them"
         )

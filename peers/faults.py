@@ -14,6 +14,10 @@ R = TypeVar("R")
 Advance = Callable[[int, int], None]
 
 
+class NotFinite(UserError):
+    """Nothing can be drawn from the logits of some of a batch's requests: of one, or of all of a damaged model."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """Why one item could not be done, in one line."""
@@ -48,7 +52,7 @@ def one_line(error: BaseException) -> str:
 
 def of_one_item(error: Exception) -> bool:
     """Whether an error may be due to one item of many: not one that says what to do, nor a full disk, say."""
-    return not isinstance(error, UserError) and trouble(error) is None
+    return isinstance(error, NotFinite) or (not isinstance(error, UserError) and trouble(error) is None)
 
 
 def isolated(

