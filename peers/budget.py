@@ -13,7 +13,8 @@ from data.errors import UserError
 from data.run import Run
 from peers.faults import Advance, Attempt, Fault, isolated, of_one_item
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 # what torch, its libraries and the CPU's allocator say; a Python list that does not fit is a MemoryError
 NO_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|bad_alloc|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED", re.IGNORECASE

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-import train.loop
 from data.errors import UserError
 from data.run import Run, open_run
 from peers import budget
@@ -18,6 +17,7 @@ from peers.faults import Fault
 from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
 from tests.test_loss import LORA, examples_of, pairs, trained
+from train.loss import weighted_nll
 
 NONE_LEFT = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
 
@@ -151,15 +151,15 @@ def test_the_step_is_the_same_in_smaller_batches(
     folder = tiny_models["plain"]
     section = LORA.model_copy(update={"batch_size": 8})
     expected = trained(folder, tmp_path / "a", examples_of(folder), section, 64)
-    backward, calls = train.loop.weighted_nll, [0]
+    calls = [0]
 
     def limited(logprobs: Sequence[Any], *rest: Any) -> Any:
         calls[0] += 1
         if calls[0] == at:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return backward(list(logprobs), *rest)
+        return weighted_nll(list(logprobs), *rest)
 
-    monkeypatch.setattr(train.loop, "weighted_nll", limited)
+    monkeypatch.setattr("train.loop.weighted_nll", limited)
     tensors, losses = trained(folder, tmp_path / "b", examples_of(folder), section, 128)
     assert calls[0] > at and losses == expected[1]
     assert all(torch.equal(tensor, expected[0][name]) for name, tensor in tensors.items())

@@ -125,7 +125,8 @@ def test_a_round_in_which_everything_goes_wrong(project: Path) -> None:
     out = done("evaluate", 0, "t", "die once")
     assert "its process died (exit code -9); another one does its work" in out
     done("evaluate", 0, "u")
-    assert_same(*(read_stage(Path(f"runs/{run}/round=0/evals"), EVALS) for run in "tu"), 1e-5)
+    left, right = (read_stage(Path(f"runs/{run}/round=0/evals"), EVALS) for run in "tu")
+    assert_same(left, right, 1e-5)
     found = stage("evaluate", 1, "t", "die always")
     (line,) = found.stderr.splitlines()
     assert found.returncode == 2 and "was ended from outside, 2 times at the same work (exit code -9" in line
@@ -174,7 +175,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(project: Path, small_disk: 
     assert Path("runs/t/round=1/chains/_STARTED.json").is_file()
     (small_disk / "filler").unlink()
     done("generate", 1, "t")
-    assert_same(*(read_stage(Path(f"runs/{run}/round=1/chains"), CHAINS) for run in "tu"), 1e-6)
+    left, right = (read_stage(Path(f"runs/{run}/round=1/chains"), CHAINS) for run in "tu")
+    assert_same(left, right, 1e-6)
 
     done("score", 1, "t")
     leave(small_disk, 2**19)

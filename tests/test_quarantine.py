@@ -108,7 +108,8 @@ def test_how_many_may_be_lost() -> None:
 class Poisoned(BankEngine):
     """Fails on every batch that has a request of a peer for one of some questions."""
 
-    peer, texts = "plain", ("Tom has 3 pens",)
+    peer = "plain"
+    texts: tuple[str, ...] = ("Tom has 3 pens",)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
         """See `Engine.generate`."""

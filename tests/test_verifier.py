@@ -19,9 +19,11 @@ from data import shards
 from data.config.load import load_config
 from data.config.sections import Config
 from data.hashing import digest
+from data.quarantine import Quarantine
 from data.run import RUNS, Run, open_run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
+from data.stage import Stage
 from evaluate import stage as evaluate
 from evaluate import verifier
 from evaluate.benchmarks import load_benchmarks
@@ -87,6 +89,11 @@ def test_verdicts_of_an_engine(tiny_models: dict[str, Path], project: Path) -> N
 
 
 # --- peers that verify each other ---
+
+
+def nothing_lost(run: Run) -> Quarantine:
+    """Of round 1's evaluate."""
+    return Quarantine(run, Stage("evaluate", 1, run.stage_dir(1, "evals"), {}), 8)
 
 
 def scored(lm: Any, prompts: PeerPrompts, asked: list[tuple[str, str]], *_: object) -> list[float]:
@@ -199,8 +206,9 @@ def test_critiques_are_kept_through_a_kill(run: Run, monkeypatch: pytest.MonkeyP
 
     def assemble() -> None:
         evaluation = evaluate.Evaluation(other, 1, load_benchmarks(run.config))
-        evaluation.respond(Inline(other), trained(other))
-        evaluation.verify(Inline(other), trained(other))
+        lost = nothing_lost(other)
+        evaluation.respond(Inline(other), trained(other), lost)
+        evaluation.verify(Inline(other), trained(other), lost)
         evaluation.assemble()
 
     monkeypatch.setattr(shards, "write_rows", dying)
@@ -231,7 +239,8 @@ def test_all_policies_are_asked_in_an_order_that_reloads_nothing(run: Run, monke
         asked.clear()
         section = run.config.evaluate.model_copy(update={"verifier": kind})
         other = Run(run.name, run.config.model_copy(update={"evaluate": section}))
-        evaluate.Evaluation(other, 1, load_benchmarks(run.config)).verify(Recording(run), trained(other))
+        evaluation = evaluate.Evaluation(other, 1, load_benchmarks(run.config))
+        evaluation.verify(Recording(run), trained(other), nothing_lost(other))
         assert [name for peer, name in asked if peer == "chatty"] == expected
 
 
