@@ -172,7 +172,7 @@ def test_a_poisoned_question_costs_itself(poisoned: type[Poisoned], capsys: pyte
         score.stage.main(run, 1, Inline(run))
         scores = read_stage(run.stage_dir(1, "scores"), SCORES)
     about = {row["peer"]: row["drop_reason"] for row in scores if row["prompt_id"] == bad[0]["prompt_id"]}
-    assert about["plain"] == "response_empty" and sum(row["weight"] is not None for row in scores) > 20
+    assert about["plain"] == "response_empty" and sum(row["weight"] is not None for row in scores) >= 20
     assert quarantine.lines_of(Path("runs/t")) == [
         "generate round 1: quarantined engine_error 1 (runs/t/round=1/quarantine.parquet)"
     ]
@@ -213,7 +213,7 @@ def test_too_many_stop_the_stage_which_goes_on_once_the_cause_is_gone(poisoned: 
     poisoned.texts = ("Tom has 3 pens", "Tom has 11 pens", "Tom has 19 pens")  # of all three shards, some
     poisoned.texts += tuple(f"Tom has {n} pens" for n in range(20, 24))
     told = (
-        r"^generate round 1: 1 of 24 questions are quarantined, 0 may be: engine_error 1 "
+        r"^generate round 1: 3 of 24 questions are quarantined, 0 may be: engine_error 3 "
         r"\(such as: ValueError: poisoned\)\. What is done is kept: give the same command again .* raise "
         r"runtime\.quarantine_share \(0\)"
     )
@@ -235,13 +235,13 @@ def test_too_many_stop_the_stage_which_goes_on_once_the_cause_is_gone(poisoned: 
 
 
 def test_a_larger_share_goes_on_without_them(poisoned: type[Poisoned], monkeypatch: pytest.MonkeyPatch) -> None:
-    poisoned.texts = tuple(f"Tom has {n} pens" for n in range(0, 24, 2))
-    monkeypatch.setattr(quarantine, "LEAST", 8)
-    with pytest.raises(UserError, match=r"^generate round 1: \d+ of 24 questions are quarantined, 8 may be"):
+    poisoned.texts = tuple(f"Tom has {n} pens" for n in range(0, 24, 3))
+    monkeypatch.setattr(quarantine, "LEAST", 5)
+    with pytest.raises(UserError, match=r"^generate round 1: \d+ of 24 questions are quarantined, 5 may be"):
         generated("t")
     rows, manifest = generated("t", "runtime.quarantine_share=0.6")
-    assert manifest["quarantined"] == {"engine_error": 12}
-    assert sum(row["finish_reason"] == "error" for row in rows) == 12 and len(rows) == 48
+    assert manifest["quarantined"] == {"engine_error": 8}
+    assert sum(row["finish_reason"] == "error" for row in rows) == 8 and len(rows) == 48
 
 
 def test_all_questions_lost_stop_the_stage_however_few(poisoned: type[Poisoned]) -> None:

@@ -149,7 +149,7 @@ def test_the_diagonal_is_that_of_metrics(run: Run) -> None:
         assert found[generator, judge]["gv_gap"] != found[generator, generator]["gv_gap"]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Instead of a signal."""
 
 
