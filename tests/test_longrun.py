@@ -34,7 +34,7 @@ def patch_model(module):
     import torch
     hidden = module.LanguageModel.hidden
     def short(self, forest):
-        if len(forest.tokens_N) > 600:
+        if len(forest.tokens_N) > 150:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return hidden(self, forest)
     module.LanguageModel.hidden = short
@@ -113,9 +113,9 @@ def test_a_round_in_which_everything_goes_wrong(project: Path) -> None:
     assert_same(left, right, 1e-5)
 
     out = done("score", 1, "t", "memory")
-    assert "out of memory with runtime.score_tokens = 2,048" in out and "for the rest of the stage" in out
+    assert "out of memory with runtime.score_tokens = 2,048" in out and "for the rest of the stage" in out, out
     out = done("train", 1, "t", "memory")
-    assert "quarantined" not in out
+    assert "out of memory with runtime.train_tokens = 1,024" in out, out
     done("score", 1, "u")
     left, right = (rows_of("scores", run, lost["question_id"]) for run in "tu")
     for row in (*left, *right):
@@ -168,11 +168,12 @@ def leave(disk: Path, size: int) -> None:
 def test_a_full_disk_is_one_line_and_the_run_goes_on(project: Path, small_disk: Path) -> None:
     done("generate", 1, "u")
     pages = sum(-(-path.stat().st_size // 4096) for path in Path("runs/u").rglob("*") if path.is_file())
-    leave(small_disk, 4096 * (pages - 3))
+    leave(small_disk, 4096 * (pages + 2))  # in the middle there are more, smaller ones
     found = stage("generate", 1, "t")
     assert found.returncode == 2 and len(found.stderr.splitlines()) == 1
     assert "No space left on device: make room" in found.stderr and "give the same command again" in found.stderr
-    assert Path("runs/t/round=1/chains/_STARTED.json").is_file()
+    assert Path("runs/t/round=1/chains/_STARTED.json").is_file(), found.stderr
+    assert list(Path("runs/t/round=1/chains/.work").glob("*.parquet"))
     (small_disk / "filler").unlink()
     done("generate", 1, "t")
     left, right = (read_stage(Path(f"runs/{run}/round=1/chains"), CHAINS) for run in "tu")
