@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,40 @@ class Hook:
 
 if os.environ.get("FAULT"):
     sys.meta_path.insert(0, Hook)
+"""
+VLLM = """
+import sys
+from pathlib import Path
+from data.config.load import load_config
+from peers.engines.protocol import Sampling, complete
+from peers.engines.vllm import VllmEngine
+from peers.prompts import load_prompts
+
+if __name__ == "__main__":
+    config = load_config(Path("tiny.toml"), [])
+    runtime = config.runtime.model_copy(update={"kv_cache_gib": 0.1, "max_num_seqs": 8})
+    prompts = load_prompts(config, "plain")
+    engine = VllmEngine(Path(sys.argv[1]), prompts, config.generate, runtime, "float32", 0)
+    asked = [prompts.solve(f"Tom has {n} pens.") for n in range(6)]
+    ask = lambda asked, **options: complete(lambda: engine, asked, list(range(6)), Sampling(0.8, 0.9, 8), 400,
+                                            lambda *_: None, **options)
+    clean = ask(asked)
+    poison = [*asked[:2], [10**6], *asked[3:]]  # no such token: vLLM refuses it before it begins
+    found = ask(poison, faults=3)
+    assert [each.finish_reason == "error" for each in found] == [n == 2 for n in range(6)], found
+    assert [found[n] for n in (0, 1, 3, 4, 5)] == [clean[n] for n in (0, 1, 3, 4, 5)]
+    first, step, fails = engine.llm, engine.llm.llm_engine.step, []
+
+    def failing():
+        fails.append(1)
+        if len(fails) == 3:
+            raise RuntimeError("in the middle of a step")
+        return step()
+
+    engine.llm.llm_engine.step = failing
+    found = ask(asked, faults=3)
+    assert found == clean and engine.llm is not first and len(fails) == 3
+    print("as it was")
 """
 SET = ("--set", "generate.temperature=0", "--set", "runtime.train_tokens=1024", "--set", "run.shard_questions=12")
 
@@ -144,6 +179,16 @@ def rows_of(kind: str, run: str, without: str) -> list[Row]:
     schema = {"chains": CHAINS, "scores": SCORES}[kind]
     rows = read_stage(Path(f"runs/{run}/round=1/{kind}"), schema)
     return [row for row in rows if row["prompt_id"] != without]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_goes_on_after_an_error(project: Path, tiny_models: dict[str, Path]) -> None:
+    """A request that it refuses costs itself; after an error in a step it is made anew, and draws what it would."""
+    command = [sys.executable, "-c", VLLM, str(tiny_models["plain"])]
+    variables = {**environment(), "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=400, check=False)
+    assert found.returncode == 0 and "as it was" in found.stdout, found.stderr[-3000:]
 
 
 @pytest.fixture
