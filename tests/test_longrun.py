@@ -94,7 +94,8 @@ if __name__ == "__main__":
     poison = [*asked[:2], [10**6], *asked[3:]]  # no such token: vLLM refuses it before it begins
     found = ask(poison, faults=3)
     assert [each.finish_reason == "error" for each in found] == [n == 2 for n in range(6)], found
-    assert [found[n] for n in (0, 1, 3, 4, 5)] == [clean[n] for n in (0, 1, 3, 4, 5)]
+    ids = lambda some: [each.token_ids for each in some]
+    assert ids(found[:2] + found[3:]) == ids(clean[:2] + clean[3:])
     first, step, fails = engine.llm, engine.llm.llm_engine.step, []
 
     def failing():
@@ -105,7 +106,7 @@ if __name__ == "__main__":
 
     engine.llm.llm_engine.step = failing
     found = ask(asked, faults=3)
-    assert found == clean and engine.llm is not first and len(fails) == 3
+    assert ids(found) == ids(clean) and any(ids(clean)) and engine.llm is not first and len(fails) == 3
     print("as it was")
 """
 SET = ("--set", "generate.temperature=0", "--set", "runtime.train_tokens=1024", "--set", "run.shard_questions=12")
