@@ -189,21 +189,23 @@ def test_a_stage_that_is_linked_brings_its_reasons(poisoned: type[Poisoned]) -> 
 
 
 def test_a_kill_loses_no_reason(poisoned: type[Poisoned], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason is on disk before the unit; what is done is not asked again."""
-    write, written = shards.write_rows, 0
+    """The reason is on disk before the unit, and what is done is not asked again."""
+    write_rows, write_json = shards.write_rows, shards.write_json
 
-    def killed(rows: Any, path: Path, schema: Any) -> None:
-        nonlocal written
-        written += 1
-        if written == 6:
+    def killed_after_the_unit(rows: Any, path: Path, schema: Any) -> None:
+        write_rows(rows, path, schema)
+        if quarantine.notes_of(path).is_file():
             raise KeyboardInterrupt
-        write(rows, path, schema)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shards, "write_rows", killed)
-        generated("t")
-    notes = list(Path("runs/t/round=1/chains/.work").glob("*.quarantine.json"))
-    assert len(notes) == 1
+    def killed_at_the_note(value: Any, path: Path) -> None:
+        if path.name.endswith(quarantine.NOTES):
+            raise KeyboardInterrupt
+        write_json(value, path)
+
+    for name, killed in (("write_json", killed_at_the_note), ("write_rows", killed_after_the_unit)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(shards, name, killed)
+            generated("t")
     poisoned.texts = ()
     assert generated("t")[1]["quarantined"] == {"engine_error": 1}
     assert lost("t") == [("generate", "plain", "engine_error", "ValueError: poisoned")]
