@@ -78,6 +78,7 @@ TABLES = {
     "chains": Table(schema.ChainRow, "runs/<run>/round=<R>/chains/part-*.parquet", "chains"),
     "scores": Table(schema.ScoreRow, "runs/<run>/round=<R>/scores/part-*.parquet", "scores"),
     "keep": Table(schema.KeepRow, "runs/<run>/round=<R>/keep.parquet", "keep.parquet"),
+    "quarantine": Table(schema.QuarantineRow, "runs/<run>/round=<R>/quarantine.parquet", "quarantine.parquet"),
     "gate": Table(schema.GateRow, "runs/<run>/round=<R>/gate/part-*.parquet", "gate "),
     "evals": Table(schema.EvalRow, "runs/<run>/round=<R>/evals/part-*.parquet", "evals"),
     "metrics": Table(schema.MetricsRow, "runs/<run>/round=<R>/metrics.parquet", "metrics.parquet"),
@@ -112,7 +113,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "is part of it, with the `<think>` that the prompt wrote"
         ),
         "answer": "extracted answer; null: none found",
-        "finish_reason": "`stop`, `length` (token limit), `context` (the prompt did not fit)",
+        "finish_reason": (
+            "`stop`, `length` (token limit), `context` (the prompt did not fit), `error` (the engine failed on it: "
+            "quarantine.parquet)"
+        ),
         "n_tokens": "tokens in `token_ids`",
         "logprob": (
             "nats, summed over `token_ids`, at temperature 1; null: it was not finite (the manifest's "
@@ -160,6 +164,23 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     },
     "keep": {
         "prompt_id, peer, number": "as in scores",
+    },
+    "quarantine": {
+        "stage": "in which stage it went wrong: generate, score, gate or evaluate",
+        "peer": "in whose process; null where in none",
+        "benchmark": "of evaluate: which benchmark; else null",
+        "question_id": "id in prompts, or in the questions of the gate; `item_id` of evals",
+        "reason": (
+            "`engine_error` (the engine failed on this request alone: an empty response with `finish_reason` "
+            "`error`), `logprob_not_finite` (of a response; it wins no tie), `score_error`, `score_not_finite` (a pass "
+            "failed, or its log-probability was no number: the rows that need it are dropped as `score_not_finite`), "
+            "`verifier_error`, `verifier_not_finite` (likewise of a verifier's score: in score it counts as undecided, "
+            "in evaluate it is null, where `scores_not_finite` of the manifest alone counts those that are not "
+            "finite). Outcomes, which do not count towards `runtime.quarantine_share`: `too_long` (the question is "
+            "longer than the context: no rows in chains), `not_compared` (two answers to it were compared in vain, "
+            "out of time or by an error: they count as different)"
+        ),
+        "detail": "the error in one line, or how long the question is; null where the reason says all",
     },
     "gate": {
         "prompt_id, question": "as in prompts; the questions of `runs/<run>/gate/`",

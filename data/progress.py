@@ -61,6 +61,7 @@ class StageState:
     tokens_per_second: float | None = None
     left: float | None = None  # seconds, of `task`
     peers: tuple[PeerState, ...] = field(default=())
+    quarantined: dict[str, int] = field(default_factory=dict)  # of a finished stage: questions lost, by reason
 
 
 def stages(run: str) -> list[StageState]:
@@ -169,7 +170,8 @@ def _finished(folder: Path, round_: int, stage: str) -> StageState:
             reason = f"{folder / gone} is missing but {path} lists it; delete {folder} and run its stage again"
             return StageState(round_, stage, "damaged", reason=reason)
         changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        return StageState(round_, stage, "finished", manifest["rows"], manifest["seconds"], changed)
+        lost = manifest.get("quarantined", {})
+        return StageState(round_, stage, "finished", manifest["rows"], manifest["seconds"], changed, quarantined=lost)
     except UserError as error:
         return StageState(round_, stage, "damaged", reason=str(error))
 

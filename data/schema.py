@@ -93,6 +93,17 @@ class KeepRow(TypedDict):
     number: int
 
 
+class QuarantineRow(TypedDict):
+    """What went wrong with one question in a stage; written by generate, score, gate, evaluate where anything did."""
+
+    stage: str
+    peer: str | None
+    benchmark: str | None
+    question_id: str
+    reason: str
+    detail: str | None
+
+
 class GateResponseRow(TypedDict):
     """A response to a question of the gate; sample 0 is greedy."""
 
@@ -209,6 +220,7 @@ CHAINS = schema_of(ChainRow)
 SCORES = schema_of(ScoreRow)
 KEEP = schema_of(KeepRow)
 GATE = schema_of(GateRow)
+QUARANTINE = schema_of(QuarantineRow)
 EVALS = schema_of(EvalRow)
 METRICS = schema_of(MetricsRow)
 ABLATION = schema_of(AblationRow)

@@ -1,7 +1,8 @@
 """Checksums of the files that no stage's manifest lists: `sums.json` beside them.
 
 config.json is frozen before there is a stage; metrics.parquet, cross.parquet, guard.json and keep.parquet may be made
-again while the shards that they are made from stay. `make verify` and `make pack` read what is noted here.
+again while the shards that they are made from stay, and several stages write to quarantine.parquet. `make verify` and
+`make pack` read what is noted here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from data import shards
 
 SUMS = "sums.json"
-IN_ROUND = ("metrics.parquet", "cross.parquet", "guard.json", "keep.parquet")  # that a round may have
+# that a round may have
+IN_ROUND = ("metrics.parquet", "cross.parquet", "guard.json", "keep.parquet", "quarantine.parquet")
 IN_RUN = ("config.json",)
 
 

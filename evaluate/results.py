@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
+from data import quarantine
 from data.config.sections import Config, GuardSection
 from data.run import RUNS, Run, load_frozen
 from data.versions import changes as version_changes
@@ -62,6 +63,7 @@ def results_of(run: str, guard: GuardSection | None = None) -> Results:
     else:
         tables.append(label_free_table(run))
         rounds = rounds_without_gold(run)
+    tables += quarantine.lines_of(RUNS / run)
     if gate_rounds(run):
         tables += [gate_table(run), gate_notes(run)]
     if told := version_changes(RUNS / run):

@@ -14,15 +14,16 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from data import shards, sums
+from data import quarantine, shards, sums
 from data.answers import own
 from data.answers.clusters import clusters, compare_all
 from data.answers.grader import Grader, grade
 from data.console import console
 from data.errors import UserError
 from data.hashing import digest, draw_key, request_seed
+from data.quarantine import Quarantine
 from data.run import Run
-from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow
+from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow, QuarantineRow
 from data.stage import Stage
 from data.task import task
 from evaluate.benchmarks import Item, digests, load_benchmarks
@@ -80,9 +81,10 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
         decide(run, round_)  # the thresholds of [guard] may be others than in the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
+    lost = Quarantine(run, stage, sum(map(len, benchmarks.values())), evaluation.again)
     if work_to_do:
-        evaluation.respond(workers, policies)
-        evaluation.verify(workers, policies)
+        evaluation.respond(workers, policies, lost)
+        evaluation.verify(workers, policies, lost)
         evaluation.assemble()
     with sums.noted(metrics_path):
         shards.write_rows(evaluation.metrics(), metrics_path, METRICS)
@@ -94,7 +96,7 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
         if unscored := evaluation.unscored():
             counts["scores_not_finite"] = unscored
         items = {name: len(items) for name, items in benchmarks.items()}
-        summary = {"items": items, "benchmarks": digests(benchmarks), **counts, "engine": engine}
+        summary = {"items": items, "benchmarks": digests(benchmarks), **counts, **lost.close(), "engine": engine}
         stage.finish(shards.shard_paths(stage.folder), rows, summary)
     from evaluate.tables import metrics_table
 
@@ -197,7 +199,12 @@ class Evaluation:
                 for number, first in enumerate(range(0, len(items), size)):
                     yield Unit(peer, benchmark, number, items[first : first + size])
 
-    def respond(self, workers: Workers, policies: dict[str, Policy]) -> None:
+    def again(self, unit: Path) -> list[Path]:
+        """What is to be forgotten if a unit is done anew: what is made from its responses, too."""
+        made = self.work.glob(f"*~{unit.name.removeprefix('responses~')}")
+        return [unit, *shards.shard_paths(self.folder), *(made if unit.name.startswith("responses~") else ())]
+
+    def respond(self, workers: Workers, policies: dict[str, Policy], lost: Quarantine) -> None:
         """Greedy and sampled responses of every peer."""
         k = self.run.config.evaluate.samples
         todo: dict[str, list[Unit]] = {}
@@ -212,8 +219,8 @@ class Evaluation:
             most = max(len(unit.items) for unit in units)
             workers.submit(peer, respond_to_all, self.round, policies[peer], units=units, requests=(k + 1) * most)
         with task(f"evaluate round {self.round}, responses", total, "responses", done) as line:
-            for _ in workers.results(line):
-                pass
+            for job, _ in workers.results(line):
+                lost.look(unit.path(self.work, "responses") for unit in job.units)
 
     def respond_to(self, units: list[Unit], policy: Policy, advance: Advance) -> None:
         """The responses of units, each unit's written as one file: sample 0 is greedy."""
@@ -221,6 +228,7 @@ class Evaluation:
         items = [(unit, item) for unit in units for item in unit.items]
         tokens = policy.prompts.all_of("solve", [(item.question, ()) for _, item in items])
         rows: dict[Path, list[ResponseRow]] = {unit.path(self.work, "responses"): [] for unit in units}
+        lost: dict[Path, list[QuarantineRow]] = {path: [] for path in rows}
         engine = partial(policy_cache.engine, policy, self.run.config)
         greedy, drawn = [0], list(range(1, section.samples + 1))
         for numbers, sampling in (
@@ -230,17 +238,22 @@ class Evaluation:
             asked = [(*each, ids, n) for each, ids in zip(items, tokens, strict=True) for n in numbers]
             seed = self.run.config.run.seed
             seeds = [request_seed(seed, self.round, u.peer, draw_key(i.question), n) for u, i, _, n in asked]
-            completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance)
+            faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(asked))
+            completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance, faults)
             for (unit, item, _, number), completion in zip(asked, completions, strict=True):
+                if completion.why is not None:
+                    why = quarantine.entry(item.id, "engine_error", completion.why, unit.peer, unit.benchmark)
+                    lost[unit.path(self.work, "responses")].append(why)
                 rows[unit.path(self.work, "responses")].append({
                     "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,
                     "response": completion.text, "finish_reason": completion.finish_reason,
                     "n_tokens": len(completion.token_ids),
                 })  # fmt: skip
         for path, found in rows.items():
+            quarantine.note(path, lost[path])
             shards.write_rows(found, path, RESPONSES)
 
-    def verify(self, workers: Workers, policies: dict[str, Policy]) -> None:
+    def verify(self, workers: Workers, policies: dict[str, Policy], lost: Quarantine) -> None:
         """Verifier scores of all sampled responses: under round 0's policy, under the current one, and those that the
         others' current policies give.
 
@@ -266,8 +279,8 @@ class Evaluation:
                 policy = untouched[verifier] if kind == FROZEN else policies[verifier]
                 workers.submit(verifier, verify_all, self.work, policy, kind, units=todo)
         with task(f"evaluate round {self.round}, verifier", total, "responses", done) as line:
-            for _ in workers.results(line):
-                pass
+            for job, _ in workers.results(line):
+                lost.look(unit.path(self.work, job.arguments[-1]) for unit in job.units)
 
     def assemble(self) -> None:
         """Grade, join by id, write the shards."""

@@ -3,13 +3,14 @@ files under `.work` until the stage is closed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from data import shards
+from data import quarantine, shards
 from data.hashing import digest
-from data.schema import EvalRow, schema_of
+from data.schema import EvalRow, QuarantineRow, schema_of
 from evaluate.benchmarks import Item
 
 
@@ -66,6 +67,15 @@ class Unit:
         """{key: verifier score} of those."""
         rows = shards.rows_of(self.path(work, kind), VerdictRow, ["key", "score"])
         return {row["key"]: row["score"] for row in rows}
+
+    def losses(self, work: Path, why: Mapping[str, str], peer: str) -> list[QuarantineRow]:
+        """For the notes of a peer's verdicts: `why` has, by key, why there is none."""
+        rows = shards.rows_of(self.path(work, "responses"), ResponseRow) if why else []
+        return [
+            quarantine.entry(row["item_id"], "verifier_error", why[key_of(row)], peer, self.benchmark)
+            for row in rows
+            if row["sample"] and key_of(row) in why
+        ]
 
     def verdicts(self, work: Path, kind: str) -> dict[str, Verdict]:
         """{key: verifier score, critique} of those."""

@@ -9,21 +9,26 @@ Scores of -1, 0 and 1 have many ties, which the gap splits fractionally (evaluat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data import shards
+from data import quarantine, shards
 from data.answers.thoughts import without_thoughts
 from data.finite import known
 from data.run import Run
 from evaluate.unit import VERDICTS, Unit, Verdict
-from peers import policy_cache
+from peers import budget, policy_cache
 from peers.engines.protocol import Completion, Engine, Sampling, complete
+from peers.faults import Fault
 from peers.policy import Policy
 from peers.prompts import PeerPrompts
-from peers.verify import Asked, logit_scores
+from peers.verify import Asked, logit_scores, longest_prompt
 from peers.workers import Advance
+
+if TYPE_CHECKING:
+    from peers.logprob.model import LanguageModel
 
 FROZEN, CURRENT = "frozen", "current"  # whose scores: by round 0's policy, and by the current one
 
@@ -38,29 +43,49 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Unit
     config, prompts = run.config, policy.prompts
     for done, unit in enumerate(units):
         asked = unit.questions(work)
-        texts = list(asked.values())
+        texts, lost = list(asked.values()), dict[str, str]()
         if config.evaluate.verifier == "cot":
             tokens = config.evaluate.verifier_tokens
             engine = partial(policy_cache.engine, policy, config)
-            found = cot_verdicts(engine, prompts, texts, tokens, config.generate.context_tokens - tokens, advance)
+            faults = quarantine.allowed(config.runtime.quarantine_share, len(texts))
+            room = config.generate.context_tokens - tokens
+            critiques = cot_critiques(engine, prompts, texts, tokens, room, advance, faults)
+            found = list(map(cot_verdict, critiques))
+            lost = {key: each.why for key, each in zip(asked, critiques, strict=True) if each.why is not None}
         else:
             lm = policy_cache.language_model(policy, config)
-            scores = logit_scores(lm, prompts, texts, config.runtime.score_tokens, advance, len(units) - done)
-            found = [(known(score), None) for score in scores]
+            scores = budget.one_by_one(
+                run, f"evaluate {work}", policy.name, texts, partial(longest_prompt, prompts, texts),
+                partial(_logits, lm, prompts, len(units) - done), advance,
+            )  # fmt: skip
+            found = [(None if isinstance(each, Fault) else known(each), None) for each in scores]
+            lost = {key: each.reason for key, each in zip(asked, scores, strict=True) if isinstance(each, Fault)}
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
+        quarantine.note(unit.path(work, kind), unit.losses(work, lost, policy.name))
         shards.write_rows(rows, unit.path(work, kind), VERDICTS)
 
 
-def cot_verdicts(
-    engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, room: int, advance: Advance
-) -> list[Verdict]:
-    """One score (1, -1 or 0) per (question, response), with the greedy critique of at most `max_tokens` tokens that it
-    is read from; 0 without a critique where the prompt has more than `room` tokens."""
+def _logits(
+    lm: LanguageModel, prompts: PeerPrompts, parts: int, asked: Sequence[tuple[str, str]], tokens: int, advance: Advance
+) -> list[float]:
+    return logit_scores(lm, prompts, list(asked), tokens, advance, parts)
+
+
+def cot_critiques(
+    engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, room: int, advance: Advance,
+    faults: int | None = None,
+) -> list[Completion]:  # fmt: skip
+    """The greedy critique of at most `max_tokens` tokens of each (question, response); none where the prompt has more
+    than `room` tokens. `faults` as in `complete`."""
     tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])
     greedy = Sampling(0.0, 1.0, max_tokens, logprobs=False)
-    critiques = complete(engine, tokens, [0] * len(tokens), greedy, room, advance)
-    return [(verdict(each), None if each.finish_reason == "context" else each.text) for each in critiques]
+    return complete(engine, tokens, [0] * len(tokens), greedy, room, advance, faults)
+
+
+def cot_verdict(critique: Completion) -> Verdict:
+    """The score (1, -1 or 0) that a critique gives, and its text: 0 and None where nothing was generated."""
+    return verdict(critique), None if critique.finish_reason in ("context", "error") else critique.text
 
 
 def verdict(critique: Completion) -> float:

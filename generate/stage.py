@@ -17,15 +17,16 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
-from data import shards
+from data import quarantine, shards
 from data.answers import kinds, own
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader, find_all
 from data.console import console
 from data.finite import known
 from data.hashing import digest, draw_key, request_seed
+from data.quarantine import Quarantine
 from data.run import Run
-from data.schema import CHAINS, ChainRow, PromptRow
+from data.schema import CHAINS, ChainRow, PromptRow, QuarantineRow
 from data.stage import Stage
 from data.task import task
 from generate.aggregate import AGGREGATES, voting
@@ -71,14 +72,16 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
         console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
     kept = plan.n_questions - n_too_long
-    generate(plan, stage, workers)
+    lost = Quarantine(run, stage, kept, plan.again)
+    generate(plan, stage, workers, lost)
     rows, counts = count_chains(stage.folder)
     stage.finish(shards.shard_paths(stage.folder), rows, {
-        "questions": kept, "questions_too_long": n_too_long, **counts, "engine": engine, "skipped": {"too_long": shown},
+        "questions": kept, "questions_too_long": n_too_long, **counts, **lost.close(plan.too_long()), "engine": engine,
+        "skipped": {"too_long": shown},
     })  # fmt: skip
 
 
-def generate(plan: Generation, stage: Stage, workers: Workers) -> None:
+def generate(plan: Generation, stage: Stage, workers: Workers, lost: Quarantine) -> None:
     """Do all units that are not done, and assemble each shard once its last one is."""
     config, turns = plan.run.config, plan.asking.turns
     left = {(shard, turn): set(plan.who(turn)) for shard in range(plan.n_shards) for turn in turns}
@@ -107,6 +110,7 @@ def generate(plan: Generation, stage: Stage, workers: Workers) -> None:
             else:
                 ask(shard)
         for job, _ in workers.results(line):
+            lost.look(unit.path(plan.work) for unit in job.units)
             for unit in job.units:
                 left[unit.shard, unit.turn].discard(unit.peer)
                 ask(unit.shard)
@@ -118,6 +122,16 @@ def do_units(run: Run, round_: int, policy: Policy, first: list[int], units: lis
     """`Generation.do` in the process of the units' peer."""
     plan = Generation(run, round_, {unit.peer: policy for unit in units}, first)
     plan.do(units, lambda: policy_cache.engine(policy, run.config), advance)
+
+
+def losses(rows: list[ChainRow], why: list[str | None]) -> list[QuarantineRow]:
+    """What went wrong with the responses of a unit; `why` is of each the engine's error, if there was one."""
+    found = []
+    for row, error in zip(rows, why, strict=True):
+        if error is not None or row["logprob"] is None:
+            reason = "logprob_not_finite" if error is None else "engine_error"
+            found.append(quarantine.entry(row["prompt_id"], reason, error, row["peer"]))
+    return found
 
 
 def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -199,6 +213,15 @@ class Generation:
             shown |= dict(list(found.items())[: TOO_LONG_SHOWN - len(shown)])
         return count, shown
 
+    def too_long(self) -> list[QuarantineRow]:
+        """All questions that are too long."""
+        found = [shards.read_json(self.too_long_path(shard)).items() for shard in range(self.n_shards)]
+        return [quarantine.entry(id_, "too_long", why) for each in found for id_, why in each]
+
+    def again(self, unit: Path) -> list[Path]:
+        """What is to be forgotten if a unit is done anew: all units of its shard, which may show its responses."""
+        return list(self.work.glob(f"{unit.name.partition('~')[0]}~*.parquet"))
+
     def too_long_path(self, shard: int) -> Path:
         """Which questions of a shard are too long, as {id: reason}."""
         return self.work / f"shard-{shard:05d}~too-long.json"
@@ -238,9 +261,12 @@ class Generation:
             asked = {unit: self.asked(unit) for unit in group}
             prompts = [ids for unit, each in asked.items() for ids in self.prompts_of(unit, each)]
             seeds = [self.seed(unit, *request) for unit, each in asked.items() for request in each]
-            completions = iter(complete(engine, prompts, seeds, sampling, self.room, advance))
+            faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(prompts))
+            completions = iter(complete(engine, prompts, seeds, sampling, self.room, advance, faults))
             for unit, each in asked.items():
-                rows = [self.row(unit, question, number, next(completions)) for question, number in each]
+                own_ = [next(completions) for _ in each]
+                rows = [self.row(unit, *request, done) for request, done in zip(each, own_, strict=True)]
+                quarantine.note(unit.path(self.work), losses(rows, [done.why for done in own_]))
                 shards.write_rows(rows, unit.path(self.work), CHAINS)
 
     def asked(self, unit: Unit) -> list[tuple[Question, int]]:
@@ -330,6 +356,9 @@ class Generation:
                 compare_all([voting(group) for group in groups], self.answers, grader)
             for group in groups:
                 self.aggregate.pick(group, self.answers, grader)["is_aggregate"] = True
+        compared = {id_: [row["answer"] for row in rows] for id_, rows in by_question.items()}
+        vain = [id_ for id_, answers in compared.items() if grader.failed_on(answers, self.answers)]
+        quarantine.note(self.work / self.part(shard).name, [quarantine.entry(id_, "not_compared") for id_ in vain])
         grader.forget()
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:

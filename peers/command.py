@@ -172,6 +172,7 @@ def do_step(
 def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
     """Do a step, or see that it is done; a defect's traceback goes to the log, too."""
     from data import gate, guard
+    from peers.disk import check_disk
 
     try:
         if to_do:
@@ -179,6 +180,7 @@ def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, lo
                 guard.before_round(run, step.round)
                 gate.before_round(run, step.round)
             hours.check(run, f"{step.stage} round {step.round}")
+            check_disk(run, step.stage, step.round)
         step.main(run, step.round, workers)
     except (UserError, KeyboardInterrupt):
         raise

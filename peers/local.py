@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -18,15 +19,19 @@ from peers.devices import gpu_is_there
 from peers.placement import Slot
 from peers.serving import Work, serve
 
+PROCESSES = 1024  # at a time
+
 
 class LocalExecutor:
     """Processes of this machine. See `peers.workers.Executor`."""
 
-    replaces = False
+    deaths = 2  # a process that was killed is started again once
 
     def __init__(self) -> None:
         self.context = _context()
-        self.busy = self.context.Value("i", 0)
+        # which processes are at work: no lock, which one that is killed could hold for good
+        self.busy = self.context.RawArray("b", PROCESSES)
+        self.free = deque(range(PROCESSES))
 
     def start(self, run: Run, slot: Slot) -> LocalWorker:
         """See `Executor.start`."""
@@ -53,8 +58,9 @@ class LocalWorker:
 
     def __init__(self, run: Run, slot: Slot, executor: LocalExecutor) -> None:
         self.slot = slot
+        self.executor, self.number = executor, executor.free.popleft()
         self.connection, theirs = multiprocessing.Pipe()
-        arguments = (theirs, run, slot, Path.cwd(), executor.busy)
+        arguments = (theirs, run, slot, Path.cwd(), executor.busy, self.number)
         name = f"pst-{slot.peer}" + (f"-{slot.replica}" if slot.replica else "")
         self.process = executor.context.Process(target=serve, args=arguments, name=name)
         with _only(slot):
@@ -74,6 +80,8 @@ class LocalWorker:
         self.process.kill()
         self.process.join()
         self.connection.close()
+        self.executor.busy[self.number] = 0
+        self.executor.free.append(self.number)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ ADDRESS = re.compile(r"^\s*ip: (\S+)", re.MULTILINE)
 class RayExecutor:
     """Actors of a Ray cluster. See `peers.workers.Executor`."""
 
-    replaces = True
+    deaths = 3  # nodes may come and go
 
     def __init__(self, run: Run, placement: Placement) -> None:
         """Reserve what all slots need. Raises UserError if the cluster cannot give it."""

@@ -79,8 +79,9 @@ def _requests(run: Run) -> int:
     return questions * (2 + sampled) + items * (k + 1)  # 2: in the chain, and alone
 
 
-def serve(connection: Connection, run: Run, slot: Slot, folder: Path, busy: Any) -> None:
-    """Do calls until the other end of the pipe is gone."""
+def serve(connection: Connection, run: Run, slot: Slot, folder: Path, busy: Any, number: int) -> None:
+    """Do calls until the other end of the pipe is gone; `busy[number]` is 1 meanwhile, as is that of each process at
+    work."""
     open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -103,13 +104,11 @@ def serve(connection: Connection, run: Run, slot: Slot, folder: Path, busy: Any)
             log, work, arguments = connection.recv()
         except EOFError:
             return
-        with busy.get_lock():
-            busy.value += 1
+        busy[number] = 1
         if balance:
             balance()
         answer = server.call(log, work, arguments, advance)
-        with busy.get_lock():
-            busy.value -= 1
+        busy[number] = 0
         connection.send(answer)
 
 
@@ -132,7 +131,7 @@ class _Balance:
         self.cores, self.threads = cores(), 0
 
     def __call__(self) -> None:
-        threads = self.fixed or max(1, self.cores // max(1, self.busy.value))
+        threads = self.fixed or max(1, self.cores // max(1, bytes(self.busy).count(1)))
         if threads != self.threads:
             self.threads = threads
             self.set_threads(threads)

@@ -23,3 +23,8 @@ def logit_scores(
     tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])
     found = score_next(lm, tokens, [prompts.yes_id, prompts.no_id], budget, advance, parts)
     return [yes - no for yes, no in found]
+
+
+def longest_prompt(prompts: PeerPrompts, asked: Asked) -> int:
+    """Tokens of the longest of these prompts."""
+    return max(map(len, prompts.all_of("verify", [(question, (response,)) for question, response in asked])))

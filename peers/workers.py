@@ -14,7 +14,7 @@ ends.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,6 @@ from peers.serving import Advance, Work
 
 __all__ = ["Advance", "Executor", "Job", "Pool", "Work", "Worker", "Workers"]
 
-DEATHS = 3  # of a peer's processes in a row, at which the stage is given up
 CALL_BATCHES = 4  # of an engine's batches, in one call: enough for few stragglers, few enough to lose in a kill
 
 
@@ -47,6 +46,7 @@ class Job:
     arguments: tuple[Any, ...]
     units: tuple[Any, ...] = ()
     requests: int = 0  # to an engine
+    deaths: int = 0  # of processes that were at it
 
     def __add__(self, other: Job) -> Job:
         return replace(self, units=self.units + other.units, requests=self.requests + other.requests)
@@ -54,7 +54,14 @@ class Job:
     def goes_with(self, other: Job) -> bool:
         """Whether both can be done in one call."""
         mine, theirs = ((job.peer, job.work, job.arguments) for job in (self, other))
-        return bool(self.units and other.units) and mine == theirs
+        return bool(self.units and other.units) and mine == theirs and not (self.deaths or other.deaths)
+
+    def after_a_death(self) -> list[Job]:
+        """What is to be done again, unit by unit, so that a further death tells of which: what is finished is seen to
+        be there."""
+        again = replace(self, deaths=self.deaths + 1)
+        each = -(-self.requests // len(self.units)) if self.units else 0
+        return [replace(again, units=(unit,), requests=each) for unit in self.units] or [again]
 
 
 class Workers(Protocol):
@@ -95,7 +102,7 @@ class Worker(Protocol):
 class Executor(Protocol):
     """How processes are started, and where."""
 
-    replaces: bool  # whether a process that has died is started again
+    deaths: int  # of the processes at one unit, or call, at which the stage is given up
 
     def start(self, run: Run, slot: Slot) -> Any:
         """A new `Worker`; `run` is what its calls are given."""
@@ -130,7 +137,6 @@ class Pool(AbstractContextManager["Pool"]):
         self.log: Path | None = None  # where the libraries of the workers print to
         self.queues: dict[str, deque[Job]] = {name: deque() for name in run.config.peer_names}
         self.processes: dict[Slot, _Process] = {}
-        self.deaths: Counter[str] = Counter()  # of a peer's processes, in a row
 
     @cached_property
     def seeded(self) -> bool:
@@ -196,7 +202,6 @@ class Pool(AbstractContextManager["Pool"]):
                     job, process.job = process.job, None
                     assert job is not None
                     spent.add(job.peer, worker.slot.device.name, time.monotonic() - process.since)
-                    self.deaths[job.peer] = 0
                     self._dispatch()  # the caller may take its time
                     if job.work is not policy_cache.rest:
                         yield job, value
@@ -273,23 +278,23 @@ class Pool(AbstractContextManager["Pool"]):
         process.advanced[1] += tokens
 
     def _died(self, process: _Process, line: Task | None, reason: str) -> None:
-        """Have a dead process's call done by another where the executor replaces it. Raises UserError if not."""
+        """Have a dead process's call done by another. Raises UserError if too many have died of it."""
         slot, job = process.worker.slot, process.job
         assert job is not None
         del self.processes[slot]
         process.worker.end()
-        self.deaths[slot.peer] += 1
-        if not self.executor.replaces or self.deaths[slot.peer] >= DEATHS:
+        if job.deaths + 1 >= self.executor.deaths:
             raise UserError(
-                f"the process of peer {slot.peer} was ended from outside ({reason}; exit code -9 is usually out of "
-                "memory: try runtime.resident='one', smaller runtime.score_tokens, train_tokens or kv_cache_gib); its "
-                f"log is {self.log}. What is finished is kept: give the same command again"
+                f"the process of peer {slot.peer} was ended from outside, {job.deaths + 1} times at the same work "
+                f"({reason}; exit code -9 is usually out of memory: try runtime.resident='one', smaller "
+                f"runtime.score_tokens, train_tokens or kv_cache_gib); its log is {self.log}. What is finished is "
+                "kept: give the same command again"
             )
         console.print(f"  peer {slot.peer}: its process died ({reason}); another one does its work", markup=False)
         if line is not None:
             line.advance(-process.advanced[0], -process.advanced[1], slot.peer)
         if job.work is not policy_cache.rest:
-            self.queues[slot.peer].appendleft(job)
+            self.queues[slot.peer].extendleft(reversed(job.after_a_death()))
 
     def release(self) -> None:
         """At a stage's end: end the processes that cannot sleep, where those of the next may not fit beside them."""

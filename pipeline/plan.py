@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -159,6 +160,14 @@ def _warnings(config: Config, rows: list[MemoryRow], asleep: int, here: bool) ->
     return found
 
 
+def _lack_of_disk(whole: Cost, rounds: int) -> list[str]:
+    """A warning where the disk of the runs has less room than all rounds take."""
+    free, wanted = shutil.disk_usage(RUNS if RUNS.is_dir() else ".").free, whole.bytes + whole.temporary
+    if free >= wanted:
+        return []
+    return [f"the disk has {decimal(free)} free; up to round {rounds} the run takes {decimal(round(wanted))}"]
+
+
 @contextmanager
 def only_json() -> Iterator[None]:
     """What is printed meanwhile, here and in the peers' processes, goes to standard error."""
@@ -230,12 +239,13 @@ def make_plan(config: Config, where: list[Device], rounds: int, price: float | N
     with only_json() if as_json else nullcontext():
         plan = plan_of(config, where)
     placement, costs, rows = plan.placement, plan.costs, plan.memory
+    warnings = [*plan.warnings, *(_lack_of_disk(total(costs, rounds), rounds) if where == devices() else ())]
     if as_json:
         print(json.dumps({
             "slots": [asdict(slot) for slot in placement.slots],
             "turns": sorted(device.name for device in placement.turns), "reasons": placement.reasons,
             "memory": [asdict(row) for row in rows], "host_bytes_asleep": plan.asleep, "from": plan.source,
-            "warnings": plan.warnings, "stages": {stage: asdict(cost) for stage, cost in costs.items()},
+            "warnings": warnings, "stages": {stage: asdict(cost) for stage, cost in costs.items()},
             "run": {"rounds": rounds, **asdict(total(costs, rounds))},
         }))  # fmt: skip
         return
@@ -246,7 +256,7 @@ def make_plan(config: Config, where: list[Device], rounds: int, price: float | N
     console.print(memory_table(rows))
     if plan.asleep:
         _say(f"  in score and train the engines sleep, and hold {gib(plan.asleep)} in the machine's memory.")
-    for line in plan.warnings:
+    for line in warnings:
         _say(f"  warning: {line}")
     _say(f"\n{plan.asked}; times {plan.source}")
     console.print(cost_table(costs, rounds, len(where), price))

@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from peers.disk import CHECKPOINT, ROW
+
 TRAIN = 3.0  # forward passes that a training token costs: forward, and twice as much backward
 TEXT = 2.0  # bytes on disk of a response's token, as text and (in chains) as a number, compressed
-ROW = 10.0  # bytes on disk of a row beside its response
 REQUEST = 12.0  # tokens of the question whether a response is right
 COMMAND = 15.0  # seconds of a command around its stages: imports, the benchmarks, the table, the report
-CHECKPOINT = 3  # adapters that a training checkpoint holds: the adapter and AdamW's two moments
 
 
 @dataclass(frozen=True)

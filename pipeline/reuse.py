@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data import gate, shards, sums
+from data import gate, quarantine, shards, sums
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
@@ -47,6 +47,8 @@ def link_stage(other: str, run: Run, stage: str, round_: int) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
     shutil.copytree(source, half, copy_function=link, ignore=unfinished)
+    lost = [row for row in quarantine.rows_of(source.parent) if row["stage"] == stage]
+    quarantine.set_rows(target.parent, stage, lost)
     half.rename(target)
 
 

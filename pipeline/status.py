@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from data import quarantine
 from data.cli import guarded, start
 from data.console import console
 from data.locks import Holder, look
@@ -92,6 +93,8 @@ def lines_of(run: str, states: Sequence[StageState], holder: Holder | None, kill
             lines.append(f"{each.stage} round {each.round} was stopped in the middle{_when(each.changed)}{why}")
         elif each.reason:
             lines.append(f"{each.stage} round {each.round} {each.state}{_when(each.changed)}: {each.reason}")
+        if each.quarantined:
+            lines.append(f"{each.stage} round {each.round}: quarantined {quarantine.told(each.quarantined)}")
     return lines
 
 

@@ -12,15 +12,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from data import shards
+from data import quarantine, shards
 from data.answers import kinds
 from data.finite import known
 from data.run import Run
-from data.schema import ChainRow, schema_of
-from peers import policy_cache
+from data.schema import ChainRow, QuarantineRow, schema_of
+from peers import budget, policy_cache
+from peers.faults import Fault
 from peers.policy import Policy, prompts_of
 from peers.prompts import token_identity
-from peers.verify import logit_scores
+from peers.verify import logit_scores, longest_prompt
 from peers.workers import Advance
 from score.chains import read_chains
 from score.examples import ExampleRow
@@ -59,7 +60,7 @@ class Passes:
     """The passes of one score stage."""
 
     def __init__(self, run: Run, round_: int, policies: dict[str, Policy]) -> None:
-        self.run, self.policies = run, policies
+        self.run, self.round, self.policies = run, round_, policies
         self.work = run.stage_dir(round_, "scores") / ".work"
         self.sources = shards.shard_paths(run.stage_dir(round_, "chains"))
         self.prompts = prompts_of(policies)
@@ -107,18 +108,28 @@ class Passes:
                 yield (prompt_id, text), [shown[0], None, *shown[1:]]
 
     def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance, parts: int = 1) -> int:
-        """One shard's passes of one scorer, the first of `parts` to do, written as one file; returns their tokens."""
+        """One shard's passes of one scorer, the first of `parts` to do, written as one file; returns their tokens. What
+        fails or is not finite is noted (data/quarantine.py)."""
         from peers.logprob.scoring import score_pairs
 
         keys, pairs, spans = self.pairs(scorer, shard)
-        scores = score_pairs(lm, pairs, self.run.config.runtime.score_tokens, advance, parts)
-        rows = []
-        for (prompt_id, text, response), span, logprobs in zip(keys, spans, scores, strict=True):
-            summed = logprobs[span]
+        scores = budget.one_by_one(
+            self.run, f"score round {self.round}", scorer, pairs, lambda: max(map(len, pairs)),
+            lambda some, tokens, told: score_pairs(lm, some, tokens, told, parts), advance,
+        )  # fmt: skip
+        rows: list[PassRow] = []
+        lost: list[QuarantineRow] = []
+        for (prompt_id, text, response), pair, span, found in zip(keys, pairs, spans, scores, strict=True):
+            logp = None if isinstance(found, Fault) else known(sum(found[span]))
             rows.append({
-                "prompt_id": prompt_id, "text": text, "response": response, "logp": known(sum(summed)),
-                "n_tokens": len(summed),
+                "prompt_id": prompt_id, "text": text, "response": response, "logp": logp,
+                "n_tokens": len(pair.target[span]),
             })  # fmt: skip
+            if isinstance(found, Fault):
+                lost.append(quarantine.entry(prompt_id, "score_error", found.reason, scorer))
+            elif logp is None:
+                lost.append(quarantine.entry(prompt_id, "score_not_finite", peer=scorer))
+        quarantine.note(self.path(scorer, shard), lost)
         shards.write_rows(rows, self.path(scorer, shard), PASSES)
         advance(self.count(scorer, shard) - len(pairs), 0)  # without those whose target has no clean cut
         return sum(map(len, pairs))
@@ -198,9 +209,21 @@ class Passes:
             if self.model_of(chain.rows[place]["peer"]) == peer
         ]
         asked = list(dict.fromkeys(pair for *_, pair in samples))
-        scores = logit_scores(lm, self.prompts[peer], asked, self.run.config.runtime.score_tokens, advance, parts)
-        score = dict(zip(asked, map(known, scores), strict=True))
+        prompts = self.prompts[peer]
+        scores = budget.one_by_one(
+            self.run, f"score round {self.round}", peer, asked, lambda: longest_prompt(prompts, asked),
+            lambda some, tokens, told: logit_scores(lm, prompts, list(some), tokens, told, parts), advance,
+        )  # fmt: skip
+        found = dict(zip(asked, scores, strict=True))
+        score = {pair: None if isinstance(each, Fault) else known(each) for pair, each in found.items()}
         rows = [{"prompt_id": id_, "place": place, "score": score[pair]} for id_, place, pair in samples]
+        lost: list[QuarantineRow] = []
+        for id_, _, pair in samples:
+            if isinstance(each := found[pair], Fault):
+                lost.append(quarantine.entry(id_, "verifier_error", each.reason, peer))
+            elif score[pair] is None:
+                lost.append(quarantine.entry(id_, "verifier_not_finite", peer=peer))
+        quarantine.note(self.verified_path(peer, shard), lost)
         shards.write_rows(rows, self.verified_path(peer, shard), VERIFIED)
         advance(len(samples) - len(asked), 0)
 

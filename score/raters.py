@@ -12,6 +12,7 @@ from data import shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
 from data.answers.votes import consistency, reliability
+from data.quarantine import Quarantine
 from data.run import Run
 from data.task import task
 from peers.workers import Workers
@@ -35,14 +36,14 @@ class Raters:
         """Whether a vote weighs what its author says of it as verifier."""
         return self.section.label == "sample-vote" and self.section.reliability == "verifier"
 
-    def measure(self, workers: Workers, grader: Grader) -> None:
+    def measure(self, workers: Workers, grader: Grader, lost: Quarantine) -> None:
         """All that is not on disk yet; nothing where there are no samples."""
         if not self.section.needs_samples:
             return
         if not self.path().is_file():
             shards.write_json(self.consistencies(grader), self.path())
         if self.verified:
-            self.verify(workers)
+            self.verify(workers, lost)
 
     def path(self) -> Path:
         """Where the raters' self-consistency is kept."""
@@ -67,7 +68,7 @@ class Raters:
             grader.forget()
         return {rater: total[rater] / questions[rater] for rater in questions}
 
-    def verify(self, workers: Workers) -> None:
+    def verify(self, workers: Workers, lost: Quarantine) -> None:
         """Have every peer verify its own samples."""
         config, passes = self.config, self.passes
         total, done = dict[str, int](), dict[str, int]()
@@ -80,8 +81,8 @@ class Raters:
             if todo:
                 workers.submit(peer, verify_shards, self.round, passes.policies, peer, units=todo)
         with task(f"score round {self.round}, verifier", total, "samples", done) as line:
-            for _ in workers.results(line):
-                pass
+            for job, _ in workers.results(line):
+                lost.look(passes.verified_path(job.peer, shard) for shard in job.units)
 
     def votes(self, shard: int) -> Votes:
         """What a vote on the questions of a shard weighs."""

@@ -22,13 +22,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import shards
+from data import quarantine, shards
 from data.answers import own
 from data.answers.grader import Grader
 from data.errors import UserError
 from data.hashing import digest, request_seed
+from data.quarantine import Quarantine
 from data.run import Run
-from data.schema import SCORES, ScoreRow
+from data.schema import SCORES, QuarantineRow, ScoreRow
 from data.stage import Stage
 from data.task import task
 from peers.policy import Policy, prompts_of, resolve_all
@@ -58,13 +59,14 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     if not stage.begin():
         return
     scoring = Scoring(run, round_, policies)
+    lost = Quarantine(run, stage, manifest.get("questions", 0), scoring.again)
     section = run.config.evaluate
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        scoring.choose(workers, grader)
-    tokens = scoring.measure(workers)
+        scoring.choose(workers, grader, lost)
+    tokens = scoring.measure(workers, lost)
     scoring.join()
     rows, counts = scoring.weigh()
-    stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens})
+    stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens, **lost.close()})
 
 
 def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -> dict[str, Any]:
@@ -97,25 +99,38 @@ class Scoring:
         """How much each rater's votes weigh."""
         return Raters(self.run, self.round, self.passes)
 
+    def again(self, unit: Path) -> list[Path]:
+        """What is to be forgotten if a unit is done anew: what is made from it, too."""
+        later = "*.parquet" if unit.name.startswith("verified-") else "unweighted-*.parquet"
+        return [unit, *self.work.glob(later), *shards.shard_paths(self.folder)]
+
     # --- which examples ---
 
-    def choose(self, workers: Workers, grader: Grader) -> None:
+    def choose(self, workers: Workers, grader: Grader, lost: Quarantine) -> None:
         """Write the examples of all shards that are not on disk yet."""
-        self.raters.measure(workers, grader)
-        seed = f"{self.run.config.run.seed}/{self.round}"
+        self.raters.measure(workers, grader, lost)
+        seed, kind = f"{self.run.config.run.seed}/{self.round}", self.run.config.prompts.answers
         with task(f"score round {self.round}, labels", len(self.sources), "shards") as line:
             for shard, source in enumerate(self.sources):
                 path = self.passes.examples_path(shard)
                 if not path.is_file():
                     choosing = Choosing(self.section, self.peers, self.raters.votes(shard), seed)
-                    rows = [row for chains in _some(read_chains(source)) for row in choosing.examples(chains, grader)]
+                    rows, vain = [], list[QuarantineRow]()
+                    for chains in _some(read_chains(source)):
+                        rows += choosing.examples(chains, grader)
+                        vain += [
+                            quarantine.entry(chain.id, "not_compared")
+                            for chain in chains
+                            if grader.failed_on((row["answer"] for row in chain.rows), kind)
+                        ]
+                    quarantine.note(path, vain)
                     shards.write_rows(rows, path, EXAMPLES)
                     grader.forget()
                 line.advance(1)
 
     # --- passes through the scorers ---
 
-    def measure(self, workers: Workers) -> int:
+    def measure(self, workers: Workers, lost: Quarantine) -> int:
         """Have all passes done that are not on disk yet; returns how many tokens their sequences have."""
         total, done = dict[str, int](), dict[str, int]()
         for scorer in self.peers:
@@ -126,7 +141,11 @@ class Scoring:
             if done[scorer] < total[scorer]:
                 workers.submit(scorer, measure_shards, self.round, self.policies, scorer, units=todo)
         with task(f"score round {self.round}", total, "passes", done) as line:
-            return sum(tokens for _, tokens in workers.results(line))
+            tokens = 0
+            for job, read in workers.results(line):
+                lost.look(self.passes.path(job.peer, shard) for shard in job.units)
+                tokens += read
+            return tokens
 
     # --- rows without their weights ---
 

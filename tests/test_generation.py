@@ -35,7 +35,7 @@ def distinct(peer: str, seed: int) -> str:
     return f"{peer[0]}{seed % 997}. The answer is {seed % 89}."
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Stands for kill -9: nothing is cleaned up after it."""
 
 

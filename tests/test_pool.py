@@ -15,7 +15,7 @@ from data.task import Task
 from peers import policy_cache
 from peers.devices import Device
 from peers.placement import Placement, Slot
-from peers.workers import DEATHS, Pool, Work
+from peers.workers import Pool, Work
 
 CPU, GPU = Device("cpu", 2**34, "CPU"), Device("0", 2**36, "GPU")
 
@@ -45,9 +45,9 @@ class Worker:
 class Scripted:
     """An executor whose workers die as often as they are told to."""
 
-    def __init__(self, dying: int = 0, replaces: bool = False) -> None:
+    def __init__(self, dying: int = 0, deaths: int = 2) -> None:
         self.told: list[tuple[str, int, str, tuple[Any, ...]]] = []
-        self.dying, self.replaces = dying, replaces
+        self.dying, self.deaths = dying, deaths
 
     def name_of(self, work: Work) -> str:
         """Of a call."""
@@ -164,20 +164,36 @@ def test_on_a_cpu_the_peer_that_waits_is_ended(run: Run) -> None:
 
 
 def test_the_call_of_a_dead_process_is_done_by_another(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    executor, line = Scripted(dying=DEATHS - 1, replaces=True), Task("t", 3, "things")
+    executor, line = Scripted(dying=1), Task("t", 3, "things")
     with pool(run, executor, [slot("chatty"), slot("plain")]) as workers:
-        workers.submit("chatty", work, units=[1, 2, 3])
-        assert [job.units for job, _ in workers.results(line)] == [(1, 2, 3)]
-    assert [what for _, _, what, _ in executor.told] == ["work", "end"] * DEATHS
-    assert (line.done, line.tokens) == (1, 10)  # what the dead have told counts no longer
+        workers.submit("chatty", work, units=[1, 2, 3], requests=2)
+        assert [(job.units, job.requests) for job, _ in workers.results(line)] == [((n,), 2) for n in (1, 2, 3)]
+    assert [what for _, _, what, _ in executor.told] == ["work", "end", *["work"] * 3, "end"]
+    assert (line.done, line.tokens) == (3, 30)  # what the dead have told counts no longer
     assert "peer chatty: its process died (exit code -9); another one does its work" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("replaces", "deaths"), [(False, 1), (True, DEATHS)])
-def test_too_many_deaths_end_the_stage(run: Run, replaces: bool, deaths: int) -> None:
-    executor = Scripted(dying=99, replaces=replaces)
+@pytest.mark.parametrize("deaths", [2, 3])
+@pytest.mark.parametrize("units", [None, [1, 2]])
+def test_too_many_deaths_at_the_same_work_end_the_stage(run: Run, deaths: int, units: list[int] | None) -> None:
+    executor = Scripted(dying=99, deaths=deaths)
+    told = rf"peer chatty was ended from outside, {deaths} times at the same work \(exit code -9;"
     with pool(run, executor, [slot("chatty"), slot("plain")]) as workers:
-        workers.submit("chatty", work)
-        with pytest.raises(UserError, match=r"peer chatty was ended from outside \(exit code -9;"):
+        workers.submit("chatty", work, units=units, requests=1)
+        with pytest.raises(UserError, match=told):
             list(workers.results())
     assert [what for _, _, what, _ in executor.told].count("work") == deaths
+
+
+def test_deaths_at_other_work_do_not_add_up(run: Run) -> None:
+    class Now(Scripted):
+        """Every other call dies: each job once."""
+
+        def messages(self, workers: Sequence[Worker]) -> Iterator[tuple[Worker, str, Any]]:
+            self.dying = [what for _, _, what, _ in self.told].count("work") % 2
+            yield from super().messages(workers)
+
+    with pool(run, Now(), [slot("chatty"), slot("plain")]) as workers:
+        for number in range(3):
+            workers.submit("chatty", work, number)
+        assert [(job.arguments, job.deaths) for job, _ in workers.results()] == [((n,), 1) for n in range(3)]

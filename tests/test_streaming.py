@@ -69,7 +69,7 @@ def test_no_stage_holds_the_round(project: Path, monkeypatch: pytest.MonkeyPatch
     assert all(large[step] < 1.3 * small[step] + 20_000 for step in small), (small, large)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Stands for kill -9: nothing is cleaned up after it."""
 
 

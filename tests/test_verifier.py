@@ -19,13 +19,15 @@ from data import shards
 from data.config.load import load_config
 from data.config.sections import Config
 from data.hashing import digest
+from data.quarantine import Quarantine
 from data.run import RUNS, Run, open_run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
+from data.stage import Stage
 from evaluate import stage as evaluate
 from evaluate import verifier
 from evaluate.benchmarks import load_benchmarks
-from evaluate.verifier import cot_verdicts, verdict
+from evaluate.verifier import cot_critiques, cot_verdict, verdict
 from peers.engines.protocol import Completion
 from peers.policy import Policy, resolve_all
 from peers.prompts import PeerPrompts, load_prompts
@@ -79,14 +81,19 @@ def test_verdicts_of_an_engine(tiny_models: dict[str, Path], project: Path) -> N
     engine = FakeEngine(prompts, respond)
     heard: list[int] = []
     room = max(len(prompts.all_of("verify_cot", [(question, (a,))])[0]) for question, a in (asked[0], asked[2]))
-    found = cot_verdicts(lambda: engine, prompts, asked, 40, room, lambda items, _: heard.append(items))
-    assert found == [(1, "That is right: Yes"), (0, None), (-1, "Wrong. No")]
+    found = cot_critiques(lambda: engine, prompts, asked, 40, room, lambda items, _: heard.append(items))
+    assert list(map(cot_verdict, found)) == [(1, "That is right: Yes"), (0, None), (-1, "Wrong. No")]
     assert engine.batches == [2] and sum(heard) == 3
-    cut = cot_verdicts(lambda: engine, prompts, asked, 4, room, lambda *_: None)
+    cut = list(map(cot_verdict, cot_critiques(lambda: engine, prompts, asked, 4, room, lambda *_: None)))
     assert [score for score, _ in cut] == [0, 0, 0] and "Wrong. No".startswith(cut[2][1] or "?")  # before the verdict
 
 
 # --- peers that verify each other ---
+
+
+def nothing_lost(run: Run) -> Quarantine:
+    """Of round 1's evaluate."""
+    return Quarantine(run, Stage("evaluate", 1, run.stage_dir(1, "evals"), {}), 8)
 
 
 def scored(lm: Any, prompts: PeerPrompts, asked: list[tuple[str, str]], *_: object) -> list[float]:
@@ -142,7 +149,7 @@ def test_the_diagonal_is_that_of_metrics(run: Run) -> None:
         assert found[generator, judge]["gv_gap"] != found[generator, generator]["gv_gap"]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Instead of a signal."""
 
 
@@ -199,8 +206,9 @@ def test_critiques_are_kept_through_a_kill(run: Run, monkeypatch: pytest.MonkeyP
 
     def assemble() -> None:
         evaluation = evaluate.Evaluation(other, 1, load_benchmarks(run.config))
-        evaluation.respond(Inline(other), trained(other))
-        evaluation.verify(Inline(other), trained(other))
+        lost = nothing_lost(other)
+        evaluation.respond(Inline(other), trained(other), lost)
+        evaluation.verify(Inline(other), trained(other), lost)
         evaluation.assemble()
 
     monkeypatch.setattr(shards, "write_rows", dying)
@@ -231,7 +239,8 @@ def test_all_policies_are_asked_in_an_order_that_reloads_nothing(run: Run, monke
         asked.clear()
         section = run.config.evaluate.model_copy(update={"verifier": kind})
         other = Run(run.name, run.config.model_copy(update={"evaluate": section}))
-        evaluate.Evaluation(other, 1, load_benchmarks(run.config)).verify(Recording(run), trained(other))
+        evaluation = evaluate.Evaluation(other, 1, load_benchmarks(run.config))
+        evaluation.verify(Recording(run), trained(other), nothing_lost(other))
         assert [name for peer, name in asked if peer == "chatty"] == expected
 
 

@@ -107,3 +107,17 @@ def test_vllm_knows_the_options() -> None:
     assert config.cudagraph_capture_sizes == [1, 2, 4, 8]
     overrides = options_of(True, SECTION, RUNTIME)["hf_overrides"]
     assert _get_head_dtype(SimpleNamespace(**overrides), torch.bfloat16, "generate") is torch.float32  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_an_engine_that_failed_in_a_step_is_made_anew(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the weights that it has now; one that refused a request, and has none left, is as it was."""
+    engine, started, closed = object.__new__(VllmEngine), list[dict[str, Any]](), list[int]()
+    engine.prompts = SimpleNamespace(peer=SimpleNamespace(name="a"))  # type: ignore[assignment]
+    engine.llm = SimpleNamespace(llm_engine=SimpleNamespace(has_unfinished_requests=lambda: left))
+    engine.options, engine.model, engine.on_gpu = {"dtype": "float32"}, "checkpoint-2", False
+    monkeypatch.setattr(vllm_internals, "shutdown", lambda _: closed.append(1))
+    monkeypatch.setattr(vllm_internals, "start", lambda name, **options: started.append({"name": name, **options}))
+    engine._recover()
+    expected = [{"name": "a", "model": "checkpoint-2", "dtype": "float32"}] if left else []
+    assert started == expected and closed == [1] * left

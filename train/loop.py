@@ -7,6 +7,7 @@ import math
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ import torch
 from data.config.sections import TrainSection
 from data.errors import UserError, trouble
 from data.shards import writing
+from peers import budget
 from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
 from peers.logprob.recompute import checkpoint_layers, wanted
@@ -69,10 +71,11 @@ def train_adapter(
     model: PeftModel, examples: Sequence[TrainingExample], section: TrainSection, seed: int, token_budget: int,
     work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
     compiling: Literal["auto", "on", "off"] = "auto", signed: bool = False,
-    checkpointing: Literal["auto", "on", "off"] = "auto",
+    checkpointing: Literal["auto", "on", "off"] = "auto", peer: str = "", key: str = "train",
 ) -> Trained:  # fmt: skip
     """Train in place; goes on from `work/checkpoint.pt` if there is one. `signed`: the weights are advantages.
-    `compiling` and `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`.
+    `compiling` and `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`. Where memory runs out,
+    micro-batches are of fewer tokens from then on (peers/budget.py, whose `key` and `peer` these are).
 
     The checkpoint has the adapter, the optimiser, the schedule and the step; data order follows from the seed, and
     there is no dropout, so a resumed run does the steps that an uninterrupted one would.
@@ -90,7 +93,7 @@ def train_adapter(
     layers = fuse(model)
     lm = LanguageModel(base)
     lm.compile = compiling
-    longest = max((len(example.pair) for example in examples), default=0)
+    longest = longest_of(examples)
     if wanted(checkpointing, lm, max(token_budget, longest), longest):
         checkpoint_layers(lm)
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
@@ -99,12 +102,18 @@ def train_adapter(
     before = None
     if signed:
         refresh(layers)
-        before = _logprobs_before(lm, examples, token_budget, work / "before.arrow")
+        before = budget.within(
+            key, peer, "runtime.train_tokens", token_budget, partial(longest_of, examples),
+            partial(_logprobs_before, lm, examples, work / "before.arrow"),
+        )  # fmt: skip
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
         refresh(layers)
         of_step = None if before is None else [before[i] for i in steps[number]]
-        loss, passed = _backward(lm, batch, token_budget, accelerator, of_step, section.clip_ratio)
+        loss, passed = budget.within(
+            key, peer, "runtime.train_tokens", token_budget, partial(longest_of, batch),
+            partial(_backward, lm, batch, accelerator, of_step, section.clip_ratio), optimizer.zero_grad,
+        )  # fmt: skip
         norm = float(accelerator.clip_grad_norm_(parameters, section.max_grad_norm))
         for what, value in (("loss", loss), ("gradient's norm", norm)):
             if not math.isfinite(value):
@@ -129,7 +138,12 @@ def diverged(what: str, when: str, section: TrainSection) -> UserError:
     return UserError(f"{what} {when}: training has diverged; lower train.lr ({section.lr}) in a new run")
 
 
-def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], budget: int, path: Path) -> Logprobs:
+def longest_of(examples: Sequence[TrainingExample]) -> int:
+    """Tokens of the longest example; 0 of none."""
+    return max((len(example.pair) for example in examples), default=0)
+
+
+def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], path: Path, tokens: int) -> Logprobs:
     """The examples' log-probabilities under the policy that the round began with; written once, before the first step,
     so that a resumed run compares with the same."""
     from peers.logprob.scoring import score_pairs
@@ -137,17 +151,17 @@ def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], bud
     if not path.is_file():
         parts = (examples[first : first + SCORED] for first in range(0, len(examples), SCORED))
         pairs = ([example.pair for example in part] for part in parts)
-        write_logprobs((score_pairs(lm, part, budget, lambda *_: None) for part in pairs), path)
+        write_logprobs((score_pairs(lm, part, tokens, lambda *_: None) for part in pairs), path)
     return Logprobs(path)
 
 
 def _backward(
-    lm: LanguageModel, batch: list[TrainingExample], budget: int, accelerator: Any,
-    before: list[list[float]] | None = None, clip: float = 0.0,
+    lm: LanguageModel, batch: list[TrainingExample], accelerator: Any, before: list[list[float]] | None, clip: float,
+    tokens: int,
 ) -> tuple[float, int]:  # fmt: skip
-    """Gradients of one optimiser step's loss, micro-batch by micro-batch: the loss and the examples' tokens."""
+    """Gradients of one optimiser step's loss, in micro-batches of so many tokens: the loss and the examples' tokens."""
     losses, pairs = [], [example.pair for example in batch]
-    for forest in lm.batches(inputs_of(pairs), budget):
+    for forest in lm.batches(inputs_of(pairs), tokens):
         found = lm.logprobs([lm.read(forest, pairs)], pairs)
         logprobs, weights = list(found.values()), [batch[i].weight for i in found]
         if before is None:

@@ -175,7 +175,7 @@ class PeerTraining:
             trained = train_adapter(
                 model, examples, config.train, self.seed, config.runtime.train_tokens, work,
                 config.runtime.checkpoint_steps, advance, config.runtime.compile, config.score.weighting == "signed",
-                config.runtime.gradient_checkpointing,
+                config.runtime.gradient_checkpointing, self.name, f"train round {self.round}",
             )  # fmt: skip
             report |= {
                 "tokens": trained.tokens,

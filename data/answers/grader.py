@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,6 +111,7 @@ class Grader:
         self._workers: list[Worker] = []
         self._own: dict[Kind, OwnGrader] = {}
         self._known: dict[tuple[str, ...], bool | None] = {}  # by kind, answer, gold answer
+        self._failed = False  # whether any of these is None
 
     def __enter__(self) -> Grader:
         return self
@@ -127,6 +129,14 @@ class Grader:
     def forget(self) -> None:
         """Drop what is remembered, so that memory does not grow with the number of shards; the workers stay."""
         self._known.clear()
+        self._failed = False
+
+    def failed_on(self, answers: Iterable[str | None], kind: Kind) -> bool:
+        """Whether a pair of these answers was compared in vain since `forget`."""
+        if not self._failed:
+            return False
+        stated = dict.fromkeys(answer for answer in answers if answer is not None)
+        return any(self._known.get((kind, *pair), True) is None for pair in permutations(stated, 2))
 
     def find(self, asked: Sequence[tuple[str, str]], kind: Kind) -> list[Extracted | None]:
         """The answer of each (response, question), in order; None where it states none, or ran out of time."""
@@ -164,6 +174,7 @@ class Grader:
                         self._known[(kind, pair[1], pair[0])] = verdict
         for pair, verified in self._run(slow, kind):
             self._known[(kind, *pair)] = verified
+            self._failed |= verified is None
         return [self._known[(kind, *pair)] for pair in pairs]
 
     def _run(self, pairs: Sequence[Pair], kind: Kind) -> Iterable[tuple[Pair, bool | None]]:

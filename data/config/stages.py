@@ -364,6 +364,13 @@ class RuntimeSection(Section):
         description="End the run before its next stage once its finished stages and this call have taken so many "
         "hours; null: no limit.",
     )
+    quarantine_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="A stage stops once more of its questions than this share (and more than 10) were quarantined; 0: "
+        "at the first one.",
+    )
     places: dict[str, str] = Field(
         {},
         exclude_if=lambda places: not places,

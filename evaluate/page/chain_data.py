@@ -26,7 +26,10 @@ from data.shards import Row
 CHAIN_COLUMNS = [name for name in CHAINS.names if name != "token_ids"]
 SCORE_COLUMNS = [name for name in SCORES.names if name not in ("target_token_ids", "question")]
 
-UNFINISHED = {"length": "cut off at the token limit", "context": "the prompt did not fit into the context"}
+UNFINISHED = {
+    "length": "cut off at the token limit", "context": "the prompt did not fit into the context",
+    "error": "the engine failed on this request",
+}  # fmt: skip
 LABELS = {  # by score.label
     "aggregate": "the answer of the aggregate",
     "sample-vote": "a vote of all samples",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from data import shards
 from data.fork import fork_notice
+from data.quarantine import lines_of
 from data.run import RUNS
 from evaluate.page import verdict
 from evaluate.page.chains import chains
@@ -46,6 +48,7 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     sections += [Section("chains", "Chains")] if browser is not None else []
     sections += [cost(results, frames, price), all_numbers(results)]
     told = [fork_notice(run), oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
+    told += [f"\n{escape(line)}" for line in lines_of(RUNS / run)]
     lead, more = verdict.sentences(results, frames)
     return {
         "run": run, "subtitle": verdict.subtitle(results, frames), "facts": verdict.facts(results, frames),

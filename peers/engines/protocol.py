@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from data.config.engine import engine_here
 from data.config.sections import GenerateSection
 from data.errors import UserError
+from peers.faults import Fault, isolated
 
 Advance = Callable[[int, int], None]
 
@@ -41,13 +42,15 @@ class Completion:
 
     `logprob` is the sum over `token_ids` in nats at temperature 1, whatever the sampling temperature was; 0 where it
     was not asked for.
-    `finish_reason` is `stop`, `length` (the token limit) or `context` (the prompt did not fit; nothing was generated).
+    `finish_reason` is `stop`, `length` (the token limit), `context` (the prompt did not fit; nothing was generated) or
+    `error` (the engine failed on this request; neither), which `why` tells in one line.
     """
 
     token_ids: list[int]
     text: str
     logprob: float
-    finish_reason: Literal["stop", "length", "context"]
+    finish_reason: Literal["stop", "length", "context", "error"]
+    why: str | None = None
 
 
 NOT_GENERATED = Completion([], "", 0.0, "context")
@@ -105,13 +108,24 @@ def complete(
     sampling: Sampling,
     room: int,
     advance: Advance,
+    faults: int | None = None,
 ) -> list[Completion]:
-    """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`."""
+    """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`, and those of
+    requests on which the engine fails, of which there may be so many `faults`, with `error`.
+
+    Raises what the engine does if it can do none, UserError for more faults; with None any error of the engine.
+    """
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
     completions = [NOT_GENERATED] * len(prompts)
     if fits:
         requests = [Request(prompts[i], seeds[i]) for i in fits]
-        for index, completion in zip(fits, engine().generate(requests, sampling, advance), strict=True):
-            completions[index] = completion
+        live = engine()  # an error of its start is none of a request
+
+        def work(some: Sequence[Request], told: Advance) -> Sequence[Completion]:
+            return live.generate(some, sampling, told)
+
+        found = work(requests, advance) if faults is None else isolated(requests, work, faults, advance)
+        for index, each in zip(fits, found, strict=True):
+            completions[index] = Completion([], "", 0.0, "error", each.reason) if isinstance(each, Fault) else each
     advance(len(prompts) - len(fits), 0)
     return completions

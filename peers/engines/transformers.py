@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.config.sections import RuntimeSection
-from data.errors import UserError
 from peers.engines.protocol import NOT_GENERATED, Advance, Completion, Request, Sampling
+from peers.faults import NotFinite
 from peers.prompts import PeerPrompts
 
 
@@ -93,13 +93,13 @@ class TransformersEngine:
 
     @contextmanager
     def _finite(self) -> Iterator[None]:
-        """Raises UserError instead of torch's error where a distribution to draw from is none."""
+        """Raises NotFinite, a UserError, instead of torch's error where a distribution to draw from is none."""
         try:
             yield
         except RuntimeError as error:
             if "probability tensor contains" not in str(error):
                 raise
-            raise UserError(
+            raise NotFinite(
                 f"peer {self.prompts.peer.name}: its logits are not finite, so nothing can be drawn: its weights are "
                 "damaged, or too large for the type they are run in (try runtime.compute='float32')"
             ) from error

@@ -121,9 +121,13 @@ class VllmEngine:
         longer = length_to_tell(directory, section.context_tokens)
         if longer is not None:
             options["hf_overrides"] = {**options.get("hf_overrides", {}), "max_position_embeddings": longer}
-        self.llm: Any = vllm_internals.start(
-            prompts.peer.name, model=str(self._without_pattern(directory)), dtype=dtype, seed=seed, **options
-        )
+        self.options = {"dtype": dtype, "seed": seed, **options}
+        self.llm: Any = None
+        self._start(directory)
+
+    def _start(self, directory: Path) -> None:
+        model = self.model = str(self._without_pattern(directory))
+        self.llm = vllm_internals.start(self.prompts.peer.name, model=model, **self.options)
 
     def _without_pattern(self, directory: Path) -> Path:
         """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""
@@ -150,8 +154,23 @@ class VllmEngine:
             for request in requests
         ]  # fmt: skip
         prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
-        outputs = vllm_internals.generate(self.llm, prompts, params, self.lora, advance, self.on_gpu)
+        try:
+            outputs = vllm_internals.generate(self.llm, prompts, params, self.lora, advance, self.on_gpu)
+        except Exception:
+            self._recover()
+            raise
         return [self._completion(output.outputs[0]) for output in outputs]
+
+    def _recover(self) -> None:
+        """After an error, which may be due to one request: requests that are left would be answered with the next
+        ones, and what an error in the middle of a step leaves of them is not known, so the engine is made anew."""
+        if vllm_internals.is_idle(self.llm):
+            return  # a request that it did not take
+        traceback.print_exc()
+        print("the engine is made anew after an error", flush=True)  # into the stage's log
+        with suppress(Exception):  # it is broken
+            self.close()
+        self._start(Path(self.model))
 
     def _completion(self, output: Any) -> Completion:
         token_ids = self.prompts.cut(output.token_ids)
@@ -170,7 +189,8 @@ class VllmEngine:
         if self.lora is not None or adapter is not None:
             return False  # whether it can serve adapters was settled at its start
         try:
-            vllm_internals.renew(self.llm, str(self._without_pattern(directory)))
+            self.model = str(self._without_pattern(directory))
+            vllm_internals.renew(self.llm, self.model)
         except Exception:  # whatever the model's loader cannot do twice: a new engine can
             traceback.print_exc()
             return False

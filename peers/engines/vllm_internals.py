@@ -4,6 +4,7 @@
     start              v1/worker/cpu_worker.py, which replaces torch.set_num_threads and takes the number of threads
     give_back          compilation/decorators.py; model_executor/models/transformers/
     generate           v1/sample/ops/logprobs.py, whose `batched_count_greater_than` is compiled
+    is_idle            `has_unfinished_requests` (v1/engine/llm_engine.py)
     renew              model_executor/model_loader/reload/; model_executor/layers/vocab_parallel_embedding.py
     shutdown           `engine_core` (v1/engine/core_client.py)
     set_environment    envs.py; data/cli.py sets what is for the whole command
@@ -159,6 +160,11 @@ def generate(llm: Any, prompts: list[Any], params: list[Any], lora: Any, advance
                 raise
             raise _cannot_run("this model", error) from error
     return outputs
+
+
+def is_idle(llm: Any) -> bool:
+    """Whether an engine has no request left, as it should between two calls."""
+    return not llm.llm_engine.has_unfinished_requests()
 
 
 def renew(llm: Any, directory: str) -> None:

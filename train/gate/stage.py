@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data import gate, shards
+from data import gate, quarantine, shards
 from data.answers import kinds, own
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader, find_all
@@ -26,8 +26,9 @@ from data.console import console
 from data.errors import UserError
 from data.gate import Decision
 from data.hashing import digest, draw_key, request_seed
+from data.quarantine import Quarantine
 from data.run import Run
-from data.schema import GATE, GateResponseRow, GateRow, PromptRow, schema_of
+from data.schema import GATE, GateResponseRow, GateRow, PromptRow, QuarantineRow, schema_of
 from data.stage import Stage
 from data.task import task
 from peers import policy_cache
@@ -124,6 +125,7 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
     questions = [(shard, row) for shard in units for row in shards.rows_of(sources[shard], PromptRow)]
     tokens = policy.prompts.all_of("solve", [(row["question"], ()) for _, row in questions])
     rows: dict[int, list[GateResponseRow]] = {shard: [] for shard in units}
+    lost: dict[int, list[QuarantineRow]] = {shard: [] for shard in units}
     ways = [([0], Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False))]
     if round_ == 0:
         sampling = Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)
@@ -135,7 +137,8 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
             for _, row, _, number in asked
         ]
         engine = partial(policy_cache.engine, policy, run.config)
-        completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance)
+        faults = quarantine.allowed(run.config.runtime.quarantine_share, len(asked))
+        completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance, faults)
         for (shard, row, _, number), completion in zip(asked, completions, strict=True):
             found = kinds.of(run.config.prompts.answers).find(completion.text, row["question"])
             rows[shard].append({
@@ -143,7 +146,10 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
                 "response": completion.text, "answer": found.answer if found else None,
                 "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
             })  # fmt: skip
+            if completion.why is not None:
+                lost[shard].append(quarantine.entry(row["id"], "engine_error", completion.why, policy.name))
     for shard, answered in rows.items():
+        quarantine.note(unit_path(run, round_, policy.name, shard), lost[shard])
         shards.write_rows(answered, unit_path(run, round_, policy.name, shard), RESPONSES)
 
 
@@ -159,6 +165,7 @@ class Gate:
         self.run, self.round, self.policies, self.stage = run, round_, policies, stage
         self.kind = run.config.prompts.answers
         self.sizes = [shards.row_count(path) for path in shards.shard_paths(run.gate_dir)]
+        self.lost = Quarantine(run, stage, sum(self.sizes))
 
     def respond(self, workers: Workers) -> None:
         """What the peers have not answered yet."""
@@ -172,8 +179,8 @@ class Gate:
                 workers.submit(name, answer_all, self.round, policy, units=todo, requests=requests)
         total = dict.fromkeys(self.policies, each * sum(self.sizes))
         with task(self.stage.title, total, "responses", done) as line:
-            for _ in workers.results(line):
-                pass
+            for job, _ in workers.results(line):
+                self.lost.look(unit_path(self.run, self.round, job.peer, n) for n in job.units)
 
     def responses(self, shard: int, grader: Grader) -> list[GateResponseRow]:
         """All peers' responses to a shard."""
@@ -293,7 +300,9 @@ class Gate:
         paths = shards.shard_paths(self.stage.folder)
         rows = sum(shards.row_count(path) for path in paths)
         engine = engine_kind(self.run.config.generate)
-        self.stage.finish(paths, rows, {"rule": rule_name(self.run), **counts, "engine": engine, **more})
+        self.stage.finish(
+            paths, rows, {"rule": rule_name(self.run), **counts, **self.lost.close(), "engine": engine, **more}
+        )
 
 
 def rounded(shares: dict[str, float]) -> dict[str, float]:

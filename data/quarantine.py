@@ -1,0 +1,160 @@
+"""One poisoned question costs itself, with its reason: notes beside the units of work, and quarantine.parquet.
+
+Whoever does a unit notes what went wrong in it, in a file beside the unit's own that is written first, so that a kill
+loses no reason. The stage counts the notes as units are done, stops if there are too many, and at its end hands them on
+to `runs/<run>/round=<R>/quarantine.parquet`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from data import shards, sums
+from data.errors import UserError
+from data.run import Run
+from data.schema import QUARANTINE, QuarantineRow
+from data.stage import Stage
+
+LEAST = 10  # questions of a stage that may be lost whatever their share is, unless that is 0
+OUTCOMES = ("too_long", "not_compared")  # what was known before anything was spent, or counts as undecided
+NOTES = ".quarantine.json"
+DETAIL = 300  # characters of a reason
+
+
+def allowed(share: float, questions: int) -> int:
+    """How many of so many questions may be lost; `share` is `runtime.quarantine_share`."""
+    return max(LEAST, ceil(share * questions)) if share else 0
+
+
+def path_of(round_dir: Path) -> Path:
+    """runs/<run>/round=<R>/quarantine.parquet"""
+    return round_dir / "quarantine.parquet"
+
+
+def notes_of(unit: Path) -> Path:
+    """Where what went wrong in a unit is noted; `unit` is its own file."""
+    return unit.with_name(unit.name + NOTES)
+
+
+def entry(
+    question_id: str, reason: str, detail: str | None = None, peer: str | None = None, benchmark: str | None = None
+) -> QuarantineRow:
+    """What is noted; its stage is known later."""
+    short = None if detail is None else detail[:DETAIL]
+    return {
+        "stage": "", "peer": peer, "benchmark": benchmark, "question_id": question_id, "reason": reason, "detail": short
+    }  # fmt: skip
+
+
+def note(unit: Path, found: Sequence[QuarantineRow]) -> None:
+    """Keep what went wrong in a unit, before the unit's own file is written; each question and reason once."""
+    kept = {(row["peer"], row["question_id"], row["reason"]): row for row in reversed(found)}
+    if kept:
+        shards.write_json(list(reversed(kept.values())), notes_of(unit))
+    else:
+        notes_of(unit).unlink(missing_ok=True)  # of a call that was killed before it had written the unit
+
+
+def rows_of(round_dir: Path) -> list[shards.Row]:
+    """What the stages of a round have lost."""
+    path = path_of(round_dir)
+    return shards.read_rows(path, QUARANTINE) if path.is_file() else []
+
+
+def set_rows(round_dir: Path, stage: str, mine: Sequence[Mapping[str, Any]]) -> None:
+    """Put a stage's rows in the place of those that it had; a file without any is not made."""
+    before = rows_of(round_dir)
+    after = [row for row in before if row["stage"] != stage] + list(mine)
+    if after != before:
+        with sums.noted(path_of(round_dir)):
+            shards.write_rows(after, path_of(round_dir), QUARANTINE)
+
+
+def told(counts: dict[str, int]) -> str:
+    """How many, by reason: for people."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+
+
+def lines_of(root: Path) -> list[str]:
+    """What the finished stages of a run have lost, a line each; nothing where all is well. A manifest that is damaged
+    is for others to tell."""
+    lines = []
+    for path in sorted(root.glob(f"round=*/*/{shards.SUCCESS}"), key=lambda path: (len(path.parts[-3]), str(path))):
+        try:
+            manifest = shards.read_json(path)
+        except UserError:
+            continue
+        if counts := manifest.get("quarantined"):
+            lines.append(
+                f"{manifest['stage']} round {manifest['round']}: quarantined {told(counts)} "
+                f"({path_of(path.parent.parent)})"
+            )
+    return lines
+
+
+class Quarantine:
+    """What a stage has lost of its `questions`. `again(unit)` lists the files to forget if a unit is to be done anew.
+
+    A stage that was stopped for too many losses has those units done again that are not joined to a shard yet.
+    Whatever else was done is kept.
+    """
+
+    def __init__(
+        self, run: Run, stage: Stage, questions: int,
+        again: Callable[[Path], Iterable[Path]] = lambda unit: [unit],
+    ) -> None:  # fmt: skip
+        self.run, self.stage, self.questions = run, stage, questions
+        self.lost: dict[str, set[tuple[str | None, str]]] = defaultdict(set)  # by reason: benchmark and question
+        self.details: dict[str, str] = {}  # by reason, one of them
+        units = [path.with_name(path.name.removesuffix(NOTES)) for path in stage.work.glob(f"*{NOTES}")]
+        self._count(units)
+        if self._why() is not None:
+            for unit in [unit for unit in units if unit.is_file()]:
+                for path in again(unit):
+                    notes_of(path).unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+            self.lost.clear()
+            self._count(unit for unit in units if notes_of(unit).is_file())
+
+    def look(self, units: Iterable[Path]) -> None:
+        """Count what was noted of units that are done. Raises UserError if too many questions were lost."""
+        self._count(units)
+        if (why := self._why()) is not None:
+            raise UserError(why)
+
+    def close(self, outcomes: Sequence[QuarantineRow] = ()) -> dict[str, Any]:
+        """Write the stage's rows, those of `outcomes` among them, and say how many there are, for its summary: nothing
+        if there are none."""
+        noted = [row for path in sorted(self.stage.work.glob(f"*{NOTES}")) for row in shards.read_json(path)]
+        mine = [{**row, "stage": self.stage.name} for row in (*outcomes, *noted)]
+        set_rows(self.run.round_dir(self.stage.round), self.stage.name, mine)
+        counts = Counter(row["reason"] for row in mine)
+        return {"quarantined": dict(sorted(counts.items()))} if counts else {}
+
+    def _count(self, units: Iterable[Path]) -> None:
+        for path in map(notes_of, units):
+            for row in shards.read_json(path) if path.is_file() else []:
+                if row["reason"] not in OUTCOMES:
+                    self.lost[row["reason"]].add((row["benchmark"], row["question_id"]))
+                    self.details.setdefault(row["reason"], row["detail"] or "")
+
+    def _why(self) -> str | None:
+        """Why the stage cannot go on, if it cannot: too many questions are lost, or all."""
+        lost = len(set().union(*self.lost.values())) if self.lost else 0
+        most = allowed(self.run.config.runtime.quarantine_share, self.questions)
+        if lost <= most and (lost < self.questions or not lost or not self.questions):
+            return None
+        told = "; ".join(
+            f"{reason} {len(found)}" + (f" (such as: {self.details[reason]})" if self.details[reason] else "")
+            for reason, found in sorted(self.lost.items())
+        )
+        return (
+            f"{self.stage.title}: {lost} of {self.questions} questions are quarantined, {most} may be: {told}. What is "
+            "done is kept: give the same command again to have those tried anew, or raise runtime.quarantine_share "
+            f"({self.run.config.runtime.quarantine_share:g}) to go on without them; {self.stage.work}/*{NOTES} lists "
+            "them"
+        )
