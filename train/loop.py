@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from data.config.sections import TrainSection
-from data.errors import UserError
-from data.shards import writing
+from data.errors import UserError, trouble
+from data.shards import is_whole, write_sum, writing
 from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
 from peers.logprob.recompute import checkpoint_layers, wanted
@@ -133,10 +134,13 @@ def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], bud
     so that a resumed run compares with the same."""
     from peers.logprob.scoring import score_pairs
 
-    if not path.is_file():
+    if not is_whole(path):
+        if (path.parent / CHECKPOINT).is_file():  # the policy has moved on: what it was cannot be measured any more
+            raise UserError(f"{path} is damaged: delete {path.parent} and give the same command again")
         parts = (examples[first : first + SCORED] for first in range(0, len(examples), SCORED))
         pairs = ([example.pair for example in part] for part in parts)
         write_logprobs((score_pairs(lm, part, budget, lambda *_: None) for part in pairs), path)
+        write_sum(path)
     return Logprobs(path)
 
 
@@ -197,8 +201,25 @@ def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int,
         return 0, [], 0
     from peft import set_peft_model_state_dict
 
-    state = torch.load(path, weights_only=True)
+    state = _read(path)
     set_peft_model_state_dict(model, state["adapter"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     return state["step"], state["losses"], state["tokens"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint, whose sums torch writes and does not read. Raises UserError if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name := archive.testzip():
+                raise ValueError(f"{name} has another sum")
+        found: dict[str, Any] = torch.load(path, weights_only=True)
+        return found
+    except Exception as error:  # of many kinds, from within pickle, zlib and torch
+        if trouble(error):
+            raise
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0][:80] if str(error) else type(error).__name__}): delete it "
+            "and give the same command again, which trains this peer's round anew"
+        ) from error
