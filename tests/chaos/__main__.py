@@ -27,6 +27,8 @@ def main(
         Path | None, typer.Option(help="Where runs and results are; .cache/chaos is the default.")
     ] = None,
     bug: Annotated[str | None, typer.Option(help="Plant a bug of tests/chaos/bugs.py.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=2, help="1: short runs, without a benchmark.")] = 2,
+    models: Annotated[Path | None, typer.Option(help="Models that are there; else they are made.")] = None,
 ) -> None:
     """Cases that are done are kept in the folder's JSONL file, so the same command goes on where it was stopped."""
     os.environ["PYTHONPATH"] = str(ROOT)
@@ -38,7 +40,7 @@ def main(
 
     where = (folder or ROOT / ".cache" / "chaos").resolve()
     where.mkdir(parents=True, exist_ok=True)
-    chaos = Chaos(where, Kind(engine, executor), bug)
+    chaos = Chaos(where, Kind(engine, executor, rounds=rounds), bug, models)
     if case is not None:
         outcome = chaos.do(chaos.case(case))
         print(f"case {case}: {outcome.result}", *outcome.details, sep="\n  ")

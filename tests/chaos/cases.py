@@ -6,7 +6,7 @@ import json
 import random
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -75,24 +75,25 @@ def read_points(path: Path) -> list[Point]:
     return [Point(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def needs_grader(seed: int) -> bool:
+def needs_grader(seed: int, kind: Kind) -> bool:
     """Whether a case kills a grader process, which needs answers that only such a process compares."""
-    return seed % 12 == 3
+    return seed % 12 == 3 and kind.rounds > 1
 
 
-def case_of(seed: int, kind: Kind, points: Iterable[Point]) -> Case:
+def case_of(seed: int, kind: Kind, points: Sequence[Point]) -> Case:
     """The case of a seed: two of three kill, over the four stages in turn."""
     draw = random.Random(seed)
-    if needs_grader(seed):
+    if needs_grader(seed, kind):
         here = [point for point in points if point.step == "grade"]
         return Case(seed, "kill", "evaluate", kind, _at(draw.choice(here), target="grader"))
-    stage = STAGES[seed % 4]
+    stages = [stage for stage in STAGES if any(point.stage == stage for point in points)]
+    stage = stages[seed % len(stages)]
     here = [point for point in points if point.stage == stage and point.step != "grade"]
     point = draw.choice(here)
     if seed % 3 < 2:
         fault = _kill(here, draw)
         return Case(seed, "kill", stage, kind, fault, begins=step_of(fault.name, stage))
-    if draw.random() < 0.5:
+    if seed // 3 % 2:
         return Case(seed, "fail", stage, kind, _at(point, what="fail"), begins=step_of(point.name, stage))
     damage = draw.choice(sorted(DAMAGES))
     if draw.random() < 0.25:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,13 @@ class Ended:
 class Chaos:
     """Undisturbed runs, made once in `folder`, and cases compared with them. `bug`: see tests.chaos.child."""
 
-    def __init__(self, folder: Path, kind: Kind, bug: str | None = None) -> None:
+    def __init__(self, folder: Path, kind: Kind, bug: str | None = None, models: Path | None = None) -> None:
         self.folder, self.kind, self.bug = folder, kind, bug
-        self.models = folder / "models"
+        self.models = models or folder / "models"
 
     def undisturbed(self, kind: Kind) -> tuple[Path, list[Point]]:
         """A finished run and its points."""
-        name = f"{kind.engine}-{kind.executor}-{kind.answers}"
+        name = f"{kind.engine}-{kind.executor}-{kind.answers}-{kind.rounds}"
         project, record = self.folder / name, self.folder / f"{name}.points"
         if not (project / "whole").exists():
             shutil.rmtree(project, ignore_errors=True)
@@ -69,7 +69,7 @@ class Chaos:
 
     def case(self, seed: int) -> Case:
         """The case of a seed."""
-        kind = Kind(self.kind.engine, self.kind.executor, "math") if needs_grader(seed) else self.kind
+        kind = replace(self.kind, answers="math") if needs_grader(seed, self.kind) else self.kind
         return case_of(seed, kind, self.undisturbed(kind)[1])
 
     def run(self, project: Path, kind: Kind, fault: Fault | None = None, record: Path | None = None) -> Ended:

@@ -13,10 +13,6 @@ CONFIG = """
 shard_questions = 4
 [prompts]
 source = "train.jsonl"
-[[benchmarks]]
-name = "sums"
-source = "test.jsonl"
-answers = "{answers}"
 [templates]
 instruction = "Solve."
 review = "Solve."
@@ -34,6 +30,12 @@ bootstrap = 100
 checkpoint_steps = 1
 grader_workers = 1
 """
+BENCHMARK = """
+[[benchmarks]]
+name = "sums"
+source = "test.jsonl"
+answers = "{answers}"
+"""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Kind:
     engine: str = "transformers"
     executor: str = "local"
     answers: str = "numbers"  # "math": by grader processes
+    rounds: int = 2  # 1: a short run, without a benchmark
 
     @property
     def arguments(self) -> list[str]:
         """Of `python -m pipeline.round`."""
         more = [] if self.executor == "local" else ["--set", f"executor.kind={self.executor}"]
-        return ["--config", "tiny.toml", "--run", "t", "--round", "2", *more]
+        return ["--config", "tiny.toml", "--run", "t", "--round", str(self.rounds), *more]
 
 
 def make_models(folder: Path) -> Path:
@@ -70,6 +73,6 @@ def make_project(folder: Path, models: Path, kind: Kind) -> Path:
     write_jsonl(folder / "test.jsonl", items)
     where = ROOT / "peers" if kind.engine == "vllm" else models
     peers = "".join(f'[[peers]]\nname = "{name}"\nmodel = "{where / name}"\n' for name in PEERS[kind.engine])
-    config = CONFIG.format(engine=kind.engine, answers=kind.answers)
+    config = CONFIG.format(engine=kind.engine) + (BENCHMARK.format(answers=kind.answers) if kind.rounds > 1 else "")
     (folder / "tiny.toml").write_text(peers + config, encoding="utf-8")
     return folder
