@@ -10,9 +10,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from data.cli import quiet_environment
 from tests.conftest import ROOT
 
 FIRST = 28_000  # the seed of the first case
+
+
+def prepare(engine: str) -> None:
+    """Have the server that runs are forked from import what they need. On one core: there trained numbers are the same
+    bit for bit."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    quiet_environment()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    more = ["peers.preload_vllm"] if engine == "vllm" else []
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.chaos.preload", *more])
 
 
 def main(
@@ -31,10 +43,7 @@ def main(
     models: Annotated[Path | None, typer.Option(help="Models that are there; else they are made.")] = None,
 ) -> None:
     """Cases that are done are kept in the folder's JSONL file, so the same command goes on where it was stopped."""
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # on one core trained numbers are the same bit for bit
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.chaos.preload"])
+    prepare(engine)
     from tests.chaos.driver import MISMATCH, Chaos, kept, series, summary
     from tests.chaos.project import Kind
 

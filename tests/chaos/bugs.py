@@ -1,8 +1,10 @@
-"""Bugs that a chaos run must find: each function plants one in the process that calls it, the command's or a peer's."""
+"""Bugs that a chaos run must find, and a clock that it must not mind: each function plants one in the process that
+calls it, the command's or a peer's."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,14 @@ def lost_rename() -> None:
         shards.replace(waiting, files[-1])
 
     everywhere(close, write_manifest)
+
+
+def shifted_clock() -> None:
+    """The calendar is 500 days ahead, and jumps an hour back with each look."""
+    now, looks = time.time, [0]
+
+    def shifted() -> float:
+        looks[0] += 1
+        return now() + 500 * 86_400 - 3600 * (looks[0] % 2)
+
+    time.time = shifted

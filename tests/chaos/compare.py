@@ -62,3 +62,36 @@ def _adapters(name: str, left: Path, right: Path, tolerance: float) -> list[str]
         return [f"{name}: other tensors"]
     most = max(float((a[key] - b[key]).abs().max()) for key in a)
     return [f"{name}: differs by {most:.2g}"] if most > tolerance or math.isnan(most) else []
+
+
+STAGES = {
+    "chains": ("role", "position", "sample"),
+    "scores": ("peer", "number"),
+    "evals": ("benchmark", "peer", "sample"),
+}
+
+
+def measured(left: Path, right: Path) -> dict[str, str]:
+    """How far two runs are apart, whatever their shards are: by stage and round, the rows that differ in more than
+    numbers, and the largest difference of a number; of the adapters' numbers, too."""
+    from safetensors.torch import load_file
+
+    found = {}
+    for folder in sorted(path for path in left.glob("round=*/*") if path.name in STAGES):
+        rows, others = (_by_key(run / folder.relative_to(left), STAGES[folder.name]) for run in (left, right))
+        apart, most = len(rows.keys() ^ others.keys()), 0.0
+        for key in rows.keys() & others.keys():
+            kinds = [(rows[key][name], others[key][name]) for name in rows[key]]
+            numbers = [(a, b) for a, b in kinds if isinstance(a, float) and isinstance(b, float)]
+            most = max([most, *(abs(a - b) for a, b in numbers)])
+            apart += any(a != b for a, b in kinds if not (isinstance(a, float) and isinstance(b, float)))
+        found[str(folder.relative_to(left))] = f"{apart} of {len(rows)} rows, numbers {most:.1e}"
+    for path in sorted(left.glob("round=*/adapters/*/*.safetensors")):
+        a, b = load_file(path), load_file(right / path.relative_to(left))
+        found[str(path.relative_to(left).parent)] = f"{max(float((a[n] - b[n]).abs().max()) for n in a):.1e}"
+    return found
+
+
+def _by_key(folder: Path, key: tuple[str, ...]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    rows = [row for path in sorted(folder.glob("part-*.parquet")) for row in pq.ParquetFile(path).read().to_pylist()]
+    return {(row.get("prompt_id") or row.get("item_id"), *(row[name] for name in key)): row for row in rows}

@@ -8,17 +8,42 @@ from pathlib import Path
 from tests.conftest import ROOT, _make_model, questions, write_jsonl
 
 PEERS = {"transformers": ("chatty", "plain"), "vllm": ("gemma2", "llama")}
-CONFIG = """
-[run]
-shard_questions = 4
+TINY = """
 [prompts]
 source = "train.jsonl"
 [templates]
 instruction = "Solve."
 review = "Solve."
+"""
+NANO = """
+[prompts]
+source = "nano"
+split = "train"
+limit = 8
+[[benchmarks]]
+name = "nano-arith"
+source = "nano"
+subset = "arith"
+split = "test"
+limit = 4
+answers = "numbers"
+[templates]
+instruction = ""
+review = ""
+verify = "Is the solution correct? Answer Yes or No."
+"""
+BENCHMARK = """
+[[benchmarks]]
+name = "sums"
+source = "test.jsonl"
+answers = "{answers}"
+"""
+CONFIG = """
+[run]
+shard_questions = 4
 [generate]
-max_new_tokens = 12
-context_tokens = 512
+max_new_tokens = {tokens}
+context_tokens = 384
 engine = "{engine}"
 [train]
 batch_size = 2
@@ -29,12 +54,7 @@ bootstrap = 100
 [runtime]
 checkpoint_steps = 1
 grader_workers = 1
-"""
-BENCHMARK = """
-[[benchmarks]]
-name = "sums"
-source = "test.jsonl"
-answers = "{answers}"
+kv_cache_gib = 0.25
 """
 
 
@@ -71,8 +91,12 @@ def make_project(folder: Path, models: Path, kind: Kind) -> Path:
     if kind.answers == "math":
         items = [{**item, "answer": rf"\frac{{x+{item['answer']}}}{{3}}"} for item in items]
     write_jsonl(folder / "test.jsonl", items)
-    where = ROOT / "peers" if kind.engine == "vllm" else models
-    peers = "".join(f'[[peers]]\nname = "{name}"\nmodel = "{where / name}"\n' for name in PEERS[kind.engine])
-    config = CONFIG.format(engine=kind.engine) + (BENCHMARK.format(answers=kind.answers) if kind.rounds > 1 else "")
-    (folder / "tiny.toml").write_text(peers + config, encoding="utf-8")
+    on_vllm = kind.engine == "vllm"
+    where = ROOT / "peers" if on_vllm else models
+    parts = [f'[[peers]]\nname = "{name}"\nmodel = "{where / name}"\n' for name in PEERS[kind.engine]]
+    parts.append(CONFIG.format(engine=kind.engine, tokens=48 if on_vllm else 12))
+    parts.append(NANO if on_vllm else TINY)
+    if kind.rounds > 1 and not on_vllm:
+        parts.append(BENCHMARK.format(answers=kind.answers))
+    (folder / "tiny.toml").write_text("".join(parts), encoding="utf-8")
     return folder
