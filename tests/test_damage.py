@@ -21,7 +21,7 @@ from data.errors import UserError
 from data.stage import Stage
 from peers import policy as policies
 from peers.merge import ADAPTER_WEIGHTS
-from train.loop import CHECKPOINT, _read
+from train.loop import CHECKPOINT, _read_checkpoint
 from train.stage import PeerTraining, _sums
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("number", pa.float64())])
@@ -64,15 +64,15 @@ def test_a_damaged_shard_of_an_unfinished_stage_is_named(tmp_path: Path) -> None
 def test_a_checkpoint_is_read_with_its_sums(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     torch.save({"adapter": torch.arange(1000.0), "step": 3}, path)
-    assert _read(path)["step"] == 3
+    assert _read_checkpoint(path)["step"] == 3
     whole = path.read_bytes()
     flipped(path, whole.index(torch.arange(1000.0).numpy().tobytes()) + 2000)
     assert not torch.equal(torch.load(path, weights_only=True)["adapter"], torch.arange(1000.0))  # torch reads none
-    with pytest.raises(UserError, match=rf"{CHECKPOINT} is damaged .*: delete it and give the same command again"):
-        _read(path)
+    with pytest.raises(UserError, match=rf"{CHECKPOINT} is damaged .*; delete it and run its stage again"):
+        _read_checkpoint(path)
     path.write_bytes(whole[:1000])
     with pytest.raises(UserError, match="is damaged"):
-        _read(path)
+        _read_checkpoint(path)
 
 
 def test_a_file_without_its_sum_is_not_whole(tmp_path: Path) -> None:

@@ -201,25 +201,26 @@ def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int,
         return 0, [], 0
     from peft import set_peft_model_state_dict
 
-    state = _read(path)
+    state = _read_checkpoint(path)
     set_peft_model_state_dict(model, state["adapter"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     return state["step"], state["losses"], state["tokens"]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint, whose sums torch writes and does not read. Raises UserError if it is damaged."""
+def _read_checkpoint(path: Path) -> Any:
+    """What `_checkpoint` wrote. Raises UserError if it is cut off or changed: it is a zip file with a checksum of each
+    record, which torch writes and does not compare."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            if name := archive.testzip():
-                raise ValueError(f"{name} has another sum")
-        found: dict[str, Any] = torch.load(path, weights_only=True)
-        return found
-    except Exception as error:  # of many kinds, from within pickle, zlib and torch
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit")
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # zipfile's, zlib's, pickle's and torch's own, for a file that is none
         if trouble(error):
-            raise
+            raise  # deleting it would not help
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0][:80] if str(error) else type(error).__name__}): delete it "
-            "and give the same command again, which trains this peer's round anew"
+            f"{path} is damaged ({why}); delete it and run its stage again: this peer is trained from its first step"
         ) from error

@@ -102,14 +102,14 @@ def verify() -> None:
         raise SystemExit(3) from None
 
 
-def serve(points: Points, bug: str | None, connection: Any, run: Any, slot: Any, folder: Path, busy: Any) -> None:
+def serve(points: Points, bug: str | None, connection: Any, run: Any, slot: Any, *more: Any) -> None:
     """In the process of a peer."""
     from peers import serving
 
     points.role, points.happened = slot.peer, False
     points.passed.clear()
     prepare(points, bug)
-    serving.serve(connection, run, slot, folder, busy)
+    serving.serve(connection, run, slot, *more)
 
 
 def prepare(points: Points, bug: str | None) -> None:
