@@ -21,10 +21,24 @@ def prepare(engine: str) -> None:
     bit for bit."""
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     quiet_environment()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    more = ["peers.preload_vllm"] if engine == "vllm" else []
+    more = {"vllm": ["peers.preload_vllm"], "ray": ["ray"]}.get(engine, [])
     multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.chaos.preload", *more])
+
+
+def cluster() -> str:
+    """A Ray cluster of this process, which ends with it: its address."""
+    import atexit
+
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **size})
+    made.add_node(**size)
+    atexit.register(made.shutdown)
+    return str(made.address)
 
 
 def main(
@@ -43,13 +57,15 @@ def main(
     models: Annotated[Path | None, typer.Option(help="Models that are there; else they are made.")] = None,
 ) -> None:
     """Cases that are done are kept in the folder's JSONL file, so the same command goes on where it was stopped."""
-    prepare(engine)
+    prepare("ray" if executor == "ray" else engine)
     from tests.chaos.driver import MISMATCH, Chaos, kept, series, summary
     from tests.chaos.project import Kind
 
     where = (folder or ROOT / ".cache" / "chaos").resolve()
     where.mkdir(parents=True, exist_ok=True)
     chaos = Chaos(where, Kind(engine, executor, rounds=rounds), bug, models)
+    if executor == "ray":
+        chaos.address = cluster()
     if case is not None:
         outcome = chaos.do(chaos.case(case))
         print(f"case {case}: {outcome.result}", *outcome.details, sep="\n  ")

@@ -108,7 +108,7 @@ def step_of(name: str, stage: str) -> str | None:
 
 
 def _at(
-    point: Point, what: Literal["kill", "fail"] = "kill", target: Literal["command", "self", "grader"] = "self"
+    point: Point, what: Literal["kill", "fail"] = "kill", target: Literal["command", "self", "peer", "grader"] = "self"
 ) -> Fault:
     return Fault(point.role, point.step, point.name, point.time, what, target)
 
@@ -116,6 +116,8 @@ def _at(
 def _kill(here: list[Point], draw: random.Random) -> Fault:
     peers = [point for point in here if point.role != COMMAND]
     delay = draw.choice((0.0, draw.uniform(0, LONGEST_DELAY)))
+    if not peers and draw.random() < 0.4:  # those of a cluster pass no points of their own
+        return replace(_at(draw.choice(here), target="peer"), delay=delay)
     if peers and draw.random() < 0.3:
         point = draw.choice(peers)
         sent = draw.choice((signal.SIGKILL, signal.SIGTERM))

@@ -52,6 +52,7 @@ class Chaos:
     def __init__(self, folder: Path, kind: Kind, bug: str | None = None, models: Path | None = None) -> None:
         self.folder, self.kind, self.bug = folder, kind, bug
         self.models = models or folder / "models"
+        self.address: str | None = None  # of a Ray cluster
 
     def undisturbed(self, kind: Kind) -> tuple[Path, list[Point]]:
         """A finished run and its points."""
@@ -76,7 +77,8 @@ class Chaos:
         """Run the command in a project until it ends."""
         out = project / "out.txt"
         out.unlink(missing_ok=True)
-        process = child.launch(project, kind.arguments, out, fault, record, self.bug)
+        where = [] if self.address is None else ["--set", f"executor.address={self.address}"]
+        process = child.launch(project, [*kind.arguments, *where], out, fault, record, self.bug)
         process.join(SECONDS)
         hangs = process.is_alive()
         process.kill()

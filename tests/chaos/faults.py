@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ class Fault:
     name: str
     time: int
     kind: Literal["kill", "fail"]
-    target: Literal["command", "self", "grader"] = "self"  # of a kill
+    target: Literal["command", "self", "peer", "grader"] = "self"  # of a kill; peer: whichever began last
     signal: int = signal.SIGKILL
     delay: float = 0.0
 
@@ -79,9 +80,17 @@ class Points:
 
     def kill(self, fault: Fault) -> None:
         """Send the fault's signal."""
-        number = {"command": self.command, "self": os.getpid(), "grader": self.grader}[fault.target]
+        targets = {"command": self.command, "self": os.getpid(), "grader": self.grader, "peer": self.newest_peer()}
+        number = targets[fault.target]
         if number is not None:
-            os.kill(number, fault.signal)
+            with suppress(ProcessLookupError):
+                os.kill(number, fault.signal)
+
+    def newest_peer(self) -> int | None:
+        """A peer's process, as the stages' logs have it."""
+        logs = sorted(self.root.glob("round=*/logs/*.log"), key=lambda path: path.stat().st_mtime_ns)
+        found = [each for log in logs for each in re.findall(r"peer \w+: process (\d+) ", log.read_text("utf-8"))]
+        return int(found[-1]) if found else None
 
 
 def install(points: Points) -> None:
