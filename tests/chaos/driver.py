@@ -61,7 +61,9 @@ class Chaos:
         if not (project / "whole").exists():
             shutil.rmtree(project, ignore_errors=True)
             record.unlink(missing_ok=True)
-            make_project(project, make_models(self.models), kind)
+            if kind.engine == "transformers":  # the nano peers come with the project
+                make_models(self.models)
+            make_project(project, self.models, kind)
             ended = self.run(project, kind, record=record)
             if ended.status != 0:
                 raise RuntimeError(f"the undisturbed run ended with {ended.status}:\n{ended.text}")
