@@ -304,7 +304,7 @@ bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
 
-chaos: setup  ## kill, starve, damage a tiny run and resume it, CASES=90 times (SEED, ENGINE=vllm, EXECUTOR=ray; CASE=28004 alone)
+chaos: setup  ## disturb a tiny run and resume it, CASES=90 times; SEED, ENGINE=vllm, EXECUTOR=ray, CASE=its seed
 	@$(PY) -m tests.chaos $(if $(CASES),--cases '$(CASES)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(ENGINE),--engine '$(ENGINE)') $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(CASE),--case '$(CASE)')
 
