@@ -5,7 +5,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup try plan wording round generate score train gate evaluate ablate labels report compare show table \
-	schema status fork export pack unpack verify push lm-eval test check bench gpu-check peers lock clean
+	schema status fork export pack unpack verify push lm-eval test check bench chaos gpu-check peers lock clean
 
 CONFIG ?= configs/nano.toml
 RUN    ?= $(basename $(notdir $(CONFIG)))
@@ -48,6 +48,12 @@ OWNER  :=
 NEW    ?=
 TASKS  ?=
 LIMIT  ?=
+# of make chaos: not from the environment, which may have a CASE or an ENGINE of its own
+CASES  :=
+SEED   :=
+ENGINE :=
+CASE   :=
+EXECUTOR :=
 
 DRIVER      := 580
 PIP_VERSION := 26.3
@@ -297,6 +303,10 @@ check: setup  ## lint, format, types, and that imports only point down
 bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m tests.bench all $(BENCH_ARGS)
+
+chaos: setup  ## disturb a tiny run and resume it, CASES=90 times; SEED, ENGINE=vllm, EXECUTOR=ray, CASE=its seed
+	@$(PY) -m tests.chaos $(if $(CASES),--cases '$(CASES)') $(if $(SEED),--seed '$(SEED)') \
+		$(if $(ENGINE),--engine '$(ENGINE)') $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(CASE),--case '$(CASE)')
 
 gpu-check: setup  ## whether this machine computes what is promised: 4 minutes, on a CPU 12 at most (OUT=file.json)
 	@$(PY) -m pipeline.gpu_check $(if $(OUT),--out '$(OUT)')

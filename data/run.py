@@ -25,7 +25,8 @@ from data.selection import write_prompts
 from data.stage import check_format
 
 RUNS = Path("runs")
-NOTHING_MADE = (shards.STARTED, "~too-long.json", ".tmp")  # ends of the names of files that hold no work
+# ends of the names of files that hold no work
+NOTHING_MADE = (shards.STARTED, "~too-long.json", "~too-long.json.sha256", ".tmp")
 OUTPUT = {  # folders by stage
     "generate": "chains", "score": "scores", "train": "adapters", "gate": "gate", "evaluate": "evals",
 }  # fmt: skip

@@ -43,7 +43,7 @@ class Stage:
         unless the file `also`, made from its output, is missing.
 
         Raises UserError if finished output is of another version, if finished or unfinished output was made under
-        another config or from other inputs, or if `also` is damaged.
+        another config or from other inputs, or if `also`, or a shard of unfinished output, is damaged.
         """
         from data import shards
         from data.console import console
@@ -61,6 +61,7 @@ class Stage:
                 f"restore them, delete {self.folder} to make it again, or use another run name"
             )
         if manifest is None:
+            shards.check_parts(self.folder)
             shards.write_json(self.fingerprint, started)
             if told := changed_since(self.folder, versions()):
                 console.print(f"{self.title}: {told}", markup=False, soft_wrap=True)

@@ -205,9 +205,10 @@ class Generation:
         count, shown, prompts = 0, dict[str, str](), dict[str, PeerPrompts]()
         for shard, source in enumerate(self.sources):
             path = self.too_long_path(shard)
-            if not path.is_file():
+            if not shards.is_whole(path):
                 prompts = prompts or prompts_of(self.policies)
                 shards.write_json(too_long(shards.rows_of(source, PromptRow), prompts, self.room), path)
+                shards.write_sum(path)
             found: dict[str, str] = shards.read_json(path)
             count += len(found)
             shown |= dict(list(found.items())[: TOO_LONG_SHOWN - len(shown)])

@@ -57,6 +57,9 @@ class Policy:
         return self.checkpoint, None
 
 
+STAMP = "merged_from.json"  # in a merged checkpoint: the adapter's checksum, and those of its files
+_seen: set[tuple[Path, str]] = set()  # checkpoints that are known to be whole, with their adapters' checksums
+
 # With the tokenizer among the keys: what the prompts keep of it (peers/controls.py) is made from this very object.
 _prompts = functools.lru_cache(maxsize=32)(prompts_for)
 
@@ -161,8 +164,8 @@ def merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: in
 
 def _merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: int) -> None:
     adapter_checksum = shards.checksum(adapter / ADAPTER_WEIGHTS)
-    stamp = checkpoint / "merged_from.json"
-    if stamp.is_file() and shards.read_json(stamp)["adapter"] == adapter_checksum:
+    stamp = checkpoint / STAMP
+    if _is_merged(checkpoint, adapter_checksum):
         return
     work = checkpoint.with_name(f"{checkpoint.name}.tmp")
     for name in (checkpoint.name, work.name):
@@ -171,11 +174,29 @@ def _merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: i
             shutil.rmtree(stale)
     try:
         write_merged(base, adapter, work, dtype, seed)
-        shards.write_json({"adapter": adapter_checksum}, work / stamp.name)
+        files = {path.name: shards.checksum(path) for path in sorted(work.iterdir())}
+        shards.write_json({"adapter": adapter_checksum, "files": files}, work / stamp.name)
         os.replace(work, checkpoint)
+        _seen.add((checkpoint, adapter_checksum))
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)  # on a full disk it would take the room that is lacking
         raise
+
+
+def _is_merged(checkpoint: Path, adapter: str) -> bool:
+    """Whether a checkpoint is the merge of the adapter with this checksum, and as it was written. One that this process
+    has made or seen is not read again."""
+    try:
+        found = shards.read_json(checkpoint / STAMP)
+        if found["adapter"] != adapter:
+            return False
+        if (checkpoint, adapter) not in _seen:
+            if any(shards.checksum(checkpoint / name) != expected for name, expected in found["files"].items()):
+                return False
+            _seen.add((checkpoint, adapter))
+        return True
+    except (UserError, OSError, KeyError, TypeError):  # an earlier version's, damaged, or not there: it is made again
+        return False
 
 
 def adapter_identity(peer: PeerSection, base: Path) -> dict[str, Any]:

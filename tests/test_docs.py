@@ -30,3 +30,15 @@ def test_links_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
         for link in re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8")):
             assert "://" in link or (document.parent / link).exists(), f"{document.name} -> {link}"
+
+
+def test_every_test_that_the_reliability_table_names_exists() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    for file, name in named:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
+    table = text.split("## What can go wrong\n")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "::" in line]
+    assert len(rows) >= 35
+    told = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| **")]
+    assert told[1:] == rows, "a row without a test"

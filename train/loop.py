@@ -15,7 +15,7 @@ import torch
 
 from data.config.sections import TrainSection
 from data.errors import UserError, trouble
-from data.shards import writing
+from data.shards import is_whole, write_sum, writing
 from peers import budget
 from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
@@ -148,10 +148,13 @@ def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], pat
     so that a resumed run compares with the same."""
     from peers.logprob.scoring import score_pairs
 
-    if not path.is_file():
+    if not is_whole(path):
+        if (path.parent / CHECKPOINT).is_file():  # the policy has moved on: what it was cannot be measured any more
+            raise UserError(f"{path} is damaged: delete {path.parent} and give the same command again")
         parts = (examples[first : first + SCORED] for first in range(0, len(examples), SCORED))
         pairs = ([example.pair for example in part] for part in parts)
         write_logprobs((score_pairs(lm, part, tokens, lambda *_: None) for part in pairs), path)
+        write_sum(path)
     return Logprobs(path)
 
 

@@ -102,11 +102,12 @@ def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
     from train.examples import Examples, write_examples
 
     path = run.stage_dir(round_, "adapters") / ".work" / policy.name / "examples.arrow"
-    if not path.is_file():
+    if not shards.is_whole(path):
         name, prompts = policy.name, policy.prompts
         paths, kept = shards.shard_paths(run.stage_dir(round_, "scores")), read_keep(run, round_)
         keys = None if kept is None else example_keys(kept.filter(pc.equal(kept["peer"], name))).combine_chunks()
         write_examples((examples_of(path, name, prompts, keys) for path in paths), path)
+        shards.write_sum(path)
     return Examples(path)
 
 
@@ -162,6 +163,7 @@ class PeerTraining:
         from train.loop import open_adapter, train_adapter
 
         if (self.folder / "training.json").is_file():
+            self.check_whole()
             advance(shards.read_json(self.folder / "training.json")["examples"] * self.run.config.train.epochs, 0)
             return
         config, base = self.run.config, self.policy.base
@@ -208,9 +210,25 @@ class PeerTraining:
             pairs = [example.pair for example in examples[:FIDELITY_EXAMPLES]]
             report["merge_fidelity"] = merge_fidelity(base, adapter, merged, pairs, config.runtime.score_tokens)
         shards.write_json(report, adapter / "training.json")
+        self.sums.parent.mkdir(parents=True, exist_ok=True)
+        shards.write_json(_sums(adapter), self.sums)
         if self.folder.exists():
             shutil.rmtree(self.folder)
         os.replace(adapter, self.folder)
+
+    @property
+    def sums(self) -> Path:
+        """Checksums of the finished adapter's files, until the stage has its manifest."""
+        return self.folder.parent / ".work" / self.name / "adapter.json"
+
+    def check_whole(self) -> None:
+        """Raises UserError if the finished adapter, which no manifest lists yet, is not as it was written."""
+        if self.sums.is_file() and shards.read_json(self.sums) != _sums(self.folder):
+            raise UserError(f"{self.folder} is damaged: delete it and give the same command again")
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {path.name: shards.checksum(path) for path in sorted(folder.iterdir())}
 
 
 def _percent(fidelity: dict[str, float | None]) -> str:

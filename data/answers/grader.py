@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import permutations
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from data.answers.own_grader import OwnGrader
 
 STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
+STARTS = 3  # of workers that are killed before they are ready, after which the stage is given up
 FAILED = "failed"  # a pair that could not be compared
 Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
 
@@ -112,6 +114,7 @@ class Grader:
         self._own: dict[Kind, OwnGrader] = {}
         self._known: dict[tuple[str, ...], bool | None] = {}  # by kind, answer, gold answer
         self._failed = False  # whether any of these is None
+        self._killed_early = 0  # workers that a signal has ended before they were ready
 
     def __enter__(self) -> Grader:
         return self
@@ -195,7 +198,7 @@ class Grader:
         return Worker(_serve, self.timeout_seconds)
 
     def _verify(self, pairs: Sequence[tuple[str, ...]]) -> Iterable[tuple[Any, Any]]:
-        queue = deque(pairs)
+        queue, again = deque(pairs), set[tuple[str, ...]]()
         while queue or any(worker.pair for worker in self._workers):
             self._workers = [w for w in self._workers if w.pair or not w.ready or w.process.is_alive()]
             while len(self._workers) < min(self.max_workers, len(queue)):
@@ -204,26 +207,40 @@ class Grader:
                 if worker.ready and worker.pair is None and queue:
                     worker.pair = queue.popleft()
                     worker.deadline = time.monotonic() + self.timeout_seconds
-                    worker.connection.send(worker.pair)
+                    with suppress(OSError):  # of one that has died just now: `_hear` finds that out
+                        worker.connection.send(worker.pair)
             waiting = [worker for worker in self._workers if worker.pair or not worker.ready]
             patience = min(worker.deadline for worker in waiting) - time.monotonic()
             heard = wait([worker.connection for worker in waiting], max(0.0, patience))
             for worker in waiting:
-                if worker.connection in heard or time.monotonic() >= worker.deadline:
-                    yield from self._hear(worker)
+                if worker.connection not in heard and time.monotonic() < worker.deadline:
+                    continue
+                in_time = time.monotonic() < worker.deadline
+                for pair, verdict in self._hear(worker):
+                    # a worker that died, and was not slow, may have been killed by another's hand
+                    if verdict is None and in_time and worker not in self._workers and pair not in again:
+                        again.add(pair)
+                        queue.append(pair)
+                    else:
+                        yield pair, verdict
 
     def _hear(self, worker: Worker) -> Iterable[tuple[Any, Any]]:
         """Takes a worker's message; a worker that is late or dead is removed, and its pair is None."""
+        message, died = None, False
         try:
             message = worker.connection.recv() if worker.connection.poll() else None
         except (EOFError, ConnectionResetError):
-            message = None
+            died = True
         pair, worker.pair = worker.pair, None
         if message is None:
             worker.kill()
             self._workers.remove(worker)
+            status = worker.process.exitcode
+            if pair is None and died and (status or 0) < 0 and self._killed_early < STARTS:
+                self._killed_early += 1  # another one is started
+                return
             if pair is None:
-                raise self._not_started(worker.process.exitcode)
+                raise self._not_started(status)
         if pair is None:
             worker.ready = True
             if message != "ready":

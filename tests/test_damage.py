@@ -1,0 +1,158 @@
+"""A flipped bit in what an unfinished stage keeps, which no manifest lists yet, is noticed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from data import shards
+from data.answers import grader as grader_module
+from data.answers.grader import Grader
+from data.errors import UserError
+from data.stage import Stage
+from peers import policy as policies
+from peers.merge import ADAPTER_WEIGHTS
+from train.loop import CHECKPOINT, _read_checkpoint
+from train.stage import PeerTraining, _sums
+
+SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("number", pa.float64())])
+ROWS = [{"text": f"text {i}", "number": i / 7} for i in range(300)]
+
+
+def flipped(path: Path, place: int, bit: int = 0) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_no_flipped_bit_of_a_shards_pages_gives_other_rows(tmp_path: Path) -> None:
+    path, draw = tmp_path / "part-00000.parquet", random.Random(0)
+    shards.write_rows(ROWS, path, SCHEMA)
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(200):
+        path.write_bytes(whole)
+        flipped(path, draw.randrange(len(whole) * 3 // 4), draw.randrange(8))  # behind them are names and places
+        try:
+            assert shards.read_rows(path, SCHEMA) == ROWS
+        except UserError as error:
+            refused += 1
+            assert f"delete {tmp_path} and run its stage again" in str(error)
+    assert refused > 150
+
+
+def test_a_damaged_shard_of_an_unfinished_stage_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "chains"
+    assert Stage("generate", 1, folder, {}).begin()
+    shards.write_rows(ROWS, folder / "part-00000.parquet", SCHEMA)
+    assert Stage("generate", 1, folder, {}).begin()
+    flipped(folder / "part-00000.parquet", 100)
+    with pytest.raises(UserError, match=r"part-00000.parquet is damaged: delete it and give the same command again"):
+        Stage("generate", 1, folder, {}).begin()
+
+
+def test_a_checkpoint_is_read_with_its_sums(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    torch.save({"adapter": torch.arange(1000.0), "step": 3}, path)
+    assert _read_checkpoint(path)["step"] == 3
+    whole = path.read_bytes()
+    flipped(path, whole.index(torch.arange(1000.0).numpy().tobytes()) + 2000)
+    assert not torch.equal(torch.load(path, weights_only=True)["adapter"], torch.arange(1000.0))  # torch reads none
+    with pytest.raises(UserError, match=rf"{CHECKPOINT} is damaged .*; delete it and run its stage again"):
+        _read_checkpoint(path)
+    path.write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="is damaged"):
+        _read_checkpoint(path)
+
+
+def test_a_file_without_its_sum_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "examples.arrow"
+    assert not shards.is_whole(path)
+    path.write_bytes(b"abc")
+    assert not shards.is_whole(path)
+    shards.write_sum(path)
+    assert shards.is_whole(path)
+    flipped(path, 1)
+    assert not shards.is_whole(path)
+
+
+def test_an_adapter_that_changed_before_its_manifest_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sums = tmp_path / "ada", tmp_path / ".work" / "adapter.json"
+    monkeypatch.setattr(PeerTraining, "folder", folder)
+    monkeypatch.setattr(PeerTraining, "sums", sums)
+    for path in (folder / ADAPTER_WEIGHTS, folder / "training.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"abc")
+    training = PeerTraining.__new__(PeerTraining)
+    shards.write_json(_sums(folder), sums)
+    training.check_whole()
+    flipped(folder / ADAPTER_WEIGHTS, 1)
+    with pytest.raises(UserError, match="ada is damaged: delete it and give the same command again"):
+        training.check_whole()
+
+
+def test_a_damaged_merge_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def write_merged(base: Path, adapter: Path, target: Path, *_: Any) -> None:
+        made.append(1)
+        target.mkdir(parents=True)
+        (target / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(policies, "write_merged", write_merged)
+    monkeypatch.setattr(policies, "_seen", set())
+    adapter, merged = tmp_path / "adapter", tmp_path / "checkpoints" / "round=1" / "ada"
+    adapter.mkdir()
+    (adapter / ADAPTER_WEIGHTS).write_bytes(b"adapter")
+    for _ in range(2):
+        policies.merge_into(merged, tmp_path, adapter, "float32", 0)
+    assert len(made) == 1
+    policies._seen.clear()  # as another process
+    policies.merge_into(merged, tmp_path, adapter, "float32", 0)
+    assert len(made) == 1
+    flipped(merged / "model.safetensors", 3)
+    policies._seen.clear()
+    policies.merge_into(merged, tmp_path, adapter, "float32", 0)
+    assert len(made) == 2 and (merged / "model.safetensors").read_bytes() == b"weights"
+    (merged / policies.STAMP).write_text("{")
+    policies.merge_into(merged, tmp_path, adapter, "float32", 0)
+    assert len(made) == 3
+
+
+def test_a_killed_grader_changes_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is ready, and with a pair: another one is started, and the pair is no timeout."""
+    monkeypatch.setattr(grader_module, "_serve", partial(dying, tmp_path / "deaths"))
+    with Grader(30.0, 1) as grader:
+        assert dict(grader._verify([("a", "b"), ("c", "d")])) == {("a", "b"): True, ("c", "d"): True}
+    assert (tmp_path / "deaths").read_text() == "xx"
+
+
+def dying(note: Path, connection: Any, seconds: float) -> None:
+    """A worker that is killed at its start, the next one with its first pair; the third goes on."""
+    deaths = len(note.read_text()) if note.exists() else 0
+    if deaths < 2:
+        note.write_text("x" * (deaths + 1))
+    if deaths == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    connection.send("ready")
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        if deaths == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.01)
+        connection.send(True)
