@@ -96,7 +96,7 @@ def read_json(path: Path) -> Any:
     """Read JSON. Raises UserError if the file is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if trouble(error):
             raise  # deleting it would not help
         raise UserError(f"{path} cannot be read ({error}); delete it and run the stage again") from error

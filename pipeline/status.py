@@ -17,10 +17,11 @@ from rich.table import Table
 
 from data.cli import guarded, start
 from data.console import console
+from data.inside import check_inside
 from data.locks import holder
 from data.meter import lasting
 from data.progress import PeerState, StageState, going, stages
-from data.run import RUNS
+from data.run import RUNS, check_name
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 WORDS = {"missing": "-"}
@@ -129,6 +130,8 @@ def command(
     """`python -m pipeline.status --run NAME`."""
 
     def body() -> None:
+        check_name(run)
+        check_inside(RUNS / run)
         states, pid = stages(run), holder(RUNS / run)
         if json_:
             console.file.write(json.dumps(as_json(run, states, pid)) + "\n")
