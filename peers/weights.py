@@ -300,8 +300,8 @@ def _no_model(peer: PeerSection, directory: Path, error: Exception) -> UserError
     told = f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
     if "auto_map" in read_model_json(peer, directory / "config.json"):
         return UserError(
-            f"{told}transformers knows; it comes with Python code of its own (auto_map), which is never run: take a model "
-            "of a kind that transformers has"
+            f"{told}transformers knows; it comes with Python code of its own (auto_map), which is never run: take a "
+            "model of a kind that transformers has"
         )
     return UserError(f"{told}transformers knows: {one_line(error)}")
 

@@ -1,7 +1,7 @@
 """`python -m pipeline show RUN`: what a round did with a question, in the terminal.
 
-Models write what they like: control characters are shown as what they are called (data/visible.py), and nothing in a text
-is markup.
+Models write what they like: control characters are shown as what they are called (data/visible.py), and nothing in a
+text is markup.
 """
 
 from __future__ import annotations
