@@ -25,7 +25,7 @@ ENV KIND=$KIND USER=pst HOME=/pst/.cache PATH=/pst/.venv/bin:$PATH PIP_NO_CACHE_
 
 # The packages, some GB: a layer of its own, which only a change of what is pinned makes anew.
 COPY --chown=1000 Makefile ./
-COPY --chown=1000 requirements/*.txt requirements/
+COPY --chown=1000 requirements requirements
 RUN make setup "EXTRA=$EXTRA"
 
 COPY --chown=1000 . .

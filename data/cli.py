@@ -6,8 +6,10 @@ import atexit
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
 from typing import NoReturn
 
 import typer
@@ -15,11 +17,13 @@ import typer
 from data import events
 from data.errors import UserError, trouble
 from data.streams import open_streams, settle
+from data.visible import one_line, visible
 
 
 def start(app: typer.Typer, module: str) -> None:
     """Run a command line; wrong options are one line and status 2, too."""
     open_streams()
+    sys.excepthook = _defect
     events.log.on = events.FLAG in sys.argv[1:]  # wrong options are told as events, too
 
     def call() -> None:
@@ -30,6 +34,11 @@ def start(app: typer.Typer, module: str) -> None:
             raise UserError(f"{message} (python -m {module} --help lists the options)") from None
 
     guarded(call)
+
+
+def _defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A defect's traceback, in which a text from outside may be quoted."""
+    print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def guarded(body: Callable[[], None]) -> None:
@@ -56,7 +65,7 @@ def guarded(body: Callable[[], None]) -> None:
 def _end(line: str, status: int) -> NoReturn:
     events.end(status, line.removeprefix("error: "))
     with suppress(OSError):  # stderr may be what is full
-        print(line, file=sys.stderr, flush=True)
+        print(one_line(line), file=sys.stderr, flush=True)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         settle(stream, number)
     raise SystemExit(status) from None

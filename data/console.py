@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from data import events
 from data.streams import NARROW, settle
+from data.visible import tame, visible
 
 
 class _Console(Console):
@@ -21,6 +23,15 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         raise  # what is being handled: it is called from there
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """All that is printed passes here: what a text holds of control characters is shown, and reaches no terminal.
+        Rich's own orders (of a live line) are segments of another kind."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(visible(segment.text), segment.style)
 
     def print(self, *objects: Any, **how: Any) -> None:
         """With `--log-json`, texts are events; a table is not printed: what is in it is in the run's files."""
@@ -63,6 +74,8 @@ def chatter_to(path: Path) -> Iterator[None]:
             console._file = previous
             with suppress(OSError):
                 terminal.close()
+            with suppress(OSError):
+                tame(path)
 
 
 def _encoding() -> str:

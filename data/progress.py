@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from data import shards
 from data.errors import UserError
+from data.inside import LAST_ROUND
 from data.locks import holder
 from data.run import OUTPUT, RUNS, check_run, load_frozen
 
@@ -75,7 +76,8 @@ def stages(run: str) -> list[StageState]:
     frozen = (root / "config.json").is_file()
     config = load_frozen(run).model_dump() if frozen else {}
     begun = {r for r in _rounds(root) if _begun(root / f"round={r}")} | {r for r, _ in records}
-    last = max([*begun, latest.get("last_round", 0)], default=0)
+    asked = latest.get("last_round")
+    last = max([*begun, asked if type(asked) is int and asked <= LAST_ROUND else 0], default=0)
     return [
         _state(root, round_, stage, records.get((round_, stage)), held)
         for round_ in range(last + 1)
@@ -139,10 +141,17 @@ def _record(round_dir: Path, stage: str) -> dict[str, Any] | None:
         found = shards.read_json(record_path(round_dir, stage))
     except (UserError, OSError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and found.get("state") in get_args(State) else None
 
 
 def _state(root: Path, round_: int, stage: str, record: dict[str, Any] | None, held: int | None) -> StageState:
+    try:
+        return _told(root, round_, stage, record, held)
+    except (AttributeError, KeyError, TypeError, ValueError):  # a record that was edited
+        return _told(root, round_, stage, None, held)
+
+
+def _told(root: Path, round_: int, stage: str, record: dict[str, Any] | None, held: int | None) -> StageState:
     folder = root / f"round={round_}" / OUTPUT[stage]
     if (folder / shards.SUCCESS).is_file():
         found = _finished(folder, round_, stage)

@@ -2,6 +2,9 @@
 
 Nothing is converted on the way: 007, 1.50 and 9007199254740993 of a CSV or JSONL file come back letter by letter. What
 has no text of its own (lists, times, bytes) is refused with its row, and so is whatever the reader would have to guess.
+
+A file may have come from anyone, and a small one may unpack to more than there is memory: what is read is counted
+(`Room`), lines and cells have a longest length, and Parquet is read in batches of rows.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import csv
 import hashlib
 import io
 import json
-import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +31,11 @@ WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
 UTF8_MARK = b"\xef\xbb\xbf"
 EXACT = {"Float64": 2.0**53, "Float32": 2.0**24}  # from here on a float has no room for odd numbers
 NO_JSON = ("NaN", "Infinity", "-Infinity")
+ROOM = 2**30  # bytes of text that are taken from one file; its reader needs up to four times as many
+PER_VALUE = 64  # bytes that a value takes beside its text
+LINE = 2**24  # bytes of a line of JSONL, and of a cell of CSV
+BATCH = 2**16  # rows of Parquet that are read together at most
+NAMES = 20  # columns of a file that are named in an error
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,22 @@ class FileRead:
 
 class BadFileError(ValueError):
     """What is wrong in a file, and where: the end of a sentence that begins with the file's name."""
+
+
+class Room:
+    """What is left of ROOM for a file."""
+
+    def __init__(self) -> None:
+        self.left = ROOM
+
+    def take(self, values: int, size: int) -> None:
+        """Count values of so many bytes, or characters, together. Raises BadFileError if there are too many."""
+        self.left -= values * PER_VALUE + size
+        if self.left < 0:
+            raise BadFileError(
+                f"has more than {ROOM / 2**30:.3g} GiB of text ({PER_VALUE} bytes are added for each value); take a "
+                "part of it, or several files"
+            )
 
 
 class _Literal(str):
@@ -64,7 +88,7 @@ def read_file(
                 raise BadFileError(f"is empty; expected rows with {columns[0]!r}")
             keys = {key: value for key, value in file.hive_keys.items() if key not in columns}
             table = _read(file, handle, columns, list(keys), lists)
-    except (BadFileError, OSError, pa.ArrowException, pl.exceptions.PolarsError, EOFError) as error:
+    except (BadFileError, OSError, pa.ArrowException, pl.exceptions.PolarsError, EOFError, MemoryError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         told = first if isinstance(error, BadFileError) else f"cannot be read: {first}"
         raise UserError(f"{where}: file {file.name} {told}") from error
@@ -84,9 +108,11 @@ def _read(
     return _jsonl(_lines(stream), columns, more, lists)
 
 
-def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, str]]:
     """Line numbers from 1, and lines as text."""
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(iter(lambda: stream.readline(LINE + 1), b""), 1):
+        if len(line) > LINE:
+            raise BadFileError(f"line {number} is longer than {LINE / 2**20:.3g} MiB; expected a row a line")
         if number == 1:
             if line[:2] in WIDE:
                 raise BadFileError(f"is {WIDE[line[:2]]} text; expected UTF-8: save it as UTF-8")
@@ -110,6 +136,7 @@ def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
 def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str], lists: Sequence[str]) -> pl.DataFrame:
     known: dict[str, None] = {}
     texts: Texts = {column: [] for column in (*columns, *more)}
+    room = Room()
     for number, line in lines:
         if line.isspace():
             continue
@@ -121,10 +148,12 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
             raise BadFileError(f"cannot be read: line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise BadFileError(f"line {number} is not a JSON object; expected one object a line, with its columns")
-        known |= dict.fromkeys(row)
+        if len(known) < NAMES or not set(columns) <= known.keys():  # they are for an error alone
+            known |= dict.fromkeys(row)
         for column, found in texts.items():
             try:
                 found.append(_json_text(row.get(column), column in lists))
+                room.take(1, len(found[-1] or ""))
             except BadFileError as error:
                 raise BadFileError(f"row {len(found) + 1} (line {number}): {column!r} {error}") from error
     if known:
@@ -135,10 +164,13 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadFileError(f"has the key {twice!r} twice; remove one")
+        raise BadFileError(f"has the key {_twice(name for name, _ in pairs)!r} twice; remove one")
     return found
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """The first name that comes again."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 DECODER = json.JSONDecoder(
@@ -149,7 +181,10 @@ DECODER = json.JSONDecoder(
 def _json_text(value: Any, lists: bool) -> str | None:
     """A JSON value as text, as it is written; a list as the JSON of the texts of its parts, an object as its JSON."""
     if lists and isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
+        try:
+            return json.dumps(value, ensure_ascii=False)
+        except RecursionError:
+            raise BadFileError("is an object too deep to be read") from None
     if lists and isinstance(value, list):
         return json.dumps([_json_text(part, lists=False) for part in value], ensure_ascii=False)
     if value is None or isinstance(value, bool):
@@ -169,13 +204,13 @@ def _json_text(value: Any, lists: bool) -> str | None:
 
 
 def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LINE)
+    room = Room()
     rows = csv.reader((line for _, line in lines), strict=True)
     try:
         header = next((row for row in rows if row), [])
-        twice = [name for name in header if name and header.count(name) > 1]
-        if twice:
-            raise BadFileError(f"has the column {twice[0]!r} twice; rename or remove one")
+        if twice := _twice(filter(None, header)):
+            raise BadFileError(f"has the column {twice!r} twice; rename or remove one")
         _check_columns(columns, header)
         places = {column: header.index(column) for column in (*columns, *more) if column in header}
         texts: Texts = {column: [] for column in places}
@@ -189,6 +224,7 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
                 raise BadFileError(f"{told} is the header again: two files in one? Remove the row")
             for column, place in places.items():
                 texts[column].append(row[place])
+                room.take(1, len(row[place]))
     except csv.Error as error:
         raise BadFileError(f"cannot be read: line {rows.line_num} is not CSV ({error}); check its quotes") from error
     return pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
@@ -200,14 +236,48 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
 def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lists: Sequence[str]) -> pl.DataFrame:
     with pq.ParquetFile(handle) as file:
         names = file.schema_arrow.names
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise BadFileError(f"has the column {twice[0]!r} twice; rename or remove one")
+        if twice := _twice(names):
+            raise BadFileError(f"has the column {twice!r} twice; rename or remove one")
         _check_columns(columns, names)
         wanted = [column for column in (*columns, *more) if column in names]
         for column in wanted:
             _check_type(file.schema_arrow.field(column).type, column, column in lists)
-        return table_texts(file.read(columns=wanted), wanted, lists)
+        return table_texts(_rows(file, wanted), wanted, lists)
+
+
+def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
+    """Columns of a Parquet file, read in batches of so few rows that one cannot take more than ROOM: a value is not larger
+    than what its row group unpacks to, and may be there once and stand in every row."""
+    room, batches = Room(), []
+    fields = [file.schema_arrow.field(name) for name in wanted]
+    room.take(file.metadata.num_rows * len(wanted), 0)  # before anything is read
+    for number in range(file.metadata.num_row_groups):
+        about = file.metadata.row_group(number)
+        sizes = (about.column(i) for i in range(about.num_columns))
+        size = sum(c.total_uncompressed_size for c in sizes if c.path_in_schema.partition(".")[0] in wanted)
+        if size > ROOM:
+            room.take(0, size)
+        for batch in file.iter_batches(max(1, min(BATCH, ROOM // max(size, 1))), [number], wanted):
+            columns = [_without_dictionary(batch.column(name), room) for name in wanted]
+            room.take(0, sum(column.nbytes for column in columns))
+            batches.append(pa.RecordBatch.from_arrays(columns, wanted))
+    return pa.Table.from_batches(batches, pa.schema([(field.name, _plain_type(field.type)) for field in fields]))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _without_dictionary(column: pa.Array, room: Room) -> pa.Array:
+    """Values instead of numbers of values, if there is room for them."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    if not pa.types.is_primitive(column.type.value_type):
+        lengths = pc.take(pc.binary_length(column.dictionary.cast(pa.large_string())), column.indices)
+        size = pc.sum(lengths).as_py() or 0
+        room.take(0, size)
+        room.take(0, -size)  # counted when it is there
+    return column.cast(column.type.value_type)
 
 
 def table_texts(table: pa.Table, columns: list[str], lists: Sequence[str] = ()) -> pl.DataFrame:
@@ -278,7 +348,8 @@ def _list_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
 def _check_columns(columns: list[str], names: list[str]) -> None:
     for column in columns:
         if column not in names:
-            raise BadFileError(f"has no column {column!r}; it has {', '.join(names) or 'none'}")
+            more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
+            raise BadFileError(f"has no column {column!r}; it has {', '.join(names[:NAMES]) or 'none'}{more}")
 
 
 def _check_hive_keys(file: SourceFile, table: pl.DataFrame, where: str) -> None:

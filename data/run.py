@@ -20,6 +20,7 @@ from data.config.load import differences, load_config, parse_config
 from data.config.sections import NAME, NAME_BYTES, Config
 from data.console import console
 from data.errors import UserError
+from data.inside import check_inside
 from data.locks import locked
 from data.selection import write_prompts
 from data.stage import check_format
@@ -116,6 +117,7 @@ def open_run(
     """
     check_name(name)
     root = RUNS / name
+    check_inside(root)
     frozen_path = root / "config.json"
     if config_path is None and not frozen_path.is_file():
         raise UserError(f"run {name!r} does not exist yet: give its config with --config FILE (configs/ has some)")
@@ -199,11 +201,13 @@ def check_run(run: str) -> None:
 
 
 def check_begun(run: str) -> None:
-    """Raises UserError for a run that never got as far as a config; what that says is not looked at."""
+    """Raises UserError for a run that never got as far as a config, whose words are not looked at, and for one with links
+    that lead out of it."""
     known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
     if run not in known:
         runs = ", ".join(known) or "none yet"
         raise UserError(f"there is no run {run!r} (`make round` would begin it); runs: {runs}")
+    check_inside(RUNS / run)
 
 
 def metrics_path(run: str, round_: int) -> Path:

@@ -13,6 +13,10 @@ from peers.weights import read_model_json, read_stored, weight_files
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PARTS = (
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_experts", "num_local_experts", "n_routed_experts"
+)  # fmt: skip
+MOST_PARTS = 2000
 QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of GPTQ, AWQ, ModelOpt
 
 
@@ -56,7 +60,20 @@ def check_config(peer: PeerSection, directory: Path, positions: int) -> None:
     architecture = str(named[0]) if isinstance(named, list) and named else f"model without an architecture ({named!r})"
     if not (architecture.endswith("ForCausalLM") or architecture in TURNED):
         raise UserError(f"peer {peer.name}: {directory} is a {architecture}; expected a ...ForCausalLM")
+    _check_size(peer, directory, config)
     _check_positions(peer, directory, config, positions)
+
+
+def _check_size(peer: PeerSection, directory: Path, config: dict[str, Any]) -> None:
+    """A model is laid out by its config before its weights are looked at, which takes as long as it has parts. Raises
+    UserError."""
+    for key in PARTS:
+        found = config.get(key)
+        if isinstance(found, int) and found > MOST_PARTS:
+            raise UserError(
+                f"peer {peer.name}: {directory / 'config.json'} has {key} {found}; expected {MOST_PARTS} at most: fetch "
+                "the model again"
+            )
 
 
 def _check_positions(peer: PeerSection, directory: Path, config: dict[str, Any], positions: int) -> None:

@@ -13,6 +13,8 @@ import typer
 from data import events
 from data.cli import guarded, quiet_environment
 from data.errors import UserError
+from data.inside import LAST_ROUND
+from data.visible import visible
 
 if TYPE_CHECKING:
     from data.config.sections import Config
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from peers.workers import Pool, Workers
 
     Main = Callable[["Run", int, "Workers"], None]  # what a stage does in one round
-
-
-LAST_ROUND = 100_000  # all steps up to it are listed
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, lo
         raise
     except BaseException:
         with suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be what is full
-            traceback.print_exc(file=file)
+            file.write(visible(traceback.format_exc()))
         raise
     finally:
         workers.release()

@@ -94,10 +94,10 @@ def dequantise(folder: Path, name: str, dtype: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     found: Any = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype),
-        output_loading_info=True,
+        output_loading_info=True, trust_remote_code=False,
     )  # fmt: skip
     model, info = found
     check_loading(name, info)

@@ -17,7 +17,8 @@ from data.run import Run
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.prompts import PeerPrompts, prompts_for
 from peers.source import base_model, compute_dtype, load_tokenizer, model_directory
-from peers.weights import check_finite, weights_fingerprint
+from peers.start import check_plain
+from peers.weights import check_finite, read_model_json, weights_fingerprint
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:
     path = adapter / "pst.json"
     if not path.is_file() or not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"peer {peer.name}: there is no adapter in {adapter}; run that round's train stage first")
+    check_plain(f"peer {peer.name}: adapter {adapter}", read_model_json(peer, adapter / ADAPTER_CONFIG))
     found = shards.read_json(path)
     expected = adapter_identity(peer, base)
     if found["base_fingerprint"] != expected["base_fingerprint"]:

@@ -317,7 +317,9 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
         take(lock, path, wait=True)  # another run may be at it: wait for its result
         if (target / "config.json").is_file():
             return target
-        console.print(f"  converting {source.name} for peer {peer.name} (once; the result is kept in {CACHE})")
+        console.print(
+            f"  converting {source.name} for peer {peer.name} (once; the result is kept in {CACHE})", markup=False
+        )
         work = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
         work.mkdir(parents=True)

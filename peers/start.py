@@ -59,7 +59,7 @@ def check_given(peer: PeerSection, adapter: Path) -> dict[str, Stored]:
         found = f"only pickled weights ({pickled[0].name}), which are refused" if pickled else "no weights"
         raise UserError(f"{refusal} has {found}; expected {ADAPTER_WEIGHTS} (save it again with a newer peft)")
     config = read_model_json(peer, adapter / ADAPTER_CONFIG)
-    _check_config(refusal, config)
+    check_plain(refusal, config)
     advice = "fetch or make the adapter again"
     check_finite(adapter / ADAPTER_WEIGHTS, advice)
     stored = read_header(adapter / ADAPTER_WEIGHTS)
@@ -68,7 +68,9 @@ def check_given(peer: PeerSection, adapter: Path) -> dict[str, Stored]:
     return stored
 
 
-def _check_config(refusal: str, config: Mapping[str, Any]) -> None:
+def check_plain(refusal: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError unless an adapter_config.json is of plain LoRA. Some other options have peft import a module by
+    its name, which a run from elsewhere could bring along."""
     kind = config.get("peft_type")
     if kind != "LORA":
         raise UserError(f"{refusal} is of peft's type {kind!r}; expected LORA; {INSTEAD}")

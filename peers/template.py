@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from data.answers.thoughts import CLOSES, OPENS
 from data.config.sections import PeerSection
 from data.errors import UserError
+from peers.bounded import bounded
 from peers.controls import Controls
 
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ class ChatTemplate:
 
     def _render(self, messages: list[Message], add_generation_prompt: bool, **more: Any) -> str:
         options: dict[str, Any] = {**TODAY, **self.arguments, **more}
-        found = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, tokenize=False, **options
-        )
+        with bounded():
+            found = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False, **options
+            )
         return str(found)
 
     def _refusal(self, error: Exception) -> UserError:

@@ -292,11 +292,18 @@ def check_kind(peer: PeerSection, directory: Path) -> None:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # of any kind, for a config that makes no model
-        raise UserError(
-            f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
-            f"transformers knows: {one_line(error)}"
-        ) from error
+        raise _no_model(peer, directory, error) from error
     check_architecture(f"peer {peer.name}: {directory}", model)
+
+
+def _no_model(peer: PeerSection, directory: Path, error: Exception) -> UserError:
+    told = f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
+    if "auto_map" in read_model_json(peer, directory / "config.json"):
+        return UserError(
+            f"{told}transformers knows; it comes with Python code of its own (auto_map), which is never run: take a "
+            "model of a kind that transformers has"
+        )
+    return UserError(f"{told}transformers knows: {one_line(error)}")
 
 
 def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Stored]) -> tuple[Any, dict[str, Any]]:
@@ -315,10 +322,7 @@ def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Store
                 output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
     except Exception as error:  # of any kind, for a config that makes no model
-        raise UserError(
-            f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
-            f"transformers knows: {one_line(error)}"
-        ) from error
+        raise _no_model(peer, directory, error) from error
     named = (read_model_json(peer, directory / "config.json").get("architectures") or [kind.__name__])[0]
     if named != kind.__name__:
         raise UserError(

@@ -1,12 +1,11 @@
 """`python -m pipeline show RUN`: what a round did with a question, in the terminal.
 
-Models write what they like: control characters and marks that turn the direction of writing are shown as what they are
-called, and nothing in a text is markup.
+Models write what they like: control characters are shown as what they are called (data/visible.py), and nothing in a
+text is markup.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated
@@ -21,28 +20,11 @@ from data.cli import guarded, start
 from data.console import console
 from data.errors import UserError
 from data.run import OUTPUT, Run, check_run, load_frozen
+from data.visible import visible
 from evaluate.page.chain_data import Chain, Label, Response, Training
 from evaluate.page.chains import one_chain, ordering, some_chains
 
 RIGHT = {True: ("right", "green"), False: ("wrong", "red")}
-JOINERS = "\u200c\u200d"  # letters of Persian and pictures of several parts need them
-
-
-def visible(text: str) -> str:
-    """The text with a sign for each control character but the line feed: ESC is ␛, U+202E is <U+202E>."""
-    return "".join(map(_sign, text.replace("\r\n", "\n")))
-
-
-def _sign(character: str) -> str:
-    code = ord(character)
-    if character == "\n" or character in JOINERS:
-        return character
-    if character == "\t":
-        return "    "
-    if code < 0x20 or code == 0x7F:
-        return "␡" if code == 0x7F else chr(0x2400 + code)
-    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return f"<U+{code:04X}>" if hidden else character
 
 
 def view(chain: Chain, run: str) -> Iterator[RenderableType]:

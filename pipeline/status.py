@@ -18,10 +18,11 @@ from rich.table import Table
 from data import quarantine
 from data.cli import guarded, start
 from data.console import console
+from data.inside import check_inside
 from data.locks import Holder, look
 from data.meter import lasting
 from data.progress import PeerState, StageState, going, stages
-from data.run import RUNS
+from data.run import RUNS, check_name
 from data.versions import changes as version_changes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -135,6 +136,8 @@ def command(
     """`python -m pipeline.status --run NAME`."""
 
     def body() -> None:
+        check_name(run)
+        check_inside(RUNS / run)
         states, (held, who) = stages(run), look(RUNS / run)
         who = who or (Holder() if held else None)
         if json_:

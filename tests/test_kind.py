@@ -70,15 +70,24 @@ def test_the_lists_beside_any_kind_change_no_version_of_it(extra: str, version: 
     assert needed | ({"pillow", "h11", "numpy"} if extra == "trackio" else set()) <= there.keys()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.stem)
+def test_every_pin_but_torch_for_cpus_has_checksums(path: Path) -> None:
+    summed = (path.parent / "sums" / path.name).read_text(encoding="utf-8").replace(" \\\n", "").splitlines()[1:]
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    without = [line for line in lines if line.startswith("torch==")] if path.stem in ("cpu", "transformers") else []
+    assert [line.partition("    --hash")[0] for line in summed] == [line for line in lines if line not in without]
+    assert all(re.search(r"    --hash=sha256:[0-9a-f]{64}$", line) for line in summed)
+
+
 # --- the image ---
 
 
 def test_the_dockerfile_names_what_is_there() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     copied = re.findall(r"^COPY (?:--\S+ )*(\S+) \S+$", text, re.MULTILINE)
-    assert copied == ["Makefile", "requirements/*.txt", "."]  # the pins first: a change of code installs nothing anew
+    assert copied == ["Makefile", "requirements", "."]  # the pins first: a change of code installs nothing anew
     assert all(path == "." or list(ROOT.glob(path)) for path in copied)
-    assert text.index("requirements/*.txt") < text.index("RUN make setup") < text.index("COPY --chown=1000 . .")
+    assert text.index("requirements requirements") < text.index("RUN make setup") < text.index("COPY --chown=1000 . .")
     assert re.search(r"^USER \d+$", text, re.MULTILINE)
     assert set(re.findall(r"KIND=(\w+)", text)) <= set(KINDS)
     used = set(re.findall(r"\bmake (\w+)", text.split("RUN apt")[0])) | {"setup", "help"}
@@ -160,7 +169,7 @@ def test_which_kind_is_installed(
     assert status == 0, told
     assert stamps(place) == installed
     log = (place / "pip.log").read_text(encoding="utf-8")
-    assert all(f"-r requirements/{name}.txt" in log for name in installed)
+    assert all(f"--require-hashes -r requirements/sums/{name}.txt" in log for name in installed)
 
 
 def test_a_kind_that_was_chosen_stays(place: Path) -> None:

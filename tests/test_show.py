@@ -17,9 +17,10 @@ from data.errors import UserError
 from data.hashing import question_id
 from data.run import Run, load_frozen
 from data.schema import CHAINS
+from data.visible import visible
 from evaluate.page.chains import one_chain
 from pipeline import __main__
-from pipeline.show import chosen, last_round, view, visible
+from pipeline.show import chosen, last_round, view
 from tests import fixed_run
 from tests.conftest import questions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import signal
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from data.answers.kinds import Kind, is_own
 if TYPE_CHECKING:
     from data.answers.own_grader import OwnGrader
 
+MEMORY = 2**31  # bytes that a worker may take; sympy and what it loads need 0.4 GiB
 STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
 STARTS = 3  # of workers that are killed before they are ready, after which the stage is given up
 FAILED = "failed"  # a pair that could not be compared
@@ -63,6 +65,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     same_formula("x+1", "1+x")  # loads the rest
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # a formula may be a number of any length
     connection.send("ready")
     while True:
         try:

@@ -249,9 +249,9 @@ def _no_room(peer: str, error: Exception) -> UserError:
     traceback.print_exception(error)
     free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
     return UserError(
-        f"the engine of peer {peer} found too little memory: {free:.1f} of the GPU's {total:.1f} GiB are free. If other "
-        "programs use it (nvidia-smi lists them), wait for them or set runtime.gpu_memory_utilization to the share that "
-        "is left; else set runtime.kv_cache_gib or runtime.max_num_seqs lower"
+        f"the engine of peer {peer} found too little memory: {free:.1f} of the GPU's {total:.1f} GiB are free; if "
+        "others use it (see nvidia-smi), wait for them or set runtime.gpu_memory_utilization to the share that is "
+        "left; else lower runtime.kv_cache_gib or runtime.max_num_seqs"
     )
 
 

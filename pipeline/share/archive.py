@@ -2,7 +2,8 @@
 
 All members are files `<run>/…`, sorted, without owner and time. `_PACKED.json` comes first and names all others with
 their checksums. An archive may come from anyone: what is not a plain file below its one folder, or not listed, is
-refused, and the standard library's filter for data has the last word.
+refused, and the standard library's filter for data has the last word. A small one may unpack to any size, so that is
+bounded by its own, and nothing is read into memory but its list.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 from data import shards
 from data.errors import UserError, trouble
 from pipeline.share.files import PACKED, Faults, compare, is_inside, known_by
 
+LARGEST = (
+    100  # times its own size, which an archive may unpack to; runs are Parquet and safetensors, which hardly shrink
+)
+SLACK = 2**26  # bytes more
+LIST = 2**26  # bytes of its list
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
 
 
@@ -65,12 +71,15 @@ def read_archive(path: Path) -> Archive:
     with _opened(path) as tar:
         for member in tar:
             run, name = _place(member, path)
+            _check_size(member, tar)
             runs.add(run)
             source = tar.extractfile(member)
             assert source is not None, "it is a file"
             if name in checksums or (name == PACKED and about):
                 raise UserError(f"{path} has {name} twice; pack the run again")
             if name == PACKED:
+                if member.size > LIST:
+                    raise UserError(f"{path}: its list has {member.size:,} bytes; expected {LIST:,} at most")
                 about = source.read()
             else:
                 checksums[name] = file_digest(cast(io.BufferedReader, source), "sha256").hexdigest()
@@ -86,18 +95,46 @@ def extract(path: Path, folder: Path) -> None:
         raise UserError("this Python cannot unpack archives safely (no tarfile.data_filter): take 3.11.4 or newer")
     with _opened(path) as tar:
         for member in tar:
+            _check_size(member, tar)
             member.name = _place(member, path)[1]
             tar.extract(member, folder, filter="data")
+
+
+def _check_size(member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+    """Before tarfile passes over a member, which takes as long as reading it."""
+    packed = cast(_Bounded, tar.fileobj)
+    if member.offset_data + member.size > packed.largest:
+        packed.refuse()
 
 
 def _place(member: tarfile.TarInfo, path: Path) -> tuple[str, str]:
     """(the folder, the name in it) of a member. Raises UserError if it is anything else than a file in a folder."""
     parts = PurePosixPath(member.name).parts
-    if not member.isreg() or not is_inside(member.name) or len(parts) < 2:
+    hidden = any(part.startswith(".") for part in parts)  # what `pack` leaves out, such as merged checkpoints
+    if not member.isreg() or not is_inside(member.name) or len(parts) < 2 or hidden:
         raise UserError(
             f"{path} has {member.name!r}, which is no plain file below one folder: nothing of it is unpacked"
         )
     return parts[0], str(PurePosixPath(*parts[1:]))
+
+
+class _Bounded(gzip.GzipFile):
+    """An archive unpacked, as far as its own size makes that likely. `read` raises UserError beyond."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self.path, self.largest = path, path.stat().st_size * LARGEST + SLACK
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = self.largest - self.tell()
+        if size is None or size < 0 or size > left:
+            self.refuse()
+        return super().read(size)
+
+    def refuse(self) -> NoReturn:
+        raise UserError(
+            f"{self.path} would unpack to more than {LARGEST} times its size; no run does: nothing of it is unpacked"
+        )
 
 
 @contextmanager
@@ -105,7 +142,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     if not path.is_file():
         raise UserError(f"there is no file {path}; expected an archive that `make pack` has written")
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with _Bounded(path) as packed, tarfile.open(fileobj=packed, mode="r:") as tar:
             yield tar
     except DAMAGED as error:
         if trouble(error):

@@ -130,7 +130,9 @@ def _plain(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+    )
     model.generation_config = GenerationConfig()  # a checkpoint's own may have a repetition penalty
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))

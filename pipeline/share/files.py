@@ -89,7 +89,7 @@ def listed(name: str, content: bytes) -> dict[str, str]:
     """{file beside it: SHA-256} of one list. Raises ValueError if it is none, or not as it was written."""
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is damaged ({error})") from error
     if PurePosixPath(name).name == shards.SUCCESS and isinstance(found, dict):
         if found.get("format") != FORMAT:
