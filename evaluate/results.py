@@ -66,8 +66,8 @@ def results_of(run: str, guard: GuardSection | None = None) -> Results:
     tables += quarantine.lines_of(RUNS / run)
     if gate_rounds(run):
         tables += [gate_table(run), gate_notes(run)]
-    if told := version_changes(RUNS / run):
-        tables.append("\n".join(f"[bold]versions[/bold] {escape(line)}" for line in told))
+    if others := version_changes(RUNS / run):
+        tables.append("\n".join(f"[bold]versions[/bold] {escape(line)}" for line in others))
     more += [training_table(run, rounds), choices_table(config)]
     return Results(opened, rounds, found, seen, tables, more)
 

@@ -89,7 +89,7 @@ def test_a_lock_that_a_child_of_a_dead_holder_keeps_is_told(tmp_path: Path) -> N
         with pytest.raises(UserError, match=r"which is dead: a process that it started still has .*\.lock open"):
             take(tmp_path)
         (tmp_path / ".lock").write_text(f"{ended.pid} node-9 2026-11-28T01:02:03\n")  # which nobody here can tell
-        with pytest.raises(UserError, match=rf"\(pid {ended.pid} on node-9 since [^;]*\); wait"):
+        with pytest.raises(UserError, match=rf"\(pid {ended.pid} on node-9 since [^;)]*\); wait"):
             take(tmp_path)
     finally:
         process.communicate("")

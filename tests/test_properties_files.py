@@ -203,7 +203,8 @@ def trained(seed: int, steps: int) -> tuple[Any, Any, Any]:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 2)), LoraConfig(r=2, target_modules=["0"]))  # type: ignore[arg-type]
+    base: Any = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["0"]))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))

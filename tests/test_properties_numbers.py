@@ -40,7 +40,7 @@ def sections(draw: st.DrawFn, weighting: Weighting | None = None) -> ScoreSectio
     high = draw(st.sampled_from([1.0, 20.0, 1e6]))
     center = draw(st.sampled_from(["median", 0.0, -3.0, 1e6]))
     beta = draw(st.sampled_from([0.25, 1.0, 5.0, 1e6]))
-    named = weighting or draw(st.sampled_from(WEIGHTINGS))
+    named: Weighting = draw(st.sampled_from(WEIGHTINGS)) if weighting is None else weighting
     return section_of(named, beta=beta, center=center, weight_min=low, weight_max=high)
 
 
@@ -85,7 +85,8 @@ def test_weights_go_with_their_examples(
 ) -> None:
     assume(section.weighting != "shuffled")
     order = random_.sample(range(len(examples_of[0])), len(examples_of[0]))
-    there = weights(*([each[i] for i in order] for each in examples_of), section, 0)  # type: ignore[arg-type]
+    pmi, agrees, entropies = examples_of
+    there = weights([pmi[i] for i in order], [agrees[i] for i in order], [entropies[i] for i in order], section, 0)
     assert there == [weights(*examples_of, section, 0)[i] for i in order]
 
 
@@ -95,9 +96,9 @@ def test_a_constant_added_to_all_pmi_changes_no_weight_of_a_median_or_a_rank(
     examples_of: tuple[list[float], list[int], list[float]], section: ScoreSection, constant: float
 ) -> None:
     assume(section.weighting == "rank" or section.center == "median")
-    pmi, *others = examples_of
-    shifted: Any = [[p + constant for p in pmi], *others]
-    assert weights(*shifted, section, 0) == weights(*examples_of, section, 0)
+    pmi, agrees, entropies = examples_of
+    shifted = [p + constant for p in pmi]
+    assert weights(shifted, agrees, entropies, section, 0) == weights(*examples_of, section, 0)
 
 
 @examples(15)

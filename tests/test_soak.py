@@ -38,5 +38,5 @@ def test_what_is_left_behind_is_named(tmp_path: Path) -> None:
 
 def test_the_table_has_quarters_and_a_slope() -> None:
     samples = [Sample(n, n, 4, 10, 50, 100.0 + n, 200.0, 50.0) for n in range(10)]
-    assert trend(samples, "pss") == (102.5, 108.5, pytest.approx(1.0))
+    assert trend(samples, "pss") == pytest.approx((102.5, 108.5, 1.0))
     assert "| pss | 102.5 | 108.5 | +1.000 |" in table(samples)
