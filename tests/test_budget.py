@@ -130,6 +130,22 @@ def test_scores_are_those_of_the_smaller_budget(
         assert a == pytest.approx(b, abs=1e-5)
 
 
+def test_progress_is_taken_back_where_a_part_was_done(run: Run) -> None:
+    """One of four fails, so halves are tried, of which the second finds no memory: all four are done again."""
+    told: list[int] = []
+
+    def work(some: Sequence[int], tokens: int, advance: Callable[[int, int], None]) -> list[int]:
+        advance(len(some), 0)
+        if 1 in some and len(some) > 1:
+            raise ValueError("no")
+        if tokens > 256 and 3 in some:
+            raise MemoryError
+        return list(some)
+
+    found = budget.one_by_one(run, "s", "a", range(4), lambda: 1, work, lambda items, _: told.append(items))
+    assert found == [0, 1, 2, 3] and sum(told) == 4 and budget._lowered == {"s": 256}
+
+
 def test_a_pair_that_fails_has_no_score(run: Run, tiny_models: dict[str, Path]) -> None:
     lm, some = load_language_model(tiny_models["plain"], "float32"), pairs(tiny_models["plain"], 12)
     expected = score_pairs(lm, some, 512, lambda *_: None)

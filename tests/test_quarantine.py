@@ -182,7 +182,9 @@ def test_a_stage_that_is_linked_brings_its_reasons(poisoned: type[Poisoned]) -> 
     from pipeline.reuse import link_stage
 
     generated("t")
+    poisoned.texts = ()
     generated("u", "prompts.limit=3")
+    assert not Path("runs/u/round=1/quarantine.parquet").exists()
     with open_run("u", None, []) as run:
         link_stage("t", run, "generate", 1)
     assert lost("u") == lost("t") and list(read_sums(Path("runs/u/round=1"))) == ["quarantine.parquet"]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from data.config.sections import GenerateSection, RuntimeSection
+from data.errors import UserError
 from data.hashing import digest
 from peers.engines import vllm_internals
 from peers.engines.protocol import Advance, Completion, Request, Sampling
@@ -156,6 +157,8 @@ class VllmEngine:
         prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
         try:
             outputs = vllm_internals.generate(self.llm, prompts, params, self.lora, advance, self.on_gpu)
+        except UserError:  # it cannot run this model
+            raise
         except Exception:
             self._recover()
             raise
