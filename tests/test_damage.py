@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from data.errors import UserError
 from data.stage import Stage
 from peers import policy as policies
 from peers.merge import ADAPTER_WEIGHTS
+from tests.dying_grader import dying
 from train.loop import CHECKPOINT, _read_checkpoint
 from train.stage import PeerTraining, _sums
 
@@ -137,22 +135,3 @@ def test_a_killed_grader_changes_no_verdict(tmp_path: Path, monkeypatch: pytest.
     with Grader(30.0, 1) as grader:
         assert dict(grader._verify([("a", "b"), ("c", "d")])) == {("a", "b"): True, ("c", "d"): True}
     assert (tmp_path / "deaths").read_text() == "xx"
-
-
-def dying(note: Path, connection: Any, seconds: float) -> None:
-    """A worker that is killed at its start, the next one with its first pair; the third goes on."""
-    deaths = len(note.read_text()) if note.exists() else 0
-    if deaths < 2:
-        note.write_text("x" * (deaths + 1))
-    if deaths == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    connection.send("ready")
-    while True:
-        try:
-            connection.recv()
-        except EOFError:
-            return
-        if deaths == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.01)
-        connection.send(True)

@@ -11,8 +11,10 @@ from typing import Annotated, Literal
 import typer
 
 from data.cli import quiet_environment
+from data.shards import checksum
 from tests.conftest import ROOT
 
+PACKAGES = ("data", "peers", "generate", "score", "train", "evaluate", "pipeline", "tests/chaos")
 FIRST = 28_000  # the seed of the first case
 
 
@@ -26,6 +28,12 @@ def prepare(engine: str) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     more = {"vllm": ["peers.preload_vllm"], "ray": ["ray"]}.get(engine, [])
     multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.chaos.preload", *more])
+
+
+def code() -> str:
+    """What the results are results of: a short hash of the project's modules."""
+    paths = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
+    return checksum(*paths)[:12]
 
 
 def cluster() -> str:
@@ -50,7 +58,7 @@ def main(
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Where the peers run.")] = "local",
     case: Annotated[int | None, typer.Option(help="This case alone, by its seed; nothing is kept of it.")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where runs and results are; .cache/chaos is the default.")
+        Path | None, typer.Option(help="Where runs and results are; else in .cache/chaos, by the code's version.")
     ] = None,
     bug: Annotated[str | None, typer.Option(help="Plant a bug of tests/chaos/bugs.py.")] = None,
     rounds: Annotated[int, typer.Option(min=1, max=2, help="1: short runs, without a benchmark.")] = 2,
@@ -61,7 +69,7 @@ def main(
     from tests.chaos.driver import MISMATCH, Chaos, kept, series, summary
     from tests.chaos.project import Kind
 
-    where = (folder or ROOT / ".cache" / "chaos").resolve()
+    where = (folder or ROOT / ".cache" / "chaos" / code()).resolve()
     where.mkdir(parents=True, exist_ok=True)
     chaos = Chaos(where, Kind(engine, executor, rounds=rounds), bug, models)
     if executor == "ray":
