@@ -322,6 +322,7 @@ lock:  ## resolve the pinned lists in requirements/ anew; LISTS="transformers ra
 	@[[ -x .cache/lock/bin/python ]] || $(PYTHON) -m venv .cache/lock
 	@.cache/lock/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@PATH="$(CURDIR)/.cache/lock/bin:$$PATH" .cache/lock/bin/python requirements/lock.py $(LISTS)
+	@PATH="$(CURDIR)/.cache/lock/bin:$$PATH" .cache/lock/bin/python requirements/sums.py $(LISTS)
 
 clean:  ## remove caches and converted models; .venv and runs/ stay
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache

@@ -12,8 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import sums
-
 HERE = Path(__file__).parent
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORM = "x86_64-manylinux_2_35"  # a pin needs glibc 2.34; Ubuntu 22.04 and Debian 12 have it
@@ -104,7 +102,6 @@ def write(name: str, lines: list[str], systems: str = "Linux x86-64") -> None:
     """Write requirements/<name>.txt."""
     header = HEADER.format(name=name, systems=systems, pythons=", ".join(PYTHONS))
     (HERE / f"{name}.txt").write_text(header + "\n".join(sorted(lines)) + "\n")
-    sums.write(name)
     print(f"requirements/{name}.txt: {len(lines)} packages")
 
 

@@ -1,4 +1,4 @@
-"""Writes requirements/sums/: the checksums that `make setup` holds what it downloads to (`make lock` calls this).
+"""Writes requirements/sums/: the checksums that `make setup` holds what it downloads to (`make lock` runs this last).
 
 A line for each pin of a list, with the SHA-256 of every wheel that may be installed for it: of Python 3.11 to 3.13, and
 of the systems that the list is for. They are what the index states; uv fetches them. PyTorch's CPU builds are not on

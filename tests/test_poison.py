@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from data import shards
+from data.answers import kinds
+from data.schema import CHAINS, SCORES
 from data.visible import HIDDEN, JOINERS
 from tests import fixed_run
-from tests.poison import CASES, Case
+from tests.poison import ANSWERS, CASES, TEXTS, Case
 
 SECONDS = 60.0  # the longest that a case may take; most take milliseconds
 QUICK = 4  # of so many cases one is in the quick tests
 Tree = dict[str, tuple[int, int, bytes]]
+Command = Callable[[tuple[str, ...]], tuple[int, str, str]]
 
 
 def tree(root: Path) -> Tree:
@@ -32,8 +39,6 @@ def tree(root: Path) -> Tree:
 
 def harmless(text: str) -> None:
     """Nothing in what is printed gives a terminal an order, or is hidden."""
-    import unicodedata
-
     odd = {c for c in text if unicodedata.category(c) in HIDDEN and c not in f"\n{JOINERS}"}
     assert not odd, (sorted(map(hex, map(ord, odd))), text[:500])
 
@@ -63,7 +68,7 @@ def call(arguments: tuple[str, ...]) -> int:
     from data.cli import start
 
     module, *given = arguments
-    package = module if "." in module else f"{module}.__main__"
+    package = f"{module}.__main__" if module in ("generate", "pipeline.share") else module
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module, *given])
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -74,7 +79,7 @@ def call(arguments: tuple[str, ...]) -> int:
     return 0
 
 
-def judge(case: Case, place: Path, run: Callable[[tuple[str, ...]], tuple[int, str, str]]) -> None:
+def judge(case: Case, place: Path, run: Command) -> None:
     """A case ends as it should, and changes nothing but runs and the cache."""
     case.make(place)
     before, outside = tree(place), tree(place.parent / "outside")
@@ -99,7 +104,7 @@ def judge(case: Case, place: Path, run: Callable[[tuple[str, ...]], tuple[int, s
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Callable[[tuple[str, ...]], tuple[int, str, str]]:
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """A command line in this process: status, output, errors."""
 
     def run(arguments: tuple[str, ...]) -> tuple[int, str, str]:
@@ -116,5 +121,95 @@ def test_the_corpus_is_large() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.name[:60] for case in CASES])
-def test_a_poisoned_file_is_refused_in_one_line(case: Case, place: Path, command: object) -> None:
-    judge(case, place, command)  # type: ignore[arg-type]
+def test_a_poisoned_file_is_refused_in_one_line(case: Case, place: Path, command: Command) -> None:
+    judge(case, place, command)
+
+
+# --- some of it in every run of the tests ----------------------------------------------------------------------------
+
+LONG = ("a line of 1 GiB", "an open quote", "200,000", "a bomb", "code of its own", "does not end", "calls itself", "bomb")
+
+
+@pytest.mark.parametrize("place_in_turn", range(2))
+def test_some_of_the_corpus(place_in_turn: int, project: Path) -> None:
+    """Cases that load no library of models, each in a folder of its own, without peers' processes."""
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def poisoned_run(work: Path, texts: list[str]) -> None:
+    """The run `demo`, whose questions, responses and answers are these texts."""
+    folder = work / "runs" / "demo" / "round=1"
+    rows = shards.read_rows(folder / "chains" / "part-00000.parquet", CHAINS)
+    asked = {id_: texts[i % len(texts)] for i, id_ in enumerate(dict.fromkeys(row["prompt_id"] for row in rows))}
+    for number, row in enumerate(rows):
+        text = texts[number % len(texts)]
+        row |= {"question": asked[row["prompt_id"]], "response": text, "answer": text}
+    shutil.rmtree(folder / "chains")
+    fixed_run.close(folder / "chains", "generate", 1, {"part-00000.parquet": (rows, CHAINS)})
+    scored = shards.read_rows(folder / "scores" / "part-00000.parquet", SCORES)
+    for number, row in enumerate(scored):
+        text = texts[number % len(texts)]
+        row |= {"question": asked[row["prompt_id"]], "target": text, "label": text}
+    shutil.rmtree(folder / "scores")
+    fixed_run.close(folder / "scores", "score", 1, {"part-00000.parquet": (scored, SCORES)})
+    path = work / "runs" / "demo" / "config.json"
+    config = shards.read_json(path)
+    config["evaluate"] |= {"label_answers": "math", "answer_timeout_seconds": 1.0}
+    shards.write_json(config, path)
+
+
+class Elements(HTMLParser):
+    """What a page has that does something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts, self.handlers, self.images = 0, list[str](), 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.images += tag in ("img", "iframe", "object", "embed", "base", "form", "link", "meta") and tag not in ("meta",)
+        self.handlers += [name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "")]
+
+
+def test_poisoned_texts_are_harmless_wherever_they_are_shown(place: Path, command: Command) -> None:
+    clean = Elements()
+    assert command(("evaluate.report", "--run", "demo"))[0] == 0
+    clean.feed((place / "runs/demo/report.html").read_text(encoding="utf-8"))
+    poisoned_run(place, list(TEXTS.values()))
+    for arguments in (
+        ("pipeline.show", "demo", "12", "--random", "--round", "1"), ("evaluate.report", "--run", "demo"),
+        ("pipeline.table", "demo", "--csv"), ("pipeline.table", "demo", "--markdown"), ("pipeline.status", "--run", "demo"),
+        ("pipeline.share", "verify", "--run", "demo"),
+    ):  # fmt: skip
+        status, out, err = command(arguments)
+        assert status in (0, 2) and "Traceback" not in err, (arguments, err)
+        harmless(out + err)
+    page = Elements()
+    page.feed((place / "runs/demo/report.html").read_text(encoding="utf-8"))
+    assert (page.scripts, page.images, page.handlers) == (clean.scripts, clean.images, [])
+
+
+def test_poisoned_answers_cost_a_second_each_and_little_memory(place: Path, command: Command) -> None:
+    poisoned_run(place, list(ANSWERS.values()))
+    begun = time.monotonic()
+    status, out, err = command(("pipeline.labels", "--run", "demo"))
+    assert status == 0, err
+    harmless(out + err)
+    assert time.monotonic() - begun < 60
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2.2 * 2**20  # KiB
+    assert not list(place.parent.rglob("owned"))
+
+
+@pytest.mark.parametrize("name", [*TEXTS, *ANSWERS])
+def test_an_answer_is_looked_for_in_time(name: str) -> None:
+    text = {**TEXTS, **ANSWERS}[name]
+    begun = time.monotonic()
+    for form in ("The answer is {}.", r"\boxed{{{}}}", "{}", r"\[ {} \]", "#### {}"):
+        for kind in ("math", "numbers", "choice", "exact"):
+            found = kinds.of(kind).find(form.format(text), "Which?\n(A) one\n(B) two")
+            assert found is None or isinstance(found.answer, str)
+            if found is not None and kind in ("math", "numbers"):
+                kinds.of(kind).right(found.answer, "42")
+    assert time.monotonic() - begun < 20
