@@ -127,7 +127,16 @@ def test_a_poisoned_file_is_refused_in_one_line(case: Case, place: Path, command
 
 # --- some of it in every run of the tests ----------------------------------------------------------------------------
 
-LONG = ("a line of 1 GiB", "an open quote", "200,000", "a bomb", "code of its own", "does not end", "calls itself", "bomb")
+LONG = (
+    "a line of 1 GiB",
+    "an open quote",
+    "200,000",
+    "a bomb",
+    "code of its own",
+    "does not end",
+    "calls itself",
+    "bomb",
+)
 
 
 @pytest.mark.parametrize("place_in_turn", range(2))
@@ -169,7 +178,9 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.scripts += tag == "script"
-        self.images += tag in ("img", "iframe", "object", "embed", "base", "form", "link", "meta") and tag not in ("meta",)
+        self.images += tag in ("img", "iframe", "object", "embed", "base", "form", "link", "meta") and tag not in (
+            "meta",
+        )
         self.handlers += [name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "")]
 
 
