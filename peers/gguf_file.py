@@ -75,8 +75,8 @@ def check_gguf(peer: PeerSection, path: Path, named: str) -> None:
     if not reader.tensors:
         raise UserError(f"peer {peer.name}: {named} has no tensors; expected a GGUF file with a model's weights")
     end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors)
-    more = path.stat().st_size - end
-    if more < 0 or more >= max(reader.alignment, 32):
+    padded, more = -(-end // int(reader.alignment)) * int(reader.alignment), path.stat().st_size - end
+    if more not in (0, padded - end):  # a byte more or less before them would move all numbers
         what = f"{-more} bytes fewer" if more < 0 else f"{more} bytes more"
         raise UserError(
             f"peer {peer.name}: {named} has {what} than its header says; name all its pieces, once and in their order"

@@ -52,7 +52,9 @@ def damage(draw: st.DrawFn, most: int = 3) -> Any:
     def change(content: bytes, first: int = 0, end: int | None = None) -> bytes:
         found, last = bytearray(content), len(content) if end is None else end
         for share, kind, some in steps:
-            at = min(first + int(share * (last - first)), last - 1)
+            at = max(0, min(first + int(share * (last - first)), last - 1, len(found) - 1))
+            if not found:  # all was cut out
+                break
             if kind == 0:
                 found[at] ^= 1 << (some[0] % 8)
             elif kind == 1:
