@@ -126,10 +126,10 @@ def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
     assert "mismatch" in first.stdout or first.returncode == 0, first.stdout + first.stderr
     points = read_points(tmp_path / "transformers-local-numbers-2.points")
     seed = next(seed for seed in range(28_000, 40_000) if finds(bug, case_of(seed, Kind(), points)))
-    done = chaos(tmp_path, "--cases", "1", "--seed", str(seed), "--bug", bug)
+    done = chaos(tmp_path, "--cases", "1", "--seed", str(seed), *planted)
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].endswith(f"1 mismatches: again with CASE={seed}")
-    again = chaos(tmp_path, "--case", str(seed), "--bug", bug)
+    again = chaos(tmp_path, "--case", str(seed), *planted)
     assert again.returncode == 1 and f"case {seed}: mismatch" in again.stdout
 
 
