@@ -119,20 +119,22 @@ def test_the_corpus_is_large() -> None:
     assert len(CASES) >= 120 and len({case.name for case in CASES}) == len(CASES)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=[case.name[:60] for case in CASES])
+LONG = (
+    "1 GiB",
+    "an open quote",
+    "200,000",
+    "bomb",
+    "model: ",
+    "questions: ",
+    "a huge list",
+)  # slow
+IN_TURN = [pytest.param(case, id=case.name[:80], marks=[] if number % QUICK == 0 and not any(
+    word in case.name for word in LONG) else pytest.mark.slow) for number, case in enumerate(CASES)]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IN_TURN)
 def test_a_poisoned_file_is_refused_in_one_line(case: Case, place: Path, command: Command) -> None:
     judge(case, place, command)
-
-
-# --- some of it in every run of the tests ----------------------------------------------------------------------------
-
-LONG = ("a line of 1 GiB", "an open quote", "200,000", "a bomb", "code of its own", "does not end", "calls itself", "bomb")
-
-
-@pytest.mark.parametrize("place_in_turn", range(2))
-def test_some_of_the_corpus(place_in_turn: int, project: Path) -> None:
-    """Cases that load no library of models, each in a folder of its own, without peers' processes."""
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -169,19 +171,21 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.scripts += tag == "script"
-        self.images += tag in ("img", "iframe", "object", "embed", "base", "form", "link", "meta") and tag not in ("meta",)
+        self.images += tag in ("img", "iframe", "object", "embed", "base", "form", "link")
         self.handlers += [name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "")]
 
 
 def test_poisoned_texts_are_harmless_wherever_they_are_shown(place: Path, command: Command) -> None:
     clean = Elements()
+    for folder in place.glob("runs/demo/round=*/gate"):  # whose figures the fixed run does not have
+        shutil.rmtree(folder)
     assert command(("evaluate.report", "--run", "demo"))[0] == 0
     clean.feed((place / "runs/demo/report.html").read_text(encoding="utf-8"))
     poisoned_run(place, list(TEXTS.values()))
     for arguments in (
         ("pipeline.show", "demo", "12", "--random", "--round", "1"), ("evaluate.report", "--run", "demo"),
-        ("pipeline.table", "demo", "--csv"), ("pipeline.table", "demo", "--markdown"), ("pipeline.status", "--run", "demo"),
-        ("pipeline.share", "verify", "--run", "demo"),
+        ("pipeline.table", "demo", "--csv"), ("pipeline.table", "demo", "--markdown"),
+        ("pipeline.status", "--run", "demo"), ("pipeline.share", "verify", "--run", "demo"),
     ):  # fmt: skip
         status, out, err = command(arguments)
         assert status in (0, 2) and "Traceback" not in err, (arguments, err)
@@ -191,6 +195,7 @@ def test_poisoned_texts_are_harmless_wherever_they_are_shown(place: Path, comman
     assert (page.scripts, page.images, page.handlers) == (clean.scripts, clean.images, [])
 
 
+@pytest.mark.slow
 def test_poisoned_answers_cost_a_second_each_and_little_memory(place: Path, command: Command) -> None:
     poisoned_run(place, list(ANSWERS.values()))
     begun = time.monotonic()
@@ -202,6 +207,7 @@ def test_poisoned_answers_cost_a_second_each_and_little_memory(place: Path, comm
     assert not list(place.parent.rglob("owned"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TEXTS, *ANSWERS])
 def test_an_answer_is_looked_for_in_time(name: str) -> None:
     text = {**TEXTS, **ANSWERS}[name]

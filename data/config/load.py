@@ -35,7 +35,10 @@ def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ())
     Raises UserError, which names the overrides of a key that is wrong, or of what is around it or in it, instead of
     `where`; and all of them beside `where` if the error is how sections go together.
     """
-    given = copy.deepcopy(raw)
+    try:
+        given = copy.deepcopy(raw)
+    except RecursionError:
+        raise UserError(f"{where}: its tables are too deep to be read; expected section.key") from None
     for text in overrides:
         _apply_override(given, text)
     try:
