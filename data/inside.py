@@ -1,7 +1,8 @@
 """What is in a run's folder stays in it: a run may have come from anyone.
 
 `runs` itself and `runs/<run>` may be links, to a larger disk for one. Below that a link may lead to another place of
-the run; one that leads out would have a stage read, write or delete what is not the run's, and a pipe would be waited for.
+the run; one that leads out would have a stage read, write or delete what is not the run's, and a pipe would be waited
+for.
 """
 
 from __future__ import annotations
