@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import resource
 import shutil
+import subprocess
 import sys
 import time
 import unicodedata
@@ -19,7 +21,8 @@ from data.answers import kinds
 from data.schema import CHAINS, SCORES
 from data.visible import HIDDEN, JOINERS
 from tests import fixed_run
-from tests.poison import ANSWERS, CASES, TEXTS, Case
+from tests.conftest import ROOT
+from tests.poison import ANSWERS, CASES, TEXTS, Case, counted_bomb, long_line, plain_rows_bomb, rows_bomb
 
 SECONDS = 60.0  # the longest that a case may take; most take milliseconds
 QUICK = 4  # of so many cases one is in the quick tests
@@ -219,3 +222,47 @@ def test_an_answer_is_looked_for_in_time(name: str) -> None:
             if found is not None and kind in ("math", "numbers"):
                 kinds.of(kind).right(found.answer, "42")
     assert time.monotonic() - begun < 20
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+READ = """
+import resource, sys
+from data.files import list_files
+from data.errors import UserError
+from data.readers import ROOM, read_file
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 4 * ROOM, size + 4 * ROOM))
+for name in sys.argv[1:]:
+    try:
+        read_file(list_files(name, None, "prompts").files[0], ["question"], "prompts")
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_files_that_unpack_without_end_are_refused_within_the_stated_memory(tmp_path: Path) -> None:
+    makers = {"a.parquet": rows_bomb, "b.parquet": plain_rows_bomb, "c.parquet": counted_bomb, "d.jsonl": long_line}
+    for name, make in makers.items():
+        make(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *(str(tmp_path / name) for name in makers)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and all("GiB of text" in line or "longer than 16 MiB" in line for line in lines), lines
+
+
+def test_no_call_trusts_the_code_of_a_model() -> None:
+    folders = ("data", "peers", "generate", "score", "train", "evaluate", "pipeline")
+    for path in (path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")):
+        for call_ in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(call_, ast.Call) and isinstance(call_.func, ast.Attribute)):
+                continue
+            owner = call_.func.value.id if isinstance(call_.func.value, ast.Name) else ""
+            given = {each.arg: ast.unparse(each.value) for each in call_.keywords}
+            if call_.func.attr == "from_pretrained" and owner.startswith("Auto"):
+                assert given.get("trust_remote_code") == "False", f"{path}:{call_.lineno}"
+            if ast.unparse(call_.func) == "torch.load":
+                assert given.get("weights_only") == "True", f"{path}:{call_.lineno}"
