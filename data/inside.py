@@ -1,7 +1,8 @@
 """What is in a run's folder stays in it: a run may have come from anyone.
 
-`runs` itself and `runs/<run>` may be links, to a larger disk for one. Below that a link may lead to another place of the
-run; one that leads out would have a stage read, write or delete what is not the run's, and a pipe would be waited for.
+`runs` itself and `runs/<run>` may be links, to a larger disk for one. Below that a link may lead to another place of
+the run; one that leads out would have a stage read, write or delete what is not the run's, and a pipe would be waited
+for.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ LAST_ROUND = 100_000  # all steps up to it are listed
 
 
 def check_inside(root: Path) -> None:
-    """Raises UserError for a link in a run's folder that leads out of it, and for what is neither file nor folder, or no
-    round and called like one."""
+    """Raises UserError for a link in a run's folder that leads out of it, and for what is neither file nor folder,
+    or called like a round and none."""
     real, folders = os.path.realpath(root), [str(root)]
     while folders:
         with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # a command that runs may delete some
@@ -40,7 +41,8 @@ def _check_round(entry: os.DirEntry[str]) -> None:
     number = entry.name.partition("=")[2]
     if not re.fullmatch("0|[1-9][0-9]*", number) or len(number) > 9 or int(number) > LAST_ROUND:
         raise UserError(
-            f"{entry.path} is called like a round and is none; expected round=0 to round={LAST_ROUND}: rename or remove it"
+            f"{entry.path} is called like a round and is none; expected round=0 to round={LAST_ROUND}: rename "
+            "or remove it"
         )
 
 

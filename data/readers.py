@@ -246,8 +246,8 @@ def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lis
 
 
 def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
-    """Columns of a Parquet file, read in batches of so few rows that one cannot take more than ROOM: a value is not larger
-    than what its row group unpacks to, and may be there once and stand in every row."""
+    """Columns of a Parquet file, read in batches of so few rows that one cannot take more than ROOM: a value is not
+    larger than what its row group unpacks to, and may be there once and stand in every row."""
     room, batches = Room(), []
     fields = [file.schema_arrow.field(name) for name in wanted]
     room.take(file.metadata.num_rows * len(wanted), 0)  # before anything is read

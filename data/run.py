@@ -201,8 +201,8 @@ def check_run(run: str) -> None:
 
 
 def check_begun(run: str) -> None:
-    """Raises UserError for a run that never got as far as a config, whose words are not looked at, and for one with links
-    that lead out of it."""
+    """Raises UserError for a run that never got as far as a config, whose words are not looked at, and for one with
+    links that lead out of it."""
     known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
     if run not in known:
         runs = ", ".join(known) or "none yet"

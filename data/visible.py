@@ -44,8 +44,8 @@ def _sign(character: str) -> str:
 
 
 def tame(log: Path) -> None:
-    """Take the orders out of a log to which libraries write what they like. Each is overwritten in its place by signs of
-    as many bytes, so that whoever writes at the end meanwhile is not disturbed."""
+    """Take the orders out of a log to which libraries write what they like. Each is overwritten in its place by signs
+    of as many bytes, so that whoever writes at the end meanwhile is not disturbed."""
     if not log.is_file():  # /dev/null, say, by a link
         return
     with log.open("r+b") as file:

@@ -36,17 +36,17 @@ def bounded() -> Iterator[None]:
         left = SECONDS - (time.thread_time() - begun)
         if left <= 0:
             raise TooLong(f"it is not through after {SECONDS:.0f} s")
-        signal.setitimer(signal.ITIMER_REAL, max(left, 0.01))  # the machine was busy, or asleep
+        signal.setitimer(signal.ITIMER_PROF, max(left, 0.01))  # the machine was busy, or asleep
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     _set_memory(_size() + BYTES, soft, hard)
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _set_memory(size: int, soft: int, hard: int) -> None:

@@ -71,8 +71,8 @@ def _check_size(peer: PeerSection, directory: Path, config: dict[str, Any]) -> N
         found = config.get(key)
         if isinstance(found, int) and found > MOST_PARTS:
             raise UserError(
-                f"peer {peer.name}: {directory / 'config.json'} has {key} {found}; expected {MOST_PARTS} at most: fetch "
-                "the model again"
+                f"peer {peer.name}: {directory / 'config.json'} has {key} {found}; expected {MOST_PARTS} at most: "
+                "fetch the model again"
             )
 
 

@@ -51,7 +51,7 @@ def write(name: str) -> None:
     pins = [line for line in lines if not (line.startswith(TORCH) and "+cpu" in "".join(lines))]
     found, text = wheels(pins), HEADER.format(name=name)
     for pin in pins:
-        bare, _, marker = pin.partition(" ; ")
+        bare = pin.partition(" ; ")[0]
         sums = sorted({value for wheel, value in found[bare].items() if fits(wheel, "arm64" in head)})
         if not sums:
             raise ValueError(f"{pin}: the index states no checksum of a wheel that fits")

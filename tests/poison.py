@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- a case a line
 """Poisoned files, names and texts, made here: what someone might send to a machine that trains on it.
 
 Each case is a command line as a user would give it, in a folder that `make` has spoilt. What comes of it is judged in
@@ -203,11 +204,11 @@ CONFIGS = [
     config("a function outside", "answers", 'prompts.answers="../../os:system"'),
     config("a function of Python's", "answers", 'prompts.answers="os:system"'),
     config("a model with an escape", "does not exist", f"peers.0.model={json.dumps('./a' + CLEAR + MARKUP)}"),
-    config("a source with markup", "does not exist", f"prompts.source={json.dumps('./' + MARKUP + '.jsonl')}"),
+    config("a source with markup", "cannot be read", f"prompts.source={json.dumps('./' + MARKUP + '.jsonl')}"),
     config("a source that is no URL", "cannot be read", 'prompts.source="nonsense://x/y.jsonl"'),
     config("a folder of the system", "", 'prompts.source="/proc/self/fd/*.jsonl"'),
     toml("deep", b"a = " + b"[" * DEEP, "not valid TOML"),
-    toml("deep keys", b"a." * 5000 + b"b = 1", "unknown key"),
+    toml("deep keys", b"a." * 5000 + b"b = 1", "too deep"),
     toml("an endless number", b"a = 1" + b"0" * 100_000, ""),
     toml("bytes", bytes(range(256)), "not valid TOML"),
     toml("escapes", f'"{CLEAR}{BIDI}" = 1'.replace(ESC, "\\u001b").encode(), "unknown key"),
@@ -229,7 +230,7 @@ def names() -> list[Case]:
         chosen = COMMANDS if name in ("../out", f"a{CLEAR}") else (COMMANDS[number % len(COMMANDS)],)
         for command in chosen:
             given = tuple(part.replace("{}", name) for part in command)
-            found.append(Case(f"name {name[:20]!r} for {' '.join(command[:2])}", given, nothing, " "))
+            found.append(Case(f"name {name[:20]!r} for {' '.join(command)}", given, nothing, " "))
     return found
 
 
@@ -287,7 +288,7 @@ RUN = [
     *spoilt("a round of words", lambda run: (run / "round=x").mkdir(), "is none", READERS[0], STATUS),
     *spoilt("a round of digits", lambda run: (run / f"round={'9' * 30}").mkdir(), "is none", READERS[1], STATUS),
     *spoilt("a deep config", write("config.json", DEEP_JSON), "cannot be read", READERS[0], STATUS),
-    *spoilt("a deep manifest", write("round=1/chains/_SUCCESS.json", DEEP_JSON), "", READERS[0], STATUS, READERS[1]),
+    *spoilt("a deep manifest", write("round=1/chains/_SUCCESS.json", DEEP_JSON), "", READERS[0], STATUS),
     *spoilt("a manifest of outside", write("round=1/chains/_SUCCESS.json", '{"files": {"../../../../../outside/secret.txt": ""}}'), ""),
     *spoilt("a deep record", write("round=3/logs/generate.json", DEEP_JSON), "", STATUS),
     *spoilt("a record of words", write("round=3/logs/generate.json", '{"state": "running", "progress": 5, "last_round": "x"}'), "", STATUS),
@@ -295,7 +296,7 @@ RUN = [
     *spoilt("a record of a far round", write("round=3/logs/generate.json", '{"state": "failed", "last_round": 999999999999}'), "", STATUS),
     *spoilt("deep sums", write("sums.json", DEEP_JSON), ""),
     *spoilt("sums of outside", write(SUMS, '{"../../../outside/secret.txt": "0"}'), ""),
-    *spoilt("a shard of letters", write("round=1/chains/part-00000.parquet", b"PAR1" + b"x" * 99 + b"PAR1"), "", READERS[0], READERS[1]),
+    *spoilt("a shard of letters", write("round=1/chains/part-00000.parquet", b"PAR1" + b"x" * 99 + b"PAR1"), "", READERS[0]),
     *spoilt("no shard", lambda run: (run / "round=1/chains/part-00000.parquet").unlink(), "", READERS[0]),
     *spoilt("a shard of a folder", lambda run: (run / "round=1/scores/part-00001.parquet").mkdir(), "", READERS[0]),
 ]  # fmt: skip
@@ -361,7 +362,7 @@ ARCHIVES = [
     *archive("a checkpoint", "no plain file", member("t/.checkpoints/round=1/a/x.bin"), listed(".checkpoints/round=1/a/x.bin")),
     *archive("a name of escapes", "no list", member(f"t/{CLEAR}{BIDI}")),
     *archive("no list", "no archive of a run", member("t/config.json")),
-    *archive("two runs", "no archive of a run", listed("a"), member("t/a"), member("u/a")),
+    *archive("two runs", "no archive of a run", listed("a"), member("t/a"), member("u/b")),
     *archive("a file twice", "twice", listed("a"), member("t/a"), member("t/a")),
     *archive("another content", "do not fit", listed("a"), member("t/a", b"y")),
     *archive("a deep list", "do not fit", member("t/" + PACKED, DEEP_JSON.encode())),

@@ -527,6 +527,16 @@ def test_an_exported_adapter_names_its_base(model: Path, trained: Path) -> None:
     again.save_pretrained(str(trained / "again"), save_embedding_layers=False)
 
 
+def test_an_adapter_of_a_run_that_names_a_module_is_refused(model: Path, trained: Path) -> None:
+    """peft would import it: a run that came from elsewhere may bring the file along."""
+    publish_adapter(peer_of(model), model, trained, 1)
+    config = shards.read_json(trained / "adapter_config.json")
+    named = {"megatron_config": {"a": 1}, "megatron_core": "runs.x.evil"}
+    shards.write_json({**config, **named}, trained / "adapter_config.json")
+    with pytest.raises(UserError, match=r"megatron_config = .*expected plain LoRA"):
+        check_adapter(peer_of(model), model, trained)
+
+
 def test_an_adapter_that_is_not_finite_is_refused(model: Path, trained: Path, tmp_path: Path) -> None:
     publish_adapter(peer_of(model), model, trained, 1)
     file = trained / "adapter_model.safetensors"
