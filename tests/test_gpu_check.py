@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -633,3 +634,13 @@ def test_all_of_it_in_small(tmp_path: Path) -> None:
 def test_on_a_gpu() -> None:
     status, found = call()
     assert status == 0 and found["gpu"] and found["seconds"] <= command.LIMIT + 10, found
+
+
+def test_the_round_finds_packages_on_the_callers_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setenv("PYTHONPATH", "/where/packages/lie")
+    monkeypatch.setattr("subprocess.Popen", lambda *_, env, **__: given.append(env["PYTHONPATH"]))
+    monkeypatch.setattr(rounds, "kill_tree", lambda process: None)
+    with rounds._started(tmp_path):
+        pass
+    assert given == [f"{ROOT}{os.pathsep}/where/packages/lie"]

@@ -144,6 +144,17 @@ def test_an_engine_without_what_is_used_is_refused(vllm: SimpleNamespace, lackin
     assert "\n" not in str(raised.value)
 
 
+def test_a_gpu_that_is_full_is_told_in_one_line(vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 160.00 MiB.")
+
+    vllm.LLM = full
+    full.generate = FakeLLM.generate  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5 * 2**20, 80 * 2**30))
+    with pytest.raises(UserError, match=r"engine of peer p .* 0\.0 of the GPU's 80\.0 GiB are free.*gpu_memory_utiliz"):
+        vllm_internals.start("p")
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

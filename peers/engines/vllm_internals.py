@@ -79,6 +79,8 @@ def start(peer: str, **options: Any) -> Any:
     set_threads(_threads_of_engines())
     try:
         llm = LLM(**options)
+    except torch.OutOfMemoryError as error:
+        raise _no_room(peer, error) from error
     except (ValueError, NotImplementedError, AttributeError, KeyError, TypeError, AssertionError) as error:
         raise _cannot_run(f"the model of peer {peer}", error) from error
     torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
@@ -233,6 +235,17 @@ def _cannot_run(model: str, error: Exception) -> UserError:
     return UserError(
         f"vLLM {_version()} cannot run {model} ({said}); set generate.engine = 'transformers' in a new run, or "
         "take another model"
+    )
+
+
+def _no_room(peer: str, error: Exception) -> UserError:
+    """The GPU is full, maybe of what others hold: the plan counts this command's own processes alone."""
+    traceback.print_exception(error)
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
+    return UserError(
+        f"the engine of peer {peer} found too little memory: {free:.1f} of the GPU's {total:.1f} GiB are free. If other "
+        "programs use it (nvidia-smi lists them), wait for them or set runtime.gpu_memory_utilization to the share that "
+        "is left; else set runtime.kv_cache_gib or runtime.max_num_seqs lower"
     )
 
 

@@ -57,7 +57,8 @@ def _started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command. When the block ends, be it that the step is out of time, all its processes are killed."""
     command = [sys.executable, "-m", "pipeline.round", "--config", str(ROOT / "configs/nano.toml"), "--run", RUN]
     command += ["--round", "1", *(part for each in FEW for part in ("--set", each))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PST_CACHE": str(folder / ".cache"), "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may lie there
+    environment = {**os.environ, "PYTHONPATH": path, "PST_CACHE": str(folder / ".cache"), "HF_HUB_OFFLINE": "1"}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
