@@ -101,7 +101,10 @@ def _read(
 ) -> pl.DataFrame:
     ending, compression = file.format
     if ending == ".parquet":
-        return _parquet(handle, columns, more, lists)
+        try:
+            return _parquet(handle, columns, more, lists)
+        except UnicodeDecodeError as error:  # of its header: names of columns
+            raise BadFileError(f"has names or text that are no UTF-8 ({error.reason}); write it again") from error
     stream = io.BufferedReader(pa.CompressedInputStream(handle, compression)) if compression else handle
     if ending == ".csv":
         return _csv(_lines(stream), columns, more)

@@ -46,7 +46,7 @@ batch_size = 8
 lr = 1e-4
 [evaluate]
 samples = 2
-bootstrap = 50
+bootstrap = 100
 [guard]
 action = "ignore"
 """

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
@@ -14,9 +16,10 @@ from data.answers import choice, kinds, texts
 from data.answers.equivalence import decide_quickly
 from data.answers.gold import Unreadable, read_gold
 from data.config.load import load_config
-from data.config.sections import PeerSection
+from data.config.sections import PeerSection, PromptsSection
 from data.console import console
 from data.errors import UserError
+from data.questions import read_with_origin
 from data.run import OUTPUT
 from data.stage import FORMAT, Stage, versions
 from data.versions import changed_since, changes
@@ -178,3 +181,11 @@ def test_a_gguf_of_the_other_byte_order_is_refused_before_its_lists_are_read(tmp
     (tmp_path / "m.gguf").write_bytes(head + key)
     with within(5), pytest.raises(ValueError, match="other byte order"):
         QuickReader(tmp_path / "m.gguf")
+
+
+def test_a_parquet_file_whose_columns_have_no_names_in_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "q.parquet"
+    pq.write_table(pa.table({"question": ["a"], "answ\u00e9r": ["b"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xee\x20"))
+    with pytest.raises(UserError, match=r"q\.parquet has names or text that are no UTF-8"):
+        read_with_origin(PromptsSection(source=str(path)), ["question"], "prompts")

@@ -50,7 +50,7 @@ def damage(draw: st.DrawFn, most: int = 3) -> Any:
                           max_size=most))  # fmt: skip
 
     def change(content: bytes, first: int = 0, end: int | None = None) -> bytes:
-        found, last = bytearray(content), len(content) if end is None else end
+        found, last = bytearray(content[:end]), len(content) if end is None else end
         for share, kind, some in steps:
             at = max(0, min(first + int(share * (last - first)), last - 1, len(found) - 1))
             if not found:  # all was cut out
@@ -67,7 +67,7 @@ def damage(draw: st.DrawFn, most: int = 3) -> Any:
                 found[at : at + 8] = (2 ** (some[0] % 64) - some[-1] % 2).to_bytes(8, "little")[: len(found) - at]
             else:
                 found[at : at + 1] = b"\xff"
-        return bytes(found)
+        return bytes(found) + (b"" if end is None else content[end:])
 
     return change
 
