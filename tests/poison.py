@@ -141,6 +141,26 @@ def damaged(size: int, at: int, byte: int) -> Callable[[Path], object]:
     return make
 
 
+def in_place_of(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Something else where the file was."""
+
+    def change(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        make(path)
+
+    return change
+
+
+def folder_with(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """A folder with something in it."""
+
+    def change(path: Path) -> None:
+        path.mkdir()
+        make(path)
+
+    return change
+
+
 DEEP = 100_000
 DATA = [
     data_file("nested lists", b'{"question": ' + b"[" * DEEP + b"]" * DEEP + b"}\n", "line 1"),
@@ -173,11 +193,11 @@ DATA = [
     data_file("a changed footer", damaged(0, -20, 255), "", end="train.parquet"),
     data_file("a changed length", damaged(0, -6, 127), "cannot be read", end="train.parquet"),
     data_file("a Parquet of letters", b"PAR1" + b"a" * 100 + b"PAR1", "cannot be read", end="train.parquet"),
-    data_file("a fifo", lambda path: (path.unlink(missing_ok=True), os.mkfifo(path)), "ordinary file"),
-    data_file("a link to nothing", lambda path: (path.unlink(missing_ok=True), path.symlink_to("gone")), "link to nothing"),
-    data_file("a folder in itself", lambda path: (path.mkdir(), (path / "a").symlink_to(".")), "no files", end="d"),
-    data_file("a name with escapes", lambda path: (path.mkdir(), (path / f"a{CLEAR}{BIDI}.jsonl").touch()), "plain text", end="d"),
-    data_file("a name with markup", lambda path: (path.mkdir(), (path / "[bold].jsonl").touch()), "empty", end="d"),
+    data_file("a fifo", in_place_of(os.mkfifo), "ordinary file"),
+    data_file("a link to nothing", in_place_of(lambda path: path.symlink_to("gone")), "link to nothing"),
+    data_file("a folder in itself", folder_with(lambda path: (path / "a").symlink_to(".")), "no files", end="d"),
+    data_file("a name with escapes", folder_with(lambda path: (path / f"a{CLEAR}{BIDI}.jsonl").touch()), "plain text", end="d"),
+    data_file("a name with markup", folder_with(lambda path: (path / "[bold].jsonl").touch()), "empty", end="d"),
 ]  # fmt: skip
 
 
