@@ -115,7 +115,8 @@ def install(points: Points) -> None:
         points.reach("rename", os.path.abspath(target))
         rename(source, target, **more)
 
-    os.fsync, os.replace = fsync, replace
+    system: Any = os
+    system.fsync, system.replace = fsync, replace
     everywhere(written, writing)
     import safetensors.torch
 
@@ -139,8 +140,9 @@ def everywhere(old: Callable[..., Any], new: Callable[..., Any]) -> None:
 
 def watch_graders(points: Points) -> None:
     """Know the newest grader process, and pass a point before each answer of one is waited for."""
-    from data.answers import grader
+    from data.answers import grader as module
 
+    grader: Any = module
     wait, verify = grader.wait, grader.Grader._start
 
     def start(self: Any) -> Any:
@@ -152,5 +154,5 @@ def watch_graders(points: Points) -> None:
         points.reach("grade", points.root / "grader")
         return wait(connections, timeout)
 
-    grader.Grader._start = start  # type: ignore[method-assign]
+    grader.Grader._start = start
     grader.wait = waiting
