@@ -18,6 +18,7 @@ import pytest
 
 from data import shards
 from data.answers import kinds
+from data.answers.grader import Grader
 from data.schema import CHAINS, SCORES
 from data.visible import HIDDEN, JOINERS
 from tests import fixed_run
@@ -199,15 +200,13 @@ def test_poisoned_texts_are_harmless_wherever_they_are_shown(place: Path, comman
 
 
 @pytest.mark.slow
-def test_poisoned_answers_cost_a_second_each_and_little_memory(place: Path, command: Command) -> None:
-    poisoned_run(place, list(ANSWERS.values()))
-    begun = time.monotonic()
-    status, out, err = command(("pipeline.labels", "--run", "demo"))
-    assert status == 0, err
-    harmless(out + err)
-    assert time.monotonic() - begun < 60
+def test_poisoned_answers_cost_a_second_each_and_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = ("tower in LaTeX", "factorial of a power", "call", "megabyte")
+    with Grader(timeout_seconds=1.0, workers=1) as grader:
+        assert True not in grader.matches([(ANSWERS[name], "42") for name in chosen], "math")
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2.2 * 2**20  # KiB
-    assert not list(place.parent.rglob("owned"))
+    assert not list(tmp_path.rglob("owned"))
 
 
 @pytest.mark.slow
