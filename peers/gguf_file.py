@@ -69,9 +69,9 @@ def check_gguf(peer: PeerSection, path: Path, named: str) -> None:
         raise UserError(
             f"peer {peer.name}: {named} is no whole GGUF file ({one_line(error)}); fetch it again, all of it"
         ) from error
-    split = reader.get_field("split.count")
-    if split is not None and split.contents() > 1:
-        raise UserError(f"peer {peer.name}: {named} is one of {split.contents()} files of a split GGUF; {JOIN}")
+    split = _number(reader, "split.count")
+    if split > 1:
+        raise UserError(f"peer {peer.name}: {named} is one of {split} files of a split GGUF; {JOIN}")
     if not reader.tensors:
         raise UserError(f"peer {peer.name}: {named} has no tensors; expected a GGUF file with a model's weights")
     end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors)
@@ -106,13 +106,21 @@ def _check_layout(peer: PeerSection, named: str, reader: GGUFReader) -> None:
                 f"peer {peer.name}: {named} has tensors of the type {kind.name}, which cannot be dequantised; take a "
                 "file of another type (Q4_K_M, Q8_0, F16)"
             ) from None
-    architecture = reader.get_field("general.architecture")
-    layers = reader.get_field(f"{architecture.contents()}.block_count") if architecture else None
-    if layers is not None and layers.contents() > len(reader.tensors):
+    layers = max((_number(reader, key) for key in reader.fields if key.endswith(".block_count")), default=0)
+    if layers > len(reader.tensors):
         raise UserError(
-            f"peer {peer.name}: {named} has {len(reader.tensors)} tensors, and {layers.contents()} layers by its "
-            f"header; {again}"
+            f"peer {peer.name}: {named} has {len(reader.tensors)} tensors, and {layers} layers by its header; {again}"
         )
+
+
+def _number(reader: GGUFReader, key: str) -> int:
+    """A whole number of the header; 0 where it is not there, or is none."""
+    field = reader.get_field(key)
+    try:
+        found = None if field is None else field.contents()
+    except ValueError:  # text that is no UTF-8
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def _check_tensors(peer: PeerSection, path: Path, named: str, reader: GGUFReader) -> None:

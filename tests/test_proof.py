@@ -189,3 +189,10 @@ def test_a_parquet_file_whose_columns_have_no_names_in_utf8_is_refused(tmp_path:
     path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xee\x20"))
     with pytest.raises(UserError, match=r"q\.parquet has names or text that are no UTF-8"):
         read_with_origin(PromptsSection(source=str(path)), ["question"], "prompts")
+
+
+def test_a_gguf_whose_header_has_text_in_place_of_numbers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    content = bytes(gguf(path))
+    path.write_bytes(content.replace(b"llama", b"ll\xffma"))
+    assert "is a GGUF file that cannot be read" in refusal(path) or "no whole GGUF" in refusal(path)
