@@ -27,7 +27,7 @@ from data.selection import write_prompts
 from data.stage import FORMAT
 from evaluate.gate import gate_notes, gate_table, refused_notice
 from peers.engines.protocol import Completion
-from peers.merge import ADAPTER_WEIGHTS
+from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from peers.policy import adapter_identity, resolve, resolve_all
 from peers.source import model_directory
 from pipeline.status import table_of
@@ -151,6 +151,8 @@ def adapters(run: Run, round_: int) -> None:
         made = folder / peer.name
         made.mkdir(parents=True)
         save_file({"a": torch.tensor([float(round_)])}, made / ADAPTER_WEIGHTS)
+        plain = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "init_lora_weights": True}
+        shards.write_json(plain, made / ADAPTER_CONFIG)
         shards.write_json(adapter_identity(peer, model_directory(peer, run.config)), made / "pst.json")
         files.append(made / ADAPTER_WEIGHTS)
     shards.write_manifest(folder, {"format": FORMAT, "rows": 0, "seconds": 0.0}, files)

@@ -179,6 +179,7 @@ class Elements(HTMLParser):
         self.handlers += [name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "")]
 
 
+@pytest.mark.slow
 def test_poisoned_texts_are_harmless_wherever_they_are_shown(place: Path, command: Command) -> None:
     clean = Elements()
     for folder in place.glob("runs/demo/round=*/gate"):  # whose figures the fixed run does not have
