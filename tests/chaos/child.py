@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.chaos.faults import COMMAND, Fault, Points, install
 
-SERVER: Any = vars(forkserver)["_forkserver"]
+SERVER: Any = forkserver._forkserver
 
 
 def launch(
@@ -45,9 +45,10 @@ def command(
     os.dup2(descriptor, 2)
     os.chdir(project)
     from data.cli import start
+    from peers import local as module
     from pipeline.round import app
 
-    local: Any = importlib.import_module("peers.local")
+    local: Any = module
 
     points = Points(COMMAND, os.getpid(), project / "runs" / "t", fault, record)
     prepare(points, bug)
@@ -80,7 +81,9 @@ def without_report() -> None:
 
 def keep_states(project: Path) -> None:
     """Keep what the run has before each step, for cases that begin there."""
-    command: Any = importlib.import_module("peers.command")
+    from peers import command as module
+
+    command: Any = module
     do_step = command.do_step
 
     def step(each: Any, run: Any, *arguments: Any) -> None:

@@ -45,6 +45,7 @@ shard_questions = 4
 max_new_tokens = {tokens}
 context_tokens = 384
 engine = "{engine}"
+temperature = 0.9
 [train]
 batch_size = 2
 lr = 1e-3
