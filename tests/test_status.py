@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def command(*arguments: str) -> subprocess.Popen[str]:
 def seen(process: subprocess.Popen[str], when: Any) -> list[StageState]:
     """The stages of run t as soon as they are as is asked for."""
     while process.poll() is None:
-        if Path("runs/t").exists():
+        with suppress(UserError):  # before it holds the lock there is no run yet
             states = stages("t")
             if when(states):
                 return states
