@@ -183,6 +183,9 @@ def _finished(folder: Path, round_: int, stage: str) -> StageState:
         return StageState(round_, stage, "finished", manifest["rows"], manifest["seconds"], changed, quarantined=lost)
     except UserError as error:
         return StageState(round_, stage, "damaged", reason=str(error))
+    except KeyError as error:
+        reason = f"{path} is damaged: it has no {error}; delete {folder} and run its stage again"
+        return StageState(round_, stage, "damaged", reason=reason)
 
 
 def _older(record: dict[str, Any], when: datetime | None) -> bool:

@@ -89,10 +89,8 @@ def lines_of(root: Path) -> list[str]:
         except UserError:
             continue
         if counts := manifest.get("quarantined"):
-            lines.append(
-                f"{manifest['stage']} round {manifest['round']}: quarantined {told(counts)} "
-                f"({path_of(path.parent.parent)})"
-            )
+            stage, round_ = manifest.get("stage", path.parent.name), manifest.get("round", "?")
+            lines.append(f"{stage} round {round_}: quarantined {told(counts)} ({path_of(path.parent.parent)})")
     return lines
 
 

@@ -142,6 +142,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
     room = Room()
     for number, line in lines:
         if line.isspace():
+            room.take(1, 0)
             continue
         try:
             row = DECODER.decode(line)
@@ -206,18 +207,40 @@ def _json_text(value: Any, lists: bool) -> str | None:
 # --- CSV --------------------------------------------------------------------------------------------------------
 
 
+class _RowLines:
+    """The lines of a CSV file. A row, whose line ends may be in quotes, takes no more than LINE characters."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
+        self.lines, self.taken = lines, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self.lines:
+            self.taken += len(line)
+            if self.taken > LINE:
+                raise BadFileError(f"line {number}: a row is longer than {LINE >> 20} MiB; check the quotes before it")
+            yield line
+
+    def one_by_one(self, rows: Iterator[list[str]], room: Room) -> Iterator[list[str]]:
+        """The rows; an empty one, which is left out later, takes its room, too."""
+        for row in rows:
+            self.taken = 0
+            if not row:
+                room.take(1, 0)
+            yield row
+
+
 def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
     csv.field_size_limit(LINE)
-    room = Room()
-    rows = csv.reader((line for _, line in lines), strict=True)
+    room, row_lines = Room(), _RowLines(lines)
+    rows = csv.reader(row_lines, strict=True)
     try:
-        header = next((row for row in rows if row), [])
+        header = next((row for row in row_lines.one_by_one(rows, room) if row), [])
         if twice := _twice(filter(None, header)):
             raise BadFileError(f"has the column {twice!r} twice; rename or remove one")
         _check_columns(columns, header)
         places = {column: header.index(column) for column in (*columns, *more) if column in header}
         texts: Texts = {column: [] for column in places}
-        for row in rows:
+        for row in row_lines.one_by_one(rows, room):
             if not row:  # an empty line
                 continue
             told = f"row {len(texts[columns[0]]) + 1} (line {rows.line_num})"
@@ -262,9 +285,19 @@ def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
             room.take(0, size)
         for batch in file.iter_batches(max(1, min(BATCH, ROOM // max(size, 1))), [number], wanted):
             columns = [_without_dictionary(batch.column(name), room) for name in wanted]
-            room.take(0, sum(column.nbytes for column in columns))
+            room.take(sum(map(_parts, columns)), sum(column.nbytes for column in columns))
             batches.append(pa.RecordBatch.from_arrays(columns, wanted))
     return pa.Table.from_batches(batches, pa.schema([(field.name, _plain_type(field.type)) for field in fields]))
+
+
+def _parts(column: pa.Array) -> int:
+    """Values within the values of a column of lists or structs, each of which is read as text."""
+    if pa.types.is_struct(column.type):
+        return sum(len(part) + _parts(part) for part in column.flatten())
+    if _is_list(column.type):
+        inner = column.flatten()
+        return len(inner) + _parts(inner)
+    return 0
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

@@ -149,7 +149,9 @@ def _forget(root: Path) -> None:
     if any(not path.name.endswith(NOTHING_MADE) for path in rounds if path not in logs):
         return
     kept = [path for path in logs if begun and path.stat().st_size]
-    made = (*root.glob("prompts/*"), *root.glob("gate/*"), *rounds)
+    ours = (shards.SUCCESS, *NOTHING_MADE, ".parquet")  # not what a person may have put there
+    own = [path for name in ("prompts", "gate") for path in root.glob(f"{name}/*") if path.name.endswith(ours)]
+    made = (*own, *rounds)
     for path in (root / "config.json", root / sums.SUMS, *made, root / ".lock"):
         if path not in kept:
             path.unlink(missing_ok=True)

@@ -27,6 +27,11 @@ from data.stage import FORMAT, check_format
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
 SEAL = "sha256"  # of a manifest, in itself
+# what is read of manifests in many places, one of which may come from anyone
+STATED: dict[str, tuple[type, ...]] = {
+    "rows": (int,), "seconds": (int, float), "stage": (str,), "round": (int,), "files": (dict,), "versions": (dict,),
+    "fingerprint": (dict,), "quarantined": (dict,),
+}  # fmt: skip
 Row = dict[str, Any]
 R = TypeVar("R")
 
@@ -93,13 +98,29 @@ def write_json(value: Any, path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises UserError if the file is damaged."""
+    """Read JSON. Raises UserError if the file is damaged, or is called like a manifest and is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if trouble(error):
             raise  # deleting it would not help
         raise UserError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
+    if path.name == SUCCESS and (wrong := _wrong(found)):
+        raise UserError(f"{path} is damaged: {wrong}; delete {path.parent} and run its stage again")
+    return found
+
+
+def _wrong(manifest: Any) -> str | None:
+    """What of a manifest is not of its kind; one of another version may have any."""
+    if not isinstance(manifest, dict):
+        return "it is no manifest: it lists no files"
+    if manifest.get("format") != FORMAT:
+        return None
+    for key, kinds in STATED.items():
+        if key in manifest and not isinstance(manifest[key], kinds):
+            return f"its {key} is {str(manifest[key])[:60]!r}"
+    counts = manifest.get("quarantined", {}).values()
+    return None if all(isinstance(count, int) for count in counts) else "its quarantined has other things than counts"
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:

@@ -26,6 +26,7 @@ from data.answers.kinds import Kind, is_own
 from data.errors import UserError
 
 Job = tuple[str, str, str]  # "verdict", an answer, another; "extract", a response, its question; LOOK
+RUNS = Path("runs")  # data/run.py, which imports this
 LOOK: Job = ("look", "", "")  # whether there is an `extract`
 EXPECTED = "expected a function (text, gold) -> bool that this file defines (docs/answers.md)"
 
@@ -40,6 +41,11 @@ def path_of(kind: Kind) -> Path:
     paths = [stem.with_name(f"{stem.name}.py"), stem / "__init__.py"]
     for path in paths:
         if path.is_file():
+            if RUNS.resolve() in path.resolve().parents:
+                raise UserError(
+                    f"answers = {kind!r}: {path} lies in {RUNS}, and a run, maybe from elsewhere, brings no code; "
+                    "put a file of your own elsewhere"
+                )
             return path
     top = kind.partition(":")[0].partition(".")[0]
     if top in sys.stdlib_module_names:  # a file of that name would stand before Python's

@@ -30,7 +30,8 @@ LARGEST = (
 )
 SLACK = 2**26  # bytes more
 LIST = 2**26  # bytes of its list
-DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
+DEEPEST, LONGEST = 20, 200  # folders in a member's name, bytes of each: runs have 4, and short ones
+DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,10 @@ def _place(member: tarfile.TarInfo, path: Path) -> tuple[str, str]:
     """(the folder, the name in it) of a member. Raises UserError if it is anything else than a file in a folder."""
     parts = PurePosixPath(member.name).parts
     hidden = any(part.startswith(".") for part in parts)  # what `pack` leaves out, such as merged checkpoints
-    if not member.isreg() or not is_inside(member.name) or len(parts) < 2 or hidden:
+    odd = len(parts) > DEEPEST or any(len(part.encode(errors="replace")) > LONGEST for part in parts)
+    if not member.isreg() or not is_inside(member.name) or len(parts) < 2 or hidden or odd:
         raise UserError(
-            f"{path} has {member.name!r}, which is no plain file below one folder: nothing of it is unpacked"
+            f"{path} has {member.name[:300]!r}, which is no plain file below one folder: nothing of it is unpacked"
         )
     return parts[0], str(PurePosixPath(*parts[1:]))
 
