@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +18,6 @@ import pytest
 
 from data import shards
 from data.answers import kinds
-from data.answers.grader import Grader
 from data.schema import CHAINS, SCORES
 from data.visible import HIDDEN, JOINERS
 from tests import fixed_run
@@ -201,13 +200,30 @@ def test_poisoned_texts_are_harmless_wherever_they_are_shown(place: Path, comman
 
 
 @pytest.mark.slow
-def test_poisoned_answers_cost_a_second_each_and_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_poisoned_answers_cost_a_second_each_and_little_memory(tmp_path: Path) -> None:
+    """In a process of its own, whose largest child is the grader's."""
+    (tmp_path / "grade.py").write_text(GRADE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "grade.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    right, kibibytes = done.stdout.split()
+    assert right == "0" and int(kibibytes) < 2.2 * 2**20
+    assert not list(tmp_path.rglob("owned"))
+
+
+GRADE = """
+import resource
+from data.answers.grader import Grader
+from tests.poison import ANSWERS
+
+if __name__ == "__main__":
     chosen = ("tower in LaTeX", "factorial of a power", "call", "megabyte")
     with Grader(timeout_seconds=1.0, workers=1) as grader:
-        assert True not in grader.matches([(ANSWERS[name], "42") for name in chosen], "math")
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2.2 * 2**20  # KiB
-    assert not list(tmp_path.rglob("owned"))
+        found = list(grader.matches([(ANSWERS[name], "42") for name in chosen], "math"))
+    print(found.count(True), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 @pytest.mark.slow
