@@ -15,7 +15,7 @@ ROUNDS = 6
 @pytest.mark.slow
 def test_six_rounds_hold_no_more_than_two_and_leave_nothing_behind(tmp_path: Path) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        pytest.skip("it counts memory and what is left behind, which tests beside it change: run it with -n 0")
+        pytest.skip("sockets below a test process's folder have names that are too long: run it with -n 0")
     samples, left = soak(tmp_path, ROUNDS)
     assert left == [] and [each.round for each in samples] == list(range(ROUNDS + 1))
     for what in ("processes", "threads", "handles"):

@@ -282,7 +282,8 @@ def test_status_while_a_stage_runs_after_a_kill_and_when_it_goes_on(project: Pat
     killed = one("evaluate", 0)
     assert killed.state == "stopped" and killed.left is None and not going("t")
     told = run_module("pipeline.status", "--run", "t", cwd=project, check=True).stdout
-    assert "no command is at it; the same command goes on" in told and "was stopped in the middle at " in told
+    assert "no command is at it; the last one (pid " in told and "the same command goes on with what" in told
+    assert "was stopped in the middle at " in told
     assert "running" not in told
 
     again = run_module(*arguments, cwd=project)
