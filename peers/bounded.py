@@ -39,7 +39,7 @@ def bounded() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, max(left, 0.01))  # the machine was busy, or asleep
 
     before = signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # SIGALRM may be somebody else's
     _set_memory(_size() + BYTES, soft, hard)
     try:
         yield
