@@ -99,21 +99,18 @@ def train_adapter(
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     lm.compile_if_asked(sum(len(examples[i].pair) for step in steps[done:] for i in step))
+    within = partial(budget.within, key, peer, "runtime.train_tokens", token_budget)
     before = None
     if signed:
         refresh(layers)
-        before = budget.within(
-            key, peer, "runtime.train_tokens", token_budget, partial(longest_of, examples),
-            partial(_logprobs_before, lm, examples, work / "before.arrow"),
-        )  # fmt: skip
+        path = work / "before.arrow"
+        before = within(partial(longest_of, examples), partial(_logprobs_before, lm, examples, path))
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
         refresh(layers)
         of_step = None if before is None else [before[i] for i in steps[number]]
-        loss, passed = budget.within(
-            key, peer, "runtime.train_tokens", token_budget, partial(longest_of, batch),
-            partial(_backward, lm, batch, accelerator, of_step, section.clip_ratio), optimizer.zero_grad,
-        )  # fmt: skip
+        once = partial(_backward, lm, batch, accelerator, of_step, section.clip_ratio)
+        loss, passed = within(partial(longest_of, batch), once, optimizer.zero_grad)
         norm = float(accelerator.clip_grad_norm_(parameters, section.max_grad_norm))
         for what, value in (("loss", loss), ("gradient's norm", norm)):
             if not math.isfinite(value):
