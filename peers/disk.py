@@ -11,6 +11,7 @@ from data import gate, shards
 from data.errors import ROOM, UserError
 from data.run import OUTPUT, Run
 from peers.memory import Shape, shape_in
+from peers.policy import STAMP
 from peers.source import model_directory
 
 ROW = 10.0  # bytes on disk of a row beside its response
@@ -63,7 +64,7 @@ def _merged(run: Run, round_: int) -> float:
     missing = 0
     for name, used in gate.in_use(run, round_).items():
         checkpoint = run.checkpoint_dir(used, name)
-        if used and not (checkpoint / "merged_from.json").is_file():
+        if used and not (checkpoint / STAMP).is_file():
             others = sum(map(size_of, checkpoint.parent.parent.glob(f"round=*/{name}")))
             missing += max(0, _shape(run, name).stored - others)
     return missing
