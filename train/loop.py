@@ -103,8 +103,7 @@ def train_adapter(
     before = None
     if signed:
         refresh(layers)
-        path = work / "before.arrow"
-        before = within(partial(longest_of, examples), partial(_logprobs_before, lm, examples, path))
+        before = within(lambda: longest, partial(_logprobs_before, lm, examples, work / "before.arrow"))
     for number in range(done, len(steps)):
         batch = [examples[i] for i in steps[number]]
         refresh(layers)
