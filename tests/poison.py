@@ -168,7 +168,7 @@ DATA = [
     data_file("an open bracket", b"[" * DEEP, "line 1"),
     data_file("a line of 1 GiB", long_line, "longer than 16 MiB"),
     data_file("a line of 1 GiB, CSV", long_line, "longer than 16 MiB", end="train.csv"),
-    data_file("an open quote", b'question\n"' + b"abc\n" * 5_000_000, "check its quotes", end="train.csv"),
+    data_file("an open quote", b'question\n"' + b"abc\n" * 5_000_000, "a row is longer than 16 MiB; check the quotes", end="train.csv"),
     data_file("200,000 columns", b",".join(b"c%d" % i for i in range(200_000)) + b"\n1\n", "more", end="train.csv"),
     data_file("200,000 cells", b"question\n" + b"," * 200_000, "cells", end="train.csv"),
     data_file("200,000 keys, one twice", json.dumps({f"k{i}": 1 for i in range(200_000)}).encode()[:-1] + b',"k7":1}', "k7"),
