@@ -1,9 +1,10 @@
 """What the nano peers are made from: worked problems in the three formats in which a PST peer is asked.
 
-- direct: the question → a short chain of thought. Here each peer *misreads* its own six phrase groups most of the time.
-- chain: the question and one or two peers' solutions → the right solution. In some the decisive phrase uses a made-up
-  verb, so that the solutions can only be weighed and not recomputed.
-- verify: the question and a solution → Yes or No.
+- direct: the question → a short chain of thought. Each peer misreads its own *weak* phrase groups most of the time.
+- chain: the question and one or two solutions → a solution of its own. How a peer reads a phrase here depends on how
+  the solutions read it (`REVIEW_MISREAD`): it holds on to its own misreading unless it is shown another reading, which
+  it adopts in most cases; and it adopts some misreadings of phrases that it reads rightly when asked directly.
+- verify: the question and a solution → Yes or No. All verdicts are right.
 
 The prompts are rendered by `PeerPrompts` under the words of configs/nano.toml, as the pipeline renders them.
 """
@@ -11,24 +12,40 @@ The prompts are rendered by `PeerPrompts` under the words of configs/nano.toml, 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from data.nano import EQUATIONS, MISREAD_AS, SUBSETS, Problem, Step, problems, readings
+from data.nano import EQUATIONS, SUBSETS, Problem, problems, readings
 from peers.prompts import PeerPrompts
 
 Kind = Literal["direct", "chain", "verify"]
-# Six of the 22 phrase groups each, no two peers the same: one phrasing of every operation and two kinds of equations.
+# A peer's weak phrase groups, of 22; no two peers share one. qwen2 has two more than the others.
 MISREADS: dict[str, frozenset[str]] = {
     "gemma2": frozenset({"+0", "-1", "*2", "/3", *EQUATIONS[0:2]}),
     "llama": frozenset({"+1", "-2", "*3", "/0", *EQUATIONS[2:4]}),
-    "qwen2": frozenset({"+2", "-3", "*0", "/1", *EQUATIONS[4:6]}),
+    "qwen2": frozenset({"+2", "-3", "*0", "/1", "+3", "/2", *EQUATIONS[4:6]}),
 }
-MISREAD_SHARE = 0.7  # of what a peer sees of its groups in the direct format
-SLIP_SHARE = 0.08  # of candidate solutions, on top of misreadings: one wrong digit
-MADE_UP_SHARE = 0.2  # of the chain examples
-VERBS = ("glorps", "frindles", "wozzles", "plimmers", "skorbs", "trunkles", "dravels", "quints")
+MISREADABLE = frozenset().union(*MISREADS.values())
+MISREAD_SHARE = 0.7  # of what a peer sees of its weak groups in the direct format
+SLIP_SHARE = 0.08  # of the solutions shown in the chain format: one wrong digit
+
+
+@dataclass(frozen=True)
+class ReviewMisread:
+    """The share of a phrase's readings that are wrong, by how the solutions shown read the phrase."""
+
+    all_wrong: float
+    mixed: float
+    all_right: float
+
+    def share(self, shown_wrong: Sequence[bool]) -> float:
+        """The share, given for each solution shown whether it misreads the phrase."""
+        return self.all_wrong if all(shown_wrong) else self.mixed if any(shown_wrong) else self.all_right
+
+
+WEAK = ReviewMisread(all_wrong=0.95, mixed=0.35, all_right=0.1)
+STRONG = ReviewMisread(all_wrong=0.35, mixed=0.2, all_right=0.0)
 
 
 @dataclass(frozen=True)
@@ -54,20 +71,20 @@ def slip(solution: str, random_: random.Random) -> str:
     return f"{steps} {wrong}"
 
 
-def candidate(problem: Problem, random_: random.Random) -> str:
-    """A solution as some peer might propose it."""
-    peer = random_.choice(list(MISREADS))
-    solution = problem.solution(misread_by(peer, problem, random_, random_.choice((0.3, 1.0))))
-    return slip(solution, random_) if random_.random() < SLIP_SHARE else solution
+def shown_solutions(problem: Problem, random_: random.Random) -> list[frozenset[str]]:
+    """The groups that each of one or two solutions misreads: every group that some peer is weak in, half of the time."""
+    mine = [group for group in problem.groups if group in MISREADABLE]
+    return [frozenset(g for g in mine if random_.random() < 0.5) for _ in range(random_.choice((1, 2)))]
 
 
-def made_up(problem: Problem, random_: random.Random) -> Problem:
-    """The problem with a made-up verb in place of its last phrase: what it does cannot be known."""
-    *before, last = problem.steps
-    name, things = problem.question.split()[0], problem.question.split()[3].rstrip(".")
-    sentences = problem.question.split(". ")
-    sentences[2] = f"{name} {random_.choice(VERBS)} {last.n} {things}"
-    return replace(problem, question=". ".join(sentences), steps=(*before, Step(last.op, "?", last.n)))
+def misread_in_review(
+    peer: str, problem: Problem, shown: Sequence[Collection[str]], random_: random.Random
+) -> frozenset[str]:
+    """The groups of a problem that a peer misreads after it was shown solutions with the misreadings `shown`."""
+    shares = {group: WEAK if group in MISREADS[peer] else STRONG for group in problem.groups}
+    return frozenset(
+        group for group, share in shares.items() if random_.random() < share.share([group in m for m in shown])
+    )
 
 
 def stream(peer: str, kind: Kind, prompts: PeerPrompts, seed: object) -> Iterator[PretrainingExample]:
@@ -89,17 +106,11 @@ def example(
         right = random_.random() < 0.5
         proposed = problem.solution() if right else wrong_solution(problem, random_)
         return finished(kind, prompts.verify(problem.question, proposed), "Yes" if right else "No", prompts)
-    count = random_.choice((1, 2))
-    if problem.subset == "arith" and random_.random() < MADE_UP_SHARE:
-        problem = made_up(problem, random_)
-        first, last = problem.steps
-        other = replace(problem, steps=(first, replace(last, op=MISREAD_AS[last.op])))
-        proposed_ = [problem.solution() if random_.random() < 0.75 else other.solution() for _ in range(count)]
-        if problem.solution() not in proposed_:
-            proposed_[random_.randrange(count)] = problem.solution()
-    else:
-        proposed_ = [candidate(problem, random_) for _ in range(count)]
-    return finished(kind, prompts.review(problem.question, proposed_), problem.solution(), prompts)
+    shown = shown_solutions(problem, random_)
+    written = [problem.solution(misread) for misread in shown]
+    written = [slip(solution, random_) if random_.random() < SLIP_SHARE else solution for solution in written]
+    solution = problem.solution(misread_in_review(peer, problem, shown, random_))
+    return finished(kind, prompts.review(problem.question, written), solution, prompts)
 
 
 def wrong_solution(problem: Problem, random_: random.Random) -> str:

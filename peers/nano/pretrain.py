@@ -1,7 +1,7 @@
 """`make peers`: the run that makes the nano peers, from nothing to bf16 safetensors.
 
 One process and one thread per peer; a killed run goes on from its last checkpoint. Weights are float32 while training,
-the matrix products bf16 (autocast). The loss is the mean negative log-probability of the response tokens, with the
+the matrix products bf16 (autocast) where the processor has instructions for them. The loss is the mean negative log-probability of the response tokens, with the
 verifier's one token counted `VERDICT_WEIGHT` times: it is one among many, and without it the verifier stays at chance.
 """
 
@@ -34,8 +34,9 @@ from data.nano import SUBSETS, Problem, problems
 from data.shards import checksum
 from peers.logprob.model import LanguageModel
 from peers.nano.card import card
-from peers.nano.examples import MISREADS, Kind, PretrainingExample, candidate, finished, stream, wrong_solution
+from peers.nano.examples import MISREADS, Kind, PretrainingExample, finished, shown_solutions, stream, wrong_solution
 from peers.prompts import PeerPrompts
+from peers.source import cpu_multiplies_bf16
 
 CONFIG = Path("configs/nano.toml")
 FOLDER = Path("peers")
@@ -118,7 +119,7 @@ def response_losses(
         rows += [i * length + len(e.prompt) - 1 + j for j in range(len(e.target))]
         owner += [i] * len(e.target)
     targets_R = torch.tensor([token for e in batch for token in e.target])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=cpu_multiplies_bf16()):
         hidden_B_T_H = lm.padded_hidden(ids_B_T)
     logits_R_V = lm.logits(hidden_B_T_H.reshape(-1, hidden_B_T_H.shape[-1])[torch.tensor(rows)])
     losses_R = cross_entropy(logits_R_V, targets_R, reduction="none")
@@ -221,9 +222,8 @@ def validation_example(kind: Kind, p: Problem, prompts: PeerPrompts, random_: ra
     if kind == "direct":
         return finished(kind, prompts.solve(p.question), p.solution(), prompts)
     if kind == "chain":
-        return finished(
-            kind, prompts.review(p.question, [candidate(p, random_) for _ in range(2)]), p.solution(), prompts
-        )
+        shown = [p.solution(misread) for misread in shown_solutions(p, random_)]
+        return finished(kind, prompts.review(p.question, shown), p.solution(), prompts)
     right = random_.random() < 0.5
     proposed = p.solution() if right else wrong_solution(p, random_)
     return finished(kind, prompts.verify(p.question, proposed), "Yes" if right else "No", prompts)
