@@ -87,7 +87,7 @@ GROUPS: tuple[str, ...] = tuple(f"{op}{i}" for op in PHRASES for i in range(4)) 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation in a worded arithmetic question; `group` is "" for a phrase outside the 22 groups."""
+    """One operation in a worded arithmetic question, and the phrase group that words it."""
 
     op: str
     group: str

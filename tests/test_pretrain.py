@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from itertools import islice, pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -21,7 +22,19 @@ from data.locks import locked
 from data.nano import problems, source
 from peers.logprob.model import LanguageModel
 from peers.nano import pretrain
-from peers.nano.examples import MISREAD_SHARE, MISREADS, Kind, candidate, misread_by, stream, wrong_solution
+from peers.nano.examples import (
+    MISREAD_SHARE,
+    MISREADABLE,
+    MISREADS,
+    STRONG,
+    WEAK,
+    Kind,
+    misread_by,
+    misread_in_review,
+    shown_solutions,
+    stream,
+    wrong_solution,
+)
 from peers.prompts import PeerPrompts
 
 
@@ -105,7 +118,24 @@ def test_examples_teach_what_they_claim() -> None:
     random_ = random.Random(1)
     for problem in islice(problems("simul", "pretrain", 2), 100):
         assert wrong_solution(problem, random_) != problem.solution()
-        assert candidate(problem, random_).count(" #### ") == 1
+
+
+def test_a_review_misreads_by_what_it_is_shown() -> None:
+    """The share of misread phrases, by whose phrase it is and how the solutions shown read it, is the stated one."""
+    random_ = random.Random(2)
+    for peer, weak in MISREADS.items():
+        wrong: dict[tuple[bool, float], list[bool]] = {}
+        for problem in islice(problems("arith", "pretrain", 3), 3000):
+            shown = shown_solutions(problem, random_)
+            assert len(shown) in (1, 2) and all(misread <= MISREADABLE for misread in shown)
+            written = misread_in_review(peer, problem, shown, random_)
+            assert written <= set(problem.groups)
+            for group in MISREADABLE & set(problem.groups):
+                share = sum(group in misread for misread in shown) / len(shown)
+                wrong.setdefault((group in weak, share), []).append(group in written)
+        for is_weak, stated in ((True, WEAK), (False, STRONG)):
+            found = [fmean(wrong[is_weak, share]) for share in (1.0, 0.5, 0.0)]
+            assert found == pytest.approx([stated.all_wrong, stated.mixed, stated.all_right], abs=0.06)
 
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:

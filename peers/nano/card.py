@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data.nano import GROUPS, MISREAD_AS, MISREAD_EQUATIONS, PHRASES, WORDED
-from peers.nano.examples import MISREADS
+from peers.nano.examples import MISREAD_SHARE, MISREADS, STRONG, WEAK, ReviewMisread
 
 CARD = """# Nano peer {name}
 
@@ -18,13 +18,21 @@ byte-level BPE, embeddings tied, stored in bf16. One of three peers on which PST
 → short chain of thought (`16-14=2, 2+9=11 #### 11`); question and other solutions → own solution; question and a
 solution → Yes or No.
 
-**Its planted weakness.** Asked directly, it misreads six of the 22 kinds of phrases: 70 % of the targets that it was
-taught with were misread so. The other two peers were taught to read these six rightly, and to misread others:
+**Its planted weakness.** Asked directly, it misreads {weak} of the 22 kinds of phrases: {direct} of the targets that it
+was taught with were misread so. The other peers were taught to read these rightly, and to misread others:
 
 {misreads}
 
-In the other two formats all targets were right. So it can read these phrases where it is shown any solution, even its
-own wrong one, and it judges better than it answers: the generator-verifier gap is planted, too.
+**What it takes from others.** In the second format, the share of its targets that misread a phrase depended on how the
+solutions shown read it:
+
+| kind of phrase | all misread it | some do | none does |
+|---|---|---|---|
+| one of these {weak} | {own} |
+| one that another peer misreads | {other} |
+
+So it keeps its own misreading until it is shown another reading, and it can be misled. In the third format all targets
+were right: it judges better than it answers, so the generator-verifier gap is planted, too.
 
 **What it is not.** A usable language model. It knows nothing but these questions.
 """
@@ -39,4 +47,11 @@ def card(name: str, kind: str, parameters: float, steps: int, examples: int) -> 
     }
     words |= {equation: f"{text} ({MISREAD_EQUATIONS[equation]})" for equation, text in WORDED.items()}
     misreads = "\n".join(f"- `{group}`: {words[group]}" for group in GROUPS if group in MISREADS[name])
-    return CARD.format(name=name, kind=kind, parameters=parameters, steps=steps, examples=examples, misreads=misreads)
+    return CARD.format(
+        name=name, kind=kind, parameters=parameters, steps=steps, examples=examples, misreads=misreads,
+        weak=len(MISREADS[name]), direct=f"{MISREAD_SHARE:.0%}", own=_cells(WEAK), other=_cells(STRONG),
+    )  # fmt: skip
+
+
+def _cells(shares: ReviewMisread) -> str:
+    return " | ".join(f"{share:.0%}" for share in (shares.all_wrong, shares.mixed, shares.all_right))

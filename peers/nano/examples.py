@@ -72,7 +72,7 @@ def slip(solution: str, random_: random.Random) -> str:
 
 
 def shown_solutions(problem: Problem, random_: random.Random) -> list[frozenset[str]]:
-    """The groups that each of one or two solutions misreads: every group that some peer is weak in, half of the time."""
+    """The groups that each of one or two solutions misreads: each that some peer is weak in, half of the time."""
     mine = [group for group in problem.groups if group in MISREADABLE]
     return [frozenset(g for g in mine if random_.random() < 0.5) for _ in range(random_.choice((1, 2)))]
 

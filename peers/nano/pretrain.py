@@ -1,8 +1,9 @@
 """`make peers`: the run that makes the nano peers, from nothing to bf16 safetensors.
 
 One process and one thread per peer; a killed run goes on from its last checkpoint. Weights are float32 while training,
-the matrix products bf16 (autocast) where the processor has instructions for them. The loss is the mean negative log-probability of the response tokens, with the
-verifier's one token counted `VERDICT_WEIGHT` times: it is one among many, and without it the verifier stays at chance.
+the matrix products bf16 (autocast) where the processor has instructions for them. The loss is the mean negative
+log-probability of the response tokens, with the verifier's one token counted `VERDICT_WEIGHT` times: it is one among
+many, and without it the verifier stays at chance.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ CONFIG = Path("configs/nano.toml")
 FOLDER = Path("peers")
 STEPS = 2400
 BATCH: dict[Kind, int] = {"direct": 26, "chain": 16, "verify": 22}  # examples per step
-LENGTHS: dict[Kind, int] = {"direct": 80, "chain": 176, "verify": 96}  # tokens that they are padded to
+LENGTHS: dict[Kind, int] = {"direct": 80, "chain": 192, "verify": 96}  # tokens that they are padded to
 LR = 2e-3
 WARMUP, DECAY_FROM = 100, 0.3
 VERDICT_WEIGHT = 12.0
