@@ -306,7 +306,7 @@ check: setup  ## lint, format, types, and that imports only point down
 
 bench: override EXTRA := pocket bench
 bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
-	@$(PY) -m tests.bench all $(BENCH_ARGS)
+	@$(PY) -m bench all $(BENCH_ARGS)
 
 chaos: setup  ## disturb a tiny run and resume it, CASES=90 times; SEED, ENGINE=vllm, EXECUTOR=ray, CASE=its seed
 	@$(PY) -m tests.chaos $(if $(CASES),--cases '$(CASES)') $(if $(SEED),--seed '$(SEED)') \

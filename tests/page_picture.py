@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from data.run import RUNS
-from tests.test_page_browser import CHROMIUM
+from tests.pipeline.test_page_browser import CHROMIUM
 
 SIZE = {"width": 1120, "height": 1330}
 

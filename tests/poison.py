@@ -2,7 +2,8 @@
 """Poisoned files, names and texts, made here: what someone might send to a machine that trains on it.
 
 Each case is a command line as a user would give it, in a folder that `make` has spoilt. What comes of it is judged in
-tests/test_poison.py: one line and status 2, or an ordinary end; never a traceback, a hang, or a file outside the run.
+tests/pipeline/test_poison.py: one line and status 2, or an ordinary end; never a traceback, a hang, or a
+file outside the run.
 """
 
 from __future__ import annotations

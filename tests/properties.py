@@ -2,7 +2,7 @@
 
 `make test` tries few examples, always the same. `--hypothesis-profile=thorough` tries 10,000 of each, others each time:
 
-    python -m pytest tests/test_properties_answers.py --hypothesis-profile=thorough
+    python -m pytest tests/unit/test_properties_answers.py --hypothesis-profile=thorough
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Tiny models of twenty and more families, with random weights and a small tokenizer: what tests/test_families.py runs.
+"""Tiny models of twenty and more families, with random weights and a small tokenizer;
+tests/pipeline/test_families.py runs them.
 
 The weights are larger than a library would begin with, so that positions, windows and scales make a difference that can
 be seen; windows and unscaled lengths are far shorter than the prompts.

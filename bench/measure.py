@@ -1,0 +1,133 @@
+"""Runs systems in fresh processes, in alternating order, and keeps what was measured as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from data.console import console
+
+RESULTS = Path(os.environ.get("PST_CACHE", ".cache")) / "bench" / "results.jsonl"
+WORKERS = Path(__file__).with_name("workers.py")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+           "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+
+
+class WorkerFailed(Exception):
+    """A process that ended without a result; the message is the tail of what it said."""
+
+
+@dataclass
+class Contender:
+    """A system and its job; `amount` of the whole workload's units (tokens, examples) are in the job."""
+
+    label: str
+    system: str
+    job: dict[str, Any]
+    amount: int
+    options: str = ""  # said in the table
+    failed: str = ""
+    last: dict[str, Any] = field(default_factory=dict)  # result of the last process
+
+
+def run_worker(system: str, job: dict[str, Any]) -> dict[str, Any]:
+    """The result of one fresh process, with `wall_seconds` from its start to its exit. Raises WorkerFailed."""
+    ours = not system.startswith(("lm_eval", "trl", "vllm"))
+    with tempfile.TemporaryDirectory() as folder:
+        job_path, result_path, log_path = (Path(folder, name) for name in ("job.json", "result.json", "log.txt"))
+        job_path.write_text(json.dumps(job))
+        code = ["-m", "bench.workers"] if ours else ["-P", str(WORKERS.resolve())]
+        environment = {**OFFLINE, **os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}  # nothing is compiled already
+        if system in ("ours_score", "ours_train"):
+            environment["PST_CACHE"] = folder  # where the head's kernel would be
+        if not ours:
+            environment.pop("PYTHONPATH", None)  # this project's `evaluate` must not be found there
+        with log_path.open("w") as log:
+            begin = time.monotonic()
+            process = subprocess.Popen(
+                [sys.executable, *code, system, str(job_path), str(result_path)], env=environment, stdout=log,
+                stderr=subprocess.STDOUT, cwd=None if ours else folder,
+            )  # fmt: skip
+            peak = peak_of_tree(process) if system.endswith("generate") else None  # ours has several processes there
+            status = process.wait()
+            wall = time.monotonic() - begin
+        if status or not result_path.is_file():
+            raise WorkerFailed(f"status {status}: " + " / ".join(log_path.read_text().splitlines()[-12:]))
+        result = json.loads(result_path.read_text())
+        return {**result, "wall_seconds": wall, "peak_mib": peak or result["peak_mib"]}
+
+
+def peak_of_tree(process: subprocess.Popen[bytes]) -> float:
+    """Largest memory of a process and all below it while it runs, in MiB: pages that several share are counted once."""
+    peak = 0
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            root = psutil.Process(process.pid)
+            peak = max(peak, sum(each.memory_full_info().pss for each in (root, *root.children(recursive=True))))
+        time.sleep(0.5)
+    return peak / 2**20
+
+
+def full_seconds(wall: float, work: float, amount: float, whole: float) -> float:
+    """Time for the whole workload from a run on `amount` of it: start-up as it was, work in proportion."""
+    return wall - work + work * whole / amount
+
+
+def alternate(contenders: Sequence[Contender], repeat: int) -> list[Contender]:
+    """ABC, CBA, ABC, …: whatever drifts on the machine meets all of them alike."""
+    return list(contenders) if repeat % 2 == 0 else list(reversed(contenders))
+
+
+@dataclass
+class Session:
+    """One call of the bench: the same stamp on all its records."""
+
+    stamp: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
+
+    def record(self, part: str, model: str, **values: Any) -> None:
+        """Append one record."""
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps({"session": self.stamp, "part": part, "model": model, **values}) + "\n")
+
+    def note(self, part: str, model: str, text: str) -> None:
+        """Say and keep a finding."""
+        console.print(f"  {text}", markup=False)
+        self.record(part, model, kind="note", text=text)
+
+    def measure(self, part: str, model: str, contender: Contender, repeat: int, whole: int, unit: str) -> None:
+        """Run one contender once; one that fails is recorded with its reason and not tried again."""
+        if contender.failed:
+            return
+        try:
+            contender.last = result = run_worker(contender.system, contender.job)
+        except WorkerFailed as error:
+            contender.failed = str(error)
+            self.record(part, model, kind="failed", system=contender.label, text=contender.failed)
+            console.print(f"  {contender.label} failed: {contender.failed}", markup=False)
+            return
+        wall, work = result["wall_seconds"], result["work_seconds"]
+        amount = contender.amount
+        seconds = full_seconds(wall, work, amount, whole)
+        self.record(
+            part, model, kind="run", system=contender.label, options=contender.options, repeat=repeat, unit=unit,
+            whole=whole, amount=amount, seconds=seconds, wall_seconds=wall, work_seconds=work,
+            rate=whole / seconds, rate_without_startup=amount / work, peak_mib=result["peak_mib"],
+            generated_tokens=result.get("generated_tokens"),
+        )  # fmt: skip
+        note = "" if amount == whole else f" (extrapolated from {amount:,})"
+        console.print(
+            f"  {part} {model} #{repeat + 1} {contender.label}: {whole / seconds:,.1f} {unit}/s{note}, start-up "
+            f"{wall - work:.1f} s, peak {result['peak_mib'] / 1024:.2f} GiB", markup=False,
+        )  # fmt: skip

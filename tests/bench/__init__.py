@@ -1,1 +1,0 @@
-"""Benchmarks, not tests: this project beside what one would otherwise use (`make bench`), and its data plane."""
