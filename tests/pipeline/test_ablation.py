@@ -189,7 +189,7 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         Ablation("x", Path("configs/nano.toml"), [], [load_arm(str(own))], seeds=1, round_=1)
 
 
-def test_with_which_arms_the_others_are_compared() -> None:
+def test_arms_are_compared_with_those_that_are_named_or_with_the_default_ones() -> None:
     arms = [load_arm(name) for name in ("uniform", "aggregator")]
 
     def against(text: str | None) -> list[str]:
@@ -227,7 +227,7 @@ def test_an_arm_that_the_guard_stops_does_not_stop_the_others(project: Path, mon
         ablation().run()
 
 
-def test_how_differences_are_shown() -> None:
+def test_a_difference_that_is_not_sure_has_a_question_mark() -> None:
     def shown(mean: float, low: float | None, high: float | None, minus: str | None = "pst", metric: str = "em") -> str:
         return _shown({"mean": mean, "low": low, "high": high, "minus": minus, "metric": metric})
 
@@ -239,7 +239,7 @@ def test_how_differences_are_shown() -> None:
     assert shown(0.05, -0.01, 0.11, None, "gap") == "5.0 (-1.0 to 11.0)"
 
 
-def test_what_another_run_offers(project: Path) -> None:
+def test_only_a_whole_stage_under_the_same_config_is_taken_from_another_run(project: Path) -> None:
     import pyarrow as pa
 
     from data import shards
@@ -415,7 +415,7 @@ def test_labels_are_told_in_order(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_ablation(project: Path) -> None:
+def test_chains_and_round_0_are_made_once_for_all_arms(project: Path) -> None:
     """Two arms and the oracle: the chains and round 0 are made once; the table compares with the first two."""
     os.symlink(ROOT / "configs", project / "configs")
     write_jsonl(project / "train.jsonl", [{**row, "answer": "1"} for row in _questions(16)])

@@ -150,7 +150,7 @@ def test_a_run_in_use_is_refused(trained: Path) -> None:
     assert outputs() == before
 
 
-def test_report_and_status_of_an_unknown_run(project: Path) -> None:
+def test_report_and_status_refuse_an_unknown_run(project: Path) -> None:
     for module, has in (
         ("evaluate.report", ("'nothing'", "make")),
         ("pipeline.status", ("no run 'nothing'", "none yet")),
@@ -262,7 +262,9 @@ def test_a_conflicting_config_is_refused(trained: Path, refused: Refuse) -> None
     run_stage("score", "t", 1, Path("tiny.toml"), ["runtime.score_tokens=99"])  # runtime alone may change
 
 
-def test_an_overlap_with_the_benchmark(project: Path, refused: Refuse) -> None:
+def test_an_overlap_with_a_benchmark_is_refused_unless_the_config_says_what_to_do(
+    project: Path, refused: Refuse
+) -> None:
     shared = [{**row, "question": f" {row['question'].upper()}"} for row in questions(100, 2)]
     write_jsonl(project / "train.jsonl", [*questions(0, 24), *shared])
     has = ("2 of 26 questions are also in a benchmark", "TOM HAS 100 PENS", "'sums'", "'drop'", "'transductive'")

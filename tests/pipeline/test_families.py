@@ -104,7 +104,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
          400),
     ],
 )  # fmt: skip
-def test_how_far_positions_reach(config: dict[str, Any], reach: int | None) -> None:
+def test_the_longest_text_follows_from_each_familys_positions(config: dict[str, Any], reach: int | None) -> None:
     assert longest(config) == reach
 
 

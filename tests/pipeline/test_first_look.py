@@ -88,14 +88,16 @@ def test_what_is_not_done_costs_nothing() -> None:
         ({"score": {"label": "own-vote", "text": "samples", "weighting": "signed"}}, 8, 0, 8),
     ],
 )
-def test_what_a_round_asks_of_a_peer(given: dict[str, Any], responses: float, passes: float, examples: float) -> None:
+def test_a_rounds_work_counts_all_responses_passes_and_examples(
+    given: dict[str, Any], responses: float, passes: float, examples: float
+) -> None:
     work = work_of(parse_config({**MINIMAL, **given}, "x"), 7, 3)
     assert (work.responses, work.passes, work.examples) == (responses, passes, examples)
     assert (work.questions, work.items, work.samples) == (7, 3, 8)
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(59.6, "60 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
-def test_durations(seconds: float, told: str) -> None:
+def test_a_duration_is_told_in_the_unit_that_fits(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
@@ -111,7 +113,7 @@ def test_durations(seconds: float, told: str) -> None:
         ("I cannot say.", "12", False),
     ],
 )
-def test_the_form_of_a_response(one: str, other: str, alike: bool) -> None:
+def test_responses_have_one_form_where_they_state_answers_alike(one: str, other: str, alike: bool) -> None:
     assert (form_of(one) == form_of(other)) is alike
 
 
@@ -122,7 +124,7 @@ def wording(solve: str, review: str | None = None, **requests: str) -> TemplateS
     return TemplateSection(examples=tuple(examples), **requests)
 
 
-def test_a_review_of_another_form() -> None:
+def test_a_review_that_asks_for_another_form_is_told() -> None:
     assert review_differs(TemplateSection()) is None
     assert review_differs(wording("The answer is 4.")) is None  # a review shows the same one
     assert review_differs(wording("The answer is 4.", "The answer is 7.")) is None
@@ -151,7 +153,9 @@ def test_a_run_that_begins_is_warned_once(
         assert out.count("warning: wording odd: review asks for \\boxed{}") == times
 
 
-def test_make_try(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_try_shows_prompts_answers_and_hours_and_leaves_no_run(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prompts with their control tokens, responses, answers, rates, hours; and no run is left behind."""
     monkeypatch.setattr("pipeline.unrecorded.Pool", Here)
     monkeypatch.setattr("pipeline.unrecorded.warm", lambda *_, **__: None)
@@ -164,7 +168,7 @@ def test_make_try(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch:
 
 
 @pytest.mark.slow
-def test_make_try_with_processes(project: Path) -> None:
+def test_make_try_works_with_real_processes(project: Path) -> None:
     shows_all(run_module("pipeline.first_look", "--config", "tiny.toml", "--questions", "2", "--all", cwd=project,
                          check=True).stdout)  # fmt: skip
     assert not (project / "runs").exists()

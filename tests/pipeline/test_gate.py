@@ -49,7 +49,7 @@ def yes_no(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool],
 # --- the rule ---------------------------------------------------------------------------------------------------
 
 
-def test_bonett_and_prices_interval() -> None:
+def test_the_interval_is_bonett_and_prices_by_hand() -> None:
     """By hand: of 50 questions 3 gained and 12 lost: p = 4/52, q = 13/52, half = 1.96 √((17/52 − (9/52)²) / 52)."""
     low, high = interval(3, 12, 50, 1.959964)
     assert (low, high) == pytest.approx((-0.173077 - 0.148116, -0.173077 + 0.148116), abs=2e-6)

@@ -290,7 +290,9 @@ def test_an_engine_that_is_wrong_is_found_out(
     assert found == "failed" and told in reason
 
 
-def test_sleep_and_memory_on_a_gpu(tmp_path: Path, live: Callable[[type[StandIn]], None], monkeypatch: PATCH) -> None:
+def test_memory_that_an_engine_keeps_asleep_or_closed_fails_the_check(
+    tmp_path: Path, live: Callable[[type[StandIn]], None], monkeypatch: PATCH
+) -> None:
     monkeypatch.chdir(ROOT)
     gib, there = numbers.GIB, Setting(gpu=True, folder=tmp_path)
 
@@ -375,7 +377,7 @@ def begun(monkeypatch: PATCH) -> tuple[list[str], list[Any]]:
     ("status", "finished", "told"),
     [(0, True, None), (1, True, "status 1"), (0, False, "is not finished"), (None, True, "ended by itself")],
 )
-def test_the_round(
+def test_a_round_that_fails_or_does_not_finish_fails_the_check(
     status: int | None, finished: bool, told: str | None, tmp_path: Path, begun: Any, monkeypatch: PATCH
 ) -> None:
     events, processes = begun
@@ -472,7 +474,7 @@ def test_a_step_has_its_own_verdict_and_limit(setting: Setting) -> None:
     assert found[0]["figures"] == {"seen": 0.1235, "none": "nan"}
 
 
-def test_the_limits_fit(monkeypatch: PATCH) -> None:
+def test_the_limits_of_all_steps_add_up_to_that_of_the_command(monkeypatch: PATCH) -> None:
     ends = [*command.deadlines(step_module.STEPS, command.LIMIT).values()]
     needed = [step.seconds for step in step_module.STEPS]
     assert ends[-1] == command.LIMIT == sum(needed) + 4 * step_module.START
@@ -622,7 +624,7 @@ def call(*arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_all_of_it_in_small(tmp_path: Path) -> None:
+def test_the_whole_check_passes_here_in_small(tmp_path: Path) -> None:
     status, found = call("--small", "--out", str(tmp_path / "out.json"))
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == found
     assert [each["step"] for each in found["steps"]] == [*STEPS]
@@ -631,7 +633,7 @@ def test_all_of_it_in_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu() -> None:
+def test_the_whole_check_passes_on_a_gpu_in_time() -> None:
     status, found = call()
     assert status == 0 and found["gpu"] and found["seconds"] <= command.LIMIT + 10, found
 

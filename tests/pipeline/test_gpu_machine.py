@@ -111,12 +111,12 @@ def test_a_whole_machine_passes(machine: Path) -> None:
     assert compiler_is_there()
 
 
-def test_an_old_driver(machine: Path) -> None:
+def test_an_old_driver_is_refused_with_both_versions(machine: Path) -> None:
     script(machine, "nvidia-smi", SMI.format(driver="570.1"))
     assert "570.1" in refusal() and "580" in refusal() and "KIND=cpu" in refusal()
 
 
-def test_a_gpu_that_torch_does_not_see(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_torch_does_not_see_is_refused(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch" in refusal() and "sees none" in refusal() and "CUDA_VISIBLE_DEVICES" in refusal()
     monkeypatch.setattr(torch.version, "cuda", None)  # a list for the CPU was chosen
@@ -124,13 +124,13 @@ def test_a_gpu_that_torch_does_not_see(machine: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("lacking", ["gcc", "Python.h"])
-def test_what_triton_builds_with(machine: Path, lacking: str) -> None:
+def test_a_missing_compiler_or_header_is_refused(machine: Path, lacking: str) -> None:
     os.unlink(machine / lacking)
     assert lacking in refusal() and "apt-get install" in refusal()
     assert not compiler_is_there()
 
 
-def test_another_compiler(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_named_by_cc_is_enough(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.rename(machine / "gcc", machine / "gcc-12")
     monkeypatch.setenv("CC", "gcc-12 -O2")
     gpu.check_gpu()

@@ -43,7 +43,7 @@ def test_numbers_are_compared_as_the_response_ends(response: str, gold: str, rig
     assert same_numbers(response, gold) == right
 
 
-def test_mathematics_is_for_math_verify() -> None:
+def test_mathematics_is_graded_by_math_verify() -> None:
     def graded(response: str, gold: str) -> float:
         return process_results({"kind": "math", "gold": gold}, [response])["exact_match"]
 
@@ -123,7 +123,7 @@ def test_without_the_harness_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
         command.check_installed()
 
 
-def test_figures_beside_ours(project: Path) -> None:
+def test_figures_beside_ours_count_what_the_harness_judged_alike(project: Path) -> None:
     """By hand: of four questions one more is right, and seven of our eight verdicts are the harness's."""
 
     def figures(*values: float) -> dict[str, Any]:

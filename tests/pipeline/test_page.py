@@ -135,7 +135,7 @@ def test_the_page_says_what_came_out(here: Path) -> None:
     assert run.name in page.all("h1")
 
 
-def test_numbers_of_the_plots(here: Path) -> None:
+def test_plots_show_the_numbers_of_the_statistics(here: Path) -> None:
     """They are those of the functions that hold the statistics."""
     run, page = page_of(Shape(questions=30))
     specs = check(page)
@@ -193,7 +193,7 @@ def test_nothing_ends_an_element_early() -> None:
     assert "</script" not in asset("page.js") and "</style" not in asset("page.css")
 
 
-def test_a_run_without_gold(here: Path) -> None:
+def test_without_gold_answers_the_page_shows_no_right_labels(here: Path) -> None:
     _, page = page_of(Shape(gold=False))
     specs = check(page)
     assert "Not shown: the unlabelled questions have no gold answers" in page.text
@@ -202,7 +202,7 @@ def test_a_run_without_gold(here: Path) -> None:
     assert "No reliability was estimated: this run asks for no samples" in page.text
 
 
-def test_a_run_whose_source_has_changed(here: Path) -> None:
+def test_a_changed_or_missing_source_is_told_on_the_page(here: Path) -> None:
     write_run("r", Shape())
     Path("train.jsonl").write_text('{"question": "another", "answer": "1"}\n')
     page = Page(write_page("r").read_text("utf-8"))
@@ -213,7 +213,7 @@ def test_a_run_whose_source_has_changed(here: Path) -> None:
     assert "Not shown: their gold answers cannot be read now: " in page.text
 
 
-def test_a_run_without_benchmarks(here: Path) -> None:
+def test_without_benchmarks_the_page_shows_no_accuracy(here: Path) -> None:
     _, page = page_of(Shape(benchmarks=(), gold=False))
     specs = check(page)
     assert "There are no benchmarks, so no gold answer was used, and nothing here says how many" in page.text
@@ -223,7 +223,7 @@ def test_a_run_without_benchmarks(here: Path) -> None:
     assert "responses-tokens" in specs and "No price" in page.text
 
 
-def test_round_0_alone(here: Path) -> None:
+def test_with_round_0_alone_there_is_nothing_to_ship(here: Path) -> None:
     _, page = page_of(Shape(rounds=0))
     specs = check(page)
     assert "Before any training, exact match is 50.0 %" in page.text
@@ -233,7 +233,7 @@ def test_round_0_alone(here: Path) -> None:
     assert "50.0 % exact match" in re.sub(r"\s+", " ", "".join(page.all("ul", class_="tiles")))
 
 
-def test_a_run_with_a_gate(here: Path) -> None:
+def test_the_page_says_what_the_gate_refused(here: Path) -> None:
     _, page = page_of(Shape(gate=True, refused=True))
     specs = check(page)
     assert "The gate let 2 of 4 adapters through; it refused p in round 1 and p in round 2, whose figures" in page.text
@@ -243,7 +243,7 @@ def test_a_run_with_a_gate(here: Path) -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_control(here: Path, alone: bool) -> None:
+def test_the_page_names_what_a_control_run_changes(here: Path, alone: bool) -> None:
     """Peers that are trained on their own responses; and weights that ask for no PMI."""
     _, page = page_of(Shape(alone=alone, benchmarks=("a",)), score={"weighting": "uniform"})
     check(page)
@@ -251,21 +251,21 @@ def test_a_control(here: Path, alone: bool) -> None:
     assert ("generate.aggregate = self" in page.text) == alone
 
 
-def test_reliability_of_votes(here: Path) -> None:
+def test_the_page_plots_the_reliability_of_each_peers_votes(here: Path) -> None:
     _, page = page_of(Shape(samples=2))
     specs = check(page)
     rows = {(row["round"], row["peer"]): row["value"] for row in specs["reliability"]["data"]["values"]}
     assert rows == {(1, "p"): 60, (2, "p"): 60, (1, "q"): 70, (2, "q"): 70}
 
 
-def test_warnings_and_what_fell(here: Path) -> None:
+def test_a_fall_in_accuracy_is_warned_of_and_nothing_new_is_shipped(here: Path) -> None:
     _, page = page_of(Shape(better=-0.2, items=40), guard={"accuracy_fall": 0.3})
     check(page)
     assert "exact match fell by" in page.text and "Ship nothing new: the untouched models" in page.text
     assert page.all("p", class_="warning") and "The guard against collapse warns" in page.text
 
 
-def test_many_peers_and_rounds(here: Path) -> None:
+def test_many_peers_and_rounds_keep_the_axes_readable(here: Path) -> None:
     _, page = page_of(Shape(rounds=1, peers=tuple("abcdefghi"), benchmarks=("a",), questions=9, items=4, spent=False))
     check(page)
     assert "this run was made by a version whose manifests do not say" in page.text
@@ -274,7 +274,7 @@ def test_many_peers_and_rounds(here: Path) -> None:
     assert len(ticks) <= 12 and ticks[0] == 0
 
 
-def test_cost(here: Path) -> None:
+def test_cost_is_hours_by_devices_and_price_by_points_gained(here: Path) -> None:
     """2 rounds of 4 stages and round 0's, 10 s each, on one device."""
     _, page = page_of(Shape(), price=360.0)
     assert "0.03 device hours (a stage's time on all its devices).At 360 a device hour that is 9.00." in page.text
@@ -314,7 +314,7 @@ def test_the_report_has_its_page(here: Path) -> None:
     assert len(tables) == 2 and "a device hour that is" in page.text
 
 
-def test_words() -> None:
+def test_lists_signs_durations_and_counts_read_as_english() -> None:
     assert parts.listed(["a"]) == "a" and parts.listed(["a", "b", "c"]) == "a, b and c" and parts.listed([]) == ""
     assert parts.signed(-0.04) == "0.0" and parts.signed(-1.26) == "−1.3" and parts.signed(2) == "+2.0"
     assert parts.duration(45) == "45 s" and parts.duration(600) == "10 min" and parts.duration(9000) == "2 h 30 min"

@@ -77,7 +77,9 @@ def open_all(page: Any) -> None:
     page.wait_for_function("![...document.querySelectorAll('.vega')].some((each) => !each.firstChild)")
 
 
-def test_the_page_in_a_browser(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_drawn_without_errors_or_requests(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_run("r", SHAPES["plain"])
     shown = Shown(browser, write_page("r"), viewport={"width": 1280, "height": 900}, color_scheme="light")
@@ -104,7 +106,9 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_in_every_scheme(browser: Any, shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_run_is_drawn_in_every_colour_scheme(
+    browser: Any, shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_run("r", SHAPES[shape])
     path = write_page("r")

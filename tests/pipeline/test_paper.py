@@ -113,7 +113,7 @@ def _check_prompts(prompts: PeerPrompts, config: Config) -> None:
 
 
 @pytest.mark.slow
-def test_a_round_of_it(stand_ins: list[str]) -> None:
+def test_a_round_of_the_papers_config_runs(stand_ins: list[str]) -> None:
     few = ["generate.engine=transformers", "generate.max_new_tokens=24", "generate.context_tokens=1024",
            "evaluate.samples=2", "evaluate.bootstrap=100", "train.batch_size=4", "prompts.limit=12",
            "runtime.compute=float32", *[f"peers.{n}.dtype=float32" for n in range(3)]]  # fmt: skip

@@ -80,12 +80,12 @@ def test_train_tokens_are_halved_until_a_peer_fits() -> None:
         place(asked, parse_devices("3x80"), SHAPES)
 
 
-def test_the_sum_of_a_run() -> None:
+def test_a_runs_cost_is_the_sum_over_its_rounds() -> None:
     costs = {"baseline": Cost(10, 100), "generate": Cost(5, 10, 7), "train": Cost(1, 1, 9)}
     assert total(costs, 3) == Cost(COMMAND + 10 + 3 * 6, 100 + 3 * 11, 9)
 
 
-def test_a_size() -> None:
+def test_hours_and_device_hours_by_hand() -> None:
     """Two peers on four devices: each has two, but trains on one."""
     two = {"a": RATES, "b": RATES}
     one, four = (size(WORK, two, devices, 2, 2.5) for devices in (1, 4))
@@ -96,7 +96,7 @@ def test_a_size() -> None:
     assert one.disk == four.disk and one.peak_disk == one.disk + 2 * 10**6
 
 
-def test_the_rule_of_thumb() -> None:
+def test_rates_by_rule_of_thumb_are_near_to_what_was_measured() -> None:
     """13.5 k tokens/s were seen on an H100: Gemma-2-2B's shape, 128 requests of 200 + 200 tokens."""
     given = config(generate={"max_new_tokens": 200, "context_tokens": 400}, runtime={"max_num_seqs": 128})
     h100 = parse_devices("1x80")[0]
@@ -106,7 +106,7 @@ def test_the_rule_of_thumb() -> None:
     assert slower.decode_rate < rates.decode_rate / 3 and slower.forward_rate < rates.forward_rate / 5
 
 
-def test_the_sizing_table() -> None:
+def test_the_sizing_table_has_fewer_hours_on_more_devices() -> None:
     rows = sizing_table(parse_devices("1x80"), 2.5, 1).splitlines()
     assert len(rows) == 2 + 4 * 2 * 3 and len(PAPER) == 3
     hours = [float(row.split("|")[4].replace(",", "")) for row in rows[2:]]

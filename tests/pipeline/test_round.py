@@ -345,7 +345,7 @@ def test_vllm_serves_an_adapter_beside_the_base(one_process: Path, tiny_models: 
 
 
 @pytest.mark.slow
-def test_unmerged_adapters(one_process: Path) -> None:
+def test_unmerged_adapters_are_sampled_and_scored_without_checkpoints(one_process: Path) -> None:
     for name in FOLDERS:
         run_stage(name, "t", 1, Path("tiny.toml"), ["run.adapters=unmerged"])
     assert not (RUNS / "t" / ".checkpoints").exists()
@@ -377,7 +377,7 @@ def test_without_peers_each_model_trains_on_its_own_answer(one_process: Path) ->
 
 
 @pytest.mark.slow
-def test_a_round_without_examples(one_process: Path) -> None:
+def test_a_round_without_examples_leaves_adapters_that_change_nothing(one_process: Path) -> None:
     """Two tokens are no answer, so nobody trains: the adapters are there, change nothing, and the next round runs."""
     from safetensors.torch import load_file
 

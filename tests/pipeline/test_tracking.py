@@ -80,7 +80,7 @@ def test_a_tracker_is_told_again_only_of_what_is_new(told: list[list[Logged]], r
     assert before[:2] == after[:2] and before[2] != after[2]
 
 
-def test_off_by_default(told: list[list[Logged]], run: Path) -> None:
+def test_tracking_is_off_by_default(told: list[list[Logged]], run: Path) -> None:
     track(Run("demo", load_frozen("demo")))
     assert told == [] and not (run / "tracked.json").exists()
 

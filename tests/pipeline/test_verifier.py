@@ -65,7 +65,7 @@ if __name__ == "__main__":
         ("", 0),
     ],
 )
-def test_verdict(critique: str, score: float) -> None:
+def test_a_critiques_last_verdict_is_its_score(critique: str, score: float) -> None:
     assert verdict(Completion([], critique, 0.0, "stop")) == score
 
 

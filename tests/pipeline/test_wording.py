@@ -142,7 +142,9 @@ def test_a_peer_keeps_its_wording_unless_another_is_better_by_more_than_chance()
     assert same.best == same.chosen == "[templates]" and same.gain is None
 
 
-def test_make_wording(project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_wording_writes_the_best_wording_into_the_config(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wording that leaves no room for an answer loses to one that does, which is written; no run is left behind."""
     monkeypatch.setattr("pipeline.unrecorded.Pool", Here)
     monkeypatch.setattr("pipeline.unrecorded.warm", lambda *_, **__: None)

@@ -43,7 +43,9 @@ def grader() -> Iterator[Grader]:
         ([None], [-1.0], 0),
     ],
 )
-def test_vote(answers: list[str | None], mean_logprobs: list[float], winner: int, grader: Grader) -> None:
+def test_the_most_frequent_answer_wins_and_ties_go_by_log_probability(
+    answers: list[str | None], mean_logprobs: list[float], winner: int, grader: Grader
+) -> None:
     assert vote(answers, mean_logprobs, "math", grader) == winner
 
 

@@ -87,7 +87,7 @@ EXTRACTION = [
 
 
 @pytest.mark.parametrize(("response", "answer", "rule"), EXTRACTION)
-def test_extract(response: str, answer: str | None, rule: str | None) -> None:
+def test_the_answer_is_found_where_the_response_states_it(response: str, answer: str | None, rule: str | None) -> None:
     found = extract(response)
     assert (found and found.answer, found and found.rule) == (answer, rule)
     if found:
@@ -273,7 +273,7 @@ def test_numbers_equivalence_both_ways(a: str, b: str, expected: bool) -> None:
         assert not unused._workers
 
 
-def test_number_lists_and_normalisation() -> None:
+def test_number_lists_are_read_in_any_order_and_spaces_between_digits_count() -> None:
     assert read_numbers("1,000, 25") == [25, 1000]
     assert normalise("3 5") != normalise("35")
     assert normalise(r"\left( 1 , 2 \right)") == "(1,2)"

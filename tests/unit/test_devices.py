@@ -49,7 +49,9 @@ def nvidia_smi(folder: Path, says: str, status: int = 0) -> None:
         ("MIG-ccc", [Device("MIG-ccc", 20 * 10**9, "MIG 2g.20gb")]),
     ],
 )
-def test_gpus(machine: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, found: list[Device]) -> None:
+def test_visible_gpus_are_found_with_their_memory(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, found: list[Device]
+) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices() == found and all(device.is_gpu for device in found)
@@ -72,7 +74,7 @@ def test_a_hidden_gpu_is_none(machine: Path, monkeypatch: pytest.MonkeyPatch, vi
     assert not gpu_is_there() and [device.name for device in devices()] == ["cpu"]
 
 
-def test_a_machine_without_one(machine: Path) -> None:
+def test_a_machine_without_a_gpu_has_its_cpu_alone(machine: Path) -> None:
     (machine / "nvidia0").unlink()
     (only,) = devices()
     assert not only.is_gpu and only.model == "CPU" and only.memory > 2**28
@@ -114,7 +116,7 @@ def test_a_gpu_without_nvidia_smi(machine: Path) -> None:
         devices()
 
 
-def test_given_devices() -> None:
+def test_devices_are_read_as_they_are_given_or_refused() -> None:
     assert [device.memory for device in parse_devices("2x24+1x80")] == [24 * 10**9] * 2 + [80 * 10**9]
     assert [device.name for device in parse_devices("2x24+1x80")] == ["0", "1", "2"]
     assert all(device.is_gpu for device in parse_devices("8x80")) and len(parse_devices("8x80")) == 8
@@ -127,7 +129,7 @@ def test_given_devices() -> None:
             parse_devices(text)
 
 
-def test_a_containers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_containers_memory_is_its_limit_less_what_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least of the machine's and all cgroups' above this process, what is read from files not counted as used."""
     monkeypatch.setattr(host_memory, "CGROUPS", tmp_path / "cgroups")
     monkeypatch.setattr(host_memory, "MINE", tmp_path / "mine")

@@ -32,13 +32,27 @@ def test_links_lead_somewhere() -> None:
             assert "://" in link or (document.parent / link).exists(), f"{document.name} -> {link}"
 
 
-def test_every_test_that_the_reliability_table_names_exists() -> None:
+def test_every_test_that_the_documents_name_exists() -> None:
+    found = 0
+    for document in sorted((ROOT / "docs").glob("*.md")):
+        named = re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)::(test_\w+)(…?)`", document.read_text(encoding="utf-8"))
+        found += len(named)
+        for file, name, cut in named:
+            places = [*(ROOT / "tests").glob(f"*/{file}")]
+            assert len(places) == 1, f"{document.name}: {file} is in {places}"
+            text = places[0].read_text(encoding="utf-8")
+            assert f"\ndef {name}{'' if cut else '('}" in text, f"{document.name}: {file}::{name}"
+    assert found >= 100
+
+
+def test_every_file_of_tests_and_bench_that_is_named_exists() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("configs/*.toml"), ROOT / ".ci/run"]:
+        for path in re.findall(r"(?<!/)\b(?:tests|bench)/[\w/*]+\.\w+", document.read_text(encoding="utf-8")):
+            assert [*ROOT.glob(path)], f"{document.name}: {path}"
+
+
+def test_every_row_of_the_reliability_table_names_a_test() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
-    for file, name in named:
-        places = [*(ROOT / "tests").glob(f"*/{file}")]
-        assert len(places) == 1, f"{file} is in {places}"
-        assert f"\ndef {name}(" in places[0].read_text(encoding="utf-8"), f"{file}::{name}"
     table = text.split("## What can go wrong\n")[1].split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ") and "::" in line]
     assert len(rows) >= 35

@@ -142,7 +142,7 @@ def test_keys_of_the_hub_are_refused_for_files(tmp_path: Path) -> None:
     refused("nano", "revision is 'v1'", revision="v1")
 
 
-def test_signs_of_patterns_in_real_names(tmp_path: Path) -> None:
+def test_a_name_with_pattern_signs_is_read_as_it_stands_first(tmp_path: Path) -> None:
     jsonl(tmp_path / "br[1]/q*.jsonl", "as it stands?")
     jsonl(tmp_path / "br1/q2.jsonl", "by the pattern?")
     assert rows(tmp_path / "br[1]/q*.jsonl") == ["as it stands?"]
@@ -172,12 +172,12 @@ def test_a_rewritten_file_gives_its_new_rows(tmp_path: Path) -> None:
     assert rows(tmp_path / "d") == ["new?"]
 
 
-def test_a_folder_with_the_name_of_a_file(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_parquet_file_is_read_as_a_folder(tmp_path: Path) -> None:
     table(tmp_path / "out.parquet/part-0.parquet", {"question": ["a?"]})
     assert rows(tmp_path / "out.parquet") == rows(tmp_path / "*.parquet") == ["a?"]
 
 
-def test_files_behind_a_url(tmp_path: Path) -> None:
+def test_files_behind_a_url_are_read_as_local_ones_are(tmp_path: Path) -> None:
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -304,7 +304,7 @@ def test_names_that_no_message_could_show_are_refused(name: bytes, tmp_path: Pat
     refused(tmp_path, "no plain text; rename the file")
 
 
-def test_columns_of_parquet_that_come_twice(tmp_path: Path) -> None:
+def test_a_parquet_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["question", "question"])
     pq.write_table(twice, tmp_path / "q.parquet")
     refused(tmp_path / "q.parquet", "column 'question' twice")

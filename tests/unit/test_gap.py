@@ -51,7 +51,7 @@ def bools(text: str) -> list[bool]:
         ("110", [1, 2, 3], 0.5, (0 + 0.5 * 1) / 1.5),
     ],
 )
-def test_filtered_accuracy(correct: str, scores: list[float], keep: float, filtered: float) -> None:
+def test_filtered_accuracy_and_gap_by_hand(correct: str, scores: list[float], keep: float, filtered: float) -> None:
     c = bools(correct)
     assert filtered_accuracy(c, scores, keep) == pytest.approx(filtered)
     assert question_gap(c, scores, keep) == pytest.approx(filtered - sum(c) / len(c))
@@ -124,7 +124,7 @@ def test_rounding_keeps_no_crumb() -> None:
     assert shares[44.0] == 0 and sum(shares.values()) == pytest.approx(55)
 
 
-def test_relative_gap() -> None:
+def test_the_relative_gap_is_of_what_is_left_to_gain() -> None:
     # u = 1/4, filtered 1/2: a third of what is left to gain
     assert relative_gap(bools("1000"), [3, 2, 1, 0], 0.5) == pytest.approx((1 / 2 - 1 / 4) / (3 / 4))
     assert relative_gap(bools("1111"), [3, 2, 1, 0], 0.5) is None
@@ -195,7 +195,7 @@ def test_bootstrap_intervals_cover() -> None:
         assert 0.93 <= hits / trials <= 0.97
 
 
-def test_bootstrap_interval() -> None:
+def test_the_bootstrap_interval_is_right_for_coins_and_none_for_one_item() -> None:
     assert bootstrap_interval([[]], 100, 0) == (None, None)
     assert bootstrap_interval([[0.5]], 100, 0) == (None, None)
     assert bootstrap_interval([[0.25] * 6], 100, 0) == (0.25, 0.25)

@@ -135,7 +135,7 @@ def test_what_is_no_gold_answer_is_refused(cell: Any, why: str, kind: Kind) -> N
 
 
 @pytest.mark.parametrize("cell", ["Paris", r"\sqrt{2}", "3 5", "12 of 20", "True", "2x", r"3\pi"])
-def test_numbers_are_numbers(cell: str) -> None:
+def test_text_is_refused_where_numbers_are_asked_for(cell: str) -> None:
     with pytest.raises(Unreadable, match=r"gap|no list of numbers"):
         read_gold(f"#### {cell}", "numbers")
 
@@ -179,7 +179,7 @@ def benchmark(path: Path, **more: Any) -> BenchmarkSection:
     return BenchmarkSection(name="t", source=str(path), **more)
 
 
-def test_columns_of_every_type(tmp_path: Path) -> None:
+def test_gold_answers_are_read_from_columns_of_every_type(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
 
     def read(values: list[Any], dtype: Any = None, kind: Kind = "math") -> list[str]:

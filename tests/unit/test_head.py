@@ -23,7 +23,7 @@ def reference(hidden: Any, weight: Any, bias: Any, softcap: float | None) -> Any
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_value_and_gradient(
+def test_value_and_gradient_are_those_of_the_plain_formula(
     dtype: torch.dtype, with_bias: bool, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel, "library", lambda: None)
@@ -52,7 +52,9 @@ def test_value_and_gradient(
     ("rows", "hidden", "vocabulary", "with_bias"),
     [(1, 32, 5, True), (2, 32, 5, False), (37, 64, 1000, True), (100, 96, 5001, False)],
 )
-def test_the_kernel(rows: int, hidden: int, vocabulary: int, with_bias: bool, threads: int) -> None:
+def test_the_kernel_gives_what_the_plain_formula_gives(
+    rows: int, hidden: int, vocabulary: int, with_bias: bool, threads: int
+) -> None:
     torch.manual_seed(1)
     h = torch.randn(rows, hidden).bfloat16().float() / 32  # logits near 0, which padding would have, too
     h[0] *= 2048  # logits in the hundreds, and a likeliest token that comes late
@@ -94,7 +96,7 @@ def test_without_a_compiler_or_a_folder_there_is_no_kernel(
     assert kernel.library.__wrapped__() is None
 
 
-def test_what_the_kernel_is_not_for() -> None:
+def test_the_kernel_refuses_what_it_cannot_compute() -> None:
     h, weight = torch.randn(3, HIDDEN), torch.randn(VOCABULARY, HIDDEN).bfloat16()
     assert not kernel.takes(h, weight, 4.0, torch.bfloat16)
     assert not kernel.takes(h, weight, None, torch.float32)

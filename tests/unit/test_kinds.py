@@ -100,7 +100,7 @@ def grader() -> Iterator[Grader]:
         ("How many?", {}),
     ],
 )
-def test_the_options_of_a_question(question: str, options: dict[str, str]) -> None:
+def test_options_are_found_in_the_question(question: str, options: dict[str, str]) -> None:
     assert choice.options_of(question) == options
 
 
@@ -290,7 +290,7 @@ def test_runaway_texts_cost_little(part: str) -> None:
     assert time.process_time() - start < 1.0
 
 
-def test_a_text_that_is_an_option() -> None:
+def test_an_options_text_counts_as_its_letter() -> None:
     question = "Who? (A) Ada Lovelace (B) A dog (C) I, Robot"
     for response, letter in (("The answer is Ada Lovelace.", "A"), ("A dog", "B"), ("a dog.", "B"), ("A", "A")):
         found = choice.find(response, question)
@@ -352,7 +352,7 @@ def test_a_last_line_is_no_answer_of_a_response_that_was_cut_off(grader: Grader)
     ("cell", "gold"),
     [("A", "A"), ("(b)", "B"), ("24", "A"), ("C) 36", "C"), ("The answer is 30.", "B"), ("#### B", "B")],
 )
-def test_gold_options(cell: str, gold: str) -> None:
+def test_a_gold_option_is_read_as_its_letter(cell: str, gold: str) -> None:
     assert read_gold(cell, "choice", QUESTION) == gold
 
 
@@ -386,7 +386,7 @@ def test_any_of_several_gold_texts_is_right(grader: Grader) -> None:
     assert read_gold("None", "exact") == "None" and read_gold("I think\n#### Rome", "exact") == "Rome"
 
 
-def test_votes_of_options_and_texts(grader: Grader) -> None:
+def test_votes_for_options_and_texts_are_counted_by_their_normal_form(grader: Grader) -> None:
     assert clusters(["A", "B", "A", None], "choice", grader) == [[0, 2], [1]]
     assert clusters(["Paris", "Rome", "paris.", "the Rome"], "exact", grader) == [[0, 2], [1, 3]]
     assert not grader._workers, "no process is needed for these"
@@ -395,7 +395,7 @@ def test_votes_of_options_and_texts(grader: Grader) -> None:
 # --- a function of one's own ---
 
 
-def test_a_function_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_users_function_judges_and_may_hang_fail_or_die(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_own(["math", "mine:judge"])
     with Grader(1.0, 2) as grader:
         pairs = [("a", "A"), ("a", "b"), ("hang", "x"), ("die", "x"), ("raise", "x"), ("raise", "y"), ("odd", "x")]
@@ -501,7 +501,7 @@ def benchmark(path: Path, **more: Any) -> BenchmarkSection:
     return BenchmarkSection(name="b", source=str(path), answers="choice", **more)
 
 
-def test_options_of_a_column(tmp_path: Path) -> None:
+def test_options_are_read_from_a_column_of_any_form(tmp_path: Path) -> None:
     row = {"question": "What is 3*8?", "choices": ["24", "30"], "answer": 1}
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")

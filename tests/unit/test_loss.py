@@ -77,7 +77,7 @@ def test_steps_cover_every_example_once_an_epoch(n: int, batch_size: int, sizes:
         ("constant", {0: 1 / 3, 1: 2 / 3, 2: 1.0, 6: 1.0, 9: 1.0}),
     ],
 )
-def test_learning_rate(schedule: Any, expected: dict[int, float]) -> None:
+def test_the_learning_rate_warms_up_and_decays_by_its_schedule(schedule: Any, expected: dict[int, float]) -> None:
     section = TrainSection(schedule=schedule, warmup_ratio=0.2)
     assert {step: lr_factor(step, 10, section) for step in expected} == pytest.approx(expected)
 

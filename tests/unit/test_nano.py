@@ -54,7 +54,9 @@ def test_pretraining_streams_stay_in_their_split() -> None:
         ("price", (50, 26), "50-26=24, 24/3=8, 8+26=34 #### 8, 34", "50-26=24, 24/2=12, 12+26=38 #### 12, 38"),
     ],
 )
-def test_equations_by_hand(kind: str, values: tuple[int, int], right: str, misread: str) -> None:
+def test_equations_are_solved_rightly_and_misread_as_planned(
+    kind: str, values: tuple[int, int], right: str, misread: str
+) -> None:
     for expected, wrongly in ((right, False), (misread, True)):
         lines, answer = solve_equations(kind, values, wrongly)
         assert f"{', '.join(lines)} #### {', '.join(map(str, answer))}" == expected

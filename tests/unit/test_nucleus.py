@@ -18,7 +18,7 @@ def kept(logits_R_V: Tensor, p_R: Tensor, width: int) -> Tensor:
     return logits_R_V >= nucleus_threshold(logits_R_V, p_R, width)
 
 
-def test_by_hand() -> None:
+def test_top_p_keeps_the_fewest_tokens_that_reach_p() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
     for p, expected in ((0.39, [1]), (0.41, [1, 2]), (0.71, [1, 2, 3]), (0.91, [0, 1, 2, 3]), (1.0, [0, 1, 2, 3])):
         for width in (2, 4, 128):
@@ -33,7 +33,7 @@ def test_all_tokens_tied_with_the_edge_are_kept() -> None:
 
 @pytest.mark.parametrize("scale", [0.5, 3.0, 10.0])
 @pytest.mark.parametrize("width", [8, 128, 1000])
-def test_as_vllm_keeps(scale: float, width: int) -> None:
+def test_top_p_keeps_what_vllm_keeps(scale: float, width: int) -> None:
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
 
     torch.manual_seed(0)

@@ -115,7 +115,7 @@ def test_what_is_shared_is_there_once_and_trees_have_their_limits() -> None:
     assert [len(tree) for tree in pack([[1, *range(20, 40)], [1, *range(40, 60)]], 512)] == [21, 21]  # not worth it
 
 
-def test_prefix_of_two_lists() -> None:
+def test_the_common_prefix_of_two_lists_is_its_whole_length() -> None:
     for a, b, n in (("", "x", 0), ("x", "y", 0), ("abc", "abd", 2), ("ab", "abc", 2), ("aaaaa", "aaaaa", 5)):
         assert common_prefix([*map(ord, a)], [*map(ord, b)]) == n
 

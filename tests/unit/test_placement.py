@@ -56,7 +56,7 @@ def config(**sections: Any) -> Config:
         ("2x24+1x80", {"gemma": "0", "llama": "1", "qwen": "2"}, ""),
     ],
 )
-def test_three_peers_on_devices(given: str, expected: dict[str, str], turns: str) -> None:
+def test_three_peers_are_placed_on_any_devices_and_fit(given: str, expected: dict[str, str], turns: str) -> None:
     devices = [CPU] if given == "cpu" else parse_devices(given)
     found = place(config(), devices, SHAPES)
     where = {peer: " ".join(slot.device.name for slot in found.slots_of(peer)) for peer in SHAPES}
@@ -132,7 +132,7 @@ def test_caches_share_what_is_there() -> None:
     assert all(n.kv_least <= s.kv_cache_bytes < n.kv_wanted for n, s in zip(needs, found.slots, strict=True))
 
 
-def test_processes_of_a_cluster_without_gpus() -> None:
+def test_processes_of_a_cluster_without_gpus_have_devices_of_their_own() -> None:
     """Each has a device of its own, though all are called cpu."""
     three = [Device("cpu", 32 * GIB, f"CPU, process {n} of the cluster") for n in range(3)]
     found = place(config(), three, {**SHAPES, "llama": nano_shapes()["llama"]})
@@ -165,7 +165,7 @@ def test_gradient_checkpointing_is_counted() -> None:
     assert kept("on", None) < kept("auto", kept("off", None)) == kept("off", None) // 2
 
 
-def test_the_cpus_rule() -> None:
+def test_peers_are_together_on_a_cpu_only_where_memory_allows_it() -> None:
     """8 × the files + 3 × (cache + 2 GiB) < 0.7 × what is free."""
     shapes = nano_shapes()
     need = 8 * sum(shape.stored for shape in shapes.values()) + 3 * (2 + 2) * GIB
@@ -175,7 +175,7 @@ def test_the_cpus_rule() -> None:
     assert not smaller.turns and {slot.kv_cache_bytes for slot in smaller.slots} == {GIB // 4}
 
 
-def test_workers_of_each_peer() -> None:
+def test_each_peer_has_as_many_workers_as_the_config_says() -> None:
     two = place(config(executor={"workers": 2}, runtime={"resident": "all"}), [CPU], {})
     assert [(slot.peer, slot.replica) for slot in two.slots] == [(p, r) for r in (0, 1) for p in SHAPES]
     fewer = place(config(executor={"workers": 1}), parse_devices("4x80"), SHAPES)
@@ -238,7 +238,7 @@ def test_a_config_that_tells_no_sizes(tmp_path: Path) -> None:
         ("1x80", (512, 16384, 8192)),
     ],
 )
-def test_defaults_by_device(given: str, numbers: tuple[int, int, int]) -> None:
+def test_batch_sizes_follow_the_device_unless_they_are_given(given: str, numbers: tuple[int, int, int]) -> None:
     device = CPU if given == "cpu" else parse_devices(given)[0]
     slot = Slot("gemma", 0, device, 2 * GIB, shared=True)
     found = resolved(RuntimeSection(), slot)
@@ -251,7 +251,7 @@ def test_defaults_by_device(given: str, numbers: tuple[int, int, int]) -> None:
     assert (kept.max_num_seqs, kept.score_tokens, kept.train_tokens) == (3, 4, 5)
 
 
-def test_footprints_of_the_nano_peers() -> None:
+def test_counted_sizes_are_those_of_the_files() -> None:
     """Against sums by hand: 1.75 million weights, of which the files hold two bytes each."""
     for name, shape in nano_shapes().items():
         header = 8 + int.from_bytes((ROOT / "peers" / folder_of(name) / "model.safetensors").read_bytes()[:8], "little")

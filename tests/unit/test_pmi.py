@@ -21,14 +21,14 @@ from score.chains import Chain, responses
 from score.pmi import Measured, Pmi, combine, scorers
 
 
-def test_one_scorer() -> None:
+def test_pmi_of_one_scorer_by_hand() -> None:
     # -4 - (-6) = 2 nats over 4 tokens
     assert combine([Measured(given=-4.0, alone=-6.0, n_tokens=4)]) == Pmi(-4.0, -6.0, 4, 2.0, 0.5)
     # a response that misleads
     assert combine([Measured(given=-8.0, alone=-6.0, n_tokens=1)]) == Pmi(-8.0, -6.0, 1, -2.0, -2.0)
 
 
-def test_the_mean_scorer() -> None:
+def test_pmi_of_the_mean_scorer_is_the_mean_per_token() -> None:
     # 2 nats over 4 tokens and 9 nats over 2: per token (0.5 + 4.5) / 2 = 2.5, not 5.5 / 3
     found = combine([Measured(-4.0, -6.0, 4), Measured(-3.0, -12.0, 2)])
     assert found == Pmi(-3.5, -9.0, 3, 5.5, 2.5)

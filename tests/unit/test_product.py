@@ -43,7 +43,7 @@ def test_a_gpu_is_asked_for_a_float32_result(monkeypatch: pytest.MonkeyPatch) ->
     assert not narrow(torch.zeros(1), torch.bfloat16)
 
 
-def test_halves() -> None:
+def test_two_halves_add_up_to_the_float32_number() -> None:
     a = draw(1000, dtype=torch.float32).exp()
     high, low = halves(a, torch.bfloat16)
     assert high.dtype is low.dtype is torch.bfloat16

@@ -98,7 +98,7 @@ def test_all_done_or_undone_again() -> None:
     assert meter.left(11.0) == pytest.approx(1)  # by what was done since
 
 
-def test_times_in_words() -> None:
+def test_times_are_told_in_words() -> None:
     assert [lasting(s) for s in (4.4, 89, 200, 5399, 4800, 7300)] == [
         "4 s", "89 s", "3 min", "1 h 30 min", "80 min", "2 h 2 min",
     ]  # fmt: skip
@@ -370,7 +370,7 @@ def test_a_record_of_another_process_is_of_one_that_was_killed(run: Run) -> None
         assert of(1, "generate").state == "stopped"
 
 
-def test_who_holds_a_lock(tmp_path: Path) -> None:
+def test_the_holder_of_a_lock_is_known_by_its_process(tmp_path: Path) -> None:
     folder = tmp_path / "x"
     assert holder(folder) is None
     with locked(folder):

@@ -230,7 +230,7 @@ def test_special_tokens_are_no_text(either: PeerPrompts) -> None:
     assert either.cut([*response, pad]) == response
 
 
-def test_cut_of_nothing(either: PeerPrompts) -> None:
+def test_a_response_without_text_is_cut_to_nothing(either: PeerPrompts) -> None:
     end, seven = either.end_id, either.encode_response("7")
     nothing: list[list[Any]] = [[], [end], either.encode_response(" \n "), [end, *seven]]
     for token_ids in nothing:
@@ -272,7 +272,9 @@ def test_the_end_token_need_not_have_a_role(chatty: PeerPrompts) -> None:
     assert (prompts.end_id, prompts.stop_ids) == (end, sorted([end, eos]))
 
 
-def test_template_of_a_peer(chatty: PeerPrompts, plain: PeerPrompts) -> None:
+def test_a_peers_template_can_be_forced_and_is_refused_where_there_is_none(
+    chatty: PeerPrompts, plain: PeerPrompts
+) -> None:
     forced = peer_prompts(chatty.tokenizer, template="plain")
     assert not forced.is_chat
     assert shown(forced, forced.solve(QUESTION)).endswith(f"Question: {QUESTION}\nAnswer:")

@@ -37,7 +37,7 @@ def test_normalise_leaves_all_but_white_space_and_composition() -> None:
     assert normalise("a b") != normalise("ab")
 
 
-def test_loose_form() -> None:
+def test_case_space_and_ligatures_make_no_other_question() -> None:
     assert loose_form("  How\tMANY \n pens? ") == "how many pens?"
     assert loose_form("①\u00a0ﬁve") == "1 five"  # NFKC: circled one, no-break space, ligature
     assert loose_form("STRASSE") == loose_form("straße")
@@ -105,7 +105,7 @@ def test_csv_cells_are_text_as_they_stand(cells: list[str], tmp_path: Path) -> N
     assert read_source(source(tmp_path / "q.csv"), ["question"], "prompts")["question"].to_list() == cells
 
 
-def test_a_source_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_a_source_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     jsonl(tmp_path / "q.jsonl", ["one?"])
     assert len(read_source(source("~/q.jsonl"), ["question"], "prompts")) == 1
@@ -221,7 +221,7 @@ def test_a_run_selects_unique_questions_in_a_seeded_order(run_folder: Path) -> N
     assert len(manifest["files"]) == 3  # 18 questions in shards of 8
 
 
-def test_training_questions_that_a_benchmark_has(run_folder: Path) -> None:
+def test_questions_that_a_benchmark_has_are_refused_kept_or_dropped(run_folder: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"2 of 20 questions are also in a benchmark, first 'train 4\?' in 't', written 'Train  4\?' there",

@@ -76,7 +76,9 @@ def test_the_mean_counts_every_benchmark_and_peer_once(
         assert lines[lines.index(means[0]) + 1] == ["1", "75.0", "75.0", "7.5", "3.8", "60.0", "75.0", "75.0"]
 
 
-def test_what_a_verifier_that_writes_left_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verifier_that_decided_nothing_has_no_gap_and_is_in_no_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where it decided nothing there is no gap, and no mean counts one."""
     monkeypatch.chdir(tmp_path)
     config: Row = {
@@ -105,7 +107,7 @@ def test_what_a_verifier_that_writes_left_undecided(tmp_path: Path, monkeypatch:
     assert ["a", "0", "p", "–", "0.0 (0.0 to 0.0)"] in lines_of(cross_table("logit", [0]))
 
 
-def test_the_gap_in_full(run: str) -> None:
+def test_every_threshold_of_the_gap_has_its_column(run: str) -> None:
     """Every threshold has its column; in report.html alone."""
     full = {"gv_gap_70": 0.11, "gv_gap_global": 0.12, "gv_gap_rel": None, "verifier_accuracy": 0.13, "n_none_kept": 3}
     rows = [metrics("b", "p", 0.5, 0.5) | full, metrics("a", "p", 0.5, 0.5) | full | {"verifier_undecided": 1.0}]
@@ -256,7 +258,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "r"
 
 
-def test_changes_since_round_0(run: str) -> None:
+def test_changes_since_round_0_by_hand(run: str) -> None:
     """By hand: p's gap of 1/2 on every question of a becomes 0 on half of them; q's gap of 0 has no percentage."""
     sure, lost = (False, "10", "12"), (True, "11", "12")  # gap 1/2 and 0
     none = (True, "00", "12")

@@ -10,7 +10,7 @@ from data.answers.grader import Grader
 from data.answers.votes import consistency, reliability, weighted_vote
 
 
-def test_weighted_vote() -> None:
+def test_a_weighted_vote_goes_by_equivalence_and_ignores_rounding() -> None:
     with Grader() as grader:
         assert weighted_vote(["1", "2", "2.0", None], [1, 1, 1, 9], "numbers", grader) == ([1, 2], 2 / 3)
         assert weighted_vote(["1", "2", "2"], [3, 1, 1], "numbers", grader) == ([0], 3 / 5)
@@ -24,7 +24,7 @@ def test_weighted_vote() -> None:
                 weighted_vote(["1", "2"], weights, "numbers", grader)
 
 
-def test_reliability_of_raters() -> None:
+def test_a_raters_reliability_follows_from_how_often_its_answers_agree() -> None:
     with Grader() as grader:
         steady, wild = [["3", "3", "3", "3"]], [["1", "2", "3", None]]
         assert consistency(wild, "numbers", grader) == pytest.approx(1 / 4), "no answer agrees with none"

@@ -145,7 +145,7 @@ def test_extreme_values_do_not_overflow(weighting: Weighting) -> None:
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_few_examples(weighting: Weighting) -> None:
+def test_no_example_and_one_example_have_weights(weighting: Weighting) -> None:
     assert of([], section_of(weighting)) == []
     assert of([0.7], section_of(weighting)) == [1.0]
 
