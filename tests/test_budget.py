@@ -89,11 +89,11 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """No forward over more than so many tokens; returns the sizes of those that were tried."""
     hidden, sizes = LanguageModel.hidden, []
 
-    def limited(self: LanguageModel, forest: Any) -> Any:
-        sizes.append(len(forest.tokens_N))
-        if len(forest.tokens_N) > most:
+    def limited(self: LanguageModel, tree_batch: Any) -> Any:
+        sizes.append(len(tree_batch.tokens_N))
+        if len(tree_batch.tokens_N) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return hidden(self, forest)
+        return hidden(self, tree_batch)
 
     monkeypatch.setattr(LanguageModel, "hidden", limited)
     return sizes

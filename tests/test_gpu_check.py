@@ -68,13 +68,13 @@ def _head_without_its_last_token(monkeypatch: PATCH) -> None:
 
 
 def _wrong_positions(monkeypatch: PATCH) -> None:
-    whole = attention.Forest.__init__
+    whole = attention.PrefixTreeBatch.__init__
 
     def wrong(self: Any, trees: Any, device: Any) -> None:
         whole(self, trees, device)
         self.depths_N = self.depths_N + (torch.arange(len(self.depths_N)) % 2)
 
-    monkeypatch.setattr(attention.Forest, "__init__", wrong)
+    monkeypatch.setattr(attention.PrefixTreeBatch, "__init__", wrong)
     monkeypatch.setattr("peers.logprob.model.LanguageModel._can_pack", lambda self: True)
 
 

@@ -34,10 +34,10 @@ def patch_engine(module):
 def patch_model(module):
     import torch
     hidden = module.LanguageModel.hidden
-    def short(self, forest):
-        if len(forest.tokens_N) > 100:
+    def short(self, tree_batch):
+        if len(tree_batch.tokens_N) > 100:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return hidden(self, forest)
+        return hidden(self, tree_batch)
     module.LanguageModel.hidden = short
 
 def patch_verifier(module):

@@ -234,7 +234,7 @@ def test_packing_has_every_sequence_once_within_the_budget(given_: list[list[int
             assert [tree.tokens[place] for place in path] == given_[i] and path == sorted(set(path))
         assert tree.repeated == sum(len(given_[i]) for i in tree.paths)
         assert len(tree.paths) == 1 or (len(tree) <= budget and tree.repeated <= REPEATED * budget)
-        covered = sorted(place for branch in tree.branches for place in range(branch.first, branch.end))
+        covered = sorted(place for segment in tree.segments for place in range(segment.first, segment.end))
         assert covered == list(range(len(tree)))
     batches = list(packed_batches(given_, budget, sharing))
     assert sorted(i for batch in batches for tree in batch for i in tree.paths) == list(range(len(given_)))

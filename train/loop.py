@@ -160,8 +160,8 @@ def _backward(
 ) -> tuple[float, int]:  # fmt: skip
     """Gradients of one optimiser step's loss, in micro-batches of so many tokens: the loss and the examples' tokens."""
     losses, pairs = [], [example.pair for example in batch]
-    for forest in lm.batches(inputs_of(pairs), tokens):
-        found = lm.logprobs([lm.read(forest, pairs)], pairs)
+    for tree_batch in lm.batches(inputs_of(pairs), tokens):
+        found = lm.logprobs([lm.read(tree_batch, pairs)], pairs)
         logprobs, weights = list(found.values()), [batch[i].weight for i in found]
         if before is None:
             loss = weighted_nll(logprobs, weights, len(batch))
