@@ -49,7 +49,7 @@ events.log.out = lambda: console.file
 
 
 @contextmanager
-def chatter_to(path: Path) -> Iterator[None]:
+def redirect_output(path: Path) -> Iterator[None]:
     """Send everything that libraries and their child processes print to a file; `console` still reaches the person.
 
     The file descriptors themselves are redirected, since vLLM and its compiled parts write below Python's streams.

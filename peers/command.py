@@ -148,7 +148,7 @@ def do_step(
     """Do one step of those up to a round, what the libraries print going to its log; nothing where the run has no such
     stage. `after`: see `steps_app`. Raises `data.guard.Ended` before a round that the guard or the gate's patience does
     not let begin, and before any stage of a run that has had its hours."""
-    from data.console import chatter_to, console
+    from data.console import console, redirect_output
     from data.fork import origin_of
     from data.record import recorded
     from data.run import stage_is_finished
@@ -161,7 +161,7 @@ def do_step(
         return
     workers.log = log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
     to_do = not stage_is_finished(run.name, step.stage, step.round)
-    with chatter_to(log):
+    with redirect_output(log):
         with recorded(run, step.round, step.stage, last_round):
             _do(step, run, workers, hours, to_do, log)
         if to_do:

@@ -65,7 +65,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         scoring.choose(workers, grader, lost)
     tokens = scoring.measure(workers, lost)
     scoring.join()
-    rows, counts = scoring.weigh()
+    rows, counts = scoring.assign_weights()
     stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens, **lost.close()})
 
 
@@ -209,7 +209,7 @@ class Scoring:
 
     # --- weights ---
 
-    def weigh(self) -> tuple[int, dict[str, Any]]:
+    def assign_weights(self) -> tuple[int, dict[str, Any]]:
         """Give every row its weight and write the shards that are not there yet, which mirror those of the chains.
 
         Returns the number of rows, and what the summary tells of them.
