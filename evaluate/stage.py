@@ -35,7 +35,7 @@ from evaluate.unit import RESPONSES, ResponseRow, Unit, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import check_questions, room
+from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all
 from peers.prompts import PeerPrompts
 from peers.source import check_peers
@@ -135,7 +135,7 @@ def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
 def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, list[Item]]) -> None:
     """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
     section = run.config.generate
-    limit = room(section)
+    limit = max_prompt_tokens(section)
     for name, peer_prompts in prompts.items():
         for benchmark, items in benchmarks.items():
             if all(len(peer_prompts.solve(item.question)) > limit for item in items):
@@ -239,7 +239,9 @@ class Evaluation:
             seed = self.run.config.run.seed
             seeds = [request_seed(seed, self.round, u.peer, draw_key(i.question), n) for u, i, _, n in asked]
             faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(asked))
-            completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance, faults)
+            completions = complete(
+                engine, [ids for *_, ids, _ in asked], seeds, sampling, max_prompt_tokens(chain), advance, faults
+            )
             for (unit, item, _, number), completion in zip(asked, completions, strict=True):
                 if completion.why is not None:
                     why = quarantine.entry(item.id, "engine_error", completion.why, unit.peer, unit.benchmark)

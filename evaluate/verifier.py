@@ -48,8 +48,8 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Unit
             tokens = config.evaluate.verifier_tokens
             engine = partial(policy_cache.engine, policy, config)
             faults = quarantine.allowed(config.runtime.quarantine_share, len(texts))
-            room = config.generate.context_tokens - tokens
-            critiques = cot_critiques(engine, prompts, texts, tokens, room, advance, faults)
+            max_prompt_tokens = config.generate.context_tokens - tokens
+            critiques = cot_critiques(engine, prompts, texts, tokens, max_prompt_tokens, advance, faults)
             found = list(map(cot_verdict, critiques))
             lost = {key: each.why for key, each in zip(asked, critiques, strict=True) if each.why is not None}
         else:
@@ -73,14 +73,14 @@ def _logits(
 
 
 def cot_critiques(
-    engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, room: int, advance: Advance,
-    faults: int | None = None,
+    engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, max_prompt_tokens: int,
+    advance: Advance, faults: int | None = None,
 ) -> list[Completion]:  # fmt: skip
     """The greedy critique of at most `max_tokens` tokens of each (question, response); none where the prompt has more
-    than `room` tokens. `faults` as in `complete`."""
+    than `max_prompt_tokens` tokens. `faults` as in `complete`."""
     tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])
     greedy = Sampling(0.0, 1.0, max_tokens, logprobs=False)
-    return complete(engine, tokens, [0] * len(tokens), greedy, room, advance, faults)
+    return complete(engine, tokens, [0] * len(tokens), greedy, max_prompt_tokens, advance, faults)
 
 
 def cot_verdict(critique: Completion) -> Verdict:

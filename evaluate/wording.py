@@ -15,7 +15,7 @@ from statistics import fmean
 from data.answers.clusters import clusters, compare_all
 from data.answers.extract import Extracted
 from data.answers.grader import Grader, grade
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.config.sections import BenchmarkSection, Config, TemplateSection, WordingSection
 from data.errors import UserError
 from data.hashing import draw_key, request_seed
@@ -26,7 +26,7 @@ from evaluate.benchmarks import SAMPLE, load_benchmark
 from evaluate.intervals import Estimate, estimate
 from peers import policy_cache
 from peers.engines.protocol import Completion, Sampling, complete
-from peers.lengths import room
+from peers.lengths import max_prompt_tokens
 from peers.policy import Policy
 from peers.workers import Advance
 
@@ -109,13 +109,13 @@ def ask(
         for number in range(count)
     ]
     engine = partial(policy_cache.engine, policy, run.config)  # one engine: what ends a response is in no wording
-    found = complete(engine, prompts, seeds, sampling, room(limits), advance)
+    found = complete(engine, prompts, seeds, sampling, max_prompt_tokens(limits), advance)
     by_question = [found[first : first + count] for first in range(0, len(found), count)]
     size = len(questions)
     return {name: by_question[n * size : (n + 1) * size] for n, name in enumerate(wordings)}
 
 
-def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: Kind, grader: Grader) -> Trial:
+def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: AnswerKindName, grader: Grader) -> Trial:
     """The trial that a wording's responses (one or k per question) are."""
     pairs = zip(dev.questions, responses, strict=True)
     read = iter(grader.find([(each.text, question) for question, answers in pairs for each in answers], kind))

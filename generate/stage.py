@@ -33,9 +33,9 @@ from generate.aggregate import AGGREGATES, voting
 from generate.asking import Question, Turn, asking_of, peer_order
 from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
-from peers.lengths import check_questions, room, too_long
+from peers.lengths import check_questions, max_prompt_tokens, too_long
 from peers.policy import Policy, prompts_of, resolve_all, with_voters
-from peers.prompts import Kind, PeerPrompts
+from peers.prompts import PromptKind, PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
 
@@ -207,7 +207,7 @@ class Generation:
             path = self.too_long_path(shard)
             if not shards.is_whole(path):
                 prompts = prompts or prompts_of(self.policies)
-                shards.write_json(too_long(shards.rows_of(source, PromptRow), prompts, self.room), path)
+                shards.write_json(too_long(shards.rows_of(source, PromptRow), prompts, self.max_prompt_tokens), path)
                 shards.write_sum(path)
             found: dict[str, str] = shards.read_json(path)
             count += len(found)
@@ -263,7 +263,7 @@ class Generation:
             prompts = [ids for unit, each in asked.items() for ids in self.prompts_of(unit, each)]
             seeds = [self.seed(unit, *request) for unit, each in asked.items() for request in each]
             faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(prompts))
-            completions = iter(complete(engine, prompts, seeds, sampling, self.room, advance, faults))
+            completions = iter(complete(engine, prompts, seeds, sampling, self.max_prompt_tokens, advance, faults))
             for unit, each in asked.items():
                 own_ = [next(completions) for _ in each]
                 rows = [self.row(unit, *request, done) for request, done in zip(each, own_, strict=True)]
@@ -293,9 +293,9 @@ class Generation:
         return Sampling(section.temperature, section.top_p, section.max_new_tokens)
 
     @property
-    def room(self) -> int:
+    def max_prompt_tokens(self) -> int:
         """Longest prompt in tokens."""
-        return room(self.run.config.generate)
+        return max_prompt_tokens(self.run.config.generate)
 
     def seed(self, unit: Unit, question: Question, number: int) -> int:
         """Seed of one request."""
@@ -322,7 +322,7 @@ class Generation:
         """Tokens that the peer is given for each request."""
         earlier, questions = self.earlier(unit), list({question.id: question for question, _ in asked}.values())
         texts = [(question.text, earlier.get(question.id, [])) for question in questions]
-        kind: Kind = "synthesis" if unit.turn.role == "synthesis" else "review"
+        kind: PromptKind = "synthesis" if unit.turn.role == "synthesis" else "review"
         tokens = self.policies[unit.peer].prompts.all_of(kind, texts)
         by_id = {question.id: ids for question, ids in zip(questions, tokens, strict=True)}
         return [by_id[question.id] for question, _ in asked]

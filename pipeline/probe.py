@@ -13,7 +13,7 @@ from data.run import Run
 from peers import policy_cache
 from peers.devices import gpu_is_there
 from peers.engines.protocol import Completion, Sampling, complete
-from peers.lengths import room
+from peers.lengths import max_prompt_tokens
 from peers.memory import totals
 from peers.policy import Policy
 from peers.weights import read_stored, weight_files
@@ -65,14 +65,16 @@ def probe(
     clock = partial(Clock, beside, gpu_is_there())
     begun = clock()
     first = Sampling(0.0, 1.0, 1, logprobs=False)
-    complete(engine, [min(tokens, key=len)], [0], first, room(limits), lambda *_: None)  # loads, and warms up
+    complete(
+        engine, [min(tokens, key=len)], [0], first, max_prompt_tokens(limits), lambda *_: None
+    )  # loads, and warms up
     engine_seconds = begun.seconds()
 
     greedy_, drawn = (
         Sampling(temperature, top_p, limits.max_new_tokens, logprobs=False)
         for temperature, top_p in ((0.0, 1.0), (section.temperature, section.top_p))
     )
-    greedy = complete(engine, tokens, [0] * len(tokens), greedy_, room(limits), advance)
+    greedy = complete(engine, tokens, [0] * len(tokens), greedy_, max_prompt_tokens(limits), advance)
 
     def ask(
         prompts_: list[list[int]], sampling: Sampling, told: Advance = lambda *_: None
@@ -80,7 +82,7 @@ def probe(
         """Completions, and response tokens a second."""
         seeds = [request_seed(run.config.run.seed, "try", policy.name, number) for number in range(len(prompts_))]
         begun = clock()
-        found = complete(engine, prompts_, seeds, sampling, room(limits), told)
+        found = complete(engine, prompts_, seeds, sampling, max_prompt_tokens(limits), told)
         return found, sum(len(each.token_ids) for each in found) / begun.seconds()
 
     asked = [ids for ids in tokens for _ in range(k)]

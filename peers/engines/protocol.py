@@ -106,16 +106,16 @@ def complete(
     prompts: list[list[int]],
     seeds: list[int],
     sampling: Sampling,
-    room: int,
+    max_prompt_tokens: int,
     advance: Advance,
     faults: int | None = None,
 ) -> list[Completion]:
-    """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`, and those of
-    requests on which the engine fails, of which there may be so many `faults`, with `error`.
+    """Completions of all prompts; those longer than `max_prompt_tokens` come back empty with finish_reason `context`,
+    and those of requests on which the engine fails, of which there may be so many `faults`, with `error`.
 
     Raises what the engine does if it can do none, UserError for more faults; with None any error of the engine.
     """
-    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_prompt_tokens]
     completions = [NOT_GENERATED] * len(prompts)
     if fits:
         requests = [Request(prompts[i], seeds[i]) for i in fits]

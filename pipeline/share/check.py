@@ -22,7 +22,7 @@ from data.task import task
 from peers import policy_cache
 from peers.devices import gpu_is_there
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import room
+from peers.lengths import max_prompt_tokens
 from peers.policy import Policy
 from peers.workers import Advance
 from pipeline.unrecorded import processes
@@ -117,7 +117,8 @@ def _asked(run: Run, policy: Policy, *, questions: list[str], limit: int, advanc
     engine = partial(policy_cache.engine, policy, run.config)
     sampling = Sampling(0.0, 1.0, limit, logprobs=False)
     return [
-        each.text for each in complete(engine, asked, [0] * len(asked), sampling, room(run.config.generate), advance)
+        each.text
+        for each in complete(engine, asked, [0] * len(asked), sampling, max_prompt_tokens(run.config.generate), advance)
     ]
 
 
@@ -157,7 +158,7 @@ def _plain(
 
 
 def _agreement(
-    kind: kinds.Kind, questions: Sequence[str], way: str, own: Sequence[str], texts: Sequence[str], exact: bool
+    kind: kinds.AnswerKindName, questions: Sequence[str], way: str, own: Sequence[str], texts: Sequence[str], exact: bool
 ) -> Agreement:
     n = len(own)
     if exact:
@@ -166,7 +167,7 @@ def _agreement(
     return Agreement(way, "answers", sum(map(partial(same_answer, kind), own, texts, questions)), n, n - missed)
 
 
-def same_answer(kind: kinds.Kind, one: str, two: str, question: str) -> bool:
+def same_answer(kind: kinds.AnswerKindName, one: str, two: str, question: str) -> bool:
     """Whether two responses to a question have the same answer; those without one are compared as texts."""
     first, second = (kinds.of(kind).find(each, question) for each in (one, two))
     if first is None or second is None:

@@ -33,7 +33,7 @@ from data.stage import Stage
 from data.task import task
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import check_questions, room
+from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all, resolve_trained
 from peers.source import check_peers
 from peers.workers import Advance, Workers
@@ -138,7 +138,9 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
         ]
         engine = partial(policy_cache.engine, policy, run.config)
         faults = quarantine.allowed(run.config.runtime.quarantine_share, len(asked))
-        completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance, faults)
+        completions = complete(
+            engine, [ids for *_, ids, _ in asked], seeds, sampling, max_prompt_tokens(chain), advance, faults
+        )
         for (shard, row, _, number), completion in zip(asked, completions, strict=True):
             found = kinds.of(run.config.prompts.answers).find(completion.text, row["question"])
             rows[shard].append({
