@@ -11,7 +11,7 @@ from rich.table import Table
 from data import gate, shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.answers.votes import consistency, counted
 from data.fork import fork_notice
 from data.run import OUTPUT, RUNS, load_frozen
@@ -72,7 +72,7 @@ def _response(row: ChainRow | GateRow) -> Response:
     return row["prompt_id"], counted(row["answer"], row["finish_reason"]), stopped, row["n_tokens"]
 
 
-def _figures(rows: list[Response], kind: Kind, grader: Grader) -> list[str]:
+def _figures(rows: list[Response], kind: AnswerKindName, grader: Grader) -> list[str]:
     n = len(rows)
     questions: dict[str, list[str | None]] = defaultdict(list)
     for id_, answer, _, _ in rows:

@@ -35,7 +35,7 @@ from peers import policy_cache
 from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
 from peers.lengths import check_questions, max_prompt_tokens, too_long
 from peers.policy import Policy, prompts_of, resolve_all, with_voters
-from peers.prompts import PromptKind, PeerPrompts
+from peers.prompts import PeerPrompts, PromptKind
 from peers.source import check_peers
 from peers.workers import Workers
 

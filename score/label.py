@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.answers.votes import counted, weighted_vote
 from data.schema import ChainRow
 from score.chains import Chain
@@ -37,7 +37,7 @@ class Votes:
     least_share: float = 0.0
     of_rater: Mapping[str, float] = field(default_factory=dict)
     of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    kind: Kind = "math"  # of the answers
+    kind: AnswerKindName = "math"  # of the answers
 
     def weight(self, chain: Chain, place: int) -> float:
         """Of one response."""

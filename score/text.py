@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.answers.thoughts import without_thoughts
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
@@ -35,7 +35,7 @@ class Asked:
     section: ScoreSection
     teacher: str
     seed: str  # of the choice among several
-    kind: Kind  # of the answers
+    kind: AnswerKindName  # of the answers
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ TEXTS: dict[str, Choice] = {  # by score.text
 }
 
 
-def agree(answer: str | None, label: str | None, kind: Kind, grader: Grader) -> bool:
+def agree(answer: str | None, label: str | None, kind: AnswerKindName, grader: Grader) -> bool:
     """Whether both are answers, and equivalent; a comparison that times out is a no."""
     return answer is not None and label is not None and bool(grader.equivalent([(label, answer)], kind)[0])
 

@@ -15,7 +15,7 @@ import pytest
 
 from data.answers import grader as grader_module
 from data.answers.clusters import clusters
-from data.answers.equivalence import Kind, decide_quickly
+from data.answers.equivalence import MathKind, decide_quickly
 from data.answers.extract import Extracted, extract
 from data.answers.grader import Grader, grade
 from data.answers.numbers import read_numbers
@@ -376,11 +376,11 @@ def test_a_pair_is_computed_once_in_each_direction(grader: Grader, monkeypatch: 
     assert seen == [("m+n", "n+m"), ("n+m", "m+n")]
 
 
-MEASURED: tuple[Kind, ...] = ("math", "numbers")
+MEASURED: tuple[MathKind, ...] = ("math", "numbers")
 
 
 @pytest.fixture(scope="module")
-def measured(grader: Grader) -> dict[Kind, dict[tuple[str, str], bool | None]]:
+def measured(grader: Grader) -> dict[MathKind, dict[tuple[str, str], bool | None]]:
     """The grader's verdicts on all hand-labelled pairs."""
     asked = {kind: [(a, b) for a, b, _ in labelled(kind)] for kind in MEASURED}
     return {kind: dict(zip(pairs, grader.equivalent(pairs, kind), strict=True)) for kind, pairs in asked.items()}
@@ -397,7 +397,7 @@ def errors(name: str, found: Sequence[tuple[str, str, bool, bool | None]]) -> tu
     return positives, negatives, different
 
 
-def test_errors_on_hand_labelled_pairs(measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+def test_errors_on_hand_labelled_pairs(measured: dict[MathKind, dict[tuple[str, str], bool | None]]) -> None:
     found = {kind: [(a, b, same, measured[kind][a, b]) for a, b, same in labelled(kind)] for kind in MEASURED}
     tables = {"math": MATH, "numbers": NUMBERS}  # what the rules were made on would flatter them
     known = {(kind, frozenset(case[:2])) for kind, cases in tables.items() for case in cases}
@@ -411,13 +411,15 @@ def test_errors_on_hand_labelled_pairs(measured: dict[Kind, dict[tuple[str, str]
     assert len(negatives) <= 0.03 * (len(fresh) - different)
 
 
-def test_equivalence_is_symmetric(measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+def test_equivalence_is_symmetric(measured: dict[MathKind, dict[tuple[str, str], bool | None]]) -> None:
     with Grader() as other:  # it remembers nothing
         for kind, found in measured.items():
             assert found == dict(zip(found, other.equivalent([(b, a) for a, b in found], kind), strict=True))
 
 
-def test_equivalence_is_transitive(grader: Grader, measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+def test_equivalence_is_transitive(
+    grader: Grader, measured: dict[MathKind, dict[tuple[str, str], bool | None]]
+) -> None:
     """Wherever a ~ b and b was compared with c, c is to a what it is to b."""
     for kind, found in measured.items():
         near: dict[str, dict[str, bool | None]] = {}
@@ -566,7 +568,7 @@ def test_math_answers_equal_themselves_past_the_comparison_of_strings(grader: Gr
     ("name", "kind"),
     [("math500", "math"), ("multiarith", "math"), ("multiarith", "numbers"), ("simuleq", "numbers")],
 )
-def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, name: str, kind: Kind) -> None:
+def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, name: str, kind: MathKind) -> None:
     lines = (BENCHMARKS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     golds = [json.loads(line)["answer"] for line in lines]
     for wrap in (r"The answer is \boxed{%s}", r"The answer is $%s$.", "#### %s"):

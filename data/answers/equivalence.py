@@ -32,11 +32,11 @@ from data.answers.quantities import read_quantity, read_ratio, read_times
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean, is_words, normalise
 from data.answers.units import read_changes, read_units
 
-Kind = Literal["math", "numbers"]
-Pair = tuple[str, str]
+MathKind = Literal["math", "numbers"]
+AnswerPair = tuple[str, str]
 
 
-def decide_quickly(a: str, b: str, kind: Kind) -> bool | None:
+def decide_quickly(a: str, b: str, kind: MathKind) -> bool | None:
     """What can be decided without math-verify, whichever of the two is the gold answer; None if it cannot."""
     if (same := normalise(a)) and same == normalise(b):
         return True

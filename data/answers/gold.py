@@ -28,7 +28,7 @@ from data.answers import kinds
 from data.answers.extract import RULES, Rule
 from data.answers.gold_texts import Unreadable as Unreadable
 from data.answers.gold_texts import read_choice, read_exact, read_own
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.answers.numbers import read_number, read_numbers
 from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
@@ -62,7 +62,7 @@ _REMARK = re.compile(r"\d\s*\([^()]*(?<![\\A-Za-z])[A-Za-z]{3,}|\d.*\s(?:#|//)\s
 _GAP = re.compile(r"[-+]?\d+(?:[ '\u2019]\d+)+")  # 1 234
 
 
-def read_gold(value: Any, kind: Kind, question: str = "", first: int | None = None) -> str:
+def read_gold(value: Any, kind: AnswerKindName, question: str = "", first: int | None = None) -> str:
     """The answer that a cell of the answer column states, as text.
 
     `value` is text, a number, a boolean, or a list of these; `question` and `first` (the number of its first option)
@@ -85,9 +85,14 @@ def read_gold(value: Any, kind: Kind, question: str = "", first: int | None = No
 
 
 def read_golds(
-    cells: Sequence[str], kind: Kind, name: str, place: Callable[[int], str], where: str, questions: Sequence[str] = (),
+    cells: Sequence[str],
+    kind: AnswerKindName,
+    name: str,
+    place: Callable[[int], str],
+    where: str,
+    questions: Sequence[str] = (),
     first: int | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """The answers of the cells of a column, in order; of kind "choice" `questions` are theirs.
 
     `name` (of the column), `place` (what a row is called) and `where` (the config section) are for the message. Raises
@@ -104,7 +109,7 @@ def read_golds(
 
 
 def gold_by_question(
-    table: pl.DataFrame, kind: Kind, place: Callable[[int], str], where: str, first: int | None = None
+    table: pl.DataFrame, kind: AnswerKindName, place: Callable[[int], str], where: str, first: int | None = None
 ) -> dict[str, tuple[str, str]]:
     """{question id: (question, answer)} of a table of questions and gold answers, in its order.
 
@@ -124,14 +129,14 @@ def gold_by_question(
     return found
 
 
-def same_gold(a: str, b: str, kind: Kind) -> bool:
+def same_gold(a: str, b: str, kind: AnswerKindName) -> bool:
     """Whether two gold answers are surely the same; what only a process could tell counts as different."""
     if kind == "exact":
         return {normal_form(each) for each in kinds.aliases(a)} == {normal_form(each) for each in kinds.aliases(b)}
     return (kinds.is_own(kind) and a == b) or kinds.of(kind).right(a, b) is True
 
 
-def _read_list(values: list[Any], kind: Kind) -> str:
+def _read_list(values: list[Any], kind: AnswerKindName) -> str:
     if not values:
         raise Unreadable("is an empty list")
     return ", ".join(read_gold(value, kind) for value in values)
@@ -147,7 +152,7 @@ def _listed(text: str) -> list[Any]:
     return found
 
 
-def _stated(text: str, kind: Kind) -> str | None:
+def _stated(text: str, kind: AnswerKindName) -> str | None:
     """What the rules find, in their order; None where none of them applies."""
     text = _CALCULATOR.sub("", text)
     found = {"boxed": _boxed(text), "####": _hashes(text, kind), "phrase": _phrase(text), "A:": _a_line(text)}
@@ -175,7 +180,7 @@ def _boxed(text: str) -> str | None:
     return last
 
 
-def _hashes(text: str, kind: Kind) -> str | None:
+def _hashes(text: str, kind: AnswerKindName) -> str | None:
     parts = [part for line in text.splitlines() for part in _HASHES.split(line)[1:]]
     if not parts:
         return None
@@ -237,7 +242,7 @@ def _bare(text: str) -> str:
     return text if answer.endswith("\\") else answer  # the comma of "5\," is a space
 
 
-def _checked(answer: str, kind: Kind) -> str:
+def _checked(answer: str, kind: AnswerKindName) -> str:
     """The answer, if a response can be compared with it."""
     if not answer:
         raise Unreadable("is empty; fill it in or remove the row")

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from data.answers import own
-from data.answers.equivalence import Pair
+from data.answers.equivalence import AnswerPair
 from data.answers.extract import Extracted
 from data.answers.grader import Grader, Worker
-from data.answers.kinds import Kind, is_own, placed
+from data.answers.kinds import AnswerKindName, is_own, placed
 from data.console import console
 from data.errors import UserError
 
@@ -26,7 +26,7 @@ class OwnGrader(Grader):
     told: ClassVar[set[tuple[str, bool]]] = set()  # kinds of which an error, or a loss, was told
     looked: ClassVar[dict[str, bool]] = {}  # by checksum: functions that can be called; whether there is an `extract`
 
-    def __init__(self, kind: Kind, timeout_seconds: float, workers: int) -> None:
+    def __init__(self, kind: AnswerKindName, timeout_seconds: float, workers: int) -> None:
         super().__init__(timeout_seconds, workers)
         self.kind, self.identity = kind, str(own.identity(kind))
 
@@ -39,7 +39,7 @@ class OwnGrader(Grader):
             self.looked[self.identity] = bool(reply and reply[0])
         return self.looked[self.identity]
 
-    def verdicts(self, pairs: Sequence[Pair]) -> Iterable[tuple[Pair, bool | None]]:
+    def verdicts(self, pairs: Sequence[AnswerPair]) -> Iterable[tuple[AnswerPair, bool | None]]:
         """The function's verdict on each (answer, gold)."""
         for (_, *pair), reply in self._verify([("verdict", *pair) for pair in pairs]):
             yield (pair[0], pair[1]), self._value(reply, "pairs are undecided")
@@ -86,7 +86,7 @@ class OwnGrader(Grader):
         )
 
 
-def check_own(names: Iterable[Kind]) -> None:
+def check_own(names: Iterable[AnswerKindName]) -> None:
     """Raises UserError for a function of the user's that cannot be called. Of one file that is found out once."""
     for kind in dict.fromkeys(filter(is_own, names)):
         pool = OwnGrader(kind, IMPORT_SECONDS, 1)

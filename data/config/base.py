@@ -20,7 +20,7 @@ COLDEST = 0.01  # below, logits over the temperature leave the range of a float,
 
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
-AnswerKind = Annotated[str, AfterValidator(check_name)]
+ValidAnswerKind = Annotated[str, AfterValidator(check_name)]
 
 
 class Section(BaseModel):

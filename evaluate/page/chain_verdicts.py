@@ -8,7 +8,7 @@ from typing import Any
 
 from data.answers.clusters import clusters, compare_all
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.answers.votes import counted
 from data.config.sections import Config
 from evaluate.labels import gold_answers
@@ -39,7 +39,7 @@ def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader:
         _count_votes(chain, config, grader)
 
 
-def _compare(rows: Sequence[tuple[Any, Chain]], kind: Kind, grader: Grader) -> None:
+def _compare(rows: Sequence[tuple[Any, Chain]], kind: AnswerKindName, grader: Grader) -> None:
     """Set in each label or response whether its answer is right; none is not."""
     stated = [(row, chain["gold"]) for row, chain in rows if row["answer"] is not None]
     verdicts = grader.matches([(row["answer"], str(gold)) for row, gold in stated], kind)

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 from markupsafe import Markup
 
 from data import shards
-from data.answers.equivalence import Pair
+from data.answers.equivalence import AnswerPair
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.errors import UserError
 from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
@@ -208,11 +208,11 @@ class _Hasty(Grader):
         super().__init__(timeout_seconds, max_workers)
         self._known, self.left = self.known, left
 
-    def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+    def equivalent(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
         """See `Grader.equivalent`; a later page asks again for what this one did not find."""
         return self._told(super().equivalent(pairs, kind))
 
-    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+    def matches(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
         """See `Grader.matches`; as above."""
         return self._told(super().matches(pairs, kind))
 
@@ -221,7 +221,7 @@ class _Hasty(Grader):
             del self._known[key]
         return verdicts
 
-    def _run(self, pairs: Sequence[Pair], kind: Kind) -> Iterator[tuple[Pair, bool | None]]:
+    def _run(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> Iterator[tuple[AnswerPair, bool | None]]:
         some = pairs[: max(0, self.left)]
         self.left -= len(pairs)
         yield from super()._run(some, kind)

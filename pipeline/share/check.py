@@ -158,7 +158,12 @@ def _plain(
 
 
 def _agreement(
-    kind: kinds.AnswerKindName, questions: Sequence[str], way: str, own: Sequence[str], texts: Sequence[str], exact: bool
+    kind: kinds.AnswerKindName,
+    questions: Sequence[str],
+    way: str,
+    own: Sequence[str],
+    texts: Sequence[str],
+    exact: bool,
 ) -> Agreement:
     n = len(own)
     if exact:
