@@ -24,7 +24,7 @@ from peers.engines.protocol import Completion, Engine, Sampling, complete
 from peers.faults import Fault
 from peers.policy import Policy
 from peers.prompts import PeerPrompts
-from peers.verify import Asked, logit_scores, longest_prompt
+from peers.verify import QuestionResponses, logit_scores, longest_prompt
 from peers.workers import Advance
 
 if TYPE_CHECKING:
@@ -73,9 +73,14 @@ def _logits(
 
 
 def cot_critiques(
-    engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, max_prompt_tokens: int,
-    advance: Advance, faults: int | None = None,
-) -> list[Completion]:  # fmt: skip
+    engine: Callable[[], Engine],
+    prompts: PeerPrompts,
+    asked: QuestionResponses,
+    max_tokens: int,
+    max_prompt_tokens: int,
+    advance: Advance,
+    faults: int | None = None,
+) -> list[Completion]:
     """The greedy critique of at most `max_tokens` tokens of each (question, response); none where the prompt has more
     than `max_prompt_tokens` tokens. `faults` as in `complete`."""
     tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])

@@ -51,7 +51,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Choice:
+class WordingChoice:
     """Which wording a peer keeps: `best` is the one with the highest mean, `chosen` the one to use."""
 
     present: str
@@ -154,7 +154,7 @@ def mean(trial: Trial, config: Config) -> Estimate:
     return _estimate(trial.values, config)
 
 
-def choose(trials: Sequence[Trial], present: str, config: Config) -> Choice:
+def choose(trials: Sequence[Trial], present: str, config: Config) -> WordingChoice:
     """Keep the present wording unless the best one is better by more than chance: its paired 95 % interval is above 0.
 
     The best of several wordings looks better than it is, and one that changes nothing but the numbers of a small dev
@@ -164,10 +164,10 @@ def choose(trials: Sequence[Trial], present: str, config: Config) -> Choice:
     now = by_name[present]
     best = max(trials, key=lambda trial: (fmean(trial.values), trial is now, -trial.unfinished, -trial.tokens))
     if best is now:
-        return Choice(present, present, present, None)
+        return WordingChoice(present, present, present, None)
     gain = _estimate([a - b for a, b in zip(best.values, now.values, strict=True)], config)
     better = gain.low is not None and gain.low > 0
-    return Choice(present, best.wording, best.wording if better else present, gain)
+    return WordingChoice(present, best.wording, best.wording if better else present, gain)
 
 
 def _estimate(values: Sequence[float], config: Config) -> Estimate:

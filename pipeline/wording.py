@@ -25,7 +25,7 @@ from data.errors import UserError
 from data.task import task
 from evaluate.intervals import Estimate
 from evaluate.tables import points
-from evaluate.wording import Choice, DevSet, Trial, ask, choose, judge, load_dev_set, mean
+from evaluate.wording import DevSet, Trial, WordingChoice, ask, choose, judge, load_dev_set, mean
 from pipeline.unrecorded import untouched_peers
 
 HELP = """Try every wording of [wordings] with every peer on the questions of [wording], and write the choice.
@@ -60,7 +60,9 @@ def try_wordings(config: Config, dev: DevSet) -> dict[str, list[Trial]]:
     return {name: found[name] for name in tried}
 
 
-def table_of(config: Config, dev: DevSet, trials: Mapping[str, list[Trial]], choices: Mapping[str, Choice]) -> Table:
+def table_of(
+    config: Config, dev: DevSet, trials: Mapping[str, list[Trial]], choices: Mapping[str, WordingChoice]
+) -> Table:
     """A row per peer and wording; ● marks the best one, → the one to use."""
     value = "accuracy" if dev.golds is not None else "self-consistency"
     title = (
@@ -93,7 +95,7 @@ def _interval(found: Estimate, sign: str = "") -> str:
     return f"{points(found.mean, sign)} ({points(found.low, sign)} to {points(found.high, sign)})"
 
 
-def verdict(peer: str, choice: Choice) -> str:
+def verdict(peer: str, choice: WordingChoice) -> str:
     """One line on what a peer does, and why."""
     if choice.gain is None:
         return f"{peer} keeps {choice.present}: none measured better"

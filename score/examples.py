@@ -17,7 +17,7 @@ from data.config.sections import ScoreSection
 from data.schema import ChainRow, schema_of
 from score.chains import Chain, responses
 from score.label import LABELS, Label, Votes, stated
-from score.text import TEXTS, Asked, Text, agree, drop_reason, is_empty
+from score.text import TEXTS, TargetText, TextQuery, agree, drop_reason, is_empty
 
 
 class ExampleRow(TypedDict):
@@ -67,7 +67,7 @@ class Choosing:
         """The examples of a peer for one question."""
         label = LABELS[self.section.label].of(chain, peer, self.votes, grader)
         seed = f"{self.seed}/{chain.id}/{peer}/text"
-        asked = Asked(chain, peer, label, self.section, self.votes.teacher, seed, self.votes.kind)
+        asked = TextQuery(chain, peer, label, self.section, self.votes.teacher, seed, self.votes.kind)
         texts = TEXTS[self.section.text].of(asked, grader)
         spread = self.entropy(chain, peer, grader)
         if isinstance(texts, str):
@@ -115,7 +115,7 @@ class Choosing:
 
 
 def _example(
-    chain: Chain, peer: str, number: int, label: Label, text: Text | None, spread: float, reason: str | None
+    chain: Chain, peer: str, number: int, label: Label, text: TargetText | None, spread: float, reason: str | None
 ) -> ExampleRow:
     place = None if text is None else text.place
     return {

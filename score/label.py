@@ -44,7 +44,7 @@ class Votes:
         return self.of_response.get((chain.id, place), self.of_rater.get(chain.rows[place]["peer"], 1.0))
 
 
-class Rule(Protocol):
+class LabelRule(Protocol):
     """A choice of label."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
@@ -56,7 +56,7 @@ class AggregateLabel:
     """The aggregate's answer: the abstract's reading."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         aggregate = chain.aggregate_of(peer)
         cut = aggregate["answer"] is not None and stated(aggregate) is None
         reason = "aggregate_truncated" if cut else None
@@ -67,7 +67,7 @@ class SampleVote:
     """The vote of all samples (self-consistency, arXiv 2203.11171, over several models), weighted by reliability."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         places = chain.samples()
         return _vote(chain, places, [votes.weight(chain, place) for place in places], votes, grader)
 
@@ -76,7 +76,7 @@ class OwnVote:
     """The majority of the peer's own samples."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         places = chain.samples(peer)
         return _vote(chain, places, [1.0] * len(places), votes, grader)
 
@@ -85,7 +85,7 @@ class TeacherVote:
     """The majority of the teacher's samples: distillation from the peer that the estimate calls best."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         places = chain.samples(votes.teacher)
         return _vote(chain, places, [1.0] * len(places), votes, grader)
 
@@ -94,11 +94,11 @@ class NoLabel:
     """Any answer counts."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         return Label(None)
 
 
-LABELS: dict[str, Rule] = {  # by score.label
+LABELS: dict[str, LabelRule] = {  # by score.label
     "aggregate": AggregateLabel(),
     "sample-vote": SampleVote(),
     "own-vote": OwnVote(),

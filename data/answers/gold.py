@@ -25,7 +25,7 @@ from typing import Any
 import polars as pl
 
 from data.answers import kinds
-from data.answers.extract import RULES, Rule
+from data.answers.extract import RULES, ExtractionRule
 from data.answers.gold_texts import Unreadable as Unreadable
 from data.answers.gold_texts import read_choice, read_exact, read_own
 from data.answers.kinds import AnswerKindName
@@ -209,7 +209,7 @@ def _a_line(text: str) -> str | None:
     return None if answer is None or _BOX.search(answer) else answer
 
 
-def _by_rule(rule: Rule, text: str) -> str | None:
+def _by_rule(rule: ExtractionRule, text: str) -> str | None:
     found = RULES[rule](text)
     return found.answer if found else None
 

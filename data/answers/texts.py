@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from data.answers.extract import Extracted, Rule
+from data.answers.extract import Extracted, ExtractionRule
 from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS
 from data.answers.statements import phrase as other_phrase
@@ -54,7 +54,7 @@ _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'
 def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
     """What may be the answer of a response, the surest first; what was thought is not looked at."""
     text = hidden(response)
-    spans: list[tuple[tuple[int, int] | None, Rule]] = [
+    spans: list[tuple[tuple[int, int] | None, ExtractionRule]] = [
         (_last(_TAG, text), "tagged"),
         (_boxed(text), "boxed"),
         (_last(_HASHES, text), "hashes"),

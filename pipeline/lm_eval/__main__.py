@@ -39,7 +39,7 @@ OURS = (QUESTIONS, EVERYDAY)
 
 
 @dataclass(frozen=True)
-class Asked:
+class HarnessOptions:
     """What the harness is to run."""
 
     benchmarks: dict[str, tuple[BenchmarkSection, list[Item]]]
@@ -50,7 +50,7 @@ class Asked:
     unmerged: bool
 
 
-def confirm(run: Run, round_: int, asked: Asked, peers: list[str]) -> list[Row]:
+def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> list[Row]:
     """Run the harness on base and adapter of each peer, and write lm_eval.json. Raises UserError if it fails."""
     check_peers(run.config)
     untouched, trained = resolve_all(run, 0), resolve_all(run, round_)
@@ -80,7 +80,7 @@ def confirm(run: Run, round_: int, asked: Asked, peers: list[str]) -> list[Row]:
 
 
 def run_peer(
-    run: Run, round_: int, base: Policy, trained: Policy, asked: Asked
+    run: Run, round_: int, base: Policy, trained: Policy, asked: HarnessOptions
 ) -> tuple[dict[str, Any], dict[str, tuple[str, list[str]]]]:
     """What harness.py found of a peer, and {task: (benchmark, its items)}."""
     directory, beside = (trained.base, trained.adapter) if asked.unmerged else trained.weights()
@@ -198,7 +198,7 @@ def command(
             if QUESTIONS in names and not given:
                 console.print("  the run has no such benchmarks: give questions and answers with --questions FILE")
             hub = [name for name in names if name not in OURS]
-            asked = Asked(given, EVERYDAY in names, hub, limit, batch_size, unmerged)
+            asked = HarnessOptions(given, EVERYDAY in names, hub, limit, batch_size, unmerged)
             if not (given or asked.everyday or hub):
                 raise UserError(f"--tasks {tasks!r}: nothing is left to run")
             confirm(opened, round_, asked, peer or known)
