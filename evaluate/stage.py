@@ -31,7 +31,7 @@ from evaluate.guard import decide
 from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.tracking import track
-from evaluate.unit import RESPONSES, ResponseRow, Unit, key_of
+from evaluate.unit import RESPONSES, EvaluationUnit, ResponseRow, key_of
 from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
@@ -178,7 +178,7 @@ def _files(fingerprint_: dict[str, Any]) -> str:
     return ", ".join(told) or "none"
 
 
-def respond_to_all(run: Run, round_: int, policy: Policy, units: list[Unit], advance: Advance) -> None:
+def respond_to_all(run: Run, round_: int, policy: Policy, units: list[EvaluationUnit], advance: Advance) -> None:
     """Responses of a peer, in its process; its policy may be of an earlier round (data/gate.py)."""
     Evaluation(run, round_, {}).respond_to(units, policy, advance)
 
@@ -191,13 +191,13 @@ class Evaluation:
         self.folder = run.stage_dir(round_, "evals")
         self.work = self.folder / ".work"
 
-    def units(self) -> Iterator[Unit]:
+    def units(self) -> Iterator[EvaluationUnit]:
         """All units, peer by peer."""
         size = self.run.config.run.shard_questions
         for peer in self.run.config.peer_names:
             for benchmark, items in self.benchmarks.items():
                 for number, first in enumerate(range(0, len(items), size)):
-                    yield Unit(peer, benchmark, number, items[first : first + size])
+                    yield EvaluationUnit(peer, benchmark, number, items[first : first + size])
 
     def again(self, unit: Path) -> list[Path]:
         """What is to be forgotten if a unit is done anew: what is made from its responses, too."""
@@ -207,7 +207,7 @@ class Evaluation:
     def respond(self, workers: Workers, policies: dict[str, Policy], lost: Quarantine) -> None:
         """Greedy and sampled responses of every peer."""
         k = self.run.config.evaluate.samples
-        todo: dict[str, list[Unit]] = {}
+        todo: dict[str, list[EvaluationUnit]] = {}
         total, done = Counter[str](), Counter[str]()
         for unit in self.units():
             total[unit.peer] += (k + 1) * len(unit.items)
@@ -222,7 +222,7 @@ class Evaluation:
             for job, _ in workers.results(line):
                 lost.look(unit.path(self.work, "responses") for unit in job.units)
 
-    def respond_to(self, units: list[Unit], policy: Policy, advance: Advance) -> None:
+    def respond_to(self, units: list[EvaluationUnit], policy: Policy, advance: Advance) -> None:
         """The responses of units, each unit's written as one file: sample 0 is greedy."""
         section, chain = self.run.config.evaluate, self.run.config.generate
         items = [(unit, item) for unit in units for item in unit.items]
@@ -297,12 +297,12 @@ class Evaluation:
                 grader.forget()
                 line.advance(1)
 
-    def parts(self) -> Iterator[tuple[Unit, Path]]:
+    def parts(self) -> Iterator[tuple[EvaluationUnit, Path]]:
         """All units, each with the finished shard that it becomes."""
         for number, unit in enumerate(self.units()):
             yield unit, self.folder / f"part-{number:05d}.parquet"
 
-    def graded(self, unit: Unit, kind: Any, grader: Grader) -> list[EvalRow]:
+    def graded(self, unit: EvaluationUnit, kind: Any, grader: Grader) -> list[EvalRow]:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
         items = {item.id: item for item in unit.items}
         responses = shards.rows_of(unit.path(self.work, "responses"), ResponseRow)
@@ -345,13 +345,13 @@ class Evaluation:
                     samples[index]["cluster"] = number
         return rows
 
-    def note_agreement(self, unit: Unit, rows: list[EvalRow], kind: Any, grader: Grader) -> None:
+    def note_agreement(self, unit: EvaluationUnit, rows: list[EvalRow], kind: Any, grader: Grader) -> None:
         """`peer_agreement` of the greedy rows: the share of the other peers whose greedy answer is equivalent."""
         others: dict[str, list[str | None]] = {}
         asked = {item.id: item.question for item in unit.items}
         for peer in self.run.config.peer_names:
             if peer != unit.peer:
-                path = Unit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
+                path = EvaluationUnit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
                 greedy_ = [r for r in shards.rows_of(path, ResponseRow, FIRST) if r["sample"] == 0]
                 found = grader.find([(row["response"], asked[row["item_id"]]) for row in greedy_], kind)
                 for response, each in zip(greedy_, found, strict=True):
@@ -398,7 +398,7 @@ class Evaluation:
                 found[f"{unit.peer} on {unit.benchmark}{names[kind]}"] += missing
         return {who: count for who, count in found.items() if count}
 
-    def groups(self) -> Iterator[tuple[tuple[str, str], list[tuple[Unit, Path]]]]:
+    def groups(self) -> Iterator[tuple[tuple[str, str], list[tuple[EvaluationUnit, Path]]]]:
         """The parts of each (peer, benchmark)."""
         for key, parts in groupby(self.parts(), key=lambda part: (part[0].peer, part[0].benchmark)):
             yield key, list(parts)

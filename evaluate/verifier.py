@@ -18,7 +18,7 @@ from data import quarantine, shards
 from data.answers.thoughts import without_thoughts
 from data.finite import known
 from data.run import Run
-from evaluate.unit import VERDICTS, Unit, Verdict
+from evaluate.unit import VERDICTS, EvaluationUnit, VerifierVerdict
 from peers import budget, policy_cache
 from peers.engines.protocol import Completion, Engine, Sampling, complete
 from peers.faults import Fault
@@ -38,7 +38,7 @@ def crossed(verifier: str) -> str:
     return f"cross~{verifier}"
 
 
-def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Unit], advance: Advance) -> None:
+def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[EvaluationUnit], advance: Advance) -> None:
     """Scores by a peer, in its process, each unit's written as one file, with the critiques if it writes any."""
     config, prompts = run.config, policy.prompts
     for done, unit in enumerate(units):
@@ -88,7 +88,7 @@ def cot_critiques(
     return complete(engine, tokens, [0] * len(tokens), greedy, max_prompt_tokens, advance, faults)
 
 
-def cot_verdict(critique: Completion) -> Verdict:
+def cot_verdict(critique: Completion) -> VerifierVerdict:
     """The score (1, -1 or 0) that a critique gives, and its text: 0 and None where nothing was generated."""
     return verdict(critique), None if critique.finish_reason in ("context", "error") else critique.text
 

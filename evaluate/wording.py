@@ -40,7 +40,7 @@ class DevSet:
 
 
 @dataclass(frozen=True)
-class Trial:
+class WordingTrial:
     """What came of one wording with one peer: a value between 0 and 1 per question, and shares of the responses."""
 
     wording: str
@@ -115,7 +115,9 @@ def ask(
     return {name: by_question[n * size : (n + 1) * size] for n, name in enumerate(wordings)}
 
 
-def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: AnswerKindName, grader: Grader) -> Trial:
+def judge(
+    wording: str, responses: list[list[Completion]], dev: DevSet, kind: AnswerKindName, grader: Grader
+) -> WordingTrial:
     """The trial that a wording's responses (one or k per question) are."""
     pairs = zip(dev.questions, responses, strict=True)
     read = iter(grader.find([(each.text, question) for question, answers in pairs for each in answers], kind))
@@ -135,7 +137,7 @@ def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: An
         compare_all(votes, kind, grader)
         values = [len((clusters(answers, kind, grader) or [[]])[0]) / len(answers) for answers in votes]
     every = [each for answers in responses for each in answers]
-    return Trial(
+    return WordingTrial(
         wording,
         values,
         unfinished=fmean(each.finish_reason == "length" for each in every),
@@ -149,12 +151,12 @@ def _stated(answer: Extracted | None, response: Completion) -> bool:
     return answer is not None and not (response.finish_reason == "length" and answer.guessed)
 
 
-def mean(trial: Trial, config: Config) -> Estimate:
+def mean(trial: WordingTrial, config: Config) -> Estimate:
     """A trial's value with its 95 % bootstrap interval over questions."""
     return _estimate(trial.values, config)
 
 
-def choose(trials: Sequence[Trial], present: str, config: Config) -> WordingChoice:
+def choose(trials: Sequence[WordingTrial], present: str, config: Config) -> WordingChoice:
     """Keep the present wording unless the best one is better by more than chance: its paired 95 % interval is above 0.
 
     The best of several wordings looks better than it is, and one that changes nothing but the numbers of a small dev

@@ -44,7 +44,7 @@ TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 
 @dataclass(frozen=True)
-class Unit:
+class GenerationUnit:
     """One peer's, or voter's, requests of one turn for one shard."""
 
     shard: int
@@ -93,7 +93,7 @@ def generate(plan: Generation, stage: Stage, workers: Workers, lost: Quarantine)
             if not any(left[shard, earlier] for earlier in plan.asking.shown(turn)):
                 waiting[shard].remove(turn)
                 for rater in plan.who(turn):
-                    policy, unit = plan.policies[rater], Unit(shard, turn, rater)
+                    policy, unit = plan.policies[rater], GenerationUnit(shard, turn, rater)
                     requests = plan.requests(unit)
                     workers.submit(
                         policy.name, do_units, plan.round, policy, plan.first, units=[unit], requests=requests
@@ -118,7 +118,9 @@ def generate(plan: Generation, stage: Stage, workers: Workers, lost: Quarantine)
                     plan.assemble(unit.shard, grader)
 
 
-def do_units(run: Run, round_: int, policy: Policy, first: list[int], units: list[Unit], advance: Advance) -> None:
+def do_units(
+    run: Run, round_: int, policy: Policy, first: list[int], units: list[GenerationUnit], advance: Advance
+) -> None:
     """`Generation.do` in the process of the units' peer."""
     plan = Generation(run, round_, {unit.peer: policy for unit in units}, first)
     plan.do(units, lambda: policy_cache.engine(policy, run.config), advance)
@@ -241,18 +243,18 @@ class Generation:
         """Who may be asked in a turn: voters give samples alone."""
         return self.run.config.raters if turn.role == "sample" else self.peers
 
-    def units(self, shard: int) -> list[Unit]:
+    def units(self, shard: int) -> list[GenerationUnit]:
         """All units of a shard, in the order of their rows."""
-        return [Unit(shard, turn, rater) for turn in self.asking.turns for rater in self.who(turn)]
+        return [GenerationUnit(shard, turn, rater) for turn in self.asking.turns for rater in self.who(turn)]
 
     def place(self, question: Question, row: ChainRow) -> tuple[int, int]:
         """Where a row stands among those of its question: by turn; solo responses by the question's order."""
         turn = Turn(row["role"], row["position"] or 0)
         return self.asking.turns.index(turn), question.order.index(row["peer"]) if row["role"] == "solo" else 0
 
-    def do(self, units: list[Unit], engine: Callable[[], Engine], advance: Advance) -> None:
+    def do(self, units: list[GenerationUnit], engine: Callable[[], Engine], advance: Advance) -> None:
         """Do the units whose files are not there already; those that are drawn alike in one call of the engine."""
-        alike: dict[Sampling, list[Unit]] = {}
+        alike: dict[Sampling, list[GenerationUnit]] = {}
         for unit in units:
             if unit.path(self.work).is_file():
                 advance(len(self.asked(unit)), 0)
@@ -270,7 +272,7 @@ class Generation:
                 quarantine.note(unit.path(self.work), losses(rows, [done.why for done in own_]))
                 shards.write_rows(rows, unit.path(self.work), CHAINS)
 
-    def asked(self, unit: Unit) -> list[tuple[Question, int]]:
+    def asked(self, unit: GenerationUnit) -> list[tuple[Question, int]]:
         """The unit's requests: a question, and which of the responses to it."""
         return [
             (question, number)
@@ -278,7 +280,7 @@ class Generation:
             for number in range(1, self.asking.asks(unit.turn, unit.peer, question) + 1)
         ]
 
-    def requests(self, unit: Unit) -> int:
+    def requests(self, unit: GenerationUnit) -> int:
         """About how many these are; no file is read."""
         questions = self.first[unit.shard + 1] - self.first[unit.shard]
         if unit.turn.role in ("chain", "synthesis"):
@@ -297,7 +299,7 @@ class Generation:
         """Longest prompt in tokens."""
         return max_prompt_tokens(self.run.config.generate)
 
-    def seed(self, unit: Unit, question: Question, number: int) -> int:
+    def seed(self, unit: GenerationUnit, question: Question, number: int) -> int:
         """Seed of one request."""
         key = self.asking.seed_of(unit.turn, unit.peer, question, number)
         return request_seed(self.run.config.run.seed, self.round, draw_key(question.text), *key)
@@ -306,19 +308,19 @@ class Generation:
         """The finished shard."""
         return self.folder / f"part-{shard:05d}.parquet"
 
-    def earlier(self, unit: Unit) -> dict[str, list[str]]:
+    def earlier(self, unit: GenerationUnit) -> dict[str, list[str]]:
         """The responses that are shown to a unit, per question, in order; empty ones left out."""
         responses: dict[str, list[str]] = {}
         shown = self.policies[unit.peer].prompts.shown
         for turn in self.asking.shown(unit.turn):
             for peer in self.peers:
-                path = Unit(unit.shard, turn, peer).path(self.work)
+                path = GenerationUnit(unit.shard, turn, peer).path(self.work)
                 for row in shards.rows_of(path, ChainRow, ["prompt_id", "response"]):
                     if shown(row["response"]):  # a thought that was never closed leaves nothing to show
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
         return responses
 
-    def prompts_of(self, unit: Unit, asked: list[tuple[Question, int]]) -> list[list[int]]:
+    def prompts_of(self, unit: GenerationUnit, asked: list[tuple[Question, int]]) -> list[list[int]]:
         """Tokens that the peer is given for each request."""
         earlier, questions = self.earlier(unit), list({question.id: question for question, _ in asked}.values())
         texts = [(question.text, earlier.get(question.id, [])) for question in questions]
@@ -327,7 +329,7 @@ class Generation:
         by_id = {question.id: ids for question, ids in zip(questions, tokens, strict=True)}
         return [by_id[question.id] for question, _ in asked]
 
-    def row(self, unit: Unit, question: Question, number: int, completion: Completion) -> ChainRow:
+    def row(self, unit: GenerationUnit, question: Question, number: int, completion: Completion) -> ChainRow:
         """One row of the chains."""
         found = kinds.of(self.answers).find(completion.text, question.text)
         return {

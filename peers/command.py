@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class StageStep:
     """One stage of one round; `main` is the stage's, which imports what is heavy when it is called."""
 
     stage: str
@@ -46,13 +46,13 @@ def stage_app(
     name: str, summary: str, first_round: int, main: "Main", after: Callable[["Run"], None] = _nothing
 ) -> typer.Typer:
     """The command line of one stage; `after`: see `steps_app`."""
-    return steps_app(summary, first_round, lambda round_: [Step(name, round_, main)], after=after)
+    return steps_app(summary, first_round, lambda round_: [StageStep(name, round_, main)], after=after)
 
 
 def steps_app(
     summary: str,
     first_round: int,
-    plan: Callable[[int], list[Step]],
+    plan: Callable[[int], list[StageStep]],
     ended: Callable[["Run"], None] = _nothing,
     after: Callable[["Run"], None] = _nothing,
 ) -> typer.Typer:
@@ -84,7 +84,7 @@ def steps_app(
 
 
 def run_steps(
-    steps: list[Step],
+    steps: list[StageStep],
     run_name: str,
     config: Path | None,
     overrides: list[str],
@@ -138,7 +138,7 @@ def run_steps(
 
 
 def do_step(
-    step: Step,
+    step: StageStep,
     run: "Run",
     workers: "Pool",
     hours: "Hours",
@@ -168,7 +168,7 @@ def do_step(
             after(run)
 
 
-def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
+def _do(step: StageStep, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
     """Do a step, or see that it is done; a defect's traceback goes to the log, too."""
     from data import gate, guard
     from peers.disk import check_disk

@@ -129,13 +129,13 @@ def _assigned(config: Config, devices: Sequence[Device]) -> list[tuple[str, int,
     return [(names[k % len(names)], k // len(names), devices[k % number]) for k in range(total)]
 
 
-Placed = tuple[list[Slot], bool, str]
+DevicePlacement = tuple[list[Slot], bool, str]
 
 
 def _on_cpu(
     config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
     forced: bool | None, free: int | None,
-) -> Placed:  # fmt: skip
+) -> DevicePlacement:  # fmt: skip
     """Side by side if eight times the weights' files, the caches and 2 GiB each fit into 0.7 of what is free."""
     runtime = by_device(config.runtime, device)
     kv = round(runtime.kv_cache_gib * GIB)
@@ -161,7 +161,7 @@ def _on_cpu(
 def _on_gpu(
     config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
     forced: bool | None, free: int | None,
-) -> Placed:  # fmt: skip
+) -> DevicePlacement:  # fmt: skip
     """Side by side if the most that each has at once fits, with enough cache."""
     runtime = by_device(config.runtime, device)
     room = int(runtime.gpu_memory_utilization * device.memory)

@@ -31,7 +31,7 @@ from data.config.sections import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
 from peers.controls import Controls
 from peers.source import load_tokenizer, model_directory
-from peers.template import ChatTemplate, Turn, end_of_turn, message
+from peers.template import ChatTemplate, TurnMarkup, end_of_turn, message
 from peers.weights import read_model_json
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class PeerPrompts:
             raise UserError(f"peer {peer.name}: template_arguments is set, but it has no chat template; leave it out")
         if self.is_chat:
             self.template = ChatTemplate(tokenizer, peer)
-        self.turn = turn = self.template.turn() if self.is_chat else Turn()
+        self.turn = turn = self.template.turn() if self.is_chat else TurnMarkup()
         self.controls = Controls(tokenizer, "".join(turn))
         # of thoughts, which decoding would leave out where the tokenizer calls them special
         self.marks = {token: name for token, name in self.controls.added.items() if name in (OPENS, CLOSES)}

@@ -25,7 +25,7 @@ from data.errors import UserError
 from data.task import task
 from evaluate.intervals import Estimate
 from evaluate.tables import points
-from evaluate.wording import DevSet, Trial, WordingChoice, ask, choose, judge, load_dev_set, mean
+from evaluate.wording import DevSet, WordingChoice, WordingTrial, ask, choose, judge, load_dev_set, mean
 from pipeline.unrecorded import untouched_peers
 
 HELP = """Try every wording of [wordings] with every peer on the questions of [wording], and write the choice.
@@ -40,14 +40,14 @@ def candidates(config: Config, peer: PeerSection) -> dict[str, TemplateSection]:
     return {config.wording_name(peer): config.templates_of(peer), **config.wordings}
 
 
-def try_wordings(config: Config, dev: DevSet) -> dict[str, list[Trial]]:
+def try_wordings(config: Config, dev: DevSet) -> dict[str, list[WordingTrial]]:
     """Each peer's trials, one a wording."""
     tried = {peer.name: candidates(config, peer) for peer in config.peers}
     section = config.wording
     assert section is not None
     k = section.samples if dev.golds is None else 0
     total = {name: max(1, k) * len(dev.questions) * len(wordings) for name, wordings in tried.items()}
-    found: dict[str, list[Trial]] = {}
+    found: dict[str, list[WordingTrial]] = {}
     with untouched_peers(config, "wording") as (workers, policies):
         for name, wordings in tried.items():
             workers.submit(name, ask, policies[name], wordings, dev.questions, k)
@@ -61,7 +61,7 @@ def try_wordings(config: Config, dev: DevSet) -> dict[str, list[Trial]]:
 
 
 def table_of(
-    config: Config, dev: DevSet, trials: Mapping[str, list[Trial]], choices: Mapping[str, WordingChoice]
+    config: Config, dev: DevSet, trials: Mapping[str, list[WordingTrial]], choices: Mapping[str, WordingChoice]
 ) -> Table:
     """A row per peer and wording; ● marks the best one, → the one to use."""
     value = "accuracy" if dev.golds is not None else "self-consistency"

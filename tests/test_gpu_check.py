@@ -30,7 +30,7 @@ from peers.placement import here
 from peers.prompts import load_prompts
 from pipeline.gpu_check import engines, numbers, rounds, shapes
 from pipeline.gpu_check import step as step_module
-from pipeline.gpu_check.step import Failed, Missed, Setting, Skipped, Step, child, kill_tree, verdict
+from pipeline.gpu_check.step import CheckStep, Failed, Missed, Setting, Skipped, child, kill_tree, verdict
 from tests.conftest import ROOT
 from train.loop import train_adapter
 
@@ -513,7 +513,7 @@ def test_a_process_that_ends_costs_what_it_had_not_finished(
     monkeypatch.setattr(command, "GRACE", 0.2)
     found: list[dict[str, Any]] = []
     until = dict.fromkeys("abc", time.monotonic() + (0.5 if "sleep" in body else 20))
-    command.run_group([Step(name, "g", 1) for name in "abc"], setting, until, found)
+    command.run_group([CheckStep(name, "g", 1) for name in "abc"], setting, until, found)
     assert [each["verdict"] for each in found] == ["ok", "failed", "not done"]
     assert told in found[1]["reason"] and found[2]["reason"].startswith("b: ")
 
@@ -521,7 +521,7 @@ def test_a_process_that_ends_costs_what_it_had_not_finished(
 def test_what_there_was_no_time_for_is_not_ok(monkeypatch: PATCH) -> None:
     _in_a_process("time.sleep(60)", monkeypatch)
     monkeypatch.setattr(command, "GRACE", 0.1)
-    steps = [Step(name, "g", 1) for name in "abc"]
+    steps = [CheckStep(name, "g", 1) for name in "abc"]
     found = command.check(steps, small=True, limit=0.5)
     assert not found["ok"] and [each["verdict"] for each in found["steps"]][1:] == ["failed", "not done"]
 
@@ -532,7 +532,7 @@ def test_what_is_skipped_is_ok_and_what_is_not_done_is_not(verdicts: list[str], 
         found.extend({"verdict": each} for each in verdicts)
 
     monkeypatch.setattr(command, "run_group", run_group)
-    assert command.check([Step("a", "g", 1)], small=True, limit=9)["ok"] is ok
+    assert command.check([CheckStep("a", "g", 1)], small=True, limit=9)["ok"] is ok
     with pytest.raises(SystemExit) as ended:
         command.report(None, "head", True, None)
     assert ended.value.code == (0 if ok else 1)
@@ -563,9 +563,9 @@ def test_a_gpu_counts_whatever_torch_is_built_for(tmp_path: Path, monkeypatch: P
     monkeypatch.setattr("peers.devices.torch_is_for_cpus", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(command, "run_group", lambda steps, setting, *_: seen.append(setting.gpu))
-    assert command.check([Step("a", "g", 1)], small=True, limit=None)["gpu"] and seen == [True]
+    assert command.check([CheckStep("a", "g", 1)], small=True, limit=None)["gpu"] and seen == [True]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not command.check([Step("a", "g", 1)], small=True, limit=None)["gpu"]
+    assert not command.check([CheckStep("a", "g", 1)], small=True, limit=None)["gpu"]
 
 
 # Ctrl-C comes while a step's process has others running

@@ -36,7 +36,7 @@ from evaluate.stage import fingerprint as of_evals
 from evaluate.wording import DevSet, judge
 from generate.aggregate import ChainVote
 from generate.stage import fingerprint as of_chains
-from peers.command import Step, run_steps
+from peers.command import StageStep, run_steps
 from peers.engines.protocol import Completion
 from peers.prompts import PeerPrompts
 from peers.source import load_tokenizer
@@ -720,7 +720,7 @@ def choices(project: Path, tiny_models: dict[str, Path]) -> Path:
 def run_all(steps: list[tuple[str, int]], run: str, overrides: list[str]) -> None:
     """Stages of a run under choice.toml."""
     mains = {name: importlib.import_module("train.gate" if name == "gate" else name).main for name, _ in steps}
-    run_steps([Step(name, round_, mains[name]) for name, round_ in steps], run, Path("choice.toml"), overrides)
+    run_steps([StageStep(name, round_, mains[name]) for name, round_ in steps], run, Path("choice.toml"), overrides)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from data.config.load import differences, load_config, parse_config
 from data.config.sections import Config, ScoreSection
 from data.errors import UserError
 from data.questions import shuffled
-from generate.asking import Chain, Question, asking_of, peer_order
+from generate.asking import ChainAsking, Question, asking_of, peer_order
 from peers.logprob.packing import REPEATED, pack, packed_batches, token_batches
 from score.weights import round_weights, weights
 from tests.properties import examples
@@ -188,7 +188,7 @@ def test_every_way_of_asking_asks_each_once_with_seeds_of_their_own(
             seen.update((peer, *asking.seed_of(turn, peer, question, n + 1)) for n in range(times))
     assert seen and max(seen.values()) == 1  # two responses of a peer never share their seed
     if any(turn.role == "chain" for turn in asking.turns):
-        chain = Chain(peers, round_)
+        chain = ChainAsking(peers, round_)
         assert [next(p for p in peers if chain.asks(turn, p, question)) for turn in chain.turns] == question.order
 
 

@@ -210,7 +210,7 @@ import peers.local
 from data.stage import Stage
 from data.cli import start
 from data.task import task
-from peers.command import Step, steps_app
+from peers.command import StageStep, steps_app
 peers.local.warm = lambda *_, **__: None
 def main(run, round_, workers):
     run.freeze(lambda: None)
@@ -222,7 +222,7 @@ def main(run, round_, workers):
             line.advance(1, 20, "ant")
             time.sleep(0.01)
 if __name__ == "__main__":
-    start(steps_app("x", 1, lambda round_: [Step("generate", round_, main)]), "stub")
+    start(steps_app("x", 1, lambda round_: [StageStep("generate", round_, main)]), "stub")
 """
 
 

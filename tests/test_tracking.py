@@ -21,7 +21,7 @@ from data.run import Run, load_frozen
 from data.schema import METRICS
 from evaluate import stage, tracking
 from evaluate.tracking import Logged, logged, track
-from peers.command import Step, run_steps
+from peers.command import StageStep, run_steps
 from tests import fixed_run
 
 NO_NETWORK = """
@@ -147,7 +147,7 @@ def test_a_missing_package_is_one_line_before_anything_is_done(
         '[prompts]\nsource = "q.jsonl"\n[[peers]]\nname = "a"\nmodel = "a"\n[[peers]]\nname = "b"\nmodel = "b"\n'
     )
     with pytest.raises(SystemExit):
-        run_steps([Step("evaluate", 0, stage.main)], "r", Path("c.toml"), ["tracking.kind=trackio"])
+        run_steps([StageStep("evaluate", 0, stage.main)], "r", Path("c.toml"), ["tracking.kind=trackio"])
     assert capsys.readouterr().err.startswith("error: tracking.kind is 'trackio' and the package is not installed")
     assert not (tmp_path / "runs" / "r").exists()
 

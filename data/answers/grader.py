@@ -82,7 +82,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
         connection.send(verdict)
 
 
-class Worker:
+class GraderProcess:
     """A process and the pipe to it."""
 
     def __init__(self, serve: Callable[..., None], *arguments: Any) -> None:
@@ -113,7 +113,7 @@ class Grader:
             raise ValueError(f"timeout_seconds={timeout_seconds} and workers={workers} must be positive")
         self.timeout_seconds = timeout_seconds
         self.max_workers = workers
-        self._workers: list[Worker] = []
+        self._workers: list[GraderProcess] = []
         self._own: dict[AnswerKindName, OwnGrader] = {}
         self._known: dict[tuple[str, ...], bool | None] = {}  # by kind, answer, gold answer
         self._failed = False  # whether any of these is None
@@ -197,8 +197,8 @@ class Grader:
             self._own[kind] = OwnGrader(kind, self.timeout_seconds, self.max_workers)
         return self._own[kind]
 
-    def _start(self) -> Worker:
-        return Worker(_serve, self.timeout_seconds)
+    def _start(self) -> GraderProcess:
+        return GraderProcess(_serve, self.timeout_seconds)
 
     def _verify(self, pairs: Sequence[tuple[str, ...]]) -> Iterable[tuple[Any, Any]]:
         queue, again = deque(pairs), set[tuple[str, ...]]()
@@ -227,7 +227,7 @@ class Grader:
                     else:
                         yield pair, verdict
 
-    def _hear(self, worker: Worker) -> Iterable[tuple[Any, Any]]:
+    def _hear(self, worker: GraderProcess) -> Iterable[tuple[Any, Any]]:
         """Takes a worker's message; a worker that is late or dead is removed, and its pair is None."""
         message, died = None, False
         try:

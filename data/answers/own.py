@@ -25,9 +25,9 @@ from typing import Any
 from data.answers.kinds import AnswerKindName, is_own
 from data.errors import UserError
 
-Job = tuple[str, str, str]  # "verdict", an answer, another; "extract", a response, its question; LOOK
+OwnCall = tuple[str, str, str]  # "verdict", an answer, another; "extract", a response, its question; LOOK
 RUNS = Path("runs")  # data/run.py, which imports this
-LOOK: Job = ("look", "", "")  # whether there is an `extract`
+LOOK: OwnCall = ("look", "", "")  # whether there is an `extract`
 EXPECTED = "expected a function (text, gold) -> bool that this file defines (docs/answers.md)"
 
 

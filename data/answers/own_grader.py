@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from data.answers import own
 from data.answers.equivalence import AnswerPair
 from data.answers.extract import Extracted
-from data.answers.grader import Grader, Worker
+from data.answers.grader import Grader, GraderProcess
 from data.answers.kinds import AnswerKindName, is_own, placed
 from data.console import console
 from data.errors import UserError
@@ -72,8 +72,8 @@ class OwnGrader(Grader):
         finally:
             timer.cancel()
 
-    def _start(self) -> Worker:
-        worker = Worker(own.serve, self.timeout_seconds, self.kind)
+    def _start(self) -> GraderProcess:
+        worker = GraderProcess(own.serve, self.timeout_seconds, self.kind)
         worker.deadline = time.monotonic() + IMPORT_SECONDS
         return worker
 

@@ -41,7 +41,7 @@ class Section(BaseModel):
         return value
 
 
-class Placed(Section):
+class PlacedSection(Section):
     """A section that names files, which a run finds elsewhere on another machine (`runtime.places`).
 
     The places are no part of its fields: nothing that is frozen, and no fingerprint, differs by them.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import MANY, Name, Placed, Text, ValidAnswerKind
+from data.config.base import MANY, Name, PlacedSection, Text, ValidAnswerKind
 
 INDEX = (
     "Of answers = choice: gold answers are numbers of options, counted from here; null: letters, or the options' texts."
@@ -19,7 +19,7 @@ def check_index(index: int | None, answers: str, key: str) -> None:
         raise ValueError(f"{key} goes with answers = 'choice', found {answers!r}")
 
 
-class SourceSection(Placed):
+class SourceSection(PlacedSection):
     """Where questions come from."""
 
     source: Text = Field(

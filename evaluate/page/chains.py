@@ -18,7 +18,7 @@ from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
 from evaluate.labels import gold_answers, source_has_changed
 from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
-from evaluate.page.chain_data import Chain, chains_of, ids_of, rows_of
+from evaluate.page.chain_data import ChainView, chains_of, ids_of, rows_of
 from evaluate.page.chain_verdicts import gold_of, judge
 from evaluate.page.maths import Formulas
 
@@ -31,7 +31,7 @@ FORMULAS = 10_000  # that are converted for a page: about 4 s
 SLOW_PAIRS = 200  # answers that only math-verify can compare: about 10 s
 
 
-def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
+def one_chain(run: Run, round_: int, prompt_id: str) -> ChainView:
     """The chain of a question, by its id or the beginning of it.
 
     Raises UserError for a round without finished chains and for an id that is not there or not the only one.
@@ -47,7 +47,7 @@ def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
     return some_chains(run, round_, found)[0]
 
 
-def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[Chain]:
+def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[ChainView]:
     """The chains of questions that the round has, in this order."""
     found = {chain["id"]: chain for chain in chains_of(run, round_, set(ids))}
     section, chains = run.config.evaluate, [found[id_] for id_ in ids]

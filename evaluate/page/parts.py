@@ -47,7 +47,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Part:
+class PagePart:
     """A heading with what belongs to it. `missing` says what is not shown, and why."""
 
     id: str
@@ -57,18 +57,18 @@ class Part:
     legend: Sequence[tuple[str, str]] = ()  # name, mark
     plots: Sequence[Plot] = ()
     tables: Sequence[Numbers] = ()
-    more: Sequence[tuple[str, Part]] = ()  # what is behind a click, by the words to click on
+    more: Sequence[tuple[str, PagePart]] = ()  # what is behind a click, by the words to click on
     pairs: bool = False  # two plots in a row, not three
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One entry of the navigation."""
 
     id: str
     title: str
     lead: str = ""
-    parts: Sequence[Part] = field(default_factory=list)
+    parts: Sequence[PagePart] = field(default_factory=list)
 
     def plots(self) -> list[Plot]:
         """All plots, those behind a click, too."""

@@ -30,7 +30,7 @@ from data.stage import versions
 from evaluate.benchmarks import Item, load_benchmark
 from peers.policy import Policy, resolve_all
 from peers.source import check_peers
-from pipeline.lm_eval.figures import Row, ours_of, rows_of, table_of
+from pipeline.lm_eval.figures import TaskRow, ours_of, rows_of, table_of
 from pipeline.lm_eval.tasks import EVERYDAY, HERE, task_name, write_everyday, write_questions
 
 GRADED = ("math", "numbers")  # kinds of answers that grading.py knows
@@ -50,12 +50,12 @@ class HarnessOptions:
     unmerged: bool
 
 
-def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> list[Row]:
+def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> list[TaskRow]:
     """Run the harness on base and adapter of each peer, and write lm_eval.json. Raises UserError if it fails."""
     check_peers(run.config)
     untouched, trained = resolve_all(run, 0), resolve_all(run, round_)
     ours = ours_of(run, round_) if run.config.benchmarks else {}
-    rows: list[Row] = []
+    rows: list[TaskRow] = []
     for peer in peers:
         if trained[peer].adapter is None:
             console.print(f"  {peer}: the gate let no adapter through, so there is nothing to compare")

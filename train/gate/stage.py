@@ -43,8 +43,10 @@ COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
 
 
 RESPONSES = schema_of(GateResponseRow)
-Vote = tuple[str | None, float]  # an answer of the winning cluster (None: no sample states one), its share of the votes
-Agreement = dict[str, bool]  # by question; those without a vote are left out
+GateVote = tuple[
+    str | None, float
+]  # an answer of the winning cluster (None: no sample states one), its share of the votes
+AgreementByQuestion = dict[str, bool]  # by question; those without a vote are left out
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -203,7 +205,7 @@ class Gate:
         compare_all([[a for own in answers.values() for a in own[id_]] for id_ in questions], self.kind, grader)
         shares = {name: consistency(list(own.values()), self.kind, grader) for name, own in answers.items()}
         weights = {name: reliability(share) for name, share in shares.items()}
-        votes: dict[str, Vote] = {}
+        votes: dict[str, GateVote] = {}
         for id_ in questions:
             said = [(answer, weights[name]) for name, own in answers.items() for answer in own[id_]]
             winners, share = weighted_vote([a for a, _ in said], [w for _, w in said], self.kind, grader)
@@ -250,10 +252,10 @@ class Gate:
             if not decision.accepted:
                 console.print(f"[bold]refused[/bold] {refusal_line(decision)}")
 
-    def earlier(self, round_: int) -> tuple[dict[str, Agreement], dict[str, Vote]]:
+    def earlier(self, round_: int) -> tuple[dict[str, AgreementByQuestion], dict[str, GateVote]]:
         """A finished round's agreement of each peer's greedy answers, and the votes."""
-        agreement: dict[str, Agreement] = {name: {} for name in self.policies}
-        votes: dict[str, Vote] = {}
+        agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
+        votes: dict[str, GateVote] = {}
         for path in shards.shard_paths(self.run.stage_dir(round_, gate.FOLDER)):
             for row in shards.rows_of(path, GateRow, COMPARED):
                 votes[row["prompt_id"]] = row["vote"], row["vote_share"]
@@ -262,10 +264,10 @@ class Gate:
         return agreement, votes
 
     def write(
-        self, votes: dict[str, Vote], others: dict[str, dict[str, Agreement]], grader: Grader
-    ) -> dict[str, Agreement]:
+        self, votes: dict[str, GateVote], others: dict[str, dict[str, AgreementByQuestion]], grader: Grader
+    ) -> dict[str, AgreementByQuestion]:
         """Write the shards; `others` has the agreements of other policies, by column. Returns the greedy answers'."""
-        agreement: dict[str, Agreement] = {name: {} for name in self.policies}
+        agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
         for shard in range(len(self.sizes)):
             found, rows = self.responses(shard, grader), []
             pairs = [(counted(row["answer"], row["finish_reason"]), votes[row["prompt_id"]][0]) for row in found]
@@ -284,7 +286,7 @@ class Gate:
             shards.write_rows(rows, self.stage.folder / f"part-{shard:05d}.parquet", GATE)
         return agreement
 
-    def counts(self, votes: dict[str, Vote], agreement: dict[str, Agreement]) -> dict[str, Any]:
+    def counts(self, votes: dict[str, GateVote], agreement: dict[str, AgreementByQuestion]) -> dict[str, Any]:
         """For the summary: how many questions, and the agreement of each peer's greedy answers with the votes."""
         return {
             "questions": len(votes),
