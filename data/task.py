@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from data.meter import Meter, lasting
 PLAIN_SECONDS = 15.0  # between two progress lines when the output is no terminal
 EVENT_SECONDS = 5.0  # between two of a task's progress events
 RECORD_SECONDS = 1.0  # between two writes of the record
+Advance = Callable[[int, int], None]  # reports progress: finished items, and their tokens
 
 
 class Task:

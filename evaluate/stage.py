@@ -25,7 +25,7 @@ from data.quarantine import Quarantine
 from data.run import Run
 from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow, QuarantineRow
 from data.stage import Stage
-from data.task import task
+from data.task import Advance, task
 from evaluate.benchmarks import Item, digests, load_benchmarks
 from evaluate.guard import decide
 from evaluate.labels import gold_answers
@@ -39,7 +39,7 @@ from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all
 from peers.prompts import PeerPrompts
 from peers.source import check_peers
-from peers.workers import Advance, Workers
+from peers.workers import Workers
 
 MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",

@@ -18,6 +18,7 @@ from data import quarantine, shards
 from data.answers.thoughts import without_thoughts
 from data.finite import known
 from data.run import Run
+from data.task import Advance
 from evaluate.unit import VERDICTS, EvaluationUnit, VerifierVerdict
 from peers import budget, policy_cache
 from peers.engines.protocol import Completion, Engine, Sampling, complete
@@ -25,7 +26,6 @@ from peers.faults import Fault
 from peers.policy import Policy
 from peers.prompts import PeerPrompts
 from peers.verify import QuestionResponses, logit_scores, longest_prompt
-from peers.workers import Advance
 
 if TYPE_CHECKING:
     from peers.logprob.model import LanguageModel

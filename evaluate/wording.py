@@ -22,13 +22,13 @@ from data.hashing import draw_key, request_seed
 from data.questions import shuffled, unique_questions
 from data.run import Run
 from data.selection import without_known
+from data.task import Advance
 from evaluate.benchmarks import SAMPLE, load_benchmark
 from evaluate.intervals import Estimate, estimate
 from peers import policy_cache
 from peers.engines.protocol import Completion, Sampling, complete
 from peers.lengths import max_prompt_tokens
 from peers.policy import Policy
-from peers.workers import Advance
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from data.quarantine import Quarantine
 from data.run import Run
 from data.schema import CHAINS, ChainRow, PromptRow, QuarantineRow
 from data.stage import Stage
-from data.task import task
+from data.task import Advance, task
 from generate.aggregate import AGGREGATES, voting
 from generate.asking import Question, Turn, asking_of, peer_order
 from peers import policy_cache
-from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
+from peers.engines.protocol import Completion, Engine, Sampling, complete, engine_kind
 from peers.lengths import check_questions, max_prompt_tokens, too_long
 from peers.policy import Policy, prompts_of, resolve_all, with_voters
 from peers.prompts import PeerPrompts, PromptKind

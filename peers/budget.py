@@ -11,7 +11,8 @@ from data import quarantine
 from data.console import console
 from data.errors import UserError
 from data.run import Run
-from peers.faults import Advance, Attempt, Fault, isolated, of_one_item
+from data.task import Advance
+from peers.faults import Attempt, Fault, isolated, of_one_item
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from data.errors import UserError, trouble
+from data.task import Advance
 
 T = TypeVar("T")
 R = TypeVar("R")
-Advance = Callable[[int, int], None]
 
 
 class NotFinite(UserError):

@@ -22,6 +22,7 @@ from data.console import console
 from data.errors import UserError, trouble
 from data.run import Run
 from data.streams import open_streams, settle
+from data.task import Advance
 from peers import policy_cache
 from peers.devices import cores
 from peers.gpu import check_gpu
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from peers.placement import Slot
 
 UNKNOWN_ITEMS = 500  # of a benchmark without a limit
-Advance = Callable[[int, int], None]  # finished items and their tokens
 Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
 Send = Callable[[tuple[str, Any]], None]  # to the command: ("advance", (items, tokens)), ("print", text)
 

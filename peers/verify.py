@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from data.task import Advance
 from peers.prompts import PeerPrompts
-from peers.workers import Advance
 
 if TYPE_CHECKING:
     from peers.logprob.model import LanguageModel

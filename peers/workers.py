@@ -30,9 +30,9 @@ from data.task import Task
 from peers import permits, policy_cache
 from peers.engines.protocol import engine_kind
 from peers.placement import Placement, Slot, placement_of, resolved
-from peers.serving import Advance, Work
+from peers.serving import Work
 
-__all__ = ["Advance", "Executor", "Job", "Pool", "Work", "Worker", "Workers"]
+__all__ = ["Executor", "Job", "Pool", "Work", "Worker", "Workers"]
 
 CALL_BATCHES = 4  # of an engine's batches, in one call: enough for few stragglers, few enough to lose in a kill
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from data.hashing import request_seed
 from data.run import Run
+from data.task import Advance
 from peers import policy_cache
 from peers.devices import gpu_is_there
 from peers.engines.protocol import Completion, Sampling, complete
@@ -17,7 +18,6 @@ from peers.lengths import max_prompt_tokens
 from peers.memory import totals
 from peers.policy import Policy
 from peers.weights import read_stored, weight_files
-from peers.workers import Advance
 from pipeline.projection import PeerRates
 
 ENOUGH = 2  # times as many requests as the engine takes at once

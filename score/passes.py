@@ -17,12 +17,12 @@ from data.answers import kinds
 from data.finite import known
 from data.run import Run
 from data.schema import ChainRow, QuarantineRow, schema_of
+from data.task import Advance
 from peers import budget, policy_cache
 from peers.faults import Fault
 from peers.policy import Policy, prompts_of
 from peers.prompts import token_identity
 from peers.verify import logit_scores, longest_prompt
-from peers.workers import Advance
 from score.chains import read_chains
 from score.examples import ExampleRow
 from score.pmi import scorers

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from data.run import Run, open_run
-from data.task import Task
+from data.task import Advance, Task
 from peers import policy_cache
-from peers.engines.protocol import Advance, Completion, Request, Sampling
+from peers.engines.protocol import Completion, Request, Sampling
 from peers.placement import Placement, here
 from peers.prompts import PeerPrompts
 from peers.workers import Job, Work

@@ -21,7 +21,8 @@ from data import shards
 from data.errors import UserError, trouble
 from data.locks import locked
 from data.run import open_run
-from peers.workers import Advance, Pool
+from data.task import Advance
+from peers.workers import Pool
 from tests.conftest import ROOT, run_stage
 from tests.fake_engine import Inline
 from tests.test_streaming import with_fakes

@@ -20,7 +20,8 @@ from data.run import Run, open_run
 from data.schema import CHAINS, QUARANTINE, SCORES
 from data.shards import Row
 from data.sums import read_sums
-from peers.engines.protocol import Advance, Completion, Engine, Request, Sampling, complete
+from data.task import Advance
+from peers.engines.protocol import Completion, Engine, Request, Sampling, complete
 from peers.faults import Fault, NotFinite, isolated
 from tests.bench.data_plane import BankEngine
 from tests.conftest import read_stage

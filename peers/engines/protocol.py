@@ -13,9 +13,8 @@ from typing import Literal, Protocol
 from data.config.engine import engine_here
 from data.config.sections import GenerateSection
 from data.errors import UserError
+from data.task import Advance
 from peers.faults import Fault, isolated
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

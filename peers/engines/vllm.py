@@ -15,8 +15,9 @@ import torch
 from data.config.sections import GenerateSection, RuntimeSection
 from data.errors import UserError
 from data.hashing import digest
+from data.task import Advance
 from peers.engines import vllm_internals
-from peers.engines.protocol import Advance, Completion, Request, Sampling
+from peers.engines.protocol import Completion, Request, Sampling
 from peers.positions import longest, rope_of, stated_length
 from peers.prompts import PeerPrompts
 from peers.source import CACHE

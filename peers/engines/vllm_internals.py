@@ -31,7 +31,7 @@ import torch
 
 from data.console import console
 from data.errors import UserError
-from peers.engines.protocol import Advance
+from data.task import Advance
 
 WRITTEN_FOR = "0.32"
 # FlashInfer's sampler is compiled when first used, with an nvcc that few machines have. It would serve none of our

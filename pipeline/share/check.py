@@ -18,13 +18,12 @@ from data.answers import kinds
 from data.errors import UserError
 from data.run import Run
 from data.schema import PromptRow
-from data.task import task
+from data.task import Advance, task
 from peers import policy_cache
 from peers.devices import gpu_is_there
 from peers.engines.protocol import Sampling, complete, engine_kind
 from peers.lengths import max_prompt_tokens
 from peers.policy import Policy
-from peers.workers import Advance
 from pipeline.unrecorded import processes
 
 MERGED = "merged"  # folder of the merged checkpoint in an export

@@ -30,13 +30,13 @@ from data.quarantine import Quarantine
 from data.run import Run
 from data.schema import GATE, GateResponseRow, GateRow, PromptRow, QuarantineRow, schema_of
 from data.stage import Stage
-from data.task import task
+from data.task import Advance, task
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
 from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all, resolve_trained
 from peers.source import check_peers
-from peers.workers import Advance, Workers
+from peers.workers import Workers
 from train.gate.rule import DISCORDANT, compare, non_inferiority, power
 
 COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
