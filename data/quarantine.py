@@ -59,7 +59,7 @@ def note(unit: Path, found: Sequence[QuarantineRow]) -> None:
         notes_of(unit).unlink(missing_ok=True)  # of a call that was killed before it had written the unit
 
 
-def rows_of(round_dir: Path) -> list[shards.Row]:
+def entries(round_dir: Path) -> list[shards.Row]:
     """What the stages of a round have lost."""
     path = path_of(round_dir)
     return shards.read_rows(path, QUARANTINE) if path.is_file() else []
@@ -67,14 +67,14 @@ def rows_of(round_dir: Path) -> list[shards.Row]:
 
 def set_rows(round_dir: Path, stage: str, mine: Sequence[Mapping[str, Any]]) -> None:
     """Put a stage's rows in the place of those that it had; a file without any is not made."""
-    before = rows_of(round_dir)
+    before = entries(round_dir)
     after = [row for row in before if row["stage"] != stage] + list(mine)
     if after != before:
         with sums.noted(path_of(round_dir)):
             shards.write_rows(after, path_of(round_dir), QUARANTINE)
 
 
-def told(counts: dict[str, int]) -> str:
+def summary(counts: dict[str, int]) -> str:
     """How many, by reason: for people."""
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
 
@@ -90,7 +90,7 @@ def lines_of(root: Path) -> list[str]:
             continue
         if counts := manifest.get("quarantined"):
             stage, round_ = manifest.get("stage", path.parent.name), manifest.get("round", "?")
-            lines.append(f"{stage} round {round_}: quarantined {told(counts)} ({path_of(path.parent.parent)})")
+            lines.append(f"{stage} round {round_}: quarantined {summary(counts)} ({path_of(path.parent.parent)})")
     return lines
 
 

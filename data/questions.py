@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from data.answers.choice import listed, problem_of, with_options
+from data.answers.choice import parse_options, problem_of, with_options
 from data.config.sections import SourceSection
 from data.errors import UserError
 from data.files import EXPECTED, list_files, looks_like_files
@@ -117,7 +117,7 @@ def _with_options(section: SourceSection, table: pl.DataFrame, origin: SourceOri
     if section.options is not None:
         try:
             for row, cell in enumerate(table[section.options].to_list()):
-                questions[row] = with_options(questions[row], listed(cell))
+                questions[row] = with_options(questions[row], parse_options(cell))
         except ValueError as error:
             raise UserError(f"{where}: {origin.place(row)} has options in {section.options!r} that {error}") from None
     if getattr(section, "answers", None) == "choice":

@@ -11,7 +11,7 @@ from data import shards
 from data.config.sections import Config, PromptsSection
 from data.console import console
 from data.errors import UserError
-from data.hashing import digest, loose_form, normalise
+from data.hashing import digest, loose_form, normalise_question
 from data.questions import SourceOrigin, shuffled, unique_questions
 from data.schema import PROMPTS
 
@@ -32,7 +32,7 @@ class Shared:
     @property
     def same(self) -> bool:
         """Whether it is the same question; else only the loose forms are the same."""
-        return normalise(self.question) == normalise(self.in_benchmark)
+        return normalise_question(self.question) == normalise_question(self.in_benchmark)
 
     def __str__(self) -> str:
         written = "" if self.same else f", written {_short(self.in_benchmark)} there"
@@ -156,12 +156,12 @@ def _shared(questions: dict[str, str], others: dict[str, dict[str, str]]) -> dic
     asked: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
     for name, texts in others.items():
         for text in texts.values():
-            asked[loose_form(text)][normalise(text)] = (name, text)
+            asked[loose_form(text)][normalise_question(text)] = (name, text)
     shared = {}
     for id_, question in questions.items():
         found = asked.get(loose_form(question))
         if found:
-            exact = found.get(normalise(question))
+            exact = found.get(normalise_question(question))
             shared[id_] = Shared(question, *(exact or next(iter(found.values()))))
     return shared
 

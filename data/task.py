@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from data import events, record
 from data.console import console
-from data.meter import Meter, lasting
+from data.meter import Meter, duration_text
 
 PLAIN_SECONDS = 15.0  # between two progress lines when the output is no terminal
 EVENT_SECONDS = 5.0  # between two of a task's progress events
@@ -114,7 +114,7 @@ class Task:
         """Where there is no terminal."""
         parts = [f"{self.label}: {self.done}/{self.total} {self.unit}", *_speed(self.all, now)]
         left = self.left(now)
-        parts += [] if left is None else [f"about {lasting(left)} left"]
+        parts += [] if left is None else [f"about {duration_text(left)} left"]
         peers = "; ".join(f"{name} {meter.done}/{meter.total}" for name, meter in self.peers.items())
         return ", ".join(parts) + (f" ({peers})" if len(self.peers) > 1 else "")
 
@@ -165,7 +165,7 @@ class Bars:
 
 def _more(meter: Meter, left: float | None, now: float) -> str:
     parts = _speed(meter, now) if meter.worked else ["starting"]
-    return ", ".join([*parts, *([] if left is None else [f"{lasting(left)} left"])])
+    return ", ".join([*parts, *([] if left is None else [f"{duration_text(left)} left"])])
 
 
 def _speed(meter: Meter, now: float) -> list[str]:

@@ -12,7 +12,7 @@ from data import gate, shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
-from data.answers.votes import consistency, counted
+from data.answers.votes import consistency, voting_answer
 from data.fork import fork_notice
 from data.run import OUTPUT, RUNS, load_frozen
 from data.schema import ChainRow, GateRow
@@ -69,7 +69,7 @@ def _responses(run: str, round_: int) -> dict[tuple[str, str], list[FinishedResp
 
 def _response(row: ChainRow | GateRow) -> FinishedResponse:
     stopped = row["finish_reason"] == "stop"
-    return row["prompt_id"], counted(row["answer"], row["finish_reason"]), stopped, row["n_tokens"]
+    return row["prompt_id"], voting_answer(row["answer"], row["finish_reason"]), stopped, row["n_tokens"]
 
 
 def _figures(rows: list[FinishedResponse], kind: AnswerKindName, grader: Grader) -> list[str]:

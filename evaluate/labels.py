@@ -21,7 +21,7 @@ from data.answers.clusters import clusters, compare_all
 from data.answers.gold import gold_by_question
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
-from data.answers.votes import counted
+from data.answers.votes import voting_answer
 from data.config.sections import Config
 from data.errors import UserError
 from data.hashing import question_id
@@ -174,7 +174,9 @@ def _vote(rows: list[Row], name: str, kind: AnswerKindName, grader: Grader) -> N
     by_question: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_question[row["prompt_id"]].append(row)
-    answers = {id_: [counted(row["answer"], row["finish_reason"]) for row in of] for id_, of in by_question.items()}
+    answers = {
+        id_: [voting_answer(row["answer"], row["finish_reason"]) for row in of] for id_, of in by_question.items()
+    }
     compare_all(answers.values(), kind, grader)
     for id_, of in by_question.items():
         groups = clusters(answers[id_], kind, grader)

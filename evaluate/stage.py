@@ -32,7 +32,7 @@ from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.tracking import track
 from evaluate.unit import RESPONSES, EvaluationUnit, ResponseRow, key_of
-from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
+from evaluate.verifier import CURRENT, FROZEN, cross_kind, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
 from peers.lengths import check_questions, max_prompt_tokens
@@ -113,7 +113,7 @@ def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, lis
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
         "policies": [policy.identity for policy in policies.values()],
-        **own.told(
+        **own.kinds_fingerprint(
             *(b.answers for b in run.config.benchmarks if b.answers != "numbers")
         ),  # which has been there longer
     }
@@ -267,7 +267,7 @@ class Evaluation:
         own = [FROZEN, CURRENT] if self.round else [CURRENT]  # the current policy may be round 0's
         jobs = [(peer, kind, [peer]) for kind in own for peer in peers]
         if section.cross_verify:
-            jobs += [(peer, crossed(peer), [other for other in peers if other != peer]) for peer in peers]
+            jobs += [(peer, cross_kind(peer), [other for other in peers if other != peer]) for peer in peers]
         untouched = resolve_all(self.run, 0)
         if section.verifier == "cot":
             jobs.sort(key=lambda job: job[1] == FROZEN)
@@ -379,7 +379,7 @@ class Evaluation:
         for (peer, benchmark), parts in self.groups():
             rows = [r for _, path in parts for r in shards.rows_of(path, EvalRow, COMPARED) if r["sample"]]
             for verifier in self.run.config.peer_names:
-                kind = CURRENT if verifier == peer else crossed(verifier)
+                kind = CURRENT if verifier == peer else cross_kind(verifier)
                 scores = {key: score for unit, _ in parts for key, score in unit.scores(self.work, kind).items()}
                 seen: list[EvalRow] = [{**row, "verifier_score": scores[key_of(row)]} for row in rows]
                 numbers = verifier_metrics(by_question(seen), section, seed)
@@ -390,7 +390,7 @@ class Evaluation:
         """How many samples have no finite score, by whose they are and who verifies; needs the units' work files."""
         found: Counter[str] = Counter()
         names = {CURRENT: "", FROZEN: ", frozen verifier"}
-        names |= {crossed(peer): f", verifier {peer}" for peer in self.run.config.peer_names}
+        names |= {cross_kind(peer): f", verifier {peer}" for peer in self.run.config.peer_names}
         for unit, kind in product(self.units(), names):
             if unit.path(self.work, kind).is_file():
                 scores = unit.scores(self.work, kind)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from data import quarantine, shards
 from data.answers.thoughts import without_thoughts
-from data.finite import known
+from data.finite import finite_or_none
 from data.run import Run
 from data.task import Advance
 from evaluate.unit import VERDICTS, EvaluationUnit, VerifierVerdict
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FROZEN, CURRENT = "frozen", "current"  # whose scores: by round 0's policy, and by the current one
 
 
-def crossed(verifier: str) -> str:
+def cross_kind(verifier: str) -> str:
     """The kind of the scores that another peer's current policy gives."""
     return f"cross~{verifier}"
 
@@ -58,7 +58,7 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Eval
                 run, f"evaluate {work}", policy.name, texts, partial(longest_prompt, prompts, texts),
                 partial(_logits, lm, prompts, len(units) - done), advance,
             )  # fmt: skip
-            found = [(None if isinstance(each, Fault) else known(each), None) for each in scores]
+            found = [(None if isinstance(each, Fault) else finite_or_none(each), None) for each in scores]
             lost = {key: each.reason for key, each in zip(asked, scores, strict=True) if isinstance(each, Fault)}
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
@@ -90,10 +90,10 @@ def cot_critiques(
 
 def cot_verdict(critique: Completion) -> VerifierVerdict:
     """The score (1, -1 or 0) that a critique gives, and its text: 0 and None where nothing was generated."""
-    return verdict(critique), None if critique.finish_reason in ("context", "error") else critique.text
+    return verdict_score(critique), None if critique.finish_reason in ("context", "error") else critique.text
 
 
-def verdict(critique: Completion) -> float:
+def verdict_score(critique: Completion) -> float:
     """1 for Yes, -1 for No, by the last of the two words in the critique, in whatever case; 0 if it has neither."""
     words = re.findall(r"\b(yes|no)\b", without_thoughts(critique.text).lower())
     return 0.0 if not words else 1.0 if words[-1] == "yes" else -1.0

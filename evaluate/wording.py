@@ -115,7 +115,7 @@ def ask(
     return {name: by_question[n * size : (n + 1) * size] for n, name in enumerate(wordings)}
 
 
-def judge(
+def trial_of(
     wording: str, responses: list[list[Completion]], dev: DevSet, kind: AnswerKindName, grader: Grader
 ) -> WordingTrial:
     """The trial that a wording's responses (one or k per question) are."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from data.answers.clusters import clusters
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
-from data.answers.votes import counted
+from data.answers.votes import voting_answer
 from data.finite import check_finite
 from data.schema import ChainRow
 
@@ -84,7 +84,7 @@ def by_peer(rows: list[ChainRow]) -> list[list[ChainRow]]:
 
 def voting(rows: list[ChainRow]) -> list[str | None]:
     """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
-    return [counted(row["answer"], row["finish_reason"]) for row in rows]
+    return [voting_answer(row["answer"], row["finish_reason"]) for row in rows]
 
 
 def vote(

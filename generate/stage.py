@@ -22,7 +22,7 @@ from data.answers import kinds, own
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader, find_all
 from data.console import console
-from data.finite import known
+from data.finite import finite_or_none
 from data.hashing import digest, draw_key, request_seed
 from data.quarantine import Quarantine
 from data.run import Run
@@ -126,7 +126,7 @@ def do_units(
     plan.do(units, lambda: policy_cache.engine(policy, run.config), advance)
 
 
-def losses(rows: list[ChainRow], why: list[str | None]) -> list[QuarantineRow]:
+def quarantine_entries(rows: list[ChainRow], why: list[str | None]) -> list[QuarantineRow]:
     """What went wrong with the responses of a unit; `why` is of each the engine's error, if there was one."""
     found = []
     for row, error in zip(rows, why, strict=True):
@@ -158,7 +158,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
         "config": digest([run.config.model_dump(mode="json", include=SECTIONS), parts]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy.identity for policy in policies.values()],
-        **own.told(run.config.prompts.answers),
+        **own.kinds_fingerprint(run.config.prompts.answers),
     }
 
 
@@ -269,7 +269,7 @@ class Generation:
             for unit, each in asked.items():
                 own_ = [next(completions) for _ in each]
                 rows = [self.row(unit, *request, done) for request, done in zip(each, own_, strict=True)]
-                quarantine.note(unit.path(self.work), losses(rows, [done.why for done in own_]))
+                quarantine.note(unit.path(self.work), quarantine_entries(rows, [done.why for done in own_]))
                 shards.write_rows(rows, unit.path(self.work), CHAINS)
 
     def asked(self, unit: GenerationUnit) -> list[tuple[Question, int]]:
@@ -338,7 +338,7 @@ class Generation:
             "sample": number if unit.turn.role == "sample" else None, "peer": unit.peer,
             "is_aggregate": False, "response": completion.text, "answer": found.answer if found else None,
             "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
-            "logprob": known(completion.logprob), "token_ids": completion.token_ids,
+            "logprob": finite_or_none(completion.logprob), "token_ids": completion.token_ids,
         }  # fmt: skip
 
     def assemble(self, shard: int, grader: Grader) -> None:

@@ -43,14 +43,16 @@ def one_by_one(
     def with_budget(tokens: int) -> list[R | Fault]:
         return isolated(items, lambda some, told: work(some, tokens, told), faults, attempt, _of_one_item)
 
-    return within(key, peer, "runtime.score_tokens", runtime.score_tokens, longest, with_budget, attempt.back)
+    return with_halved_budget(
+        key, peer, "runtime.score_tokens", runtime.score_tokens, longest, with_budget, attempt.back
+    )
 
 
 def _of_one_item(error: Exception) -> bool:
     return of_one_item(error) and not out_of_memory(error)
 
 
-def within(
+def with_halved_budget(
     key: str, peer: str, setting: str, tokens: int, longest: Callable[[], int], work: Callable[[int], R],
     failed: Callable[[], None] = lambda: None,
 ) -> R:  # fmt: skip

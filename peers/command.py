@@ -96,7 +96,7 @@ def run_steps(
     quiet_environment()
 
     def body() -> None:
-        from data.config.tracking import check_installed
+        from data.config.tracking import check_tracker_installed
         from data.console import console
         from data.guard import Ended
         from data.hours import hours_of
@@ -109,7 +109,7 @@ def run_steps(
         def begin(config: "Config") -> None:
             from peers.engines.protocol import engine_kind
 
-            check_installed(config.tracking)
+            check_tracker_installed(config.tracking)
             stages = {step.stage for step in todo if step.is_part_of(config)}
             stages -= set() if config.benchmarks else {"evaluate"}
             if stages and config.executor.kind == "ray":
@@ -133,7 +133,7 @@ def run_steps(
                 ended(run)
                 raise
 
-    with events.within(run=run_name):
+    with events.with_fields(run=run_name):
         guarded(body)
 
 

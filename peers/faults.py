@@ -44,7 +44,7 @@ class Attempt:
         self.items = self.tokens = 0
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An error's kind and the first line of what it says."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
@@ -81,7 +81,7 @@ def isolated(
             nothing_done = len(faults) == len(found)
             if end - first == 1:
                 traceback.print_exc()  # into the stage's log
-                fault = Fault(one_line(error))
+                fault = Fault(error_line(error))
                 if nothing_done and len(items) > 1 and (end == len(items) or len(faults) >= most):
                     raise
         if end - first > 1:

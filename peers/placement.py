@@ -18,7 +18,17 @@ from peers.devices import CPU, GB, Device, devices, gpu_is_there
 from peers.host_memory import memory_free
 from peers.memory import CUDA_CONTEXT, GIB, Footprint, Shape, footprint, shape_in
 
-__all__ = ["Placement", "Slot", "by_device", "gpu_is_there", "here", "place", "placement_of", "resolved", "shapes_of"]
+__all__ = [
+    "Placement",
+    "Slot",
+    "by_device",
+    "gpu_is_there",
+    "place",
+    "placement_of",
+    "resolve_runtime",
+    "runtime_here",
+    "shapes_of",
+]
 
 # (memory from, max_num_seqs, score_tokens, train_tokens). A GPU of 24 GB is 22.4 GiB, and one of 80 GB 74.5.
 ON_GPU = ((70 * GB, 512, 16384, 8192), (35 * GB, 256, 16384, 4096), (18 * GB, 256, 8192, 1024), (0, 128, 4096, 1024))
@@ -75,7 +85,7 @@ def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
     })  # fmt: skip
 
 
-def resolved(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
+def resolve_runtime(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
     """What a slot's process reads: plain numbers, and `resident` "one" where it never has an engine and a model in its
     device's memory at once, else "all"."""
     update: dict[str, object] = {"resident": "one" if turns or slot.apart else "all"}
@@ -117,7 +127,7 @@ def place(
     reasons = [f"{_called(alike)} {reason}" for reason, alike in why.items()]
     unused = [device.name for device in devices if device not in mine]
     if unused:
-        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {listed(unused)}.")
+        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {join_names(unused)}.")
     return Placement(tuple(slots), frozenset(turns), tuple(reasons))
 
 
@@ -269,10 +279,10 @@ def _refuse_unless_it_fits(
 def _called(alike: list[Device]) -> str:
     if not alike[0].is_gpu:
         return "CPU:" if len(alike) == 1 else f"each of {len(alike)} processes on CPUs of the cluster,"
-    return f"GPU{'s' if len(alike) > 1 else ''} {listed([device.name for device in alike])}"
+    return f"GPU{'s' if len(alike) > 1 else ''} {join_names([device.name for device in alike])}"
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Names; of many the first, the last and the number."""
     return ", ".join(names) if len(names) <= LISTED else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
 
@@ -301,6 +311,6 @@ def placement_of(run: Run, together: bool | None = None) -> Placement:
     return place(run.config, found, shapes, together, memory_free())
 
 
-def here(runtime: RuntimeSection) -> RuntimeSection:
+def runtime_here(runtime: RuntimeSection) -> RuntimeSection:
     """`by_device` for the first device of this machine: for a process without a slot, as in tests and benchmarks."""
     return by_device(runtime, devices()[0])

@@ -190,7 +190,7 @@ class _Actor:
     """A peer's process: what `peers.serving.serve` is to a pipe."""
 
     def __init__(self, run: Run, slot: Slot, folder: Path, permit: Path) -> None:
-        permits.live_by(permit)
+        permits.exit_with_permit(permit)
         quiet_environment()
         if not slot.device.is_gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -21,7 +21,7 @@ from data import shards
 from data.console import console
 from data.errors import UserError, trouble
 from data.run import Run
-from data.streams import open_streams, settle
+from data.streams import flush_or_drop, open_streams
 from data.task import Advance
 from peers import policy_cache
 from peers.devices import cores
@@ -47,7 +47,7 @@ class Server:
         self.told: Path | None = None  # the log that says who works here
         if slot.device.is_gpu:
             check_gpu()
-        policy_cache.expect(_requests(run))
+        policy_cache.expect_requests(_requests(run))
 
     def call(self, log: Path | None, work: Work, arguments: tuple[Any, ...], advance: Advance) -> tuple[str, Any]:
         """What becomes of a call: ("done", value), ("refused", UserError) or ("failed", traceback)."""
@@ -66,7 +66,7 @@ class Server:
             told = trouble(error)
             answer = ("failed", traceback.format_exc()) if told is None else ("refused", UserError(told))
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-            settle(stream, number)
+            flush_or_drop(stream, number)
         return answer
 
 
@@ -154,6 +154,6 @@ def _print_to(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-        settle(stream, number)
+        flush_or_drop(stream, number)
         os.dup2(descriptor, number)
     os.close(descriptor)

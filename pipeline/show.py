@@ -153,7 +153,7 @@ def last_round(run: Run) -> int:
     return max(rounds)
 
 
-def chosen(
+def chosen_chains(
     run: Run, round_: int, prompt: str | None, worst: bool, random: bool, number: int, seed: int | None
 ) -> list[ChainView]:
     """The chains asked for. Without a choice: the worst where gold answers say which, else some at random. Raises
@@ -203,7 +203,7 @@ def command(
         check_run(run)
         opened = Run(run, load_frozen(run))
         which = round_ or last_round(opened)
-        for place, chain in enumerate(chosen(opened, which, prompt, worst, random, number, seed)):
+        for place, chain in enumerate(chosen_chains(opened, which, prompt, worst, random, number, seed)):
             if place:
                 console.rule()
             for part in view(chain, run):

@@ -16,7 +16,7 @@ from data.answers.thoughts import without_thoughts
 from data.config.sections import ScoreSection
 from data.schema import ChainRow, schema_of
 from score.chains import Chain, responses
-from score.label import LABELS, Label, Votes, stated
+from score.label import LABELS, Label, Votes, row_vote
 from score.text import TEXTS, TargetText, TextQuery, agree, drop_reason, is_empty
 
 
@@ -45,7 +45,7 @@ EXAMPLES = schema_of(ExampleRow)
 
 
 @dataclass(frozen=True)
-class Choosing:
+class ExampleChooser:
     """By what examples are chosen in a round."""
 
     section: ScoreSection
@@ -111,7 +111,7 @@ class Choosing:
             rows = [row for row in chain.rows if row["peer"] == peer]
         else:
             rows = chain.with_role("chain", "synthesis")
-        return entropy([len(each) for each in clusters(list(map(stated, rows)), self.votes.kind, grader)])
+        return entropy([len(each) for each in clusters(list(map(row_vote, rows)), self.votes.kind, grader)])
 
 
 def _example(

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
-from data.answers.votes import counted, weighted_vote
+from data.answers.votes import voting_answer, weighted_vote
 from data.schema import ChainRow
 from score.chains import Chain
 
@@ -58,7 +58,7 @@ class AggregateLabel:
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
         aggregate = chain.aggregate_of(peer)
-        cut = aggregate["answer"] is not None and stated(aggregate) is None
+        cut = aggregate["answer"] is not None and row_vote(aggregate) is None
         reason = "aggregate_truncated" if cut else None
         return Label(aggregate["answer"], None, "aggregate_no_answer" if aggregate["answer"] is None else reason)
 
@@ -109,7 +109,7 @@ LABELS: dict[str, LabelRule] = {  # by score.label
 
 def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
     """The winner of a vote of some responses; of those in the winning cluster, the first one's words."""
-    answers = [stated(chain.rows[place]) for place in places]
+    answers = [row_vote(chain.rows[place]) for place in places]
     winner, share = weighted_vote(answers, weights, votes.kind, grader)
     if not winner:
         return Label(None, None, NO_VOTES)
@@ -118,6 +118,6 @@ def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: 
     return Label(answers[winner[0]], share)
 
 
-def stated(row: ChainRow) -> str | None:
+def row_vote(row: ChainRow) -> str | None:
     """The answer with which a response votes; one that was cut off at the limit has no vote."""
-    return counted(row["answer"], row["finish_reason"])
+    return voting_answer(row["answer"], row["finish_reason"])

@@ -36,7 +36,7 @@ from peers.policy import Policy, prompts_of, resolve_all
 from peers.source import check_peers
 from peers.workers import Workers
 from score.chains import Chain, read_chains
-from score.examples import EXAMPLES, Choosing, ExampleRow, row_at
+from score.examples import EXAMPLES, ExampleChooser, ExampleRow, row_at
 from score.passes import Measurements, Passes, measure_shards
 from score.pmi import Measured, Pmi, combine, scorers
 from score.raters import Raters
@@ -75,7 +75,7 @@ def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "chains": digest(chains["files"]),
         "policies": [policy.identity for policy in policies.values()],
-        **own.told(run.config.prompts.answers),
+        **own.kinds_fingerprint(run.config.prompts.answers),
     }
 
 
@@ -114,7 +114,7 @@ class Scoring:
             for shard, source in enumerate(self.sources):
                 path = self.passes.examples_path(shard)
                 if not path.is_file():
-                    choosing = Choosing(self.section, self.peers, self.raters.votes(shard), seed)
+                    choosing = ExampleChooser(self.section, self.peers, self.raters.votes(shard), seed)
                     rows, vain = [], list[QuarantineRow]()
                     for chains in _some(read_chains(source)):
                         rows += choosing.examples(chains, grader)

@@ -19,7 +19,7 @@ from data.answers.equivalence import MathKind, decide_quickly
 from data.answers.extract import Extracted, extract
 from data.answers.grader import Grader, grade
 from data.answers.numbers import read_numbers
-from data.answers.spelling import normalise
+from data.answers.spelling import normalise_answer
 from tests.answer_pairs import labelled
 from tests.answer_pairs_written import PAIRS
 
@@ -275,8 +275,8 @@ def test_numbers_equivalence_both_ways(a: str, b: str, expected: bool) -> None:
 
 def test_number_lists_and_normalisation() -> None:
     assert read_numbers("1,000, 25") == [25, 1000]
-    assert normalise("3 5") != normalise("35")
-    assert normalise(r"\left( 1 , 2 \right)") == "(1,2)"
+    assert normalise_answer("3 5") != normalise_answer("35")
+    assert normalise_answer(r"\left( 1 , 2 \right)") == "(1,2)"
 
 
 @pytest.mark.parametrize("hang", ["9^{9^{9^{9}}}", "((99999999!)!)!"])
@@ -579,7 +579,7 @@ def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, n
             if verdict != "correct"
         ]
         assert not failed
-    distinct = sorted({normalise(gold) for gold in golds})
+    distinct = sorted({normalise_answer(gold) for gold in golds})
     generator = random.Random(0)
     pairs = [(a, b) for a, b in (generator.sample(distinct, 2) for _ in range(150))]
     same = grader.equivalent(pairs, kind)

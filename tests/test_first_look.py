@@ -12,7 +12,7 @@ from data.config.form import form_of, form_warnings, review_differs
 from data.config.load import parse_config
 from data.config.sections import Example, TemplateSection
 from data.run import Run
-from pipeline.first_look import app, duration, work_of
+from pipeline.first_look import app, short_duration, work_of
 from pipeline.projection import PeerRates, RoundWork, project
 from tests.conftest import run_module
 from tests.fake_engine import Here
@@ -96,7 +96,7 @@ def test_what_a_round_asks_of_a_peer(given: dict[str, Any], responses: float, pa
 
 @pytest.mark.parametrize(("seconds", "told"), [(59.6, "60 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
 def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+    assert short_duration(seconds) == told
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,11 @@ from peers.engines.protocol import Completion, Request, Sampling
 from peers.engines.transformers import TransformersEngine
 from peers.logprob import attention, head
 from peers.logprob.scoring import score_pairs
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
 from pipeline.gpu_check import engines, numbers, rounds, shapes
 from pipeline.gpu_check import step as step_module
-from pipeline.gpu_check.step import CheckStep, Failed, Missed, Setting, Skipped, child, kill_tree, verdict
+from pipeline.gpu_check.step import CheckStep, Failed, Missed, Setting, Skipped, child, kill_tree, run_step
 from tests.conftest import ROOT
 from train.loop import train_adapter
 
@@ -47,7 +47,7 @@ def setting(tmp_path: Path, monkeypatch: PATCH) -> Setting:
 
 def outcome(name: str, setting: Setting) -> tuple[str, str]:
     """Verdict and reason."""
-    found = verdict(name, STEPS[name].check, setting, 300)
+    found = run_step(name, STEPS[name].check, setting, 300)
     assert found["step"] == name and found["seconds"] >= 0
     return found["verdict"], found["reason"]
 
@@ -153,7 +153,7 @@ class StandIn:
 
     def __init__(self, directory: Path) -> None:
         config = load_config(ROOT / "configs/nano.toml", [])
-        self.prompts, self.runtime, self.ended = load_prompts(config, "gemma2"), here(config.runtime), False
+        self.prompts, self.runtime, self.ended = load_prompts(config, "gemma2"), runtime_here(config.runtime), False
         self.renew(directory, None)
 
     def renew(self, directory: Path, adapter: Path | None) -> bool:
@@ -296,7 +296,7 @@ def test_sleep_and_memory_on_a_gpu(tmp_path: Path, live: Callable[[type[StandIn]
 
     def taken(*gibibytes: float) -> None:
         left = [int(each * gib) for each in gibibytes]
-        monkeypatch.setattr(engines, "held", lambda: left.pop(0))
+        monkeypatch.setattr(engines, "gpu_bytes_used", lambda: left.pop(0))
 
     monkeypatch.setattr(engines, "asked", lambda engine, n: [])
     monkeypatch.setattr(engines, "_share", lambda some, others: 1.0)
@@ -343,7 +343,7 @@ def test_memory_that_a_closed_engine_keeps_fails_the_shapes(tmp_path: Path, monk
     monkeypatch.setattr(shapes, "model", lambda _: ROOT / "peers/gemma2")
     for after, told in ((1.9, ("ok", "")), (3.5, ("failed", "closed it still holds 2.50 GiB; at most 1.0"))):
         taken = [1.0, after]
-        monkeypatch.setattr(shapes, "held", lambda taken=taken: int(taken.pop(0) * numbers.GIB))
+        monkeypatch.setattr(shapes, "gpu_bytes_used", lambda taken=taken: int(taken.pop(0) * numbers.GIB))
         assert outcome("generate", Setting(gpu=True, folder=tmp_path)) == told
 
 
@@ -391,7 +391,7 @@ def test_the_round(
 def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, begun: Any, monkeypatch: PATCH) -> None:
     mebibytes = [500, 1500]
     begun[1].extend([SimpleNamespace(poll=lambda: None, returncode=None), SimpleNamespace(wait=lambda: 0)])
-    monkeypatch.setattr(rounds, "taken", lambda: mebibytes.pop(0))
+    monkeypatch.setattr(rounds, "gpu_mib_used", lambda: mebibytes.pop(0))
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72})
     assert "still taken" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
 
@@ -440,7 +440,7 @@ def test_a_round_that_is_out_of_time_is_killed_whole(tmp_path: Path, monkeypatch
         return whole([sys.executable, "-S", "-c", TREE, str(ids)], **options)
 
     monkeypatch.setattr("subprocess.Popen", popen)
-    found = verdict("round", rounds.check_round, Setting(gpu=False, folder=tmp_path), 1.5)
+    found = run_step("round", rounds.check_round, Setting(gpu=False, folder=tmp_path), 1.5)
     assert (found["verdict"], found["reason"]) == ("failed", "out of time")
     assert not any(map(_runs, _tree(ids)))
 
@@ -466,7 +466,7 @@ def test_a_step_has_its_own_verdict_and_limit(setting: Setting) -> None:
     def misses(_: Setting, __: dict[str, Any]) -> None:
         raise Missed("too late")
 
-    found = [verdict("a", body, setting, 0.3) for body in (fails, hangs, skips, breaks, misses)]
+    found = [run_step("a", body, setting, 0.3) for body in (fails, hangs, skips, breaks, misses)]
     assert [each["verdict"] for each in found] == ["failed", "failed", "skipped", "failed", "not done"]
     assert [each["reason"] for each in found] == ["no", "out of time", "not here", "KeyError: 'a\\nb'", "too late"]
     assert found[0]["figures"] == {"seen": 0.1235, "none": "nan"}

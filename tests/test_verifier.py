@@ -27,7 +27,7 @@ from data.stage import Stage
 from evaluate import stage as evaluate
 from evaluate import verifier
 from evaluate.benchmarks import load_benchmarks
-from evaluate.verifier import cot_critiques, cot_verdict, verdict
+from evaluate.verifier import cot_critiques, cot_verdict, verdict_score
 from peers.engines.protocol import Completion
 from peers.policy import Policy, resolve_all
 from peers.prompts import PeerPrompts, load_prompts
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     ],
 )
 def test_verdict(critique: str, score: float) -> None:
-    assert verdict(Completion([], critique, 0.0, "stop")) == score
+    assert verdict_score(Completion([], critique, 0.0, "stop")) == score
 
 
 def test_verdicts_of_an_engine(tiny_models: dict[str, Path], project: Path) -> None:

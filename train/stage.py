@@ -136,7 +136,7 @@ def example_keys(table: pa.Table) -> pa.ChunkedArray:
 
 def train_peer(run: Run, round_: int, policy: Policy, advance: Advance) -> None:
     """`PeerTraining.finish`, in the peer's process."""
-    policy_cache.make_room(run.config)
+    policy_cache.evict(run.config)
     PeerTraining(run, round_, policy).finish(advance)
 
 

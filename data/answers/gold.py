@@ -34,7 +34,7 @@ from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
 from data.answers.texts import normal_form
 from data.errors import UserError
-from data.hashing import normalise, question_id
+from data.hashing import normalise_question, question_id
 
 MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a", "notavailable", "tbd"}
 _AROUND = re.compile(r"\\(?:text|mathrm|mbox)|[${}()+\-\s]")  # of a missing value in disguise: (nan), -nan, $NaN
@@ -121,7 +121,7 @@ def gold_by_question(
     found: dict[str, tuple[str, str]] = {}
     for row, (question, gold) in enumerate(zip(questions, golds, strict=True)):
         _, known = found.setdefault(question_id(question), (question, gold))
-        if normalise(known) != normalise(gold) and not same_gold(known, gold, kind):
+        if normalise_question(known) != normalise_question(gold) and not same_gold(known, gold, kind):
             raise UserError(
                 f"{where}: {place(row)} has the question {question[:60]!r} again, with the answer {gold!r}; before it "
                 f"was {known!r}; remove one"

@@ -107,7 +107,7 @@ def is_kind(name: str) -> bool:
     return name in KINDS or _OWN.fullmatch(name) is not None
 
 
-def check_name(name: str) -> str:
+def check_kind_name(name: str) -> str:
     """The name of a kind, as it is. Raises ValueError for what is none."""
     if not is_kind(name):
         raise ValueError(f"is {name!r}; expected {', '.join(KINDS)}, or module:function of your own (docs/answers.md)")

@@ -58,7 +58,7 @@ def path_of(kind: AnswerKindName) -> Path:
     )
 
 
-def identity(kind: AnswerKindName) -> dict[str, str]:
+def code_identity(kind: AnswerKindName) -> dict[str, str]:
     """What a manifest says of a kind: nothing of "math"; else its name; of one's own also the file's checksum.
 
     Raises UserError if that is not there.
@@ -69,9 +69,9 @@ def identity(kind: AnswerKindName) -> dict[str, str]:
     return {"kind": kind, "file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def told(*names: AnswerKindName) -> dict[str, Any]:
+def kinds_fingerprint(*names: AnswerKindName) -> dict[str, Any]:
     """What a fingerprint says of kinds: nothing of "math", which came first; else `identity` of each."""
-    found = {kind: identity(kind) for kind in names}
+    found = {kind: code_identity(kind) for kind in names}
     return {"answers": {kind: each for kind, each in found.items() if each}} if any(found.values()) else {}
 
 

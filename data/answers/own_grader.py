@@ -28,7 +28,7 @@ class OwnGrader(Grader):
 
     def __init__(self, kind: AnswerKindName, timeout_seconds: float, workers: int) -> None:
         super().__init__(timeout_seconds, workers)
-        self.kind, self.identity = kind, str(own.identity(kind))
+        self.kind, self.identity = kind, str(own.code_identity(kind))
 
     @property
     def extracts(self) -> bool:

@@ -19,7 +19,7 @@ LEAST = 0.05  # a rater that agrees with itself in less than half of its samples
 Answers = Sequence[str | None]  # a rater's answers to one question; None where a response has none
 
 
-def counted(answer: str | None, finish_reason: str) -> str | None:
+def voting_answer(answer: str | None, finish_reason: str) -> str | None:
     """The answer with which a response votes: none of one that was cut off at the limit."""
     return answer if finish_reason == "stop" else None
 

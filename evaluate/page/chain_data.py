@@ -132,7 +132,7 @@ class ChainView(TypedDict):
 
 def ids_of(run: Run, round_: int) -> list[str]:
     """Ids of the questions that have a chain, in the order of the files. Raises UserError for unfinished chains."""
-    tables = tables_of(run, round_, "chains", CHAINS, ["prompt_id"])
+    tables = stage_tables(run, round_, "chains", CHAINS, ["prompt_id"])
     return list(dict.fromkeys(id_ for table in tables for id_ in pc.unique(table["prompt_id"]).to_pylist()))
 
 
@@ -141,27 +141,27 @@ def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[ChainView
     there. No more than a shard is in memory. Raises UserError for unfinished chains or damaged files."""
     training = defaultdict(list)
     if (run.stage_dir(round_, "scores") / shards.SUCCESS).is_file():
-        for row in rows_of(run, round_, "scores", SCORES, SCORE_COLUMNS, ids):
+        for row in stage_rows(run, round_, "scores", SCORES, SCORE_COLUMNS, ids):
             training[row["prompt_id"]].append(row)
     kept = _kept(run, round_)
     told = _label_words(run, round_)
     for id_, rows in groupby(
-        rows_of(run, round_, "chains", CHAINS, CHAIN_COLUMNS, ids), key=lambda row: str(row["prompt_id"])
+        stage_rows(run, round_, "chains", CHAINS, CHAIN_COLUMNS, ids), key=lambda row: str(row["prompt_id"])
     ):
         yield _chain(round_, id_, list(rows), training[id_], told, kept)
 
 
-def rows_of(
+def stage_rows(
     run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str], ids: Collection[str] | None = None
 ) -> Iterator[Row]:
-    """The rows of `tables_of`, of some questions or of all. Raises UserError as it does."""
+    """The rows of `stage_tables`, of some questions or of all. Raises UserError as it does."""
     wanted = None if ids is None else pa.array(sorted(ids), pa.string())
-    for table in tables_of(run, round_, kind, schema, columns):
+    for table in stage_tables(run, round_, kind, schema, columns):
         found = table if wanted is None else table.filter(pc.is_in(table["prompt_id"], wanted))
         yield from found.to_pylist()
 
 
-def tables_of(run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str]) -> Iterator[pa.Table]:
+def stage_tables(run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str]) -> Iterator[pa.Table]:
     """The shards of a finished stage, one at a time. Raises UserError for one that is not finished, or damaged."""
     folder = run.stage_dir(round_, kind)
     manifest = shards.read_manifest(folder)

@@ -9,7 +9,7 @@ from typing import Any
 from data.answers.clusters import clusters, compare_all
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
-from data.answers.votes import counted
+from data.answers.votes import voting_answer
 from data.config.sections import Config
 from evaluate.labels import gold_answers
 from evaluate.page.chain_data import ChainView, ResponseView
@@ -20,7 +20,7 @@ def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
     return {} if config.evaluate.label_column is None else gold_answers(config, ids)
 
 
-def judge(chains: Sequence[ChainView], gold: dict[str, str], config: Config, grader: Grader) -> None:
+def judge_chains(chains: Sequence[ChainView], gold: dict[str, str], config: Config, grader: Grader) -> None:
     """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so that a grader
     that gives up has done what matters most."""
     kind, known = config.evaluate.label_answers, [chain for chain in chains if chain["id"] in gold]
@@ -57,7 +57,7 @@ def _voters(chain: ChainView, config: Config) -> list[tuple[str | None, Response
     elif config.score.label == "aggregate" and config.generate.aggregate == "vote":
         roles = ("chain", "synthesis")
     rows = [row for row in chain["responses"] if row["role"] in roles]
-    return [(counted(row["answer"], "length" if row["unfinished"] else "stop"), row) for row in rows]
+    return [(voting_answer(row["answer"], "length" if row["unfinished"] else "stop"), row) for row in rows]
 
 
 def _count_votes(chain: ChainView, config: Config, grader: Grader) -> None:

@@ -18,8 +18,8 @@ from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
 from evaluate.labels import gold_answers, source_has_changed
 from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
-from evaluate.page.chain_data import ChainView, chains_of, ids_of, rows_of
-from evaluate.page.chain_verdicts import gold_of, judge
+from evaluate.page.chain_data import ChainView, chains_of, ids_of, stage_rows
+from evaluate.page.chain_verdicts import gold_of, judge_chains
 from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
@@ -52,7 +52,7 @@ def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[ChainView]:
     found = {chain["id"]: chain for chain in chains_of(run, round_, set(ids))}
     section, chains = run.config.evaluate, [found[id_] for id_ in ids]
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        judge(chains, gold_of(run.config, ids), run.config, grader)
+        judge_chains(chains, gold_of(run.config, ids), run.config, grader)
     return chains
 
 
@@ -68,7 +68,7 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
         yield from random.Random(f"{seed}/{round_}/show").sample(ids, len(ids))
         return
     section = run.config.evaluate
-    rows = rows_of(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
+    rows = stage_rows(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
     trained = [row for row in rows if row["weight"] and row["label"] is not None]
     trained.sort(key=lambda row: -row["weight"])
     seen = set()
@@ -171,7 +171,7 @@ class _Packing:
     def add(self, round_: int, grader: Grader) -> None:
         """Pack a round."""
         found = {chain["id"]: chain for chain in chains_of(self.run, round_, set(self.sample))}
-        judge(list(found.values()), self.gold, self.run.config, grader)
+        judge_chains(list(found.values()), self.gold, self.run.config, grader)
         blocks, size = self.blocks.setdefault(round_, []), 0
         for start in range(0, len(self.sample), BLOCK):
             new = block((found.get(id_) for id_ in self.sample[start : start + BLOCK]), self.formulas)

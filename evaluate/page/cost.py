@@ -8,7 +8,7 @@ from typing import Any
 from data.run import OUTPUT
 from evaluate.page import charts
 from evaluate.page.frames import Frames
-from evaluate.page.parts import Numbers, PagePart, PageSection, Plot, duration, number, percent
+from evaluate.page.parts import Numbers, PagePart, PageSection, Plot, long_duration, number, percent
 from evaluate.page.verdict import overall
 from evaluate.results import Results
 
@@ -36,18 +36,18 @@ def _time(stages: list[dict[str, Any]]) -> PagePart:
     rounds = sorted({each["round"] for each in stages})
     of = {(each["stage"], each["round"]): each["seconds"] for each in stages}
     table = [
-        [f"round {n}", *(duration(of[stage, n]) if (stage, n) in of else "–" for stage in order),
-         duration(sum(s for (_, m), s in of.items() if m == n))]
+        [f"round {n}", *(long_duration(of[stage, n]) if (stage, n) in of else "–" for stage in order),
+         long_duration(sum(s for (_, m), s in of.items() if m == n))]
         for n in rounds
     ]  # fmt: skip
-    table.append(["all", *(duration(seconds[stage]) for stage in order), duration(whole)])
+    table.append(["all", *(long_duration(seconds[stage]) for stage in order), long_duration(whole)])
     rows = [
         {"kind": stage, "value": round(seconds[stage] / size, 3),
-         "shown": f"{duration(seconds[stage])}, {percent(seconds[stage] / whole if whole else 0)} %"}
+         "shown": f"{long_duration(seconds[stage])}, {percent(seconds[stage] / whole if whole else 0)} %"}
         for stage in order
     ]  # fmt: skip
     plot = Plot(
-        "time", f"Time by stage, all rounds: {duration(whole)} together",
+        "time", f"Time by stage, all rounds: {long_duration(whole)} together",
         "The longest bar is where a faster machine, or fewer samples, saves most.",
         charts.bars(rows, order, unit), Numbers("Time", ["", *order, "all"], table, range(1, len(order) + 2)),
         wide=True,
@@ -95,7 +95,7 @@ def _waits(frames: Frames, stages: list[dict[str, Any]]) -> PagePart:
 
     def share(stage: str, peer: str) -> str:
         worked = busy[stage][peer]
-        return f"{duration(worked)} ({100 * worked / wall[stage]:.0f} %)" if wall[stage] else "–"
+        return f"{long_duration(worked)} ({100 * worked / wall[stage]:.0f} %)" if wall[stage] else "–"
 
     rows = [[stage, *(share(stage, peer) for peer in frames.peers)] for stage in OUTPUT if stage in busy]
     caption = (

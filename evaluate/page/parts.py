@@ -101,7 +101,7 @@ def percent(share: float | None) -> str:
     return number(None if share is None else 100 * share)
 
 
-def interval(found: Estimate | None, sign: bool = False, scale: float = 100, digits: int = 1) -> str:
+def interval_text(found: Estimate | None, sign: bool = False, scale: float = 100, digits: int = 1) -> str:
     """A mean and its interval; a dash for None."""
     if found is None:
         return "–"
@@ -110,17 +110,17 @@ def interval(found: Estimate | None, sign: bool = False, scale: float = 100, dig
     return f"{mean}" if low is None or high is None else f"{mean} ({low} to {high})"
 
 
-def listed(items: Sequence[str]) -> str:
+def join_words(items: Sequence[str]) -> str:
     """a, b and c"""
     return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
 
 
-def counted(n: int, what: str, many: str | None = None) -> str:
+def plural(n: int, what: str, many: str | None = None) -> str:
     """1 round, 2 rounds"""
     return f"{n:,} {what if n == 1 else many or what + 's'}"
 
 
-def duration(seconds: float) -> str:
+def long_duration(seconds: float) -> str:
     """In the largest two units."""
     minutes, hours = seconds / 60, seconds / 3600
     if seconds < 90:

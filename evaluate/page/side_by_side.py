@@ -18,12 +18,12 @@ from evaluate.page.parts import (
     PageSection,
     Plot,
     Tile,
-    counted,
-    interval,
-    listed,
+    interval_text,
+    join_words,
     mark,
     marks,
     percent,
+    plural,
 )
 from evaluate.page.write import FOOTER, render
 
@@ -77,10 +77,10 @@ def comparison_context(found: RunComparison) -> dict[str, Any]:
         PageSection("numbers", "All numbers", parts=[_levels(metric, levels) for metric in METRICS]),
     ]  # fmt: skip
     told = [_sentence(found, side.run) for side in found.sides if side is not base]
-    count = counted(len(differences), "comparison")
+    count = plural(len(differences), "comparison")
     return _context(
-        listed(names), sections,
-        subtitle=f"{counted(len(names), 'run')} side by side · compared with {base.title}",
+        join_words(names), sections,
+        subtitle=f"{plural(len(names), 'run')} side by side · compared with {base.title}",
         verdict=told[:1], details=" ".join(told[1:]),
         notices=[NOT_CORRECTED.format(count)], tiles=[_tile(found, i) for i in range(len(names))],
         facts=[("Compared", [side.title for side in found.sides]), ("Peers", found.peers), *_choices(found)],
@@ -111,14 +111,16 @@ def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, A
         PageSection("overview", "Differences", parts=parts),
         PageSection("numbers", "All numbers", parts=levels),
     ]  # fmt: skip
-    notices = [NOT_CORRECTED.format(counted(sum(f.minus is not None for f in figures), "comparison"))]
-    notices += [f"Gold answers had a part in the training of {listed(gold)}: a bound, not a method."] if gold else []
+    notices = [NOT_CORRECTED.format(plural(sum(f.minus is not None for f in figures), "comparison"))]
+    notices += (
+        [f"Gold answers had a part in the training of {join_words(gold)}: a bound, not a method."] if gold else []
+    )
     best = [f for f in figures if (f.metric, f.peer, f.minus) == ("em", MEAN, None)]
     first = max(best, key=lambda f: f.value.mean)
     of_seeds = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
-    told = f"The highest mean of exact match is that of {first.run}: {interval(first.value)} %."
+    told = f"The highest mean of exact match is that of {first.run}: {interval_text(first.value)} %."
     return _context(
-        name, sections, subtitle=f"ablation · {counted(len(arms), 'arm')} · round {round_} · {of_seeds}",
+        name, sections, subtitle=f"ablation · {plural(len(arms), 'arm')} · round {round_} · {of_seeds}",
         verdict=[told, _resolved(figures, first.run)], details="",
         notices=notices, tiles=[], facts=[("Arms", arms), ("Peers", peers), ("Compared with", others or ["nothing"])],
     )  # fmt: skip
@@ -129,9 +131,11 @@ def _resolved(figures: Sequence[Figure], run: str) -> str:
     mine = [f for f in figures if (f.run, f.metric, f.peer) == (run, "em", MEAN) and f.minus is not None]
     known = [f.minus for f in mine if f.minus is not None and not f.value.contains_zero]
     open_ = [f.minus for f in mine if f.minus is not None and f.value.contains_zero]
-    told = [f"Its lead over {listed(known)} is resolved."] if known else []
+    told = [f"Its lead over {join_words(known)} is resolved."] if known else []
     told += (
-        [f"Its lead over {listed(open_)} is not resolved: the interval of the difference contains 0."] if open_ else []
+        [f"Its lead over {join_words(open_)} is not resolved: the interval of the difference contains 0."]
+        if open_
+        else []
     )
     return " ".join(told) or "It is compared with no other arm."
 
@@ -141,7 +145,7 @@ def _sentence(found: RunComparison, run: str) -> str:
     figure = found.figure(run, MEAN, "em", found.against.run)
     if figure.equal:
         return f"{run}: exact match is that of {found.against.run} on every question."
-    change, value = interval(figure.value, sign=True), figure.value
+    change, value = interval_text(figure.value, sign=True), figure.value
     if value.low is None or value.high is None or value.contains_zero:
         return f"{run}: no difference in exact match is resolved ({change} points)."
     word = "higher" if value.mean > 0 else "lower"
@@ -151,7 +155,7 @@ def _sentence(found: RunComparison, run: str) -> str:
 def _tile(found: RunComparison, number: int) -> Tile:
     side = found.sides[number]
     mine = found.figure(side.run, MEAN, "em", None).value
-    lines = [f"round {side.round}", f"GV-Gap {interval(found.figure(side.run, MEAN, 'gap', None).value)}"]
+    lines = [f"round {side.round}", f"GV-Gap {interval_text(found.figure(side.run, MEAN, 'gap', None).value)}"]
     return Tile(side.run, mark(number), percent(mine.mean), "%", lines)
 
 
@@ -169,7 +173,7 @@ def _forest(metric: str, figures: list[Figure], against: str, peers: Sequence[st
     for figure in figures:
         value = figure.value
         mean, low, high = (None if x is None else round(100 * x, 4) for x in (value.mean, value.low, value.high))
-        shown = "none differs" if figure.equal else interval(value, sign=True)
+        shown = "none differs" if figure.equal else interval_text(value, sign=True)
         rows.append({"run": figure.run, "peer": figure.peer, "value": mean, "low": low, "high": high, "shown": shown})
     order = list(dict.fromkeys(figure.run for figure in figures))
     cells = {(row["run"], row["peer"]): row["shown"] for row in rows}
@@ -200,7 +204,7 @@ def _levels(metric: str, figures: list[Figure]) -> PagePart:
     """Means of a metric, a row per run or arm."""
     figures = [figure for figure in figures if figure.metric == metric]
     runs, peers = (list(dict.fromkeys(getattr(f, name) for f in figures)) for name in ("run", "peer"))
-    cells = {(f.run, f.peer): interval(f.value) for f in figures}
+    cells = {(f.run, f.peer): interval_text(f.value) for f in figures}
     rows = [[run, *(cells.get((run, peer), "–") for peer in peers)] for run in runs]
     title = f"{TITLES[metric]} in %, means over benchmarks"
     table = Numbers(title, ["", *peers], rows, range(1, len(peers) + 1))

@@ -9,7 +9,7 @@ from evaluate.intervals import Estimate
 from evaluate.page import charts
 from evaluate.page.frames import Frames
 from evaluate.page.learning import training_part, trust_part
-from evaluate.page.parts import Numbers, PagePart, PageSection, Plot, interval, mark, marks, number, percent
+from evaluate.page.parts import Numbers, PagePart, PageSection, Plot, interval_text, mark, marks, number, percent
 from evaluate.page.responses import responses_part
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def labels_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
     found = {n: frames.judged(n)[0] for n in rounds}
     order = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
     rows = [
-        {"kind": _shorter(name), "round": n, **_values(each), "shown": f"{interval(each)} %"}
+        {"kind": _shorter(name), "round": n, **_values(each), "shown": f"{interval_text(each)} %"}
         for n, numbers in found.items()
         for name, each in numbers.items()
         if each is not None
@@ -72,7 +72,7 @@ def labels_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
         charts.steps(rows, [_shorter(name) for name in order], last, "right answers, %"),
         Numbers(
             "Right answers, in %", ["", *(f"round {n}" for n in rounds)],
-            [[_shorter(name), *(interval(found[n].get(name)) for n in rounds)] for name in order],
+            [[_shorter(name), *(interval_text(found[n].get(name)) for n in rounds)] for name in order],
             range(1, len(rounds) + 1),
         ),
         wide=True,
@@ -212,7 +212,7 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
     order = [f"own {words[own]}, label {words[label]}" for own in (False, True) for label in (True, False)]
     rows: list[dict[str, Any]] = [
         {"kind": f"own {words[own]}, label {words[label]}", "peer": peer, **_values(found, 1),
-         "shown": interval(found, scale=1, digits=2)}
+         "shown": interval_text(found, scale=1, digits=2)}
         for (peer, own, label), found in cells.items()
     ]  # fmt: skip
     return Plot(

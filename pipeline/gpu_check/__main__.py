@@ -108,7 +108,7 @@ def check(steps: Sequence[CheckStep], small: bool, limit: float | None) -> dict[
     }  # fmt: skip
 
 
-def chosen(text: str) -> list[CheckStep]:
+def chosen_steps(text: str) -> list[CheckStep]:
     """The steps with these names, all of them without names. Raises UserError for one that there is not."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     known = [step.name for step in STEPS]
@@ -125,7 +125,7 @@ def report(out: Path | None, steps: str, small: bool, limit: float | None) -> No
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
             signal.signal(number, signal.default_int_handler)  # or what was started would stay
-    found = check(chosen(steps), small, limit)
+    found = check(chosen_steps(steps), small, limit)
     if out is not None:
         write_json(found, out)
     print(json.dumps(found), flush=True)

@@ -81,13 +81,13 @@ STEPS = (  # in the order in which they run; what one does not use of its second
 )
 
 
-def expect(holds: bool, what: str) -> None:
+def require(holds: bool, what: str) -> None:
     """Raises Failed unless it holds."""
     if not holds:
         raise Failed(what)
 
 
-def verdict(name: str, check: Check, setting: Setting, seconds: float) -> dict[str, Any]:
+def run_step(name: str, check: Check, setting: Setting, seconds: float) -> dict[str, Any]:
     """Do a step: its name, verdict ("ok", "failed", "skipped", "not done"), reason, seconds, and figures."""
     figures: Figures = {}
     begin = time.monotonic()
@@ -137,7 +137,7 @@ def child(setting: Setting, deadlines: dict[str, float], told: Path) -> None:
     for step in STEPS:
         if step.name in deadlines:
             left = deadlines[step.name] - time.monotonic()
-            found = verdict(step.name, _unseen if unseen else step.check, setting, left)
+            found = run_step(step.name, _unseen if unseen else step.check, setting, left)
             with told.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(found) + "\n")
 

@@ -30,7 +30,7 @@ from data.stage import versions
 from evaluate.benchmarks import Item, load_benchmark
 from peers.policy import Policy, resolve_all
 from peers.source import check_peers
-from pipeline.lm_eval.figures import TaskRow, ours_of, rows_of, table_of
+from pipeline.lm_eval.figures import TaskRow, figures_table, ours_of, task_rows
 from pipeline.lm_eval.tasks import EVERYDAY, HERE, task_name, write_everyday, write_questions
 
 GRADED = ("math", "numbers")  # kinds of answers that grading.py knows
@@ -62,7 +62,7 @@ def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> l
             continue
         begun = time.monotonic()
         found, items = run_peer(run, round_, untouched[peer], trained[peer], asked)
-        rows += rows_of(run, peer, found, items, ours)
+        rows += task_rows(run, peer, found, items, ours)
         console.print(f"  {peer}: base and adapter of round {trained[peer].round}, {time.monotonic() - begun:.0f} s")
     path = run.round_dir(round_) / "lm_eval.json"
     about = {
@@ -74,7 +74,7 @@ def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> l
     with sums.noted(path):
         shards.write_json(about, path)
     title = f"run {run.name}, round {round_}: lm-evaluation-harness, in %, beside our exact match"
-    console.print(table_of(title, rows))
+    console.print(figures_table(title, rows))
     console.print(f"as JSON: {path}")
     return rows
 
@@ -128,7 +128,7 @@ def call_harness(job: dict[str, Any], folder: Path, log: Path, peer: str) -> dic
     return found
 
 
-def check_installed() -> None:
+def check_harness_installed() -> None:
     """Raises UserError without the harness, or without the package whose name ours has."""
     try:
         metadata.version("evaluate")
@@ -187,7 +187,7 @@ def command(
 
     def body() -> None:
         check_run(run)
-        check_installed()
+        check_harness_installed()
         names = [name for name in re.split(r"[,\s]+", tasks) if name]
         with open_run(run, None, []) as opened:
             known = opened.config.peer_names

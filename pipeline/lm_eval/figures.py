@@ -40,7 +40,7 @@ def ours_of(run: Run, round_: int) -> Ours:
     return {name: item_values(run.root, number) for name, number in rounds.items()}
 
 
-def rows_of(
+def task_rows(
     run: Run, peer: str, found: dict[str, Any], questions: dict[str, tuple[str, list[str]]], ours: Ours
 ) -> list[TaskRow]:
     """The rows of a peer. `found` is what harness.py wrote; `questions` has, of a task that is a benchmark of the run,
@@ -84,7 +84,7 @@ def _beside(
     return {name: sum(values) / len(values) for name, values in known.items()} | {"agree": sum(same) / len(same)}
 
 
-def table_of(title: str, rows: list[TaskRow]) -> Table:
+def figures_table(title: str, rows: list[TaskRow]) -> Table:
     """For people."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("task", "peer", "questions"):

@@ -21,7 +21,7 @@ from data import gate, quarantine, shards
 from data.answers import kinds, own
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader, find_all
-from data.answers.votes import consistency, counted, reliability, weighted_vote
+from data.answers.votes import consistency, reliability, voting_answer, weighted_vote
 from data.console import console
 from data.errors import UserError
 from data.gate import Decision
@@ -37,7 +37,7 @@ from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all, resolve_trained
 from peers.source import check_peers
 from peers.workers import Workers
-from train.gate.rule import DISCORDANT, compare, non_inferiority, power
+from train.gate.rule import DISCORDANT, compare_agreement, non_inferiority, power
 
 COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
 
@@ -99,7 +99,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, Any]:
         "config": digest(config),
         "questions": digest((shards.read_manifest(run.gate_dir) or {}).get("files")),
         "candidates": {name: policy.identity for name, policy in policies.items()},
-        **own.told(run.config.prompts.answers),
+        **own.kinds_fingerprint(run.config.prompts.answers),
     }
 
 
@@ -200,7 +200,7 @@ class Gate:
         answers: dict[str, dict[str, list[str | None]]] = {name: defaultdict(list) for name in self.policies}
         for row in rows:
             if row["sample"]:
-                answers[row["peer"]][row["prompt_id"]].append(counted(row["answer"], row["finish_reason"]))
+                answers[row["peer"]][row["prompt_id"]].append(voting_answer(row["answer"], row["finish_reason"]))
         questions = list(dict.fromkeys(row["prompt_id"] for row in rows))
         compare_all([[a for own in answers.values() for a in own[id_]] for id_ in questions], self.kind, grader)
         shares = {name: consistency(list(own.values()), self.kind, grader) for name, own in answers.items()}
@@ -235,7 +235,7 @@ class Gate:
             ids = list(after[name])
             others = {number: before[name], 0: untouched[name]}
             found = tuple(
-                compare([theirs[id_] for id_ in ids], [after[name][id_] for id_ in ids], against, section)
+                compare_agreement([theirs[id_] for id_ in ids], [after[name][id_] for id_ in ids], against, section)
                 for against, theirs in others.items()
             )
             accepted = all(comparison.passed for comparison in found)
@@ -270,7 +270,7 @@ class Gate:
         agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
         for shard in range(len(self.sizes)):
             found, rows = self.responses(shard, grader), []
-            pairs = [(counted(row["answer"], row["finish_reason"]), votes[row["prompt_id"]][0]) for row in found]
+            pairs = [(voting_answer(row["answer"], row["finish_reason"]), votes[row["prompt_id"]][0]) for row in found]
             both = [(mine, vote) for mine, vote in pairs if mine is not None and vote is not None]
             equal = {pair for pair, same in zip(both, grader.equivalent(both, self.kind), strict=True) if same}
             for row, pair in zip(found, pairs, strict=True):
