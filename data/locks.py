@@ -55,13 +55,13 @@ class LocksUnsupported(UserError):
 
 
 @contextmanager
-def locked(folder: Path, ways_out: str = "wait for it, stop it, or use another --run name") -> Iterator[None]:
+def locked(folder: Path, advice: str = "wait for it, stop it, or use another --run name") -> Iterator[None]:
     """Make a folder and hold its lock; says so where the one who held it last was killed. Raises UserError if another
     process holds it, or if there are no locks."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        file = _taken(folder, ways_out)
+        file = _taken(folder, advice)
     except (OSError, LocksUnsupported):
         if made:
             with suppress(OSError):

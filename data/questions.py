@@ -31,7 +31,7 @@ class SourceOrigin:
     left_out: tuple[str, ...] = ()
     first: int = 0  # of these rows, the first that its section names
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """The name of a row, counted from 0 over what was read, as errors tell it: file and row in the file."""
         row += self.first
         for file in self.files:
@@ -100,11 +100,11 @@ def read_with_origin(
     for column in table.columns:
         empty = table[column].is_null() | (table[column].str.strip_chars() == "")
         if empty.any():
-            row = origin.place(empty.arg_true()[0])
+            row = origin.location(empty.arg_true()[0])
             raise UserError(f"{where}: {row} has an empty {column!r}; fix or remove the row")
         nul = table[column].str.contains("\0", literal=True)
         if nul.any():
-            row = origin.place(nul.arg_true()[0])
+            row = origin.location(nul.arg_true()[0])
             raise UserError(f"{where}: {row} has a NUL character in {column!r}; fix or remove the row")
     if section.question_column in table.columns:
         table = _with_options(section, table, origin, where)
@@ -119,11 +119,13 @@ def _with_options(section: SourceSection, table: pl.DataFrame, origin: SourceOri
             for row, cell in enumerate(table[section.options].to_list()):
                 questions[row] = with_options(questions[row], parse_options(cell))
         except ValueError as error:
-            raise UserError(f"{where}: {origin.place(row)} has options in {section.options!r} that {error}") from None
+            raise UserError(
+                f"{where}: {origin.location(row)} has options in {section.options!r} that {error}"
+            ) from None
     if getattr(section, "answers", None) == "choice":
         for row, question in enumerate(questions):
             if problem := problem_of(question):
-                raise UserError(f"{where}: {origin.place(row)} {problem}")
+                raise UserError(f"{where}: {origin.location(row)} {problem}")
     return table.with_columns(pl.Series(section.question_column, questions, dtype=pl.String))
 
 

@@ -32,9 +32,9 @@ class Record:
         }  # fmt: skip
         self.write()
 
-    def progress(self, told: dict[str, Any]) -> None:
-        """Where a task of the stage is: `data.task.Task.told`."""
-        self.found["progress"] = told
+    def progress(self, numbers: dict[str, Any]) -> None:
+        """Where a task of the stage is: `data.task.Task.numbers`."""
+        self.found["progress"] = numbers
         self.write()
 
     def close(self, state: State, reason: str | None = None) -> None:

@@ -73,7 +73,7 @@ class Task:
         each = [self.peers[name].left(now) for name in self.working if name in self.peers]
         return None if whole is None else max([whole, *(left for left in each if left is not None)])
 
-    def told(self, now: float) -> dict[str, Any]:
+    def numbers(self, now: float) -> dict[str, Any]:
         """As the record has it."""
         peers = {
             name: {
@@ -121,11 +121,11 @@ class Task:
     def _record(self) -> None:
         self.last_record = time.monotonic()
         if record.current is not None:
-            record.current.progress(self.told(self.last_record))
+            record.current.progress(self.numbers(self.last_record))
 
     def _emit(self, now: float) -> None:
         self.last_event = now
-        found = self.told(now)
+        found = self.numbers(now)
         peers = found.pop("peers")
         events.emit("progress", **found)
         for name, each in peers.items():

@@ -64,7 +64,7 @@ def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str
         rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
         table = table[rows]
     kind, first = config.evaluate.label_answers, config.evaluate.label_index
-    golds = gold_by_question(table, kind, lambda row: origin.place(rows[row]), "prompts", first)
+    golds = gold_by_question(table, kind, lambda row: origin.location(rows[row]), "prompts", first)
     return {id_: gold for id_, (_, gold) in golds.items()}
 
 

@@ -81,7 +81,7 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
         decide(run, round_)  # the thresholds of [guard] may be others than in the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
-    lost = Quarantine(run, stage, sum(map(len, benchmarks.values())), evaluation.again)
+    lost = Quarantine(run, stage, sum(map(len, benchmarks.values())), evaluation.files_of_unit)
     if work_to_do:
         evaluation.respond(workers, policies, lost)
         evaluation.verify(workers, policies, lost)
@@ -199,7 +199,7 @@ class Evaluation:
                 for number, first in enumerate(range(0, len(items), size)):
                     yield EvaluationUnit(peer, benchmark, number, items[first : first + size])
 
-    def again(self, unit: Path) -> list[Path]:
+    def files_of_unit(self, unit: Path) -> list[Path]:
         """What is to be forgotten if a unit is done anew: what is made from its responses, too."""
         made = self.work.glob(f"*~{unit.name.removeprefix('responses~')}")
         return [unit, *shards.shard_paths(self.folder), *(made if unit.name.startswith("responses~") else ())]
@@ -243,8 +243,8 @@ class Evaluation:
                 engine, [ids for *_, ids, _ in asked], seeds, sampling, max_prompt_tokens(chain), advance, faults
             )
             for (unit, item, _, number), completion in zip(asked, completions, strict=True):
-                if completion.why is not None:
-                    why = quarantine.entry(item.id, "engine_error", completion.why, unit.peer, unit.benchmark)
+                if completion.error is not None:
+                    why = quarantine.entry(item.id, "engine_error", completion.error, unit.peer, unit.benchmark)
                     lost[unit.path(self.work, "responses")].append(why)
                 rows[unit.path(self.work, "responses")].append({
                     "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,

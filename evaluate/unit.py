@@ -68,7 +68,7 @@ class EvaluationUnit:
         rows = shards.rows_of(self.path(work, kind), VerdictRow, ["key", "score"])
         return {row["key"]: row["score"] for row in rows}
 
-    def losses(self, work: Path, why: Mapping[str, str], peer: str) -> list[QuarantineRow]:
+    def quarantine_entries(self, work: Path, why: Mapping[str, str], peer: str) -> list[QuarantineRow]:
         """For the notes of a peer's verdicts: `why` has, by key, why there is none."""
         rows = shards.rows_of(self.path(work, "responses"), ResponseRow) if why else []
         return [

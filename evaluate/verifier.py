@@ -51,7 +51,7 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Eval
             max_prompt_tokens = config.generate.context_tokens - tokens
             critiques = cot_critiques(engine, prompts, texts, tokens, max_prompt_tokens, advance, faults)
             found = list(map(cot_verdict, critiques))
-            lost = {key: each.why for key, each in zip(asked, critiques, strict=True) if each.why is not None}
+            lost = {key: each.error for key, each in zip(asked, critiques, strict=True) if each.error is not None}
         else:
             lm = policy_cache.language_model(policy, config)
             scores = budget.one_by_one(
@@ -62,7 +62,7 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Eval
             lost = {key: each.reason for key, each in zip(asked, scores, strict=True) if isinstance(each, Fault)}
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
-        quarantine.note(unit.path(work, kind), unit.losses(work, lost, policy.name))
+        quarantine.note(unit.path(work, kind), unit.quarantine_entries(work, lost, policy.name))
         shards.write_rows(rows, unit.path(work, kind), VERDICTS)
 
 
@@ -79,13 +79,13 @@ def cot_critiques(
     max_tokens: int,
     max_prompt_tokens: int,
     advance: Advance,
-    faults: int | None = None,
+    max_faults: int | None = None,
 ) -> list[Completion]:
     """The greedy critique of at most `max_tokens` tokens of each (question, response); none where the prompt has more
-    than `max_prompt_tokens` tokens. `faults` as in `complete`."""
+    than `max_prompt_tokens` tokens. `max_faults` as in `complete`."""
     tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])
     greedy = Sampling(0.0, 1.0, max_tokens, logprobs=False)
-    return complete(engine, tokens, [0] * len(tokens), greedy, max_prompt_tokens, advance, faults)
+    return complete(engine, tokens, [0] * len(tokens), greedy, max_prompt_tokens, advance, max_faults)
 
 
 def cot_verdict(critique: Completion) -> VerifierVerdict:

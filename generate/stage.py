@@ -72,7 +72,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
         console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
     kept = plan.n_questions - n_too_long
-    lost = Quarantine(run, stage, kept, plan.again)
+    lost = Quarantine(run, stage, kept, plan.files_of_unit)
     generate(plan, stage, workers, lost)
     rows, counts = count_chains(stage.folder)
     stage.finish(shards.shard_paths(stage.folder), rows, {
@@ -221,7 +221,7 @@ class Generation:
         found = [shards.read_json(self.too_long_path(shard)).items() for shard in range(self.n_shards)]
         return [quarantine.entry(id_, "too_long", why) for each in found for id_, why in each]
 
-    def again(self, unit: Path) -> list[Path]:
+    def files_of_unit(self, unit: Path) -> list[Path]:
         """What is to be forgotten if a unit is done anew: all units of its shard, which may show its responses."""
         return list(self.work.glob(f"{unit.name.partition('~')[0]}~*.parquet"))
 
@@ -269,7 +269,7 @@ class Generation:
             for unit, each in asked.items():
                 own_ = [next(completions) for _ in each]
                 rows = [self.row(unit, *request, done) for request, done in zip(each, own_, strict=True)]
-                quarantine.note(unit.path(self.work), quarantine_entries(rows, [done.why for done in own_]))
+                quarantine.note(unit.path(self.work), quarantine_entries(rows, [done.error for done in own_]))
                 shards.write_rows(rows, unit.path(self.work), CHAINS)
 
     def asked(self, unit: GenerationUnit) -> list[tuple[Question, int]]:

@@ -12,7 +12,7 @@ from data.console import console
 from data.errors import UserError
 from data.run import Run
 from data.task import Advance
-from peers.faults import Attempt, Fault, isolated, of_one_item
+from peers.faults import Attempt, Fault, isolate_faults, of_one_item
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,10 +41,10 @@ def one_by_one(
     attempt, faults = Attempt(advance), quarantine.allowed(runtime.quarantine_share, len(items))
 
     def with_budget(tokens: int) -> list[R | Fault]:
-        return isolated(items, lambda some, told: work(some, tokens, told), faults, attempt, _of_one_item)
+        return isolate_faults(items, lambda some, told: work(some, tokens, told), faults, attempt, _of_one_item)
 
     return with_halved_budget(
-        key, peer, "runtime.score_tokens", runtime.score_tokens, longest, with_budget, attempt.back
+        key, peer, "runtime.score_tokens", runtime.score_tokens, longest, with_budget, attempt.undo
     )
 
 

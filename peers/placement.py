@@ -189,12 +189,12 @@ def _on_gpu(
         mine = _lowered(shape, config.peer(name), config, runtime, device, room - asleep)
         needs[name] = footprint(shape, config.peer(name), config, mine, device)
         train_tokens[name] = mine.train_tokens if mine.train_tokens != runtime.train_tokens else 0
-        _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_least, device, room - asleep, runtime)
+        _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_minimum, device, room - asleep, runtime)
     each = [needs[peer] for peer, _ in here]
-    wanted = [given or max(need.kv_wanted, need.kv_least) for need in each]
-    least = [given or max(round(ENOUGH * need.kv_wanted), need.kv_least) for need in each]
+    wanted = [given or max(need.kv_preferred, need.kv_minimum) for need in each]
+    least = [given or max(round(ENOUGH * need.kv_preferred), need.kv_minimum) for need in each]
     if len(here) == 1 and each[0].apart:
-        least = [given or each[0].kv_least]  # there is nobody to take turns with
+        least = [given or each[0].kv_minimum]  # there is nobody to take turns with
     together = sum(need.at_once(cache, need.stage) for need, cache in zip(each, least, strict=True))
     turns = not forced if forced is not None else together > room
     if not turns and together > room:

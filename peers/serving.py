@@ -44,7 +44,7 @@ class Server:
         # its own lock would be a system-wide semaphore, which a process that is killed leaves behind
         tqdm.set_lock(threading.RLock())
         console.file = cast("IO[str]", _Messages(send))
-        self.told: Path | None = None  # the log that says who works here
+        self.announced: Path | None = None  # the log that says who works here
         if slot.device.is_gpu:
             check_gpu()
         policy_cache.expect_requests(_requests(run))
@@ -54,8 +54,8 @@ class Server:
         try:
             if log is not None:
                 _print_to(log)
-            if self.told != log:
-                self.told = log
+            if self.announced != log:
+                self.announced = log
                 print(f"peer {self.slot.peer}: process {os.getpid()} on {self.slot.device.name}", flush=True)
             answer = "done", work(self.run, *arguments, advance)
         except UserError as error:

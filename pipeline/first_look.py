@@ -44,7 +44,7 @@ MORE = 512  # questions beyond those that are shown, for rates of large batches
 
 
 def probe_peers(
-    config: Config, questions: list[str], more: list[str], what: str = "try"
+    config: Config, questions: list[str], timing_questions: list[str], what: str = "try"
 ) -> tuple[dict[str, Probe], Placement]:
     """Each peer's probe, and who ran where."""
     k = config.evaluate.samples
@@ -52,7 +52,7 @@ def probe_peers(
     total = dict.fromkeys(config.peer_names, len(questions) * (1 + k))
     with untouched_peers(config, what) as (workers, policies):
         for name in config.peer_names:
-            workers.submit(name, probe, policies[name], questions, more, k, peers_at_once(placement, name))
+            workers.submit(name, probe, policies[name], questions, timing_questions, k, peers_at_once(placement, name))
         with task(what, total, "responses") as line:
             found = {job.peer: result for job, result in workers.results(line)}
         return {name: found[name] for name in config.peer_names}, placement

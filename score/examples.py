@@ -76,7 +76,7 @@ class ExampleChooser:
         for number, text in enumerate(texts, start=1):
             row = _example(chain, peer, number, label, text, spread, None)
             if self.section.trains_on_samples:
-                row["measured"] = self.measured(chain, peer, text.place)
+                row["measured"] = self.measured(chain, peer, text.index)
             else:
                 self.beside_aggregate(chain, peer, row)
             judged = row["measured"] if row["measured"] is not None else row["trained"]
@@ -88,7 +88,7 @@ class ExampleChooser:
         """What is measured where the aggregate, or the peer's own response of the chain, is trained on."""
         response = chain.response_of(peer, self.section.y_source)
         aggregate = chain.aggregate(response)
-        row["against"], row["measured"] = chain.place(aggregate), chain.place(response)
+        row["against"], row["measured"] = chain.index_of(aggregate), chain.index_of(response)
         row["drop_reason"] = drop_reason(chain, response, self.section)
 
     def measured(self, chain: Chain, peer: str, trained: int) -> int | None:
@@ -117,7 +117,7 @@ class ExampleChooser:
 def _example(
     chain: Chain, peer: str, number: int, label: Label, text: TargetText | None, spread: float, reason: str | None
 ) -> ExampleRow:
-    place = None if text is None else text.place
+    place = None if text is None else text.index
     return {
         "prompt_id": chain.id, "peer": peer, "number": number, "trained": place, "against": place, "measured": None,
         "label": label.answer, "label_share": label.share, "agrees": None, "answer_entropy": spread,
@@ -125,6 +125,6 @@ def _example(
     }  # fmt: skip
 
 
-def row_at(chain: Chain, place: int | None) -> ChainRow | None:
+def row_at(chain: Chain, index: int | None) -> ChainRow | None:
     """A response by its place."""
-    return None if place is None else chain.rows[place]
+    return None if index is None else chain.rows[index]

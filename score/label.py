@@ -39,9 +39,9 @@ class Votes:
     of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)
     kind: AnswerKindName = "math"  # of the answers
 
-    def weight(self, chain: Chain, place: int) -> float:
+    def weight(self, chain: Chain, index: int) -> float:
         """Of one response."""
-        return self.of_response.get((chain.id, place), self.of_rater.get(chain.rows[place]["peer"], 1.0))
+        return self.of_response.get((chain.id, index), self.of_rater.get(chain.rows[index]["peer"], 1.0))
 
 
 class LabelRule(Protocol):

@@ -59,7 +59,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     if not stage.begin():
         return
     scoring = Scoring(run, round_, policies)
-    lost = Quarantine(run, stage, manifest.get("questions", 0), scoring.again)
+    lost = Quarantine(run, stage, manifest.get("questions", 0), scoring.files_of_unit)
     section = run.config.evaluate
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
         scoring.choose(workers, grader, lost)
@@ -99,7 +99,7 @@ class Scoring:
         """How much each rater's votes weigh."""
         return Raters(self.run, self.round, self.passes)
 
-    def again(self, unit: Path) -> list[Path]:
+    def files_of_unit(self, unit: Path) -> list[Path]:
         """What is to be forgotten if a unit is done anew: what is made from it, too."""
         later = "*.parquet" if unit.name.startswith("verified-") else "unweighted-*.parquet"
         return [unit, *self.work.glob(later), *shards.shard_paths(self.folder)]

@@ -42,7 +42,7 @@ class TextQuery:
 class TargetText:
     """A text to train on, by its place among the chain's rows, and what its weight is multiplied with."""
 
-    place: int
+    index: int
     factor: float = 1.0
 
 
@@ -65,7 +65,7 @@ class AggregateText:
                 return asked.label.reason or NO_SOLUTION
             if not agree(aggregate["answer"], asked.label.answer, asked.kind, grader):
                 return "aggregate_not_the_label"
-        return [TargetText(asked.chain.place(aggregate))]
+        return [TargetText(asked.chain.index_of(aggregate))]
 
 
 class OwnText:
@@ -73,7 +73,7 @@ class OwnText:
 
     def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
-        return [TargetText(asked.chain.place(asked.chain.response_of(asked.peer, asked.section.y_source)))]
+        return [TargetText(asked.chain.index_of(asked.chain.response_of(asked.peer, asked.section.y_source)))]
 
 
 class Solution:

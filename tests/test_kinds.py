@@ -73,8 +73,8 @@ def extract(response: str, question: str) -> str | None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with mine.py; what was found out of another one's is forgotten."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(OwnGrader, "looked", {})
-    monkeypatch.setattr(OwnGrader, "told", set())
+    monkeypatch.setattr(OwnGrader, "has_extract", {})
+    monkeypatch.setattr(OwnGrader, "announced", set())
     (tmp_path / "mine.py").write_text(OWN, encoding="utf-8")
     return tmp_path
 

@@ -81,7 +81,7 @@ def fits_memory(slots: tuple[Slot, ...], turns: frozenset[Device]) -> None:
         ]
         assert (max if device in turns else sum)(alone) <= 0.85 * device.memory
         assert all(slot.apart and resolve_runtime(RuntimeSection(), slot).resident == "one" for slot in here)
-        assert all(slot.kv_cache_bytes >= needs[slot.peer].kv_least for slot in here)
+        assert all(slot.kv_cache_bytes >= needs[slot.peer].kv_minimum for slot in here)
         assert all(slot.shared == (len(here) > 1) for slot in here)
 
 
@@ -129,7 +129,7 @@ def test_caches_share_what_is_there() -> None:
              for s in found.slots]  # fmt: skip
     used = sum(n.at_once(s.kv_cache_bytes, n.stage) for n, s in zip(needs, found.slots, strict=True))
     assert not found.turns and 0.99 < used / (0.85 * device.memory) <= 1
-    assert all(n.kv_least <= s.kv_cache_bytes < n.kv_wanted for n, s in zip(needs, found.slots, strict=True))
+    assert all(n.kv_minimum <= s.kv_cache_bytes < n.kv_preferred for n, s in zip(needs, found.slots, strict=True))
 
 
 def test_processes_of_a_cluster_without_gpus() -> None:

@@ -88,14 +88,14 @@ def read_golds(
     cells: Sequence[str],
     kind: AnswerKindName,
     name: str,
-    place: Callable[[int], str],
+    locate: Callable[[int], str],
     where: str,
     questions: Sequence[str] = (),
     first: int | None = None,
 ) -> list[str]:
     """The answers of the cells of a column, in order; of kind "choice" `questions` are theirs.
 
-    `name` (of the column), `place` (what a row is called) and `where` (the config section) are for the message. Raises
+    `name` (of the column), `locate` (what a row is called) and `where` (the config section) are for the message. Raises
     UserError for the first row that cannot be read.
     """
     found = []
@@ -104,26 +104,26 @@ def read_golds(
             found.append(read_gold(cell, kind, questions[row] if questions else "", first))
         except Unreadable as error:
             shown = f" ({_shown(cell)})" if cell else ""
-            raise UserError(f"{where}: {place(row)} has a {name!r}{shown} that {error}") from None
+            raise UserError(f"{where}: {locate(row)} has a {name!r}{shown} that {error}") from None
     return found
 
 
 def gold_by_question(
-    table: pl.DataFrame, kind: AnswerKindName, place: Callable[[int], str], where: str, first: int | None = None
+    table: pl.DataFrame, kind: AnswerKindName, locate: Callable[[int], str], where: str, first: int | None = None
 ) -> dict[str, tuple[str, str]]:
     """{question id: (question, answer)} of a table of questions and gold answers, in its order.
 
-    `place`, `where` and `first` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a
+    `locate`, `where` and `first` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a
     question that comes twice with different ones.
     """
     questions, answers = table.iter_columns()
-    golds = read_golds(answers.to_list(), kind, answers.name, place, where, questions.to_list(), first)
+    golds = read_golds(answers.to_list(), kind, answers.name, locate, where, questions.to_list(), first)
     found: dict[str, tuple[str, str]] = {}
     for row, (question, gold) in enumerate(zip(questions, golds, strict=True)):
         _, known = found.setdefault(question_id(question), (question, gold))
         if normalise_question(known) != normalise_question(gold) and not same_gold(known, gold, kind):
             raise UserError(
-                f"{where}: {place(row)} has the question {question[:60]!r} again, with the answer {gold!r}; before it "
+                f"{where}: {locate(row)} has the question {question[:60]!r} again, with the answer {gold!r}; before it "
                 f"was {known!r}; remove one"
             )
     return found

@@ -23,8 +23,10 @@ SILENT_SECONDS = 3.0  # after these it is said what is waited for
 class OwnGrader(Grader):
     """The processes that call a function of the user's. Its parent remembers the verdicts."""
 
-    told: ClassVar[set[tuple[str, bool]]] = set()  # kinds of which an error, or a loss, was told
-    looked: ClassVar[dict[str, bool]] = {}  # by checksum: functions that can be called; whether there is an `extract`
+    announced: ClassVar[set[tuple[str, bool]]] = set()  # kinds of which an error, or a loss, was told
+    has_extract: ClassVar[
+        dict[str, bool]
+    ] = {}  # by checksum: functions that can be called; whether there is an `extract`
 
     def __init__(self, kind: AnswerKindName, timeout_seconds: float, workers: int) -> None:
         super().__init__(timeout_seconds, workers)
@@ -33,11 +35,11 @@ class OwnGrader(Grader):
     @property
     def extracts(self) -> bool:
         """Whether the module has an `extract`. Raises UserError for a function that cannot be called."""
-        if self.identity not in self.looked:
+        if self.identity not in self.has_extract:
             with self._waiting():
                 [(_, reply)] = self._verify([own.LOOK])
-            self.looked[self.identity] = bool(reply and reply[0])
-        return self.looked[self.identity]
+            self.has_extract[self.identity] = bool(reply and reply[0])
+        return self.has_extract[self.identity]
 
     def verdicts(self, pairs: Sequence[AnswerPair]) -> Iterable[tuple[AnswerPair, bool | None]]:
         """The function's verdict on each (answer, gold)."""
@@ -54,8 +56,8 @@ class OwnGrader(Grader):
     def _value(self, reply: tuple[Any, str | None] | None, such: str) -> Any:
         """What came out; of what did not, the first time, why."""
         value, why = reply or (None, f"it took longer than {self.timeout_seconds:g} s, or ended its process")
-        if why and (self.kind, reply is None) not in self.told:
-            self.told.add((self.kind, reply is None))
+        if why and (self.kind, reply is None) not in self.announced:
+            self.announced.add((self.kind, reply is None))
             console.print(f"answers = {self.kind!r}: {why}; such {such}", markup=False, soft_wrap=True)
         return value
 

@@ -101,12 +101,14 @@ def percent(share: float | None) -> str:
     return number(None if share is None else 100 * share)
 
 
-def interval_text(found: Estimate | None, sign: bool = False, scale: float = 100, digits: int = 1) -> str:
+def interval_text(estimate: Estimate | None, sign: bool = False, scale: float = 100, digits: int = 1) -> str:
     """A mean and its interval; a dash for None."""
-    if found is None:
+    if estimate is None:
         return "–"
     shown = signed if sign else number
-    mean, low, high = (None if x is None else shown(scale * x, digits) for x in (found.mean, found.low, found.high))
+    mean, low, high = (
+        None if x is None else shown(scale * x, digits) for x in (estimate.mean, estimate.low, estimate.high)
+    )
     return f"{mean}" if low is None or high is None else f"{mean} ({low} to {high})"
 
 

@@ -36,9 +36,9 @@ CAPTIONS = {
 NOT_CORRECTED = "Intervals of 95 %, not corrected for {}."
 
 
-def write_comparison(found: RunComparison, path: Path) -> Path:
+def write_comparison(comparison: RunComparison, path: Path) -> Path:
     """Write the page of runs side by side; returns its path."""
-    return _write(comparison_context(found), path)
+    return _write(comparison_context(comparison), path)
 
 
 def write_ablation(name: str, round_: int, rows: Sequence[Row], path: Path) -> Path:
@@ -62,28 +62,31 @@ def _context(title: str, sections: list[PageSection], **more: Any) -> dict[str, 
     }  # fmt: skip
 
 
-def comparison_context(found: RunComparison) -> dict[str, Any]:
+def comparison_context(comparison: RunComparison) -> dict[str, Any]:
     """What the template is given."""
-    base, names = found.against, [side.run for side in found.sides]
-    differences = [figure for figure in found.figures if figure.minus is not None]
-    levels = [figure for figure in found.figures if figure.minus is None]
+    base, names = comparison.against, [side.run for side in comparison.sides]
+    differences = [figure for figure in comparison.figures if figure.minus is not None]
+    levels = [figure for figure in comparison.figures if figure.minus is None]
     parts = [
-        _forest(metric, [f for f in differences if f.metric == metric], base.run, found.peers) for metric in METRICS
+        _forest(metric, [f for f in differences if f.metric == metric], base.run, comparison.peers)
+        for metric in METRICS
     ]
     sections = [
         PageSection("overview", "Differences", parts=parts),
         PageSection("rounds", "By round", "Means over the benchmarks and the peers that all runs have.",
-                [_by_round(found, names)]),
+                [_by_round(comparison, names)]),
         PageSection("numbers", "All numbers", parts=[_levels(metric, levels) for metric in METRICS]),
     ]  # fmt: skip
-    told = [_sentence(found, side.run) for side in found.sides if side is not base]
+    told = [_sentence(comparison, side.run) for side in comparison.sides if side is not base]
     count = plural(len(differences), "comparison")
     return _context(
         join_words(names), sections,
         subtitle=f"{plural(len(names), 'run')} side by side · compared with {base.title}",
         verdict=told[:1], details=" ".join(told[1:]),
-        notices=[NOT_CORRECTED.format(count)], tiles=[_tile(found, i) for i in range(len(names))],
-        facts=[("Compared", [side.title for side in found.sides]), ("Peers", found.peers), *_choices(found)],
+        notices=[NOT_CORRECTED.format(count)], tiles=[_tile(comparison, i) for i in range(len(names))],
+        facts=[
+            ("Compared", [side.title for side in comparison.sides]), ("Peers", comparison.peers), *_choices(comparison),
+        ],
     )  # fmt: skip
 
 

@@ -150,8 +150,8 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
                 "response": completion.text, "answer": found.answer if found else None,
                 "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
             })  # fmt: skip
-            if completion.why is not None:
-                lost[shard].append(quarantine.entry(row["id"], "engine_error", completion.why, policy.name))
+            if completion.error is not None:
+                lost[shard].append(quarantine.entry(row["id"], "engine_error", completion.error, policy.name))
     for shard, answered in rows.items():
         quarantine.note(unit_path(run, round_, policy.name, shard), lost[shard])
         shards.write_rows(answered, unit_path(run, round_, policy.name, shard), RESPONSES)
