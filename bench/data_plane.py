@@ -29,7 +29,8 @@ from unittest import mock
 
 from data.config.sections import Config
 from data.run import Run, open_run
-from peers.engines.protocol import Advance, Completion, Request, Sampling
+from data.task import Advance
+from peers.engines.protocol import Completion, Request, Sampling
 from peers.logprob.model import Pair
 from peers.policy import Policy, resolve
 from peers.prompts import PeerPrompts, load_all_prompts

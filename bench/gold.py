@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from data.answers.equivalence import Kind
+from data.answers.equivalence import MathKind
 from data.answers.extract import extract
 from data.answers.gold import read_gold
 from data.answers.grader import Grader, grade
@@ -26,7 +26,7 @@ from data.console import console
 from data.errors import UserError
 
 BATCH = 512  # rows in memory
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[MathKind, ...] = get_args(MathKind)
 
 Case = tuple[str, str, bool]  # response, gold, is it right
 
@@ -36,7 +36,7 @@ def published_answer(solution: str) -> int:
     return int(solution.rpartition("####")[2].replace(",", ""))
 
 
-def gsm8k_cases(path: Path, kind: Kind) -> Iterator[Case]:
+def gsm8k_cases(path: Path, kind: MathKind) -> Iterator[Case]:
     """Each gold answer as its own response, and the same with its answer raised by one."""
     for row in rows(path, "answer"):
         solution = row["answer"]
@@ -47,7 +47,7 @@ def gsm8k_cases(path: Path, kind: Kind) -> Iterator[Case]:
         yield f"{solution[: solution.rindex('####')]}#### {answer + 1}", gold, False
 
 
-def labelled_cases(path: Path, kind: Kind) -> Iterator[Case]:
+def labelled_cases(path: Path, kind: MathKind) -> Iterator[Case]:
     """Each model's solution with the label that it was published with."""
     for row in rows(path, "ground_truth"):
         gold = read_gold(row["ground_truth"], kind)
@@ -69,7 +69,7 @@ def rows(path: Path, column: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def differences(cases: Iterable[Case], kind: Kind, grader: Grader) -> tuple[Counter[bool], list[Case]]:
+def differences(cases: Iterable[Case], kind: MathKind, grader: Grader) -> tuple[Counter[bool], list[Case]]:
     """How many cases are right and wrong by their labels, and those that are graded otherwise."""
     counts: Counter[bool] = Counter()
     found: list[Case] = []
@@ -82,7 +82,7 @@ def differences(cases: Iterable[Case], kind: Kind, grader: Grader) -> tuple[Coun
     return counts, found
 
 
-def report(name: str, path: Path, cases_of: Callable[[Path, Kind], Iterator[Case]], grader: Grader) -> int:
+def report(name: str, path: Path, cases_of: Callable[[Path, MathKind], Iterator[Case]], grader: Grader) -> int:
     """Print a file's figures; returns how many verdicts differ."""
     differ = 0
     for kind in KINDS:

@@ -50,8 +50,8 @@ def flops(shapes: Shapes, pairs: Sequence[Tokens], budget: int, steps: Sequence[
     rows = sum(len(target) for _, target in pairs)
     weights = sum(inputs * outputs * count for (inputs, outputs), count in shapes.linears.items())
     seen = sum(
-        n * len(branch.ancestors) + n * (n + 1) / 2
-        for tree in trees for branch in tree.branches for n in [branch.end - branch.first]
+        n * len(segment.ancestors) + n * (n + 1) / 2
+        for tree in trees for segment in tree.segments for n in [segment.end - segment.first]
     )  # fmt: skip
     twice, thrice = (2, 3) if steps else (1, 1)  # attention has two inputs, so its backward is twice its forward
     return Flops(

@@ -13,7 +13,7 @@ from data.console import console
 from data.run import Run
 from data.schema import CHAINS
 from data.shards import read_rows, shard_paths
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_all_prompts, load_prompts
 from peers.source import compute_dtype, model_directory
 from train.loss import optimiser_steps
@@ -37,7 +37,7 @@ class Bench:
         self.session, self.model = session, model
         self.config, name = configuration(model, worked_examples)
         self.maker = Maker(load_prompts(self.config, name), model != "nano", SEED)
-        peer, runtime = self.config.peer(name), here(self.config.runtime)
+        peer, runtime = self.config.peer(name), runtime_here(self.config.runtime)
         self.base: dict[str, Any] = {
             "directory": str(model_directory(peer, self.config).resolve()),
             "dtype": compute_dtype(peer, runtime.compute),
@@ -53,7 +53,7 @@ class Bench:
 
     def limit(self, part: str, pairs: list[Tokens], repeat: int = 0, record: bool = True) -> None:
         """Measure the machine's limit for a workload."""
-        runtime, train = here(self.config.runtime), part == "train"
+        runtime, train = runtime_here(self.config.runtime), part == "train"
         rows = runtime.train_tokens if train else runtime.score_tokens
         steps = optimiser_steps(len(pairs), self.config.train.batch_size, 1, SEED) if train else []
         found = run_worker("machine_limit", {**self.base, "pairs": pairs, "steps": steps, "budget": rows})
@@ -77,7 +77,7 @@ class Bench:
         self.about("score", pairs, "pairs")
         job, few_tokens = {**self.base, "pairs": few}, tokens_of(few)
         size = batch_size if batch_size == "auto" else int(batch_size)
-        budget = here(self.config.runtime).score_tokens
+        budget = runtime_here(self.config.runtime).score_tokens
         ours = Contender("ours", "ours_score", {**self.base, "pairs": pairs, "budget": budget}, tokens_of(pairs))
         theirs = [Contender("lm-eval hf", "lm_eval_score", {**job, "batch_size": size}, few_tokens, f"batch {size}")]
         if vllm:
@@ -94,7 +94,12 @@ class Bench:
 
     def agreement(self, pairs: list[Tokens]) -> None:
         """Ours in float32 and the float64 reference, token by token."""
-        job = {**self.base, "dtype": "float32", "pairs": pairs, "budget": here(self.config.runtime).score_tokens}
+        job = {
+            **self.base,
+            "dtype": "float32",
+            "pairs": pairs,
+            "budget": runtime_here(self.config.runtime).score_tokens,
+        }
         one, two = (run_worker(system, job)["logprobs"] for system in ("ours_score", "reference_score"))
         error = max(abs(a - b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True))
         text = f"at most {error:.2e} nats apart at any of {sum(map(len, two)):,} target tokens"
@@ -102,7 +107,10 @@ class Bench:
 
     def train_job(self, pairs: list[Tokens], **changed: Any) -> dict[str, Any]:
         """What both trainers are told."""
-        section, runtime = self.config.train.model_copy(update={"epochs": 1, **changed}), here(self.config.runtime)
+        section, runtime = (
+            self.config.train.model_copy(update={"epochs": 1, **changed}),
+            runtime_here(self.config.runtime),
+        )
         return {
             **self.base, "pairs": pairs, "train": section.model_dump(), "budget": runtime.train_tokens,
             "steps": optimiser_steps(len(pairs), section.batch_size, 1, SEED), "packed_tokens": PACKED_TOKENS,
@@ -161,7 +169,7 @@ def generate(session: Session, questions: int, repeats: int) -> None:
 
 def bare_job(run: Run, dtype: str) -> dict[str, Any]:
     """The requests of a finished generate stage, by peer: what each had been shown."""
-    config, prompts, runtime = run.config, load_all_prompts(run.config), here(run.config.runtime)
+    config, prompts, runtime = run.config, load_all_prompts(run.config), runtime_here(run.config.runtime)
     requests: dict[str, list[list[int]]] = {name: [] for name in prompts}
     earlier: dict[str, list[str]] = {}
     rows = [row for path in shard_paths(run.stage_dir(1, "chains")) for row in read_rows(path, CHAINS)]

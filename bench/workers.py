@@ -149,10 +149,10 @@ def ours_generate(job: Job, ready: Ready) -> Result:
     from data.run import RUNS
     from data.shards import read_json
     from generate import main
-    from peers.command import Step, run_steps
+    from peers.command import StageStep, run_steps
 
     ready()
-    run_steps([Step("generate", 1, main)], job["run"], Path(job["config"]), job["set"])
+    run_steps([StageStep("generate", 1, main)], job["run"], Path(job["config"]), job["set"])
     return {"generated_tokens": read_json(RUNS / job["run"] / "round=1" / "chains" / "_SUCCESS.json")["tokens"]}
 
 

@@ -16,7 +16,7 @@ import typer
 
 from data import events
 from data.errors import UserError, trouble
-from data.streams import open_streams, settle
+from data.streams import flush_or_drop, open_streams
 from data.visible import one_line, visible
 
 
@@ -67,7 +67,7 @@ def _end(line: str, status: int) -> NoReturn:
     with suppress(OSError):  # stderr may be what is full
         print(one_line(line), file=sys.stderr, flush=True)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-        settle(stream, number)
+        flush_or_drop(stream, number)
     raise SystemExit(status) from None
 
 

@@ -43,7 +43,7 @@ def columns_of(table: str) -> list[Column]:
     return found
 
 
-def markdown(table: str) -> str:
+def table_markdown(table: str) -> str:
     """The Markdown table of data/README.md."""
     lines = [HEADER]
     for each in columns_of(table):
@@ -60,7 +60,7 @@ def with_tables(readme: str) -> str:
         parts = re.split(rf"({begin})(?:\|[^\n]*\n)+", readme, flags=re.M)
         if len(parts) != 3:
             raise ValueError(f"data/README.md has {len(parts) // 2} tables under `## {table.section}`, expected 1")
-        readme = parts[0] + parts[1] + markdown(name) + parts[2]
+        readme = parts[0] + parts[1] + table_markdown(name) + parts[2]
     return readme
 
 

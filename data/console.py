@@ -14,8 +14,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from data import events
-from data.streams import NARROW, settle
-from data.visible import tame, visible
+from data.streams import NARROW, flush_or_drop
+from data.visible import mask_controls, visible
 
 
 class _Console(Console):
@@ -49,7 +49,7 @@ events.log.out = lambda: console.file
 
 
 @contextmanager
-def chatter_to(path: Path) -> Iterator[None]:
+def redirect_output(path: Path) -> Iterator[None]:
     """Send everything that libraries and their child processes print to a file; `console` still reaches the person.
 
     The file descriptors themselves are redirected, since vLLM and its compiled parts write below Python's streams.
@@ -68,14 +68,14 @@ def chatter_to(path: Path) -> Iterator[None]:
             yield
         finally:
             for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-                settle(stream, number)  # the log's disk may be full
+                flush_or_drop(stream, number)  # the log's disk may be full
                 os.dup2(saved[number - 1], number)
                 os.close(saved[number - 1])
             console._file = previous
             with suppress(OSError):
                 terminal.close()
             with suppress(OSError):
-                tame(path)
+                mask_controls(path)
 
 
 def _encoding() -> str:

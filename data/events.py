@@ -42,7 +42,7 @@ def emit(event: str, **fields: Any) -> None:
 
 
 @contextmanager
-def within(**context: Any) -> Iterator[None]:
+def with_fields(**context: Any) -> Iterator[None]:
     """Events of the block have these fields, too."""
     before = log.context
     log.context = {**before, **context}

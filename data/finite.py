@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from math import isfinite
 
 
-def known(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """A measured number, None where it is not finite."""
     return value if isfinite(value) else None
 

@@ -20,7 +20,7 @@ FOLDER = "forked_from"
 
 
 @dataclass(frozen=True)
-class Origin:
+class ForkOrigin:
     """A round of another run."""
 
     run: str
@@ -41,13 +41,15 @@ def origin_path(run: str) -> Path:
     return RUNS / run / FOLDER
 
 
-def origin_of(run: str) -> Origin | None:
+def origin_of(run: str) -> ForkOrigin | None:
     """Where a run was forked from; None if it was not. Raises UserError if what says so is damaged."""
     manifest = shards.read_manifest(origin_path(run))
     if manifest is None:
         return None
     found = manifest["forked_from"]
-    return Origin(found["run"], found["round"], found["checksum"], frozenset(manifest["linked"]), found["forked_from"])
+    return ForkOrigin(
+        found["run"], found["round"], found["checksum"], frozenset(manifest["linked"]), found["forked_from"]
+    )
 
 
 def fork_notice(run: str) -> str:

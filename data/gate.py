@@ -19,7 +19,7 @@ FOLDER = OUTPUT["gate"]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GateComparison:
     """Agreement with the votes of a candidate against that of another policy, paired by question; shares of 0 to 1.
 
     `low` and `high` are the interval of `difference` that the rule looks at; `passed` is what it says.
@@ -43,7 +43,7 @@ class Decision:
 
     peer: str
     round: int
-    comparisons: tuple[Comparison, ...]  # with the policy in use before, then with round 0's where that is another
+    comparisons: tuple[GateComparison, ...]  # with the policy in use before, then with round 0's where that is another
     in_use: int  # the round whose adapter is used from now on; 0 is the untouched peer
 
     @property
@@ -67,7 +67,7 @@ def decisions(run: Run, round_: int) -> dict[str, Decision] | None:
     if manifest is None:
         return None
     return {
-        peer: Decision(peer, round_, tuple(Comparison(**each) for each in found["comparisons"]), found["in_use"])
+        peer: Decision(peer, round_, tuple(GateComparison(**each) for each in found["comparisons"]), found["in_use"])
         for peer, found in manifest["decisions"].items()
     }
 

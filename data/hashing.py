@@ -14,7 +14,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def normalise(text: str) -> str:
+def normalise_question(text: str) -> str:
     """Text as it identifies a question: NFC, runs of white space as one blank. Nothing else is the same question:
     3² is not 32, a Mb is not a MB, and A - a is not a - A.
     """
@@ -31,7 +31,7 @@ def loose_form(text: str) -> str:
 
 def question_id(question: str) -> str:
     """Content hash of the normalised question, 16 hex digits."""
-    return _short_hash(normalise(question))
+    return _short_hash(normalise_question(question))
 
 
 def draw_key(question: str) -> str:

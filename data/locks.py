@@ -50,19 +50,19 @@ def _host() -> str:
     return "".join(socket.gethostname().split()) or "localhost"
 
 
-class NoLocks(UserError):
+class LocksUnsupported(UserError):
     """The file system has no locks."""
 
 
 @contextmanager
-def locked(folder: Path, ways_out: str = "wait for it, stop it, or use another --run name") -> Iterator[None]:
+def locked(folder: Path, advice: str = "wait for it, stop it, or use another --run name") -> Iterator[None]:
     """Make a folder and hold its lock; says so where the one who held it last was killed. Raises UserError if another
     process holds it, or if there are no locks."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        file = _taken(folder, ways_out)
-    except (OSError, NoLocks):
+        file = _taken(folder, advice)
+    except (OSError, LocksUnsupported):
         if made:
             with suppress(OSError):
                 (folder / LOCK).unlink(missing_ok=True)
@@ -146,11 +146,11 @@ def _after_a_glance(file: FileIO, path: Path) -> bool:
 def holder(folder: Path) -> int | None:
     """The number of the process that holds a folder's lock, UNKNOWN if it is not told; None if nobody does. Where the
     file system has no locks nobody can."""
-    held, who = look(folder)
+    held, who = lock_state(folder)
     return (who.pid if who else UNKNOWN) if held else None
 
 
-def look(folder: Path) -> tuple[bool, Holder | None]:
+def lock_state(folder: Path) -> tuple[bool, Holder | None]:
     """(whether a folder's lock is held, by whom); of one that is not held, who was killed with it, if anybody was."""
     try:
         file = FileIO(folder / LOCK, "r")
@@ -177,7 +177,7 @@ def take(file: FileIO, path: Path, wait: bool = False) -> bool:
             if error.errno in HELD:
                 return False
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise NoLocks(
+            raise LocksUnsupported(
                 f"{path} cannot be locked ({reason}), and without a lock two commands would spoil each other's files: "
                 "work in a folder on a disk whose file system has locks (a link to one will do; PST_CACHE names the "
                 "cache's)"

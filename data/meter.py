@@ -69,7 +69,7 @@ class Meter:
         return now if now - self._last > LATE * max(usual, APART) else self._last
 
 
-def lasting(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A time in words: 40 s, 3 min, 1 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"

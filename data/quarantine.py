@@ -50,31 +50,31 @@ def entry(
     }  # fmt: skip
 
 
-def note(unit: Path, found: Sequence[QuarantineRow]) -> None:
+def note(unit: Path, rows: Sequence[QuarantineRow]) -> None:
     """Keep what went wrong in a unit, before the unit's own file is written; each question and reason once."""
-    kept = {(row["peer"], row["question_id"], row["reason"]): row for row in reversed(found)}
+    kept = {(row["peer"], row["question_id"], row["reason"]): row for row in reversed(rows)}
     if kept:
         shards.write_json(list(reversed(kept.values())), notes_of(unit))
     else:
         notes_of(unit).unlink(missing_ok=True)  # of a call that was killed before it had written the unit
 
 
-def rows_of(round_dir: Path) -> list[shards.Row]:
+def entries(round_dir: Path) -> list[shards.Row]:
     """What the stages of a round have lost."""
     path = path_of(round_dir)
     return shards.read_rows(path, QUARANTINE) if path.is_file() else []
 
 
-def set_rows(round_dir: Path, stage: str, mine: Sequence[Mapping[str, Any]]) -> None:
+def set_rows(round_dir: Path, stage: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Put a stage's rows in the place of those that it had; a file without any is not made."""
-    before = rows_of(round_dir)
-    after = [row for row in before if row["stage"] != stage] + list(mine)
+    before = entries(round_dir)
+    after = [row for row in before if row["stage"] != stage] + list(rows)
     if after != before:
         with sums.noted(path_of(round_dir)):
             shards.write_rows(after, path_of(round_dir), QUARANTINE)
 
 
-def told(counts: dict[str, int]) -> str:
+def summary(counts: dict[str, int]) -> str:
     """How many, by reason: for people."""
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
 
@@ -90,12 +90,13 @@ def lines_of(root: Path) -> list[str]:
             continue
         if counts := manifest.get("quarantined"):
             stage, round_ = manifest.get("stage", path.parent.name), manifest.get("round", "?")
-            lines.append(f"{stage} round {round_}: quarantined {told(counts)} ({path_of(path.parent.parent)})")
+            lines.append(f"{stage} round {round_}: quarantined {summary(counts)} ({path_of(path.parent.parent)})")
     return lines
 
 
 class Quarantine:
-    """What a stage has lost of its `questions`. `again(unit)` lists the files to forget if a unit is to be done anew.
+    """What a stage has lost of its `questions`. `files_of_unit(unit)` lists the files to delete before a unit is
+    done again.
 
     A stage that was stopped for too many losses has those units done again that are not joined to a shard yet.
     Whatever else was done is kept.
@@ -103,7 +104,7 @@ class Quarantine:
 
     def __init__(
         self, run: Run, stage: Stage, questions: int,
-        again: Callable[[Path], Iterable[Path]] = lambda unit: [unit],
+        files_of_unit: Callable[[Path], Iterable[Path]] = lambda unit: [unit],
     ) -> None:  # fmt: skip
         self.run, self.stage, self.questions = run, stage, questions
         self.lost: dict[str, set[tuple[str | None, str]]] = defaultdict(set)  # by reason: benchmark and question
@@ -112,7 +113,7 @@ class Quarantine:
         self._count(units)
         if self._why() is not None:
             for unit in [unit for unit in units if unit.is_file()]:
-                for path in again(unit):
+                for path in files_of_unit(unit):
                     notes_of(path).unlink(missing_ok=True)
                     path.unlink(missing_ok=True)
             self.lost.clear()

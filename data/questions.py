@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from data.answers.choice import listed, problem_of, with_options
+from data.answers.choice import parse_options, problem_of, with_options
 from data.config.sections import SourceSection
 from data.errors import UserError
 from data.files import EXPECTED, list_files, looks_like_files
@@ -22,7 +22,7 @@ HUB_SPLIT = "train"  # where a hub name comes without a split
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceOrigin:
     """Where the rows of a source came from."""
 
     source: str
@@ -31,7 +31,7 @@ class Origin:
     left_out: tuple[str, ...] = ()
     first: int = 0  # of these rows, the first that its section names
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """The name of a row, counted from 0 over what was read, as errors tell it: file and row in the file."""
         row += self.first
         for file in self.files:
@@ -54,7 +54,7 @@ class Questions(NamedTuple):
 
     texts: dict[str, str]  # by id, in the source's order
     duplicates: int  # rows left out since an earlier one has the same question
-    origin: Origin
+    origin: SourceOrigin
 
 
 def read_source(section: SourceSection, columns: list[str], where: str) -> pl.DataFrame:
@@ -83,7 +83,7 @@ def shuffled(questions: Mapping[str, str], seed: int) -> list[str]:
 
 def read_with_origin(
     section: SourceSection, columns: list[str], where: str, lists: Sequence[str] = ()
-) -> tuple[pl.DataFrame, Origin]:
+) -> tuple[pl.DataFrame, SourceOrigin]:
     """What `read_source` returns, and where it comes from. In the columns `lists` a list is taken, as its JSON. A
     column of options becomes part of the question.
 
@@ -100,34 +100,38 @@ def read_with_origin(
     for column in table.columns:
         empty = table[column].is_null() | (table[column].str.strip_chars() == "")
         if empty.any():
-            row = origin.place(empty.arg_true()[0])
+            row = origin.location(empty.arg_true()[0])
             raise UserError(f"{where}: {row} has an empty {column!r}; fix or remove the row")
         nul = table[column].str.contains("\0", literal=True)
         if nul.any():
-            row = origin.place(nul.arg_true()[0])
+            row = origin.location(nul.arg_true()[0])
             raise UserError(f"{where}: {row} has a NUL character in {column!r}; fix or remove the row")
     if section.question_column in table.columns:
         table = _with_options(section, table, origin, where)
     return table.select(list(dict.fromkeys(columns))), origin
 
 
-def _with_options(section: SourceSection, table: pl.DataFrame, origin: Origin, where: str) -> pl.DataFrame:
+def _with_options(section: SourceSection, table: pl.DataFrame, origin: SourceOrigin, where: str) -> pl.DataFrame:
     """With the options that a column has written below the questions; those of questions with a choice are checked."""
     questions = table[section.question_column].to_list()
     if section.options is not None:
         try:
             for row, cell in enumerate(table[section.options].to_list()):
-                questions[row] = with_options(questions[row], listed(cell))
+                questions[row] = with_options(questions[row], parse_options(cell))
         except ValueError as error:
-            raise UserError(f"{where}: {origin.place(row)} has options in {section.options!r} that {error}") from None
+            raise UserError(
+                f"{where}: {origin.location(row)} has options in {section.options!r} that {error}"
+            ) from None
     if getattr(section, "answers", None) == "choice":
         for row, question in enumerate(questions):
             if problem := problem_of(question):
-                raise UserError(f"{where}: {origin.place(row)} {problem}")
+                raise UserError(f"{where}: {origin.location(row)} {problem}")
     return table.with_columns(pl.Series(section.question_column, questions, dtype=pl.String))
 
 
-def _open(section: SourceSection, columns: list[str], where: str, lists: Sequence[str]) -> tuple[pl.DataFrame, Origin]:
+def _open(
+    section: SourceSection, columns: list[str], where: str, lists: Sequence[str]
+) -> tuple[pl.DataFrame, SourceOrigin]:
     if section.source == NANO:
         return _open_nano(section, columns, where)
     source = section.here(section.source)
@@ -142,22 +146,22 @@ def _open(section: SourceSection, columns: list[str], where: str, lists: Sequenc
     listing = list_files(source, section.split, where)
     tables, files = zip(*(read_file(file, columns, where, lists) for file in listing.files), strict=True)
     table: pl.DataFrame = pl.concat(tables)
-    return table, Origin(section.source, len(table), files, tuple(listing.left_out))
+    return table, SourceOrigin(section.source, len(table), files, tuple(listing.left_out))
 
 
-def _open_nano(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, Origin]:
+def _open_nano(section: SourceSection, columns: list[str], where: str) -> tuple[pl.DataFrame, SourceOrigin]:
     from data.nano import source
 
     if section.revision is not None:
         raise UserError(f"{where}: revision is {section.revision!r}, and source 'nano' has none; leave it out")
     rows = source(section.subset, section.split or "train")
     table = pl.DataFrame([{"question": row.question, "answer": row.answer} for row in rows])
-    return _texts(table.to_arrow(), columns, NANO, where), Origin(NANO, len(table))
+    return _texts(table.to_arrow(), columns, NANO, where), SourceOrigin(NANO, len(table))
 
 
 def _open_hub(
     section: SourceSection, columns: list[str], where: str, lists: Sequence[str]
-) -> tuple[pl.DataFrame, Origin]:
+) -> tuple[pl.DataFrame, SourceOrigin]:
     """A name on the hub, through the `datasets` library."""
     import datasets
 
@@ -172,7 +176,7 @@ def _open_hub(
         ) from error
     found: Any = dataset
     table = _texts(found.with_format("arrow")[:], columns, section.source, where, lists)
-    return table, Origin(section.source, len(table))
+    return table, SourceOrigin(section.source, len(table))
 
 
 def _texts(table: pa.Table, columns: list[str], source: str, where: str, lists: Sequence[str] = ()) -> pl.DataFrame:

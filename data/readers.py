@@ -52,7 +52,7 @@ class BadFileError(ValueError):
     """What is wrong in a file, and where: the end of a sentence that begins with the file's name."""
 
 
-class Room:
+class MemoryBudget:
     """What is left of ROOM for a file."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, str]]:
 def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str], lists: Sequence[str]) -> pl.DataFrame:
     known: dict[str, None] = {}
     texts: Texts = {column: [] for column in (*columns, *more)}
-    room = Room()
+    room = MemoryBudget()
     for number, line in lines:
         if line.isspace():
             room.take(1, 0)
@@ -220,7 +220,7 @@ class _RowLines:
                 raise BadFileError(f"line {number}: a row is longer than {LINE >> 20} MiB; check the quotes before it")
             yield line
 
-    def one_by_one(self, rows: Iterator[list[str]], room: Room) -> Iterator[list[str]]:
+    def one_by_one(self, rows: Iterator[list[str]], room: MemoryBudget) -> Iterator[list[str]]:
         """The rows; an empty one, which is left out later, takes its room, too."""
         for row in rows:
             self.taken = 0
@@ -231,7 +231,7 @@ class _RowLines:
 
 def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
     csv.field_size_limit(LINE)
-    room, row_lines = Room(), _RowLines(lines)
+    room, row_lines = MemoryBudget(), _RowLines(lines)
     rows = csv.reader(row_lines, strict=True)
     try:
         header = next((row for row in row_lines.one_by_one(rows, room) if row), [])
@@ -274,7 +274,7 @@ def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lis
 def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
     """Columns of a Parquet file, read in batches of so few rows that one cannot take more than ROOM: a value is not
     larger than what its row group unpacks to, and may be there once and stand in every row."""
-    room, batches = Room(), []
+    room, batches = MemoryBudget(), []
     fields = [file.schema_arrow.field(name) for name in wanted]
     room.take(file.metadata.num_rows * len(wanted), 0)  # before anything is read
     for number in range(file.metadata.num_row_groups):
@@ -304,7 +304,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _without_dictionary(column: pa.Array, room: Room) -> pa.Array:
+def _without_dictionary(column: pa.Array, room: MemoryBudget) -> pa.Array:
     """Values instead of numbers of values, if there is room for them."""
     if not pa.types.is_dictionary(column.type):
         return column

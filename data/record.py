@@ -32,9 +32,9 @@ class Record:
         }  # fmt: skip
         self.write()
 
-    def progress(self, told: dict[str, Any]) -> None:
-        """Where a task of the stage is: `data.task.Task.told`."""
-        self.found["progress"] = told
+    def progress(self, numbers: dict[str, Any]) -> None:
+        """Where a task of the stage is: `data.task.Task.numbers`."""
+        self.found["progress"] = numbers
         self.write()
 
     def close(self, state: State, reason: str | None = None) -> None:
@@ -68,7 +68,7 @@ def recorded(run: Run, round_: int, stage: str, last_round: int) -> Iterator[Non
     finished before, only what goes wrong is kept."""
     global current
     already = stage_is_finished(run.name, stage, round_)
-    with events.within(run=run.name, round=round_, stage=stage):
+    with events.with_fields(run=run.name, round=round_, stage=stage):
         current = None if already else Record(run, round_, stage, last_round)
         if not already:
             events.emit("started")

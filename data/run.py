@@ -93,7 +93,7 @@ def stage_is_finished(run: str, stage: str, round_: int) -> bool:
     return (RUNS / run / f"round={round_}" / OUTPUT[stage] / shards.SUCCESS).is_file()
 
 
-def check_name(run: str, option: str = "--run") -> None:
+def check_run_name(run: str, option: str = "--run") -> None:
     """Raises UserError for what cannot be the name of a run; `option` is what gave it."""
     if not re.fullmatch(NAME, run) or len(run) > NAME_BYTES:
         raise UserError(
@@ -115,7 +115,7 @@ def open_run(
     Without a config file an existing run's frozen config is used. Raises UserError if another process holds the run,
     the config conflicts with the frozen one, or the questions are not usable.
     """
-    check_name(name)
+    check_run_name(name)
     root = RUNS / name
     check_inside(root)
     frozen_path = root / "config.json"
@@ -126,7 +126,7 @@ def open_run(
         first = not frozen_path.is_file()
         try:
             if not first:
-                check_version(root)  # before the config is compared, so that an old run is told as what it is
+                check_run_version(root)  # before the config is compared, so that an old run is told as what it is
             config = _resolve(frozen_path, given, overrides)
             resolved(config)
             check_own(config.answer_kinds)
@@ -182,7 +182,7 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
     return frozen.model_copy(update={**free, **placed, "gate": gate})
 
 
-def check_version(root: Path) -> None:
+def check_run_version(root: Path) -> None:
     """Raises UserError if another version of this project made a part of a run. What is damaged is for whoever reads
     it to tell."""
     for folder in (*(root / name for name in ("prompts", "gate", "forked_from")), *sorted(root.glob("round=*/*"))):
@@ -219,7 +219,7 @@ def metrics_path(run: str, round_: int) -> Path:
 
 def load_frozen(run: str) -> Config:
     """The run's frozen config. Raises UserError for a run of another version."""
-    check_version(RUNS / run)
+    check_run_version(RUNS / run)
     return read_frozen(RUNS / run / "config.json")
 
 

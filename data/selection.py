@@ -11,8 +11,8 @@ from data import shards
 from data.config.sections import Config, PromptsSection
 from data.console import console
 from data.errors import UserError
-from data.hashing import digest, loose_form, normalise
-from data.questions import Origin, shuffled, unique_questions
+from data.hashing import digest, loose_form, normalise_question
+from data.questions import SourceOrigin, shuffled, unique_questions
 from data.schema import PROMPTS
 
 PRINTED = 10  # lines of a list on the screen
@@ -32,7 +32,7 @@ class Shared:
     @property
     def same(self) -> bool:
         """Whether it is the same question; else only the loose forms are the same."""
-        return normalise(self.question) == normalise(self.in_benchmark)
+        return normalise_question(self.question) == normalise_question(self.in_benchmark)
 
     def __str__(self) -> str:
         written = "" if self.same else f", written {_short(self.in_benchmark)} there"
@@ -47,8 +47,8 @@ class Chosen:
     for_gate: dict[str, str]  # those that follow, for the gate alone
     duplicates: int
     shared: dict[str, Shared]
-    origin: Origin
-    benchmarks: dict[str, Origin]
+    origin: SourceOrigin
+    benchmarks: dict[str, SourceOrigin]
 
 
 def choose_prompts(config: Config) -> Chosen:
@@ -120,7 +120,7 @@ def _write_questions(questions: dict[str, str], config: Config, folder: Path) ->
     return files
 
 
-def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str, Shared], dict[str, Origin]]:
+def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str, Shared], dict[str, SourceOrigin]]:
     """The questions, by id, that a benchmark also has by their loose form; and where each benchmark comes from."""
     texts, origins = dict[str, dict[str, str]](), {}
     for index, benchmark in enumerate(config.benchmarks):
@@ -156,12 +156,12 @@ def _shared(questions: dict[str, str], others: dict[str, dict[str, str]]) -> dic
     asked: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
     for name, texts in others.items():
         for text in texts.values():
-            asked[loose_form(text)][normalise(text)] = (name, text)
+            asked[loose_form(text)][normalise_question(text)] = (name, text)
     shared = {}
     for id_, question in questions.items():
         found = asked.get(loose_form(question))
         if found:
-            exact = found.get(normalise(question))
+            exact = found.get(normalise_question(question))
             shared[id_] = Shared(question, *(exact or next(iter(found.values()))))
     return shared
 
@@ -183,7 +183,12 @@ def _without(questions: dict[str, str], shared: dict[str, Shared], section: Prom
 
 
 def _tell(
-    section: PromptsSection, origin: Origin, duplicates: int, shared: dict[str, Shared], taken: int, kept_apart: int
+    section: PromptsSection,
+    origin: SourceOrigin,
+    duplicates: int,
+    shared: dict[str, Shared],
+    taken: int,
+    kept_apart: int,
 ) -> None:
     parts = [str(origin), f"{duplicates:,} duplicates dropped"]
     if section.rows:

@@ -27,7 +27,7 @@ class Spent:
         self.seconds.clear()
         self.devices.clear()
 
-    def told(self) -> dict[str, Any]:
+    def totals(self) -> dict[str, Any]:
         """For a manifest: `peer_seconds`, `devices`; nothing if no process was asked."""
         if not self.devices:
             return {}

@@ -80,7 +80,7 @@ class Stage:
 
         seconds = round(time.monotonic() - self.start, 1)
         manifest = {
-            "stage": self.name, "round": self.round, "rows": rows, "seconds": seconds, **summary, **spent.told(),
+            "stage": self.name, "round": self.round, "rows": rows, "seconds": seconds, **summary, **spent.totals(),
             "fingerprint": self.fingerprint, "versions": versions(),
         }  # fmt: skip
         shards.write_manifest(self.folder, manifest, files)

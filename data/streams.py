@@ -44,7 +44,7 @@ def open_streams() -> None:
         reconfigure(errors=NARROW)
 
 
-def settle(stream: IO[str], number: int) -> None:
+def flush_or_drop(stream: IO[str], number: int) -> None:
     """Write out what a stream still holds; where that fails (a full disk, a pipe without a reader) it is lost, and so
     is what follows, but the interpreter does not stumble over it at its end."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from data import events, record
 from data.console import console
-from data.meter import Meter, lasting
+from data.meter import Meter, duration_text
 
 PLAIN_SECONDS = 15.0  # between two progress lines when the output is no terminal
 EVENT_SECONDS = 5.0  # between two of a task's progress events
 RECORD_SECONDS = 1.0  # between two writes of the record
+Advance = Callable[[int, int], None]  # reports progress: finished items, and their tokens
 
 
 class Task:
@@ -72,7 +73,7 @@ class Task:
         each = [self.peers[name].left(now) for name in self.working if name in self.peers]
         return None if whole is None else max([whole, *(left for left in each if left is not None)])
 
-    def told(self, now: float) -> dict[str, Any]:
+    def numbers(self, now: float) -> dict[str, Any]:
         """As the record has it."""
         peers = {
             name: {
@@ -113,18 +114,18 @@ class Task:
         """Where there is no terminal."""
         parts = [f"{self.label}: {self.done}/{self.total} {self.unit}", *_speed(self.all, now)]
         left = self.left(now)
-        parts += [] if left is None else [f"about {lasting(left)} left"]
+        parts += [] if left is None else [f"about {duration_text(left)} left"]
         peers = "; ".join(f"{name} {meter.done}/{meter.total}" for name, meter in self.peers.items())
         return ", ".join(parts) + (f" ({peers})" if len(self.peers) > 1 else "")
 
     def _record(self) -> None:
         self.last_record = time.monotonic()
         if record.current is not None:
-            record.current.progress(self.told(self.last_record))
+            record.current.progress(self.numbers(self.last_record))
 
     def _emit(self, now: float) -> None:
         self.last_event = now
-        found = self.told(now)
+        found = self.numbers(now)
         peers = found.pop("peers")
         events.emit("progress", **found)
         for name, each in peers.items():
@@ -164,7 +165,7 @@ class Bars:
 
 def _more(meter: Meter, left: float | None, now: float) -> str:
     parts = _speed(meter, now) if meter.worked else ["starting"]
-    return ", ".join([*parts, *([] if left is None else [f"{lasting(left)} left"])])
+    return ", ".join([*parts, *([] if left is None else [f"{duration_text(left)} left"])])
 
 
 def _speed(meter: Meter, now: float) -> list[str]:

@@ -53,7 +53,7 @@ def changed_since(folder: Path, now: dict[str, str]) -> str | None:
     return f"other versions than {stage} was made with: {', '.join(changed)}" if changed else None
 
 
-def changes(root: Path) -> list[str]:
+def version_changes(root: Path) -> list[str]:
     """A line for each library that not all of a run's finished stages were made with the same version of."""
     stages = made_with(root)
     lines = []

@@ -43,7 +43,7 @@ def _sign(character: str) -> str:
     return f"<U+{code:04X}>" if unicodedata.category(character) in HIDDEN else character
 
 
-def tame(log: Path) -> None:
+def mask_controls(log: Path) -> None:
     """Take the orders out of a log to which libraries write what they like. Each is overwritten in its place by signs
     of as many bytes, so that whoever writes at the end meanwhile is not disturbed."""
     if not log.is_file():  # /dev/null, say, by a link

@@ -29,7 +29,7 @@ class Change:
     gap_before: Estimate | None  # round 0's own
 
 
-def changes(run: str, rounds: list[int]) -> list[Change]:
+def round_changes(run: str, rounds: list[int]) -> list[Change]:
     """Group by group, round by round: each benchmark and peer, each peer over several benchmarks, all together.
 
     Nothing if round 0, or any later one, is not among the rounds or has no evals any more. Raises UserError if rounds

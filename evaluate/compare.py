@@ -71,7 +71,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Runs side by side: `peers` are those that all of them have, in the first one's order."""
 
     sides: list[Side]
@@ -102,7 +102,7 @@ def open_side(run: str, round_: int | None) -> Side:
     return Side(run, last, config, {n: item_values(RUNS / run, n) for n in rounds if n <= last})
 
 
-def compare(runs: Sequence[str], round_: int | None = None, against: str | None = None) -> Comparison:
+def compare(runs: Sequence[str], round_: int | None = None, against: str | None = None) -> RunComparison:
     """All figures of a comparison. Raises UserError for fewer than two runs, an unknown one, one that is not evaluated,
     no common peer, and other questions."""
     names = list(dict.fromkeys(runs))
@@ -137,7 +137,7 @@ def compare(runs: Sequence[str], round_: int | None = None, against: str | None 
         for peer in (*peers, MEAN)
         for metric in METRICS
     ]
-    return Comparison(sides, base, peers, figures, history, _choices(sides))
+    return RunComparison(sides, base, peers, figures, history, _choices(sides))
 
 
 def _of(values: ItemValues, peers: list[str]) -> ItemValues:
@@ -195,7 +195,7 @@ def text(figure: Figure) -> str:
     return f"{unknown}{shown} ({points(value.low, sign)} to {points(value.high, sign)})"
 
 
-def tables(found: Comparison) -> list[Table]:
+def tables(found: RunComparison) -> list[Table]:
     """One per metric, run × peer; one of the choices that differ."""
     count = sum(figure.minus is not None for figure in found.figures)
     made: list[Table] = []

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from data import gate, shards
 from data.answers.grader import Grader
-from data.answers.votes import counted
+from data.answers.votes import voting_answer
 from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
@@ -180,7 +180,7 @@ def _right(run: Run, round_: int, gold: dict[str, str], grader: Grader) -> dict[
     rows = [row for path in paths for row in shards.rows_of(path, GateRow, RIGHT) if row["sample"] == 0]
     if any(row["prompt_id"] not in gold for row in rows):  # of a dataset of the hub nothing tells that it has changed
         raise UserError("prompts.source no longer has all questions of the gate")
-    pairs = [(counted(row["answer"], row["finish_reason"]), gold[row["prompt_id"]]) for row in rows]
+    pairs = [(voting_answer(row["answer"], row["finish_reason"]), gold[row["prompt_id"]]) for row in rows]
     stated = [(answer, right) for answer, right in pairs if answer is not None]
     same = grader.matches(stated, run.config.evaluate.label_answers)
     equal = {pair for pair, verdict in zip(stated, same, strict=True) if verdict}

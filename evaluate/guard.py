@@ -57,10 +57,10 @@ def findings(run: Run, round_: int) -> list[str]:
     if round_ == 0 or not all(path.is_file() for path in paths):
         return []
     before, after = (shards.read_rows(path, METRICS) for path in paths)
-    return compare(before, after, run.config.guard)
+    return find_signs(before, after, run.config.guard)
 
 
-def compare(before: list[Row], after: list[Row], section: GuardSection) -> list[str]:
+def find_signs(before: list[Row], after: list[Row], section: GuardSection) -> list[str]:
     """The signs in a round's metrics against those of round 0, a line per peer and benchmark. Pure."""
     base, now = ({(row["benchmark"], row["peer"]): row for row in rows} for rows in (before, after))
     found = {key: signs(base[key], now[key], section) for key in now if key in base}

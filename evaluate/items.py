@@ -39,10 +39,10 @@ def item_values(run: Path, round_: int) -> ItemValues:
     return found
 
 
-def matrices(seeds: list[ItemValues], metric: str, peer: str, beside: Sequence[ItemValues] = ()) -> list[Matrix]:
+def matrices(seeds: list[ItemValues], metric: str, peer: str, baselines: Sequence[ItemValues] = ()) -> list[Matrix]:
     """Per benchmark an array [seeds, items]; of `mean` the mean over peers, item by item.
 
-    Items that lack the metric in one of the seeds, or in one of what they are compared with (`beside`), are left out.
+    Items that lack the metric in one of the seeds, or in one of the `baselines`, are left out.
     Raises UserError if the seeds' items differ, or if none is left of a benchmark.
     """
     import numpy as np
@@ -54,7 +54,7 @@ def matrices(seeds: list[ItemValues], metric: str, peer: str, beside: Sequence[I
         items = set(seeds[0][name, peers[0]])
         if any(set(values[name, each]) != items for values in seeds for each in peers):
             raise UserError(f"benchmark {name}: what is compared was not evaluated on the same questions")
-        compared = [values[name, each] for values in (*seeds, *beside) for each in peers]
+        compared = [values[name, each] for values in (*seeds, *baselines) for each in peers]
         items = {item for item in items if all(metric in values[item] for values in compared)}
         if not items:
             raise UserError(

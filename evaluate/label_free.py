@@ -11,15 +11,15 @@ from rich.table import Table
 from data import gate, shards
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
-from data.answers.votes import consistency, counted
+from data.answers.kinds import AnswerKindName
+from data.answers.votes import consistency, voting_answer
 from data.fork import fork_notice
 from data.run import OUTPUT, RUNS, load_frozen
 from data.schema import ChainRow, GateRow
 
 CHAIN = ("prompt_id", "peer", "role", "answer", "finish_reason", "n_tokens")
 GATE = ("prompt_id", "peer", "sample", "answer", "finish_reason", "n_tokens")
-Response = tuple[str, str | None, bool, int]  # question, answer if it is finished, whether it is, tokens
+FinishedResponse = tuple[str, str | None, bool, int]  # question, answer if it is finished, whether it is, tokens
 
 
 def rounds_without_gold(run: str) -> list[int]:
@@ -54,9 +54,9 @@ def label_free_table(run: str) -> Table:
     return table
 
 
-def _responses(run: str, round_: int) -> dict[tuple[str, str], list[Response]]:
+def _responses(run: str, round_: int) -> dict[tuple[str, str], list[FinishedResponse]]:
     """The responses of a round by what they are for and by peer."""
-    found: dict[tuple[str, str], list[Response]] = defaultdict(list)
+    found: dict[tuple[str, str], list[FinishedResponse]] = defaultdict(list)
     folder = RUNS / run / f"round={round_}"
     for path in shards.shard_paths(folder / OUTPUT["generate"]):
         for row in shards.rows_of(path, ChainRow, CHAIN):
@@ -67,12 +67,12 @@ def _responses(run: str, round_: int) -> dict[tuple[str, str], list[Response]]:
     return found
 
 
-def _response(row: ChainRow | GateRow) -> Response:
+def _response(row: ChainRow | GateRow) -> FinishedResponse:
     stopped = row["finish_reason"] == "stop"
-    return row["prompt_id"], counted(row["answer"], row["finish_reason"]), stopped, row["n_tokens"]
+    return row["prompt_id"], voting_answer(row["answer"], row["finish_reason"]), stopped, row["n_tokens"]
 
 
-def _figures(rows: list[Response], kind: Kind, grader: Grader) -> list[str]:
+def _figures(rows: list[FinishedResponse], kind: AnswerKindName, grader: Grader) -> list[str]:
     n = len(rows)
     questions: dict[str, list[str | None]] = defaultdict(list)
     for id_, answer, _, _ in rows:

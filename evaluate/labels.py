@@ -20,8 +20,8 @@ from data import shards
 from data.answers.clusters import clusters, compare_all
 from data.answers.gold import gold_by_question
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
-from data.answers.votes import counted
+from data.answers.kinds import AnswerKindName
+from data.answers.votes import voting_answer
 from data.config.sections import Config
 from data.errors import UserError
 from data.hashing import question_id
@@ -64,7 +64,7 @@ def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str
         rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
         table = table[rows]
     kind, first = config.evaluate.label_answers, config.evaluate.label_index
-    golds = gold_by_question(table, kind, lambda row: origin.place(rows[row]), "prompts", first)
+    golds = gold_by_question(table, kind, lambda row: origin.location(rows[row]), "prompts", first)
     return {id_: gold for id_, (_, gold) in golds.items()}
 
 
@@ -144,14 +144,16 @@ def _rows(folder: Path, schema: pa.Schema, columns: Sequence[str], only: Collect
     return found
 
 
-def _of_texts(scores: list[Row], asked: dict[str, str], kind: Kind, grader: Grader) -> list[str | None]:
+def _of_texts(scores: list[Row], asked: dict[str, str], kind: AnswerKindName, grader: Grader) -> list[str | None]:
     """The answer of each row's text; None where it has no text, or none that states one."""
     found = grader.find([(row["target"] or "", asked.get(row["prompt_id"], "")) for row in scores], kind)
     pairs = zip(found, scores, strict=True)
     return [each.answer if each is not None and row["target"] is not None else None for each, row in pairs]
 
 
-def _judge_texts(scores: list[Row], taught: list[str | None], gold: dict[str, str], kind: Kind, grader: Grader) -> None:
+def _judge_texts(
+    scores: list[Row], taught: list[str | None], gold: dict[str, str], kind: AnswerKindName, grader: Grader
+) -> None:
     """Set in each row whether the answer of its text is right."""
     stated = [(row, answer) for row, answer in zip(scores, taught, strict=True) if answer is not None]
     same = grader.matches([(answer, gold[row["prompt_id"]]) for row, answer in stated], kind)
@@ -166,13 +168,15 @@ def _place(row: Row) -> tuple[Any, ...]:
     return row["prompt_id"], row["peer"], row["role"], row["position"], row["sample"]
 
 
-def _vote(rows: list[Row], name: str, kind: Kind, grader: Grader) -> None:
+def _vote(rows: list[Row], name: str, kind: AnswerKindName, grader: Grader) -> None:
     """Set in each row whether the vote of its question's rows is right: of a tie, the share of the tied answers that
     is. As in a vote, an answer that was cut off does not count."""
     by_question: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_question[row["prompt_id"]].append(row)
-    answers = {id_: [counted(row["answer"], row["finish_reason"]) for row in of] for id_, of in by_question.items()}
+    answers = {
+        id_: [voting_answer(row["answer"], row["finish_reason"]) for row in of] for id_, of in by_question.items()
+    }
     compare_all(answers.values(), kind, grader)
     for id_, of in by_question.items():
         groups = clusters(answers[id_], kind, grader)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Literal, TypedDict, cast
 
 from data.answers.clusters import entropy
-from data.answers.spelling import normalise
+from data.answers.spelling import normalise_answer
 from data.config.sections import EvaluateSection
 from data.schema import EvalRow, MetricsRow
 from evaluate.gap import (
@@ -70,7 +70,8 @@ def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> Met
         "unanswered_rate": fmean(row["verdict"] in ("no_answer", "truncated") for row in greedy),
         "truncated_rate": fmean(row["finish_reason"] == "length" for row in greedy),
         "mean_tokens": fmean(row["n_tokens"] for row in greedy),
-        "distinct_answers": len({normalise(r["answer"]) for r in greedy if r["answer"] is not None}) / len(greedy),
+        "distinct_answers": len({normalise_answer(r["answer"]) for r in greedy if r["answer"] is not None})
+        / len(greedy),
         "answer_entropy": fmean(entropy(list(_clusters(item).values())) for item in items),
         "peer_agreement": fmean(cast(float, row["peer_agreement"]) for row in greedy),
     }  # fmt: skip

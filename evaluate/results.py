@@ -10,8 +10,8 @@ from rich.table import Table
 from data import quarantine
 from data.config.sections import Config, GuardSection
 from data.run import RUNS, Run, load_frozen
-from data.versions import changes as version_changes
-from evaluate.changes import Change, changes
+from data.versions import version_changes as version_changes
+from evaluate.changes import Change, round_changes
 from evaluate.gate import gate_notes, gate_rounds, gate_table
 from evaluate.guard import findings
 from evaluate.label_free import label_free_table, rounds_without_gold
@@ -32,7 +32,7 @@ class Results:
 
     run: Run  # under [guard] of the call that asks
     rounds: list[int]  # with metrics; of a run without benchmarks with responses
-    changes: list[Change]
+    round_changes: list[Change]
     warnings: list[str]  # the guard's
     tables: list[Table | str]  # for the terminal, in order
     more: list[Table]  # for the page alone
@@ -55,7 +55,7 @@ def results_of(run: str, guard: GuardSection | None = None) -> Results:
     rounds, found, seen = finished_rounds(run), list[Change](), list[str]()
     tables, more = list[Table | str](), list[Table]()
     if rounds:
-        found, seen = changes(run, rounds), warnings(opened, rounds)
+        found, seen = round_changes(run, rounds), warnings(opened, rounds)
         told = (metrics_table(run, rounds), change_table(run, found), cross_table(run, rounds))
         tables += [table for table in told if table]
         tables += ["\n".join(f"[bold]collapse?[/bold] {line}" for line in seen)] if seen else []

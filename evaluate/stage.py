@@ -25,21 +25,21 @@ from data.quarantine import Quarantine
 from data.run import Run
 from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow, QuarantineRow
 from data.stage import Stage
-from data.task import task
+from data.task import Advance, task
 from evaluate.benchmarks import Item, digests, load_benchmarks
 from evaluate.guard import decide
 from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.tracking import track
-from evaluate.unit import RESPONSES, ResponseRow, Unit, key_of
-from evaluate.verifier import CURRENT, FROZEN, crossed, verify_all
+from evaluate.unit import RESPONSES, EvaluationUnit, ResponseRow, key_of
+from evaluate.verifier import CURRENT, FROZEN, cross_kind, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import check_questions, room
+from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all
 from peers.prompts import PeerPrompts
 from peers.source import check_peers
-from peers.workers import Advance, Workers
+from peers.workers import Workers
 
 MEASURED = (  # the columns of evals that metrics are made of
     "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
@@ -81,7 +81,7 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
         decide(run, round_)  # the thresholds of [guard] may be others than in the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
-    lost = Quarantine(run, stage, sum(map(len, benchmarks.values())), evaluation.again)
+    lost = Quarantine(run, stage, sum(map(len, benchmarks.values())), evaluation.files_of_unit)
     if work_to_do:
         evaluation.respond(workers, policies, lost)
         evaluation.verify(workers, policies, lost)
@@ -113,7 +113,7 @@ def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, lis
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
         "policies": [policy.identity for policy in policies.values()],
-        **own.told(
+        **own.kinds_fingerprint(
             *(b.answers for b in run.config.benchmarks if b.answers != "numbers")
         ),  # which has been there longer
     }
@@ -135,7 +135,7 @@ def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
 def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, list[Item]]) -> None:
     """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
     section = run.config.generate
-    limit = room(section)
+    limit = max_prompt_tokens(section)
     for name, peer_prompts in prompts.items():
         for benchmark, items in benchmarks.items():
             if all(len(peer_prompts.solve(item.question)) > limit for item in items):
@@ -178,7 +178,7 @@ def _files(fingerprint_: dict[str, Any]) -> str:
     return ", ".join(told) or "none"
 
 
-def respond_to_all(run: Run, round_: int, policy: Policy, units: list[Unit], advance: Advance) -> None:
+def respond_to_all(run: Run, round_: int, policy: Policy, units: list[EvaluationUnit], advance: Advance) -> None:
     """Responses of a peer, in its process; its policy may be of an earlier round (data/gate.py)."""
     Evaluation(run, round_, {}).respond_to(units, policy, advance)
 
@@ -191,15 +191,15 @@ class Evaluation:
         self.folder = run.stage_dir(round_, "evals")
         self.work = self.folder / ".work"
 
-    def units(self) -> Iterator[Unit]:
+    def units(self) -> Iterator[EvaluationUnit]:
         """All units, peer by peer."""
         size = self.run.config.run.shard_questions
         for peer in self.run.config.peer_names:
             for benchmark, items in self.benchmarks.items():
                 for number, first in enumerate(range(0, len(items), size)):
-                    yield Unit(peer, benchmark, number, items[first : first + size])
+                    yield EvaluationUnit(peer, benchmark, number, items[first : first + size])
 
-    def again(self, unit: Path) -> list[Path]:
+    def files_of_unit(self, unit: Path) -> list[Path]:
         """What is to be forgotten if a unit is done anew: what is made from its responses, too."""
         made = self.work.glob(f"*~{unit.name.removeprefix('responses~')}")
         return [unit, *shards.shard_paths(self.folder), *(made if unit.name.startswith("responses~") else ())]
@@ -207,7 +207,7 @@ class Evaluation:
     def respond(self, workers: Workers, policies: dict[str, Policy], lost: Quarantine) -> None:
         """Greedy and sampled responses of every peer."""
         k = self.run.config.evaluate.samples
-        todo: dict[str, list[Unit]] = {}
+        todo: dict[str, list[EvaluationUnit]] = {}
         total, done = Counter[str](), Counter[str]()
         for unit in self.units():
             total[unit.peer] += (k + 1) * len(unit.items)
@@ -222,7 +222,7 @@ class Evaluation:
             for job, _ in workers.results(line):
                 lost.look(unit.path(self.work, "responses") for unit in job.units)
 
-    def respond_to(self, units: list[Unit], policy: Policy, advance: Advance) -> None:
+    def respond_to(self, units: list[EvaluationUnit], policy: Policy, advance: Advance) -> None:
         """The responses of units, each unit's written as one file: sample 0 is greedy."""
         section, chain = self.run.config.evaluate, self.run.config.generate
         items = [(unit, item) for unit in units for item in unit.items]
@@ -239,10 +239,12 @@ class Evaluation:
             seed = self.run.config.run.seed
             seeds = [request_seed(seed, self.round, u.peer, draw_key(i.question), n) for u, i, _, n in asked]
             faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(asked))
-            completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance, faults)
+            completions = complete(
+                engine, [ids for *_, ids, _ in asked], seeds, sampling, max_prompt_tokens(chain), advance, faults
+            )
             for (unit, item, _, number), completion in zip(asked, completions, strict=True):
-                if completion.why is not None:
-                    why = quarantine.entry(item.id, "engine_error", completion.why, unit.peer, unit.benchmark)
+                if completion.error is not None:
+                    why = quarantine.entry(item.id, "engine_error", completion.error, unit.peer, unit.benchmark)
                     lost[unit.path(self.work, "responses")].append(why)
                 rows[unit.path(self.work, "responses")].append({
                     "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,
@@ -265,7 +267,7 @@ class Evaluation:
         own = [FROZEN, CURRENT] if self.round else [CURRENT]  # the current policy may be round 0's
         jobs = [(peer, kind, [peer]) for kind in own for peer in peers]
         if section.cross_verify:
-            jobs += [(peer, crossed(peer), [other for other in peers if other != peer]) for peer in peers]
+            jobs += [(peer, cross_kind(peer), [other for other in peers if other != peer]) for peer in peers]
         untouched = resolve_all(self.run, 0)
         if section.verifier == "cot":
             jobs.sort(key=lambda job: job[1] == FROZEN)
@@ -295,12 +297,12 @@ class Evaluation:
                 grader.forget()
                 line.advance(1)
 
-    def parts(self) -> Iterator[tuple[Unit, Path]]:
+    def parts(self) -> Iterator[tuple[EvaluationUnit, Path]]:
         """All units, each with the finished shard that it becomes."""
         for number, unit in enumerate(self.units()):
             yield unit, self.folder / f"part-{number:05d}.parquet"
 
-    def graded(self, unit: Unit, kind: Any, grader: Grader) -> list[EvalRow]:
+    def graded(self, unit: EvaluationUnit, kind: Any, grader: Grader) -> list[EvalRow]:
         """The rows of a unit with answers, verdicts, clusters and verifier scores."""
         items = {item.id: item for item in unit.items}
         responses = shards.rows_of(unit.path(self.work, "responses"), ResponseRow)
@@ -343,13 +345,13 @@ class Evaluation:
                     samples[index]["cluster"] = number
         return rows
 
-    def note_agreement(self, unit: Unit, rows: list[EvalRow], kind: Any, grader: Grader) -> None:
+    def note_agreement(self, unit: EvaluationUnit, rows: list[EvalRow], kind: Any, grader: Grader) -> None:
         """`peer_agreement` of the greedy rows: the share of the other peers whose greedy answer is equivalent."""
         others: dict[str, list[str | None]] = {}
         asked = {item.id: item.question for item in unit.items}
         for peer in self.run.config.peer_names:
             if peer != unit.peer:
-                path = Unit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
+                path = EvaluationUnit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
                 greedy_ = [r for r in shards.rows_of(path, ResponseRow, FIRST) if r["sample"] == 0]
                 found = grader.find([(row["response"], asked[row["item_id"]]) for row in greedy_], kind)
                 for response, each in zip(greedy_, found, strict=True):
@@ -377,7 +379,7 @@ class Evaluation:
         for (peer, benchmark), parts in self.groups():
             rows = [r for _, path in parts for r in shards.rows_of(path, EvalRow, COMPARED) if r["sample"]]
             for verifier in self.run.config.peer_names:
-                kind = CURRENT if verifier == peer else crossed(verifier)
+                kind = CURRENT if verifier == peer else cross_kind(verifier)
                 scores = {key: score for unit, _ in parts for key, score in unit.scores(self.work, kind).items()}
                 seen: list[EvalRow] = [{**row, "verifier_score": scores[key_of(row)]} for row in rows]
                 numbers = verifier_metrics(by_question(seen), section, seed)
@@ -388,7 +390,7 @@ class Evaluation:
         """How many samples have no finite score, by whose they are and who verifies; needs the units' work files."""
         found: Counter[str] = Counter()
         names = {CURRENT: "", FROZEN: ", frozen verifier"}
-        names |= {crossed(peer): f", verifier {peer}" for peer in self.run.config.peer_names}
+        names |= {cross_kind(peer): f", verifier {peer}" for peer in self.run.config.peer_names}
         for unit, kind in product(self.units(), names):
             if unit.path(self.work, kind).is_file():
                 scores = unit.scores(self.work, kind)
@@ -396,7 +398,7 @@ class Evaluation:
                 found[f"{unit.peer} on {unit.benchmark}{names[kind]}"] += missing
         return {who: count for who, count in found.items() if count}
 
-    def groups(self) -> Iterator[tuple[tuple[str, str], list[tuple[Unit, Path]]]]:
+    def groups(self) -> Iterator[tuple[tuple[str, str], list[tuple[EvaluationUnit, Path]]]]:
         """The parts of each (peer, benchmark)."""
         for key, parts in groupby(self.parts(), key=lambda part: (part[0].peer, part[0].benchmark)):
             yield key, list(parts)

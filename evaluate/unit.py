@@ -36,11 +36,11 @@ class VerdictRow(TypedDict):
 
 
 RESPONSES, VERDICTS = schema_of(ResponseRow), schema_of(VerdictRow)
-Verdict = tuple[float | None, str | None]  # score (None: not finite), and the critique from which it was read
+VerifierVerdict = tuple[float | None, str | None]  # score (None: not finite), and the critique from which it was read
 
 
 @dataclass(frozen=True)
-class Unit:
+class EvaluationUnit:
     """One peer on one shard of a benchmark's items."""
 
     peer: str
@@ -68,7 +68,7 @@ class Unit:
         rows = shards.rows_of(self.path(work, kind), VerdictRow, ["key", "score"])
         return {row["key"]: row["score"] for row in rows}
 
-    def losses(self, work: Path, why: Mapping[str, str], peer: str) -> list[QuarantineRow]:
+    def quarantine_entries(self, work: Path, why: Mapping[str, str], peer: str) -> list[QuarantineRow]:
         """For the notes of a peer's verdicts: `why` has, by key, why there is none."""
         rows = shards.rows_of(self.path(work, "responses"), ResponseRow) if why else []
         return [
@@ -77,7 +77,7 @@ class Unit:
             if row["sample"] and key_of(row) in why
         ]
 
-    def verdicts(self, work: Path, kind: str) -> dict[str, Verdict]:
+    def verdicts(self, work: Path, kind: str) -> dict[str, VerifierVerdict]:
         """{key: verifier score, critique} of those."""
         rows = shards.rows_of(self.path(work, kind), VerdictRow)
         return {row["key"]: (row["score"], row["critique"]) for row in rows}

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from data import quarantine, shards
 from data.answers.thoughts import without_thoughts
-from data.finite import known
+from data.finite import finite_or_none
 from data.run import Run
-from evaluate.unit import VERDICTS, Unit, Verdict
+from data.task import Advance
+from evaluate.unit import VERDICTS, EvaluationUnit, VerifierVerdict
 from peers import budget, policy_cache
 from peers.engines.protocol import Completion, Engine, Sampling, complete
 from peers.faults import Fault
 from peers.policy import Policy
 from peers.prompts import PeerPrompts
-from peers.verify import Asked, logit_scores, longest_prompt
-from peers.workers import Advance
+from peers.verify import QuestionResponses, logit_scores, longest_prompt
 
 if TYPE_CHECKING:
     from peers.logprob.model import LanguageModel
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 FROZEN, CURRENT = "frozen", "current"  # whose scores: by round 0's policy, and by the current one
 
 
-def crossed(verifier: str) -> str:
+def cross_kind(verifier: str) -> str:
     """The kind of the scores that another peer's current policy gives."""
     return f"cross~{verifier}"
 
 
-def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Unit], advance: Advance) -> None:
+def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[EvaluationUnit], advance: Advance) -> None:
     """Scores by a peer, in its process, each unit's written as one file, with the critiques if it writes any."""
     config, prompts = run.config, policy.prompts
     for done, unit in enumerate(units):
@@ -48,21 +48,21 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Unit
             tokens = config.evaluate.verifier_tokens
             engine = partial(policy_cache.engine, policy, config)
             faults = quarantine.allowed(config.runtime.quarantine_share, len(texts))
-            room = config.generate.context_tokens - tokens
-            critiques = cot_critiques(engine, prompts, texts, tokens, room, advance, faults)
+            max_prompt_tokens = config.generate.context_tokens - tokens
+            critiques = cot_critiques(engine, prompts, texts, tokens, max_prompt_tokens, advance, faults)
             found = list(map(cot_verdict, critiques))
-            lost = {key: each.why for key, each in zip(asked, critiques, strict=True) if each.why is not None}
+            lost = {key: each.error for key, each in zip(asked, critiques, strict=True) if each.error is not None}
         else:
             lm = policy_cache.language_model(policy, config)
             scores = budget.one_by_one(
                 run, f"evaluate {work}", policy.name, texts, partial(longest_prompt, prompts, texts),
                 partial(_logits, lm, prompts, len(units) - done), advance,
             )  # fmt: skip
-            found = [(None if isinstance(each, Fault) else known(each), None) for each in scores]
+            found = [(None if isinstance(each, Fault) else finite_or_none(each), None) for each in scores]
             lost = {key: each.reason for key, each in zip(asked, scores, strict=True) if isinstance(each, Fault)}
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
         rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
-        quarantine.note(unit.path(work, kind), unit.losses(work, lost, policy.name))
+        quarantine.note(unit.path(work, kind), unit.quarantine_entries(work, lost, policy.name))
         shards.write_rows(rows, unit.path(work, kind), VERDICTS)
 
 
@@ -73,22 +73,27 @@ def _logits(
 
 
 def cot_critiques(
-    engine: Callable[[], Engine], prompts: PeerPrompts, asked: Asked, max_tokens: int, room: int, advance: Advance,
-    faults: int | None = None,
-) -> list[Completion]:  # fmt: skip
+    engine: Callable[[], Engine],
+    prompts: PeerPrompts,
+    asked: QuestionResponses,
+    max_tokens: int,
+    max_prompt_tokens: int,
+    advance: Advance,
+    max_faults: int | None = None,
+) -> list[Completion]:
     """The greedy critique of at most `max_tokens` tokens of each (question, response); none where the prompt has more
-    than `room` tokens. `faults` as in `complete`."""
+    than `max_prompt_tokens` tokens. `max_faults` as in `complete`."""
     tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])
     greedy = Sampling(0.0, 1.0, max_tokens, logprobs=False)
-    return complete(engine, tokens, [0] * len(tokens), greedy, room, advance, faults)
+    return complete(engine, tokens, [0] * len(tokens), greedy, max_prompt_tokens, advance, max_faults)
 
 
-def cot_verdict(critique: Completion) -> Verdict:
+def cot_verdict(critique: Completion) -> VerifierVerdict:
     """The score (1, -1 or 0) that a critique gives, and its text: 0 and None where nothing was generated."""
-    return verdict(critique), None if critique.finish_reason in ("context", "error") else critique.text
+    return verdict_score(critique), None if critique.finish_reason in ("context", "error") else critique.text
 
 
-def verdict(critique: Completion) -> float:
+def verdict_score(critique: Completion) -> float:
     """1 for Yes, -1 for No, by the last of the two words in the critique, in whatever case; 0 if it has neither."""
     words = re.findall(r"\b(yes|no)\b", without_thoughts(critique.text).lower())
     return 0.0 if not words else 1.0 if words[-1] == "yes" else -1.0

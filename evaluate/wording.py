@@ -15,20 +15,20 @@ from statistics import fmean
 from data.answers.clusters import clusters, compare_all
 from data.answers.extract import Extracted
 from data.answers.grader import Grader, grade
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.config.sections import BenchmarkSection, Config, TemplateSection, WordingSection
 from data.errors import UserError
 from data.hashing import draw_key, request_seed
 from data.questions import shuffled, unique_questions
 from data.run import Run
 from data.selection import without_known
+from data.task import Advance
 from evaluate.benchmarks import SAMPLE, load_benchmark
 from evaluate.intervals import Estimate, estimate
 from peers import policy_cache
 from peers.engines.protocol import Completion, Sampling, complete
-from peers.lengths import room
+from peers.lengths import max_prompt_tokens
 from peers.policy import Policy
-from peers.workers import Advance
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DevSet:
 
 
 @dataclass(frozen=True)
-class Trial:
+class WordingTrial:
     """What came of one wording with one peer: a value between 0 and 1 per question, and shares of the responses."""
 
     wording: str
@@ -51,7 +51,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Choice:
+class WordingChoice:
     """Which wording a peer keeps: `best` is the one with the highest mean, `chosen` the one to use."""
 
     present: str
@@ -109,13 +109,15 @@ def ask(
         for number in range(count)
     ]
     engine = partial(policy_cache.engine, policy, run.config)  # one engine: what ends a response is in no wording
-    found = complete(engine, prompts, seeds, sampling, room(limits), advance)
+    found = complete(engine, prompts, seeds, sampling, max_prompt_tokens(limits), advance)
     by_question = [found[first : first + count] for first in range(0, len(found), count)]
     size = len(questions)
     return {name: by_question[n * size : (n + 1) * size] for n, name in enumerate(wordings)}
 
 
-def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: Kind, grader: Grader) -> Trial:
+def trial_of(
+    wording: str, responses: list[list[Completion]], dev: DevSet, kind: AnswerKindName, grader: Grader
+) -> WordingTrial:
     """The trial that a wording's responses (one or k per question) are."""
     pairs = zip(dev.questions, responses, strict=True)
     read = iter(grader.find([(each.text, question) for question, answers in pairs for each in answers], kind))
@@ -135,7 +137,7 @@ def judge(wording: str, responses: list[list[Completion]], dev: DevSet, kind: Ki
         compare_all(votes, kind, grader)
         values = [len((clusters(answers, kind, grader) or [[]])[0]) / len(answers) for answers in votes]
     every = [each for answers in responses for each in answers]
-    return Trial(
+    return WordingTrial(
         wording,
         values,
         unfinished=fmean(each.finish_reason == "length" for each in every),
@@ -149,12 +151,12 @@ def _stated(answer: Extracted | None, response: Completion) -> bool:
     return answer is not None and not (response.finish_reason == "length" and answer.guessed)
 
 
-def mean(trial: Trial, config: Config) -> Estimate:
+def mean(trial: WordingTrial, config: Config) -> Estimate:
     """A trial's value with its 95 % bootstrap interval over questions."""
     return _estimate(trial.values, config)
 
 
-def choose(trials: Sequence[Trial], present: str, config: Config) -> Choice:
+def choose(trials: Sequence[WordingTrial], present: str, config: Config) -> WordingChoice:
     """Keep the present wording unless the best one is better by more than chance: its paired 95 % interval is above 0.
 
     The best of several wordings looks better than it is, and one that changes nothing but the numbers of a small dev
@@ -164,10 +166,10 @@ def choose(trials: Sequence[Trial], present: str, config: Config) -> Choice:
     now = by_name[present]
     best = max(trials, key=lambda trial: (fmean(trial.values), trial is now, -trial.unfinished, -trial.tokens))
     if best is now:
-        return Choice(present, present, present, None)
+        return WordingChoice(present, present, present, None)
     gain = _estimate([a - b for a, b in zip(best.values, now.values, strict=True)], config)
     better = gain.low is not None and gain.low > 0
-    return Choice(present, best.wording, best.wording if better else present, gain)
+    return WordingChoice(present, best.wording, best.wording if better else present, gain)
 
 
 def _estimate(values: Sequence[float], config: Config) -> Estimate:

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from data.answers.clusters import clusters
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
-from data.answers.votes import counted
+from data.answers.kinds import AnswerKindName
+from data.answers.votes import voting_answer
 from data.finite import check_finite
 from data.schema import ChainRow
 
@@ -26,7 +26,7 @@ class Aggregate(Protocol):
         """The responses to a question that stand together, in the order of `rows`; one of each group is kept."""
         ...
 
-    def pick(self, group: list[ChainRow], kind: Kind, grader: Grader) -> ChainRow:
+    def pick(self, group: list[ChainRow], kind: AnswerKindName, grader: Grader) -> ChainRow:
         """The response of a group that is an aggregate."""
         ...
 
@@ -40,7 +40,7 @@ class LastResponse:
         """See `Aggregate.groups`."""
         return [in_chain(rows)]
 
-    def pick(self, group: list[ChainRow], kind: Kind, grader: Grader) -> ChainRow:
+    def pick(self, group: list[ChainRow], kind: AnswerKindName, grader: Grader) -> ChainRow:
         """See `Aggregate.pick`."""
         return group[-1]
 
@@ -50,7 +50,7 @@ class ChainVote(LastResponse):
 
     votes = True
 
-    def pick(self, group: list[ChainRow], kind: Kind, grader: Grader) -> ChainRow:
+    def pick(self, group: list[ChainRow], kind: AnswerKindName, grader: Grader) -> ChainRow:
         """See `Aggregate.pick`."""
         means = [None if (sum_ := row["logprob"]) is None else sum_ / max(1, row["n_tokens"]) for row in group]
         return group[vote(voting(group), means, kind, grader)]
@@ -84,10 +84,12 @@ def by_peer(rows: list[ChainRow]) -> list[list[ChainRow]]:
 
 def voting(rows: list[ChainRow]) -> list[str | None]:
     """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
-    return [counted(row["answer"], row["finish_reason"]) for row in rows]
+    return [voting_answer(row["answer"], row["finish_reason"]) for row in rows]
 
 
-def vote(answers: Sequence[str | None], mean_logprobs: Sequence[float | None], kind: Kind, grader: Grader) -> int:
+def vote(
+    answers: Sequence[str | None], mean_logprobs: Sequence[float | None], kind: AnswerKindName, grader: Grader
+) -> int:
     """Index of the response kept by a majority vote over equivalent answers.
 
     Responses without an answer have no vote. Among equally large clusters the one whose best response has the highest

@@ -56,7 +56,7 @@ class Asking(Protocol):
 
 
 @dataclass
-class Chain:
+class ChainAsking:
     """Each peer in the question's order, the earlier responses in view; with `synthesis` one more response to all."""
 
     peers: list[str]
@@ -83,7 +83,7 @@ class Chain:
 
 
 @dataclass
-class Solo:
+class SoloAsking:
     """Each peer answers the question alone, once; `beside_chain` only those that do not come first in the chain, where
     the first one's response is such an answer."""
 
@@ -106,7 +106,7 @@ class Solo:
 
 
 @dataclass
-class Samples:
+class SampleAsking:
     """Each peer, and each voter, answers the question alone, k times."""
 
     k: int
@@ -127,7 +127,7 @@ class Samples:
         return (number, peer)
 
 
-class Together:
+class CombinedAsking:
     """Several ways of asking at once; each sees its own turns alone."""
 
     def __init__(self, parts: Sequence[Asking]) -> None:
@@ -151,15 +151,15 @@ def asking_of(config: Config, round_: int) -> Asking:
     """How the peers are asked under a config: for what label, text and weight need, and no more."""
     section, needs = config.generate, config.score
     if section.alone:
-        return Solo()
+        return SoloAsking()
     parts: list[Asking] = []
     if needs.needs_solo:
-        parts.append(Solo(beside_chain=needs.needs_aggregate))
+        parts.append(SoloAsking(beside_chain=needs.needs_aggregate))
     if needs.needs_aggregate:
-        parts.append(Chain(config.peer_names, round_, section.aggregate == "synthesis"))
+        parts.append(ChainAsking(config.peer_names, round_, section.aggregate == "synthesis"))
     if needs.needs_samples:
-        parts.append(Samples(section.samples))
-    return Together(parts)
+        parts.append(SampleAsking(section.samples))
+    return CombinedAsking(parts)
 
 
 def synthesiser(peers: Sequence[str], number: int, round_: int) -> str:

@@ -22,20 +22,20 @@ from data.answers import kinds, own
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader, find_all
 from data.console import console
-from data.finite import known
+from data.finite import finite_or_none
 from data.hashing import digest, draw_key, request_seed
 from data.quarantine import Quarantine
 from data.run import Run
 from data.schema import CHAINS, ChainRow, PromptRow, QuarantineRow
 from data.stage import Stage
-from data.task import task
+from data.task import Advance, task
 from generate.aggregate import AGGREGATES, voting
 from generate.asking import Question, Turn, asking_of, peer_order
 from peers import policy_cache
-from peers.engines.protocol import Advance, Completion, Engine, Sampling, complete, engine_kind
-from peers.lengths import check_questions, room, too_long
+from peers.engines.protocol import Completion, Engine, Sampling, complete, engine_kind
+from peers.lengths import check_questions, max_prompt_tokens, too_long
 from peers.policy import Policy, prompts_of, resolve_all, with_voters
-from peers.prompts import Kind, PeerPrompts
+from peers.prompts import PeerPrompts, PromptKind
 from peers.source import check_peers
 from peers.workers import Workers
 
@@ -44,7 +44,7 @@ TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
 
 
 @dataclass(frozen=True)
-class Unit:
+class GenerationUnit:
     """One peer's, or voter's, requests of one turn for one shard."""
 
     shard: int
@@ -72,7 +72,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         some = "; ".join(f"{id_} ({why})" for id_, why in list(shown.items())[:3])
         console.print(f"  {n_too_long} questions are longer than the context and are skipped: {some}")
     kept = plan.n_questions - n_too_long
-    lost = Quarantine(run, stage, kept, plan.again)
+    lost = Quarantine(run, stage, kept, plan.files_of_unit)
     generate(plan, stage, workers, lost)
     rows, counts = count_chains(stage.folder)
     stage.finish(shards.shard_paths(stage.folder), rows, {
@@ -93,7 +93,7 @@ def generate(plan: Generation, stage: Stage, workers: Workers, lost: Quarantine)
             if not any(left[shard, earlier] for earlier in plan.asking.shown(turn)):
                 waiting[shard].remove(turn)
                 for rater in plan.who(turn):
-                    policy, unit = plan.policies[rater], Unit(shard, turn, rater)
+                    policy, unit = plan.policies[rater], GenerationUnit(shard, turn, rater)
                     requests = plan.requests(unit)
                     workers.submit(
                         policy.name, do_units, plan.round, policy, plan.first, units=[unit], requests=requests
@@ -118,13 +118,15 @@ def generate(plan: Generation, stage: Stage, workers: Workers, lost: Quarantine)
                     plan.assemble(unit.shard, grader)
 
 
-def do_units(run: Run, round_: int, policy: Policy, first: list[int], units: list[Unit], advance: Advance) -> None:
+def do_units(
+    run: Run, round_: int, policy: Policy, first: list[int], units: list[GenerationUnit], advance: Advance
+) -> None:
     """`Generation.do` in the process of the units' peer."""
     plan = Generation(run, round_, {unit.peer: policy for unit in units}, first)
     plan.do(units, lambda: policy_cache.engine(policy, run.config), advance)
 
 
-def losses(rows: list[ChainRow], why: list[str | None]) -> list[QuarantineRow]:
+def quarantine_entries(rows: list[ChainRow], why: list[str | None]) -> list[QuarantineRow]:
     """What went wrong with the responses of a unit; `why` is of each the engine's error, if there was one."""
     found = []
     for row, error in zip(rows, why, strict=True):
@@ -156,7 +158,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
         "config": digest([run.config.model_dump(mode="json", include=SECTIONS), parts]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy.identity for policy in policies.values()],
-        **own.told(run.config.prompts.answers),
+        **own.kinds_fingerprint(run.config.prompts.answers),
     }
 
 
@@ -207,7 +209,7 @@ class Generation:
             path = self.too_long_path(shard)
             if not shards.is_whole(path):
                 prompts = prompts or prompts_of(self.policies)
-                shards.write_json(too_long(shards.rows_of(source, PromptRow), prompts, self.room), path)
+                shards.write_json(too_long(shards.rows_of(source, PromptRow), prompts, self.max_prompt_tokens), path)
                 shards.write_sum(path)
             found: dict[str, str] = shards.read_json(path)
             count += len(found)
@@ -219,7 +221,7 @@ class Generation:
         found = [shards.read_json(self.too_long_path(shard)).items() for shard in range(self.n_shards)]
         return [quarantine.entry(id_, "too_long", why) for each in found for id_, why in each]
 
-    def again(self, unit: Path) -> list[Path]:
+    def files_of_unit(self, unit: Path) -> list[Path]:
         """What is to be forgotten if a unit is done anew: all units of its shard, which may show its responses."""
         return list(self.work.glob(f"{unit.name.partition('~')[0]}~*.parquet"))
 
@@ -241,18 +243,18 @@ class Generation:
         """Who may be asked in a turn: voters give samples alone."""
         return self.run.config.raters if turn.role == "sample" else self.peers
 
-    def units(self, shard: int) -> list[Unit]:
+    def units(self, shard: int) -> list[GenerationUnit]:
         """All units of a shard, in the order of their rows."""
-        return [Unit(shard, turn, rater) for turn in self.asking.turns for rater in self.who(turn)]
+        return [GenerationUnit(shard, turn, rater) for turn in self.asking.turns for rater in self.who(turn)]
 
     def place(self, question: Question, row: ChainRow) -> tuple[int, int]:
         """Where a row stands among those of its question: by turn; solo responses by the question's order."""
         turn = Turn(row["role"], row["position"] or 0)
         return self.asking.turns.index(turn), question.order.index(row["peer"]) if row["role"] == "solo" else 0
 
-    def do(self, units: list[Unit], engine: Callable[[], Engine], advance: Advance) -> None:
+    def do(self, units: list[GenerationUnit], engine: Callable[[], Engine], advance: Advance) -> None:
         """Do the units whose files are not there already; those that are drawn alike in one call of the engine."""
-        alike: dict[Sampling, list[Unit]] = {}
+        alike: dict[Sampling, list[GenerationUnit]] = {}
         for unit in units:
             if unit.path(self.work).is_file():
                 advance(len(self.asked(unit)), 0)
@@ -263,14 +265,14 @@ class Generation:
             prompts = [ids for unit, each in asked.items() for ids in self.prompts_of(unit, each)]
             seeds = [self.seed(unit, *request) for unit, each in asked.items() for request in each]
             faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(prompts))
-            completions = iter(complete(engine, prompts, seeds, sampling, self.room, advance, faults))
+            completions = iter(complete(engine, prompts, seeds, sampling, self.max_prompt_tokens, advance, faults))
             for unit, each in asked.items():
                 own_ = [next(completions) for _ in each]
                 rows = [self.row(unit, *request, done) for request, done in zip(each, own_, strict=True)]
-                quarantine.note(unit.path(self.work), losses(rows, [done.why for done in own_]))
+                quarantine.note(unit.path(self.work), quarantine_entries(rows, [done.error for done in own_]))
                 shards.write_rows(rows, unit.path(self.work), CHAINS)
 
-    def asked(self, unit: Unit) -> list[tuple[Question, int]]:
+    def asked(self, unit: GenerationUnit) -> list[tuple[Question, int]]:
         """The unit's requests: a question, and which of the responses to it."""
         return [
             (question, number)
@@ -278,7 +280,7 @@ class Generation:
             for number in range(1, self.asking.asks(unit.turn, unit.peer, question) + 1)
         ]
 
-    def requests(self, unit: Unit) -> int:
+    def requests(self, unit: GenerationUnit) -> int:
         """About how many these are; no file is read."""
         questions = self.first[unit.shard + 1] - self.first[unit.shard]
         if unit.turn.role in ("chain", "synthesis"):
@@ -293,11 +295,11 @@ class Generation:
         return Sampling(section.temperature, section.top_p, section.max_new_tokens)
 
     @property
-    def room(self) -> int:
+    def max_prompt_tokens(self) -> int:
         """Longest prompt in tokens."""
-        return room(self.run.config.generate)
+        return max_prompt_tokens(self.run.config.generate)
 
-    def seed(self, unit: Unit, question: Question, number: int) -> int:
+    def seed(self, unit: GenerationUnit, question: Question, number: int) -> int:
         """Seed of one request."""
         key = self.asking.seed_of(unit.turn, unit.peer, question, number)
         return request_seed(self.run.config.run.seed, self.round, draw_key(question.text), *key)
@@ -306,28 +308,28 @@ class Generation:
         """The finished shard."""
         return self.folder / f"part-{shard:05d}.parquet"
 
-    def earlier(self, unit: Unit) -> dict[str, list[str]]:
+    def earlier(self, unit: GenerationUnit) -> dict[str, list[str]]:
         """The responses that are shown to a unit, per question, in order; empty ones left out."""
         responses: dict[str, list[str]] = {}
         shown = self.policies[unit.peer].prompts.shown
         for turn in self.asking.shown(unit.turn):
             for peer in self.peers:
-                path = Unit(unit.shard, turn, peer).path(self.work)
+                path = GenerationUnit(unit.shard, turn, peer).path(self.work)
                 for row in shards.rows_of(path, ChainRow, ["prompt_id", "response"]):
                     if shown(row["response"]):  # a thought that was never closed leaves nothing to show
                         responses.setdefault(row["prompt_id"], []).append(row["response"])
         return responses
 
-    def prompts_of(self, unit: Unit, asked: list[tuple[Question, int]]) -> list[list[int]]:
+    def prompts_of(self, unit: GenerationUnit, asked: list[tuple[Question, int]]) -> list[list[int]]:
         """Tokens that the peer is given for each request."""
         earlier, questions = self.earlier(unit), list({question.id: question for question, _ in asked}.values())
         texts = [(question.text, earlier.get(question.id, [])) for question in questions]
-        kind: Kind = "synthesis" if unit.turn.role == "synthesis" else "review"
+        kind: PromptKind = "synthesis" if unit.turn.role == "synthesis" else "review"
         tokens = self.policies[unit.peer].prompts.all_of(kind, texts)
         by_id = {question.id: ids for question, ids in zip(questions, tokens, strict=True)}
         return [by_id[question.id] for question, _ in asked]
 
-    def row(self, unit: Unit, question: Question, number: int, completion: Completion) -> ChainRow:
+    def row(self, unit: GenerationUnit, question: Question, number: int, completion: Completion) -> ChainRow:
         """One row of the chains."""
         found = kinds.of(self.answers).find(completion.text, question.text)
         return {
@@ -336,7 +338,7 @@ class Generation:
             "sample": number if unit.turn.role == "sample" else None, "peer": unit.peer,
             "is_aggregate": False, "response": completion.text, "answer": found.answer if found else None,
             "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
-            "logprob": known(completion.logprob), "token_ids": completion.token_ids,
+            "logprob": finite_or_none(completion.logprob), "token_ids": completion.token_ids,
         }  # fmt: skip
 
     def assemble(self, shard: int, grader: Grader) -> None:

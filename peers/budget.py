@@ -11,7 +11,8 @@ from data import quarantine
 from data.console import console
 from data.errors import UserError
 from data.run import Run
-from peers.faults import Advance, Attempt, Fault, isolated, of_one_item
+from data.task import Advance
+from peers.faults import Attempt, Fault, isolate_faults, of_one_item
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,16 +41,18 @@ def one_by_one(
     attempt, faults = Attempt(advance), quarantine.allowed(runtime.quarantine_share, len(items))
 
     def with_budget(tokens: int) -> list[R | Fault]:
-        return isolated(items, lambda some, told: work(some, tokens, told), faults, attempt, _of_one_item)
+        return isolate_faults(items, lambda some, told: work(some, tokens, told), faults, attempt, _of_one_item)
 
-    return within(key, peer, "runtime.score_tokens", runtime.score_tokens, longest, with_budget, attempt.back)
+    return with_halved_budget(
+        key, peer, "runtime.score_tokens", runtime.score_tokens, longest, with_budget, attempt.undo
+    )
 
 
 def _of_one_item(error: Exception) -> bool:
     return of_one_item(error) and not out_of_memory(error)
 
 
-def within(
+def with_halved_budget(
     key: str, peer: str, setting: str, tokens: int, longest: Callable[[], int], work: Callable[[int], R],
     failed: Callable[[], None] = lambda: None,
 ) -> R:  # fmt: skip

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class StageStep:
     """One stage of one round; `main` is the stage's, which imports what is heavy when it is called."""
 
     stage: str
@@ -46,13 +46,13 @@ def stage_app(
     name: str, summary: str, first_round: int, main: "Main", after: Callable[["Run"], None] = _nothing
 ) -> typer.Typer:
     """The command line of one stage; `after`: see `steps_app`."""
-    return steps_app(summary, first_round, lambda round_: [Step(name, round_, main)], after=after)
+    return steps_app(summary, first_round, lambda round_: [StageStep(name, round_, main)], after=after)
 
 
 def steps_app(
     summary: str,
     first_round: int,
-    plan: Callable[[int], list[Step]],
+    plan: Callable[[int], list[StageStep]],
     ended: Callable[["Run"], None] = _nothing,
     after: Callable[["Run"], None] = _nothing,
 ) -> typer.Typer:
@@ -84,7 +84,7 @@ def steps_app(
 
 
 def run_steps(
-    steps: list[Step],
+    steps: list[StageStep],
     run_name: str,
     config: Path | None,
     overrides: list[str],
@@ -96,7 +96,7 @@ def run_steps(
     quiet_environment()
 
     def body() -> None:
-        from data.config.tracking import check_installed
+        from data.config.tracking import check_tracker_installed
         from data.console import console
         from data.guard import Ended
         from data.hours import hours_of
@@ -109,7 +109,7 @@ def run_steps(
         def begin(config: "Config") -> None:
             from peers.engines.protocol import engine_kind
 
-            check_installed(config.tracking)
+            check_tracker_installed(config.tracking)
             stages = {step.stage for step in todo if step.is_part_of(config)}
             stages -= set() if config.benchmarks else {"evaluate"}
             if stages and config.executor.kind == "ray":
@@ -133,12 +133,12 @@ def run_steps(
                 ended(run)
                 raise
 
-    with events.within(run=run_name):
+    with events.with_fields(run=run_name):
         guarded(body)
 
 
 def do_step(
-    step: Step,
+    step: StageStep,
     run: "Run",
     workers: "Pool",
     hours: "Hours",
@@ -148,7 +148,7 @@ def do_step(
     """Do one step of those up to a round, what the libraries print going to its log; nothing where the run has no such
     stage. `after`: see `steps_app`. Raises `data.guard.Ended` before a round that the guard or the gate's patience does
     not let begin, and before any stage of a run that has had its hours."""
-    from data.console import chatter_to, console
+    from data.console import console, redirect_output
     from data.fork import origin_of
     from data.record import recorded
     from data.run import stage_is_finished
@@ -161,14 +161,14 @@ def do_step(
         return
     workers.log = log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
     to_do = not stage_is_finished(run.name, step.stage, step.round)
-    with chatter_to(log):
+    with redirect_output(log):
         with recorded(run, step.round, step.stage, last_round):
             _do(step, run, workers, hours, to_do, log)
         if to_do:
             after(run)
 
 
-def _do(step: Step, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
+def _do(step: StageStep, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
     """Do a step, or see that it is done; a defect's traceback goes to the log, too."""
     from data import gate, guard
     from peers.disk import check_disk

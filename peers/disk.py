@@ -22,7 +22,7 @@ AS_BEFORE = 0.5  # of what a round took, the next one takes at least as much
 def check_disk(run: Run, stage: str, round_: int) -> None:
     """Raises UserError if less room is free than what the stage, as far as it is not done, takes at least."""
     try:
-        parts = needed(run, stage, round_)
+        parts = bytes_needed(run, stage, round_)
         free = shutil.disk_usage(run.root).free
     except (UserError, OSError):
         return  # the stage itself tells what is wrong
@@ -35,7 +35,7 @@ def check_disk(run: Run, stage: str, round_: int) -> None:
         )
 
 
-def needed(run: Run, stage: str, round_: int) -> dict[str, float]:
+def bytes_needed(run: Run, stage: str, round_: int) -> dict[str, float]:
     """Bytes that a stage takes at least, beyond what it has on disk already, by what they are for."""
     folder = run.stage_dir(round_, OUTPUT[stage])
     there = size_of(folder)

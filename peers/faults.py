@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from data.errors import UserError, trouble
+from data.task import Advance
 
 T = TypeVar("T")
 R = TypeVar("R")
-Advance = Callable[[int, int], None]
 
 
 class NotFinite(UserError):
@@ -37,14 +37,14 @@ class Attempt:
         self.tokens += tokens
         self.advance(items, tokens)
 
-    def back(self) -> None:
+    def undo(self) -> None:
         """It has failed."""
         if self.items or self.tokens:
             self.advance(-self.items, -self.tokens)
         self.items = self.tokens = 0
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An error's kind and the first line of what it says."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
@@ -55,15 +55,15 @@ def of_one_item(error: Exception) -> bool:
     return isinstance(error, NotFinite) or (not isinstance(error, UserError) and trouble(error) is None)
 
 
-def isolated(
-    items: Sequence[T], work: Callable[[Sequence[T], Advance], Sequence[R]], most: int, advance: Advance,
-    may_be: Callable[[Exception], bool] = of_one_item,
+def isolate_faults(
+    items: Sequence[T], work: Callable[[Sequence[T], Advance], Sequence[R]], max_faults: int, advance: Advance,
+    is_item_fault: Callable[[Exception], bool] = of_one_item,
 ) -> list[R | Fault]:  # fmt: skip
-    """`work(items, advance)`, one result per item; where it raises what `may_be` of one item, of both halves instead,
+    """`work(items, advance)`, one result per item; where it raises what is `is_item_fault`, of both halves instead,
     and so on down to the item that fails alone, which has a Fault and counts as done.
 
-    At most (most + 1) · (log2(items) + 1) calls fail. Raises the error if no item of several can be done, and UserError
-    if more than `most` fail.
+    At most (max_faults + 1) · (log2(items) + 1) calls fail. Raises the error if no item of several can be done, and
+    UserError if more than `max_faults` fail.
     """
     found: list[R | Fault] = []
     faults: list[Fault] = []
@@ -75,14 +75,14 @@ def isolated(
             found += work(items[first:end], attempt)
             continue
         except Exception as error:
-            attempt.back()
-            if not may_be(error):
+            attempt.undo()
+            if not is_item_fault(error):
                 raise
             nothing_done = len(faults) == len(found)
             if end - first == 1:
                 traceback.print_exc()  # into the stage's log
-                fault = Fault(one_line(error))
-                if nothing_done and len(items) > 1 and (end == len(items) or len(faults) >= most):
+                fault = Fault(error_line(error))
+                if nothing_done and len(items) > 1 and (end == len(items) or len(faults) >= max_faults):
                     raise
         if end - first > 1:
             middle = (first + end) // 2
@@ -91,9 +91,9 @@ def isolated(
         faults.append(fault)
         found.append(fault)
         advance(1, 0)
-        if len(faults) > most:
+        if len(faults) > max_faults:
             raise UserError(
-                f"{len(faults)} of {len(items)} requests failed one by one, {most} may (runtime.quarantine_share); "
-                f"{faults[0].reason}; the log has them all"
+                f"{len(faults)} of {len(items)} requests failed one by one, {max_faults} may "
+                f"(runtime.quarantine_share); {faults[0].reason}; the log has them all"
             )
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.config.sections import PeerSection
 from data.errors import UserError
-from peers.weights import one_line
+from peers.weights import error_first_line
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -67,7 +67,7 @@ def check_gguf(peer: PeerSection, path: Path, named: str) -> None:
         reader = GGUFReader(path)
     except Exception as error:  # numpy's, struct's and its own, for a file that is cut off or is none
         raise UserError(
-            f"peer {peer.name}: {named} is no whole GGUF file ({one_line(error)}); fetch it again, all of it"
+            f"peer {peer.name}: {named} is no whole GGUF file ({error_first_line(error)}); fetch it again, all of it"
         ) from error
     split = _number(reader, "split.count")
     if split > 1:
@@ -137,7 +137,9 @@ def _check_tensors(peer: PeerSection, path: Path, named: str, reader: GGUFReader
         kind: Any = TENSOR_PROCESSORS.get(architecture.contents() if architecture else "", TensorProcessor)
         known = get_gguf_hf_weights_map(model, kind(config=config.to_dict()))
     except Exception as error:  # of any kind: an architecture that transformers does not read from GGUF
-        raise UserError(f"peer {peer.name}: {named} is a GGUF file that cannot be read: {one_line(error)}") from error
+        raise UserError(
+            f"peer {peer.name}: {named} is a GGUF file that cannot be read: {error_first_line(error)}"
+        ) from error
     names = {tensor.name for tensor in reader.tensors}
     spare = sorted(name for name in names - known.keys() if not re.search(r"_exps\.", name))
     if spare:

@@ -53,12 +53,12 @@ def driver() -> str | None:
     return told[0] if told else None
 
 
-def check_driver(found: str | None) -> None:
+def check_driver(version: str | None) -> None:
     """Raises UserError for one that is too old; what cannot be read passes."""
-    major = (found or "").partition(".")[0]
+    major = (version or "").partition(".")[0]
     if major.isdigit() and int(major) < DRIVER:
         raise UserError(
-            f"the NVIDIA driver here is {found}; CUDA 13 needs {DRIVER} or newer: install one, or {WITHOUT} after "
+            f"the NVIDIA driver here is {version}; CUDA 13 needs {DRIVER} or newer: install one, or {WITHOUT} after "
             "`make setup KIND=cpu` in a new .venv"
         )
 

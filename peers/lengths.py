@@ -16,17 +16,17 @@ def check_questions(run: Run, prompts: dict[str, PeerPrompts]) -> None:
     number = 0
     for path in shards.shard_paths(run.prompts_dir):
         rows = shards.rows_of(path, PromptRow)
-        if len(too_long(rows, prompts, room(section))) < len(rows):
+        if len(too_long(rows, prompts, max_prompt_tokens(section))) < len(rows):
             return
         number += len(rows)
     raise UserError(
         f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} "
-        f"less max_new_tokens {section.max_new_tokens} leaves {room(section)} tokens for a prompt; raise the one or "
-        "lower the other"
+        f"less max_new_tokens {section.max_new_tokens} leaves {max_prompt_tokens(section)} tokens for a prompt; "
+        "raise the one or lower the other"
     )
 
 
-def room(section: GenerateSection) -> int:
+def max_prompt_tokens(section: GenerateSection) -> int:
     """Longest prompt in tokens."""
     return section.context_tokens - section.max_new_tokens
 

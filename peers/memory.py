@@ -50,8 +50,8 @@ class Footprint:
     score: int
     train: int
     kv_token: int  # of the key-value cache, per token
-    kv_wanted: int  # for as many requests at once as the engine may take
-    kv_least: int  # for one request as long as the context
+    kv_preferred: int  # for as many requests at once as the engine may take
+    kv_minimum: int  # for one request as long as the context
     weights: int  # in the type of the arithmetic: what an engine that sleeps holds in the machine's memory
     apart: bool  # engine and model are never in the device's memory at once, see `apart`
 
@@ -213,8 +213,8 @@ def footprint(shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeS
         score=weights + layer + head(score),
         train=weights + adapter + kept + head(train),
         kv_token=kv_token,
-        kv_wanted=runtime.max_num_seqs * longest * kv_token,
-        kv_least=config.generate.context_tokens * kv_token,
+        kv_preferred=runtime.max_num_seqs * longest * kv_token,
+        kv_minimum=config.generate.context_tokens * kv_token,
         weights=weights,
         apart=apart(config.generate, device),
     )

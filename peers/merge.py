@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from data.errors import UserError
 from data.hashing import request_seed
 from peers.architecture import is_turned
-from peers.weights import beside_weights, check_finite, weight_files
+from peers.weights import beside_weights, check_finite_weights, weight_files
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -44,7 +44,7 @@ def write_merged(
     for file in beside_weights(base):
         shutil.copyfile(file, target / file.name)
     kind = getattr(torch, dtype)
-    check_finite(adapter / ADAPTER_WEIGHTS, advice)
+    check_finite_weights(adapter / ADAPTER_WEIGHTS, advice)
     factors = load_file(adapter / ADAPTER_WEIGHTS)
     scale, turned = _scale(adapter), is_turned(json.loads((base / "config.json").read_text(encoding="utf-8")))
     pending = {name.removesuffix(LORA_A) for name in factors if name.endswith(LORA_A)}

@@ -76,7 +76,7 @@ def tidy(run: Run) -> None:
         run.root.rmdir()  # of what is no run
 
 
-def live_by(path: Path) -> None:
+def exit_with_permit(path: Path) -> None:
     """Have this process end once its permit is gone, or the process that has started it. Not to be undone."""
     parent = os.getppid()
     try:

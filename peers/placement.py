@@ -18,7 +18,17 @@ from peers.devices import CPU, GB, Device, devices, gpu_is_there
 from peers.host_memory import memory_free
 from peers.memory import CUDA_CONTEXT, GIB, Footprint, Shape, footprint, shape_in
 
-__all__ = ["Placement", "Slot", "by_device", "gpu_is_there", "here", "place", "placement_of", "resolved", "shapes_of"]
+__all__ = [
+    "Placement",
+    "Slot",
+    "by_device",
+    "gpu_is_there",
+    "place",
+    "placement_of",
+    "resolve_runtime",
+    "runtime_here",
+    "shapes_of",
+]
 
 # (memory from, max_num_seqs, score_tokens, train_tokens). A GPU of 24 GB is 22.4 GiB, and one of 80 GB 74.5.
 ON_GPU = ((70 * GB, 512, 16384, 8192), (35 * GB, 256, 16384, 4096), (18 * GB, 256, 8192, 1024), (0, 128, 4096, 1024))
@@ -75,7 +85,7 @@ def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
     })  # fmt: skip
 
 
-def resolved(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
+def resolve_runtime(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
     """What a slot's process reads: plain numbers, and `resident` "one" where it never has an engine and a model in its
     device's memory at once, else "all"."""
     update: dict[str, object] = {"resident": "one" if turns or slot.apart else "all"}
@@ -117,7 +127,7 @@ def place(
     reasons = [f"{_called(alike)} {reason}" for reason, alike in why.items()]
     unused = [device.name for device in devices if device not in mine]
     if unused:
-        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {listed(unused)}.")
+        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {join_names(unused)}.")
     return Placement(tuple(slots), frozenset(turns), tuple(reasons))
 
 
@@ -129,13 +139,13 @@ def _assigned(config: Config, devices: Sequence[Device]) -> list[tuple[str, int,
     return [(names[k % len(names)], k // len(names), devices[k % number]) for k in range(total)]
 
 
-Placed = tuple[list[Slot], bool, str]
+DevicePlacement = tuple[list[Slot], bool, str]
 
 
 def _on_cpu(
     config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
     forced: bool | None, free: int | None,
-) -> Placed:  # fmt: skip
+) -> DevicePlacement:  # fmt: skip
     """Side by side if eight times the weights' files, the caches and 2 GiB each fit into 0.7 of what is free."""
     runtime = by_device(config.runtime, device)
     kv = round(runtime.kv_cache_gib * GIB)
@@ -161,7 +171,7 @@ def _on_cpu(
 def _on_gpu(
     config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
     forced: bool | None, free: int | None,
-) -> Placed:  # fmt: skip
+) -> DevicePlacement:  # fmt: skip
     """Side by side if the most that each has at once fits, with enough cache."""
     runtime = by_device(config.runtime, device)
     room = int(runtime.gpu_memory_utilization * device.memory)
@@ -179,12 +189,12 @@ def _on_gpu(
         mine = _lowered(shape, config.peer(name), config, runtime, device, room - asleep)
         needs[name] = footprint(shape, config.peer(name), config, mine, device)
         train_tokens[name] = mine.train_tokens if mine.train_tokens != runtime.train_tokens else 0
-        _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_least, device, room - asleep, runtime)
+        _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_minimum, device, room - asleep, runtime)
     each = [needs[peer] for peer, _ in here]
-    wanted = [given or max(need.kv_wanted, need.kv_least) for need in each]
-    least = [given or max(round(ENOUGH * need.kv_wanted), need.kv_least) for need in each]
+    wanted = [given or max(need.kv_preferred, need.kv_minimum) for need in each]
+    least = [given or max(round(ENOUGH * need.kv_preferred), need.kv_minimum) for need in each]
     if len(here) == 1 and each[0].apart:
-        least = [given or each[0].kv_least]  # there is nobody to take turns with
+        least = [given or each[0].kv_minimum]  # there is nobody to take turns with
     together = sum(need.at_once(cache, need.stage) for need, cache in zip(each, least, strict=True))
     turns = not forced if forced is not None else together > room
     if not turns and together > room:
@@ -269,10 +279,10 @@ def _refuse_unless_it_fits(
 def _called(alike: list[Device]) -> str:
     if not alike[0].is_gpu:
         return "CPU:" if len(alike) == 1 else f"each of {len(alike)} processes on CPUs of the cluster,"
-    return f"GPU{'s' if len(alike) > 1 else ''} {listed([device.name for device in alike])}"
+    return f"GPU{'s' if len(alike) > 1 else ''} {join_names([device.name for device in alike])}"
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Names; of many the first, the last and the number."""
     return ", ".join(names) if len(names) <= LISTED else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
 
@@ -301,6 +311,6 @@ def placement_of(run: Run, together: bool | None = None) -> Placement:
     return place(run.config, found, shapes, together, memory_free())
 
 
-def here(runtime: RuntimeSection) -> RuntimeSection:
+def runtime_here(runtime: RuntimeSection) -> RuntimeSection:
     """`by_device` for the first device of this machine: for a process without a slot, as in tests and benchmarks."""
     return by_device(runtime, devices()[0])

@@ -18,7 +18,7 @@ from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.prompts import PeerPrompts, prompts_for
 from peers.source import base_model, compute_dtype, load_tokenizer, model_directory
 from peers.start import check_plain
-from peers.weights import check_finite, read_model_json, weights_fingerprint
+from peers.weights import check_finite_weights, read_model_json, weights_fingerprint
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,9 @@ def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:
             f"{found['base_fingerprint']}); this peer's is {expected['base']} ({expected['base_fingerprint']}). "
             "Restore the base, or delete the rounds from there on and train again"
         )
-    check_finite(adapter / ADAPTER_WEIGHTS, "delete the rounds from there on and train again, with a lower train.lr")
+    check_finite_weights(
+        adapter / ADAPTER_WEIGHTS, "delete the rounds from there on and train again, with a lower train.lr"
+    )
 
 
 def publish_adapter(peer: PeerSection, base: Path, adapter: Path, round_: int) -> None:
@@ -229,7 +231,9 @@ def publish_adapter(peer: PeerSection, base: Path, adapter: Path, round_: int) -
     peft writes the folder that the base was loaded from, which may be one of a cache, into adapter_config.json and into
     a README.md with nothing else in it.
     """
-    check_finite(adapter / ADAPTER_WEIGHTS, f"training has diverged; lower train.lr in a new run (peer {peer.name})")
+    check_finite_weights(
+        adapter / ADAPTER_WEIGHTS, f"training has diverged; lower train.lr in a new run (peer {peer.name})"
+    )
     config = {**shards.read_json(adapter / ADAPTER_CONFIG), "base_model_name_or_path": base_model(peer)}
     shards.write_json({**config, "revision": peer.revision}, adapter / ADAPTER_CONFIG)
     (adapter / "README.md").unlink(missing_ok=True)

@@ -28,7 +28,7 @@ _held: dict[str, tuple[Policy, Any]] = {}  # kind -> (of which policy, the thing
 _requests: int | None = None  # that an engine will have in a round; None: unknown
 
 
-def expect(requests: int) -> None:
+def expect_requests(requests: int) -> None:
     """Say about how many requests an engine will have in each round: a short life is not worth long preparations."""
     global _requests
     _requests = requests
@@ -58,20 +58,20 @@ def language_model(policy: Policy, config: Config) -> LanguageModel:
     """The same policy for teacher forcing."""
     policy = _model_of(policy)
     if MODEL not in _held or _held[MODEL][0] != policy:
-        make_room(config)
+        evict(config)
         _held[MODEL] = policy, _load_language_model(policy, config)
     found: LanguageModel = _held[MODEL][1]
     return found
 
 
-def make_room(config: Config) -> None:
+def evict(config: Config) -> None:
     """Before another language model is loaded, or trained."""
     _drop(MODEL)
     if ENGINE in _held and not _held[ENGINE][1].sleep() and config.runtime.resident == "one":
         _drop(ENGINE)
 
 
-def rest(run: Run, advance: Callable[[int, int], None]) -> None:
+def sleep(run: Run, advance: Callable[[int, int], None]) -> None:
     """Give the device's memory to another process: a call of `peers.workers`."""
     _drop(MODEL)
     if ENGINE in _held and not _held[ENGINE][1].sleep():

@@ -31,13 +31,13 @@ from data.config.sections import Config, Example, PeerSection, TemplateSection
 from data.errors import UserError
 from peers.controls import Controls
 from peers.source import load_tokenizer, model_directory
-from peers.template import ChatTemplate, Turn, end_of_turn, message
+from peers.template import ChatTemplate, TurnMarkup, end_of_turn, message
 from peers.weights import read_model_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Kind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
+PromptKind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
 PLAIN_STOP = ("\nQuestion:",)
 PROBE = "What is 1 + 1, and is 2 < 3 & 3 > 2?"  # for what depends on no question: longer than a word, with signs
 SOLUTION = "It is 2, and so it is."
@@ -57,7 +57,7 @@ class PeerPrompts:
             raise UserError(f"peer {peer.name}: template_arguments is set, but it has no chat template; leave it out")
         if self.is_chat:
             self.template = ChatTemplate(tokenizer, peer)
-        self.turn = turn = self.template.turn() if self.is_chat else Turn()
+        self.turn = turn = self.template.turn() if self.is_chat else TurnMarkup()
         self.controls = Controls(tokenizer, "".join(turn))
         # of thoughts, which decoding would leave out where the tokenizer calls them special
         self.marks = {token: name for token, name in self.controls.added.items() if name in (OPENS, CLOSES)}
@@ -91,7 +91,7 @@ class PeerPrompts:
         return self.all_of("verify", [(question, (solution,))])[0]
 
     def all_of(
-        self, kind: Kind, asked: Iterable[tuple[str, Sequence[str]]], answers: Sequence[str] | None = None
+        self, kind: PromptKind, asked: Iterable[tuple[str, Sequence[str]]], answers: Sequence[str] | None = None
     ) -> list[list[int]]:
         """Prompts of one kind for many (question, solutions): tokenised in one call, in half the time.
 
@@ -195,7 +195,7 @@ class PeerPrompts:
     def _before_stop(self, text: str) -> str:
         return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))]
 
-    def _examples_of(self, kind: Kind) -> Sequence[Example]:
+    def _examples_of(self, kind: PromptKind) -> Sequence[Example]:
         """The worked examples that a request is shown with."""
         if kind == "verify":
             return self.wording.verify_examples
@@ -205,7 +205,7 @@ class PeerPrompts:
         with_solutions = [example for example in self.wording.examples if example.solutions]
         return plain if kind == "solve" else with_solutions or plain
 
-    def _text(self, kind: Kind, question: str, solutions: Sequence[str]) -> str:
+    def _text(self, kind: PromptKind, question: str, solutions: Sequence[str]) -> str:
         examples = self._examples_of(kind)
         if kind in ("verify", "verify_cot"):
             closing = self.wording.verify if kind == "verify" else self.wording.verify_cot
@@ -244,7 +244,7 @@ class PeerPrompts:
 
     def _check_template(self) -> None:
         """Raises UserError if the chat template leaves out or changes what it is given, or writes it in two ways."""
-        for kind in get_args(Kind):
+        for kind in get_args(PromptKind):
             once, again = (self._text(kind, PROBE, (SOLUTION,)) for _ in range(2))
             examples = self._examples_of(kind)
             given = [PROBE, SOLUTION, *(text for e in examples for text in (e.question, *e.solutions, e.response))]
@@ -276,7 +276,7 @@ def prompts_for(
     """Prompts of a peer with the model of a directory. Raises UserError if a token that they need has no embedding."""
     prompts, config = PeerPrompts(tokenizer, peer, wording), read_model_json(peer, directory / "config.json")
     rows = (config.get("text_config") or config).get("vocab_size")
-    written = {token for kind in get_args(Kind) for token in prompts.all_of(kind, [(PROBE, (SOLUTION,))])[0]}
+    written = {token for kind in get_args(PromptKind) for token in prompts.all_of(kind, [(PROBE, (SOLUTION,))])[0]}
     beyond = sorted(token for token in written | {*prompts.stop_ids} if rows is not None and token >= rows)
     if beyond:
         raise UserError(

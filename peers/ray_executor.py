@@ -190,30 +190,30 @@ class _Actor:
     """A peer's process: what `peers.serving.serve` is to a pipe."""
 
     def __init__(self, run: Run, slot: Slot, folder: Path, permit: Path) -> None:
-        permits.live_by(permit)
+        permits.exit_with_permit(permit)
         quiet_environment()
         if not slot.device.is_gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self.calls: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-        self.told: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self.outbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         threading.Thread(target=self._work, args=(run, slot, folder), daemon=True).start()
 
     def _work(self, run: Run, slot: Slot, folder: Path) -> None:
         """Do calls, all in this thread: torch counts threads, and vLLM binds them, by the thread that asks."""
         try:
-            call = _call_of(run, slot, folder, self.told.put)
+            call = _call_of(run, slot, folder, self.outbox.put)
             if not slot.device.is_gpu:
                 import torch
 
                 torch.set_num_threads(run.config.executor.cpus_per_worker or 1)
             while True:
                 log, work, arguments = self.calls.get()
-                self.told.put(call(log, work, arguments, self._advance))
+                self.outbox.put(call(log, work, arguments, self._advance))
         finally:
             os._exit(1)  # nobody would answer any more
 
     def _advance(self, items: int, tokens: int) -> None:
-        self.told.put(("advance", (items, tokens)))
+        self.outbox.put(("advance", (items, tokens)))
 
     def call(self, log: Path | None, work: Work, arguments: tuple[Any, ...]) -> Iterator[list[tuple[str, Any]]]:
         """`Server.call`: its messages as they come, the last one what has become of it."""
@@ -221,7 +221,7 @@ class _Actor:
         self.calls.put((log, work, arguments))
         batch: list[tuple[str, Any]] = []
         while not batch or batch[-1][0] not in ENDS:
-            batch = [self.told.get()]
-            while not self.told.empty():
-                batch.append(self.told.get())
+            batch = [self.outbox.get()]
+            while not self.outbox.empty():
+                batch.append(self.outbox.get())
             yield batch

@@ -21,7 +21,8 @@ from data import shards
 from data.console import console
 from data.errors import UserError, trouble
 from data.run import Run
-from data.streams import open_streams, settle
+from data.streams import flush_or_drop, open_streams
+from data.task import Advance
 from peers import policy_cache
 from peers.devices import cores
 from peers.gpu import check_gpu
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from peers.placement import Slot
 
 UNKNOWN_ITEMS = 500  # of a benchmark without a limit
-Advance = Callable[[int, int], None]  # finished items and their tokens
 Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
 Send = Callable[[tuple[str, Any]], None]  # to the command: ("advance", (items, tokens)), ("print", text)
 
@@ -44,18 +44,18 @@ class Server:
         # its own lock would be a system-wide semaphore, which a process that is killed leaves behind
         tqdm.set_lock(threading.RLock())
         console.file = cast("IO[str]", _Messages(send))
-        self.told: Path | None = None  # the log that says who works here
+        self.announced: Path | None = None  # the log that says who works here
         if slot.device.is_gpu:
             check_gpu()
-        policy_cache.expect(_requests(run))
+        policy_cache.expect_requests(_requests(run))
 
     def call(self, log: Path | None, work: Work, arguments: tuple[Any, ...], advance: Advance) -> tuple[str, Any]:
         """What becomes of a call: ("done", value), ("refused", UserError) or ("failed", traceback)."""
         try:
             if log is not None:
                 _print_to(log)
-            if self.told != log:
-                self.told = log
+            if self.announced != log:
+                self.announced = log
                 print(f"peer {self.slot.peer}: process {os.getpid()} on {self.slot.device.name}", flush=True)
             answer = "done", work(self.run, *arguments, advance)
         except UserError as error:
@@ -66,7 +66,7 @@ class Server:
             told = trouble(error)
             answer = ("failed", traceback.format_exc()) if told is None else ("refused", UserError(told))
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-            settle(stream, number)
+            flush_or_drop(stream, number)
         return answer
 
 
@@ -154,6 +154,6 @@ def _print_to(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-        settle(stream, number)
+        flush_or_drop(stream, number)
         os.dup2(descriptor, number)
     os.close(descriptor)

@@ -24,12 +24,12 @@ from data.shards import checksum
 from peers.checks import check_config, check_directory
 from peers.gguf_file import check_gguf, check_pieces
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
-from peers.start import check_base, check_fit, check_given, identity
+from peers.start import check_base, check_fit, check_given, start_identity
 from peers.weights import (
     beside_weights,
     check_kind,
     check_weights,
-    one_line,
+    error_first_line,
     read_header,
     read_model_json,
     remembered_checksum,
@@ -181,7 +181,7 @@ def _started(peer: PeerSection, base: Path) -> Path:
     def make(work: Path) -> None:
         write_merged(base, adapter, work, peer.dtype, MERGE_SEED, advice="take another adapter, or dtype = 'float32'")
 
-    merged = _cached(peer, adapter, [*_content(base), *identity(adapter)], make)
+    merged = _cached(peer, adapter, [*_content(base), *start_identity(adapter)], make)
     _check_weights(peer, merged)
     return merged
 
@@ -333,7 +333,7 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
             shutil.rmtree(work, ignore_errors=True)
             if trouble(error):
                 raise
-            raise UserError(f"peer {peer.name}: {source} cannot be converted: {one_line(error)}") from error
+            raise UserError(f"peer {peer.name}: {source} cannot be converted: {error_first_line(error)}") from error
         os.replace(work, target)
     return target
 
@@ -349,7 +349,8 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         if trouble(error):
             raise
         raise UserError(
-            f"{directory}: its tokenizer or its config.json cannot be read ({one_line(error)}); fetch the model again"
+            f"{directory}: its tokenizer or its config.json cannot be read ({error_first_line(error)}); fetch the "
+            "model again"
         ) from error
 
 

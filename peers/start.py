@@ -19,7 +19,15 @@ from data.console import console
 from data.errors import UserError
 from peers.architecture import is_turned
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LORA_A, LORA_B, PREFIX
-from peers.weights import FLOATS, Stored, check_finite, read_header, read_model_json, read_stored, weights_fingerprint
+from peers.weights import (
+    FLOATS,
+    Stored,
+    check_finite_weights,
+    read_header,
+    read_model_json,
+    read_stored,
+    weights_fingerprint,
+)
 
 INSTEAD = "merge it into its base with peft (merge_and_unload), and give the result as the peer's model"
 # Options of peft's LoraConfig under which the adapted weight is still W + scale B A. Any other that is set is refused,
@@ -61,7 +69,7 @@ def check_given(peer: PeerSection, adapter: Path) -> dict[str, Stored]:
     config = read_model_json(peer, adapter / ADAPTER_CONFIG)
     check_plain(refusal, config)
     advice = "fetch or make the adapter again"
-    check_finite(adapter / ADAPTER_WEIGHTS, advice)
+    check_finite_weights(adapter / ADAPTER_WEIGHTS, advice)
     stored = read_header(adapter / ADAPTER_WEIGHTS)
     _check_factors(refusal, stored, config["r"])
     _compare_names(peer, adapter, config.get("base_model_name_or_path"))
@@ -173,6 +181,6 @@ def _warn(text: str) -> None:
     console.print(text, markup=False)
 
 
-def identity(adapter: Path) -> list[str]:
+def start_identity(adapter: Path) -> list[str]:
     """What a merge depends on of an adapter."""
     return [shards.checksum(adapter / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]

@@ -27,7 +27,7 @@ QUIET = ("enable_thinking", "thinking")  # what templates call the argument that
 EMPTY_THOUGHT = re.compile(rf"{re.escape(OPENS)}\s*{re.escape(CLOSES)}\s*$")
 
 
-class Turn(NamedTuple):
+class TurnMarkup(NamedTuple):
     """What a template writes around a response to a question."""
 
     prompt: str = ""  # up to where the response begins
@@ -100,7 +100,7 @@ class ChatTemplate:
                 raise self._refusal(error) from error
             self.system = empty
 
-    def turn(self) -> Turn:
+    def turn(self) -> TurnMarkup:
         """What the template writes around a response. Raises UserError if it leaves out what an assistant says."""
         asked, answer = [message("user", "x")], "Yes"
         prompt = self.apply(asked, add_generation_prompt=True)
@@ -115,7 +115,7 @@ class ChatTemplate:
         between = more[len(before) + len(answer) :] if more.startswith(before + answer) else ""
         opening = prompt[prompt.rfind(OPENS) :] if prompt.rstrip().endswith(OPENS) else ""
         closing = self._closing(prompt, opening, space)
-        return Turn(prompt, "" if space.strip() else space, after, between, opening, closing)
+        return TurnMarkup(prompt, "" if space.strip() else space, after, between, opening, closing)
 
     def _closing(self, prompt: str, opening: str, written: str) -> str:
         """What makes an empty thought after the prompt, in the template's own form: what it writes before an answer in
@@ -133,7 +133,7 @@ class ChatTemplate:
         return f"\n{CLOSES}\n\n" if opening else ""
 
 
-def end_of_turn(turn: Turn, controls: Controls) -> int | None:
+def end_of_turn(turn: TurnMarkup, controls: Controls) -> int | None:
     """The first token that the template writes after a response. Some write none after the last one but one before
     the next question; that is not the one with which a question begins."""
     bos = controls.tokenizer.bos_token_id

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from data.task import Advance
 from peers.prompts import PeerPrompts
-from peers.workers import Advance
 
 if TYPE_CHECKING:
     from peers.logprob.model import LanguageModel
 
-Asked = list[tuple[str, str]]  # (question, response)
+QuestionResponses = list[tuple[str, str]]  # (question, response)
 
 
 def logit_scores(
-    lm: LanguageModel, prompts: PeerPrompts, asked: Asked, budget: int, advance: Advance, parts: int = 1
+    lm: LanguageModel, prompts: PeerPrompts, asked: QuestionResponses, budget: int, advance: Advance, parts: int = 1
 ) -> list[float]:
     """log p(Yes) - log p(No) of each (question, response), in nats, in batches of `budget` tokens; the first of `parts`
     such calls."""
@@ -25,6 +25,6 @@ def logit_scores(
     return [yes - no for yes, no in found]
 
 
-def longest_prompt(prompts: PeerPrompts, asked: Asked) -> int:
+def longest_prompt(prompts: PeerPrompts, asked: QuestionResponses) -> int:
     """Tokens of the longest of these prompts."""
     return max(map(len, prompts.all_of("verify", [(question, (response,)) for question, response in asked])))

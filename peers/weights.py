@@ -129,7 +129,7 @@ def non_finite(stored: Mapping[str, Stored]) -> str | None:
     return None
 
 
-def check_finite(file: Path, advice: str) -> None:
+def check_finite_weights(file: Path, advice: str) -> None:
     """Raises UserError, which ends with `advice`, if a safetensors file cannot be read or has a NaN or an infinity."""
     from safetensors import SafetensorError
 
@@ -303,7 +303,7 @@ def _no_model(peer: PeerSection, directory: Path, error: Exception) -> UserError
             f"{told}transformers knows; it comes with Python code of its own (auto_map), which is never run: take a "
             "model of a kind that transformers has"
         )
-    return UserError(f"{told}transformers knows: {one_line(error)}")
+    return UserError(f"{told}transformers knows: {error_first_line(error)}")
 
 
 def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Stored]) -> tuple[Any, dict[str, Any]]:
@@ -406,7 +406,7 @@ def check_loading(what: object, info: Mapping[str, Any]) -> None:
             raise UserError(f"{what}: {len(info[key])} tensors {kind}, {first} among them; fetch or make it again")
 
 
-def one_line(error: Exception) -> str:
+def error_first_line(error: Exception) -> str:
     """The first line of what an error says, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

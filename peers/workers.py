@@ -29,10 +29,10 @@ from data.spent import spent
 from data.task import Task
 from peers import permits, policy_cache
 from peers.engines.protocol import engine_kind
-from peers.placement import Placement, Slot, placement_of, resolved
-from peers.serving import Advance, Work
+from peers.placement import Placement, Slot, placement_of, resolve_runtime
+from peers.serving import Work
 
-__all__ = ["Advance", "Executor", "Job", "Pool", "Work", "Worker", "Workers"]
+__all__ = ["Executor", "Job", "Pool", "Work", "Worker", "Workers"]
 
 CALL_BATCHES = 4  # of an engine's batches, in one call: enough for few stragglers, few enough to lose in a kill
 
@@ -203,7 +203,7 @@ class Pool(AbstractContextManager["Pool"]):
                     assert job is not None
                     spent.add(job.peer, worker.slot.device.name, time.monotonic() - process.since)
                     self._dispatch()  # the caller may take its time
-                    if job.work is not policy_cache.rest:
+                    if job.work is not policy_cache.sleep:
                         yield job, value
 
     def _dispatch(self) -> bool:
@@ -218,7 +218,7 @@ class Pool(AbstractContextManager["Pool"]):
 
     def _run_of(self, slot: Slot) -> Run:
         """The run as a process sees it: what `auto` and 0 have come to for its device."""
-        runtime = resolved(self.run.config.runtime, slot, self.placement.takes_turns(slot))
+        runtime = resolve_runtime(self.run.config.runtime, slot, self.placement.takes_turns(slot))
         return Run(self.run.name, self.run.config.model_copy(update={"runtime": runtime}))
 
     def _has_turn(self, slot: Slot) -> bool:
@@ -232,7 +232,7 @@ class Pool(AbstractContextManager["Pool"]):
         for process in awake:
             if slot.device.is_gpu:
                 process.awake = False
-                self._give(process, Job(process.worker.slot.peer, policy_cache.rest, ()))
+                self._give(process, Job(process.worker.slot.peer, policy_cache.sleep, ()))
             else:
                 del self.processes[process.worker.slot]
                 process.worker.end()
@@ -245,7 +245,7 @@ class Pool(AbstractContextManager["Pool"]):
         job = queue.popleft()
         alike = 1 + sum(job.goes_with(other) for other in queue)
         share = -(-alike // self._side_by_side(slot))
-        limit = CALL_BATCHES * resolved(self.run.config.runtime, slot).max_num_seqs if self.seeded else 0
+        limit = CALL_BATCHES * resolve_runtime(self.run.config.runtime, slot).max_num_seqs if self.seeded else 0
         while len(job.units) < share and queue and job.goes_with(queue[0]):
             if job.requests + queue[0].requests > limit:
                 break
@@ -260,7 +260,7 @@ class Pool(AbstractContextManager["Pool"]):
 
     def _give(self, process: _Process, job: Job) -> None:
         process.job, process.advanced, process.since = job, [0, 0], time.monotonic()
-        process.awake |= job.work is not policy_cache.rest
+        process.awake |= job.work is not policy_cache.sleep
         units = (list(job.units),) if job.units else ()
         process.worker.send(self.log, job.work, (*job.arguments, *units))
 
@@ -268,7 +268,7 @@ class Pool(AbstractContextManager["Pool"]):
         """Who is at work, and where."""
         if line is not None:
             jobs = [process.job for process in self.processes.values()]
-            working = {job.peer for job in jobs if job is not None and job.work is not policy_cache.rest}
+            working = {job.peer for job in jobs if job is not None and job.work is not policy_cache.sleep}
             line.at_work(working, self.devices)
 
     def _advance(self, process: _Process, line: Task | None, items: int, tokens: int) -> None:
@@ -293,7 +293,7 @@ class Pool(AbstractContextManager["Pool"]):
         console.print(f"  peer {slot.peer}: its process died ({reason}); another one does its work", markup=False)
         if line is not None:
             line.advance(-process.advanced[0], -process.advanced[1], slot.peer)
-        if job.work is not policy_cache.rest:
+        if job.work is not policy_cache.sleep:
             self.queues[slot.peer].extendleft(reversed(job.after_a_death()))
 
     def release(self) -> None:

@@ -27,7 +27,7 @@ from data.errors import UserError
 from data.guard import Ended
 from data.hours import hours_of
 from data.keep import keep_path
-from data.run import RUNS, Run, check_name, metrics_path, open_run, stage_is_finished
+from data.run import RUNS, Run, check_run_name, metrics_path, open_run, stage_is_finished
 from data.schema import ABLATION
 from data.shards import Row
 from evaluate.intervals import estimate
@@ -112,7 +112,7 @@ class Ablation:
     def run(self) -> None:
         """All runs, one after the other. An arm whose run is ended early is left out of what is compared."""
         for arm in self.arms:  # before any work
-            check_name(self.run_name(arm, self.seeds[-1]))  # the longest
+            check_run_name(self.run_name(arm, self.seeds[-1]))  # the longest
         stopped: dict[Arm, int] = {}
         for number, seed in enumerate(self.seeds):
             for arm in self.arms:

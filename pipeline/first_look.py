@@ -43,8 +43,8 @@ ENDED = {
 MORE = 512  # questions beyond those that are shown, for rates of large batches
 
 
-def look(
-    config: Config, questions: list[str], more: list[str], what: str = "try"
+def probe_peers(
+    config: Config, questions: list[str], timing_questions: list[str], what: str = "try"
 ) -> tuple[dict[str, Probe], Placement]:
     """Each peer's probe, and who ran where."""
     k = config.evaluate.samples
@@ -52,13 +52,13 @@ def look(
     total = dict.fromkeys(config.peer_names, len(questions) * (1 + k))
     with untouched_peers(config, what) as (workers, policies):
         for name in config.peer_names:
-            workers.submit(name, probe, policies[name], questions, more, k, beside(placement, name))
+            workers.submit(name, probe, policies[name], questions, timing_questions, k, peers_at_once(placement, name))
         with task(what, total, "responses") as line:
             found = {job.peer: result for job, result in workers.results(line)}
         return {name: found[name] for name in config.peer_names}, placement
 
 
-def beside(placement: Placement, peer: str) -> int:
+def peers_at_once(placement: Placement, peer: str) -> int:
     """How many peers are at work on a peer's device at the same time, itself counted."""
     mine = placement.slots_of(peer)[0]
     here = {slot.peer for slot in placement.slots if slot.device == mine.device and slot.replica == 0}
@@ -99,7 +99,9 @@ def answers_of(
         return {name: grader.find(list(zip(mine, asked, strict=True)), kind) for name, mine in texts.items()}
 
 
-def tell(name: str, questions: Sequence[str], found: Probe, answers: Sequence[Extracted | None], every: bool) -> None:
+def print_probes(
+    name: str, questions: Sequence[str], found: Probe, answers: Sequence[Extracted | None], every: bool
+) -> None:
     """Print a peer's prompts and responses, with the answers of these."""
     console.print(f"\n[bold]peer {name}[/bold]")
     for number, prompt in enumerate(found.prompts[: None if every else 1], start=1):
@@ -159,19 +161,19 @@ def projection_table(work: RoundWork, costs: Mapping[str, Cost], turns: bool) ->
     names = {"baseline": "evaluate, round 0", "votes": "gate, round 0"}
     for stage, cost in costs.items():
         while_ = decimal(round(cost.temporary)) if cost.temporary else ""
-        table.add_row(names.get(stage, stage), duration(cost.seconds), decimal(round(cost.bytes)), while_)
+        table.add_row(names.get(stage, stage), short_duration(cost.seconds), decimal(round(cost.bytes)), while_)
     table.add_section()
     for name, left_out in (("make round ROUND=1", ()), ("each further round", ("baseline", "votes"))):
         counted = [cost for stage, cost in costs.items() if stage not in left_out]
         table.add_row(
-            name, duration(sum((cost.seconds for cost in counted), COMMAND if not left_out else 0.0)),
+            name, short_duration(sum((cost.seconds for cost in counted), COMMAND if not left_out else 0.0)),
             decimal(round(sum(cost.bytes for cost in counted))),
             decimal(round(max(cost.temporary for cost in counted))),
         )  # fmt: skip
     return table
 
 
-def duration(seconds: float) -> str:
+def short_duration(seconds: float) -> str:
     """In the unit that fits."""
     if 0 < seconds < 1:
         return "< 1 s"
@@ -201,10 +203,10 @@ def command(
         all_questions = list(choose_prompts(resolved).questions.values())
         items = sum(map(len, load_benchmarks(resolved).values()))
         asked = all_questions[:questions]
-        probes, placement = look(resolved, asked, all_questions[questions : questions + MORE])
+        probes, placement = probe_peers(resolved, asked, all_questions[questions : questions + MORE])
         answers = answers_of(resolved, asked, probes)
         for name, found in probes.items():
-            tell(name, asked, found, answers[name], every)
+            print_probes(name, asked, found, answers[name], every)
         console.print()
         for line in form_warnings(resolved):
             _say(f"warning: {line}")

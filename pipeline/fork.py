@@ -30,7 +30,7 @@ from data.errors import UserError
 from data.fork import FOLDER, origin_of
 from data.keep import keep_path
 from data.locks import locked
-from data.run import OUTPUT, RUNS, Run, check_name, check_run, load_frozen
+from data.run import OUTPUT, RUNS, Run, check_run, check_run_name, load_frozen
 from data.schema import PROMPTS
 from data.selection import write_prompts
 from pipeline.reuse import fingerprint, link, link_file, link_stage, offers, reads
@@ -44,18 +44,18 @@ OTHERWISE = {  # what of a fingerprint is another, where the configs are alike
     "benchmarks": "the questions of a benchmark have changed", "prompts": "the files of the questions are others",
     "chains": "its chains are others", "answers": "the function that compares answers is another",
 }  # fmt: skip
-Fate = str | None  # why a stage is made anew; None: it is linked
+StageFate = str | None  # why a stage is made anew; None: it is linked
 
 
 def fork(name: str, round_: int, new: str, path: Path | None, overrides: list[str]) -> None:
     """Begin run `new` after a round of run `name`. Raises UserError, and leaves nothing, if that cannot be."""
-    check_name(new, "--new")
+    check_run_name(new, "--new")
     check_run(name)
     if (RUNS / new).exists():
         raise UserError(f"{RUNS / new} is there already: give the new run another name (--new, or NEW= with make)")
     source = Run(name, load_frozen(name))
     console.print(f"reading run {name}, to see what still holds", markup=False)
-    config = resolved(source, path, overrides)
+    config = forked_config(source, path, overrides)
     check_still_true(source, config, round_)
     check_trained(source, round_)
     with building(new, config) as run:
@@ -65,10 +65,10 @@ def fork(name: str, round_: int, new: str, path: Path | None, overrides: list[st
         fates = reuse(source, run, round_)
         linked += [folder_of(stage, n) for (stage, n), why in fates.items() if why is None]
         write_origin(source, run, round_, linked)
-    tell(name, round_, new, config, fates)
+    print_fates(name, round_, new, config, fates)
 
 
-def resolved(source: Run, path: Path | None, overrides: list[str]) -> Config:
+def forked_config(source: Run, path: Path | None, overrides: list[str]) -> Config:
     """The new run's config: of a file, else the other run's, with overrides."""
     if path is not None:
         return settled(load_config(path, overrides), source.config)
@@ -174,9 +174,9 @@ def check(run: Run, round_: int) -> None:
     run.freeze(lambda: check_before_freezing(run, policies))
 
 
-def reuse(source: Run, run: Run, round_: int) -> dict[tuple[str, int], Fate]:
+def reuse(source: Run, run: Run, round_: int) -> dict[tuple[str, int], StageFate]:
     """Link what the new config allows; returns the fate of each stage and round that might have been."""
-    fates: dict[tuple[str, int], Fate] = {}
+    fates: dict[tuple[str, int], StageFate] = {}
     wanted = [("evaluate", number) for number in range(round_ + 1)] if run.config.benchmarks else []
     for stage, number in [*wanted, ("generate", round_ + 1), ("score", round_ + 1)]:
         why = why_anew(source, run, stage, number)
@@ -188,7 +188,7 @@ def reuse(source: Run, run: Run, round_: int) -> dict[tuple[str, int], Fate]:
     return fates
 
 
-def why_anew(source: Run, run: Run, stage: str, round_: int) -> Fate:
+def why_anew(source: Run, run: Run, stage: str, round_: int) -> StageFate:
     """Why a stage of the other run is no stage of the new one."""
     folder = source.stage_dir(round_, OUTPUT[stage])
     if not (folder / shards.SUCCESS).is_file():
@@ -231,7 +231,7 @@ def write_origin(source: Run, run: Run, round_: int, linked: list[str]) -> None:
     shards.write_manifest(folder, manifest, [folder / "config.json"])
 
 
-def tell(name: str, round_: int, new: str, config: Config, fates: dict[tuple[str, int], Fate]) -> None:
+def print_fates(name: str, round_: int, new: str, config: Config, fates: dict[tuple[str, int], StageFate]) -> None:
     """A line per stage and fate, and what to do next."""
     if round_:
         rounds = "round 1" if round_ == 1 else f"rounds 1 to {round_}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from data.config.sections import Config
 from peers.memory import GIB, Footprint, Shape, footprint
-from peers.placement import Placement, Slot, resolved
+from peers.placement import Placement, Slot, resolve_runtime
 
 CPU_COMMAND = GIB  # the command itself, and the process that the peers' are forked from
 
@@ -38,7 +38,7 @@ def memory_plan(config: Config, placement: Placement, shapes: Mapping[str, Shape
 
 
 def _footprint(config: Config, shapes: Mapping[str, Shape], slot: Slot) -> Footprint:
-    runtime = resolved(config.runtime, slot)
+    runtime = resolve_runtime(config.runtime, slot)
     return footprint(shapes[slot.peer], config.peer(slot.peer), config, runtime, slot.device)
 
 

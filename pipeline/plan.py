@@ -27,13 +27,13 @@ from data.config.load import load_config, parse_config
 from data.config.sections import Config, ExecutorSection
 from data.console import console
 from data.errors import UserError
-from data.run import RUNS, check_name, load_frozen
+from data.run import RUNS, check_run_name, load_frozen
 from data.selection import choose_prompts
 from evaluate.benchmarks import load_benchmarks
 from peers.devices import Device, devices, gpu_is_there, parse_devices
 from peers.host_memory import memory_free, memory_total
-from peers.placement import Placement, gib, listed, place, shapes_of
-from pipeline.first_look import MORE, devices_of, duration, look, work_of
+from peers.placement import Placement, gib, join_names, place, shapes_of
+from pipeline.first_look import MORE, devices_of, probe_peers, short_duration, work_of
 from pipeline.memory_plan import MemoryRow, host_memory, memory_plan
 from pipeline.projection import COMMAND, Cost, project
 from pipeline.rough import like, likely_lengths, likely_shapes, rough_rates, sizing_table
@@ -59,7 +59,7 @@ def placement_table(placement: Placement) -> Table:
         )  # fmt: skip
         alike.setdefault(row, []).append(device)
     for row, same in alike.items():
-        table.add_row(listed([device.name for device in same]), *row)
+        table.add_row(join_names([device.name for device in same]), *row)
     return table
 
 
@@ -75,7 +75,7 @@ def memory_table(rows: list[MemoryRow]) -> Table:
         mine = [row for row in rows if row.device == device]
         alike.setdefault((*[row.bytes for row in mine], mine[0].limit), []).append(device)
     for numbers, names in alike.items():
-        table.add_row(listed(names), *[gib(number) for number in numbers])
+        table.add_row(join_names(names), *[gib(number) for number in numbers])
     return table
 
 
@@ -87,13 +87,13 @@ def cost_table(costs: dict[str, Cost], rounds: int, devices: int, price: float |
         table.add_column(name, justify="right")
     for stage, cost in costs.items():
         while_ = decimal(round(cost.temporary)) if cost.temporary else ""
-        table.add_row(NAMES.get(stage, stage), duration(cost.seconds), decimal(round(cost.bytes)), while_)
+        table.add_row(NAMES.get(stage, stage), short_duration(cost.seconds), decimal(round(cost.bytes)), while_)
     table.add_section()
     for last in dict.fromkeys((1, rounds)):
         whole = total(costs, last)
         paid = [] if price is None else [f"{price * devices * whole.seconds / 3600:,.2f}"]
         name, while_ = f"make round ROUND={last}", decimal(round(whole.temporary))
-        table.add_row(name, duration(whole.seconds), decimal(round(whole.bytes)), while_, *paid)
+        table.add_row(name, short_duration(whole.seconds), decimal(round(whole.bytes)), while_, *paid)
     return table
 
 
@@ -129,7 +129,7 @@ def plan_of(config: Config, where: list[Device]) -> Plan:
     shapes = shapes_of(config) if here else likely_shapes(config)
     placement = place(local, where, shapes, free=memory_free())
     if here:
-        probes, _ = look(local, questions[:PROBED], questions[PROBED : PROBED + MORE], "plan")
+        probes, _ = probe_peers(local, questions[:PROBED], questions[PROBED : PROBED + MORE], "plan")
         rates, on, source = {name: found.rates for name, found in probes.items()}, None, "measured by a probe"
     else:
         lengths = likely_lengths(config)
@@ -226,7 +226,7 @@ def config_of(path: Path | None, run: str, overrides: list[str]) -> Config:
         return load_config(path, overrides)
     if not run:
         raise UserError("which config? give its file with --config FILE (configs/ has some)")
-    check_name(run)
+    check_run_name(run)
     frozen = RUNS / run / "config.json"
     if not frozen.is_file():
         raise UserError(f"run {run!r} does not exist yet: give its config with --config FILE (configs/ has some)")

@@ -10,14 +10,14 @@ from functools import partial
 
 from data.hashing import request_seed
 from data.run import Run
+from data.task import Advance
 from peers import policy_cache
 from peers.devices import gpu_is_there
 from peers.engines.protocol import Completion, Sampling, complete
-from peers.lengths import room
+from peers.lengths import max_prompt_tokens
 from peers.memory import totals
 from peers.policy import Policy
 from peers.weights import read_stored, weight_files
-from peers.workers import Advance
 from pipeline.projection import PeerRates
 
 ENOUGH = 2  # times as many requests as the engine takes at once
@@ -29,8 +29,11 @@ class Clock:
     """Seconds that a device had for one peer. On a CPU that several share these are the cores' seconds that it used:
     a peer that is measured while another one loads has more of the cores than its share."""
 
-    def __init__(self, beside: int, on_gpu: bool) -> None:
-        self.beside, self.cores = beside, 0 if on_gpu or beside == 1 else len(os.sched_getaffinity(0))
+    def __init__(self, concurrent_peers: int, on_gpu: bool) -> None:
+        self.beside, self.cores = (
+            concurrent_peers,
+            0 if on_gpu or concurrent_peers == 1 else len(os.sched_getaffinity(0)),
+        )
         self.begun = time.monotonic(), time.process_time()
 
     def seconds(self) -> float:
@@ -51,28 +54,36 @@ class Probe:
 
 
 def probe(
-    run: Run, policy: Policy, questions: list[str], more: list[str], k: int, beside: int, advance: Advance
+    run: Run,
+    policy: Policy,
+    questions: list[str],
+    timing_questions: list[str],
+    k: int,
+    concurrent_peers: int,
+    advance: Advance,
 ) -> Probe:
     """Greedy responses and k samples to every question, then one pass over all of them by the scoring model.
 
     An engine that was quick is asked more, as many requests at once as in a round: small batches are slow, and what is
-    projected from them is too long. `more` are further questions for that. `beside` is how many peers' processes share
-    the device and are asked at the same time: rates are told as if this one had it alone.
+    projected from them is too long. `timing_questions` are further questions for that. `concurrent_peers` is how many
+    peers' processes share the device and are asked at the same time: rates are given as if this one had it alone.
     """
     section, limits, prompts = run.config.evaluate, run.config.generate, policy.prompts
     tokens = prompts.all_of("solve", [(question, ()) for question in questions])
     engine = partial(policy_cache.engine, policy, run.config)
-    clock = partial(Clock, beside, gpu_is_there())
+    clock = partial(Clock, concurrent_peers, gpu_is_there())
     begun = clock()
     first = Sampling(0.0, 1.0, 1, logprobs=False)
-    complete(engine, [min(tokens, key=len)], [0], first, room(limits), lambda *_: None)  # loads, and warms up
+    complete(
+        engine, [min(tokens, key=len)], [0], first, max_prompt_tokens(limits), lambda *_: None
+    )  # loads, and warms up
     engine_seconds = begun.seconds()
 
     greedy_, drawn = (
         Sampling(temperature, top_p, limits.max_new_tokens, logprobs=False)
         for temperature, top_p in ((0.0, 1.0), (section.temperature, section.top_p))
     )
-    greedy = complete(engine, tokens, [0] * len(tokens), greedy_, room(limits), advance)
+    greedy = complete(engine, tokens, [0] * len(tokens), greedy_, max_prompt_tokens(limits), advance)
 
     def ask(
         prompts_: list[list[int]], sampling: Sampling, told: Advance = lambda *_: None
@@ -80,7 +91,7 @@ def probe(
         """Completions, and response tokens a second."""
         seeds = [request_seed(run.config.run.seed, "try", policy.name, number) for number in range(len(prompts_))]
         begun = clock()
-        found = complete(engine, prompts_, seeds, sampling, room(limits), told)
+        found = complete(engine, prompts_, seeds, sampling, max_prompt_tokens(limits), told)
         return found, sum(len(each.token_ids) for each in found) / begun.seconds()
 
     asked = [ids for ids in tokens for _ in range(k)]
@@ -91,7 +102,9 @@ def probe(
     if times > 1:
         _, decode_rate = ask(asked * times, drawn)
     shown = [each.text or "…" for each in greedy]
-    reviews = [prompts.review(question, [shown[i % len(shown)]]) for i, question in enumerate([*questions, *more])]
+    reviews = [
+        prompts.review(question, [shown[i % len(shown)]]) for i, question in enumerate([*questions, *timing_questions])
+    ]
     chain = Sampling(run.config.generate.temperature, run.config.generate.top_p, limits.max_new_tokens)
     several = reviews[: max(len(questions), min(run.config.runtime.max_num_seqs, int(LONGEST * pace)))]
     _, chain_rate = ask(several, chain)

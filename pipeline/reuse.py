@@ -47,7 +47,7 @@ def link_stage(other: str, run: Run, stage: str, round_: int) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
     shutil.copytree(source, half, copy_function=link, ignore=unfinished)
-    lost = [row for row in quarantine.rows_of(source.parent) if row["stage"] == stage]
+    lost = [row for row in quarantine.entries(source.parent) if row["stage"] == stage]
     quarantine.set_rows(target.parent, stage, lost)
     half.rename(target)
 

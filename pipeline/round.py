@@ -15,23 +15,23 @@ import train
 import train.gate
 from data.cli import start
 from evaluate.rebuild import Rebuild
-from peers.command import Step, steps_app
+from peers.command import StageStep, steps_app
 
 if TYPE_CHECKING:
     from data.run import Run
 
 
-def plan(last: int) -> list[Step]:
+def plan(last: int) -> list[StageStep]:
     """The baseline evaluation and the gate's votes, then the stages of each round. Those that are finished say so; a
     run without a gate has no such stage."""
-    steps = [Step("evaluate", 0, evaluate.main), Step("gate", 0, train.gate.main)]
+    steps = [StageStep("evaluate", 0, evaluate.main), StageStep("gate", 0, train.gate.main)]
     for round_ in range(1, last + 1):
         steps += [
-            Step("generate", round_, generate.main),
-            Step("score", round_, score.main),
-            Step("train", round_, train.main),
-            Step("gate", round_, train.gate.main),
-            Step("evaluate", round_, evaluate.main),
+            StageStep("generate", round_, generate.main),
+            StageStep("score", round_, score.main),
+            StageStep("train", round_, train.main),
+            StageStep("gate", round_, train.gate.main),
+            StageStep("evaluate", round_, evaluate.main),
         ]
     return steps
 

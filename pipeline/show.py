@@ -21,13 +21,13 @@ from data.console import console
 from data.errors import UserError
 from data.run import OUTPUT, Run, check_run, load_frozen
 from data.visible import visible
-from evaluate.page.chain_data import Chain, Label, Response, Training
+from evaluate.page.chain_data import ChainView, LabelView, ResponseView, TrainingView
 from evaluate.page.chains import one_chain, ordering, some_chains
 
 RIGHT = {True: ("right", "green"), False: ("wrong", "red")}
 
 
-def view(chain: Chain, run: str) -> Iterator[RenderableType]:
+def view(chain: ChainView, run: str) -> Iterator[RenderableType]:
     """The parts of a chain, one under the other."""
     yield Text(f"run {run}, round {chain['round']}, question {chain['id']}", style="bold")
     yield _body(chain["question"])
@@ -49,7 +49,7 @@ def _body(text: str) -> RenderableType:
     return Padding(Text(visible(text), overflow="fold"), (0, 0, 0, 4), expand=False)
 
 
-def _head_of_response(number: int, response: Response) -> Text:
+def _head_of_response(number: int, response: ResponseView) -> Text:
     head = Text.assemble((f"[{number}] ", "bold"), (response["peer"], "bold"), f", {_place(response)}: ")
     head.append_text(_answer(response["answer"], response["right"]))
     head.append(f"; {response['n_tokens']} tokens")
@@ -60,7 +60,7 @@ def _head_of_response(number: int, response: Response) -> Text:
     return head
 
 
-def _place(response: Response) -> str:
+def _place(response: ResponseView) -> str:
     if response["role"] == "chain":
         return f"position {response['position']}"
     if response["role"] == "sample":
@@ -76,7 +76,7 @@ def _answer(answer: str | None, right: bool | None) -> Text:
     return found
 
 
-def _labels(chain: Chain) -> Iterator[Text]:
+def _labels(chain: ChainView) -> Iterator[Text]:
     for label in chain["labels"]:
         whose = "" if len(chain["labels"]) == 1 else f" of {', '.join(label['peers'])}"
         line = Text.assemble((f"label{whose}: ", "bold"))
@@ -90,14 +90,14 @@ def _labels(chain: Chain) -> Iterator[Text]:
         yield Text(f"entropy of the answers: {chain['entropy']:.2f} nats")
 
 
-def _label(label: Label) -> Text:
+def _label(label: LabelView) -> Text:
     if label["answer"] is None:
         return Text("none")
     found = _answer(label["answer"], label["right"])
     return found if label["share"] is None else found.append(f", {100 * label['share']:.0f} % of the votes")
 
 
-def _training(chain: Chain) -> Iterator[RenderableType]:
+def _training(chain: ChainView) -> Iterator[RenderableType]:
     """What each peer trains on; a text that several share is shown once."""
     last: tuple[str | None, str] | None = None
     yield Text()
@@ -114,7 +114,7 @@ def _training(chain: Chain) -> Iterator[RenderableType]:
             yield _body(f"PMI {_nats(row['pmi'], '+')} nats{_measured(row)}")
 
 
-def _head_of_training(row: Training) -> Text:
+def _head_of_training(row: TrainingView) -> Text:
     number = "" if row["number"] == 1 else f", text {row['number']}"
     line = Text.assemble((f"{row['peer']}{number}: ", "bold"))
     if row["dropped"] is not None:
@@ -128,7 +128,7 @@ def _head_of_training(row: Training) -> Text:
     return line
 
 
-def _measured(row: Training) -> str:
+def _measured(row: TrainingView) -> str:
     """How the PMI came about: log p of the text with the peer's own response in view, and without."""
     told = ""
     if row["pmi_per_token"] is not None:
@@ -153,9 +153,9 @@ def last_round(run: Run) -> int:
     return max(rounds)
 
 
-def chosen(
+def chosen_chains(
     run: Run, round_: int, prompt: str | None, worst: bool, random: bool, number: int, seed: int | None
-) -> list[Chain]:
+) -> list[ChainView]:
     """The chains asked for. Without a choice: the worst where gold answers say which, else some at random. Raises
     UserError for several choices at once."""
     if (prompt is not None) + worst + random > 1:
@@ -203,7 +203,7 @@ def command(
         check_run(run)
         opened = Run(run, load_frozen(run))
         which = round_ or last_round(opened)
-        for place, chain in enumerate(chosen(opened, which, prompt, worst, random, number, seed)):
+        for place, chain in enumerate(chosen_chains(opened, which, prompt, worst, random, number, seed)):
             if place:
                 console.rule()
             for part in view(chain, run):

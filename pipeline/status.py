@@ -19,17 +19,17 @@ from data import quarantine
 from data.cli import guarded, start
 from data.console import console
 from data.inside import check_inside
-from data.locks import Holder, look
-from data.meter import lasting
+from data.locks import Holder, lock_state
+from data.meter import duration_text
 from data.progress import PeerState, StageState, going, stages
-from data.run import RUNS, check_name
-from data.versions import changes as version_changes
+from data.run import RUNS, check_run_name
+from data.versions import version_changes as version_changes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 WORDS = {"missing": "-"}
 
 
-def table_of(states: Sequence[StageState]) -> Table:
+def status_table(states: Sequence[StageState]) -> Table:
     """One row per stage, and below one that is not finished a row per peer; rounds that are to come are one row."""
     table = Table("round", "stage", "state", "rows", "seconds", "progress")
     begun = max((each.round for each in states if each.state != "missing"), default=0)
@@ -62,7 +62,7 @@ def _short(state: StageState) -> str:
 
 def _speed(tokens_per_second: float | None, left: float | None) -> list[str]:
     speed = [] if tokens_per_second is None else [f"{tokens_per_second:,.0f} tokens/s"]
-    return speed + ([f"about {lasting(left)} left"] if left else [])
+    return speed + ([f"about {duration_text(left)} left"] if left else [])
 
 
 def _of_peer(peer: PeerState, running: bool) -> str:
@@ -73,7 +73,9 @@ def _of_peer(peer: PeerState, running: bool) -> str:
     return ", ".join(parts) + (f" on {', '.join(peer.devices)}" if peer.devices else "")
 
 
-def lines_of(run: str, states: Sequence[StageState], holder: Holder | None, killed: Holder | None = None) -> list[str]:
+def status_lines(
+    run: str, states: Sequence[StageState], holder: Holder | None, killed: Holder | None = None
+) -> list[str]:
     """What is to be said above and below the table: who is at the run, or was killed at it, and what went wrong."""
     lines = []
     at = next((f"{each.stage} round {each.round}" for each in states if each.state == "running"), None)
@@ -83,7 +85,9 @@ def lines_of(run: str, states: Sequence[StageState], holder: Holder | None, kill
         lines.append(f"run {run}: a command is at it ({holder}), {at}")
         left, last = outlook(states), max((each.round for each in states), default=0)
         if left is not None and left > 0:
-            lines[0] += f"; about {lasting(left)} left to the end of round {last}, if stages take as long as before"
+            lines[0] += (
+                f"; about {duration_text(left)} left to the end of round {last}, if stages take as long as before"
+            )
     elif any(each.state != "finished" for each in states):
         lines.append(f"run {run}: no command is at it{last_one}; the same command goes on with what is not finished")
     else:
@@ -95,7 +99,7 @@ def lines_of(run: str, states: Sequence[StageState], holder: Holder | None, kill
         elif each.reason:
             lines.append(f"{each.stage} round {each.round} {each.state}{_when(each.changed)}: {each.reason}")
         if each.quarantined:
-            lines.append(f"{each.stage} round {each.round}: quarantined {quarantine.told(each.quarantined)}")
+            lines.append(f"{each.stage} round {each.round}: quarantined {quarantine.summary(each.quarantined)}")
     return lines
 
 
@@ -136,18 +140,18 @@ def command(
     """`python -m pipeline.status --run NAME`."""
 
     def body() -> None:
-        check_name(run)
+        check_run_name(run)
         check_inside(RUNS / run)
-        states, (held, who) = stages(run), look(RUNS / run)
+        states, (held, who) = stages(run), lock_state(RUNS / run)
         who = who or (Holder() if held else None)
         if json_:
             pid = who.pid if held and who else None
             console.file.write(json.dumps(as_json(run, states, pid)) + "\n")
             return
-        first, *others = lines_of(run, states, *((who, None) if held else (None, who)))
+        first, *others = status_lines(run, states, *((who, None) if held else (None, who)))
         console.print(first, markup=False, soft_wrap=True)
         if states:
-            console.print(table_of(states))
+            console.print(status_table(states))
         for line in (*others, *version_changes(RUNS / run)):
             console.print(line, markup=False, soft_wrap=True)
 

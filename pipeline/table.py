@@ -23,7 +23,7 @@ from data.errors import UserError
 from data.run import check_run, load_frozen, metrics_path
 from data.schema import METRICS
 from data.shards import Row
-from evaluate.changes import Change, changes
+from evaluate.changes import Change, round_changes
 from evaluate.gate import refused_notice
 from evaluate.intervals import Estimate
 from evaluate.results import finished_rounds
@@ -47,7 +47,7 @@ class Line:
     change: Change | None
 
 
-def lines_of(run: str) -> list[Line]:
+def table_lines(run: str) -> list[Line]:
     """All lines, benchmark by benchmark and peer by peer. Raises UserError for a run without benchmarks, or without an
     evaluated round."""
     check_run(run)
@@ -59,7 +59,7 @@ def lines_of(run: str) -> list[Line]:
     rounds = finished_rounds(run)
     if not rounds:
         raise UserError(f"run {run!r} has no evaluated round yet: run `make evaluate RUN={run} ROUND=0` first")
-    changed = {(*change.group, change.round): change for change in changes(run, rounds)}
+    changed = {(*change.group, change.round): change for change in round_changes(run, rounds)}
     found = [
         Line(row, round_, changed.get((row["benchmark"], row["peer"], round_)))
         for round_ in rounds
@@ -71,7 +71,7 @@ def lines_of(run: str) -> list[Line]:
 
 def caption(run: str) -> str:
     """What the numbers are, and what has to be said of the run wherever they appear."""
-    sizes = {line.row["benchmark"]: (line.row["n"], line.row["k"]) for line in lines_of(run)}
+    sizes = {line.row["benchmark"]: (line.row["n"], line.row["k"]) for line in table_lines(run)}
     asked = "; ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
     told = (
         f"Run {run}, in %, with 95 % bootstrap intervals over questions; changes are since round 0, paired by question "
@@ -125,7 +125,7 @@ def _groups(lines: Sequence[Line]) -> list[list[list[str]]]:
 def markdown(run: str) -> str:
     """A Markdown table under its caption."""
     rows = [[*NAMES, *SHOWN], ["---"] * 3 + ["---:"] * len(SHOWN)]
-    rows += [row for group in _groups(lines_of(run)) for row in group]
+    rows += [row for group in _groups(table_lines(run)) for row in group]
     return f"{caption(run)}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -136,7 +136,7 @@ def latex(run: str) -> str:
         names, numbers = map(escaped, row[: len(NAMES)]), map(escaped, row[len(NAMES) :])
         return "    " + " & ".join([*names, *(re.sub(r"-(?=\d)", "$-$", number) for number in numbers)]) + r" \\"
 
-    body = "\n    \\midrule\n".join("\n".join(map(written, group)) for group in _groups(lines_of(run)))
+    body = "\n    \\midrule\n".join("\n".join(map(written, group)) for group in _groups(table_lines(run)))
     return "\n".join([
         r"% \usepackage{booktabs}", r"\begin{table}", r"  \centering", rf"  \caption{{{escaped(caption(run))}}}",
         rf"  \label{{tab:{run}}}", rf"  \begin{{tabular}}{{lll{'r' * len(SHOWN)}}}", r"    \toprule",
@@ -157,7 +157,7 @@ def as_csv(run: str) -> str:
     names += [f"{metric}_change{end}" for metric in ("em", "gv_gap") for end in ends]
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
-    for line in lines_of(run):
+    for line in table_lines(run):
         row, change = {**line.row, "round": line.round}, line.change
         pairs = [] if change is None else [("em", change.em, change.em_same), ("gv_gap", change.gap, change.gap_same)]
         for metric, found, same in pairs:

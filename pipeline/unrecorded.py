@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from data.answers.own_grader import check_own
 from data.config.sections import Config
-from data.console import chatter_to
+from data.console import redirect_output
 from data.errors import UserError
 from data.run import Run
 from peers.engines.protocol import engine_kind
@@ -37,7 +37,7 @@ def processes(run: Run, what: str) -> Iterator[Pool]:
     warm(run.config, engine=engine_kind(run.config.generate) == "vllm")
     log = CACHE.with_name("logs") / f"{what}.log"
     log.unlink(missing_ok=True)
-    with Pool(run) as workers, chatter_to(log):
+    with Pool(run) as workers, redirect_output(log):
         workers.log = log
         try:
             yield workers

@@ -25,7 +25,7 @@ from data.errors import UserError
 from data.task import task
 from evaluate.intervals import Estimate
 from evaluate.tables import points
-from evaluate.wording import Choice, DevSet, Trial, ask, choose, judge, load_dev_set, mean
+from evaluate.wording import DevSet, WordingChoice, WordingTrial, ask, choose, load_dev_set, mean, trial_of
 from pipeline.unrecorded import untouched_peers
 
 HELP = """Try every wording of [wordings] with every peer on the questions of [wording], and write the choice.
@@ -35,19 +35,19 @@ wording.samples samples. A peer keeps its present wording unless another one is 
 95 % interval of their paired difference lies above 0."""
 
 
-def candidates(config: Config, peer: PeerSection) -> dict[str, TemplateSection]:
+def candidate_wordings(config: Config, peer: PeerSection) -> dict[str, TemplateSection]:
     """The wordings to try with a peer by name, its present one first."""
     return {config.wording_name(peer): config.templates_of(peer), **config.wordings}
 
 
-def try_wordings(config: Config, dev: DevSet) -> dict[str, list[Trial]]:
+def try_wordings(config: Config, dev: DevSet) -> dict[str, list[WordingTrial]]:
     """Each peer's trials, one a wording."""
-    tried = {peer.name: candidates(config, peer) for peer in config.peers}
+    tried = {peer.name: candidate_wordings(config, peer) for peer in config.peers}
     section = config.wording
     assert section is not None
     k = section.samples if dev.golds is None else 0
     total = {name: max(1, k) * len(dev.questions) * len(wordings) for name, wordings in tried.items()}
-    found: dict[str, list[Trial]] = {}
+    found: dict[str, list[WordingTrial]] = {}
     with untouched_peers(config, "wording") as (workers, policies):
         for name, wordings in tried.items():
             workers.submit(name, ask, policies[name], wordings, dev.questions, k)
@@ -56,11 +56,15 @@ def try_wordings(config: Config, dev: DevSet) -> dict[str, list[Trial]]:
             task("wording", total, "responses") as line,
         ):
             for job, responses in workers.results(line):
-                found[job.peer] = [judge(name, each, dev, section.answers, grader) for name, each in responses.items()]
+                found[job.peer] = [
+                    trial_of(name, each, dev, section.answers, grader) for name, each in responses.items()
+                ]
     return {name: found[name] for name in tried}
 
 
-def table_of(config: Config, dev: DevSet, trials: Mapping[str, list[Trial]], choices: Mapping[str, Choice]) -> Table:
+def trials_table(
+    config: Config, dev: DevSet, trials: Mapping[str, list[WordingTrial]], choices: Mapping[str, WordingChoice]
+) -> Table:
     """A row per peer and wording; ● marks the best one, → the one to use."""
     value = "accuracy" if dev.golds is not None else "self-consistency"
     title = (
@@ -93,7 +97,7 @@ def _interval(found: Estimate, sign: str = "") -> str:
     return f"{points(found.mean, sign)} ({points(found.low, sign)} to {points(found.high, sign)})"
 
 
-def verdict(peer: str, choice: Choice) -> str:
+def verdict_line(peer: str, choice: WordingChoice) -> str:
     """One line on what a peer does, and why."""
     if choice.gain is None:
         return f"{peer} keeps {choice.present}: none measured better"
@@ -105,7 +109,7 @@ def verdict(peer: str, choice: Choice) -> str:
 
 def check_wordings(config: Config) -> None:
     """Raises UserError where there is nothing to choose from."""
-    if not any(len(candidates(config, peer)) > 1 for peer in config.peers):
+    if not any(len(candidate_wordings(config, peer)) > 1 for peer in config.peers):
         raise UserError(
             "there is no wording to choose from: give some as tables [wordings.NAME], with the keys of [templates] "
             "(docs/config.md)"
@@ -134,9 +138,9 @@ def command(
         choices = {
             peer.name: choose(trials[peer.name], resolved.wording_name(peer), resolved) for peer in resolved.peers
         }
-        console.print(table_of(resolved, dev, trials, choices))
+        console.print(trials_table(resolved, dev, trials, choices))
         for name, choice in choices.items():
-            console.print(verdict(name, choice), markup=False, soft_wrap=True)
+            console.print(verdict_line(name, choice), markup=False, soft_wrap=True)
         changed = {name: choice.chosen for name, choice in choices.items() if choice.chosen != choice.present}
         _write(resolved, config, changed, write)
 

@@ -62,7 +62,7 @@ class Chain:
         alone = [n for n, row in enumerate(self.rows) if row["role"] == "solo" or row["position"] == 1]
         return next((n for n in alone if self.rows[n]["peer"] == peer), None)
 
-    def place(self, row: ChainRow) -> int:
+    def index_of(self, row: ChainRow) -> int:
         """Where one of the rows stands."""
         return next(n for n, other in enumerate(self.rows) if other is row)
 

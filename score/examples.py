@@ -16,8 +16,8 @@ from data.answers.thoughts import without_thoughts
 from data.config.sections import ScoreSection
 from data.schema import ChainRow, schema_of
 from score.chains import Chain, responses
-from score.label import LABELS, Label, Votes, stated
-from score.text import TEXTS, Asked, Text, agree, drop_reason, is_empty
+from score.label import LABELS, Label, Votes, row_vote
+from score.text import TEXTS, TargetText, TextQuery, agree, drop_reason, is_empty
 
 
 class ExampleRow(TypedDict):
@@ -45,7 +45,7 @@ EXAMPLES = schema_of(ExampleRow)
 
 
 @dataclass(frozen=True)
-class Choosing:
+class ExampleChooser:
     """By what examples are chosen in a round."""
 
     section: ScoreSection
@@ -67,7 +67,7 @@ class Choosing:
         """The examples of a peer for one question."""
         label = LABELS[self.section.label].of(chain, peer, self.votes, grader)
         seed = f"{self.seed}/{chain.id}/{peer}/text"
-        asked = Asked(chain, peer, label, self.section, self.votes.teacher, seed, self.votes.kind)
+        asked = TextQuery(chain, peer, label, self.section, self.votes.teacher, seed, self.votes.kind)
         texts = TEXTS[self.section.text].of(asked, grader)
         spread = self.entropy(chain, peer, grader)
         if isinstance(texts, str):
@@ -76,7 +76,7 @@ class Choosing:
         for number, text in enumerate(texts, start=1):
             row = _example(chain, peer, number, label, text, spread, None)
             if self.section.trains_on_samples:
-                row["measured"] = self.measured(chain, peer, text.place)
+                row["measured"] = self.measured(chain, peer, text.index)
             else:
                 self.beside_aggregate(chain, peer, row)
             judged = row["measured"] if row["measured"] is not None else row["trained"]
@@ -88,7 +88,7 @@ class Choosing:
         """What is measured where the aggregate, or the peer's own response of the chain, is trained on."""
         response = chain.response_of(peer, self.section.y_source)
         aggregate = chain.aggregate(response)
-        row["against"], row["measured"] = chain.place(aggregate), chain.place(response)
+        row["against"], row["measured"] = chain.index_of(aggregate), chain.index_of(response)
         row["drop_reason"] = drop_reason(chain, response, self.section)
 
     def measured(self, chain: Chain, peer: str, trained: int) -> int | None:
@@ -111,13 +111,13 @@ class Choosing:
             rows = [row for row in chain.rows if row["peer"] == peer]
         else:
             rows = chain.with_role("chain", "synthesis")
-        return entropy([len(each) for each in clusters(list(map(stated, rows)), self.votes.kind, grader)])
+        return entropy([len(each) for each in clusters(list(map(row_vote, rows)), self.votes.kind, grader)])
 
 
 def _example(
-    chain: Chain, peer: str, number: int, label: Label, text: Text | None, spread: float, reason: str | None
+    chain: Chain, peer: str, number: int, label: Label, text: TargetText | None, spread: float, reason: str | None
 ) -> ExampleRow:
-    place = None if text is None else text.place
+    place = None if text is None else text.index
     return {
         "prompt_id": chain.id, "peer": peer, "number": number, "trained": place, "against": place, "measured": None,
         "label": label.answer, "label_share": label.share, "agrees": None, "answer_entropy": spread,
@@ -125,6 +125,6 @@ def _example(
     }  # fmt: skip
 
 
-def row_at(chain: Chain, place: int | None) -> ChainRow | None:
+def row_at(chain: Chain, index: int | None) -> ChainRow | None:
     """A response by its place."""
-    return None if place is None else chain.rows[place]
+    return None if index is None else chain.rows[index]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
-from data.answers.votes import counted, weighted_vote
+from data.answers.kinds import AnswerKindName
+from data.answers.votes import voting_answer, weighted_vote
 from data.schema import ChainRow
 from score.chains import Chain
 
@@ -37,14 +37,14 @@ class Votes:
     least_share: float = 0.0
     of_rater: Mapping[str, float] = field(default_factory=dict)
     of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    kind: Kind = "math"  # of the answers
+    kind: AnswerKindName = "math"  # of the answers
 
-    def weight(self, chain: Chain, place: int) -> float:
+    def weight(self, chain: Chain, index: int) -> float:
         """Of one response."""
-        return self.of_response.get((chain.id, place), self.of_rater.get(chain.rows[place]["peer"], 1.0))
+        return self.of_response.get((chain.id, index), self.of_rater.get(chain.rows[index]["peer"], 1.0))
 
 
-class Rule(Protocol):
+class LabelRule(Protocol):
     """A choice of label."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
@@ -56,9 +56,9 @@ class AggregateLabel:
     """The aggregate's answer: the abstract's reading."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         aggregate = chain.aggregate_of(peer)
-        cut = aggregate["answer"] is not None and stated(aggregate) is None
+        cut = aggregate["answer"] is not None and row_vote(aggregate) is None
         reason = "aggregate_truncated" if cut else None
         return Label(aggregate["answer"], None, "aggregate_no_answer" if aggregate["answer"] is None else reason)
 
@@ -67,7 +67,7 @@ class SampleVote:
     """The vote of all samples (self-consistency, arXiv 2203.11171, over several models), weighted by reliability."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         places = chain.samples()
         return _vote(chain, places, [votes.weight(chain, place) for place in places], votes, grader)
 
@@ -76,7 +76,7 @@ class OwnVote:
     """The majority of the peer's own samples."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         places = chain.samples(peer)
         return _vote(chain, places, [1.0] * len(places), votes, grader)
 
@@ -85,7 +85,7 @@ class TeacherVote:
     """The majority of the teacher's samples: distillation from the peer that the estimate calls best."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         places = chain.samples(votes.teacher)
         return _vote(chain, places, [1.0] * len(places), votes, grader)
 
@@ -94,11 +94,11 @@ class NoLabel:
     """Any answer counts."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
-        """See `Rule.of`."""
+        """See `LabelRule.of`."""
         return Label(None)
 
 
-LABELS: dict[str, Rule] = {  # by score.label
+LABELS: dict[str, LabelRule] = {  # by score.label
     "aggregate": AggregateLabel(),
     "sample-vote": SampleVote(),
     "own-vote": OwnVote(),
@@ -109,7 +109,7 @@ LABELS: dict[str, Rule] = {  # by score.label
 
 def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
     """The winner of a vote of some responses; of those in the winning cluster, the first one's words."""
-    answers = [stated(chain.rows[place]) for place in places]
+    answers = [row_vote(chain.rows[place]) for place in places]
     winner, share = weighted_vote(answers, weights, votes.kind, grader)
     if not winner:
         return Label(None, None, NO_VOTES)
@@ -118,6 +118,6 @@ def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: 
     return Label(answers[winner[0]], share)
 
 
-def stated(row: ChainRow) -> str | None:
+def row_vote(row: ChainRow) -> str | None:
     """The answer with which a response votes; one that was cut off at the limit has no vote."""
-    return counted(row["answer"], row["finish_reason"])
+    return voting_answer(row["answer"], row["finish_reason"])

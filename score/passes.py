@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 from data import quarantine, shards
 from data.answers import kinds
-from data.finite import known
+from data.finite import finite_or_none
 from data.run import Run
 from data.schema import ChainRow, QuarantineRow, schema_of
+from data.task import Advance
 from peers import budget, policy_cache
 from peers.faults import Fault
 from peers.policy import Policy, prompts_of
 from peers.prompts import token_identity
 from peers.verify import logit_scores, longest_prompt
-from peers.workers import Advance
 from score.chains import read_chains
 from score.examples import ExampleRow
 from score.pmi import scorers
@@ -120,7 +120,7 @@ class Passes:
         rows: list[PassRow] = []
         lost: list[QuarantineRow] = []
         for (prompt_id, text, response), pair, span, found in zip(keys, pairs, spans, scores, strict=True):
-            logp = None if isinstance(found, Fault) else known(sum(found[span]))
+            logp = None if isinstance(found, Fault) else finite_or_none(sum(found[span]))
             rows.append({
                 "prompt_id": prompt_id, "text": text, "response": response, "logp": logp,
                 "n_tokens": len(pair.target[span]),
@@ -215,7 +215,7 @@ class Passes:
             lambda some, tokens, told: logit_scores(lm, prompts, list(some), tokens, told, parts), advance,
         )  # fmt: skip
         found = dict(zip(asked, scores, strict=True))
-        score = {pair: None if isinstance(each, Fault) else known(each) for pair, each in found.items()}
+        score = {pair: None if isinstance(each, Fault) else finite_or_none(each) for pair, each in found.items()}
         rows = [{"prompt_id": id_, "place": place, "score": score[pair]} for id_, place, pair in samples]
         lost: list[QuarantineRow] = []
         for id_, _, pair in samples:

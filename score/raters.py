@@ -17,7 +17,7 @@ from data.run import Run
 from data.task import task
 from peers.workers import Workers
 from score.chains import read_chains
-from score.label import Votes, stated
+from score.label import Votes, row_vote
 from score.passes import Passes, VerifiedRow, verify_shards
 from score.weights import sigmoid
 
@@ -59,10 +59,10 @@ class Raters:
         total, questions, kind = defaultdict[str, float](float), Counter[str](), self.config.prompts.answers
         for source in self.passes.sources:
             chains = list(read_chains(source, VOTING))
-            compare_all([[stated(row) for row in chain.rows] for chain in chains], kind, grader)
+            compare_all([[row_vote(row) for row in chain.rows] for chain in chains], kind, grader)
             for chain in chains:
                 for rater in self.config.raters:
-                    answers = [stated(chain.rows[place]) for place in chain.samples(rater)]
+                    answers = [row_vote(chain.rows[place]) for place in chain.samples(rater)]
                     total[rater] += consistency([answers], kind, grader)
                     questions[rater] += 1
             grader.forget()

@@ -36,7 +36,7 @@ from peers.policy import Policy, prompts_of, resolve_all
 from peers.source import check_peers
 from peers.workers import Workers
 from score.chains import Chain, read_chains
-from score.examples import EXAMPLES, Choosing, ExampleRow, row_at
+from score.examples import EXAMPLES, ExampleChooser, ExampleRow, row_at
 from score.passes import Measurements, Passes, measure_shards
 from score.pmi import Measured, Pmi, combine, scorers
 from score.raters import Raters
@@ -59,13 +59,13 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     if not stage.begin():
         return
     scoring = Scoring(run, round_, policies)
-    lost = Quarantine(run, stage, manifest.get("questions", 0), scoring.again)
+    lost = Quarantine(run, stage, manifest.get("questions", 0), scoring.files_of_unit)
     section = run.config.evaluate
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
         scoring.choose(workers, grader, lost)
     tokens = scoring.measure(workers, lost)
     scoring.join()
-    rows, counts = scoring.weigh()
+    rows, counts = scoring.assign_weights()
     stage.finish(shards.shard_paths(stage.folder), rows, {**counts, "tokens": tokens, **lost.close()})
 
 
@@ -75,7 +75,7 @@ def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "chains": digest(chains["files"]),
         "policies": [policy.identity for policy in policies.values()],
-        **own.told(run.config.prompts.answers),
+        **own.kinds_fingerprint(run.config.prompts.answers),
     }
 
 
@@ -99,7 +99,7 @@ class Scoring:
         """How much each rater's votes weigh."""
         return Raters(self.run, self.round, self.passes)
 
-    def again(self, unit: Path) -> list[Path]:
+    def files_of_unit(self, unit: Path) -> list[Path]:
         """What is to be forgotten if a unit is done anew: what is made from it, too."""
         later = "*.parquet" if unit.name.startswith("verified-") else "unweighted-*.parquet"
         return [unit, *self.work.glob(later), *shards.shard_paths(self.folder)]
@@ -114,7 +114,7 @@ class Scoring:
             for shard, source in enumerate(self.sources):
                 path = self.passes.examples_path(shard)
                 if not path.is_file():
-                    choosing = Choosing(self.section, self.peers, self.raters.votes(shard), seed)
+                    choosing = ExampleChooser(self.section, self.peers, self.raters.votes(shard), seed)
                     rows, vain = [], list[QuarantineRow]()
                     for chains in _some(read_chains(source)):
                         rows += choosing.examples(chains, grader)
@@ -209,7 +209,7 @@ class Scoring:
 
     # --- weights ---
 
-    def weigh(self) -> tuple[int, dict[str, Any]]:
+    def assign_weights(self) -> tuple[int, dict[str, Any]]:
         """Give every row its weight and write the shards that are not there yet, which mirror those of the chains.
 
         Returns the number of rows, and what the summary tells of them.

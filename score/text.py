@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.answers.thoughts import without_thoughts
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
@@ -26,7 +26,7 @@ IS_TEACHER = "is_teacher"  # who teaches does not learn
 
 
 @dataclass(frozen=True)
-class Asked:
+class TextQuery:
     """For whom a text is chosen, and by what."""
 
     chain: Chain
@@ -35,21 +35,21 @@ class Asked:
     section: ScoreSection
     teacher: str
     seed: str  # of the choice among several
-    kind: Kind  # of the answers
+    kind: AnswerKindName  # of the answers
 
 
 @dataclass(frozen=True)
-class Text:
+class TargetText:
     """A text to train on, by its place among the chain's rows, and what its weight is multiplied with."""
 
-    place: int
+    index: int
     factor: float = 1.0
 
 
-class Choice(Protocol):
+class TextRule(Protocol):
     """A choice of texts."""
 
-    def of(self, asked: Asked, grader: Grader) -> list[Text] | str:
+    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
         """The texts, or why there is none."""
         ...
 
@@ -57,49 +57,49 @@ class Choice(Protocol):
 class AggregateText:
     """The aggregate's, where it has the label: the abstract's reading."""
 
-    def of(self, asked: Asked, grader: Grader) -> list[Text] | str:
-        """See `Choice.of`."""
+    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+        """See `TextRule.of`."""
         aggregate = asked.chain.aggregate_of(asked.peer)
         if asked.section.label != "aggregate":
             if asked.label.answer is None:
                 return asked.label.reason or NO_SOLUTION
             if not agree(aggregate["answer"], asked.label.answer, asked.kind, grader):
                 return "aggregate_not_the_label"
-        return [Text(asked.chain.place(aggregate))]
+        return [TargetText(asked.chain.index_of(aggregate))]
 
 
 class OwnText:
     """The peer's own response in the chain (an ablation)."""
 
-    def of(self, asked: Asked, grader: Grader) -> list[Text] | str:
-        """See `Choice.of`."""
-        return [Text(asked.chain.place(asked.chain.response_of(asked.peer, asked.section.y_source)))]
+    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+        """See `TextRule.of`."""
+        return [TargetText(asked.chain.index_of(asked.chain.response_of(asked.peer, asked.section.y_source)))]
 
 
 class Solution:
     """Samples that have the label: the peer's own, else another's."""
 
-    def sources(self, asked: Asked) -> list[list[int]]:
+    def sources(self, asked: TextQuery) -> list[list[int]]:
         """Places of the samples to choose from, those that come first first."""
         own = asked.chain.samples(asked.peer)
         return [own, [place for place in asked.chain.samples() if place not in own]]
 
-    def of(self, asked: Asked, grader: Grader) -> list[Text] | str:
-        """See `Choice.of`."""
+    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+        """See `TextRule.of`."""
         if asked.label.reason is not None:
             return asked.label.reason
         for places in self.sources(asked):
             found = _different([p for p in places if _fit(asked.chain.rows[p], asked, grader)], asked.chain)
             if found:
                 chosen = random.Random(asked.seed).sample(found, min(asked.section.solutions, len(found)))
-                return [Text(place, 1 / len(chosen)) for place in sorted(chosen)]
+                return [TargetText(place, 1 / len(chosen)) for place in sorted(chosen)]
         return NO_SOLUTION
 
 
 class OwnSolution(Solution):
     """Samples of the peer itself that have the label."""
 
-    def sources(self, asked: Asked) -> list[list[int]]:
+    def sources(self, asked: TextQuery) -> list[list[int]]:
         """See `Solution.sources`."""
         return [asked.chain.samples(asked.peer)]
 
@@ -107,12 +107,12 @@ class OwnSolution(Solution):
 class TeacherSolution(Solution):
     """Samples of the teacher that have the label; the teacher itself is not trained."""
 
-    def sources(self, asked: Asked) -> list[list[int]]:
+    def sources(self, asked: TextQuery) -> list[list[int]]:
         """See `Solution.sources`."""
         return [asked.chain.samples(asked.teacher)]
 
-    def of(self, asked: Asked, grader: Grader) -> list[Text] | str:
-        """See `Choice.of`."""
+    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+        """See `TextRule.of`."""
         return IS_TEACHER if asked.peer == asked.teacher else super().of(asked, grader)
 
 
@@ -121,18 +121,18 @@ class OwnSamples:
     less the mean over all its samples of the question (one step of reinforcement learning with the label as reward);
     else each that has the label at 1, the others at 0."""
 
-    def of(self, asked: Asked, grader: Grader) -> list[Text] | str:
-        """See `Choice.of`."""
+    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+        """See `TextRule.of`."""
         if asked.label.reason is not None:
             return asked.label.reason
         rows = {place: asked.chain.rows[place] for place in asked.chain.samples(asked.peer)}
         reward = {place: float(_fit(row, asked, grader)) for place, row in rows.items()}
         mean = sum(reward.values()) / len(reward) if asked.section.weighting == "signed" else 0.0
         finished = [place for place, row in rows.items() if row["finish_reason"] == "stop" and row["n_tokens"]]
-        return [Text(place, reward[place] - mean) for place in finished] or NO_SOLUTION
+        return [TargetText(place, reward[place] - mean) for place in finished] or NO_SOLUTION
 
 
-TEXTS: dict[str, Choice] = {  # by score.text
+TEXTS: dict[str, TextRule] = {  # by score.text
     "aggregate": AggregateText(),
     "own": OwnText(),
     "solution": Solution(),
@@ -142,12 +142,12 @@ TEXTS: dict[str, Choice] = {  # by score.text
 }
 
 
-def agree(answer: str | None, label: str | None, kind: Kind, grader: Grader) -> bool:
+def agree(answer: str | None, label: str | None, kind: AnswerKindName, grader: Grader) -> bool:
     """Whether both are answers, and equivalent; a comparison that times out is a no."""
     return answer is not None and label is not None and bool(grader.equivalent([(label, answer)], kind)[0])
 
 
-def _fit(row: ChainRow, asked: Asked, grader: Grader) -> bool:
+def _fit(row: ChainRow, asked: TextQuery, grader: Grader) -> bool:
     """Whether a response can be trained on, and has the label; without a label, any answer."""
     if _defect("", row) is not None:
         return False

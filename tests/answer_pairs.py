@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from data.answers.equivalence import Kind
+from data.answers.equivalence import MathKind
 
 # in each group any two are the same
-GROUPS: dict[Kind, list[list[str]]] = {
+GROUPS: dict[MathKind, list[list[str]]] = {
     "math": [
         [r"\frac{3}{4}", "0.75", "3/4", r"\dfrac34"],
         [r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", r"\sqrt{\frac{1}{2}}", "2^{-1/2}"],
@@ -55,7 +55,7 @@ GROUPS: dict[Kind, list[list[str]]] = {
     ],
 }
 
-SAME: dict[Kind, list[tuple[str, str]]] = {
+SAME: dict[MathKind, list[tuple[str, str]]] = {
     "math": [
         (r"\frac{1}{3}", r"\frac13"),
         ("2/3", r"\tfrac{2}{3}"),
@@ -199,7 +199,7 @@ SAME: dict[Kind, list[tuple[str, str]]] = {
     ],
 }
 
-DIFFERENT: dict[Kind, list[tuple[str, str]]] = {
+DIFFERENT: dict[MathKind, list[tuple[str, str]]] = {
     "math": [
         # numbers: another fraction, digit, sign, place, rounding
         (r"\frac{1}{2}", r"\frac{1}{3}"),
@@ -474,7 +474,7 @@ DIFFERENT: dict[Kind, list[tuple[str, str]]] = {
 }
 
 
-def labelled(kind: Kind) -> list[tuple[str, str, bool]]:
+def labelled(kind: MathKind) -> list[tuple[str, str, bool]]:
     """All pairs of a kind with their labels; those of the groups are all that a group makes."""
     grouped = [pair for group in GROUPS[kind] for pair in combinations(group, 2)]
     same = [(a, b, True) for a, b in (*grouped, *SAME[kind])]

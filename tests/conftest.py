@@ -239,10 +239,10 @@ def run_module(
 
 def run_stage(name: str, run: str, round_: int, config: Path | None, overrides: list[str]) -> None:
     """One stage, called from this process; its peers' processes are forks of a server that all tests share."""
-    from peers.command import Step, run_steps
+    from peers.command import StageStep, run_steps
 
     main: Any = importlib.import_module(name).main
-    run_steps([Step(name, round_, main)], run, config, overrides)
+    run_steps([StageStep(name, round_, main)], run, config, overrides)
 
 
 def stage(name: str, round_: int, cwd: Path, *arguments: str, run: str = "t") -> subprocess.CompletedProcess[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from data.run import Run, open_run
-from data.task import Task
+from data.task import Advance, Task
 from peers import policy_cache
-from peers.engines.protocol import Advance, Completion, Request, Sampling
-from peers.placement import Placement, here
+from peers.engines.protocol import Completion, Request, Sampling
+from peers.placement import Placement, runtime_here
 from peers.prompts import PeerPrompts
 from peers.workers import Job, Work
 
@@ -42,7 +42,7 @@ class Inline:
     """`Workers` in this very process: all of a peer's queued jobs before another's, or all in the order they came."""
 
     def __init__(self, run: Run, together: bool = True) -> None:
-        config = run.config.model_copy(update={"runtime": here(run.config.runtime)})
+        config = run.config.model_copy(update={"runtime": runtime_here(run.config.runtime)})
         self.run, self.together = Run(run.name, config), together
         self.jobs: deque[Job] = deque()
         self.stretches: list[str] = []  # peers in the order in which they worked

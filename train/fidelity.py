@@ -14,7 +14,7 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
-from data.finite import known
+from data.finite import finite_or_none
 from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
 
@@ -35,7 +35,7 @@ def merge_fidelity(
         "loss_merged": mean_loss(load_language_model(merged, "float32"), pairs, budget),
     }
     if not all(map(isfinite, losses.values())):
-        return {**{name: known(loss) for name, loss in losses.items()}, "fidelity": None}
+        return {**{name: finite_or_none(loss) for name, loss in losses.items()}, "fidelity": None}
     effect = losses["loss_base"] - losses["loss_adapter"]
     share = (losses["loss_base"] - losses["loss_merged"]) / effect if abs(effect) > 1e-6 else None
     return {**losses, "fidelity": share}

@@ -19,7 +19,7 @@ from data.shards import is_whole, write_sum, writing
 from peers import budget
 from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
-from peers.logprob.recompute import checkpoint_layers, wanted
+from peers.logprob.recompute import checkpoint_layers, should_checkpoint
 from train.examples import Logprobs, TrainingExample, write_logprobs
 from train.lora import fuse, refresh
 from train.loss import clipped_advantage, optimiser_steps, weighted_nll
@@ -35,7 +35,7 @@ TRIM_STEPS = (
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a training run did: loss per optimiser step (weighted, nats per token), tokens of the examples."""
 
     losses: list[float]
@@ -72,7 +72,7 @@ def train_adapter(
     work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
     compiling: Literal["auto", "on", "off"] = "auto", signed: bool = False,
     checkpointing: Literal["auto", "on", "off"] = "auto", peer: str = "", key: str = "train",
-) -> Trained:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     """Train in place; goes on from `work/checkpoint.pt` if there is one. `signed`: the weights are advantages.
     `compiling` and `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`. Where memory runs out,
     micro-batches are of fewer tokens from then on (peers/budget.py, whose `key` and `peer` these are).
@@ -94,12 +94,12 @@ def train_adapter(
     lm = LanguageModel(base)
     lm.compile = compiling
     longest = longest_of(examples)
-    if wanted(checkpointing, lm, max(token_budget, longest), longest):
+    if should_checkpoint(checkpointing, lm, max(token_budget, longest), longest):
         checkpoint_layers(lm)
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     lm.compile_if_asked(sum(len(examples[i].pair) for step in steps[done:] for i in step))
-    within = partial(budget.within, key, peer, "runtime.train_tokens", token_budget)
+    within = partial(budget.with_halved_budget, key, peer, "runtime.train_tokens", token_budget)
     before = None
     if signed:
         refresh(layers)
@@ -126,7 +126,7 @@ def train_adapter(
             _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
     if not all(bool(p.isfinite().all()) for p in parameters):  # of the last step no loss would tell
         raise diverged("the adapter has numbers that are not finite", "after the last step", section)
-    return Trained(losses, tokens)
+    return TrainingResult(losses, tokens)
 
 
 def diverged(what: str, when: str, section: TrainSection) -> UserError:
@@ -160,8 +160,8 @@ def _backward(
 ) -> tuple[float, int]:  # fmt: skip
     """Gradients of one optimiser step's loss, in micro-batches of so many tokens: the loss and the examples' tokens."""
     losses, pairs = [], [example.pair for example in batch]
-    for forest in lm.batches(inputs_of(pairs), tokens):
-        found = lm.logprobs([lm.read(forest, pairs)], pairs)
+    for tree_batch in lm.batches(inputs_of(pairs), tokens):
+        found = lm.logprobs([lm.read(tree_batch, pairs)], pairs)
         logprobs, weights = list(found.values()), [batch[i].weight for i in found]
         if before is None:
             loss = weighted_nll(logprobs, weights, len(batch))

@@ -24,12 +24,12 @@ from data.keep import keep_path, read_keep
 from data.run import Run
 from data.schema import SCORES, TOKENS
 from data.stage import Stage
-from data.task import task
+from data.task import Advance, task
 from peers import policy_cache
 from peers.policy import Policy, merge_into, prompts_of, publish_adapter, resolve_all
 from peers.prompts import PeerPrompts
 from peers.source import check_peers
-from peers.workers import Advance, Workers
+from peers.workers import Workers
 
 if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
     from train.examples import Examples
@@ -136,7 +136,7 @@ def example_keys(table: pa.Table) -> pa.ChunkedArray:
 
 def train_peer(run: Run, round_: int, policy: Policy, advance: Advance) -> None:
     """`PeerTraining.finish`, in the peer's process."""
-    policy_cache.make_room(run.config)
+    policy_cache.evict(run.config)
     PeerTraining(run, round_, policy).finish(advance)
 
 

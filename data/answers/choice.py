@@ -20,7 +20,7 @@ from data.answers.denials import called_right, undenied
 from data.answers.equivalence import decide_quickly
 from data.answers.extract import Extracted
 from data.answers.spelling import MAX_ANSWER_CHARS
-from data.answers.texts import ANSWER_OR_OPTION, normal_form, plain, stated
+from data.answers.texts import ANSWER_OR_OPTION, answer_candidates, normal_form, plain
 from data.answers.thoughts import hidden
 
 MOST_LISTS = 20  # of options, the last ones of a question, that are looked at
@@ -118,7 +118,7 @@ def with_options(question: str, texts: list[str]) -> str:
     return "\n".join([question, *(f"({letter}) {text}" for letter, text in zip(LETTERS, clean, strict=False))])
 
 
-def listed(cell: str) -> list[str]:
+def parse_options(cell: str) -> list[str]:
     """The texts of a cell of a column of options, which is JSON: a list, {"A": text, …}, or {"text": [texts], "label":
     [letters]}. Raises ValueError, whose message fits after "that"."""
     try:
@@ -139,7 +139,7 @@ def listed(cell: str) -> list[str]:
 def find(response: str, question: str) -> Extracted | None:
     """The option that a response names: its letter, and where it stands; None for none of the question's."""
     options, text = options_of(question), hidden(response)
-    for each in stated(response, ANSWER_OR_OPTION):
+    for each in answer_candidates(response, ANSWER_OR_OPTION):
         if each.rule == "last_line":
             found = _of_last_line(text, each, options)
             return found or _of_first_line(text, options)

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 
 
-def compare_all(groups: Iterable[Sequence[str | None]], kind: Kind, grader: Grader) -> None:
+def compare_all(groups: Iterable[Sequence[str | None]], kind: AnswerKindName, grader: Grader) -> None:
     """Have all pairs within each group compared in one batch, so that the grader's workers are all busy; the grader
     remembers the verdicts for the `clusters` that follow."""
     distinct = (dict.fromkeys(answer for answer in answers if answer is not None) for answers in groups)
     grader.equivalent([pair for answers in distinct for pair in combinations(answers, 2)], kind)
 
 
-def clusters(answers: Sequence[str | None], kind: Kind, grader: Grader) -> list[list[int]]:
+def clusters(answers: Sequence[str | None], kind: AnswerKindName, grader: Grader) -> list[list[int]]:
     """Indices of equivalent answers: largest cluster first, ties by earliest index; None is in no cluster.
 
     Greedy: an answer joins the first cluster whose first member it equals; an undecided pair is different.

@@ -26,19 +26,19 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from data.answers.numbers import LONG, NEAR, Number, read_number, read_numbers, without_remark
+from data.answers.numbers import LONG, NEAR, Number, read_number, read_numbers, without_number_remark
 from data.answers.pieces import trim
 from data.answers.quantities import read_quantity, read_ratio, read_times
-from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean, is_words, normalise
+from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean, is_words, normalise_answer
 from data.answers.units import read_changes, read_units
 
-Kind = Literal["math", "numbers"]
-Pair = tuple[str, str]
+MathKind = Literal["math", "numbers"]
+AnswerPair = tuple[str, str]
 
 
-def decide_quickly(a: str, b: str, kind: Kind) -> bool | None:
+def decide_quickly(a: str, b: str, kind: MathKind) -> bool | None:
     """What can be decided without math-verify, whichever of the two is the gold answer; None if it cannot."""
-    if (same := normalise(a)) and same == normalise(b):
+    if (same := normalise_answer(a)) and same == normalise_answer(b):
         return True
     if a == b and a.strip():  # of signs alone, of which nothing is left: $
         return True
@@ -47,7 +47,7 @@ def decide_quickly(a: str, b: str, kind: Kind) -> bool | None:
         return 0 < len(x) == len(y) and all(map(_near, x, y))
     if max(len(a), len(b)) > MAX_ANSWER_CHARS or not a.strip() or not b.strip():
         return False
-    found = [normalise(x) == normalise(y) or _decide(x, y) for x in readings(a) for y in readings(b)]
+    found = [normalise_answer(x) == normalise_answer(y) or _decide(x, y) for x in readings(a) for y in readings(b)]
     return True if True in found else found[0]
 
 
@@ -106,7 +106,7 @@ _CHOICE = re.compile(
 def bare(text: str) -> str:
     """An answer without signs of mathematics and stress around it, and without a remark that explains it."""
     span = trim(text, 0, len(text))
-    return without_remark(text[slice(*span)]) if span else text
+    return without_number_remark(text[slice(*span)]) if span else text
 
 
 def readings(text: str) -> list[str]:

@@ -22,8 +22,10 @@ from data.answers.statements import hashes, last_list, phrase, tagged
 from data.answers.thoughts import hidden
 
 # the last two are not found here, but by other kinds of answers (kinds.py)
-Rule = Literal["tagged", "boxed", "hashes", "phrase", "last_formula", "last_number", "last_line", "own"]
-GUESSED: frozenset[Rule] = frozenset({"last_formula", "last_number", "last_line"})  # rules that need no statement
+ExtractionRule = Literal["tagged", "boxed", "hashes", "phrase", "last_formula", "last_number", "last_line", "own"]
+GUESSED: frozenset[ExtractionRule] = frozenset(
+    {"last_formula", "last_number", "last_line"}
+)  # rules that need no statement
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Extracted:
     answer: str
     start: int
     end: int
-    rule: Rule
+    rule: ExtractionRule
 
     @property
     def guessed(self) -> bool:
@@ -90,7 +92,7 @@ def _corrected(text: str, box: Piece) -> Piece | None:
 
 
 # in the order in which they are tried; each gives the answer and its span
-RULES: dict[Rule, Callable[[str], Piece | None]] = {
+RULES: dict[ExtractionRule, Callable[[str], Piece | None]] = {
     "tagged": tagged,
     "boxed": boxed,
     "hashes": hashes,

@@ -25,16 +25,16 @@ from typing import Any
 import polars as pl
 
 from data.answers import kinds
-from data.answers.extract import RULES, Rule
+from data.answers.extract import RULES, ExtractionRule
 from data.answers.gold_texts import Unreadable as Unreadable
 from data.answers.gold_texts import read_choice, read_exact, read_own
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.answers.numbers import read_number, read_numbers
 from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
 from data.answers.texts import normal_form
 from data.errors import UserError
-from data.hashing import normalise, question_id
+from data.hashing import normalise_question, question_id
 
 MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a", "notavailable", "tbd"}
 _AROUND = re.compile(r"\\(?:text|mathrm|mbox)|[${}()+\-\s]")  # of a missing value in disguise: (nan), -nan, $NaN
@@ -62,7 +62,7 @@ _REMARK = re.compile(r"\d\s*\([^()]*(?<![\\A-Za-z])[A-Za-z]{3,}|\d.*\s(?:#|//)\s
 _GAP = re.compile(r"[-+]?\d+(?:[ '\u2019]\d+)+")  # 1 234
 
 
-def read_gold(value: Any, kind: Kind, question: str = "", first: int | None = None) -> str:
+def read_gold(value: Any, kind: AnswerKindName, question: str = "", first: int | None = None) -> str:
     """The answer that a cell of the answer column states, as text.
 
     `value` is text, a number, a boolean, or a list of these; `question` and `first` (the number of its first option)
@@ -85,12 +85,17 @@ def read_gold(value: Any, kind: Kind, question: str = "", first: int | None = No
 
 
 def read_golds(
-    cells: Sequence[str], kind: Kind, name: str, place: Callable[[int], str], where: str, questions: Sequence[str] = (),
+    cells: Sequence[str],
+    kind: AnswerKindName,
+    name: str,
+    locate: Callable[[int], str],
+    where: str,
+    questions: Sequence[str] = (),
     first: int | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """The answers of the cells of a column, in order; of kind "choice" `questions` are theirs.
 
-    `name` (of the column), `place` (what a row is called) and `where` (the config section) are for the message. Raises
+    `name` (of the column), `locate` (what a row is called) and `where` (the config section) are for the message. Raises
     UserError for the first row that cannot be read.
     """
     found = []
@@ -99,39 +104,39 @@ def read_golds(
             found.append(read_gold(cell, kind, questions[row] if questions else "", first))
         except Unreadable as error:
             shown = f" ({_shown(cell)})" if cell else ""
-            raise UserError(f"{where}: {place(row)} has a {name!r}{shown} that {error}") from None
+            raise UserError(f"{where}: {locate(row)} has a {name!r}{shown} that {error}") from None
     return found
 
 
 def gold_by_question(
-    table: pl.DataFrame, kind: Kind, place: Callable[[int], str], where: str, first: int | None = None
+    table: pl.DataFrame, kind: AnswerKindName, locate: Callable[[int], str], where: str, first: int | None = None
 ) -> dict[str, tuple[str, str]]:
     """{question id: (question, answer)} of a table of questions and gold answers, in its order.
 
-    `place`, `where` and `first` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a
+    `locate`, `where` and `first` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a
     question that comes twice with different ones.
     """
     questions, answers = table.iter_columns()
-    golds = read_golds(answers.to_list(), kind, answers.name, place, where, questions.to_list(), first)
+    golds = read_golds(answers.to_list(), kind, answers.name, locate, where, questions.to_list(), first)
     found: dict[str, tuple[str, str]] = {}
     for row, (question, gold) in enumerate(zip(questions, golds, strict=True)):
         _, known = found.setdefault(question_id(question), (question, gold))
-        if normalise(known) != normalise(gold) and not same_gold(known, gold, kind):
+        if normalise_question(known) != normalise_question(gold) and not same_gold(known, gold, kind):
             raise UserError(
-                f"{where}: {place(row)} has the question {question[:60]!r} again, with the answer {gold!r}; before it "
+                f"{where}: {locate(row)} has the question {question[:60]!r} again, with the answer {gold!r}; before it "
                 f"was {known!r}; remove one"
             )
     return found
 
 
-def same_gold(a: str, b: str, kind: Kind) -> bool:
+def same_gold(a: str, b: str, kind: AnswerKindName) -> bool:
     """Whether two gold answers are surely the same; what only a process could tell counts as different."""
     if kind == "exact":
         return {normal_form(each) for each in kinds.aliases(a)} == {normal_form(each) for each in kinds.aliases(b)}
     return (kinds.is_own(kind) and a == b) or kinds.of(kind).right(a, b) is True
 
 
-def _read_list(values: list[Any], kind: Kind) -> str:
+def _read_list(values: list[Any], kind: AnswerKindName) -> str:
     if not values:
         raise Unreadable("is an empty list")
     return ", ".join(read_gold(value, kind) for value in values)
@@ -147,7 +152,7 @@ def _listed(text: str) -> list[Any]:
     return found
 
 
-def _stated(text: str, kind: Kind) -> str | None:
+def _stated(text: str, kind: AnswerKindName) -> str | None:
     """What the rules find, in their order; None where none of them applies."""
     text = _CALCULATOR.sub("", text)
     found = {"boxed": _boxed(text), "####": _hashes(text, kind), "phrase": _phrase(text), "A:": _a_line(text)}
@@ -175,7 +180,7 @@ def _boxed(text: str) -> str | None:
     return last
 
 
-def _hashes(text: str, kind: Kind) -> str | None:
+def _hashes(text: str, kind: AnswerKindName) -> str | None:
     parts = [part for line in text.splitlines() for part in _HASHES.split(line)[1:]]
     if not parts:
         return None
@@ -204,7 +209,7 @@ def _a_line(text: str) -> str | None:
     return None if answer is None or _BOX.search(answer) else answer
 
 
-def _by_rule(rule: Rule, text: str) -> str | None:
+def _by_rule(rule: ExtractionRule, text: str) -> str | None:
     found = RULES[rule](text)
     return found.answer if found else None
 
@@ -237,7 +242,7 @@ def _bare(text: str) -> str:
     return text if answer.endswith("\\") else answer  # the comma of "5\," is a space
 
 
-def _checked(answer: str, kind: Kind) -> str:
+def _checked(answer: str, kind: AnswerKindName) -> str:
     """The answer, if a response can be compared with it."""
     if not answer:
         raise Unreadable("is empty; fill it in or remove the row")

@@ -28,7 +28,9 @@ def read_choice(text: str, question: str, first: int | None) -> str:
     same = [letter for letter, other in options.items() if texts.normal_form(other) == texts.normal_form(text)]
     letter = choice.read(text, options)
     if letter is None or letter == choice.NONE:
-        found = next((each for each in texts.stated(text, texts.ANSWER_OR_OPTION) if each.rule != "last_line"), None)
+        found = next(
+            (each for each in texts.answer_candidates(text, texts.ANSWER_OR_OPTION) if each.rule != "last_line"), None
+        )
         letter = choice.read(found.answer, options) if found else None
     if not letter:
         if re.fullmatch(r"\d{1,2}", text):
@@ -59,7 +61,7 @@ def read_exact(value: Any) -> str:
 def _text(value: Any) -> str:
     """What a text says: of one that announces its answer, that; else all of it."""
     text = "" if value is None else str(value).strip()
-    found = next((each for each in texts.stated(text) if each.rule in ("tagged", "boxed", "hashes")), None)
+    found = next((each for each in texts.answer_candidates(text) if each.rule in ("tagged", "boxed", "hashes")), None)
     answer = found.answer if found else text
     if text.casefold() in MISSING or not texts.normal_form(answer):
         raise Unreadable("is no answer but a missing value; fill it in or remove the row" if text else "is empty")

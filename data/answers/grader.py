@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.answers import kinds
-from data.answers.equivalence import Pair
+from data.answers.equivalence import AnswerPair
 from data.answers.extract import Extracted
-from data.answers.kinds import Kind, is_own
+from data.answers.kinds import AnswerKindName, is_own
 
 if TYPE_CHECKING:
     from data.answers.own_grader import OwnGrader
@@ -28,7 +28,7 @@ FAILED = "failed"  # a pair that could not be compared
 Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
 
 
-def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader: Grader) -> list[Verdict]:
+def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: AnswerKindName, grader: Grader) -> list[Verdict]:
     """The verdict on each (extracted answer, gold, response hit the token limit).
 
     A response that hit the limit is "truncated" only if it stated no answer: a box, hashes or a phrase count,
@@ -48,7 +48,7 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: Kind, grader
     return verdicts
 
 
-def find_all(rows: Iterable[Any], kind: Kind, grader: Grader) -> None:
+def find_all(rows: Iterable[Any], kind: AnswerKindName, grader: Grader) -> None:
     """Set `answer` of each row to what its `response` to its `question` states."""
     some = list(rows)
     found = grader.find([(row["response"], row["question"]) for row in some], kind)
@@ -69,7 +69,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
     connection.send("ready")
     while True:
         try:
-            pair: Pair = connection.recv()
+            pair: AnswerPair = connection.recv()
         except EOFError:
             return
         # The parent kills a slow worker. If the parent is gone, the alarm's default action does, even in C.
@@ -82,7 +82,7 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
         connection.send(verdict)
 
 
-class Worker:
+class GraderProcess:
     """A process and the pipe to it."""
 
     def __init__(self, serve: Callable[..., None], *arguments: Any) -> None:
@@ -113,8 +113,8 @@ class Grader:
             raise ValueError(f"timeout_seconds={timeout_seconds} and workers={workers} must be positive")
         self.timeout_seconds = timeout_seconds
         self.max_workers = workers
-        self._workers: list[Worker] = []
-        self._own: dict[Kind, OwnGrader] = {}
+        self._workers: list[GraderProcess] = []
+        self._own: dict[AnswerKindName, OwnGrader] = {}
         self._known: dict[tuple[str, ...], bool | None] = {}  # by kind, answer, gold answer
         self._failed = False  # whether any of these is None
         self._killed_early = 0  # workers that a signal has ended before they were ready
@@ -137,24 +137,24 @@ class Grader:
         self._known.clear()
         self._failed = False
 
-    def failed_on(self, answers: Iterable[str | None], kind: Kind) -> bool:
+    def failed_on(self, answers: Iterable[str | None], kind: AnswerKindName) -> bool:
         """Whether a pair of these answers was compared in vain since `forget`."""
         if not self._failed:
             return False
         stated = dict.fromkeys(answer for answer in answers if answer is not None)
         return any(self._known.get((kind, *pair), True) is None for pair in permutations(stated, 2))
 
-    def find(self, asked: Sequence[tuple[str, str]], kind: Kind) -> list[Extracted | None]:
+    def find(self, asked: Sequence[tuple[str, str]], kind: AnswerKindName) -> list[Extracted | None]:
         """The answer of each (response, question), in order; None where it states none, or ran out of time."""
         if is_own(kind) and self._pool_of(kind).extracts:
             return self._pool_of(kind).extract(asked)
         return [kinds.of(kind).find(response, question) for response, question in asked]
 
-    def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+    def equivalent(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
         """Whether two responses agree, one verdict per pair, in order, the same in either order of a pair: each matches
         the other. None if the pair ran out of time or its worker died."""
         ordered = [(min(pair), max(pair)) for pair in pairs]
-        verdicts: dict[Pair, bool | None] = {}
+        verdicts: dict[AnswerPair, bool | None] = {}
         if is_own(kind):  # which may say of no answer that it is right
             verdicts = {pair: True for pair in ordered if pair[0] == pair[1]}
         first = [pair for pair in dict.fromkeys(ordered) if pair not in verdicts]
@@ -163,13 +163,13 @@ class Grader:
         verdicts.update(zip(turned, self.matches([(b, a) for a, b in turned], kind), strict=True))
         return [verdicts[pair] for pair in ordered]
 
-    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+    def matches(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
         """Whether each (answer, gold answer) is right, in order; None if the pair ran out of time or its worker died.
 
         Unlike `equivalent` it has a direction: 7 is met by x + y = 7, and x + y = 7 is not met by 7.
         """
         right, either_way = kinds.of(kind).right, kind in ("math", "numbers")
-        slow: list[Pair] = []
+        slow: list[AnswerPair] = []
         for pair in dict.fromkeys(pairs):
             if (kind, *pair) not in self._known:
                 if (verdict := right(*pair)) is None:
@@ -183,22 +183,22 @@ class Grader:
             self._failed |= verified is None
         return [self._known[(kind, *pair)] for pair in pairs]
 
-    def _run(self, pairs: Sequence[Pair], kind: Kind) -> Iterable[tuple[Pair, bool | None]]:
+    def _run(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> Iterable[tuple[AnswerPair, bool | None]]:
         """The verdicts of processes."""
         if not is_own(kind):
             yield from self._verify(pairs)
         elif pairs:
             yield from self._pool_of(kind).verdicts(pairs)
 
-    def _pool_of(self, kind: Kind) -> OwnGrader:
+    def _pool_of(self, kind: AnswerKindName) -> OwnGrader:
         from data.answers.own_grader import OwnGrader
 
         if kind not in self._own:
             self._own[kind] = OwnGrader(kind, self.timeout_seconds, self.max_workers)
         return self._own[kind]
 
-    def _start(self) -> Worker:
-        return Worker(_serve, self.timeout_seconds)
+    def _start(self) -> GraderProcess:
+        return GraderProcess(_serve, self.timeout_seconds)
 
     def _verify(self, pairs: Sequence[tuple[str, ...]]) -> Iterable[tuple[Any, Any]]:
         queue, again = deque(pairs), set[tuple[str, ...]]()
@@ -227,7 +227,7 @@ class Grader:
                     else:
                         yield pair, verdict
 
-    def _hear(self, worker: Worker) -> Iterable[tuple[Any, Any]]:
+    def _hear(self, worker: GraderProcess) -> Iterable[tuple[Any, Any]]:
         """Takes a worker's message; a worker that is late or dead is removed, and its pair is None."""
         message, died = None, False
         try:

@@ -19,7 +19,7 @@ from data.answers import choice, texts
 from data.answers.equivalence import decide_quickly
 from data.answers.extract import Extracted, extract
 
-Kind = str  # a name in KINDS, or "module:function"
+AnswerKindName = str  # a name in KINDS, or "module:function"
 
 
 class AnswerKind(Protocol):
@@ -49,7 +49,7 @@ class Mathematics:
         return decide_quickly(answer, gold, self.name)
 
 
-class Choice:
+class MultipleChoice:
     """An option's letter."""
 
     def find(self, response: str, question: str) -> Extracted | None:
@@ -86,18 +86,18 @@ class Own:
         return None
 
 
-KINDS: dict[Kind, AnswerKind] = {
-    "math": Mathematics("math"), "numbers": Mathematics("numbers"), "choice": Choice(), "exact": Exact(),
+KINDS: dict[AnswerKindName, AnswerKind] = {
+    "math": Mathematics("math"), "numbers": Mathematics("numbers"), "choice": MultipleChoice(), "exact": Exact(),
 }  # fmt: skip
 _OWN = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
-def is_own(kind: Kind) -> bool:
+def is_own(kind: AnswerKindName) -> bool:
     """Whether a kind is a function of the user's."""
     return kind not in KINDS
 
 
-def of(kind: Kind) -> AnswerKind:
+def of(kind: AnswerKindName) -> AnswerKind:
     """The kind of this name."""
     return KINDS.get(kind) or Own()
 
@@ -107,7 +107,7 @@ def is_kind(name: str) -> bool:
     return name in KINDS or _OWN.fullmatch(name) is not None
 
 
-def check_name(name: str) -> str:
+def check_kind_name(name: str) -> str:
     """The name of a kind, as it is. Raises ValueError for what is none."""
     if not is_kind(name):
         raise ValueError(f"is {name!r}; expected {', '.join(KINDS)}, or module:function of your own (docs/answers.md)")

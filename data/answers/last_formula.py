@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from data.answers.last_number import UNSIGNED, denied, last_digit, last_number, without_remark
-from data.answers.pieces import Piece, concluded, independent, joined, listed, piece, trim
+from data.answers.last_number import UNSIGNED, denied, last_digit, last_number, without_end_remark
+from data.answers.pieces import Piece, comma_separated, concluded, independent, joined, piece, trim
 
 TAIL = 3000  # characters in which the last formula is looked for
 
@@ -72,7 +72,7 @@ _STRUCTURE = re.compile(  # a variable with something, a root, a function
 
 def last_formula(text: str) -> Piece | None:
     """The last formula, where no number follows it, with those that it is listed with."""
-    text = without_remark(text)
+    text = without_end_remark(text)
     number = last_number(text)
     found = _delimited(text, number) or _plain(text)
     if (
@@ -119,7 +119,7 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
         pieces.insert(0, Piece(concluded(before.answer), before.start, before.end))
         at -= 1
     found_together = joined(text, pieces)
-    return found_together._replace(answer=listed(found_together.answer))
+    return found_together._replace(answer=comma_separated(found_together.answer))
 
 
 def _segments(text: str, start: int, end: int) -> list[tuple[int, int]]:

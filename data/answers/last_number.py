@@ -57,7 +57,7 @@ _REMARK = re.compile(r"\s\(([^()\n]{1,100})\)[\s.!*_]*$")
 @lru_cache(maxsize=1)  # the last two rules ask for that of one text
 def last_number(text: str) -> Piece | None:
     """The last number, whole: with its sign, its power, its percent sign, its fraction."""
-    text = without_remark(text)
+    text = without_end_remark(text)
     found = _last(text)
     for _ in range(MOST_ROUNDED):  # 1/3 ≈ 0.33
         before = text[max(0, found.start - 60) : found.start] if found else ""
@@ -197,7 +197,7 @@ def last_digit(text: str) -> int | None:
     return None
 
 
-def without_remark(text: str) -> str:
+def without_end_remark(text: str) -> str:
     """The text without what explains its end: a last remark in brackets, a last clause, notes below."""
     if (below := _BELOW.search(text, max(0, len(text) - 400))) and re.search(r"\d", text[: below.start()][-400:]):
         text = text[: below.start()]

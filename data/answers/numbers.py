@@ -104,7 +104,7 @@ _REMARK = re.compile(r"[A-Za-z]{3,}|[×=]|\\times|\d\s?[-+*/]\s?\d")
 _LATEX_WORD = re.compile(r"\\(?!times|cdot|text|mathrm|div)[A-Za-z]+")
 
 
-def without_remark(text: str) -> str:
+def without_number_remark(text: str) -> str:
     """A text without what explains the number in front of it: `12 (3 × 4)`, `15; she sold 3 a day`."""
     remark = _REMARKS.search(text)
     if remark is None or not re.search(r"\d", text[: remark.start()]):

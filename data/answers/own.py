@@ -22,12 +22,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from data.answers.kinds import Kind, is_own
+from data.answers.kinds import AnswerKindName, is_own
 from data.errors import UserError
 
-Job = tuple[str, str, str]  # "verdict", an answer, another; "extract", a response, its question; LOOK
+OwnCall = tuple[str, str, str]  # "verdict", an answer, another; "extract", a response, its question; LOOK
 RUNS = Path("runs")  # data/run.py, which imports this
-LOOK: Job = ("look", "", "")  # whether there is an `extract`
+LOOK: OwnCall = ("look", "", "")  # whether there is an `extract`
 EXPECTED = "expected a function (text, gold) -> bool that this file defines (docs/answers.md)"
 
 
@@ -35,7 +35,7 @@ class UnusableError(Exception):
     """Why a function cannot be called."""
 
 
-def path_of(kind: Kind) -> Path:
+def path_of(kind: AnswerKindName) -> Path:
     """The module's file, relative to the working directory. Raises UserError if it is not there."""
     stem = Path(*kind.partition(":")[0].split("."))
     paths = [stem.with_name(f"{stem.name}.py"), stem / "__init__.py"]
@@ -58,7 +58,7 @@ def path_of(kind: Kind) -> Path:
     )
 
 
-def identity(kind: Kind) -> dict[str, str]:
+def code_identity(kind: AnswerKindName) -> dict[str, str]:
     """What a manifest says of a kind: nothing of "math"; else its name; of one's own also the file's checksum.
 
     Raises UserError if that is not there.
@@ -69,13 +69,13 @@ def identity(kind: Kind) -> dict[str, str]:
     return {"kind": kind, "file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def told(*names: Kind) -> dict[str, Any]:
+def kinds_fingerprint(*names: AnswerKindName) -> dict[str, Any]:
     """What a fingerprint says of kinds: nothing of "math", which came first; else `identity` of each."""
-    found = {kind: identity(kind) for kind in names}
+    found = {kind: code_identity(kind) for kind in names}
     return {"answers": {kind: each for kind, each in found.items() if each}} if any(found.values()) else {}
 
 
-def load(kind: Kind) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+def load(kind: AnswerKindName) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
     """The function, and the module's `extract` if it has one. Raises UnusableError."""
     module_name, _, name = kind.partition(":")
     path = path_of(kind).resolve()
@@ -117,7 +117,7 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}"[:200].rstrip(": ")
 
 
-def serve(connection: Connection, timeout_seconds: float, kind: Kind) -> None:
+def serve(connection: Connection, timeout_seconds: float, kind: AnswerKindName) -> None:
     """A process: says that it is ready, or why it cannot be; then does one job after another until its parent closes
     the pipe or dies. The answer to a job is (what came out, None) or (None, why nothing did)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from data.answers import own
-from data.answers.equivalence import Pair
+from data.answers.equivalence import AnswerPair
 from data.answers.extract import Extracted
-from data.answers.grader import Grader, Worker
-from data.answers.kinds import Kind, is_own, placed
+from data.answers.grader import Grader, GraderProcess
+from data.answers.kinds import AnswerKindName, is_own, placed
 from data.console import console
 from data.errors import UserError
 
@@ -23,23 +23,25 @@ SILENT_SECONDS = 3.0  # after these it is said what is waited for
 class OwnGrader(Grader):
     """The processes that call a function of the user's. Its parent remembers the verdicts."""
 
-    told: ClassVar[set[tuple[str, bool]]] = set()  # kinds of which an error, or a loss, was told
-    looked: ClassVar[dict[str, bool]] = {}  # by checksum: functions that can be called; whether there is an `extract`
+    announced: ClassVar[set[tuple[str, bool]]] = set()  # kinds of which an error, or a loss, was told
+    has_extract: ClassVar[
+        dict[str, bool]
+    ] = {}  # by checksum: functions that can be called; whether there is an `extract`
 
-    def __init__(self, kind: Kind, timeout_seconds: float, workers: int) -> None:
+    def __init__(self, kind: AnswerKindName, timeout_seconds: float, workers: int) -> None:
         super().__init__(timeout_seconds, workers)
-        self.kind, self.identity = kind, str(own.identity(kind))
+        self.kind, self.identity = kind, str(own.code_identity(kind))
 
     @property
     def extracts(self) -> bool:
         """Whether the module has an `extract`. Raises UserError for a function that cannot be called."""
-        if self.identity not in self.looked:
+        if self.identity not in self.has_extract:
             with self._waiting():
                 [(_, reply)] = self._verify([own.LOOK])
-            self.looked[self.identity] = bool(reply and reply[0])
-        return self.looked[self.identity]
+            self.has_extract[self.identity] = bool(reply and reply[0])
+        return self.has_extract[self.identity]
 
-    def verdicts(self, pairs: Sequence[Pair]) -> Iterable[tuple[Pair, bool | None]]:
+    def verdicts(self, pairs: Sequence[AnswerPair]) -> Iterable[tuple[AnswerPair, bool | None]]:
         """The function's verdict on each (answer, gold)."""
         for (_, *pair), reply in self._verify([("verdict", *pair) for pair in pairs]):
             yield (pair[0], pair[1]), self._value(reply, "pairs are undecided")
@@ -54,8 +56,8 @@ class OwnGrader(Grader):
     def _value(self, reply: tuple[Any, str | None] | None, such: str) -> Any:
         """What came out; of what did not, the first time, why."""
         value, why = reply or (None, f"it took longer than {self.timeout_seconds:g} s, or ended its process")
-        if why and (self.kind, reply is None) not in self.told:
-            self.told.add((self.kind, reply is None))
+        if why and (self.kind, reply is None) not in self.announced:
+            self.announced.add((self.kind, reply is None))
             console.print(f"answers = {self.kind!r}: {why}; such {such}", markup=False, soft_wrap=True)
         return value
 
@@ -72,8 +74,8 @@ class OwnGrader(Grader):
         finally:
             timer.cancel()
 
-    def _start(self) -> Worker:
-        worker = Worker(own.serve, self.timeout_seconds, self.kind)
+    def _start(self) -> GraderProcess:
+        worker = GraderProcess(own.serve, self.timeout_seconds, self.kind)
         worker.deadline = time.monotonic() + IMPORT_SECONDS
         return worker
 
@@ -86,7 +88,7 @@ class OwnGrader(Grader):
         )
 
 
-def check_own(names: Iterable[Kind]) -> None:
+def check_own(names: Iterable[AnswerKindName]) -> None:
     """Raises UserError for a function of the user's that cannot be called. Of one file that is found out once."""
     for kind in dict.fromkeys(filter(is_own, names)):
         pool = OwnGrader(kind, IMPORT_SECONDS, 1)

@@ -87,7 +87,7 @@ def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
 def piece(text: str, start: int, end: int) -> Piece | None:
     """A span as a piece: trimmed, and rows of equations as a list."""
     span = trim(text, start, end)
-    return None if span is None else Piece(listed(text[slice(*span)]), *span)
+    return None if span is None else Piece(comma_separated(text[slice(*span)]), *span)
 
 
 def joined(text: str, pieces: list[Piece]) -> Piece:
@@ -113,7 +113,7 @@ def balanced(text: str, start: int, end: int) -> int:
     return end
 
 
-def listed(answer: str) -> str:
+def comma_separated(answer: str) -> str:
     r"""Rows of equations (cases, aligned) and what `\quad` separates, with commas; anything else as it is."""
     if len(answer) > _LONGEST:
         return answer

@@ -47,7 +47,7 @@ def displayed(text: str, at: int) -> Piece | None:
     return Piece(", ".join(each.answer for each in found), found[0].start, found[-1].end)
 
 
-def rows_of(text: str, first: Piece, end: int) -> Piece | None:
+def list_of_rows(text: str, first: Piece, end: int) -> Piece | None:
     """A list whose items have a line each: items of Markdown, equations, values."""
     start = text.rfind("\n", 0, first.start) + 1
     if re.search(r"\w[^\w]*\s|:", text[start : first.start]) and not _ITEM.match(text, start):

@@ -118,7 +118,7 @@ def clean(text: str) -> str:
     return text.strip().rstrip(".:`").lstrip("`").strip()
 
 
-def normalise(text: str) -> str:
+def normalise_answer(text: str) -> str:
     """A string that equal answers often share; words lose their case, (c) becomes C."""
     if len(text) > MAX_ANSWER_CHARS:
         return text.strip()

@@ -9,7 +9,7 @@ from data.answers.last_formula import is_formula
 from data.answers.last_number import last_number
 from data.answers.phrases import DOUBT, IN_WORDS, MARKS, MORE, phrases
 from data.answers.pieces import SAYS, Piece, balanced, concluded, piece
-from data.answers.rows import displayed, is_row, rows_of
+from data.answers.rows import displayed, is_row, list_of_rows
 from data.answers.sentences import telling, without_words
 from data.answers.spelling import MAX_ANSWER_CHARS
 
@@ -155,7 +155,7 @@ def _after(text: str, at: int, doubtful: bool = False, language: str = "en") -> 
         return None
     if language != "en":
         found = without_words(text, found)
-    rows = rows_of(text, found, end)
+    rows = list_of_rows(text, found, end)
     if rows:
         return rows
     if _WHICH.match(text, end) and re.search(

@@ -1,8 +1,9 @@
 r"""Answers that are texts: where a response states one, and when two are the same.
 
-`stated` yields what may be the answer, what is meant most surely first: the last `<answer>...</answer>`, the last
-`\boxed{...}`, the last line `#### x`, what follows the last "answer is" or "Answer:", and the last line. A phrase or a
-last line of more than MOST_WORDS words is a sentence and states none; nor does anything within `<think>...</think>`.
+`answer_candidates` yields what may be the answer, what is meant most surely first: the last `<answer>...</answer>`,
+the last `\boxed{...}`, the last line `#### x`, what follows the last "answer is" or "Answer:", and the last line. A
+phrase or a last line of more than MOST_WORDS words is a sentence and states none; nor does anything within
+`<think>...</think>`.
 
 `normal_form` is SQuAD's but for two things: punctuation goes around words alone (3.5 is not 35), and `a` and `an` at
 the beginning alone (vitamin A is no vitamin). Numbers are words: -5 is not 5, 5! is not 5, and 1,000 is not 1000.
@@ -14,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from data.answers.extract import Extracted, Rule
+from data.answers.extract import Extracted, ExtractionRule
 from data.answers.pieces import trim
 from data.answers.spelling import MAX_ANSWER_CHARS
 from data.answers.statements import phrase as other_phrase
@@ -51,10 +52,10 @@ _BEFORE, _BEHIND = "\"'“”‘’«»`*_¿¡", "\"'“”‘’«»`*_.,;:?…
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'", "‘": "'"})
 
 
-def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
+def answer_candidates(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
     """What may be the answer of a response, the surest first; what was thought is not looked at."""
     text = hidden(response)
-    spans: list[tuple[tuple[int, int] | None, Rule]] = [
+    spans: list[tuple[tuple[int, int] | None, ExtractionRule]] = [
         (_last(_TAG, text), "tagged"),
         (_boxed(text), "boxed"),
         (_last(_HASHES, text), "hashes"),
@@ -71,7 +72,7 @@ def stated(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracte
 
 def find(response: str) -> Extracted | None:
     """The answer of a response, or None."""
-    return next((each for each in stated(response) if normal_form(each.answer)), None)
+    return next((each for each in answer_candidates(response) if normal_form(each.answer)), None)
 
 
 def normal_form(text: str) -> str:

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from data.answers.clusters import clusters
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 
 LOWEST, HIGHEST = 0.05, 0.95  # a share beyond them says no more than its bound: its logit would be without limit
 LEAST = 0.05  # a rater that agrees with itself in less than half of its samples still breaks a tie
@@ -19,12 +19,12 @@ LEAST = 0.05  # a rater that agrees with itself in less than half of its samples
 Answers = Sequence[str | None]  # a rater's answers to one question; None where a response has none
 
 
-def counted(answer: str | None, finish_reason: str) -> str | None:
+def voting_answer(answer: str | None, finish_reason: str) -> str | None:
     """The answer with which a response votes: none of one that was cut off at the limit."""
     return answer if finish_reason == "stop" else None
 
 
-def consistency(questions: Sequence[Answers], kind: Kind, grader: Grader) -> float:
+def consistency(questions: Sequence[Answers], kind: AnswerKindName, grader: Grader) -> float:
     """Mean share, over questions, of the largest cluster among all of a rater's responses: 0 to 1.
 
     A response without an answer agrees with none. Raises ValueError for no questions.
@@ -41,7 +41,9 @@ def reliability(share: float) -> float:
     return max(LEAST, math.log(share / (1 - share)))
 
 
-def weighted_vote(answers: Answers, weights: Sequence[float], kind: Kind, grader: Grader) -> tuple[list[int], float]:
+def weighted_vote(
+    answers: Answers, weights: Sequence[float], kind: AnswerKindName, grader: Grader
+) -> tuple[list[int], float]:
     """(indices of the winning cluster in ascending order, its share of the weight of all answers: 0 to 1).
 
     The cluster with the largest sum of weights wins, ties going to the one whose first answer comes first; None votes

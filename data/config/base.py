@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
-from data.answers.kinds import check_name
+from data.answers.kinds import check_kind_name
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?"  # in file names: none that a file system changes or takes apart
 NAME_BYTES = 100
@@ -20,7 +20,7 @@ COLDEST = 0.01  # below, logits over the temperature leave the range of a float,
 
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
-AnswerKind = Annotated[str, AfterValidator(check_name)]
+ValidAnswerKind = Annotated[str, AfterValidator(check_kind_name)]
 
 
 class Section(BaseModel):
@@ -41,7 +41,7 @@ class Section(BaseModel):
         return value
 
 
-class Placed(Section):
+class PlacedSection(Section):
     """A section that names files, which a run finds elsewhere on another machine (`runtime.places`).
 
     The places are no part of its fields: nothing that is frozen, and no fingerprint, differs by them.

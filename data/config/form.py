@@ -26,7 +26,7 @@ class Form:
         return f"{self.announced}, {'several lines' if self.several_lines else 'one line'}"
 
 
-def form_of(response: str, kind: kinds.Kind = "math", question: str = "") -> Form:
+def form_of(response: str, kind: kinds.AnswerKindName = "math", question: str = "") -> Form:
     """The form of a response to a question; digits of the words before the answer are masked."""
     several, found = "\n" in response.strip(), kinds.of(kind).find(response, question)
     if found is None:
@@ -44,7 +44,7 @@ def form_of(response: str, kind: kinds.Kind = "math", question: str = "") -> For
     return Form(repr(re.sub(r"\d", "#", words)[-LONGEST:]), several)
 
 
-def review_differs(wording: TemplateSection, kind: kinds.Kind = "math") -> str | None:
+def review_differs(wording: TemplateSection, kind: kinds.AnswerKindName = "math") -> str | None:
     r"""How the review's form differs from that of solving: its worked examples', or one request of the two asks for
     \boxed; None where it does not."""
     forms = [(bool(each.solutions), form_of(each.response, kind, each.question)) for each in wording.examples]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from data.config.base import Name, Placed, Section, Text
+from data.config.base import Name, PlacedSection, Section, Text
 
 
 class Example(Section):
@@ -73,7 +73,7 @@ def _items(value: Any) -> Any:
 Arguments = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_items), PlainSerializer(dict)]
 
 
-class PeerSection(Placed):
+class PeerSection(PlacedSection):
     """One peer: a base model and how to talk to it."""
 
     name: str = Name

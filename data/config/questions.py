@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import MANY, AnswerKind, Name, Placed, Text
+from data.config.base import MANY, Name, PlacedSection, Text, ValidAnswerKind
 
 INDEX = (
     "Of answers = choice: gold answers are numbers of options, counted from here; null: letters, or the options' texts."
@@ -19,7 +19,7 @@ def check_index(index: int | None, answers: str, key: str) -> None:
         raise ValueError(f"{key} goes with answers = 'choice', found {answers!r}")
 
 
-class SourceSection(Placed):
+class SourceSection(PlacedSection):
     """Where questions come from."""
 
     source: Text = Field(
@@ -67,7 +67,7 @@ class SourceSection(Placed):
 class PromptsSection(SourceSection):
     """The unlabelled questions to train on."""
 
-    answers: AnswerKind = Field(
+    answers: ValidAnswerKind = Field(
         "math",
         exclude_if=lambda kind: kind == "math",
         description="Kind of their answers: how one is found in a response and when two agree, for votes, labels, "
@@ -89,7 +89,7 @@ class BenchmarkSection(SourceSection):
     answer_column: Text = Field(
         "answer", description="Column that holds the gold answer: bare, or a solution that states one."
     )
-    answers: AnswerKind = Field(
+    answers: ValidAnswerKind = Field(
         "math",
         description="Kind of answers: `math` (compared by math-verify), `numbers` (unordered lists of numbers), "
         "`choice` (one of the question's options), `exact` (a text), or `module:function`, your own (docs/answers.md).",
@@ -110,7 +110,9 @@ class WordingSection(SourceSection):
         description="Column that holds the gold answer, as in a benchmark: wordings are compared by accuracy. Null: "
         "unlabelled, and they are compared by self-consistency.",
     )
-    answers: AnswerKind = Field("math", description="Kind of answers, as in a benchmark. By default prompts.answers.")
+    answers: ValidAnswerKind = Field(
+        "math", description="Kind of answers, as in a benchmark. By default prompts.answers."
+    )
     answer_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     samples: int = Field(
         4, ge=2, le=MANY, description="Samples per question for the self-consistency, where there is no gold answer."

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import COLDEST, MANY, AnswerKind, Section, Text
+from data.config.base import COLDEST, MANY, Section, Text, ValidAnswerKind
 from data.config.questions import INDEX, check_index
 
 
@@ -237,7 +237,7 @@ class EvaluateSection(Section):
         description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
         "pipeline.labels`, the report's gate table and the arms `oracle` of an ablation; nothing else trains by it.",
     )
-    label_answers: AnswerKind = Field("math", description="Kind of those answers. By default prompts.answers.")
+    label_answers: ValidAnswerKind = Field("math", description="Kind of those answers. By default prompts.answers.")
     label_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest comparison of two answers.")
 

@@ -22,7 +22,7 @@ class TrackingSection(Section):
     )
 
 
-def check_installed(section: TrackingSection) -> None:
+def check_tracker_installed(section: TrackingSection) -> None:
     """Raises UserError if the tracker's package is not there: before a round, not after it."""
     if section.kind != "none" and find_spec(section.kind) is None:
         raise UserError(

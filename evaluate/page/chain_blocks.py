@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evaluate.page.chain_data import Chain, Response
+from evaluate.page.chain_data import ChainView, ResponseView
 from evaluate.page.maths import Formulas
 
 PREVIEW = 90  # characters of a question or a label in the list
@@ -23,17 +23,17 @@ def packed(value: Any) -> Markup:
     return Markup(b64encode(gzip.compress(text.encode("utf-8"), 6, mtime=0)).decode("ascii"))
 
 
-def block(chains: Iterable[Chain | None], formulas: Formulas) -> Markup:
+def block(chains: Iterable[ChainView | None], formulas: Formulas) -> Markup:
     """Some chains of a round with their formulas; None for a question that has none in it."""
     shown = [None if chain is None else _typeset(chain, formulas) for chain in chains]
     return packed({"chains": shown, "formulas": formulas.next_part()})
 
 
-def _typeset(chain: Chain, formulas: Formulas) -> dict[str, Any]:
+def _typeset(chain: ChainView, formulas: Formulas) -> dict[str, Any]:
     def answered(row: Any) -> dict[str, Any]:
         return {**row, "answer": formulas.of_answer(row["answer"])}
 
-    def said(row: Response) -> dict[str, Any]:
+    def said(row: ResponseView) -> dict[str, Any]:
         return answered(row) | {"text": formulas.of_text(row["text"])}
 
     training = [
@@ -47,7 +47,7 @@ def _typeset(chain: Chain, formulas: Formulas) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def index_row(chain: Chain, peers: Sequence[str]) -> dict[str, Any]:
+def index_row(chain: ChainView, peers: Sequence[str]) -> dict[str, Any]:
     """What a question is found by in a round. `peers`, in the order given: [weight, PMI per token, whether the label is
     right], of several texts the one with the largest weight; None of a peer that has no row.
 
@@ -66,7 +66,7 @@ def index_row(chain: Chain, peers: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _of_peer(chain: Chain, peer: str) -> list[Any] | None:
+def _of_peer(chain: ChainView, peer: str) -> list[Any] | None:
     rows = [row for row in chain["training"] if row["peer"] == peer]
     if not rows:
         return None

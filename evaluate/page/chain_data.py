@@ -55,7 +55,7 @@ DROPPED = {  # by drop_reason
 }
 
 
-class Response(TypedDict):
+class ResponseView(TypedDict):
     """One response. `unfinished`: why it was cut off, in words; `logprob` in nats."""
 
     role: str
@@ -71,7 +71,7 @@ class Response(TypedDict):
     logprob: float | None
 
 
-class Label(TypedDict):
+class LabelView(TypedDict):
     """The answer that counts, for which peers; `share` of the votes, 0 to 1, None where nobody voted."""
 
     answer: str | None
@@ -80,7 +80,7 @@ class Label(TypedDict):
     peers: list[str]
 
 
-class Vote(TypedDict):
+class VoteView(TypedDict):
     """Equivalent answers of those who voted, named by the first; `by` counts the votes of each rater."""
 
     answer: str
@@ -88,7 +88,7 @@ class Vote(TypedDict):
     right: bool | None
 
 
-class Training(TypedDict):
+class TrainingView(TypedDict):
     """What a peer trains on. PMI and log-probabilities in nats; `text_from` and `measured` are places among the
     responses; `dropped`: why it does not train, in words; `kept`: what the arm `oracle` chose."""
 
@@ -111,7 +111,7 @@ class Training(TypedDict):
     kept: bool | None
 
 
-class Chain(TypedDict):
+class ChainView(TypedDict):
     """All that a round did with a question; `training` is empty where the round has no scores yet.
 
     `votes`: the answers of the samples, or of the chain's responses, where the label comes from a vote of them;
@@ -122,46 +122,46 @@ class Chain(TypedDict):
     id: str
     question: str
     gold: str | None
-    responses: list[Response]
+    responses: list[ResponseView]
     label_from: str
-    labels: list[Label]
-    votes: list[Vote]
+    labels: list[LabelView]
+    votes: list[VoteView]
     entropy: float | None
-    training: list[Training]
+    training: list[TrainingView]
 
 
 def ids_of(run: Run, round_: int) -> list[str]:
     """Ids of the questions that have a chain, in the order of the files. Raises UserError for unfinished chains."""
-    tables = tables_of(run, round_, "chains", CHAINS, ["prompt_id"])
+    tables = stage_tables(run, round_, "chains", CHAINS, ["prompt_id"])
     return list(dict.fromkeys(id_ for table in tables for id_ in pc.unique(table["prompt_id"]).to_pylist()))
 
 
-def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[Chain]:
+def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[ChainView]:
     """The chains of some questions, nothing judged yet, in the order of the files; of a round without scores what is
     there. No more than a shard is in memory. Raises UserError for unfinished chains or damaged files."""
     training = defaultdict(list)
     if (run.stage_dir(round_, "scores") / shards.SUCCESS).is_file():
-        for row in rows_of(run, round_, "scores", SCORES, SCORE_COLUMNS, ids):
+        for row in stage_rows(run, round_, "scores", SCORES, SCORE_COLUMNS, ids):
             training[row["prompt_id"]].append(row)
     kept = _kept(run, round_)
     told = _label_words(run, round_)
     for id_, rows in groupby(
-        rows_of(run, round_, "chains", CHAINS, CHAIN_COLUMNS, ids), key=lambda row: str(row["prompt_id"])
+        stage_rows(run, round_, "chains", CHAINS, CHAIN_COLUMNS, ids), key=lambda row: str(row["prompt_id"])
     ):
         yield _chain(round_, id_, list(rows), training[id_], told, kept)
 
 
-def rows_of(
+def stage_rows(
     run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str], ids: Collection[str] | None = None
 ) -> Iterator[Row]:
-    """The rows of `tables_of`, of some questions or of all. Raises UserError as it does."""
+    """The rows of `stage_tables`, of some questions or of all. Raises UserError as it does."""
     wanted = None if ids is None else pa.array(sorted(ids), pa.string())
-    for table in tables_of(run, round_, kind, schema, columns):
+    for table in stage_tables(run, round_, kind, schema, columns):
         found = table if wanted is None else table.filter(pc.is_in(table["prompt_id"], wanted))
         yield from found.to_pylist()
 
 
-def tables_of(run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str]) -> Iterator[pa.Table]:
+def stage_tables(run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str]) -> Iterator[pa.Table]:
     """The shards of a finished stage, one at a time. Raises UserError for one that is not finished, or damaged."""
     folder = run.stage_dir(round_, kind)
     manifest = shards.read_manifest(folder)
@@ -197,11 +197,11 @@ def _label_words(run: Run, round_: int) -> str:
 
 def _chain(
     round_: int, id_: str, rows: list[Row], scores: list[Row], told: str, kept: set[tuple[str, str, int]] | None
-) -> Chain:
+) -> ChainView:
     responses = [_response(row) for row in rows]
-    labels: dict[tuple[str | None, float | None], Label] = {}
+    labels: dict[tuple[str | None, float | None], LabelView] = {}
     for row in scores:
-        new: Label = {"answer": row["label"], "share": row["label_share"], "right": None, "peers": []}
+        new: LabelView = {"answer": row["label"], "share": row["label_share"], "right": None, "peers": []}
         label = labels.setdefault((row["label"], row["label_share"]), new)
         if row["peer"] not in label["peers"]:
             label["peers"].append(row["peer"])
@@ -213,7 +213,7 @@ def _chain(
     }  # fmt: skip
 
 
-def _response(row: Row) -> Response:
+def _response(row: Row) -> ResponseView:
     names = ("role", "position", "sample", "peer", "is_aggregate", "answer", "n_tokens", "logprob")
     reason = row["finish_reason"]
     unfinished = None if reason == "stop" else UNFINISHED.get(reason, reason)
@@ -223,7 +223,7 @@ def _response(row: Row) -> Response:
     return found  # type: ignore[no-any-return]
 
 
-def _training(row: Row, responses: list[Response], kept: set[tuple[str, str, int]] | None) -> Training:
+def _training(row: Row, responses: list[ResponseView], kept: set[tuple[str, str, int]] | None) -> TrainingView:
     place = (row["peer"], row["role"], row["position"], row["sample"])
     places = [(each["peer"], each["role"], each["position"], each["sample"]) for each in responses]
     texts = [(each["peer"], each["text"]) for each in responses]

@@ -8,11 +8,11 @@ from typing import Any
 
 from data.answers.clusters import clusters, compare_all
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
-from data.answers.votes import counted
+from data.answers.kinds import AnswerKindName
+from data.answers.votes import voting_answer
 from data.config.sections import Config
 from evaluate.labels import gold_answers
-from evaluate.page.chain_data import Chain, Response
+from evaluate.page.chain_data import ChainView, ResponseView
 
 
 def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
@@ -20,7 +20,7 @@ def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
     return {} if config.evaluate.label_column is None else gold_answers(config, ids)
 
 
-def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader: Grader) -> None:
+def judge_chains(chains: Sequence[ChainView], gold: dict[str, str], config: Config, grader: Grader) -> None:
     """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so that a grader
     that gives up has done what matters most."""
     kind, known = config.evaluate.label_answers, [chain for chain in chains if chain["id"] in gold]
@@ -39,7 +39,7 @@ def judge(chains: Sequence[Chain], gold: dict[str, str], config: Config, grader:
         _count_votes(chain, config, grader)
 
 
-def _compare(rows: Sequence[tuple[Any, Chain]], kind: Kind, grader: Grader) -> None:
+def _compare(rows: Sequence[tuple[Any, ChainView]], kind: AnswerKindName, grader: Grader) -> None:
     """Set in each label or response whether its answer is right; none is not."""
     stated = [(row, chain["gold"]) for row, chain in rows if row["answer"] is not None]
     verdicts = grader.matches([(row["answer"], str(gold)) for row, gold in stated], kind)
@@ -49,7 +49,7 @@ def _compare(rows: Sequence[tuple[Any, Chain]], kind: Kind, grader: Grader) -> N
         row["right"] = verdict
 
 
-def _voters(chain: Chain, config: Config) -> list[tuple[str | None, Response]]:
+def _voters(chain: ChainView, config: Config) -> list[tuple[str | None, ResponseView]]:
     """Whose votes made the label, each with the answer that counts; nobody where it came from no vote."""
     roles: tuple[str, ...] = ()
     if config.score.label in ("sample-vote", "own-vote", "teacher-vote"):
@@ -57,10 +57,10 @@ def _voters(chain: Chain, config: Config) -> list[tuple[str | None, Response]]:
     elif config.score.label == "aggregate" and config.generate.aggregate == "vote":
         roles = ("chain", "synthesis")
     rows = [row for row in chain["responses"] if row["role"] in roles]
-    return [(counted(row["answer"], "length" if row["unfinished"] else "stop"), row) for row in rows]
+    return [(voting_answer(row["answer"], "length" if row["unfinished"] else "stop"), row) for row in rows]
 
 
-def _count_votes(chain: Chain, config: Config, grader: Grader) -> None:
+def _count_votes(chain: ChainView, config: Config, grader: Grader) -> None:
     voters = _voters(chain, config)
     for group in clusters([answer for answer, _ in voters], config.prompts.answers, grader):
         rows = [voters[place][1] for place in group]

@@ -10,16 +10,16 @@ from typing import Any, ClassVar, Literal
 from markupsafe import Markup
 
 from data import shards
-from data.answers.equivalence import Pair
+from data.answers.equivalence import AnswerPair
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.errors import UserError
 from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
 from evaluate.labels import gold_answers, source_has_changed
 from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
-from evaluate.page.chain_data import Chain, chains_of, ids_of, rows_of
-from evaluate.page.chain_verdicts import gold_of, judge
+from evaluate.page.chain_data import ChainView, chains_of, ids_of, stage_rows
+from evaluate.page.chain_verdicts import gold_of, judge_chains
 from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
@@ -31,7 +31,7 @@ FORMULAS = 10_000  # that are converted for a page: about 4 s
 SLOW_PAIRS = 200  # answers that only math-verify can compare: about 10 s
 
 
-def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
+def one_chain(run: Run, round_: int, prompt_id: str) -> ChainView:
     """The chain of a question, by its id or the beginning of it.
 
     Raises UserError for a round without finished chains and for an id that is not there or not the only one.
@@ -47,12 +47,12 @@ def one_chain(run: Run, round_: int, prompt_id: str) -> Chain:
     return some_chains(run, round_, found)[0]
 
 
-def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[Chain]:
+def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[ChainView]:
     """The chains of questions that the round has, in this order."""
     found = {chain["id"]: chain for chain in chains_of(run, round_, set(ids))}
     section, chains = run.config.evaluate, [found[id_] for id_ in ids]
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        judge(chains, gold_of(run.config, ids), run.config, grader)
+        judge_chains(chains, gold_of(run.config, ids), run.config, grader)
     return chains
 
 
@@ -68,7 +68,7 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
         yield from random.Random(f"{seed}/{round_}/show").sample(ids, len(ids))
         return
     section = run.config.evaluate
-    rows = rows_of(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
+    rows = stage_rows(run, round_, "scores", SCORES, ["prompt_id", "label", "weight"])
     trained = [row for row in rows if row["weight"] and row["label"] is not None]
     trained.sort(key=lambda row: -row["weight"])
     seen = set()
@@ -171,7 +171,7 @@ class _Packing:
     def add(self, round_: int, grader: Grader) -> None:
         """Pack a round."""
         found = {chain["id"]: chain for chain in chains_of(self.run, round_, set(self.sample))}
-        judge(list(found.values()), self.gold, self.run.config, grader)
+        judge_chains(list(found.values()), self.gold, self.run.config, grader)
         blocks, size = self.blocks.setdefault(round_, []), 0
         for start in range(0, len(self.sample), BLOCK):
             new = block((found.get(id_) for id_ in self.sample[start : start + BLOCK]), self.formulas)
@@ -208,11 +208,11 @@ class _Hasty(Grader):
         super().__init__(timeout_seconds, max_workers)
         self._known, self.left = self.known, left
 
-    def equivalent(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+    def equivalent(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
         """See `Grader.equivalent`; a later page asks again for what this one did not find."""
         return self._told(super().equivalent(pairs, kind))
 
-    def matches(self, pairs: Sequence[Pair], kind: Kind) -> list[bool | None]:
+    def matches(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
         """See `Grader.matches`; as above."""
         return self._told(super().matches(pairs, kind))
 
@@ -221,7 +221,7 @@ class _Hasty(Grader):
             del self._known[key]
         return verdicts
 
-    def _run(self, pairs: Sequence[Pair], kind: Kind) -> Iterator[tuple[Pair, bool | None]]:
+    def _run(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> Iterator[tuple[AnswerPair, bool | None]]:
         some = pairs[: max(0, self.left)]
         self.left -= len(pairs)
         yield from super()._run(some, kind)

@@ -8,12 +8,12 @@ from typing import Any
 from data.run import OUTPUT
 from evaluate.page import charts
 from evaluate.page.frames import Frames
-from evaluate.page.parts import Numbers, Part, Plot, Section, duration, number, percent
+from evaluate.page.parts import Numbers, PagePart, PageSection, Plot, long_duration, number, percent
 from evaluate.page.verdict import overall
 from evaluate.results import Results
 
 
-def cost(results: Results, frames: Frames, price: float | None) -> Section:
+def cost(results: Results, frames: Frames, price: float | None) -> PageSection:
     """The section. `price` is that of a device hour."""
     found = [
         {**frames.manifest(stage, n), "stage": stage, "round": n} for stage in OUTPUT for n in frames.rounds(stage)
@@ -21,13 +21,13 @@ def cost(results: Results, frames: Frames, price: float | None) -> Section:
     stages = [each for each in found if "seconds" in each]
     lead = "As the stages' manifests have it: of a stage that was interrupted, the seconds of its last call."
     if not stages:
-        return Section("cost", "Cost", parts=[Part("none", "Time", missing=["No stage is finished yet."])])
+        return PageSection("cost", "Cost", parts=[PagePart("none", "Time", missing=["No stage is finished yet."])])
     tokens = {(each["stage"], each["round"]): frames.tokens(each["stage"], each["round"]) for each in stages}
     parts = [_time(stages), _tokens(frames, stages, tokens), _waits(frames, stages), _hours(results, stages, price)]
-    return Section("cost", "Cost", lead, parts)
+    return PageSection("cost", "Cost", lead, parts)
 
 
-def _time(stages: list[dict[str, Any]]) -> Part:
+def _time(stages: list[dict[str, Any]]) -> PagePart:
     seconds = Counter[str]()
     for each in stages:
         seconds[each["stage"]] += each["seconds"]
@@ -36,26 +36,26 @@ def _time(stages: list[dict[str, Any]]) -> Part:
     rounds = sorted({each["round"] for each in stages})
     of = {(each["stage"], each["round"]): each["seconds"] for each in stages}
     table = [
-        [f"round {n}", *(duration(of[stage, n]) if (stage, n) in of else "–" for stage in order),
-         duration(sum(s for (_, m), s in of.items() if m == n))]
+        [f"round {n}", *(long_duration(of[stage, n]) if (stage, n) in of else "–" for stage in order),
+         long_duration(sum(s for (_, m), s in of.items() if m == n))]
         for n in rounds
     ]  # fmt: skip
-    table.append(["all", *(duration(seconds[stage]) for stage in order), duration(whole)])
+    table.append(["all", *(long_duration(seconds[stage]) for stage in order), long_duration(whole)])
     rows = [
         {"kind": stage, "value": round(seconds[stage] / size, 3),
-         "shown": f"{duration(seconds[stage])}, {percent(seconds[stage] / whole if whole else 0)} %"}
+         "shown": f"{long_duration(seconds[stage])}, {percent(seconds[stage] / whole if whole else 0)} %"}
         for stage in order
     ]  # fmt: skip
     plot = Plot(
-        "time", f"Time by stage, all rounds: {duration(whole)} together",
+        "time", f"Time by stage, all rounds: {long_duration(whole)} together",
         "The longest bar is where a faster machine, or fewer samples, saves most.",
         charts.bars(rows, order, unit), Numbers("Time", ["", *order, "all"], table, range(1, len(order) + 2)),
         wide=True,
     )  # fmt: skip
-    return Part("time", "Time", plots=[plot])
+    return PagePart("time", "Time", plots=[plot])
 
 
-def _tokens(frames: Frames, stages: list[dict[str, Any]], tokens: dict[tuple[str, int], dict[str, int]]) -> Part:
+def _tokens(frames: Frames, stages: list[dict[str, Any]], tokens: dict[tuple[str, int], dict[str, int]]) -> PagePart:
     """Tokens per stage, and per peer where they are known, with tokens a second."""
     rows = []
     for stage in OUTPUT:
@@ -70,22 +70,24 @@ def _tokens(frames: Frames, stages: list[dict[str, Any]], tokens: dict[tuple[str
         peers = [f"{by_peer[peer]:,}" if by_peer else "–" for peer in frames.peers]
         rows.append([stage, f"{total:,}", *peers, f"{total / seconds:,.0f}" if seconds else "–"])
     if not rows:
-        return Part("tokens", "Tokens", missing=["The manifests have no tokens."])
+        return PagePart("tokens", "Tokens", missing=["The manifests have no tokens."])
     columns = ["stage", "tokens", *frames.peers, "tokens a second"]
     caption = (
         "Generate and evaluate: tokens written (evaluate's time has its verifier's passes, too). Score and train: "
         "tokens passed through a model."
     )
     table = Numbers("Tokens by stage and peer, all rounds", columns, rows, range(1, len(columns)), caption)
-    return Part("tokens", "Tokens", tables=[table])
+    return PagePart("tokens", "Tokens", tables=[table])
 
 
-def _waits(frames: Frames, stages: list[dict[str, Any]]) -> Part:
+def _waits(frames: Frames, stages: list[dict[str, Any]]) -> PagePart:
     """How much of a stage's time each peer's process worked."""
     title = "What waited for what"
     known = [each for each in stages if each.get("peer_seconds")]
     if not known:
-        return Part("waits", title, missing=["Not shown: this run was made by a version whose manifests do not say."])
+        return PagePart(
+            "waits", title, missing=["Not shown: this run was made by a version whose manifests do not say."]
+        )
     wall, busy = Counter[str](), dict[str, Counter[str]]()
     for each in known:
         wall[each["stage"]] += each["seconds"]
@@ -93,7 +95,7 @@ def _waits(frames: Frames, stages: list[dict[str, Any]]) -> Part:
 
     def share(stage: str, peer: str) -> str:
         worked = busy[stage][peer]
-        return f"{duration(worked)} ({100 * worked / wall[stage]:.0f} %)" if wall[stage] else "–"
+        return f"{long_duration(worked)} ({100 * worked / wall[stage]:.0f} %)" if wall[stage] else "–"
 
     rows = [[stage, *(share(stage, peer) for peer in frames.peers)] for stage in OUTPUT if stage in busy]
     caption = (
@@ -103,10 +105,10 @@ def _waits(frames: Frames, stages: list[dict[str, Any]]) -> Part:
     )
     columns = ["stage", *frames.peers]
     table = Numbers("Work of each peer by stage", columns, rows, range(1, len(columns)), caption)
-    return Part("waits", title, tables=[table])
+    return PagePart("waits", title, tables=[table])
 
 
-def _hours(results: Results, stages: list[dict[str, Any]], price: float | None) -> Part:
+def _hours(results: Results, stages: list[dict[str, Any]], price: float | None) -> PagePart:
     title = "Device hours and price"
     devices = {each["devices"] for each in stages if each.get("devices")}
     assumed = not devices
@@ -114,15 +116,15 @@ def _hours(results: Results, stages: list[dict[str, Any]], price: float | None) 
     how = "one device is assumed, since the manifests do not say" if assumed else "a stage's time on all its devices"
     lines = [f"{number(hours, 2)} device hours ({how})."]
     if price is None:
-        return Part("hours", title, lines, ["No price: give that of a device hour with make report PRICE=2.5."])
+        return PagePart("hours", title, lines, ["No price: give that of a device hour with make report PRICE=2.5."])
     paid = price * hours
     lines.append(f"At {price:g} a device hour that is {number(paid, 2)}.")
     change = overall(results)
     if change is None:
-        return Part("hours", title, lines, ["No price of a point: there is no change of exact match to pay for."])
+        return PagePart("hours", title, lines, ["No price of a point: there is no change of exact match to pay for."])
     if change.em.contains_zero:
-        return Part("hours", title, lines, ["No price of a point: the change's interval contains 0."])
+        return PagePart("hours", title, lines, ["No price of a point: the change's interval contains 0."])
     if change.em.mean < 0:
-        return Part("hours", title, lines, ["No price of a point: exact match fell."])
+        return PagePart("hours", title, lines, ["No price of a point: exact match fell."])
     lines.append(f"That is {number(paid / (100 * change.em.mean), 2)} a point of exact match gained.")
-    return Part("hours", title, lines)
+    return PagePart("hours", title, lines)

@@ -120,7 +120,7 @@ class Frames:
         judged again: a page is written after each stage."""
         scored = self.run.stage_dir(round_, "scores") / shards.SUCCESS
         section = self.run.config.evaluate
-        kinds = own.told(section.label_answers, self.run.config.prompts.answers)
+        kinds = own.kinds_fingerprint(section.label_answers, self.run.config.prompts.answers)
         key = (scored.resolve(), scored.stat().st_mtime_ns, section.model_dump_json() + str(kinds))
         if key not in _JUDGED:
             draws = Bootstrap(section.bootstrap, self.run.config.run.seed)
@@ -168,6 +168,6 @@ def _polars(table: pa.Table) -> pl.DataFrame:
     return found
 
 
-def rows_of(frame: pl.DataFrame) -> list[Row]:
+def frame_rows(frame: pl.DataFrame) -> list[Row]:
     """The rows as dictionaries."""
     return frame.to_dicts()

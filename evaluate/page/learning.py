@@ -8,12 +8,12 @@ from typing import Any
 from evaluate.page import charts
 from evaluate.page.frames import Frames
 from evaluate.page.lines import lines_plot, point
-from evaluate.page.parts import Numbers, Part, Plot, marks
+from evaluate.page.parts import Numbers, PagePart, Plot, marks
 
 STEPS = 150  # of a peer's losses in a round
 
 
-def trust_part(frames: Frames, rounds: Sequence[int]) -> Part:
+def trust_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
     """What the method itself can see of how reliable each peer is."""
     import polars as pl
 
@@ -47,10 +47,10 @@ def trust_part(frames: Frames, rounds: Sequence[int]) -> Part:
             "No reliability was estimated: this run asks for no samples of the unlabelled questions, and its label "
             f"({frames.run.config.score.label}) weighs no votes."
         )
-    return Part("trust", title, [], missing, marks(raters or frames.peers), plots, pairs=True)
+    return PagePart("trust", title, [], missing, marks(raters or frames.peers), plots, pairs=True)
 
 
-def training_part(frames: Frames) -> Part:
+def training_part(frames: Frames) -> PagePart:
     """The losses of all rounds, one after the other."""
     title = "Training"
     rounds, rows, starts, table, first = frames.rounds("train"), [], [], [], 0
@@ -62,7 +62,7 @@ def training_part(frames: Frames) -> Part:
             table.append([peer, str(n), f"{report['examples']:,}", report["loss"]])
         first += max((len(report.get("losses", [])) for report in reports.values()), default=0)
     if not rows:
-        return Part("training", title, missing=["No adapter has been trained yet."])
+        return PagePart("training", title, missing=["No adapter has been trained yet."])
     plot = Plot(
         "loss", "Training loss, nats per token",
         "Thin lines are single steps, thick ones their running mean; a loss that climbs within a round is a warning.",
@@ -70,7 +70,7 @@ def training_part(frames: Frames) -> Part:
         Numbers("Training", ["peer", "round", "examples", "loss, first → last fifth"], sorted(table), (1, 2, 3)),
         wide=True,
     )  # fmt: skip
-    return Part("training", title, legend=marks(frames.peers), plots=[plot])
+    return PagePart("training", title, legend=marks(frames.peers), plots=[plot])
 
 
 def _smooth(values: Sequence[float | None], first: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluate.intervals import Estimate
 from evaluate.page import charts
-from evaluate.page.parts import Numbers, Plot, interval
+from evaluate.page.parts import Numbers, Plot, interval_text
 
 
 def point(round_: int, peer: str, value: float | None, scale: float = 100, digits: int = 1) -> dict[str, Any]:
@@ -16,11 +16,11 @@ def point(round_: int, peer: str, value: float | None, scale: float = 100, digit
     return estimated(round_, peer, found, scale, digits)
 
 
-def estimated(round_: int, peer: str, found: Estimate | None, scale: float = 100, digits: int = 1) -> dict[str, Any]:
+def estimated(round_: int, peer: str, estimate: Estimate | None, scale: float = 100, digits: int = 1) -> dict[str, Any]:
     """A row of a plot with its interval."""
-    numbers = (None, None, None) if found is None else (found.mean, found.low, found.high)
+    numbers = (None, None, None) if estimate is None else (estimate.mean, estimate.low, estimate.high)
     value, low, high = (None if x is None else round(scale * x, 4) for x in numbers)
-    shown = interval(found, scale=scale, digits=digits)
+    shown = interval_text(estimate, scale=scale, digits=digits)
     return {"round": round_, "peer": peer, "value": value, "low": low, "high": high, "shown": shown}
 
 

@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any
 from xml.etree import ElementTree
 
-Tree = list[Any]  # [element, {attribute: value}, [children: Tree or str]]
-Text = str | list[Any]  # a text without formulas, or its pieces: str, or [LaTeX, number of the formula]
+MathTree = list[Any]  # [element, {attribute: value}, [children: MathTree or str]]
+MathText = str | list[Any]  # a text without formulas, or its pieces: str, or [LaTeX, number of the formula]
 
 LONGEST_TEXT = 20_000  # characters: a longer text is not searched for formulas
 LONGEST = 1_000
@@ -51,14 +51,14 @@ class Formulas:
     """The formulas of a part of the page, each once. `left`: how many may still be converted, over all parts."""
 
     def __init__(self, left: int) -> None:
-        self.left, self.trees, self._known = left, list[Tree](), dict[tuple[str, bool], int | None]()
+        self.left, self.trees, self._known = left, list[MathTree](), dict[tuple[str, bool], int | None]()
 
-    def next_part(self) -> list[Tree]:
+    def next_part(self) -> list[MathTree]:
         """Returns the trees of this part, and begins another."""
         trees, self.trees, self._known = self.trees, [], {}
         return trees
 
-    def of_text(self, text: str) -> Text:
+    def of_text(self, text: str) -> MathText:
         """A text with its formulas, or the text itself if it has none."""
         if len(text) > LONGEST_TEXT or not ("$" in text or "\\" in text):
             return text
@@ -74,7 +74,7 @@ class Formulas:
                 end = found.end()
         return [piece for piece in (*pieces, text[end:]) if piece] if pieces else text
 
-    def of_answer(self, answer: str | None) -> Text | None:
+    def of_answer(self, answer: str | None) -> MathText | None:
         r"""An answer, which has no delimiters: a formula if it has a command (\frac)."""
         number = self.number(answer, False) if answer and "\\" in answer else None
         return answer if number is None else [[answer, number]]
@@ -97,7 +97,7 @@ def _is_money(inside: str) -> bool:
 
 
 @lru_cache(maxsize=50_000)
-def mathml(latex: str, display: bool) -> Tree | None:
+def mathml(latex: str, display: bool) -> MathTree | None:
     """A formula as a tree of MathML elements; None if it is no LaTeX that is understood, or not safe to show."""
     from latex2mathml.converter import convert
 
@@ -110,7 +110,7 @@ def mathml(latex: str, display: bool) -> Tree | None:
         return None
 
 
-def _tree(element: ElementTree.Element, depth: int) -> Tree:
+def _tree(element: ElementTree.Element, depth: int) -> MathTree:
     """Raises ValueError for what is not on the lists."""
     name = element.tag.removeprefix(NAMESPACE)
     children, text = list(element), element.text or ""

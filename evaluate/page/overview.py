@@ -9,7 +9,7 @@ from evaluate.gate import all_decisions, gate_notes
 from evaluate.intervals import Estimate
 from evaluate.page.frames import Frames
 from evaluate.page.lines import estimated, lines_plot
-from evaluate.page.parts import Numbers, Part, marks, percent, signed
+from evaluate.page.parts import Numbers, PagePart, marks, percent, signed
 from evaluate.results import Results
 from evaluate.tables import decided
 
@@ -21,16 +21,16 @@ METRICS = (
 )  # fmt: skip
 
 
-def overview(results: Results, frames: Frames) -> list[Part]:
+def overview(results: Results, frames: Frames) -> list[PagePart]:
     """The parts of the first section."""
     parts = [part for part in (_benchmarks(frames), _gate(results, frames)) if part]
     if parts or frames.metrics.height:
         return parts
     nothing = "Exact match and GV-Gap are not shown: this run has no benchmarks. What can be told without is below."
-    return [Part("benchmarks", "By round", missing=[nothing])]
+    return [PagePart("benchmarks", "By round", missing=[nothing])]
 
 
-def _benchmarks(frames: Frames) -> Part | None:
+def _benchmarks(frames: Frames) -> PagePart | None:
     rows = [decided(row) for row in frames.metrics.to_dicts()]
     if not rows:
         return None
@@ -48,10 +48,10 @@ def _benchmarks(frames: Frames) -> Part | None:
     lost = {row["benchmark"] for row in rows if row["gv_gap"] is None}
     why = "the verifier decided nothing, or scored no sample with a finite number"
     missing = [f"Some GV-Gaps on {name} are missing: {why}." for name in sorted(lost)]
-    return Part("benchmarks", "By round", missing=missing, legend=marks(frames.peers), plots=plots, pairs=True)
+    return PagePart("benchmarks", "By round", missing=missing, legend=marks(frames.peers), plots=plots, pairs=True)
 
 
-def _gate(results: Results, frames: Frames) -> Part | None:
+def _gate(results: Results, frames: Frames) -> PagePart | None:
     if not frames.gated:
         return None
     votes = shards.read_json(frames.run.stage_dir(0, gate.FOLDER) / shards.SUCCESS)
@@ -78,4 +78,4 @@ def _gate(results: Results, frames: Frames) -> Part | None:
     tables = [Numbers("Decisions of the gate", columns, rows, (2, 3, 4), caption)] if rows else []
     notes = Text.from_markup(gate_notes(results.run.name)).plain
     lines = [line[:1].upper() + line[1:] + "." for line in notes.splitlines()]
-    return Part("gate", "The gate", lines, legend=marks(frames.peers), plots=[plot], tables=tables, pairs=True)
+    return PagePart("gate", "The gate", lines, legend=marks(frames.peers), plots=[plot], tables=tables, pairs=True)

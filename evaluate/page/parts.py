@@ -47,7 +47,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Part:
+class PagePart:
     """A heading with what belongs to it. `missing` says what is not shown, and why."""
 
     id: str
@@ -57,18 +57,18 @@ class Part:
     legend: Sequence[tuple[str, str]] = ()  # name, mark
     plots: Sequence[Plot] = ()
     tables: Sequence[Numbers] = ()
-    more: Sequence[tuple[str, Part]] = ()  # what is behind a click, by the words to click on
+    more: Sequence[tuple[str, PagePart]] = ()  # what is behind a click, by the words to click on
     pairs: bool = False  # two plots in a row, not three
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One entry of the navigation."""
 
     id: str
     title: str
     lead: str = ""
-    parts: Sequence[Part] = field(default_factory=list)
+    parts: Sequence[PagePart] = field(default_factory=list)
 
     def plots(self) -> list[Plot]:
         """All plots, those behind a click, too."""
@@ -101,26 +101,28 @@ def percent(share: float | None) -> str:
     return number(None if share is None else 100 * share)
 
 
-def interval(found: Estimate | None, sign: bool = False, scale: float = 100, digits: int = 1) -> str:
+def interval_text(estimate: Estimate | None, sign: bool = False, scale: float = 100, digits: int = 1) -> str:
     """A mean and its interval; a dash for None."""
-    if found is None:
+    if estimate is None:
         return "–"
     shown = signed if sign else number
-    mean, low, high = (None if x is None else shown(scale * x, digits) for x in (found.mean, found.low, found.high))
+    mean, low, high = (
+        None if x is None else shown(scale * x, digits) for x in (estimate.mean, estimate.low, estimate.high)
+    )
     return f"{mean}" if low is None or high is None else f"{mean} ({low} to {high})"
 
 
-def listed(items: Sequence[str]) -> str:
+def join_words(items: Sequence[str]) -> str:
     """a, b and c"""
     return " and ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)
 
 
-def counted(n: int, what: str, many: str | None = None) -> str:
+def plural(n: int, what: str, many: str | None = None) -> str:
     """1 round, 2 rounds"""
     return f"{n:,} {what if n == 1 else many or what + 's'}"
 
 
-def duration(seconds: float) -> str:
+def long_duration(seconds: float) -> str:
     """In the largest two units."""
     minutes, hours = seconds / 60, seconds / 3600
     if seconds < 90:

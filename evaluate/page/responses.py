@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluate.page.frames import Frames
 from evaluate.page.lines import lines_plot, point
-from evaluate.page.parts import Part, Plot, marks
+from evaluate.page.parts import PagePart, Plot, marks
 
 Measures = Sequence[tuple[str, str, int, int, str]]
 ON_BENCHMARKS: Measures = (  # column of metrics, title, scale, digits, caption
@@ -27,7 +27,7 @@ ON_QUESTIONS: Measures = (
 )
 
 
-def responses_part(frames: Frames) -> Part:
+def responses_part(frames: Frames) -> PagePart:
     """On the benchmarks; of a run without them on the unlabelled questions."""
     title = "What responses look like"
     if frames.metrics.height:
@@ -38,7 +38,7 @@ def responses_part(frames: Frames) -> Part:
         rows = _on_questions(frames)
         found = [[(row["round"], row["peer"], row[measure[0]]) for row in rows] for measure in measures]
         if not rows:
-            return Part("responses", title, missing=["There are no responses yet."])
+            return PagePart("responses", title, missing=["There are no responses yet."])
     lines, plots = [where], []
     for measure, rows_ in zip(measures, found, strict=True):
         known = [value for *_, value in rows_ if value is not None]
@@ -46,7 +46,7 @@ def responses_part(frames: Frames) -> Part:
             plots.append(_plot(*measure, rows_, frames))
         elif known:
             lines.append(f"{measure[1].partition(',')[0]}: 0 in every round, of every peer.")
-    return Part("responses", title, lines, legend=marks(frames.peers), plots=plots)
+    return PagePart("responses", title, lines, legend=marks(frames.peers), plots=plots)
 
 
 def _on_benchmarks(frames: Frames, name: str) -> list[tuple[int, str, float | None]]:

@@ -8,11 +8,23 @@ from typing import Any
 
 from data import shards
 from data.shards import Row
-from evaluate.compare import MEAN, METRICS, Comparison, Figure
+from evaluate.compare import MEAN, METRICS, Figure, RunComparison
 from evaluate.intervals import Estimate
 from evaluate.page import charts
 from evaluate.page.lines import estimated, lines_plot
-from evaluate.page.parts import Numbers, Part, Plot, Section, Tile, counted, interval, listed, mark, marks, percent
+from evaluate.page.parts import (
+    Numbers,
+    PagePart,
+    PageSection,
+    Plot,
+    Tile,
+    interval_text,
+    join_words,
+    mark,
+    marks,
+    percent,
+    plural,
+)
 from evaluate.page.write import FOOTER, render
 
 TITLES = {"em": "Exact match", "gap": "GV-Gap"}
@@ -24,9 +36,9 @@ CAPTIONS = {
 NOT_CORRECTED = "Intervals of 95 %, not corrected for {}."
 
 
-def write_comparison(found: Comparison, path: Path) -> Path:
+def write_comparison(comparison: RunComparison, path: Path) -> Path:
     """Write the page of runs side by side; returns its path."""
-    return _write(comparison_context(found), path)
+    return _write(comparison_context(comparison), path)
 
 
 def write_ablation(name: str, round_: int, rows: Sequence[Row], path: Path) -> Path:
@@ -41,7 +53,7 @@ def _write(context: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def _context(title: str, sections: list[Section], **more: Any) -> dict[str, Any]:
+def _context(title: str, sections: list[PageSection], **more: Any) -> dict[str, Any]:
     """What the page's template is given; there are no chains and no warnings to show."""
     specs = {plot.id: plot.spec for section in sections for plot in section.plots()}
     return {
@@ -50,28 +62,31 @@ def _context(title: str, sections: list[Section], **more: Any) -> dict[str, Any]
     }  # fmt: skip
 
 
-def comparison_context(found: Comparison) -> dict[str, Any]:
+def comparison_context(comparison: RunComparison) -> dict[str, Any]:
     """What the template is given."""
-    base, names = found.against, [side.run for side in found.sides]
-    differences = [figure for figure in found.figures if figure.minus is not None]
-    levels = [figure for figure in found.figures if figure.minus is None]
+    base, names = comparison.against, [side.run for side in comparison.sides]
+    differences = [figure for figure in comparison.figures if figure.minus is not None]
+    levels = [figure for figure in comparison.figures if figure.minus is None]
     parts = [
-        _forest(metric, [f for f in differences if f.metric == metric], base.run, found.peers) for metric in METRICS
+        _forest(metric, [f for f in differences if f.metric == metric], base.run, comparison.peers)
+        for metric in METRICS
     ]
     sections = [
-        Section("overview", "Differences", parts=parts),
-        Section("rounds", "By round", "Means over the benchmarks and the peers that all runs have.",
-                [_by_round(found, names)]),
-        Section("numbers", "All numbers", parts=[_levels(metric, levels) for metric in METRICS]),
+        PageSection("overview", "Differences", parts=parts),
+        PageSection("rounds", "By round", "Means over the benchmarks and the peers that all runs have.",
+                [_by_round(comparison, names)]),
+        PageSection("numbers", "All numbers", parts=[_levels(metric, levels) for metric in METRICS]),
     ]  # fmt: skip
-    told = [_sentence(found, side.run) for side in found.sides if side is not base]
-    count = counted(len(differences), "comparison")
+    told = [_sentence(comparison, side.run) for side in comparison.sides if side is not base]
+    count = plural(len(differences), "comparison")
     return _context(
-        listed(names), sections,
-        subtitle=f"{counted(len(names), 'run')} side by side · compared with {base.title}",
+        join_words(names), sections,
+        subtitle=f"{plural(len(names), 'run')} side by side · compared with {base.title}",
         verdict=told[:1], details=" ".join(told[1:]),
-        notices=[NOT_CORRECTED.format(count)], tiles=[_tile(found, i) for i in range(len(names))],
-        facts=[("Compared", [side.title for side in found.sides]), ("Peers", found.peers), *_choices(found)],
+        notices=[NOT_CORRECTED.format(count)], tiles=[_tile(comparison, i) for i in range(len(names))],
+        facts=[
+            ("Compared", [side.title for side in comparison.sides]), ("Peers", comparison.peers), *_choices(comparison),
+        ],
     )  # fmt: skip
 
 
@@ -96,17 +111,19 @@ def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, A
     ]
     levels = [_levels(metric, [f for f in figures if f.minus is None]) for metric in METRICS]
     sections = [
-        Section("overview", "Differences", parts=parts),
-        Section("numbers", "All numbers", parts=levels),
+        PageSection("overview", "Differences", parts=parts),
+        PageSection("numbers", "All numbers", parts=levels),
     ]  # fmt: skip
-    notices = [NOT_CORRECTED.format(counted(sum(f.minus is not None for f in figures), "comparison"))]
-    notices += [f"Gold answers had a part in the training of {listed(gold)}: a bound, not a method."] if gold else []
+    notices = [NOT_CORRECTED.format(plural(sum(f.minus is not None for f in figures), "comparison"))]
+    notices += (
+        [f"Gold answers had a part in the training of {join_words(gold)}: a bound, not a method."] if gold else []
+    )
     best = [f for f in figures if (f.metric, f.peer, f.minus) == ("em", MEAN, None)]
     first = max(best, key=lambda f: f.value.mean)
     of_seeds = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
-    told = f"The highest mean of exact match is that of {first.run}: {interval(first.value)} %."
+    told = f"The highest mean of exact match is that of {first.run}: {interval_text(first.value)} %."
     return _context(
-        name, sections, subtitle=f"ablation · {counted(len(arms), 'arm')} · round {round_} · {of_seeds}",
+        name, sections, subtitle=f"ablation · {plural(len(arms), 'arm')} · round {round_} · {of_seeds}",
         verdict=[told, _resolved(figures, first.run)], details="",
         notices=notices, tiles=[], facts=[("Arms", arms), ("Peers", peers), ("Compared with", others or ["nothing"])],
     )  # fmt: skip
@@ -117,47 +134,49 @@ def _resolved(figures: Sequence[Figure], run: str) -> str:
     mine = [f for f in figures if (f.run, f.metric, f.peer) == (run, "em", MEAN) and f.minus is not None]
     known = [f.minus for f in mine if f.minus is not None and not f.value.contains_zero]
     open_ = [f.minus for f in mine if f.minus is not None and f.value.contains_zero]
-    told = [f"Its lead over {listed(known)} is resolved."] if known else []
+    told = [f"Its lead over {join_words(known)} is resolved."] if known else []
     told += (
-        [f"Its lead over {listed(open_)} is not resolved: the interval of the difference contains 0."] if open_ else []
+        [f"Its lead over {join_words(open_)} is not resolved: the interval of the difference contains 0."]
+        if open_
+        else []
     )
     return " ".join(told) or "It is compared with no other arm."
 
 
-def _sentence(found: Comparison, run: str) -> str:
+def _sentence(found: RunComparison, run: str) -> str:
     """What came out of a run, against the one it is compared with."""
     figure = found.figure(run, MEAN, "em", found.against.run)
     if figure.equal:
         return f"{run}: exact match is that of {found.against.run} on every question."
-    change, value = interval(figure.value, sign=True), figure.value
+    change, value = interval_text(figure.value, sign=True), figure.value
     if value.low is None or value.high is None or value.contains_zero:
         return f"{run}: no difference in exact match is resolved ({change} points)."
     word = "higher" if value.mean > 0 else "lower"
     return f"{run}: exact match is {word} than that of {found.against.run}, by {change} points."
 
 
-def _tile(found: Comparison, number: int) -> Tile:
+def _tile(found: RunComparison, number: int) -> Tile:
     side = found.sides[number]
     mine = found.figure(side.run, MEAN, "em", None).value
-    lines = [f"round {side.round}", f"GV-Gap {interval(found.figure(side.run, MEAN, 'gap', None).value)}"]
+    lines = [f"round {side.round}", f"GV-Gap {interval_text(found.figure(side.run, MEAN, 'gap', None).value)}"]
     return Tile(side.run, mark(number), percent(mine.mean), "%", lines)
 
 
-def _choices(found: Comparison) -> list[tuple[str, list[str]]]:
+def _choices(found: RunComparison) -> list[tuple[str, list[str]]]:
     runs = [side.run for side in found.sides]
     rows = [f"{key}: " + ", ".join(f"{run} {value}" for run, value in zip(runs, values, strict=True))
             for key, values in found.choices]  # fmt: skip
     return [("Switches that differ", rows or ["none"])]
 
 
-def _forest(metric: str, figures: list[Figure], against: str, peers: Sequence[str]) -> Part:
+def _forest(metric: str, figures: list[Figure], against: str, peers: Sequence[str]) -> PagePart:
     """Differences from a run or an arm, by peer and of their mean."""
     who = [*peers, MEAN]
     rows: list[dict[str, Any]] = []
     for figure in figures:
         value = figure.value
         mean, low, high = (None if x is None else round(100 * x, 4) for x in (value.mean, value.low, value.high))
-        shown = "none differs" if figure.equal else interval(value, sign=True)
+        shown = "none differs" if figure.equal else interval_text(value, sign=True)
         rows.append({"run": figure.run, "peer": figure.peer, "value": mean, "low": low, "high": high, "shown": shown})
     order = list(dict.fromkeys(figure.run for figure in figures))
     cells = {(row["run"], row["peer"]): row["shown"] for row in rows}
@@ -169,25 +188,27 @@ def _forest(metric: str, figures: list[Figure], against: str, peers: Sequence[st
         f"forest-{metric}-{against}", "Paired differences, in points", CAPTIONS[metric],
         charts.forest(rows, order, who), table, wide=True,
     )  # fmt: skip
-    return Part(f"{metric}-{against}", f"{TITLES[metric]}: differences from {against}", legend=marks(who), plots=[plot])
+    return PagePart(
+        f"{metric}-{against}", f"{TITLES[metric]}: differences from {against}", legend=marks(who), plots=[plot]
+    )
 
 
-def _by_round(found: Comparison, runs: Sequence[str]) -> Part:
+def _by_round(found: RunComparison, runs: Sequence[str]) -> PagePart:
     """A line per run over its rounds."""
     plots = []
     for metric in METRICS:
         rows = [estimated(f.round, f.run, f.value) for f in found.history if (f.metric, f.peer) == (metric, MEAN)]
         caption = "With 95 % intervals over questions; each run by itself, not paired."
         plots.append(lines_plot(f"rounds-{metric}", f"{TITLES[metric]}, in %", caption, rows, runs))
-    return Part("rounds", "Means by round", legend=marks(runs), plots=plots, pairs=True)
+    return PagePart("rounds", "Means by round", legend=marks(runs), plots=plots, pairs=True)
 
 
-def _levels(metric: str, figures: list[Figure]) -> Part:
+def _levels(metric: str, figures: list[Figure]) -> PagePart:
     """Means of a metric, a row per run or arm."""
     figures = [figure for figure in figures if figure.metric == metric]
     runs, peers = (list(dict.fromkeys(getattr(f, name) for f in figures)) for name in ("run", "peer"))
-    cells = {(f.run, f.peer): interval(f.value) for f in figures}
+    cells = {(f.run, f.peer): interval_text(f.value) for f in figures}
     rows = [[run, *(cells.get((run, peer), "–") for peer in peers)] for run in runs]
     title = f"{TITLES[metric]} in %, means over benchmarks"
     table = Numbers(title, ["", *peers], rows, range(1, len(peers) + 1))
-    return Part(f"levels-{metric}", TITLES[metric], tables=[table])
+    return PagePart(f"levels-{metric}", TITLES[metric], tables=[table])

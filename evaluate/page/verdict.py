@@ -12,7 +12,7 @@ from evaluate.changes import MEAN, Change
 from evaluate.gate import all_decisions, best
 from evaluate.intervals import Estimate
 from evaluate.page.frames import Frames
-from evaluate.page.parts import Tile, counted, interval, listed, mark, number, percent, signed
+from evaluate.page.parts import Tile, interval_text, join_words, mark, number, percent, plural, signed
 from evaluate.results import Results
 
 SWITCHES = ("run", "prompts", "generate", "score", "train", "evaluate", "gate", "guard")
@@ -24,14 +24,14 @@ def subtitle(results: Results, frames: Frames) -> str:
     """What was run, in a line."""
     config = results.config
     trained = max(frames.rounds("train"), default=0)
-    rounds = counted(trained, "trained round") if trained else "nothing trained yet"
+    rounds = plural(trained, "trained round") if trained else "nothing trained yet"
     return " · ".join((
-        counted(len(config.peers), "peer"), counted(questions(frames), "unlabelled question"), rounds,
+        plural(len(config.peers), "peer"), plural(question_count(frames), "unlabelled question"), rounds,
         f"seed {config.run.seed}",
     ))  # fmt: skip
 
 
-def questions(frames: Frames) -> int:
+def question_count(frames: Frames) -> int:
     """How many unlabelled ones the run has."""
     path = frames.run.prompts_dir / shards.SUCCESS
     return int(shards.read_json(path)["rows"]) if path.is_file() else 0
@@ -39,7 +39,7 @@ def questions(frames: Frames) -> int:
 
 def facts(results: Results, frames: Frames) -> Facts:
     """What was run: models, wordings, questions, benchmarks, and the switches that differ from the defaults."""
-    config, n = results.config, questions(frames)
+    config, n = results.config, question_count(frames)
     wordings = [f"{peer.name}: {config.wording_name(peer)}" for peer in config.peers]
     shared = {config.wording_name(peer) for peer in config.peers}
     found: Facts = [
@@ -118,7 +118,7 @@ def _em(results: Results, frames: Frames) -> list[str]:
     if last == 0:
         return [f"Before any training, exact match is {percent(level(frames, 0))} %{over}."]
     found, after = overall(results), level(frames, last)
-    rounds = f"After {counted(last, 'round')}"
+    rounds = f"After {plural(last, 'round')}"
     if found is None:
         missing = "Round 0" if 0 not in results.rounds else "A round's graded responses"
         why = f"{missing} is not there, so the change since round 0 has no interval."
@@ -130,9 +130,9 @@ def _em(results: Results, frames: Frames) -> list[str]:
 def _over(results: Results) -> str:
     config = results.config
     counts = [
-        counted(len(of), what) for of, what in ((config.peers, "peer"), (config.benchmarks, "benchmark")) if len(of) > 1
+        plural(len(of), what) for of, what in ((config.peers, "peer"), (config.benchmarks, "benchmark")) if len(of) > 1
     ]
-    return f", on average over {listed(counts)}" if counts else ""
+    return f", on average over {join_words(counts)}" if counts else ""
 
 
 def _moved(found: Estimate, same: bool) -> str:
@@ -167,8 +167,8 @@ def gate_sentences(results: Results, frames: Frames) -> list[str]:
     if not every:
         return ["The gate has judged no adapter yet."]
     refused = [f"{each.peer} in round {n}" for n, each in every if not each.accepted]
-    told = f"; it refused {listed(refused)}, whose figures are those of the policy in use" if refused else ""
-    return [f"The gate let {len(every) - len(refused)} of {counted(len(every), 'adapter')} through{told}."]
+    told = f"; it refused {join_words(refused)}, whose figures are those of the policy in use" if refused else ""
+    return [f"The gate let {len(every) - len(refused)} of {plural(len(every), 'adapter')} through{told}."]
 
 
 def _guard(results: Results) -> list[str]:
@@ -177,7 +177,7 @@ def _guard(results: Results) -> list[str]:
     if results.rounds[-1:] <= [0]:
         return []
     if results.warnings:
-        return [f"The guard against collapse warns {counted(len(results.warnings), 'time')}: see below."]
+        return [f"The guard against collapse warns {plural(len(results.warnings), 'time')}: see below."]
     return ["The guard found no sign of collapse."]
 
 
@@ -190,7 +190,7 @@ def ship(results: Results, frames: Frames) -> str:
         if found.round == 0:
             return f"Ship nothing new: the untouched models are best ({agrees})."
         used = [f"{peer} of round {n}" if n else f"{peer} untouched" for peer, n in found.used.items()]
-        what = "all peers" if set(found.used.values()) == {found.round} else listed(used)
+        what = "all peers" if set(found.used.values()) == {found.round} else join_words(used)
         return f"Ship round {found.round}: {what} ({agrees})."
     if trained == 0:
         return "There is nothing to ship yet: no adapter has been trained."
@@ -216,7 +216,7 @@ def tiles(results: Results, frames: Frames) -> list[Tile]:
             found.append(Tile(peer, mark(place), percent(now), "% exact match", [f"round {last}"]))
             continue
         lines = [f"{percent(level(frames, 0, peer))} → {percent(now)} %", _between(change.em, change.em_same)]
-        gap = "no verdicts" if change.gap is None else interval(change.gap, sign=True)
+        gap = "no verdicts" if change.gap is None else interval_text(change.gap, sign=True)
         unit = "points of exact match"
         found.append(Tile(peer, mark(place), signed(100 * change.em.mean), unit, [*lines, f"GV-Gap {gap}"]))
     return found

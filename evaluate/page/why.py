@@ -9,7 +9,7 @@ from evaluate.intervals import Estimate
 from evaluate.page import charts
 from evaluate.page.frames import Frames
 from evaluate.page.learning import training_part, trust_part
-from evaluate.page.parts import Numbers, Part, Plot, Section, interval, mark, marks, number, percent
+from evaluate.page.parts import Numbers, PagePart, PageSection, Plot, interval_text, mark, marks, number, percent
 from evaluate.page.responses import responses_part
 
 if TYPE_CHECKING:
@@ -20,45 +20,45 @@ POINTS = 300  # of a peer, in a scatter plot
 AGREE, DIFFER = "agrees with the label", "differs from it"
 
 
-def why(frames: Frames) -> Section:
+def why(frames: Frames) -> PageSection:
     """The section; what cannot be shown yet is said."""
     lead = "From the responses to what was trained on, and what came of it."
     scored = frames.rounds("score")
     if not scored:
         nothing = "Nothing is scored yet, so there are no labels, PMI, weights and losses to show."
-        parts = [Part("nothing", "Labels, weights and training", missing=[nothing]), responses_part(frames)]
-        return Section("why", "Why", lead, [part for part in parts if part.plots or part.missing])
+        parts = [PagePart("nothing", "Labels, weights and training", missing=[nothing]), responses_part(frames)]
+        return PageSection("why", "Why", lead, [part for part in parts if part.plots or part.missing])
     parts = [
         labels_part(frames, scored), _rounds(frames, scored, pmi_part), _rounds(frames, scored, weights_part),
         _rounds(frames, scored, authors_part), trust_part(frames, scored), training_part(frames),
         responses_part(frames),
     ]  # fmt: skip
-    return Section("why", "Why", lead, parts)
+    return PageSection("why", "Why", lead, parts)
 
 
-def _rounds(frames: Frames, rounds: Sequence[int], part: Callable[[Frames, int], Part]) -> Part:
+def _rounds(frames: Frames, rounds: Sequence[int], part: Callable[[Frames, int], PagePart]) -> PagePart:
     """A part of the last round, with those of earlier ones behind a click."""
     *earlier, last = rounds
     now = part(frames, last)
     if now.missing or not earlier:
         return now
     more = [(f"Round {n}", part(frames, n)) for n in reversed(earlier)]
-    return Part(**{**vars(now), "more": more})
+    return PagePart(**{**vars(now), "more": more})
 
 
 # --- labels ---
 
 
-def labels_part(frames: Frames, rounds: Sequence[int]) -> Part:
+def labels_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
     """How often responses and labels were right, where that can be told."""
     title = "Were the labels right?"
     if frames.without_gold:
         why_not = f"Not shown: {frames.without_gold}."
-        return Part("labels", title, missing=[why_not[0] + why_not[1:]])
+        return PagePart("labels", title, missing=[why_not[0] + why_not[1:]])
     found = {n: frames.judged(n)[0] for n in rounds}
     order = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
     rows = [
-        {"kind": _shorter(name), "round": n, **_values(each), "shown": f"{interval(each)} %"}
+        {"kind": _shorter(name), "round": n, **_values(each), "shown": f"{interval_text(each)} %"}
         for n, numbers in found.items()
         for name, each in numbers.items()
         if each is not None
@@ -72,13 +72,13 @@ def labels_part(frames: Frames, rounds: Sequence[int]) -> Part:
         charts.steps(rows, [_shorter(name) for name in order], last, "right answers, %"),
         Numbers(
             "Right answers, in %", ["", *(f"round {n}" for n in rounds)],
-            [[_shorter(name), *(interval(found[n].get(name)) for n in rounds)] for name in order],
+            [[_shorter(name), *(interval_text(found[n].get(name)) for n in rounds)] for name in order],
             range(1, len(rounds) + 1),
         ),
         wide=True,
     )  # fmt: skip
     seen = "Gold answers are read for this page alone; the method never sees them."
-    return Part("labels", title, [seen], plots=[plot])
+    return PagePart("labels", title, [seen], plots=[plot])
 
 
 def _shorter(name: str) -> str:
@@ -93,7 +93,7 @@ def _values(found: Estimate, scale: float = 100) -> dict[str, float | None]:
 # --- PMI ---
 
 
-def pmi_part(frames: Frames, round_: int) -> Part:
+def pmi_part(frames: Frames, round_: int) -> PagePart:
     """Histograms of PMI, split by agreement with the label."""
     import polars as pl
 
@@ -102,7 +102,7 @@ def pmi_part(frames: Frames, round_: int) -> Part:
     known = scores.filter(pl.col("pmi_per_token").is_not_null() & pl.col("agrees").is_not_null())
     if not known.height:
         none = "No PMI was measured: no response is held against another text in this run."
-        return Part(f"pmi-{round_}", title, missing=[none])
+        return PagePart(f"pmi-{round_}", title, missing=[none])
     low, high = (known["pmi_per_token"].quantile(q) or 0.0 for q in (TAIL, 1 - TAIL))
     width = (high - low) / BINS or 0.01
     plots = []
@@ -115,7 +115,7 @@ def pmi_part(frames: Frames, round_: int) -> Part:
         "PMI is how much a peer's response tells about the text that is trained on; the less it tells, the more the "
         "peer can learn from that text."
     ]
-    return Part(f"pmi-{round_}", title, lines, legend=legend, plots=plots)
+    return PagePart(f"pmi-{round_}", title, lines, legend=legend, plots=plots)
 
 
 def _histogram(mine: pl.DataFrame, peer: str, round_: int, low: float, width: float) -> Plot:
@@ -146,7 +146,7 @@ def _histogram(mine: pl.DataFrame, peer: str, round_: int, low: float, width: fl
 # --- weights ---
 
 
-def weights_part(frames: Frames, round_: int) -> Part:
+def weights_part(frames: Frames, round_: int) -> PagePart:
     """Weight against PMI, and by what was right."""
     import polars as pl
 
@@ -166,7 +166,7 @@ def weights_part(frames: Frames, round_: int) -> Part:
         else:
             missing.append("Weights by what was right are not shown: gold answers chose the examples, or none has PMI.")
     lines = [] if scores.height else ["No example has a weight in this round."]
-    return Part(f"weights-{round_}", title, lines, missing, marks(frames.peers), plots, pairs=True)
+    return PagePart(f"weights-{round_}", title, lines, missing, marks(frames.peers), plots, pairs=True)
 
 
 def _scatter(frames: Frames, scores: pl.DataFrame, round_: int) -> Plot:
@@ -212,7 +212,7 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
     order = [f"own {words[own]}, label {words[label]}" for own in (False, True) for label in (True, False)]
     rows: list[dict[str, Any]] = [
         {"kind": f"own {words[own]}, label {words[label]}", "peer": peer, **_values(found, 1),
-         "shown": interval(found, scale=1, digits=2)}
+         "shown": interval_text(found, scale=1, digits=2)}
         for (peer, own, label), found in cells.items()
     ]  # fmt: skip
     return Plot(
@@ -230,7 +230,7 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
 # --- whose texts ---
 
 
-def authors_part(frames: Frames, round_: int) -> Part:
+def authors_part(frames: Frames, round_: int) -> PagePart:
     """Whose text was trained on."""
     import polars as pl
 
@@ -248,7 +248,7 @@ def authors_part(frames: Frames, round_: int) -> Part:
         if (learner, author) in n
     ]  # fmt: skip
     if not rows:
-        return Part(f"authors-{round_}", title, missing=["No example has a weight in this round."])
+        return PagePart(f"authors-{round_}", title, missing=["No example has a weight in this round."])
     plot = Plot(
         f"authors-{round_}", "Share of each peer's training texts, by who wrote them",
         "A bar is what one peer was trained on; its own colour in it is what it wrote itself.",
@@ -258,4 +258,4 @@ def authors_part(frames: Frames, round_: int) -> Part:
                  for peer in frames.peers], range(1, len(authors) + 2)),
         wide=True,
     )  # fmt: skip
-    return Part(f"authors-{round_}", title, legend=[(a, mark(i)) for i, a in enumerate(authors)], plots=[plot])
+    return PagePart(f"authors-{round_}", title, legend=[(a, mark(i)) for i, a in enumerate(authors)], plots=[plot])

@@ -19,7 +19,7 @@ from evaluate.page.cost import cost
 from evaluate.page.frames import Frames
 from evaluate.page.inline import FOLDER, asset, json_text, policy, vega
 from evaluate.page.overview import overview
-from evaluate.page.parts import Numbers, Part, Section
+from evaluate.page.parts import Numbers, PagePart, PageSection
 from evaluate.page.why import why
 from evaluate.results import Results, results_of
 from evaluate.tables import oracle_notice, unscored_notice
@@ -44,8 +44,8 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     """What the template is given."""
     run, frames = results.run.name, Frames(results.run)
     browser = chains(run)
-    sections = [Section("overview", "Results", parts=overview(results, frames)), why(frames)]
-    sections += [Section("chains", "Chains")] if browser is not None else []
+    sections = [PageSection("overview", "Results", parts=overview(results, frames)), why(frames)]
+    sections += [PageSection("chains", "Chains")] if browser is not None else []
     sections += [cost(results, frames, price), all_numbers(results)]
     told = [fork_notice(run), oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
     told += [f"\n{escape(line)}" for line in lines_of(RUNS / run)]
@@ -60,13 +60,13 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def all_numbers(results: Results) -> Section:
+def all_numbers(results: Results) -> PageSection:
     """The tables of the terminal, and more like them, each behind a click."""
     tables = [table for table in (*results.tables, *results.more) if isinstance(table, Table)]
     found = [numbers_of(table) for table in tables]
-    more = [(each.title, Part(f"table-{i}", each.title, tables=[each])) for i, each in enumerate(found)]
+    more = [(each.title, PagePart(f"table-{i}", each.title, tables=[each])) for i, each in enumerate(found)]
     lead = "The tables that the terminal prints, and those it leaves out."
-    return Section("numbers", "All numbers", lead, [Part("tables", "Tables", more=more)])
+    return PageSection("numbers", "All numbers", lead, [PagePart("tables", "Tables", more=more)])
 
 
 def numbers_of(table: Table) -> Numbers:

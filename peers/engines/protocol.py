@@ -13,9 +13,8 @@ from typing import Literal, Protocol
 from data.config.engine import engine_here
 from data.config.sections import GenerateSection
 from data.errors import UserError
-from peers.faults import Fault, isolated
-
-Advance = Callable[[int, int], None]
+from data.task import Advance
+from peers.faults import Fault, isolate_faults
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ class Completion:
     `logprob` is the sum over `token_ids` in nats at temperature 1, whatever the sampling temperature was; 0 where it
     was not asked for.
     `finish_reason` is `stop`, `length` (the token limit), `context` (the prompt did not fit; nothing was generated) or
-    `error` (the engine failed on this request; neither), which `why` tells in one line.
+    `error` (the engine failed on this request; neither), which `error` describes in one line.
     """
 
     token_ids: list[int]
     text: str
     logprob: float
     finish_reason: Literal["stop", "length", "context", "error"]
-    why: str | None = None
+    error: str | None = None
 
 
 NOT_GENERATED = Completion([], "", 0.0, "context")
@@ -106,16 +105,16 @@ def complete(
     prompts: list[list[int]],
     seeds: list[int],
     sampling: Sampling,
-    room: int,
+    max_prompt_tokens: int,
     advance: Advance,
-    faults: int | None = None,
+    max_faults: int | None = None,
 ) -> list[Completion]:
-    """Completions of all prompts; those longer than `room` come back empty with finish_reason `context`, and those of
-    requests on which the engine fails, of which there may be so many `faults`, with `error`.
+    """Completions of all prompts; those longer than `max_prompt_tokens` come back empty with finish_reason `context`,
+    and those of requests on which the engine fails, of which there may be `max_faults`, with `error`.
 
     Raises what the engine does if it can do none, UserError for more faults; with None any error of the engine.
     """
-    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_prompt_tokens]
     completions = [NOT_GENERATED] * len(prompts)
     if fits:
         requests = [Request(prompts[i], seeds[i]) for i in fits]
@@ -124,7 +123,7 @@ def complete(
         def work(some: Sequence[Request], told: Advance) -> Sequence[Completion]:
             return live.generate(some, sampling, told)
 
-        found = work(requests, advance) if faults is None else isolated(requests, work, faults, advance)
+        found = work(requests, advance) if max_faults is None else isolate_faults(requests, work, max_faults, advance)
         for index, each in zip(fits, found, strict=True):
             completions[index] = Completion([], "", 0.0, "error", each.reason) if isinstance(each, Fault) else each
     advance(len(prompts) - len(fits), 0)

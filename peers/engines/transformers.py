@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.config.sections import RuntimeSection
-from peers.engines.protocol import NOT_GENERATED, Advance, Completion, Request, Sampling
+from data.task import Advance
+from peers.engines.protocol import NOT_GENERATED, Completion, Request, Sampling
 from peers.faults import NotFinite
 from peers.prompts import PeerPrompts
 

@@ -15,8 +15,9 @@ import torch
 from data.config.sections import GenerateSection, RuntimeSection
 from data.errors import UserError
 from data.hashing import digest
+from data.task import Advance
 from peers.engines import vllm_internals
-from peers.engines.protocol import Advance, Completion, Request, Sampling
+from peers.engines.protocol import Completion, Request, Sampling
 from peers.positions import longest, rope_of, stated_length
 from peers.prompts import PeerPrompts
 from peers.source import CACHE
@@ -38,7 +39,7 @@ def top_p(sampling: Sampling, on_gpu: bool) -> dict[str, Any]:
     return {"top_p": sampling.top_p} if on_gpu else {"extra_args": {NUCLEUS: sampling.top_p}}
 
 
-def options_of(
+def engine_options(
     on_gpu: bool, section: GenerateSection, runtime: RuntimeSection, rank: int | None = None,
     requests: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -118,7 +119,7 @@ class VllmEngine:
 
         self.prompts, self.asleep = prompts, False
         self.lora = LoRARequest(adapter.name, 1, str(adapter.resolve())) if adapter else None
-        options = options_of(self.on_gpu, section, runtime, rank if adapter else None, requests)
+        options = engine_options(self.on_gpu, section, runtime, rank if adapter else None, requests)
         longer = length_to_tell(directory, section.context_tokens)
         if longer is not None:
             options["hf_overrides"] = {**options.get("hf_overrides", {}), "max_position_embeddings": longer}

@@ -31,7 +31,7 @@ import torch
 
 from data.console import console
 from data.errors import UserError
-from peers.engines.protocol import Advance
+from data.task import Advance
 
 WRITTEN_FOR = "0.32"
 # FlashInfer's sampler is compiled when first used, with an nvcc that few machines have. It would serve none of our
@@ -59,7 +59,7 @@ def set_environment(on_gpu: bool) -> None:
 
 
 @cache  # one line per process
-def check_version() -> None:
+def check_vllm_version() -> None:
     """Warn if the installed vLLM has another minor version: what is used of it may have changed."""
     found = _version()
     if found.split(".")[:2] != WRITTEN_FOR.split("."):
@@ -73,7 +73,7 @@ def start(peer: str, **options: Any) -> Any:
     """`LLM(**options)`. Raises UserError if it lacks what the functions below use, or cannot run the peer's model."""
     from vllm import LLM
 
-    check_version()
+    check_vllm_version()
     if "use_tqdm" not in inspect.signature(LLM.generate).parameters:
         raise _missing("LLM.generate has no use_tqdm")
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()

@@ -1,14 +1,14 @@
-"""Attention of packed sequences: each branch of a tree sees its ancestors and, causally, itself.
+"""Attention of packed sequences: each segment of a tree sees its ancestors and, causally, itself.
 
 The decoder gets the tokens of a batch as one row, without padding. Only attention, which must keep the sequences
-apart, takes them branch by branch. A fused kernel is about twice as fast on causal attention as with a mask, so a
-branch is computed together with its ancestors unless there are more of these than tokens of its own; a branch at the
+apart, takes them segment by segment. A fused kernel is about twice as fast on causal attention as with a mask, so a
+segment is computed together with its ancestors unless there are more of these than tokens of its own; a segment at the
 end of a long shared prefix has a mask. What is padded or there twice is dropped again.
 
 Registered with transformers under the name PACKED, for which transformers makes no masks. Each layer says itself
 whether it has a sliding window or a soft-cap.
 
-Axes: N tokens of a batch, S branches of one kind, Q and K their longest queries and keys, A heads, G heads that share
+Axes: N tokens of a batch, S segments of one kind, Q and K their longest queries and keys, A heads, G heads that share
 keys, D head size.
 """
 
@@ -23,18 +23,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from peers.logprob.packing import Branch, Tree
+from peers.logprob.packing import PrefixTree, Segment
 from peers.logprob.product import narrow, scores
 
 PACKED = "packed"
-ALIKE = 0.8  # of the longest: branches at least so long are padded to it and computed with it
+ALIKE = 0.8  # of the longest: segments at least so long are padded to it and computed with it
 MULTIPLE = 64  # of tokens, to which batches are filled up: for each new size oneDNN compiles its products anew
 OTHER_KINDS = ("s_aux", "position_bias", "indices", "block_indices")  # of attention, by the arguments they come with
 
 
 @dataclass
-class Branches:
-    """Branches of one kind. Indices are places in the batch; padding is place 0."""
+class SegmentGroup:
+    """Segments of one kind. Indices are places in the batch; padding is place 0."""
 
     queries_S_Q: Tensor
     keys_S_K: Tensor
@@ -60,51 +60,51 @@ class Branches:
         return self.masks[window]
 
 
-class Forest:
+class PrefixTreeBatch:
     """A batch of trees as tensors. `paths[i]` lists the places of sequence i's tokens in the batch.
 
     The last tokens, up to a multiple of MULTIPLE, belong to no sequence.
     """
 
-    def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
+    def __init__(self, trees: Sequence[PrefixTree], device: torch.device) -> None:
         self.paths: dict[int, list[int]] = {}
         tokens: list[int] = []
-        branches: list[tuple[bool, int, Branch]] = []  # (masked, keys, the branch at its places in the batch)
+        segments: list[tuple[bool, int, Segment]] = []  # (masked, keys, the segment at its places in the batch)
         for tree in trees:
             at = len(tokens)
             tokens += tree.tokens
-            for branch in tree.branches:
-                moved = Branch(at + branch.first, at + branch.end, [at + place for place in branch.ancestors])
-                depth, size = len(branch.ancestors), branch.end - branch.first
-                branches.append((depth > size, depth + size, moved))
+            for segment in tree.segments:
+                moved = Segment(at + segment.first, at + segment.end, [at + place for place in segment.ancestors])
+                depth, size = len(segment.ancestors), segment.end - segment.first
+                segments.append((depth > size, depth + size, moved))
             self.paths |= {i: [at + place for place in path] for i, path in tree.paths.items()}
         tokens += [0] * (-len(tokens) % MULTIPLE)
         depths, order, offset = [0] * len(tokens), [0] * len(tokens), 0
-        self.kinds: list[Branches] = []
-        for masked, kind in groups(branches):
-            own = [range(branch.first, branch.end) for branch in kind]
-            keys = [[*branch.ancestors, *places] for branch, places in zip(kind, own, strict=True)]
-            starts = [len(branch.ancestors) if masked else 0 for branch in kind]
+        self.kinds: list[SegmentGroup] = []
+        for masked, kind in segment_groups(segments):
+            own = [range(segment.first, segment.end) for segment in kind]
+            keys = [[*segment.ancestors, *places] for segment, places in zip(kind, own, strict=True)]
+            starts = [len(segment.ancestors) if masked else 0 for segment in kind]
             queries_S_Q = padded(own if masked else keys, device)
             keys_S_K = padded(keys, device) if masked else queries_S_Q
-            self.kinds.append(Branches(queries_S_Q, keys_S_K, torch.tensor(starts, device=device), not masked))
-            for branch, start in zip(kind, starts, strict=True):
-                depth, size = len(branch.ancestors), branch.end - branch.first
-                depths[branch.first : branch.end] = range(depth, depth + size)
-                order[branch.first : branch.end] = range(offset + depth - start, offset + depth - start + size)
+            self.kinds.append(SegmentGroup(queries_S_Q, keys_S_K, torch.tensor(starts, device=device), not masked))
+            for segment, start in zip(kind, starts, strict=True):
+                depth, size = len(segment.ancestors), segment.end - segment.first
+                depths[segment.first : segment.end] = range(depth, depth + size)
+                order[segment.first : segment.end] = range(offset + depth - start, offset + depth - start + size)
                 offset += queries_S_Q.shape[1]
         self.tokens_N = torch.tensor(tokens, device=device)
         self.depths_N = torch.tensor(depths, device=device)
         self.order_N = torch.tensor(order, device=device)  # place in the attention's outputs of each token
 
 
-def groups(branches: list[tuple[bool, int, Branch]]) -> Iterator[tuple[bool, list[Branch]]]:
-    """Branches of one kind and of similar length, longest first."""
-    while branches:
-        masked, longest, _ = max(branches, key=itemgetter(0, 1))
-        together = [kind == masked and keys >= ALIKE * longest for kind, keys, _ in branches]
-        yield masked, [branch for (_, _, branch), chosen in zip(branches, together, strict=True) if chosen]
-        branches = [each for each, chosen in zip(branches, together, strict=True) if not chosen]
+def segment_groups(segments: list[tuple[bool, int, Segment]]) -> Iterator[tuple[bool, list[Segment]]]:
+    """Segments of one kind and of similar length, longest first."""
+    while segments:
+        masked, longest, _ = max(segments, key=itemgetter(0, 1))
+        together = [kind == masked and keys >= ALIKE * longest for kind, keys, _ in segments]
+        yield masked, [segment for (_, _, segment), chosen in zip(segments, together, strict=True) if chosen]
+        segments = [each for each, chosen in zip(segments, together, strict=True) if not chosen]
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -115,26 +115,27 @@ def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None,
-    sliding_window: int | None = None, softcap: float | None = None, forest: Forest | None = None, **others: Any,
+    sliding_window: int | None = None, softcap: float | None = None, tree_batch: PrefixTreeBatch | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """transformers' attention interface: [1, A, N, D], [1, A/G, N, D] twice → [1, N, A, D].
 
-    Raises ValueError without a forest, and for kinds of attention that this is not.
+    Raises ValueError without a `tree_batch`, and for kinds of attention that this is not.
     """
     unknown = [name for name in OTHER_KINDS if others.get(name) is not None]
-    if forest is None or attention_mask is not None or unknown:
-        raise ValueError(f"packed attention takes a forest, no mask and no {unknown}")
+    if tree_batch is None or attention_mask is not None or unknown:
+        raise ValueError(f"packed attention takes a tree_batch, no mask and no {unknown}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_N_A_D, key_N_B_D, value_N_B_D = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = []
-    for kind in forest.kinds:
+    for kind in tree_batch.kinds:
         q = _gather(query_N_A_D, kind.queries_S_Q)
         k, v = _gather(key_N_B_D, kind.keys_S_K), _gather(value_N_B_D, kind.keys_S_K)
         mask = kind.mask(sliding_window or None, query.dtype)
         y = _attention(q, k, v, mask, scale, softcap)
         outputs.append(y.transpose(1, 2).flatten(0, 1))
     whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return whole.index_select(0, forest.order_N)[None], None
+    return whole.index_select(0, tree_batch.order_N)[None], None
 
 
 def _gather(states_N_A_D: Tensor, places_S_T: Tensor) -> Tensor:
@@ -182,7 +183,7 @@ def register() -> None:
 
 
 def keep_from_compiler() -> None:
-    """From now on torch.compile leaves attention out: it would compile it for every forest."""
+    """From now on torch.compile leaves attention out: it would compile it for every batch of trees."""
     from transformers import AttentionInterface
 
     known = cast(Any, AttentionInterface)

@@ -45,13 +45,13 @@ def products_of(dtype: torch.dtype) -> Iterator[None]:
 
 
 def logsumexp(
-    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, held: torch.dtype
+    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, dtype: torch.dtype
 ) -> Tensor:
     """Natural-log normaliser of each row, float32 [R]; differentiable in `hidden_R_H`, not in the frozen head.
 
-    `hidden_R_H` is float32; `held` is the type that its numbers came in.
+    `hidden_R_H` is float32; `dtype` is the type that its numbers came in.
     """
-    exact = held if held == head_V_H.dtype else torch.float32
+    exact = dtype if dtype == head_V_H.dtype else torch.float32
     rows = ROWS
     if hidden_R_H.requires_grad and kernel.takes(hidden_R_H, head_V_H, softcap, exact):
         rows = min(rows, kernel.rows_at_once(hidden_R_H.shape[1]))
@@ -66,14 +66,14 @@ def _of_rows(*arguments: Any) -> Tensor:
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, held: torch.dtype
+        ctx: Any, hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, dtype: torch.dtype
     ) -> Tensor:
         wants_gradient = ctx.needs_input_grad[0]
-        if kernel.takes(hidden_R_H, head_V_H, softcap, held):
+        if kernel.takes(hidden_R_H, head_V_H, softcap, dtype):
             lse_R, gradient_R_H = kernel.logsumexp(hidden_R_H, head_V_H, bias_V, wants_gradient)
         else:
-            with products_of(held):
-                lse_R, gradient_R_H = _accumulate(hidden_R_H, head_V_H, bias_V, softcap, held, wants_gradient)
+            with products_of(dtype):
+                lse_R, gradient_R_H = _accumulate(hidden_R_H, head_V_H, bias_V, softcap, dtype, wants_gradient)
         ctx.save_for_backward(gradient_R_H)
         return lse_R
 
@@ -84,12 +84,12 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def _accumulate(
-    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, held: torch.dtype,
+    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, dtype: torch.dtype,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     size = BLOCK.get(hidden_R_H.device.type, OTHER_BLOCK)
     rows = len(hidden_R_H)
-    products = (_Narrow if narrow(hidden_R_H, held) else _Wide)(hidden_R_H, held, min(size, len(head_V_H)))
+    products = (_Narrow if narrow(hidden_R_H, dtype) else _Wide)(hidden_R_H, dtype, min(size, len(head_V_H)))
     top_R = hidden_R_H.new_full((rows,), -torch.inf)
     sum_R = hidden_R_H.new_zeros(rows)
     gradient_R_H = torch.zeros_like(hidden_R_H) if wants_gradient else hidden_R_H.new_empty(0)
@@ -125,7 +125,7 @@ def _accumulate(
 class _Wide:
     """The products as float32 ones, into one buffer."""
 
-    def __init__(self, hidden_R_H: Tensor, held: torch.dtype, size: int) -> None:
+    def __init__(self, hidden_R_H: Tensor, dtype: torch.dtype, size: int) -> None:
         self.hidden_R_H, self.buffer = hidden_R_H, hidden_R_H.new_empty(len(hidden_R_H) * size)
 
     def block(self, head_N_H: Tensor) -> Tensor:
@@ -145,8 +145,8 @@ class _Wide:
 class _Narrow:
     """The products as a GPU multiplies numbers of 16 bits, p as the sum of two of them."""
 
-    def __init__(self, hidden_R_H: Tensor, held: torch.dtype, size: int) -> None:
-        self.hidden_R_H = hidden_R_H.to(held)
+    def __init__(self, hidden_R_H: Tensor, dtype: torch.dtype, size: int) -> None:
+        self.hidden_R_H = hidden_R_H.to(dtype)
 
     def block(self, head_N_H: Tensor) -> Tensor:
         """The head has this type."""

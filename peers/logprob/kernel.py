@@ -55,9 +55,9 @@ def _threads(count: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_threads.cache_clear)  # a fork has no threads
 
 
-def takes(hidden_R_H: Tensor, head_V_H: Tensor, softcap: float | None, held: torch.dtype) -> bool:
+def takes(hidden_R_H: Tensor, head_V_H: Tensor, softcap: float | None, dtype: torch.dtype) -> bool:
     """Whether the kernel computes this: bf16 on a CPU with AMX, no soft-cap, whole tiles."""
-    kinds = held, head_V_H.dtype
+    kinds = dtype, head_V_H.dtype
     fits = head_V_H.is_contiguous() and head_V_H.shape[1] % 32 == 0 and hidden_R_H.device.type == "cpu"
     return softcap is None and kinds == (torch.bfloat16, torch.bfloat16) and fits and library() is not None
 

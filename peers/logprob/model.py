@@ -26,7 +26,7 @@ from torch import Tensor
 from data.errors import UserError
 from peers.gpu import lacking_to_build
 from peers.logprob import kernel
-from peers.logprob.attention import PACKED, Forest, keep_from_compiler, register
+from peers.logprob.attention import PACKED, PrefixTreeBatch, keep_from_compiler, register
 from peers.logprob.head import logsumexp
 from peers.logprob.packing import pack, packed_batches
 from peers.logprob.product import exact_sums
@@ -119,18 +119,18 @@ class LanguageModel:
         if some < 30:
             return False
         alone = [self.padded_hidden(torch.tensor([sequence], device=self.device))[0] for sequence in sequences]
-        forest = Forest(pack(sequences, budget=256), self.device)
+        tree_batch = PrefixTreeBatch(pack(sequences, budget=256), self.device)
         register()
         try:
-            packed = self._packed_hidden(forest)
+            packed = self._packed_hidden(tree_batch)
         except Exception:  # it takes no positions or no such attention, and says so in its own way
             return False
         allowed = 1e-3 if packed.dtype is torch.float32 else 0.1
         apart = [
-            ((packed[forest.paths[i]] - h).norm(dim=-1) / h.norm(dim=-1))[len(stem) :] for i, h in enumerate(alone)
+            ((packed[tree_batch.paths[i]] - h).norm(dim=-1) / h.norm(dim=-1))[len(stem) :] for i, h in enumerate(alone)
         ]
-        asked = {"sliding_attention" if window else "full_attention" for window in forest.kinds[0].masks}
-        # in bf16 single tokens may be far apart for rounding alone; wrong positions would change whole branches
+        asked = {"sliding_attention" if window else "full_attention" for window in tree_batch.kinds[0].masks}
+        # in bf16 single tokens may be far apart for rounding alone; wrong positions would change whole segments
         return max(each.median().item() for each in apart) <= allowed and asked == kinds
 
     def compiling_pays(self, tokens_left: int) -> bool:
@@ -151,19 +151,22 @@ class LanguageModel:
                 for layer in getattr(self.decoder, "layers", []):
                     layer.compile(dynamic=True)
 
-    def hidden(self, forest: Forest) -> Tensor:
+    def hidden(self, tree_batch: PrefixTreeBatch) -> Tensor:
         """Last hidden states [N, H] of a packed batch's tokens."""
         if self.packed:
-            return self._packed_hidden(forest)
-        padded = [self.padded_hidden(forest.tokens_N[kind.queries_S_Q]).flatten(0, 1) for kind in forest.kinds]
-        return torch.cat(padded).index_select(0, forest.order_N)
+            return self._packed_hidden(tree_batch)
+        padded = [self.padded_hidden(tree_batch.tokens_N[kind.queries_S_Q]).flatten(0, 1) for kind in tree_batch.kinds]
+        return torch.cat(padded).index_select(0, tree_batch.order_N)
 
-    def _packed_hidden(self, forest: Forest) -> Tensor:
+    def _packed_hidden(self, tree_batch: PrefixTreeBatch) -> Tensor:
         config: Any = self.decoder.config
         before, config._attn_implementation = config._attn_implementation, PACKED
         try:
             hidden: Tensor = self.decoder(
-                input_ids=forest.tokens_N[None], position_ids=forest.depths_N[None], use_cache=False, forest=forest
+                input_ids=tree_batch.tokens_N[None],
+                position_ids=tree_batch.depths_N[None],
+                use_cache=False,
+                tree_batch=tree_batch,
             ).last_hidden_state
         finally:
             config._attn_implementation = before
@@ -174,10 +177,10 @@ class LanguageModel:
         hidden: Tensor = self.decoder(input_ids=ids_S_T, use_cache=False).last_hidden_state
         return hidden
 
-    def batches(self, sequences: Sequence[Sequence[int]], budget: int) -> Iterator[Forest]:
+    def batches(self, sequences: Sequence[Sequence[int]], budget: int) -> Iterator[PrefixTreeBatch]:
         """All sequences, in batches of at most `budget` tokens (or one sequence), then filled up, longest first."""
         for trees in packed_batches(sequences, budget, self.packed):
-            yield Forest(trees, self.device)
+            yield PrefixTreeBatch(trees, self.device)
 
     def logits(self, hidden_R_H: Tensor) -> Tensor:
         """Float32 logits [R, V]: for few rows, or a small vocabulary."""
@@ -208,11 +211,11 @@ class LanguageModel:
         normaliser_R = logsumexp(self._scaled(exact_R_H), self.head_V_H, self.bias_V, self.softcap, held)
         return self.token_logits(exact_R_H, tokens_R[:, None])[:, 0] - normaliser_R
 
-    def read(self, forest: Forest, pairs: Sequence[Pair]) -> Read:
+    def read(self, tree_batch: PrefixTreeBatch, pairs: Sequence[Pair]) -> Read:
         """One forward over a packed batch: the hidden states that predict the targets of the pairs in it."""
-        places = [place for i, path in forest.paths.items() for place in path[len(pairs[i].prompt) - 1 :]]
-        tokens = [token for i in forest.paths for token in pairs[i].target]
-        return Read([*forest.paths], self.hidden(forest)[torch.tensor(places, device=self.device)], tokens)
+        places = [place for i, path in tree_batch.paths.items() for place in path[len(pairs[i].prompt) - 1 :]]
+        tokens = [token for i in tree_batch.paths for token in pairs[i].target]
+        return Read([*tree_batch.paths], self.hidden(tree_batch)[torch.tensor(places, device=self.device)], tokens)
 
     def logprobs(self, batches: Sequence[Read], pairs: Sequence[Pair]) -> dict[int, Tensor]:
         """{i: per-token target log-probabilities of pairs[i], float32 [len(target)]}, in nats, differentiable."""
@@ -227,7 +230,7 @@ class LanguageModel:
         One forward over the packed batch. Raises ValueError for an empty prompt or target.
         """
         trees = pack(inputs_of(pairs), sum(map(len, pairs)), self.packed)
-        found = self.logprobs([self.read(Forest(trees, self.device), pairs)], pairs)
+        found = self.logprobs([self.read(PrefixTreeBatch(trees, self.device), pairs)], pairs)
         return [found[i] for i in range(len(pairs))]
 
 

@@ -1,10 +1,10 @@
-"""Sequences packed into trees, so that a prefix they share goes through the model once. Pure.
+"""Sequences packed into prefix trees, so that a prefix they share goes through the model once. Pure.
 
     a | x        x a              one tree:  x ─┬─ a
     a | x, y1    x y1 a                         ├─ y1 a
     a | x, y2    x y2 a                         └─ y2 a
 
-A tree is laid out one branch after the other. A token sees its ancestors and itself (attention.py), and its
+A tree is laid out one segment after the other. A token sees its ancestors and itself (attention.py), and its
 position is its depth, so its hidden state is the one that it would have in its sequence alone.
 """
 
@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-WORTH_SHARING = 0.2  # of a sequence: less is not worth a branch of its own
+WORTH_SHARING = 0.2  # of a sequence: less is not worth a segment of its own
 REPEATED = 8  # times the budget: tokens of a batch's sequences, those that are shared counted each time. Attention
 
 
 # reads them all, however often they are shared
 @dataclass(frozen=True)
-class Branch:
+class Segment:
     """Tokens [first, end) of a tree, which come after those at `ancestors`, root first."""
 
     first: int
@@ -28,11 +28,11 @@ class Branch:
 
 
 @dataclass
-class Tree:
+class PrefixTree:
     """Tokens of some sequences. `paths[i]` lists the places in the tree of sequence i's tokens."""
 
     tokens: list[int] = field(default_factory=list)
-    branches: list[Branch] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     paths: dict[int, list[int]] = field(default_factory=dict)
     repeated: int = 0  # tokens of all its sequences
 
@@ -44,12 +44,12 @@ class Tree:
         shared, first = len(ancestors), len(self)
         self.tokens += sequence[shared:]
         if shared < len(sequence):
-            self.branches.append(Branch(first, len(self), ancestors))
+            self.segments.append(Segment(first, len(self), ancestors))
         self.paths[i] = [*ancestors, *range(first, len(self))]
         self.repeated += len(sequence)
 
 
-def pack(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> list[Tree]:
+def pack(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> list[PrefixTree]:
     """Trees in which every sequence (none empty) has its path; one without a worthwhile prefix has its own tree.
 
     Trees of several sequences have at most `budget` tokens and REPEATED times as many in all sequences together.
@@ -57,7 +57,7 @@ def pack(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) 
     """
     if budget < 1:
         raise ValueError(f"a budget of {budget} tokens: the config's runtime is not resolved")
-    trees: list[Tree] = []
+    trees: list[PrefixTree] = []
     previous: list[int] = []
     path: list[int] = []
     for sequence, i in sorted((list(sequence), i) for i, sequence in enumerate(sequences)):
@@ -68,7 +68,7 @@ def pack(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) 
             and trees[-1].repeated + len(sequence) <= REPEATED * budget
         )
         if not fits:
-            trees.append(Tree())
+            trees.append(PrefixTree())
         trees[-1].add(i, sequence, path[:shared] if fits else [])
         previous, path = sequence, trees[-1].paths[i]
     return trees
@@ -83,13 +83,13 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def packed_batches(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> Iterator[list[Tree]]:
+def packed_batches(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> Iterator[list[PrefixTree]]:
     """All sequences, packed, in batches of at most `budget` tokens, longest first (so that the peak comes at once).
 
     A sequence longer than the budget is a batch of its own.
     """
     trees = pack(sequences, budget, sharing)
-    batch: list[Tree] = []
+    batch: list[PrefixTree] = []
     for tree in sorted(trees, key=lambda tree: (-max(map(len, tree.paths.values())), min(tree.paths))):
         whole = [*batch, tree]
         if batch and (sum(map(len, whole)) > budget or sum(each.repeated for each in whole) > REPEATED * budget):

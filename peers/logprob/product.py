@@ -14,9 +14,9 @@ from torch import Tensor
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def narrow(operand: Tensor, held: torch.dtype) -> bool:
-    """Whether products of numbers of the type `held` are `product`s of that type here: on a GPU, with 16 bits."""
-    return operand.is_cuda and held in NARROW
+def narrow(operand: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of numbers of the type `dtype` are `product`s of that type here: on a GPU, with 16 bits."""
+    return operand.is_cuda and dtype in NARROW
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

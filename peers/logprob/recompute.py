@@ -16,7 +16,7 @@ from peers.logprob.model import LanguageModel
 from peers.memory import ROOM, shape_of
 
 
-def wanted(choice: Literal["auto", "on", "off"], lm: LanguageModel, tokens: int, longest: int) -> bool:
+def should_checkpoint(choice: Literal["auto", "on", "off"], lm: LanguageModel, tokens: int, longest: int) -> bool:
     """See `runtime.gradient_checkpointing`; a micro-batch has at most `tokens`, its sequences at most `longest`."""
     if choice != "auto" or lm.device.type != "cuda":
         return choice == "on"

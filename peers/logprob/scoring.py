@@ -22,8 +22,8 @@ def score_pairs(
     scores: list[list[float]] = [[] for _ in pairs]
     lm.compile_if_asked(parts * sum(map(len, pairs)))
     waiting: list[Read] = []  # the head costs least for many rows at once
-    for forest in lm.batches(inputs_of(pairs), budget):
-        read = lm.read(forest, pairs)
+    for tree_batch in lm.batches(inputs_of(pairs), budget):
+        read = lm.read(tree_batch, pairs)
         waiting.append(read)
         if sum(len(batch.tokens) for batch in waiting) >= ROWS:
             _write(lm.logprobs(waiting, pairs), scores)
@@ -48,12 +48,14 @@ def score_next(
     """Logits of some tokens right after each prompt, in the prompts' order; `parts` as in `score_pairs`."""
     logits: list[list[float]] = [[] for _ in prompts]
     lm.compile_if_asked(parts * sum(map(len, prompts)))
-    for forest in lm.batches(prompts, budget):
-        ends = torch.tensor([path[-1] for path in forest.paths.values()], device=lm.device)
+    for tree_batch in lm.batches(prompts, budget):
+        ends = torch.tensor([path[-1] for path in tree_batch.paths.values()], device=lm.device)
         columns = torch.tensor([list(tokens)] * len(ends), device=lm.device)
-        for i, found in zip(forest.paths, lm.token_logits(lm.hidden(forest)[ends], columns).tolist(), strict=True):
+        for i, found in zip(
+            tree_batch.paths, lm.token_logits(lm.hidden(tree_batch)[ends], columns).tolist(), strict=True
+        ):
             logits[i] = found
-        advance(len(ends), sum(len(prompts[i]) for i in forest.paths))
+        advance(len(ends), sum(len(prompts[i]) for i in tree_batch.paths))
     return logits
 
 

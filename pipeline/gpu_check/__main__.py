@@ -23,7 +23,7 @@ from data.console import console
 from data.errors import UserError
 from data.shards import write_json
 from peers.devices import gpu_is_listed
-from pipeline.gpu_check.step import ROOT, START, STEPS, Setting, Step, child, kill_tree, result
+from pipeline.gpu_check.step import ROOT, START, STEPS, CheckStep, Setting, child, kill_tree, result
 
 LIMIT, CPU_LIMIT = 240, 720  # seconds, for all
 GRACE = 5  # seconds for a step that is out of time to say so, and for a process that is done to end
@@ -33,7 +33,7 @@ JSON; status 1 if a step failed or was not done (what makes no sense on a CPU is
 Found = list[dict[str, Any]]
 
 
-def deadlines(steps: Sequence[Step], limit: float) -> dict[str, float]:
+def deadlines(steps: Sequence[CheckStep], limit: float) -> dict[str, float]:
     """By when each step must have ended, in seconds after the beginning of all: the last one at the limit, each with
     its share of it."""
     ends, end, group = {}, 0, ""
@@ -43,7 +43,7 @@ def deadlines(steps: Sequence[Step], limit: float) -> dict[str, float]:
     return {name: each * limit / end for name, each in ends.items()}
 
 
-def run_group(steps: Sequence[Step], setting: Setting, until: dict[str, float], found: Found) -> None:
+def run_group(steps: Sequence[CheckStep], setting: Setting, until: dict[str, float], found: Found) -> None:
     """Do the steps of one process, and add their verdicts. Where it dies, or does not end a step by its deadline (of
     `time.monotonic`), that step has failed and those after it were not done. Leaves no process."""
     told, log = setting.folder / f"{steps[0].group}.jsonl", setting.folder / f"{steps[0].group}.log"
@@ -86,7 +86,7 @@ def add(found: Found, each: dict[str, Any]) -> None:
     console.print(f"{each['step']:12} {each['verdict']:8} {each['seconds']:6} s  {said}", markup=False, soft_wrap=True)
 
 
-def check(steps: Sequence[Step], small: bool, limit: float | None) -> dict[str, Any]:
+def check(steps: Sequence[CheckStep], small: bool, limit: float | None) -> dict[str, Any]:
     """All verdicts, and "ok" where none has failed and all was done that makes sense here. After Ctrl-C those there
     are."""
     found: Found = []
@@ -108,7 +108,7 @@ def check(steps: Sequence[Step], small: bool, limit: float | None) -> dict[str, 
     }  # fmt: skip
 
 
-def chosen(text: str) -> list[Step]:
+def chosen_steps(text: str) -> list[CheckStep]:
     """The steps with these names, all of them without names. Raises UserError for one that there is not."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     known = [step.name for step in STEPS]
@@ -125,7 +125,7 @@ def report(out: Path | None, steps: str, small: bool, limit: float | None) -> No
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
             signal.signal(number, signal.default_int_handler)  # or what was started would stay
-    found = check(chosen(steps), small, limit)
+    found = check(chosen_steps(steps), small, limit)
     if out is not None:
         write_json(found, out)
     print(json.dumps(found), flush=True)

@@ -16,10 +16,10 @@ from data.config.load import load_config
 from peers.engines.protocol import Completion, Request, Sampling
 from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
-from pipeline.gpu_check.numbers import GIB, questions
-from pipeline.gpu_check.step import ROOT, Figures, Missed, Setting, Skipped, expect
+from pipeline.gpu_check.numbers import GIB, nano_questions
+from pipeline.gpu_check.step import ROOT, Figures, Missed, Setting, Skipped, require
 
 NAME = "gemma2"
 NEAR_TIE = 0.1  # nats between two likeliest tokens, for which the engines may decide either way
@@ -36,7 +36,7 @@ _renewed: list[tuple[Path, list[Completion]]] = []  # other weights, and the ans
 starts: list[float] = []  # seconds
 
 
-def held() -> int:
+def gpu_bytes_used() -> int:
     """Bytes of the GPU that are taken, by whomever."""
     gc.collect()
     torch.cuda.empty_cache()
@@ -55,7 +55,7 @@ def open_engine(setting: Setting, directory: Path) -> Any:
     from peers.engines.vllm import VllmEngine
 
     config = load_config(ROOT / "configs/nano.toml", [])
-    runtime = here(config.runtime).model_copy(update={"kv_cache_gib": 1.0, "max_num_seqs": 64})
+    runtime = runtime_here(config.runtime).model_copy(update={"kv_cache_gib": 1.0, "max_num_seqs": 64})
     dtype = "bfloat16" if setting.gpu else "float32"
     return VllmEngine(directory, load_prompts(config, NAME), config.generate, runtime, dtype, seed=17, requests=256)
 
@@ -64,7 +64,7 @@ def engine_of(setting: Setting) -> Any:
     """The nano peer's, started by the first step that asks."""
     if not _engine:
         need_vllm()
-        _before[:] = [held() if setting.gpu else 0]
+        _before[:] = [gpu_bytes_used() if setting.gpu else 0]
         begin = time.perf_counter()
         _engine.append(open_engine(setting, ROOT / "peers" / NAME))
         starts[:] = [time.perf_counter() - begin]
@@ -73,7 +73,7 @@ def engine_of(setting: Setting) -> Any:
 
 def asked(engine: Any, n: int) -> list[Request]:
     """Requests with seeds of their own."""
-    return [Request(engine.prompts.solve(question), 1000 + i) for i, question in enumerate(questions(n))]
+    return [Request(engine.prompts.solve(question), 1000 + i) for i, question in enumerate(nano_questions(n))]
 
 
 def answers(engine: Any, requests: list[Request], sampling: Sampling) -> list[Completion]:
@@ -92,10 +92,10 @@ def check_engine(setting: Setting, figures: Figures) -> None:
     figures |= _against_ours(lm, live, requests, greedy)
     once, again = answers(live, requests, DRAWN), answers(live, requests[::-1], DRAWN)[::-1]
     figures["same_in_any_order"] = sum(a.token_ids == b.token_ids for a, b in zip(once, again, strict=True)) / len(once)
-    expect(figures["worst_tie_nats"] <= NEAR_TIE, f"greedy: {figures['worst_tie_nats']:.2g} nats below the likeliest")
-    expect(figures["logprob_off_max"] <= LOGPROB_OFF, f"log p is {figures['logprob_off_max']:.2g} nats a token off")
-    expect(figures["same_in_any_order"] >= SAME, "samples depend on the order of the requests, not on their seeds")
-    expect(any(len(each.token_ids) > 1 for each in greedy), "no response has text")
+    require(figures["worst_tie_nats"] <= NEAR_TIE, f"greedy: {figures['worst_tie_nats']:.2g} nats below the likeliest")
+    require(figures["logprob_off_max"] <= LOGPROB_OFF, f"log p is {figures['logprob_off_max']:.2g} nats a token off")
+    require(figures["same_in_any_order"] >= SAME, "samples depend on the order of the requests, not on their seeds")
+    require(any(len(each.token_ids) > 1 for each in greedy), "no response has text")
 
 
 def _against_ours(lm: LanguageModel, live: Any, requests: list[Request], greedy: list[Completion]) -> Figures:
@@ -126,13 +126,13 @@ def check_renewed(setting: Setting, figures: Figures) -> None:
     live, other = engine_of(setting), perturbed(setting.folder / "other")
     requests = asked(live, setting.size(64, 24, 6))
     before = answers(live, requests, GREEDY)
-    expect(live.renew(other, None), "the engine refused the new weights")
+    require(live.renew(other, None), "the engine refused the new weights")
     found = answers(live, requests, GREEDY)
-    expect(live.renew(ROOT / "peers" / NAME, None), "the engine refused its own weights")
+    require(live.renew(ROOT / "peers" / NAME, None), "the engine refused its own weights")
     back = answers(live, requests, GREEDY)
     figures |= {"changed": 1 - _share(found, before), "as_before": _share(back, before)}
-    expect(figures["changed"] > 0, "the new weights changed no answer")
-    expect(figures["as_before"] >= _least(setting), "the engine's own weights did not come back")
+    require(figures["changed"] > 0, "the new weights changed no answer")
+    require(figures["as_before"] >= _least(setting), "the engine's own weights did not come back")
     _renewed[:] = [(other, found)]
 
 
@@ -149,7 +149,7 @@ def check_fresh(setting: Setting, figures: Figures) -> None:
     expected = answers(live, asked(live, len(found)), GREEDY)
     live.close()
     figures["as_fresh"] = sum(map(_alike, found, expected)) / len(found)
-    expect(figures["as_fresh"] >= _least(setting), "a renewed engine answers other than a fresh one")
+    require(figures["as_fresh"] >= _least(setting), "a renewed engine answers other than a fresh one")
 
 
 def _least(setting: Setting) -> float:
@@ -183,13 +183,13 @@ def check_sleep(setting: Setting, figures: Figures) -> None:
         raise Skipped("vLLM sleeps on a GPU alone")
     live = engine_of(setting)
     requests = asked(live, 64)
-    before, awake = answers(live, requests, GREEDY), held()
-    expect(live.sleep(), "the engine does not sleep")
-    asleep = held()
+    before, awake = answers(live, requests, GREEDY), gpu_bytes_used()
+    require(live.sleep(), "the engine does not sleep")
+    asleep = gpu_bytes_used()
     live.wake()
     figures |= {"freed_gib": (awake - asleep) / GIB, "same": _share(answers(live, requests, GREEDY), before)}
-    expect(figures["freed_gib"] >= 0.9, "asleep it holds its key-value cache of 1 GiB")
-    expect(figures["same"] >= SAME, "awake it answers other than before")
+    require(figures["freed_gib"] >= 0.9, "asleep it holds its key-value cache of 1 GiB")
+    require(figures["same"] >= SAME, "awake it answers other than before")
 
 
 def check_closed(setting: Setting, figures: Figures) -> None:
@@ -199,5 +199,5 @@ def check_closed(setting: Setting, figures: Figures) -> None:
         raise Missed("no engine was started")
     _engine.pop().close()
     if setting.gpu:
-        figures["held_gib"] = (held() - _before[0]) / GIB
-        expect(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")
+        figures["held_gib"] = (gpu_bytes_used() - _before[0]) / GIB
+        require(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")

@@ -18,7 +18,7 @@ from peers import gpu
 from peers.logprob import head
 from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
-from pipeline.gpu_check.step import ROOT, Figures, Setting, expect
+from pipeline.gpu_check.step import ROOT, Figures, Setting, require
 
 GIB = 2**30
 FREE = 0.9  # of the GPU's memory, with nobody else on it
@@ -61,8 +61,8 @@ def check_environment(setting: Setting, figures: Figures) -> None:
     capability = torch.cuda.get_device_capability()
     figures |= {"gpu": torch.cuda.get_device_name(), "driver": gpu.driver(), "gpus": torch.cuda.device_count()}
     figures |= {"capability": list(capability), "free_gib": free / GIB, "total_gib": total / GIB}
-    expect(capability >= (8, 0), f"compute capability {capability}; bf16 and vLLM's attention need 8.0")
-    expect(free >= FREE * total, f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free: another process holds the rest")
+    require(capability >= (8, 0), f"compute capability {capability}; bf16 and vLLM's attention need 8.0")
+    require(free >= FREE * total, f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free: another process holds the rest")
 
 
 def check_head(setting: Setting, figures: Figures) -> None:
@@ -81,8 +81,8 @@ def check_head(setting: Setting, figures: Figures) -> None:
         off = (value[few].double() - exact_value).abs().max().item()
         off_gradient = ((gradient[few] - exact_gradient).norm(dim=1) / exact_gradient.norm(dim=1)).max().item()
         figures |= {f"{name}_off_nats": off, f"{name}_gradient_off": off_gradient}
-        expect(off <= HEAD_OFF, f"the head's log-sum-exp ({name}) is {off:.2g} nats off; expected {HEAD_OFF}")
-        expect(off_gradient <= limit, f"the head's gradient ({name}) is {off_gradient:.2g} off; expected {limit}")
+        require(off <= HEAD_OFF, f"the head's log-sum-exp ({name}) is {off:.2g} nats off; expected {HEAD_OFF}")
+        require(off_gradient <= limit, f"the head's gradient ({name}) is {off_gradient:.2g} off; expected {limit}")
     ours = seconds(lambda: _value_and_gradient(hidden, weight, None))
     figures |= {"seconds": ours, "of_product_rate": 6 * rows * size * tokens / ours / bf16_rate(setting)}
 
@@ -104,7 +104,7 @@ def _in_float64(hidden: Tensor, weight: Tensor, softcap: float | None) -> tuple[
     return value.detach(), h.grad
 
 
-def some_pairs(n: int) -> list[Pair]:
+def prefix_pairs(n: int) -> list[Pair]:
     """Prompts of the nano peers' tokens, of which two in three share a beginning, and targets."""
     draw = random.Random(0)
     pairs = []
@@ -116,26 +116,26 @@ def some_pairs(n: int) -> list[Pair]:
     return pairs
 
 
-def questions(n: int) -> list[str]:
+def nano_questions(n: int) -> list[str]:
     """The project's own."""
     return [problem.question for problem in islice(problems("arith", "test", 0), n)]
 
 
 def check_packed(setting: Setting, figures: Figures) -> None:
     """Scores and gradients of packed batches against padded ones, of all three nano peers, in float32."""
-    pairs = some_pairs(setting.size(48, 24, 9))
+    pairs = prefix_pairs(setting.size(48, 24, 9))
     for name in ("gemma2", "llama", "qwen2"):
         lm = load_language_model(ROOT / "peers" / name, "float32")
         lm.compile = "off"
-        expect(lm.packed, f"{name} cannot be packed here")
+        require(lm.packed, f"{name} cannot be packed here")
         together = _scores_and_gradient(lm, pairs)
         lm.packed = False
         alone = _scores_and_gradient(lm, pairs)
         off = max(abs(sum(a) - sum(b)) / len(a) for a, b in zip(together[0], alone[0], strict=True))
         off_gradient = ((together[1] - alone[1]).norm() / alone[1].norm()).item()
         figures |= {f"{name}_off_nats": off, f"{name}_gradient_off": off_gradient}
-        expect(off <= PACKED_OFF, f"{name}: packed scores are {off:.2g} nats a token off; expected {PACKED_OFF}")
-        expect(off_gradient <= PACKED_OFF, f"{name}: packed gradients are {off_gradient:.2g} off; {PACKED_OFF}")
+        require(off <= PACKED_OFF, f"{name}: packed scores are {off:.2g} nats a token off; expected {PACKED_OFF}")
+        require(off_gradient <= PACKED_OFF, f"{name}: packed gradients are {off_gradient:.2g} off; {PACKED_OFF}")
 
 
 def _scores_and_gradient(lm: LanguageModel, pairs: list[Pair]) -> tuple[list[list[float]], Tensor]:

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.shards import read_manifest
-from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, expect, kill_tree
+from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, kill_tree, require
 
 FEW = ["prompts.limit=24", "benchmarks.0.limit=16", "benchmarks.1.limit=16", "evaluate.samples=2"]
 RUN = "gpu-check"
 KEPT = 0.25  # GiB: what others take meanwhile
 
 
-def taken() -> int:
+def gpu_mib_used() -> int:
     """MiB of the GPUs' memory that any process holds."""
     ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return sum(map(int, subprocess.check_output(ask, text=True, timeout=60).split()))
@@ -31,25 +31,25 @@ def check_round(setting: Setting, figures: Figures) -> None:
     folder = setting.folder / "round"
     folder.mkdir()
     (folder / "peers").symlink_to(ROOT / "peers")
-    before = taken() if setting.gpu else 0
+    before = gpu_mib_used() if setting.gpu else 0
     chains = folder / "runs" / RUN / "round=1" / "chains"
     begin = time.monotonic()
     with _started(folder) as first:
         while first.poll() is None and not [*chains.glob(".work/*"), *chains.glob("*.parquet")]:
             time.sleep(0.2)
-        expect(first.poll() is None, f"the round ended by itself, with status {first.returncode}: {_tail(folder)}")
+        require(first.poll() is None, f"the round ended by itself, with status {first.returncode}: {_tail(folder)}")
     figures["killed_after_seconds"] = time.monotonic() - begin
     with _started(folder) as second:
         status = second.wait()
     figures["seconds"] = time.monotonic() - begin
-    expect(status == 0, f"the same command after the kill ended with status {status}: {_tail(folder)}")
+    require(status == 0, f"the same command after the kill ended with status {status}: {_tail(folder)}")
     for stage in ("chains", "scores", "adapters", "evals"):
         manifest = read_manifest(chains.parent / stage)
-        expect(manifest is not None, f"{stage} is not finished")
+        require(manifest is not None, f"{stage} is not finished")
     figures["rows"] = (read_manifest(chains) or {}).get("rows")
     if setting.gpu:
-        figures["held_gib"] = (taken() - before) / 1024
-        expect(figures["held_gib"] <= KEPT, f"{figures['held_gib']:.2f} GiB of the GPU are still taken")
+        figures["held_gib"] = (gpu_mib_used() - before) / 1024
+        require(figures["held_gib"] <= KEPT, f"{figures['held_gib']:.2f} GiB of the GPU are still taken")
 
 
 @contextmanager

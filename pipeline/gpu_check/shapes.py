@@ -17,11 +17,11 @@ from data.config.sections import TrainSection
 from peers.engines.protocol import Request, Sampling
 from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
-from pipeline.gpu_check.engines import KEPT, NAME, held, need_vllm
+from pipeline.gpu_check.engines import KEPT, NAME, gpu_bytes_used, need_vllm
 from pipeline.gpu_check.numbers import GIB, bf16_rate, synchronise
-from pipeline.gpu_check.step import ROOT, Figures, Setting, expect
+from pipeline.gpu_check.step import ROOT, Figures, Setting, require
 from train.examples import TrainingExample
 from train.loop import open_adapter, train_adapter
 
@@ -52,7 +52,7 @@ def model(setting: Setting) -> Path:
     return folder
 
 
-def some_pairs(setting: Setting, tokens: int) -> list[Pair]:
+def random_pairs(setting: Setting, tokens: int) -> list[Pair]:
     """Random ones, of 512 tokens each."""
     draw = random.Random(0)
     rows = [[draw.randrange(300, 4000) for _ in range(512)] for _ in range(max(1, tokens // 512))]
@@ -65,23 +65,25 @@ def check_generate(setting: Setting, figures: Figures) -> None:
     from peers.engines.vllm import VllmEngine
 
     directory, config = model(setting), load_config(ROOT / "configs/nano.toml", [])
-    n, before = setting.size(256, 8, 4), held() if setting.gpu else 0
+    n, before = setting.size(256, 8, 4), gpu_bytes_used() if setting.gpu else 0
     section = config.generate.model_copy(update={"context_tokens": 1024, "max_new_tokens": RESPONSE})
-    runtime = here(config.runtime).model_copy(update={"kv_cache_gib": 10.0 if setting.gpu else 1.0, "max_num_seqs": n})
+    runtime = runtime_here(config.runtime).model_copy(
+        update={"kv_cache_gib": 10.0 if setting.gpu else 1.0, "max_num_seqs": n}
+    )
     begin = time.perf_counter()
     dtype = "bfloat16" if setting.gpu else "float32"
     engine = VllmEngine(directory, load_prompts(config, NAME), section, runtime, dtype, seed=1, requests=n)
     figures["start_seconds"] = time.perf_counter() - begin
-    requests = [Request(pair.prompt[:PROMPT], i) for i, pair in enumerate(some_pairs(setting, 512 * n))]
+    requests = [Request(pair.prompt[:PROMPT], i) for i, pair in enumerate(random_pairs(setting, 512 * n))]
     begin, made = time.perf_counter(), []
     # counted here: most tokens have no text in the nano peer's tokenizer, so that responses are cut to nothing
     engine.generate(requests, Sampling(1.0, 1.0, RESPONSE), lambda _, tokens: made.append(tokens))
     figures |= {"tokens_per_second": sum(made) / (time.perf_counter() - begin), "tokens": sum(made)}
     engine.close()
-    expect(sum(made) > n, "the engine generated nothing")
+    require(sum(made) > n, "the engine generated nothing")
     if setting.gpu:
-        figures["held_gib"] = (held() - before) / GIB
-        expect(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")
+        figures["held_gib"] = (gpu_bytes_used() - before) / GIB
+        require(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")
 
 
 def check_score(setting: Setting, figures: Figures) -> None:
@@ -89,7 +91,7 @@ def check_score(setting: Setting, figures: Figures) -> None:
     lm = load_language_model(model(setting), "bfloat16" if setting.gpu else "float32")
     lm.compile = "off"
     budget = setting.size(16384, 2048, 512)
-    pairs = some_pairs(setting, budget)
+    pairs = random_pairs(setting, budget)
     score_pairs(lm, pairs, budget, lambda *_: None)
     _reset_peak(setting)
     begin = time.perf_counter()
@@ -100,7 +102,7 @@ def check_score(setting: Setting, figures: Figures) -> None:
     mean = -sum(map(sum, scores)) / sum(map(len, scores))
     figures["nats_per_token"] = mean
     uniform = float(torch.tensor(float(len(lm.head_V_H))).log())
-    expect(abs(mean - uniform) < 0.2 * uniform, f"{mean:.2f} nats a token; random weights have about {uniform:.2f}")
+    require(abs(mean - uniform) < 0.2 * uniform, f"{mean:.2f} nats a token; random weights have about {uniform:.2f}")
     _expect_share(setting, figures)
 
 
@@ -108,7 +110,7 @@ def check_train(setting: Setting, figures: Figures) -> None:
     """Some optimiser steps, whose loss falls; the same with gradient checkpointing."""
     directory, budget = model(setting), setting.size(4096, 1024, 512)
     dtype = "bfloat16" if setting.gpu else "float32"
-    pairs = some_pairs(setting, 2 * budget)  # none twice: the packing would compute it once
+    pairs = random_pairs(setting, 2 * budget)  # none twice: the packing would compute it once
     section = TrainSection(batch_size=len(pairs), epochs=5, lr=5e-4, warmup_ratio=0.0)
     losses = {}
     choices: tuple[Literal["auto", "on"], ...] = ("auto", "on")
@@ -131,8 +133,8 @@ def check_train(setting: Setting, figures: Figures) -> None:
     figures |= {"first_loss": losses["auto"][0], "last_loss": losses["auto"][-1]}
     apart = max(abs(a - b) for a, b in zip(losses["auto"], losses["on"], strict=True))
     figures["checkpointing_apart"] = apart
-    expect(losses["auto"][-1] < losses["auto"][0], "the loss does not fall")
-    expect(apart <= (0.05 if setting.gpu else 1e-4), f"with gradient checkpointing losses are {apart:.2g} apart")
+    require(losses["auto"][-1] < losses["auto"][0], "the loss does not fall")
+    require(apart <= (0.05 if setting.gpu else 1e-4), f"with gradient checkpointing losses are {apart:.2g} apart")
     figures["of_bf16_rate"] = figures["of_bf16_rate_auto"]
     _expect_share(setting, figures)
 
@@ -146,7 +148,7 @@ def _rates(setting: Setting, lm: LanguageModel, pairs: list[Pair], took: float, 
 
 def _expect_share(setting: Setting, figures: Figures) -> None:
     if setting.gpu:  # a tiny model on a CPU is bound by other things
-        expect(figures["of_bf16_rate"] >= LEAST_SHARE, f"{figures['of_bf16_rate']:.2f} of the card's bf16 rate")
+        require(figures["of_bf16_rate"] >= LEAST_SHARE, f"{figures['of_bf16_rate']:.2f} of the card's bf16 rate")
 
 
 def _reset_peak(setting: Setting) -> None:

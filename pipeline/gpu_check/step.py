@@ -51,7 +51,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Step:
+class CheckStep:
     """Its check is looked up by name, so that the command itself imports no torch. It raises Failed, Skipped or Missed,
     or returns, and fills the figures as it goes, so that a failure has them."""
 
@@ -66,28 +66,28 @@ class Step:
 
 START = 8  # seconds for a process to start on a GPU's machine
 STEPS = (  # in the order in which they run; what one does not use of its seconds, the next ones may
-    Step("environment", "numbers", 8),
-    Step("head", "numbers", 8),
-    Step("packed", "numbers", 10),
-    Step("engine", "engines", 40),
-    Step("renewed", "engines", 8),
-    Step("sleep", "engines", 6),
-    Step("closed", "engines", 4),
-    Step("fresh", "engines", 18),
-    Step("generate", "shapes", 32),
-    Step("score", "shapes", 8),
-    Step("train", "shapes", 14),
-    Step("round", "rounds", 52),
+    CheckStep("environment", "numbers", 8),
+    CheckStep("head", "numbers", 8),
+    CheckStep("packed", "numbers", 10),
+    CheckStep("engine", "engines", 40),
+    CheckStep("renewed", "engines", 8),
+    CheckStep("sleep", "engines", 6),
+    CheckStep("closed", "engines", 4),
+    CheckStep("fresh", "engines", 18),
+    CheckStep("generate", "shapes", 32),
+    CheckStep("score", "shapes", 8),
+    CheckStep("train", "shapes", 14),
+    CheckStep("round", "rounds", 52),
 )
 
 
-def expect(holds: bool, what: str) -> None:
+def require(holds: bool, what: str) -> None:
     """Raises Failed unless it holds."""
     if not holds:
         raise Failed(what)
 
 
-def verdict(name: str, check: Check, setting: Setting, seconds: float) -> dict[str, Any]:
+def run_step(name: str, check: Check, setting: Setting, seconds: float) -> dict[str, Any]:
     """Do a step: its name, verdict ("ok", "failed", "skipped", "not done"), reason, seconds, and figures."""
     figures: Figures = {}
     begin = time.monotonic()
@@ -137,7 +137,7 @@ def child(setting: Setting, deadlines: dict[str, float], told: Path) -> None:
     for step in STEPS:
         if step.name in deadlines:
             left = deadlines[step.name] - time.monotonic()
-            found = verdict(step.name, _unseen if unseen else step.check, setting, left)
+            found = run_step(step.name, _unseen if unseen else step.check, setting, left)
             with told.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(found) + "\n")
 

@@ -30,7 +30,7 @@ from data.stage import versions
 from evaluate.benchmarks import Item, load_benchmark
 from peers.policy import Policy, resolve_all
 from peers.source import check_peers
-from pipeline.lm_eval.figures import Row, ours_of, rows_of, table_of
+from pipeline.lm_eval.figures import TaskRow, figures_table, ours_of, task_rows
 from pipeline.lm_eval.tasks import EVERYDAY, HERE, task_name, write_everyday, write_questions
 
 GRADED = ("math", "numbers")  # kinds of answers that grading.py knows
@@ -39,7 +39,7 @@ OURS = (QUESTIONS, EVERYDAY)
 
 
 @dataclass(frozen=True)
-class Asked:
+class HarnessOptions:
     """What the harness is to run."""
 
     benchmarks: dict[str, tuple[BenchmarkSection, list[Item]]]
@@ -50,19 +50,19 @@ class Asked:
     unmerged: bool
 
 
-def confirm(run: Run, round_: int, asked: Asked, peers: list[str]) -> list[Row]:
+def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> list[TaskRow]:
     """Run the harness on base and adapter of each peer, and write lm_eval.json. Raises UserError if it fails."""
     check_peers(run.config)
     untouched, trained = resolve_all(run, 0), resolve_all(run, round_)
     ours = ours_of(run, round_) if run.config.benchmarks else {}
-    rows: list[Row] = []
+    rows: list[TaskRow] = []
     for peer in peers:
         if trained[peer].adapter is None:
             console.print(f"  {peer}: the gate let no adapter through, so there is nothing to compare")
             continue
         begun = time.monotonic()
         found, items = run_peer(run, round_, untouched[peer], trained[peer], asked)
-        rows += rows_of(run, peer, found, items, ours)
+        rows += task_rows(run, peer, found, items, ours)
         console.print(f"  {peer}: base and adapter of round {trained[peer].round}, {time.monotonic() - begun:.0f} s")
     path = run.round_dir(round_) / "lm_eval.json"
     about = {
@@ -74,13 +74,13 @@ def confirm(run: Run, round_: int, asked: Asked, peers: list[str]) -> list[Row]:
     with sums.noted(path):
         shards.write_json(about, path)
     title = f"run {run.name}, round {round_}: lm-evaluation-harness, in %, beside our exact match"
-    console.print(table_of(title, rows))
+    console.print(figures_table(title, rows))
     console.print(f"as JSON: {path}")
     return rows
 
 
 def run_peer(
-    run: Run, round_: int, base: Policy, trained: Policy, asked: Asked
+    run: Run, round_: int, base: Policy, trained: Policy, asked: HarnessOptions
 ) -> tuple[dict[str, Any], dict[str, tuple[str, list[str]]]]:
     """What harness.py found of a peer, and {task: (benchmark, its items)}."""
     directory, beside = (trained.base, trained.adapter) if asked.unmerged else trained.weights()
@@ -128,7 +128,7 @@ def call_harness(job: dict[str, Any], folder: Path, log: Path, peer: str) -> dic
     return found
 
 
-def check_installed() -> None:
+def check_harness_installed() -> None:
     """Raises UserError without the harness, or without the package whose name ours has."""
     try:
         metadata.version("evaluate")
@@ -187,7 +187,7 @@ def command(
 
     def body() -> None:
         check_run(run)
-        check_installed()
+        check_harness_installed()
         names = [name for name in re.split(r"[,\s]+", tasks) if name]
         with open_run(run, None, []) as opened:
             known = opened.config.peer_names
@@ -198,7 +198,7 @@ def command(
             if QUESTIONS in names and not given:
                 console.print("  the run has no such benchmarks: give questions and answers with --questions FILE")
             hub = [name for name in names if name not in OURS]
-            asked = Asked(given, EVERYDAY in names, hub, limit, batch_size, unmerged)
+            asked = HarnessOptions(given, EVERYDAY in names, hub, limit, batch_size, unmerged)
             if not (given or asked.everyday or hub):
                 raise UserError(f"--tasks {tasks!r}: nothing is left to run")
             confirm(opened, round_, asked, peer or known)

@@ -18,7 +18,7 @@ Ours = dict[str, ItemValues]  # {"base": round 0, "adapter": the round}; empty w
 
 
 @dataclass(frozen=True)
-class Row:
+class TaskRow:
     """One metric of one task and peer; shares of 0 to 1."""
 
     peer: str
@@ -40,9 +40,9 @@ def ours_of(run: Run, round_: int) -> Ours:
     return {name: item_values(run.root, number) for name, number in rounds.items()}
 
 
-def rows_of(
+def task_rows(
     run: Run, peer: str, found: dict[str, Any], questions: dict[str, tuple[str, list[str]]], ours: Ours
-) -> list[Row]:
+) -> list[TaskRow]:
     """The rows of a peer. `found` is what harness.py wrote; `questions` has, of a task that is a benchmark of the run,
     its name and its items in their order."""
     rows = []
@@ -57,7 +57,7 @@ def rows_of(
             if task in questions and ours and ids:
                 benchmark, items = questions[task]
                 beside = _beside(ours, (benchmark, peer), [items[int(id_)] for id_ in ids], pairs)
-            rows.append(Row(
+            rows.append(TaskRow(
                 peer, task, key.removesuffix(",none"), len(ids), (base["value"], base["stderr"]),
                 (adapter["value"], adapter["stderr"]), _change(run, pairs) if ids else None, beside,
             ))  # fmt: skip
@@ -84,7 +84,7 @@ def _beside(
     return {name: sum(values) / len(values) for name, values in known.items()} | {"agree": sum(same) / len(same)}
 
 
-def table_of(title: str, rows: list[Row]) -> Table:
+def figures_table(title: str, rows: list[TaskRow]) -> Table:
     """For people."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("task", "peer", "questions"):

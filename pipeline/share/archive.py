@@ -23,7 +23,7 @@ from typing import IO, Any, NoReturn, cast
 
 from data import shards
 from data.errors import UserError, trouble
-from pipeline.share.files import PACKED, Faults, compare, is_inside, known_by
+from pipeline.share.files import PACKED, Faults, compare_checksums, is_inside, known_by
 
 LARGEST = (
     100  # times its own size, which an archive may unpack to; runs are Parquet and safetensors, which hardly shrink
@@ -86,7 +86,7 @@ def read_archive(path: Path) -> Archive:
                 checksums[name] = file_digest(cast(io.BufferedReader, source), "sha256").hexdigest()
     if len(runs) != 1 or not about:
         raise UserError(f"{path} is no archive of a run: it has no {PACKED}; expected one that `make pack` has written")
-    faults = compare(known_by({PACKED: about}), checksums)
+    faults = compare_checksums(known_by({PACKED: about}), checksums)
     return Archive(runs.pop(), {} if faults.wrong else json.loads(about), checksums, faults)
 
 
@@ -153,7 +153,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         raise UserError(f"{path} cannot be read as a gzipped tar archive ({reason}): copy it again") from error
 
 
-def beside(target: Path, what: str) -> Path:
+def hidden_sibling(target: Path, what: str) -> Path:
     """A hidden folder beside another, by a name that nobody else has: what is in it is removed."""
     return target.with_name(f".{target.name}.{what}")
 
@@ -161,9 +161,9 @@ def beside(target: Path, what: str) -> Path:
 def put(folder: Path, target: Path) -> None:
     """Give a folder that is whole its final name, in place of one that is there.
 
-    Raises OSError. Between its two renames there is neither, and `settle` brings the old one back.
+    Raises OSError. Between its two renames there is neither, and `undo_partial_put` brings the old one back.
     """
-    old = beside(target, "replaced")
+    old = hidden_sibling(target, "replaced")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
@@ -171,9 +171,9 @@ def put(folder: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def settle(target: Path) -> None:
+def undo_partial_put(target: Path) -> None:
     """Undo what a kill within `put` has left."""
-    old = beside(target, "replaced")
+    old = hidden_sibling(target, "replaced")
     if old.exists() and not target.exists():
         old.rename(target)
     shutil.rmtree(old, ignore_errors=True)

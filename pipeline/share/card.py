@@ -15,7 +15,7 @@ from evaluate.items import item_values, matrices
 from evaluate.tables import oracle_notice
 from peers.policy import Policy
 from peers.source import is_local
-from pipeline.share.check import Agreement
+from pipeline.share.check import OutputAgreement
 from pipeline.share.choose import is_hub_name, lineage
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -26,7 +26,7 @@ PLAIN_QUESTION = "Tom has 3 boxes with 4 pens each. How many pens does he have?"
 
 
 def write_card(
-    run: Run, round_: int, policy: Policy, base: str, checked: list[Agreement], target: Path, merged: bool
+    run: Run, round_: int, policy: Policy, base: str, checked: list[OutputAgreement], target: Path, merged: bool
 ) -> None:
     """Write a card. `round_` is the one that was exported: where the gate has refused the peer's
     adapter of it, the policy is of an earlier one."""

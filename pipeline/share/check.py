@@ -18,13 +18,12 @@ from data.answers import kinds
 from data.errors import UserError
 from data.run import Run
 from data.schema import PromptRow
-from data.task import task
+from data.task import Advance, task
 from peers import policy_cache
 from peers.devices import gpu_is_there
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import room
+from peers.lengths import max_prompt_tokens
 from peers.policy import Policy
-from peers.workers import Advance
 from pipeline.unrecorded import processes
 
 MERGED = "merged"  # folder of the merged checkpoint in an export
@@ -33,7 +32,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Agreement:
+class OutputAgreement:
     """How often one way of loading an export said what the run's own policy says."""
 
     way: str
@@ -48,7 +47,7 @@ class Agreement:
 
 def check_exports(
     run: Run, policies: dict[str, Policy], folder: Path, n: int, tokens: int | None
-) -> dict[str, list[Agreement]]:
+) -> dict[str, list[OutputAgreement]]:
     """By peer, how the exports below `folder` agree on n questions. Raises UserError if one does not."""
     config = run.config
     try:
@@ -57,7 +56,7 @@ def check_exports(
         raise UserError(f"{error}; CHECK=0 exports without asking it") from None
     questions = first_questions(run, n)
     limit = min(tokens or config.generate.max_new_tokens, config.generate.max_new_tokens)
-    found: dict[str, list[Agreement]] = {}
+    found: dict[str, list[OutputAgreement]] = {}
     with processes(run, f"export-{run.name}") as workers:
         total = sum(len(questions) * (4 if (folder / name / MERGED).is_dir() else 3) for name in policies)
         with task("check", total, "responses") as line:
@@ -87,7 +86,7 @@ def first_questions(run: Run, n: int) -> list[str]:
 
 def check_peer(
     run: Run, policy: Policy, exported: Path, questions: list[str], limit: int, advance: Advance
-) -> list[Agreement]:
+) -> list[OutputAgreement]:
     """The agreements of one peer, in its process."""
     ask = partial(_asked, run, questions=questions, limit=limit, advance=advance)
     own = ask(policy)
@@ -117,7 +116,8 @@ def _asked(run: Run, policy: Policy, *, questions: list[str], limit: int, advanc
     engine = partial(policy_cache.engine, policy, run.config)
     sampling = Sampling(0.0, 1.0, limit, logprobs=False)
     return [
-        each.text for each in complete(engine, asked, [0] * len(asked), sampling, room(run.config.generate), advance)
+        each.text
+        for each in complete(engine, asked, [0] * len(asked), sampling, max_prompt_tokens(run.config.generate), advance)
     ]
 
 
@@ -157,16 +157,21 @@ def _plain(
 
 
 def _agreement(
-    kind: kinds.Kind, questions: Sequence[str], way: str, own: Sequence[str], texts: Sequence[str], exact: bool
-) -> Agreement:
+    kind: kinds.AnswerKindName,
+    questions: Sequence[str],
+    way: str,
+    own: Sequence[str],
+    texts: Sequence[str],
+    exact: bool,
+) -> OutputAgreement:
     n = len(own)
     if exact:
-        return Agreement(way, "texts", sum(a == b for a, b in zip(own, texts, strict=True)), n, n)
+        return OutputAgreement(way, "texts", sum(a == b for a, b in zip(own, texts, strict=True)), n, n)
     missed = max(int(n >= 8), int((1 - ALIKE) * n + 1e-9))  # of a few questions one may be a near-tie
-    return Agreement(way, "answers", sum(map(partial(same_answer, kind), own, texts, questions)), n, n - missed)
+    return OutputAgreement(way, "answers", sum(map(partial(same_answer, kind), own, texts, questions)), n, n - missed)
 
 
-def same_answer(kind: kinds.Kind, one: str, two: str, question: str) -> bool:
+def same_answer(kind: kinds.AnswerKindName, one: str, two: str, question: str) -> bool:
     """Whether two responses to a question have the same answer; those without one are compared as texts."""
     first, second = (kinds.of(kind).find(each, question) for each in (one, two))
     if first is None or second is None:

@@ -16,7 +16,7 @@ from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.policy import Policy, resolve_all
 from peers.source import is_local
 from peers.start import PROOF
-from pipeline.share.archive import beside, put, settle
+from pipeline.share.archive import hidden_sibling, put, undo_partial_put
 from pipeline.share.card import write_card
 from pipeline.share.check import MERGED, check_exports
 from pipeline.share.choose import choose_round, parse_bases, public_base
@@ -36,12 +36,12 @@ def export(
     named = parse_bases(bases, run)
     target = out or run.root / EXPORT
     with locked(run.root, "wait for it or stop it, then export"):
-        settle(target)
+        undo_partial_put(target)
         _check_target(target)
         chosen, why = choose_round(run, round_)
         console.print(f"round {chosen} of run {name}: {why}", markup=False)
         policies = _with_adapters(run, chosen)
-        work = beside(target, "exporting")
+        work = hidden_sibling(target, "exporting")
         shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
         try:
             _write(run, chosen, policies, work, merged, named, check, tokens)

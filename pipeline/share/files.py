@@ -28,7 +28,7 @@ NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are not looked into
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownFiles:
     """What lists say: {name: (SHA-256, the list)}, and what is wrong with the lists themselves."""
 
     files: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -69,13 +69,13 @@ def is_list(name: str) -> bool:
     )
 
 
-def known_by(lists: Mapping[str, bytes]) -> Known:
+def known_by(lists: Mapping[str, bytes]) -> KnownFiles:
     """What the lists say."""
-    known = Known()
+    known = KnownFiles()
     for name, content in lists.items():
         folder = PurePosixPath(name).parent
         try:
-            entries = listed(name, content)
+            entries = parse_checksums(name, content)
         except ValueError as error:
             known.wrong.append(f"{name}: {error}")
             names = (SUMMED if folder.parts else IN_RUN) if is_sums(name) else ("",)
@@ -85,7 +85,7 @@ def known_by(lists: Mapping[str, bytes]) -> Known:
     return known
 
 
-def listed(name: str, content: bytes) -> dict[str, str]:
+def parse_checksums(name: str, content: bytes) -> dict[str, str]:
     """{file beside it: SHA-256} of one list. Raises ValueError if it is none, or not as it was written."""
     try:
         found = json.loads(content)
@@ -124,7 +124,7 @@ class Faults:
         return [*self.wrong, *self.unknown]
 
 
-def compare(known: Known, found: Mapping[str, str], unfinished: tuple[str, ...] = ()) -> Faults:
+def compare_checksums(known: KnownFiles, found: Mapping[str, str], unfinished: tuple[str, ...] = ()) -> Faults:
     """Which files are missing, changed, or in no list. `found`: {name: SHA-256} of all but the lists."""
     faults = Faults(wrong=[*known.wrong])
     for name, (checksum, by) in sorted(known.files.items()):

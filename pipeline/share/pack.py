@@ -17,13 +17,13 @@ from data.config.load import parse_config
 from data.console import console
 from data.errors import UserError
 from data.locks import locked
-from data.run import OUTPUT, RUNS, Run, check_name, check_run, load_frozen
+from data.run import OUTPUT, RUNS, Run, check_run, check_run_name, load_frozen
 from data.stage import FORMAT
 from data.sums import SUMS
 from pipeline.share.archive import extract, read_archive, write_archive
 from pipeline.share.files import EXPORT, PACKED, REPORT, SUMMED, unfinished_stages, wants_sum
 from pipeline.share.needs import models_of, not_here
-from pipeline.share.verify import examine, tell
+from pipeline.share.verify import examine, print_faults
 
 WITH_GOLD = (OUTPUT["evaluate"],)  # folders of a round
 GOLD_FILES = (*SUMMED, REPORT, "evaluate.log", "lm_eval.log")
@@ -39,7 +39,7 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
     with locked(root, "wait for it or stop it, then pack"):
         found, faults = examine(root)
         if faults.wrong:
-            tell(f"run {run}", len(found), faults)
+            print_faults(f"run {run}", len(found), faults)
         for line in faults.unsummed:
             console.print(f"  {line}; the archive has that of now", markup=False, soft_wrap=True)
         for line in faults.unknown:
@@ -68,11 +68,11 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
 
 def _entries(root: Path, names: list[str], gold: bool) -> dict[str, Path | bytes]:
     """{name: file or content} of what is packed."""
-    entries: dict[str, Path | bytes] = {name: root / name for name in names if gold or not tells_gold(name)}
+    entries: dict[str, Path | bytes] = {name: root / name for name in names if gold or not contains_gold(name)}
     for name in [] if gold else [name for name in entries if PurePosixPath(name).name == SUMS]:
         before = sums.read_sums((root / name).parent)
         folder = PurePosixPath(name).parent
-        left = {each: value for each, value in before.items() if not tells_gold(str(folder / each))}
+        left = {each: value for each, value in before.items() if not contains_gold(str(folder / each))}
         if left:
             entries[name] = _json(left)
         else:
@@ -80,7 +80,7 @@ def _entries(root: Path, names: list[str], gold: bool) -> dict[str, Path | bytes
     return entries
 
 
-def tells_gold(name: str) -> bool:
+def contains_gold(name: str) -> bool:
     """Whether a file of a run states gold answers, or what follows from them."""
     path = PurePosixPath(name)
     return path.name in GOLD_FILES or (len(path.parts) > 2 and path.parts[1] in WITH_GOLD)
@@ -106,9 +106,9 @@ def unpack(path: Path, name: str | None, places: list[str]) -> None:
     moved = _parse_places(places)
     archive = read_archive(path)
     if archive.faults.all:
-        tell(str(path), len(archive.checksums), archive.faults)
+        print_faults(str(path), len(archive.checksums), archive.faults)
     run = name or archive.run
-    check_name(run)
+    check_run_name(run)
     root, work = RUNS / run, RUNS / ".unpacking" / run
     if root.exists():
         raise UserError(f"{root} is there already: give another name (RUN=NAME), or delete it first")

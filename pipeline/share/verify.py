@@ -16,10 +16,10 @@ from pipeline.share.files import (
     PACKED,
     Faults,
     all_files,
-    compare,
+    compare_checksums,
     is_list,
     known_by,
-    listed,
+    parse_checksums,
     unfinished_stages,
     wants_sum,
 )
@@ -37,13 +37,13 @@ def verify_run(run: str) -> None:
         unfinished = unfinished_stages(root)
     for folder in unfinished:
         console.print(f"  {root / folder}: begun and not finished, so there is nothing to compare yet", markup=False)
-    tell(f"run {run}", len(found), faults)
+    print_faults(f"run {run}", len(found), faults)
 
 
 def verify_archive(path: Path) -> None:
     """The same of an archive. Raises UserError."""
     archive = read_archive(path)
-    tell(str(path), len(archive.checksums), archive.faults)
+    print_faults(str(path), len(archive.checksums), archive.faults)
 
 
 def examine(root: Path) -> tuple[dict[str, str], Faults]:
@@ -55,11 +55,11 @@ def examine(root: Path) -> tuple[dict[str, str], Faults]:
     packed = root / PACKED
     if packed.is_file() and not any(known.unreadable):  # an unpacked run: what had no checksum of its own has one there
         with suppress(ValueError):
-            there = listed(PACKED, packed.read_bytes()).items()
+            there = parse_checksums(PACKED, packed.read_bytes()).items()
             known.files.update(
                 {n: (c, PACKED) for n, c in there if wants_sum(n) and n not in known.files and n in found}
             )
-    return found, compare(known, files, unfinished_stages(root))
+    return found, compare_checksums(known, files, unfinished_stages(root))
 
 
 def _checksum(path: Path) -> str:
@@ -67,7 +67,7 @@ def _checksum(path: Path) -> str:
     return shards.checksum(path) if path.is_file() else ""
 
 
-def tell(what: str, files: int, faults: Faults) -> None:
+def print_faults(what: str, files: int, faults: Faults) -> None:
     """Say how it stands. Raises UserError if anything does not fit."""
     for line in (*faults.all, *faults.unsummed):
         console.print(f"  {line}", markup=False, soft_wrap=True)

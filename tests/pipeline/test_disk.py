@@ -38,20 +38,20 @@ def fill(folder: Path, size: int) -> None:
 
 
 def test_what_a_stage_takes_at_least(run: Run, tiny_models: dict[str, Path]) -> None:
-    assert disk.needed(run, "generate", 1) == {"its files": 2 * 24 * disk.ROW, "merged checkpoints": 0}
+    assert disk.bytes_needed(run, "generate", 1) == {"its files": 2 * 24 * disk.ROW, "merged checkpoints": 0}
     fill(run.stage_dir(1, "chains"), 8000)
-    assert disk.needed(run, "generate", 1)["its files"] == 0
-    assert disk.needed(run, "generate", 2)["its files"] == 4000  # half of the round before
+    assert disk.bytes_needed(run, "generate", 1)["its files"] == 0
+    assert disk.bytes_needed(run, "generate", 2)["its files"] == 4000  # half of the round before
     fill(run.stage_dir(2, "chains"), 1000)
-    assert disk.needed(run, "generate", 2)["its files"] == 3000  # what is there counts
+    assert disk.bytes_needed(run, "generate", 2)["its files"] == 3000  # what is there counts
     shapes = {name: shape_in(run.config.peer(name), path) for name, path in tiny_models.items()}
     adapters = sum(4 * 16 * shape.linear for shape in shapes.values())
-    assert disk.needed(run, "train", 1) == {"adapters and checkpoints": 4 * adapters}
+    assert disk.bytes_needed(run, "train", 1) == {"adapters and checkpoints": 4 * adapters}
     weights = sum(shape.stored for shape in shapes.values())
-    assert disk.needed(run, "evaluate", 0)["merged checkpoints"] == 0
-    assert disk.needed(run, "evaluate", 1)["merged checkpoints"] == weights > 10_000
+    assert disk.bytes_needed(run, "evaluate", 0)["merged checkpoints"] == 0
+    assert disk.bytes_needed(run, "evaluate", 1)["merged checkpoints"] == weights > 10_000
     fill(run.checkpoint_dir(1, "plain"), shapes["plain"].stored)  # in the way of round 2's, so its room is there
-    assert disk.needed(run, "evaluate", 2)["merged checkpoints"] == shapes["chatty"].stored
+    assert disk.bytes_needed(run, "evaluate", 2)["merged checkpoints"] == shapes["chatty"].stored
 
 
 def test_too_little_room_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_too_little_room_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_told_refuses_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(run.root)
     disk.check_disk(run, "train", 1)
-    monkeypatch.setattr(disk, "needed", lambda *_: (_ for _ in ()).throw(UserError("no model")))
+    monkeypatch.setattr(disk, "bytes_needed", lambda *_: (_ for _ in ()).throw(UserError("no model")))
     disk.check_disk(run, "train", 1)
 
 

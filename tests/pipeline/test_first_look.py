@@ -12,7 +12,7 @@ from data.config.form import form_of, form_warnings, review_differs
 from data.config.load import parse_config
 from data.config.sections import Example, TemplateSection
 from data.run import Run
-from pipeline.first_look import app, duration, work_of
+from pipeline.first_look import app, short_duration, work_of
 from pipeline.projection import PeerRates, RoundWork, project
 from tests.conftest import run_module
 from tests.fake_engine import Here
@@ -98,7 +98,7 @@ def test_a_rounds_work_counts_all_responses_passes_and_examples(
 
 @pytest.mark.parametrize(("seconds", "told"), [(59.6, "60 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
 def test_a_duration_is_told_in_the_unit_that_fits(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+    assert short_duration(seconds) == told
 
 
 @pytest.mark.parametrize(

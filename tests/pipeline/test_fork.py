@@ -24,7 +24,7 @@ from data.keep import keep_path
 from data.run import OUTPUT, RUNS, Run, check_run, load_frozen, metrics_path, open_run
 from data.schema import METRICS
 from evaluate.tables import metrics_table
-from peers.command import Step, do_step
+from peers.command import StageStep, do_step
 from pipeline.fork import fork
 from pipeline.reuse import TABLES, fingerprint
 from tests.conftest import read_stage, run_module
@@ -238,7 +238,7 @@ def test_the_stages_before_the_fork_are_not_made_again(made: Run, capsys: pytest
         called.append((stage, number))
 
     for stage, round_ in (*STEPS[:5], ("score", 2)):
-        step = Step(stage, round_, partial(note, stage))
+        step = StageStep(stage, round_, partial(note, stage))
         do_step(step, run, idle, Hours(0.0), 2)  # type: ignore[arg-type]
     assert called == [("evaluate", 0), ("evaluate", 1), ("score", 2)]
     assert "train round 1: of run t, from which this run was forked" in capsys.readouterr().out

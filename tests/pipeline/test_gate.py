@@ -30,11 +30,11 @@ from peers.engines.protocol import Completion
 from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from peers.policy import adapter_identity, resolve, resolve_all
 from peers.source import model_directory
-from pipeline.status import table_of
+from pipeline.status import status_table
 from tests.conftest import read_stage
 from tests.fake_engine import Inline
 from train.gate import stage as gate_stage
-from train.gate.rule import compare, interval, non_inferiority, power, refusal
+from train.gate.rule import compare_agreement, difference_interval, non_inferiority, power, refusal
 
 PEERS = ("chatty", "plain")
 GATED = ("prompts.limit=16", "gate.questions=8", "gate.samples=2")
@@ -51,12 +51,12 @@ def yes_no(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool],
 
 def test_the_interval_is_bonett_and_prices_by_hand() -> None:
     """By hand: of 50 questions 3 gained and 12 lost: p = 4/52, q = 13/52, half = 1.96 √((17/52 − (9/52)²) / 52)."""
-    low, high = interval(3, 12, 50, 1.959964)
+    low, high = difference_interval(3, 12, 50, 1.959964)
     assert (low, high) == pytest.approx((-0.173077 - 0.148116, -0.173077 + 0.148116), abs=2e-6)
-    assert interval(12, 3, 50, 1.959964) == pytest.approx((-high, -low))
-    none = interval(0, 0, 100, 1.959964)
+    assert difference_interval(12, 3, 50, 1.959964) == pytest.approx((-high, -low))
+    none = difference_interval(0, 0, 100, 1.959964)
     assert none[0] == pytest.approx(-none[1]) and 0.02 < none[1] < 0.04  # where nothing differs it still has a width
-    assert interval(0, 1, 1, 5.0)[0] == -1.0
+    assert difference_interval(0, 1, 1, 5.0)[0] == -1.0
 
 
 def test_the_interval_covers_what_it_says() -> None:
@@ -65,8 +65,8 @@ def test_the_interval_covers_what_it_says() -> None:
     covered = sum(
         float(multinomial.pmf([gained, lost, n - gained - lost], n, [*p, 1 - sum(p)]))
         for gained, lost in product(range(n + 1), repeat=2)
-        if gained + lost <= n and interval(gained, lost, n, 1.959964)[0] <= p[0] - p[1]
-        and p[0] - p[1] <= interval(gained, lost, n, 1.959964)[1]
+        if gained + lost <= n and difference_interval(gained, lost, n, 1.959964)[0] <= p[0] - p[1]
+        and p[0] - p[1] <= difference_interval(gained, lost, n, 1.959964)[1]
     )  # fmt: skip
     assert 0.94 < covered < 0.98
 
@@ -75,16 +75,16 @@ def test_few_questions_stop_harm_and_many_show_non_inferiority() -> None:
     few, many = GateSection(questions=100), GateSection(questions=800)
     assert not non_inferiority(few) and non_inferiority(many)
     slight = yes_no(70, 8, 5, 17)  # −3 of 100
-    assert compare(*slight, 0, few).passed
-    assert not compare(slight[0] * 8, slight[1] * 8, 0, many).passed  # a fall of 3 points is not excluded
+    assert compare_agreement(*slight, 0, few).passed
+    assert not compare_agreement(slight[0] * 8, slight[1] * 8, 0, many).passed  # a fall of 3 points is not excluded
     before, after = yes_no(70, 6, 6, 18)
-    assert compare(before * 8, after * 8, 0, many).passed
-    harm = compare(*yes_no(60, 20, 5, 15), 2, few)
+    assert compare_agreement(before * 8, after * 8, 0, many).passed
+    harm = compare_agreement(*yes_no(60, 20, 5, 15), 2, few)
     assert not harm.passed and harm.high < 0
     assert (harm.against, harm.n, harm.before, harm.after) == (2, 100, 0.8, 0.65)
     assert (harm.gained, harm.lost, harm.difference) == (5, 20, -0.15)
     with pytest.raises(ValueError, match="no question"):
-        compare([], [], 0, few)
+        compare_agreement([], [], 0, few)
 
 
 def test_power_is_what_the_rule_does() -> None:
@@ -95,7 +95,7 @@ def test_power_is_what_the_rule_does() -> None:
             exact = sum(
                 float(multinomial.pmf([gained, lost, n - gained - lost], n, [*p, 1 - sum(p)]))
                 for gained, lost in product(range(45), repeat=2)
-                if not compare(*yes_no(0, lost, gained, n - gained - lost), 0, section).passed
+                if not compare_agreement(*yes_no(0, lost, gained, n - gained - lost), 0, section).passed
             )
             assert refusal(fall, n, discordant, section) == pytest.approx(exact, abs=0.06)
     many = power(1000, 0.15, GateSection(questions=1000))
@@ -240,7 +240,7 @@ def test_a_refused_adapter_is_not_used(
     before = list(batches)
     gate_stage.main(gated, 3, work)
     assert "gate round 3: finished already" in capsys.readouterr().out and batches == before
-    lines = shown(table_of(stages("t")))
+    lines = shown(status_table(stages("t")))
     assert lines.count("gate") == 4 and "stopped" not in lines
 
 

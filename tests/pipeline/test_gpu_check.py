@@ -26,11 +26,11 @@ from peers.engines.protocol import Completion, Request, Sampling
 from peers.engines.transformers import TransformersEngine
 from peers.logprob import attention, head
 from peers.logprob.scoring import score_pairs
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
 from pipeline.gpu_check import engines, numbers, rounds, shapes
 from pipeline.gpu_check import step as step_module
-from pipeline.gpu_check.step import Failed, Missed, Setting, Skipped, Step, child, kill_tree, verdict
+from pipeline.gpu_check.step import CheckStep, Failed, Missed, Setting, Skipped, child, kill_tree, run_step
 from tests.conftest import ROOT
 from train.loop import train_adapter
 
@@ -47,7 +47,7 @@ def setting(tmp_path: Path, monkeypatch: PATCH) -> Setting:
 
 def outcome(name: str, setting: Setting) -> tuple[str, str]:
     """Verdict and reason."""
-    found = verdict(name, STEPS[name].check, setting, 300)
+    found = run_step(name, STEPS[name].check, setting, 300)
     assert found["step"] == name and found["seconds"] >= 0
     return found["verdict"], found["reason"]
 
@@ -68,13 +68,13 @@ def _head_without_its_last_token(monkeypatch: PATCH) -> None:
 
 
 def _wrong_positions(monkeypatch: PATCH) -> None:
-    whole = attention.Forest.__init__
+    whole = attention.PrefixTreeBatch.__init__
 
     def wrong(self: Any, trees: Any, device: Any) -> None:
         whole(self, trees, device)
         self.depths_N = self.depths_N + (torch.arange(len(self.depths_N)) % 2)
 
-    monkeypatch.setattr(attention.Forest, "__init__", wrong)
+    monkeypatch.setattr(attention.PrefixTreeBatch, "__init__", wrong)
     monkeypatch.setattr("peers.logprob.model.LanguageModel._can_pack", lambda self: True)
 
 
@@ -153,7 +153,7 @@ class StandIn:
 
     def __init__(self, directory: Path) -> None:
         config = load_config(ROOT / "configs/nano.toml", [])
-        self.prompts, self.runtime, self.ended = load_prompts(config, "gemma2"), here(config.runtime), False
+        self.prompts, self.runtime, self.ended = load_prompts(config, "gemma2"), runtime_here(config.runtime), False
         self.renew(directory, None)
 
     def renew(self, directory: Path, adapter: Path | None) -> bool:
@@ -298,7 +298,7 @@ def test_memory_that_an_engine_keeps_asleep_or_closed_fails_the_check(
 
     def taken(*gibibytes: float) -> None:
         left = [int(each * gib) for each in gibibytes]
-        monkeypatch.setattr(engines, "held", lambda: left.pop(0))
+        monkeypatch.setattr(engines, "gpu_bytes_used", lambda: left.pop(0))
 
     monkeypatch.setattr(engines, "asked", lambda engine, n: [])
     monkeypatch.setattr(engines, "_share", lambda some, others: 1.0)
@@ -345,7 +345,7 @@ def test_memory_that_a_closed_engine_keeps_fails_the_shapes(tmp_path: Path, monk
     monkeypatch.setattr(shapes, "model", lambda _: ROOT / "peers/gemma2")
     for after, told in ((1.9, ("ok", "")), (3.5, ("failed", "closed it still holds 2.50 GiB; at most 1.0"))):
         taken = [1.0, after]
-        monkeypatch.setattr(shapes, "held", lambda taken=taken: int(taken.pop(0) * numbers.GIB))
+        monkeypatch.setattr(shapes, "gpu_bytes_used", lambda taken=taken: int(taken.pop(0) * numbers.GIB))
         assert outcome("generate", Setting(gpu=True, folder=tmp_path)) == told
 
 
@@ -393,7 +393,7 @@ def test_a_round_that_fails_or_does_not_finish_fails_the_check(
 def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, begun: Any, monkeypatch: PATCH) -> None:
     mebibytes = [500, 1500]
     begun[1].extend([SimpleNamespace(poll=lambda: None, returncode=None), SimpleNamespace(wait=lambda: 0)])
-    monkeypatch.setattr(rounds, "taken", lambda: mebibytes.pop(0))
+    monkeypatch.setattr(rounds, "gpu_mib_used", lambda: mebibytes.pop(0))
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72})
     assert "still taken" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
 
@@ -442,7 +442,7 @@ def test_a_round_that_is_out_of_time_is_killed_whole(tmp_path: Path, monkeypatch
         return whole([sys.executable, "-S", "-c", TREE, str(ids)], **options)
 
     monkeypatch.setattr("subprocess.Popen", popen)
-    found = verdict("round", rounds.check_round, Setting(gpu=False, folder=tmp_path), 1.5)
+    found = run_step("round", rounds.check_round, Setting(gpu=False, folder=tmp_path), 1.5)
     assert (found["verdict"], found["reason"]) == ("failed", "out of time")
     assert not any(map(_runs, _tree(ids)))
 
@@ -468,7 +468,7 @@ def test_a_step_has_its_own_verdict_and_limit(setting: Setting) -> None:
     def misses(_: Setting, __: dict[str, Any]) -> None:
         raise Missed("too late")
 
-    found = [verdict("a", body, setting, 0.3) for body in (fails, hangs, skips, breaks, misses)]
+    found = [run_step("a", body, setting, 0.3) for body in (fails, hangs, skips, breaks, misses)]
     assert [each["verdict"] for each in found] == ["failed", "failed", "skipped", "failed", "not done"]
     assert [each["reason"] for each in found] == ["no", "out of time", "not here", "KeyError: 'a\\nb'", "too late"]
     assert found[0]["figures"] == {"seen": 0.1235, "none": "nan"}
@@ -515,7 +515,7 @@ def test_a_process_that_ends_costs_what_it_had_not_finished(
     monkeypatch.setattr(command, "GRACE", 0.2)
     found: list[dict[str, Any]] = []
     until = dict.fromkeys("abc", time.monotonic() + (0.5 if "sleep" in body else 20))
-    command.run_group([Step(name, "g", 1) for name in "abc"], setting, until, found)
+    command.run_group([CheckStep(name, "g", 1) for name in "abc"], setting, until, found)
     assert [each["verdict"] for each in found] == ["ok", "failed", "not done"]
     assert told in found[1]["reason"] and found[2]["reason"].startswith("b: ")
 
@@ -523,7 +523,7 @@ def test_a_process_that_ends_costs_what_it_had_not_finished(
 def test_what_there_was_no_time_for_is_not_ok(monkeypatch: PATCH) -> None:
     _in_a_process("time.sleep(60)", monkeypatch)
     monkeypatch.setattr(command, "GRACE", 0.1)
-    steps = [Step(name, "g", 1) for name in "abc"]
+    steps = [CheckStep(name, "g", 1) for name in "abc"]
     found = command.check(steps, small=True, limit=0.5)
     assert not found["ok"] and [each["verdict"] for each in found["steps"]][1:] == ["failed", "not done"]
 
@@ -534,7 +534,7 @@ def test_what_is_skipped_is_ok_and_what_is_not_done_is_not(verdicts: list[str], 
         found.extend({"verdict": each} for each in verdicts)
 
     monkeypatch.setattr(command, "run_group", run_group)
-    assert command.check([Step("a", "g", 1)], small=True, limit=9)["ok"] is ok
+    assert command.check([CheckStep("a", "g", 1)], small=True, limit=9)["ok"] is ok
     with pytest.raises(SystemExit) as ended:
         command.report(None, "head", True, None)
     assert ended.value.code == (0 if ok else 1)
@@ -565,9 +565,9 @@ def test_a_gpu_counts_whatever_torch_is_built_for(tmp_path: Path, monkeypatch: P
     monkeypatch.setattr("peers.devices.torch_is_for_cpus", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(command, "run_group", lambda steps, setting, *_: seen.append(setting.gpu))
-    assert command.check([Step("a", "g", 1)], small=True, limit=None)["gpu"] and seen == [True]
+    assert command.check([CheckStep("a", "g", 1)], small=True, limit=None)["gpu"] and seen == [True]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not command.check([Step("a", "g", 1)], small=True, limit=None)["gpu"]
+    assert not command.check([CheckStep("a", "g", 1)], small=True, limit=None)["gpu"]
 
 
 # Ctrl-C comes while a step's process has others running

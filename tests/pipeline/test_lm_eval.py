@@ -19,7 +19,7 @@ from data.errors import UserError
 from data.run import Run
 from evaluate.benchmarks import load_benchmarks
 from peers.prompts import load_prompts
-from pipeline.lm_eval.figures import rows_of, table_of
+from pipeline.lm_eval.figures import figures_table, task_rows
 from pipeline.lm_eval.grading import process_results, same_numbers
 from pipeline.lm_eval.tasks import HERE, write_questions
 from tests.conftest import run_module
@@ -120,7 +120,7 @@ def test_without_the_harness_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(UserError, match=r"not installed here: it comes with `make setup EXTRA=bench`"):
-        command.check_installed()
+        command.check_harness_installed()
 
 
 def test_figures_beside_ours_count_what_the_harness_judged_alike(project: Path) -> None:
@@ -140,16 +140,16 @@ def test_figures_beside_ours_count_what_the_harness_judged_alike(project: Path) 
         "adapter": {of: {item: {"em": float(item in "abc")} for item in "abcd"}},
     }
     run = Run("t", load_config(Path("tiny.toml"), []))
-    first, second = rows_of(run, "p", found, {"pst-sums": ("sums", list("abcd"))}, ours)
+    first, second = task_rows(run, "p", found, {"pst-sums": ("sums", list("abcd"))}, ours)
     assert (first.task, first.metric, first.n, first.base) == ("pst-sums", "exact_match", 4, (0.25, 0.25))
     assert first.change is not None and first.change[0] == 0.25 and first.change[1] == 0.0
     assert first.ours == {"base": 0.25, "adapter": 0.75, "agree": 7 / 8}
     assert second.ours is None and second.change == (0.0, 0.0, 0.0)
-    (limited,) = rows_of(run, "p", {name: {"pst-sums": each["pst-sums"]} for name, each in found.items()},
+    (limited,) = task_rows(run, "p", {name: {"pst-sums": each["pst-sums"]} for name, each in found.items()},
                          {"pst-sums": ("sums", list("abxd"))}, ours)  # fmt: skip
     assert limited.ours is None  # other questions by now
     page = Console(file=StringIO(), width=160, record=True)
-    page.print(table_of("title", [second, first]))
+    page.print(figures_table("title", [second, first]))
     lines = [line.split() for line in page.export_text().splitlines()]
     shown = ["25.0", "±", "25.0", "50.0", "±", "25.0", "+25.0", "(+0.0", "to", "+75.0)", "25.0", "75.0", "87.5"]
     assert ["pst-sums", "(exact_match)", "p", "4", *shown] in lines

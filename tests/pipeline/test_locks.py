@@ -14,8 +14,8 @@ import pytest
 
 from data.console import console
 from data.errors import UserError
-from data.locks import Holder, holder, locked, look
-from pipeline.status import lines_of
+from data.locks import Holder, holder, lock_state, locked
+from pipeline.status import status_lines
 from tests.conftest import ROOT
 
 HOLD = """
@@ -47,7 +47,7 @@ def take(folder: Path) -> str:
 
 def test_who_holds_a_lock_and_who_was_killed_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert take(folder) == "" and look(folder) == (False, None)
+    assert take(folder) == "" and lock_state(folder) == (False, None)
     process = hold(folder)
     who = rf"\(pid {process.pid} on {re.escape(socket.gethostname())} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)"
     try:
@@ -56,13 +56,13 @@ def test_who_holds_a_lock_and_who_was_killed_with_it(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    held, killed = look(folder)
+    held, killed = lock_state(folder)
     assert not held and killed is not None and killed.pid == process.pid and holder(folder) is None
-    (line,) = lines_of("t", [], None, killed)
+    (line,) = status_lines("t", [], None, killed)
     assert re.fullmatch(rf"run t: no command is at it; the last one {who} was killed, or its machine stopped", line)
     line = take(folder).strip()
     assert re.fullmatch(rf"{folder}: the last process at it {who} {ENDED}\. This one takes over", line)
-    assert take(folder) == "" and look(folder) == (False, None)
+    assert take(folder) == "" and lock_state(folder) == (False, None)
 
 
 def test_a_process_that_ends_in_order_leaves_nothing_to_tell(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_process_that_ends_in_order_leaves_nothing_to_tell(tmp_path: Path) -> 
 
 def test_a_holder_on_another_machine_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("77 node-9 2026-11-28T01:02:03\n")
-    assert look(tmp_path) == (False, Holder(77, "node-9", "2026-11-28T01:02:03"))
+    assert lock_state(tmp_path) == (False, Holder(77, "node-9", "2026-11-28T01:02:03"))
     assert take(tmp_path).endswith(
         f"(pid 77 on node-9 since 2026-11-28 01:02:03 UTC) {ENDED}. Not every file system tells one machine of "
         "another's locks: be sure that it is gone on node-9. This one takes over\n"

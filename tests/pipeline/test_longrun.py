@@ -34,10 +34,10 @@ def patch_engine(module):
 def patch_model(module):
     import torch
     hidden = module.LanguageModel.hidden
-    def short(self, forest):
-        if len(forest.tokens_N) > 100:
+    def short(self, tree_batch):
+        if len(tree_batch.tokens_N) > 100:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return hidden(self, forest)
+        return hidden(self, tree_batch)
     module.LanguageModel.hidden = short
 
 def patch_verifier(module):
@@ -92,7 +92,7 @@ if __name__ == "__main__":
                                             lambda *_: None, **options)
     clean = ask(asked)
     poison = [*asked[:2], [10**6], *asked[3:]]  # no such token: vLLM refuses it before it begins
-    found = ask(poison, faults=3)
+    found = ask(poison, max_faults=3)
     assert [each.finish_reason == "error" for each in found] == [n == 2 for n in range(6)], found
     ids = lambda some: [each.token_ids for each in some]
     assert ids(found[:2] + found[3:]) == ids(clean[:2] + clean[3:])
@@ -105,7 +105,7 @@ if __name__ == "__main__":
         return step()
 
     engine.llm.llm_engine.step = failing
-    found = ask(asked, faults=3)
+    found = ask(asked, max_faults=3)
     assert ids(found) == ids(clean) and any(ids(clean)) and engine.llm is not first and len(fails) == 3
     print("as it was")
 """

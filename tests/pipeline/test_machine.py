@@ -21,7 +21,8 @@ from data import shards
 from data.errors import UserError, trouble
 from data.locks import locked
 from data.run import open_run
-from peers.workers import Advance, Pool
+from data.task import Advance
+from peers.workers import Pool
 from tests.conftest import ROOT, run_stage
 from tests.fake_engine import Inline
 from tests.pipeline.test_streaming import with_fakes
@@ -322,7 +323,7 @@ def test_what_cannot_be_the_name_of_a_run(name: str, project: Path) -> None:
 SCRIPT = """
 import typer
 from data.cli import guarded, start
-from data.console import chatter_to, console
+from data.console import redirect_output, console
 from pathlib import Path
 from rich import box
 from rich.table import Table
@@ -334,7 +335,7 @@ def command() -> None:
         table.add_row("–", "− 3")
         for _ in range(LINES):
             console.print(table)
-        with chatter_to(Path("a.log")):
+        with redirect_output(Path("a.log")):
             print("chatter")
             for _ in range(LINES):
                 console.print(table)

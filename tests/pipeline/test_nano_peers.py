@@ -26,7 +26,7 @@ from peers.engines.transformers import TransformersEngine
 from peers.nano.card import card
 from peers.nano.examples import MISREADS
 from peers.nano.pretrain import BATCH, STEPS
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
 from peers.source import load_tokenizer
 from tests.conftest import ROOT
@@ -53,7 +53,7 @@ from data.config.load import load_config
 from data.nano import problems
 from peers.engines.protocol import Request, Sampling
 from peers.engines.vllm import VllmEngine
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
 if __name__ == "__main__":
     config, set_threads, found = load_config(Path("configs/nano.toml"), []), torch.set_num_threads, []
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     asked = [Request(prompts.solve(p.question), 0) for p in islice(problems("arith", "test", 0), 20)]
     for threads in map(int, sys.argv[1:]):
         set_threads(threads)
-        engine = VllmEngine(Path("peers/gemma2"), prompts, config.generate, here(config.runtime), "float32", 1)
+        engine = VllmEngine(Path("peers/gemma2"), prompts, config.generate, runtime_here(config.runtime), "float32", 1)
         assert torch.get_num_threads() == threads
         found.append([c.token_ids for c in engine.generate(asked, Sampling(0.0, 1.0, 48), lambda *_: None)])
         engine.close()
@@ -108,7 +108,7 @@ def test_one_tokenizer_in_which_every_digit_is_a_token_and_any_text_encodes() ->
 def test_each_misreads_its_own_phrases_and_reads_the_others(name: str) -> None:
     """On validation questions: mostly wrong, as planted, where its own groups are in them; elsewhere mostly right."""
     prompts = load_prompts(CONFIG, name)
-    engine = TransformersEngine(ROOT / "peers" / name, prompts, here(RuntimeSection()), "float32")
+    engine = TransformersEngine(ROOT / "peers" / name, prompts, runtime_here(RuntimeSection()), "float32")
     asked = [p for subset in SUBSETS for p in islice(problems(subset, "validation", name), 100)]
     done = engine.generate([Request(prompts.solve(p.question), 0) for p in asked], GREEDY, lambda *_: None)
     own: list[tuple[Problem, str]] = []
@@ -161,7 +161,7 @@ def test_a_round_through_vllm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CONFIG.peer_names)
 def test_a_response_encoded_in_context_is_what_the_engine_generated(name: str) -> None:
     prompts = load_prompts(CONFIG, name)
-    engine = TransformersEngine(ROOT / "peers" / name, prompts, here(RuntimeSection()), "float32")
+    engine = TransformersEngine(ROOT / "peers" / name, prompts, runtime_here(RuntimeSection()), "float32")
     asked = [problem.question for problem in islice(problems("arith", "test", 0), 12)]
     found = engine.generate([Request(prompts.solve(q), 0) for q in asked], GREEDY, lambda *_: None)
     encoded = prompts.encode_responses([(q, c.text) for q, c in zip(asked, found, strict=True)])

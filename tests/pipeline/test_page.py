@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data.run import Run
-from evaluate.changes import changes
+from evaluate.changes import round_changes
 from evaluate.clustered import Bootstrap
 from evaluate.labels import accuracies, judged
 from evaluate.page import charts, parts, write
@@ -116,7 +116,7 @@ def _data(spec: dict[str, Any]) -> list[list[Any]]:
 def test_the_page_says_what_came_out(here: Path) -> None:
     run, page = page_of(Shape(), price=2.5)
     specs = check(page)
-    (mean,) = (each for each in changes("r", [0, 1, 2]) if each.group == ("mean", "") and each.round == 2)
+    (mean,) = (each for each in round_changes("r", [0, 1, 2]) if each.group == ("mean", "") and each.round == 2)
     rise = f"rose by {100 * mean.em.mean:.1f} points"
     assert f"After 2 rounds exact match {rise} (95 % interval +" in page.text
     assert "on average over 2 peers and 2 benchmarks" in page.text
@@ -124,7 +124,7 @@ def test_the_page_says_what_came_out(here: Path) -> None:
     assert "It is chosen on the benchmarks, which flatters that number." in page.text
     assert re.search(r"Ship round [12]: it has the highest exact match", page.text)
     (tile,) = (text for text in page.all("li") if text.startswith("p") and "points of exact match" in text)
-    (of_p,) = (each for each in changes("r", [0, 1, 2]) if each.group == ("mean", "p") and each.round == 2)
+    (of_p,) = (each for each in round_changes("r", [0, 1, 2]) if each.group == ("mean", "p") and each.round == 2)
     assert f"{100 * of_p.em.mean:+.1f} points of exact match" in re.sub(r"\s+", " ", tile)
     assert [text.strip() for text in page.all("h2")] == ["Why", "Cost", "All numbers"]
     assert "evaluate.bootstrap = 100 (default 2000)" in page.text and "models/p (bfloat16)" in page.text
@@ -278,7 +278,7 @@ def test_cost_is_hours_by_devices_and_price_by_points_gained(here: Path) -> None
     """2 rounds of 4 stages and round 0's, 10 s each, on one device."""
     _, page = page_of(Shape(), price=360.0)
     assert "0.03 device hours (a stage's time on all its devices).At 360 a device hour that is 9.00." in page.text
-    (mean,) = (each for each in changes("r", [0, 1, 2]) if each.group == ("mean", "") and each.round == 2)
+    (mean,) = (each for each in round_changes("r", [0, 1, 2]) if each.group == ("mean", "") and each.round == 2)
     assert f"That is {9 / (100 * mean.em.mean):.2f} a point of exact match gained." in page.text
     assert "6 s (60 %)" not in page.text and "12 s (60 %)" in page.text
 
@@ -315,10 +315,18 @@ def test_the_report_has_its_page(here: Path) -> None:
 
 
 def test_lists_signs_durations_and_counts_read_as_english() -> None:
-    assert parts.listed(["a"]) == "a" and parts.listed(["a", "b", "c"]) == "a, b and c" and parts.listed([]) == ""
+    assert (
+        parts.join_words(["a"]) == "a"
+        and parts.join_words(["a", "b", "c"]) == "a, b and c"
+        and parts.join_words([]) == ""
+    )
     assert parts.signed(-0.04) == "0.0" and parts.signed(-1.26) == "−1.3" and parts.signed(2) == "+2.0"
-    assert parts.duration(45) == "45 s" and parts.duration(600) == "10 min" and parts.duration(9000) == "2 h 30 min"
-    assert parts.counted(1, "round") == "1 round" and parts.counted(1200, "peer") == "1,200 peers"
+    assert (
+        parts.long_duration(45) == "45 s"
+        and parts.long_duration(600) == "10 min"
+        and parts.long_duration(9000) == "2 h 30 min"
+    )
+    assert parts.plural(1, "round") == "1 round" and parts.plural(1200, "peer") == "1,200 peers"
 
 
 def test_one_question_has_no_interval(here: Path) -> None:

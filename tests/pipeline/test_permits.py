@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 PROCESS = """
 import sys, time
 from pathlib import Path
-from peers.permits import live_by
-live_by(Path(sys.argv[1]))
+from peers.permits import exit_with_permit
+exit_with_permit(Path(sys.argv[1]))
 print("alive", flush=True)
 time.sleep(60)
 """

@@ -45,7 +45,7 @@ def test_memory_of_each_device_and_stage_is_within_the_plan() -> None:
 
 def test_what_is_in_memory_in_each_stage() -> None:
     """In evaluate the verifier is a model that scores, in turns, too."""
-    needs = Footprint(process=1, engine=10, score=500, train=900, kv_token=0, kv_wanted=0, kv_least=0, weights=5,
+    needs = Footprint(process=1, engine=10, score=500, train=900, kv_token=0, kv_preferred=0, kv_minimum=0, weights=5,
                       apart=False)  # fmt: skip
     slot = Slot("gemma", 0, CPU, 100, False)
 

@@ -27,7 +27,7 @@ from peers.engines.vllm import VllmEngine
 from peers.logprob.model import LanguageModel, Pair, load_language_model, load_model
 from peers.logprob.scoring import score_pairs
 from peers.merge import write_merged
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import PeerPrompts
 from tests.conftest import BENCHMARKS, ROOT, questions
 from train.examples import TrainingExample
@@ -48,7 +48,7 @@ both_peers = pytest.mark.parametrize("name", ["smollm2", "gemma3"])
 PAIRS = 20
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=32)
 GREEDY_PROMPTS = 12
-RUNTIME = here(RuntimeSection(kv_cache_gib=1, gpu_memory_utilization=0.3))
+RUNTIME = runtime_here(RuntimeSection(kv_cache_gib=1, gpu_memory_utilization=0.3))
 
 
 @dataclass(frozen=True)

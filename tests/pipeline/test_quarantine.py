@@ -21,8 +21,9 @@ from data.run import Run, open_run
 from data.schema import CHAINS, QUARANTINE, SCORES
 from data.shards import Row
 from data.sums import read_sums
-from peers.engines.protocol import Advance, Completion, Engine, Request, Sampling, complete
-from peers.faults import Fault, NotFinite, isolated
+from data.task import Advance
+from peers.engines.protocol import Completion, Engine, Request, Sampling, complete
+from peers.faults import Fault, NotFinite, isolate_faults
 from tests.conftest import read_stage
 from tests.fake_engine import Inline
 from tests.pipeline.test_streaming import with_fakes
@@ -49,7 +50,7 @@ def failing(bad: set[int]) -> tuple[Callable[..., list[int]], list[int]]:
 def test_the_guilty_ones_are_found_by_halving(bad: set[int]) -> None:
     work, calls = failing(bad)
     told: list[int] = []
-    found = isolated(range(100), work, 5, lambda items, _: told.append(items))
+    found = isolate_faults(range(100), work, 5, lambda items, _: told.append(items))
     expected = [Fault(f"RuntimeError: no {n}") if n in bad else 10 * n for n in range(100)]
     assert found == expected and sum(told) == 100
     assert len(calls) == 1 if not bad else len(calls) <= 1 + 2 * len(bad) * 7
@@ -58,15 +59,15 @@ def test_the_guilty_ones_are_found_by_halving(bad: set[int]) -> None:
 def test_what_nothing_can_be_done_of_is_an_error_as_ever() -> None:
     work, calls = failing(set(range(100)))
     with pytest.raises(RuntimeError, match="no 3"):
-        isolated(range(100), work, 3, lambda *_: None)
+        isolate_faults(range(100), work, 3, lambda *_: None)
     assert len(calls) < 20
     work, _ = failing({0, 1})
     with pytest.raises(RuntimeError, match="no 1"):
-        isolated(range(2), work, 10, lambda *_: None)
-    assert isolated(range(1), work, 10, lambda *_: None) == [Fault("RuntimeError: no 0")]
+        isolate_faults(range(2), work, 10, lambda *_: None)
+    assert isolate_faults(range(1), work, 10, lambda *_: None) == [Fault("RuntimeError: no 0")]
     work, _ = failing(set(range(10, 20)))
     with pytest.raises(UserError, match=r"^4 of 100 requests failed one by one, 3 may .*RuntimeError: no 10"):
-        isolated(range(100), work, 3, lambda *_: None)
+        isolate_faults(range(100), work, 3, lambda *_: None)
 
 
 def test_logits_that_are_no_numbers_are_of_one_request_or_of_all() -> None:
@@ -75,9 +76,9 @@ def test_logits_that_are_no_numbers_are_of_one_request_or_of_all() -> None:
             raise NotFinite("damaged")
         return list(items)
 
-    assert isolated(range(5), work, 10, lambda *_: None)[3] == Fault("NotFinite: damaged")
+    assert isolate_faults(range(5), work, 10, lambda *_: None)[3] == Fault("NotFinite: damaged")
     with pytest.raises(UserError, match="damaged"):
-        isolated([3, 3], work, 10, lambda *_: None)
+        isolate_faults([3, 3], work, 10, lambda *_: None)
 
 
 @pytest.mark.parametrize("error", [UserError("told"), OSError(28, "No space left on device")])
@@ -86,7 +87,7 @@ def test_what_says_what_to_do_is_no_fault_of_an_item(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        isolated(range(4), work, 10, lambda *_: None)
+        isolate_faults(range(4), work, 10, lambda *_: None)
 
 
 def test_without_leave_an_engines_error_is_raised() -> None:

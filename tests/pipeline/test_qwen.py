@@ -11,7 +11,7 @@ from data.config.load import load_config
 from peers import source
 from peers.engines.protocol import Request, Sampling
 from peers.engines.transformers import TransformersEngine
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import PeerPrompts
 from peers.weights import read_stored
 from tests.conftest import ROOT
@@ -36,7 +36,7 @@ def test_a_peer_is_converted_and_solves_a_problem(name: str, numbers: int, monke
     assert prompts.is_chat
     if name == "large":
         return  # loading it takes 7 GB
-    engine = TransformersEngine(directory, prompts, here(config.runtime), "float32")
+    engine = TransformersEngine(directory, prompts, runtime_here(config.runtime), "float32")
     asked = Request(prompts.solve("Ann has 4 bags with 6 apples each and eats 3 apples. How many are left?"), 0)
     (found,) = engine.generate([asked], Sampling(0.0, 1.0, 96), lambda *_: None)
     engine.close()

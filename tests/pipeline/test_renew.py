@@ -98,7 +98,7 @@ from data.config.load import load_config
 from data.nano import problems
 from peers.engines.protocol import Request, Sampling
 from peers.engines.vllm import VllmEngine
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
 if __name__ == "__main__":
     config, set_threads, found, engine = load_config(Path("configs/nano.toml"), []), torch.set_num_threads, [], None
@@ -107,7 +107,8 @@ if __name__ == "__main__":
     for threads in map(int, sys.argv[1:]):
         set_threads(threads)
         if engine is None:
-            engine = VllmEngine(Path("peers/gemma2"), prompts, config.generate, here(config.runtime), "float32", 1)
+            runtime = runtime_here(config.runtime)
+            engine = VllmEngine(Path("peers/gemma2"), prompts, config.generate, runtime, "float32", 1)
         else:
             assert engine.renew(Path("peers/gemma2"), None)
         found.append([c.token_ids for c in engine.generate(asked, Sampling(0.0, 1.0, 48), lambda *_: None)])

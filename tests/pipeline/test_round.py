@@ -25,7 +25,7 @@ from data.shards import Row
 from peers.engines.protocol import Request, Sampling
 from peers.engines.transformers import TransformersEngine
 from peers.engines.vllm import VllmEngine
-from peers.placement import here
+from peers.placement import runtime_here
 from peers.prompts import load_prompts
 from pipeline.round import plan
 from tests.conftest import ROOT, questions, read_stage, run_module, run_stage, stage
@@ -322,7 +322,7 @@ def test_vllm_serves_an_adapter_beside_the_base(one_process: Path, tiny_models: 
     for name in ("generate", "score", "train"):
         run_stage(name, "t", 1, Path("tiny.toml"), ["run.adapters=unmerged", "train.lr=3e-2"])
     config = load_config(Path("tiny.toml"), [])
-    runtime = here(config.runtime)
+    runtime = runtime_here(config.runtime)
     base, adapter, prompts = tiny_models["chatty"], RUNS / "t/round=1/adapters/chatty", load_prompts(config, "chatty")
     requests = [Request(prompts.solve(row["question"]), 0) for row in questions(200, 20)]
     greedy = Sampling(0.0, 1.0, 16)

@@ -20,7 +20,7 @@ from data.schema import CHAINS
 from data.visible import visible
 from evaluate.page.chains import one_chain
 from pipeline import __main__
-from pipeline.show import chosen, last_round, view
+from pipeline.show import chosen_chains, last_round, view
 from tests import fixed_run
 from tests.conftest import questions
 
@@ -129,9 +129,11 @@ def test_without_gold_nothing_is_right_or_wrong(tmp_path: Path, monkeypatch: pyt
     fixed_run.make(tmp_path, gold=False)
     text = text_of(id_of(9))
     assert "gold" not in text and "right" not in text and "wrong" not in text and "label: 14: the answer" in text
-    assert chosen(opened(), 1, None, False, False, 2, None) == chosen(opened(), 1, None, False, True, 2, None)
+    assert chosen_chains(opened(), 1, None, False, False, 2, None) == chosen_chains(
+        opened(), 1, None, False, True, 2, None
+    )
     with pytest.raises(UserError, match=r"evaluate\.label_column"):
-        chosen(opened(), 1, None, True, False, 1, None)
+        chosen_chains(opened(), 1, None, True, False, 1, None)
 
 
 def test_samples_and_responses_to_the_question_alone(run: Path) -> None:
@@ -146,17 +148,19 @@ def test_samples_and_responses_to_the_question_alone(run: Path) -> None:
 
 
 def test_the_worst_come_first_and_random_ones_by_their_seed(run: Path) -> None:
-    worst = [chain["id"] for chain in chosen(opened(), 1, None, True, False, 2, None)]
-    assert worst == [chain["id"] for chain in chosen(opened(), 1, None, False, False, 2, None)] and len(worst) == 2
+    worst = [chain["id"] for chain in chosen_chains(opened(), 1, None, True, False, 2, None)]
+    assert (
+        worst == [chain["id"] for chain in chosen_chains(opened(), 1, None, False, False, 2, None)] and len(worst) == 2
+    )
     first, second = (max(row["weight"] or 0 for row in one_chain(opened(), 1, id_)["training"]) for id_ in worst)
     assert first >= second and all("(wrong): the answer of the aggregate" in text_of(id_) for id_ in worst)
-    drawn = [[chain["id"] for chain in chosen(opened(), 1, None, False, True, 5, seed)] for seed in (1, 1, 2)]
+    drawn = [[chain["id"] for chain in chosen_chains(opened(), 1, None, False, True, 5, seed)] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_wrong_choices_are_one_line(run: Path) -> None:
     with pytest.raises(UserError, match="--prompt, --worst and --random each say which question"):
-        chosen(opened(), 1, "ab", True, False, 1, None)
+        chosen_chains(opened(), 1, "ab", True, False, 1, None)
     with pytest.raises(UserError, match=rf"prompt 'zz': no question has this id .* some are {id_of(0)}, {id_of(1)}"):
         one_chain(opened(), 1, "zz")
     with pytest.raises(UserError, match=r"round=9/chains is not finished: run `make generate RUN=demo ROUND=9` first"):

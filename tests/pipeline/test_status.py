@@ -30,7 +30,7 @@ from data.progress import StageState, going, record_path, stages
 from data.run import Run
 from data.stage import FORMAT, Stage
 from evaluate.rebuild import TIMES, Rebuild
-from pipeline.status import as_json, lines_of, outlook, table_of
+from pipeline.status import as_json, outlook, status_lines, status_table
 from tests.conftest import ROOT, questions, run_module, run_stage, write_jsonl
 from tests.unit.test_progress import check_against_the_docs
 
@@ -53,7 +53,7 @@ def finished(folder: Path) -> Path:
 def rows_of(states: list[StageState]) -> list[list[str]]:
     """The words of the table's rows."""
     file = StringIO()
-    Console(file=file, width=200).print(table_of(states))
+    Console(file=file, width=200).print(status_table(states))
     return [line.replace("│", " ").split() for line in file.getvalue().splitlines()]
 
 
@@ -85,7 +85,7 @@ def test_a_damaged_stage_does_not_hide_the_others(root: Path) -> None:
     assert ["0", "evaluate", "finished", "1", "2.5"] in lines
     assert ["1", "generate", "damaged"] in lines and ["1", "score", "finished", "1", "2.5"] in lines
     assert ["1", "train", "stopped"] in lines and ["1", "evaluate", "-"] in lines
-    told = lines_of("r", states, None)
+    told = status_lines("r", states, None)
     assert told[1].startswith("generate round 1 damaged: runs/r/round=1/chains/part-00000.parquet is missing")
     assert told[2] == "train round 1 was stopped in the middle" and len(told) == 3
 
@@ -141,7 +141,7 @@ def test_the_time_to_the_end_of_the_last_round_goes_by_the_stages_before() -> No
     ]  # fmt: skip
     assert outlook(later) == 70 + 400
     assert outlook([*later[:2], of(2, "generate", "running", 130, 50), later[3]]) == 50 + 400
-    assert lines_of("r", later, Holder(7))[0].endswith(
+    assert status_lines("r", later, Holder(7))[0].endswith(
         "; about 8 min left to the end of round 2, if stages take as long as before"
     )
 
@@ -169,12 +169,12 @@ def test_a_full_disk_and_an_unreadable_model_are_told_with_their_reason(
     assert failed.state == "failed" and not going("t")
     assert str(failed.reason).startswith("runs/t/round=0/evals/part-00001.parquet: No space left on device: make room")
     assert (failed.task, failed.done, failed.total) == ("evaluate round 0, grading", 1, 2)
-    (line,) = [line for line in lines_of("t", stages("t"), None) if "failed" in line]
+    (line,) = [line for line in status_lines("t", stages("t"), None) if "failed" in line]
     assert line.startswith(f"evaluate round 0 failed at {time.localtime().tm_year}-") and "No space left" in line
 
     monkeypatch.setattr(shards, "write_rows", real)
     run_stage("evaluate", "t", 0, config, [])
-    assert one("evaluate", 0).state == "finished" and len(lines_of("t", stages("t"), None)) == 1
+    assert one("evaluate", 0).state == "finished" and len(status_lines("t", stages("t"), None)) == 1
 
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -210,7 +210,7 @@ import peers.local
 from data.stage import Stage
 from data.cli import start
 from data.task import task
-from peers.command import Step, steps_app
+from peers.command import StageStep, steps_app
 peers.local.warm = lambda *_, **__: None
 def main(run, round_, workers):
     run.freeze(lambda: None)
@@ -222,7 +222,7 @@ def main(run, round_, workers):
             line.advance(1, 20, "ant")
             time.sleep(0.01)
 if __name__ == "__main__":
-    start(steps_app("x", 1, lambda round_: [Step("generate", round_, main)]), "stub")
+    start(steps_app("x", 1, lambda round_: [StageStep("generate", round_, main)]), "stub")
 """
 
 
@@ -248,7 +248,7 @@ def test_a_killed_command_is_at_nothing_any_more(tmp_path: Path, monkeypatch: py
     killed = one("generate", 1)
     assert (killed.state, killed.left) == ("stopped", None) and not going("t")
     assert killed.done is not None and state.done is not None and killed.done >= state.done > 0
-    assert lines_of("t", stages("t"), None)[1].startswith("generate round 1 was stopped in the middle at ")
+    assert status_lines("t", stages("t"), None)[1].startswith("generate round 1 was stopped in the middle at ")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from data import shards
 from data.errors import UserError
 from data.schema import METRICS
-from evaluate.changes import changes
+from evaluate.changes import round_changes
 from pipeline import __main__
 from pipeline.table import as_csv, escaped, latex, markdown
 from tests import fixed_run
@@ -35,7 +35,7 @@ def metrics(run: Path, round_: int) -> list[shards.Row]:
 def test_csv_has_the_very_numbers_of_the_files(run: Path) -> None:
     rows = list(csv.DictReader(StringIO(as_csv("demo"))))
     assert [(row["peer"], row["round"]) for row in rows] == [(p, n) for p in fixed_run.PEERS for n in "012"]
-    changed = {(*change.group, str(change.round)): change for change in changes("demo", [0, 1, 2])}
+    changed = {(*change.group, str(change.round)): change for change in round_changes("demo", [0, 1, 2])}
     for row in rows:
         (expected,) = (each for each in metrics(run, int(row["round"])) if each["peer"] == row["peer"])
         for name, value in expected.items():
@@ -50,7 +50,7 @@ def test_markdown_shows_them_in_percent_with_intervals(run: Path) -> None:
     text = markdown("demo")
     (row,) = (each for each in metrics(run, 1) if each["peer"] == "ben")
     interval = f"{100 * row['em']:.1f} ({100 * row['em_lo']:.1f} to {100 * row['em_hi']:.1f})"
-    (change,) = (each for each in changes("demo", [0, 1]) if each.group == ("sums_1", "ben"))
+    (change,) = (each for each in round_changes("demo", [0, 1]) if each.group == ("sums_1", "ben"))
     changed = f"{100 * change.em.mean:+.1f} ({100 * change.em.low:+.1f} to {100 * change.em.high:+.1f})"  # type: ignore[operator]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     ben = next(n for n, line in enumerate(lines) if line.startswith("| sums_1 | ben | 0 |"))

@@ -15,13 +15,13 @@ import pytest
 from data import shards
 from data.config import tracking as section_module
 from data.config.load import differences, parse_config
-from data.config.tracking import TrackingSection, check_installed
+from data.config.tracking import TrackingSection, check_tracker_installed
 from data.errors import UserError
 from data.run import Run, load_frozen
 from data.schema import METRICS
 from evaluate import stage, tracking
 from evaluate.tracking import Logged, logged, track
-from peers.command import Step, run_steps
+from peers.command import StageStep, run_steps
 from tests import fixed_run
 
 NO_NETWORK = """
@@ -140,14 +140,14 @@ def test_a_missing_package_is_one_line_before_anything_is_done(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(section_module, "find_spec", lambda name: None)
-    check_installed(TrackingSection())
+    check_tracker_installed(TrackingSection())
     with pytest.raises(UserError, match=r"run `make setup EXTRA=trackio`, or go on with --set tracking\.kind=none"):
-        check_installed(TrackingSection(kind="trackio"))
+        check_tracker_installed(TrackingSection(kind="trackio"))
     (tmp_path / "c.toml").write_text(
         '[prompts]\nsource = "q.jsonl"\n[[peers]]\nname = "a"\nmodel = "a"\n[[peers]]\nname = "b"\nmodel = "b"\n'
     )
     with pytest.raises(SystemExit):
-        run_steps([Step("evaluate", 0, stage.main)], "r", Path("c.toml"), ["tracking.kind=trackio"])
+        run_steps([StageStep("evaluate", 0, stage.main)], "r", Path("c.toml"), ["tracking.kind=trackio"])
     assert capsys.readouterr().err.startswith("error: tracking.kind is 'trackio' and the package is not installed")
     assert not (tmp_path / "runs" / "r").exists()
 

@@ -27,7 +27,7 @@ from data.stage import Stage
 from evaluate import stage as evaluate
 from evaluate import verifier
 from evaluate.benchmarks import load_benchmarks
-from evaluate.verifier import cot_critiques, cot_verdict, verdict
+from evaluate.verifier import cot_critiques, cot_verdict, verdict_score
 from peers.engines.protocol import Completion
 from peers.policy import Policy, resolve_all
 from peers.prompts import PeerPrompts, load_prompts
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     ],
 )
 def test_a_critiques_last_verdict_is_its_score(critique: str, score: float) -> None:
-    assert verdict(Completion([], critique, 0.0, "stop")) == score
+    assert verdict_score(Completion([], critique, 0.0, "stop")) == score
 
 
 def test_verdicts_of_an_engine(tiny_models: dict[str, Path], project: Path) -> None:
@@ -80,11 +80,13 @@ def test_verdicts_of_an_engine(tiny_models: dict[str, Path], project: Path) -> N
 
     engine = FakeEngine(prompts, respond)
     heard: list[int] = []
-    room = max(len(prompts.all_of("verify_cot", [(question, (a,))])[0]) for question, a in (asked[0], asked[2]))
-    found = cot_critiques(lambda: engine, prompts, asked, 40, room, lambda items, _: heard.append(items))
+    max_prompt_tokens = max(
+        len(prompts.all_of("verify_cot", [(question, (a,))])[0]) for question, a in (asked[0], asked[2])
+    )
+    found = cot_critiques(lambda: engine, prompts, asked, 40, max_prompt_tokens, lambda items, _: heard.append(items))
     assert list(map(cot_verdict, found)) == [(1, "That is right: Yes"), (0, None), (-1, "Wrong. No")]
     assert engine.batches == [2] and sum(heard) == 3
-    cut = list(map(cot_verdict, cot_critiques(lambda: engine, prompts, asked, 4, room, lambda *_: None)))
+    cut = list(map(cot_verdict, cot_critiques(lambda: engine, prompts, asked, 4, max_prompt_tokens, lambda *_: None)))
     assert [score for score, _ in cut] == [0, 0, 0] and "Wrong. No".startswith(cut[2][1] or "?")  # before the verdict
 
 

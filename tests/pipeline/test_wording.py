@@ -13,7 +13,7 @@ from data.config.edit import set_wordings
 from data.config.load import load_config, parse_config
 from data.config.sections import Config
 from data.errors import UserError
-from evaluate.wording import DevSet, Trial, choose, judge, load_dev_set
+from evaluate.wording import DevSet, WordingTrial, choose, load_dev_set, trial_of
 from peers.engines.protocol import Completion
 from pipeline.wording import app
 from tests.conftest import questions, write_jsonl
@@ -115,12 +115,12 @@ def test_what_a_wording_is_worth() -> None:
     with Grader() as grader:
         greedy = [[said("The answer is 4.")], [said("The answer is 5.")], [said("so 6", "length")], [said("hm hm")]]
         dev = DevSet(["q"] * 4, ["4", "6", "6", "6"])
-        assert judge("w", greedy, dev, "numbers", grader) == Trial("w", [1.0, 0.0, 0.0, 0.0], 0.25, 0.5, 3.0)
+        assert trial_of("w", greedy, dev, "numbers", grader) == WordingTrial("w", [1.0, 0.0, 0.0, 0.0], 0.25, 0.5, 3.0)
         drawn = [
             [said("The answer is 4."), said("It is 4.0"), said("The answer is 5."), said("then 4", "length")],
             [said("hm", "context")] * 4,
         ]
-        found = judge("w", drawn, DevSet(["q"] * 2, None), "numbers", grader)
+        found = trial_of("w", drawn, DevSet(["q"] * 2, None), "numbers", grader)
     assert found.values == [0.5, 0.0]  # of four samples two agree; what was cut off amid its steps has no vote
     assert (found.unfinished, found.unanswered) == (0.125, 0.625)
 
@@ -128,8 +128,8 @@ def test_what_a_wording_is_worth() -> None:
 def test_a_peer_keeps_its_wording_unless_another_is_better_by_more_than_chance() -> None:
     config = config_of()
 
-    def trial(name: str, right: int, tokens: float = 9) -> Trial:
-        return Trial(name, [1.0] * right + [0.0] * (40 - right), 0.1, 0.1, tokens)
+    def trial(name: str, right: int, tokens: float = 9) -> WordingTrial:
+        return WordingTrial(name, [1.0] * right + [0.0] * (40 - right), 0.1, 0.1, tokens)
 
     now = trial("[templates]", 20)
     assert choose([now, trial("a", 10)], "[templates]", config).chosen == "[templates]"

@@ -17,8 +17,8 @@ import pytest
 from data.console import console
 from data.errors import UserError
 from data.run import Run, open_run
-from data.task import Task
-from peers.workers import Advance, Pool
+from data.task import Advance, Task
+from peers.workers import Pool
 from tests.conftest import ROOT
 
 HELD: list[int] = []  # in a worker

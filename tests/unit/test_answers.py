@@ -15,11 +15,11 @@ import pytest
 
 from data.answers import grader as grader_module
 from data.answers.clusters import clusters
-from data.answers.equivalence import Kind, decide_quickly
+from data.answers.equivalence import MathKind, decide_quickly
 from data.answers.extract import Extracted, extract
 from data.answers.grader import Grader, grade
 from data.answers.numbers import read_numbers
-from data.answers.spelling import normalise
+from data.answers.spelling import normalise_answer
 from tests.answer_pairs import labelled
 from tests.answer_pairs_written import PAIRS
 
@@ -275,8 +275,8 @@ def test_numbers_equivalence_both_ways(a: str, b: str, expected: bool) -> None:
 
 def test_number_lists_are_read_in_any_order_and_spaces_between_digits_count() -> None:
     assert read_numbers("1,000, 25") == [25, 1000]
-    assert normalise("3 5") != normalise("35")
-    assert normalise(r"\left( 1 , 2 \right)") == "(1,2)"
+    assert normalise_answer("3 5") != normalise_answer("35")
+    assert normalise_answer(r"\left( 1 , 2 \right)") == "(1,2)"
 
 
 @pytest.mark.parametrize("hang", ["9^{9^{9^{9}}}", "((99999999!)!)!"])
@@ -376,11 +376,11 @@ def test_a_pair_is_computed_once_in_each_direction(grader: Grader, monkeypatch: 
     assert seen == [("m+n", "n+m"), ("n+m", "m+n")]
 
 
-MEASURED: tuple[Kind, ...] = ("math", "numbers")
+MEASURED: tuple[MathKind, ...] = ("math", "numbers")
 
 
 @pytest.fixture(scope="module")
-def measured(grader: Grader) -> dict[Kind, dict[tuple[str, str], bool | None]]:
+def measured(grader: Grader) -> dict[MathKind, dict[tuple[str, str], bool | None]]:
     """The grader's verdicts on all hand-labelled pairs."""
     asked = {kind: [(a, b) for a, b, _ in labelled(kind)] for kind in MEASURED}
     return {kind: dict(zip(pairs, grader.equivalent(pairs, kind), strict=True)) for kind, pairs in asked.items()}
@@ -397,7 +397,7 @@ def errors(name: str, found: Sequence[tuple[str, str, bool, bool | None]]) -> tu
     return positives, negatives, different
 
 
-def test_errors_on_hand_labelled_pairs(measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+def test_errors_on_hand_labelled_pairs(measured: dict[MathKind, dict[tuple[str, str], bool | None]]) -> None:
     found = {kind: [(a, b, same, measured[kind][a, b]) for a, b, same in labelled(kind)] for kind in MEASURED}
     tables = {"math": MATH, "numbers": NUMBERS}  # what the rules were made on would flatter them
     known = {(kind, frozenset(case[:2])) for kind, cases in tables.items() for case in cases}
@@ -411,13 +411,15 @@ def test_errors_on_hand_labelled_pairs(measured: dict[Kind, dict[tuple[str, str]
     assert len(negatives) <= 0.03 * (len(fresh) - different)
 
 
-def test_equivalence_is_symmetric(measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+def test_equivalence_is_symmetric(measured: dict[MathKind, dict[tuple[str, str], bool | None]]) -> None:
     with Grader() as other:  # it remembers nothing
         for kind, found in measured.items():
             assert found == dict(zip(found, other.equivalent([(b, a) for a, b in found], kind), strict=True))
 
 
-def test_equivalence_is_transitive(grader: Grader, measured: dict[Kind, dict[tuple[str, str], bool | None]]) -> None:
+def test_equivalence_is_transitive(
+    grader: Grader, measured: dict[MathKind, dict[tuple[str, str], bool | None]]
+) -> None:
     """Wherever a ~ b and b was compared with c, c is to a what it is to b."""
     for kind, found in measured.items():
         near: dict[str, dict[str, bool | None]] = {}
@@ -566,7 +568,7 @@ def test_math_answers_equal_themselves_past_the_comparison_of_strings(grader: Gr
     ("name", "kind"),
     [("math500", "math"), ("multiarith", "math"), ("multiarith", "numbers"), ("simuleq", "numbers")],
 )
-def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, name: str, kind: Kind) -> None:
+def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, name: str, kind: MathKind) -> None:
     lines = (BENCHMARKS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     golds = [json.loads(line)["answer"] for line in lines]
     for wrap in (r"The answer is \boxed{%s}", r"The answer is $%s$.", "#### %s"):
@@ -577,7 +579,7 @@ def test_benchmark_answers_equal_themselves_and_not_each_other(grader: Grader, n
             if verdict != "correct"
         ]
         assert not failed
-    distinct = sorted({normalise(gold) for gold in golds})
+    distinct = sorted({normalise_answer(gold) for gold in golds})
     generator = random.Random(0)
     pairs = [(a, b) for a, b in (generator.sample(distinct, 2) for _ in range(150))]
     same = grader.equivalent(pairs, kind)

@@ -43,7 +43,7 @@ def test_flops_of_a_small_case() -> None:
     assert flops(shapes, pairs, 100, [[0, 1, 2]]) == Flops(2 * once.linear, 2 * once.head, 3 * once.attention)
     apart = flops(shapes, pairs, 100, [[0], [1], [2]])  # nothing is shared across optimiser steps
     assert apart == Flops(4 * 96 * 7, 2 * once.head, 12 * 4 * (2 * 3 * 4 / 2 + 1))
-    # branches: 2 tokens, then two ends of 3 that each see them
+    # segments: 2 tokens, then two ends of 3 that each see them
     two = flops(shapes, [([1, 2], [3, 4, 5, 0]), ([1, 2], [6, 7, 8, 0])], budget=100)
     assert two.attention == 4 * 4 * ((5 * 6 / 2) + (3 * 2 + 3 * 4 / 2))
     assert math.isclose(seconds(once, 100.0, 10.0), (once.linear + once.attention) / 100 + once.head / 10)

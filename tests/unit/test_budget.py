@@ -57,7 +57,7 @@ def test_the_budget_is_halved_for_the_rest_of_the_stage(capsys: pytest.CaptureFi
     calls: list[int] = []
     undone: list[int] = []
     within = partial(
-        budget.within, peer="a", setting="runtime.score_tokens", tokens=2048, longest=lambda: 100,
+        budget.with_halved_budget, peer="a", setting="runtime.score_tokens", tokens=2048, longest=lambda: 100,
         work=lacking(600, calls), failed=lambda: undone.append(1),
     )  # fmt: skip
     assert [within("score round 1"), within("score round 1"), within("score round 2")] == [512] * 3
@@ -73,7 +73,7 @@ def test_never_below_one_example() -> None:
         r"^peer a: one example of 300 tokens does not fit into memory \(RuntimeError|^peer a: one example of 300 tokens"
     )
     with pytest.raises(UserError, match=told):
-        budget.within("s", "a", "runtime.train_tokens", 1024, lambda: 300, lacking(0, calls))
+        budget.with_halved_budget("s", "a", "runtime.train_tokens", 1024, lambda: 300, lacking(0, calls))
     assert calls == [1024, 512, 256]
 
 
@@ -82,18 +82,18 @@ def test_other_errors_are_raised() -> None:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        budget.within("s", "a", "x", 1024, lambda: 300, work)
+        budget.with_halved_budget("s", "a", "x", 1024, lambda: 300, work)
 
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """No forward over more than so many tokens; returns the sizes of those that were tried."""
     hidden, sizes = LanguageModel.hidden, []
 
-    def limited(self: LanguageModel, forest: Any) -> Any:
-        sizes.append(len(forest.tokens_N))
-        if len(forest.tokens_N) > most:
+    def limited(self: LanguageModel, tree_batch: Any) -> Any:
+        sizes.append(len(tree_batch.tokens_N))
+        if len(tree_batch.tokens_N) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return hidden(self, forest)
+        return hidden(self, tree_batch)
 
     monkeypatch.setattr(LanguageModel, "hidden", limited)
     return sizes

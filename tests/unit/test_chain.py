@@ -9,7 +9,17 @@ import pytest
 
 from data.config.load import load_config
 from data.hashing import request_seed
-from generate.asking import Asking, Chain, Question, Samples, Solo, Together, Turn, asking_of, peer_order
+from generate.asking import (
+    Asking,
+    ChainAsking,
+    CombinedAsking,
+    Question,
+    SampleAsking,
+    SoloAsking,
+    Turn,
+    asking_of,
+    peer_order,
+)
 from tests.conftest import ROOT
 
 PEERS = ["a", "b", "c"]
@@ -85,18 +95,18 @@ def test_who_answers_what_by_hand() -> None:
     """Seeds are those of earlier versions, which counted every response to a question as a position."""
     question = Question("q", "?", number=0, order=["b", "c", "a"])
     chain = [("chain", 1, "b", (1,), 0), ("chain", 2, "c", (2,), 1), ("chain", 3, "a", (3,), 2)]
-    assert asked(Chain(PEERS, round=1), question) == chain
-    assert asked(Chain(PEERS, round=1, synthesis=True), question) == [*chain, ("synthesis", 1, "b", (4,), 3)]
+    assert asked(ChainAsking(PEERS, round=1), question) == chain
+    assert asked(ChainAsking(PEERS, round=1, synthesis=True), question) == [*chain, ("synthesis", 1, "b", (4,), 3)]
     solo = [("solo", 1, "a", (0,), 0), ("solo", 1, "c", (0,), 0)]
-    beside = Together([Solo(beside_chain=True), Chain(PEERS, round=1, synthesis=True)])
+    beside = CombinedAsking([SoloAsking(beside_chain=True), ChainAsking(PEERS, round=1, synthesis=True)])
     assert asked(beside, question) == [*solo, *chain, ("synthesis", 1, "b", (4,), 3)]
     assert beside.shown(Turn("chain", 2)) == [Turn("chain", 1)]
     alone = [("solo", 1, "a", (3,), 0), ("solo", 1, "b", (1,), 0), ("solo", 1, "c", (2,), 0)]
-    assert asked(Solo(), question) == alone
-    assert Solo().asks(Turn("solo"), "voter", question) == 0  # who stands in no order gives samples alone
+    assert asked(SoloAsking(), question) == alone
+    assert SoloAsking().asks(Turn("solo"), "voter", question) == 0  # who stands in no order gives samples alone
     samples = [("sample", n, peer, (n, peer), 0) for peer in PEERS for n in (1, 2)]
-    assert asked(Samples(k=2), question) == samples
-    assert asked(Together([Solo(), Samples(k=2)]), question) == [*alone, *samples]
+    assert asked(SampleAsking(k=2), question) == samples
+    assert asked(CombinedAsking([SoloAsking(), SampleAsking(k=2)]), question) == [*alone, *samples]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data.config.sections import Example, PeerSection, TemplateSection
 from data.errors import UserError
 from peers.policy import Policy
-from peers.prompts import Kind, PeerPrompts, token_identity
+from peers.prompts import PeerPrompts, PromptKind, token_identity
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 NANO = Path(__file__).parents[2] / "peers" / "llama" / "chat_template.jinja"
@@ -121,7 +121,7 @@ def quoted() -> st.SearchStrategy[str]:
 @given(question=quoted(), solution=quoted())
 def test_no_text_makes_a_turn(kind: str, family: str, question: str, solution: str) -> None:
     prompts = prompts_of(kind, family)
-    for kind_ in get_args(Kind):
+    for kind_ in get_args(PromptKind):
         plain, quoting = prompts.all_of(kind_, [("Q", ("S",)), (question, (solution,))])
         assert turns(prompts, quoting) == turns(prompts, plain)
 
@@ -224,7 +224,7 @@ def test_the_words_of_the_config_make_no_turns_either() -> None:
     quoting = prompts_of("bytes", "chatml")
     bare = TemplateSection.model_validate_json(re.sub(r" ?<[^>]*>", "", WORDING.model_dump_json()))
     plain = PeerPrompts(quoting.tokenizer, quoting.peer, bare)
-    for kind in get_args(Kind):
+    for kind in get_args(PromptKind):
         one, other = (prompts.all_of(kind, [("Q", ("S",))])[0] for prompts in (quoting, plain))
         assert turns(quoting, one) == turns(plain, other)
 

@@ -12,7 +12,7 @@ from data.answers.grader import Grader
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
 from score.chains import Chain
-from score.examples import Choosing, ExampleRow
+from score.examples import ExampleChooser, ExampleRow
 from score.label import Votes
 from score.weights import round_weights
 
@@ -39,7 +39,7 @@ def chosen(
     rows: list[ChainRow], grader: Grader, votes: Votes | None = None, **section: Any
 ) -> dict[str, list[ExampleRow]]:
     """{peer: its examples} of one question to two peers, a and b."""
-    choosing = Choosing(ScoreSection(**section), ("a", "b"), votes or Votes(), "17/1")
+    choosing = ExampleChooser(ScoreSection(**section), ("a", "b"), votes or Votes(), "17/1")
     found: dict[str, list[ExampleRow]] = {"a": [], "b": []}
     for example in choosing.examples([Chain(rows)], grader):
         found[example["peer"]].append(example)
@@ -56,7 +56,7 @@ def test_all_samples_vote_by_equivalence_and_each_peer_takes_its_own_words_first
     assert (mine["label"], mine["label_share"], mine["trained"]) == ("2", 0.5, 2)
     assert theirs["label"] == "2" and theirs["trained"] in (3, 4)
     assert mine["measured"] is None and mine["agrees"] and mine["factor"] == 1  # nothing is weighed by a PMI
-    seeds = [Choosing(ScoreSection(**SOLUTION), ("a", "b"), Votes(), f"{seed}/1") for seed in range(9)]
+    seeds = [ExampleChooser(ScoreSection(**SOLUTION), ("a", "b"), Votes(), f"{seed}/1") for seed in range(9)]
     assert {choosing.of(Chain(VOTE), grader)[1]["trained"] for choosing in seeds} == {3, 4}
 
 

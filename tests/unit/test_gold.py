@@ -15,7 +15,7 @@ from bench.gold import differences, gsm8k_cases, published_answer
 from data.answers import kinds
 from data.answers.gold import Unreadable, read_gold
 from data.answers.grader import Grader
-from data.answers.kinds import Kind
+from data.answers.kinds import AnswerKindName
 from data.config.sections import BenchmarkSection
 from data.errors import UserError
 from evaluate.benchmarks import load_benchmark
@@ -126,7 +126,7 @@ def test_a_gold_answer_is_read(cell: Any, answer: str) -> None:
 
 @pytest.mark.parametrize(("cell", "why"), REFUSED)
 @pytest.mark.parametrize("kind", ["math", "numbers"])
-def test_what_is_no_gold_answer_is_refused(cell: Any, why: str, kind: Kind) -> None:
+def test_what_is_no_gold_answer_is_refused(cell: Any, why: str, kind: AnswerKindName) -> None:
     if kind == "numbers" and "words around" in why:
         assert read_gold(cell, kind) == cell  # the one number of a part, whatever is around it
         return
@@ -147,7 +147,7 @@ WRAPPINGS = [
     "1 + 1 = <<1+1=2>>2\nA: {}", "The answer is {}.\n#### {}", r"\boxed{{{}}}" "\n#### {}",
 ]  # fmt: skip
 FORMS = ["#### {}", r"\boxed{{{}}}", "The answer is {}."]
-ANSWERS: list[tuple[str, Kind]] = [
+ANSWERS: list[tuple[str, AnswerKindName]] = [
     *((answer, "math") for answer in (
         "18", "-5", "0.25", "1,234", r"\frac{14}{3}", "x^2 + 1", r"3\sqrt{2}", r"(3, \infty)", r"\{1, 2\}", "p - q",
         r"\left( 3, \frac{\pi}{2} \right)", r"\text{Tuesday}", "(C)", "50\\%", "7 apples", "2 + 3i",
@@ -182,7 +182,7 @@ def benchmark(path: Path, **more: Any) -> BenchmarkSection:
 def test_gold_answers_are_read_from_columns_of_every_type(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
 
-    def read(values: list[Any], dtype: Any = None, kind: Kind = "math") -> list[str]:
+    def read(values: list[Any], dtype: Any = None, kind: AnswerKindName = "math") -> list[str]:
         answers = values if isinstance(values, pl.Series) else pl.Series("answer", values, dtype=dtype)
         pl.DataFrame([pl.Series("question", [f"q{i}?" for i in range(len(values))]), answers]).write_parquet(path)
         return [item.gold for item in load_benchmark(benchmark(path, answers=kind), "benchmarks.0")]
@@ -252,7 +252,7 @@ def golds(name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "kinds"), [("math500", ["math"]), ("multiarith", ["math", "numbers"]), ("simuleq", ["math", "numbers"])]
 )
-def test_bare_answers_stay_as_they_are(name: str, kinds: list[Kind]) -> None:
+def test_bare_answers_stay_as_they_are(name: str, kinds: list[AnswerKindName]) -> None:
     for kind, gold in product(kinds, golds(name)):
         assert read_gold(gold, kind) == gold
 

@@ -31,14 +31,14 @@ from data.stage import Stage
 from evaluate.benchmarks import load_benchmark
 from evaluate.stage import check_same_benchmarks
 from evaluate.stage import fingerprint as of_evals
-from evaluate.wording import DevSet, judge
+from evaluate.wording import DevSet, trial_of
 from generate.aggregate import ChainVote
 from generate.stage import fingerprint as of_chains
 from peers.engines.protocol import Completion
 from pipeline.first_look import answers_of
 from pipeline.lm_eval.__main__ import benchmarks_of
 from score.chains import Chain
-from score.examples import Choosing
+from score.examples import ExampleChooser
 from score.label import Votes
 from tests.conftest import ROOT, write_jsonl
 
@@ -68,8 +68,8 @@ def extract(response: str, question: str) -> str | None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with mine.py; what was found out of another one's is forgotten."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(OwnGrader, "looked", {})
-    monkeypatch.setattr(OwnGrader, "told", set())
+    monkeypatch.setattr(OwnGrader, "has_extract", {})
+    monkeypatch.setattr(OwnGrader, "announced", set())
     (tmp_path / "mine.py").write_text(OWN, encoding="utf-8")
     return tmp_path
 
@@ -464,12 +464,12 @@ def test_a_module_that_loops_is_told(
 
 
 def test_what_a_fingerprint_says_of_kinds(here: Path) -> None:
-    assert own.told("math") == {}
-    assert own.told("choice") == {"answers": {"choice": {"kind": "choice"}}}
-    before = own.told("mine:judge")
+    assert own.kinds_fingerprint("math") == {}
+    assert own.kinds_fingerprint("choice") == {"answers": {"choice": {"kind": "choice"}}}
+    before = own.kinds_fingerprint("mine:judge")
     assert before["answers"]["mine:judge"]["file"] == "mine.py"
     (here / "mine.py").write_text(OWN + "\n", encoding="utf-8")
-    assert own.told("mine:judge") != before
+    assert own.kinds_fingerprint("mine:judge") != before
 
 
 # --- config and sources ---
@@ -555,7 +555,7 @@ def test_labels_agreement_and_entropy_are_of_the_kind(grader: Grader) -> None:
     section = ScoreSection(label="sample-vote", text="solution", weighting="uniform")
     by_kind = {}
     for kind in ("exact", "math"):
-        choosing = Choosing(section, ("a", "b"), Votes(kind=kind), "17/1")
+        choosing = ExampleChooser(section, ("a", "b"), Votes(kind=kind), "17/1")
         mine, _ = choosing.examples([Chain(rows)], grader)
         by_kind[kind] = mine["label"], round(mine["answer_entropy"], 3)
         assert mine["agrees"]
@@ -570,7 +570,7 @@ def test_a_response_agrees_with_the_aggregate_by_the_kind(grader: Grader, kind: 
         row("a", "0.5", role="chain", position=1),
         row("b", "1/2", role="chain", position=2, is_aggregate=True),
     ]
-    mine, _ = Choosing(ScoreSection(), ("a", "b"), Votes(kind=kind), "17/1").examples([Chain(rows)], grader)
+    mine, _ = ExampleChooser(ScoreSection(), ("a", "b"), Votes(kind=kind), "17/1").examples([Chain(rows)], grader)
     assert mine["agrees"] is agrees
 
 
@@ -595,9 +595,9 @@ def test_a_first_look_and_wordings_find_answers_by_their_kind(grader: Grader) ->
     [found] = answers_of(few, asked, {"p": probe}).values()
     assert [each and each.answer for each in found] == ["A", "B", "B", "C", "A", None]
     dev = DevSet(asked, ["A", "B"])
-    trial = judge("w", [completions("24"), completions("The answer is (A).")], dev, "choice", grader)
+    trial = trial_of("w", [completions("24"), completions("The answer is (A).")], dev, "choice", grader)
     assert trial.values == [1.0, 0.0] and trial.unanswered == 0
-    votes = judge("w", [completions("24", "A"), completions("Bo", "Ada")], DevSet(asked, None), "choice", grader)
+    votes = trial_of("w", [completions("24", "A"), completions("Bo", "Ada")], DevSet(asked, None), "choice", grader)
     assert votes.values == [1.0, 0.5]
 
 

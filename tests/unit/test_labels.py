@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data import schema
-from data.gate import Comparison, Decision
+from data.gate import Decision, GateComparison
 from score.examples import EXAMPLES
 from score.passes import PASSES, VERIFIED
 from tests.conftest import ROOT
@@ -95,7 +95,7 @@ def test_what_decides_about_an_adapter_has_no_gold_answer() -> None:
     """The decision file is shares, counts and rounds; the gate is one of the modules that are walked above."""
     assert {ROOT / "train" / "gate" / f"{name}.py" for name in ("stage", "rule")} <= set(MODULES)
     assert ROOT / "data" / "gate.py" in MODULES and ROOT / "peers" / "policy.py" in MODULES
-    names = [field.name for kind in (Comparison, Decision) for field in fields(kind)]
+    names = [field.name for kind in (GateComparison, Decision) for field in fields(kind)]
     assert not [name for name in names if any(word in name for word in GOLD_WORDS)]
 
 

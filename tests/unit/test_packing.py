@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from peers.logprob import attention, kernel, model
-from peers.logprob.attention import MULTIPLE, Branches, Forest, attend
+from peers.logprob.attention import MULTIPLE, PrefixTreeBatch, SegmentGroup, attend
 from peers.logprob.model import LanguageModel, Pair, load_language_model, trust_compiler
 from peers.logprob.packing import REPEATED, common_prefix, pack, packed_batches, token_batches
 from peers.logprob.scoring import score_next, score_pairs
@@ -50,11 +50,11 @@ def test_every_sequence_is_a_path(seed: int) -> None:
     sequences = families(draw, 12)
     trees = pack(sequences, budget=draw.choice([1, 40, 512]))
     assert sorted(i for tree in trees for i in tree.paths) == list(range(len(sequences)))
-    forest = Forest(trees, torch.device("cpu"))
-    for i, path in forest.paths.items():
-        assert forest.tokens_N[path].tolist() == sequences[i]
-        assert forest.depths_N[path].tolist() == list(range(len(path)))
-    assert 0 <= len(forest.tokens_N) - sum(map(len, trees)) < MULTIPLE and len(forest.tokens_N) % MULTIPLE == 0
+    tree_batch = PrefixTreeBatch(trees, torch.device("cpu"))
+    for i, path in tree_batch.paths.items():
+        assert tree_batch.tokens_N[path].tolist() == sequences[i]
+        assert tree_batch.depths_N[path].tolist() == list(range(len(path)))
+    assert 0 <= len(tree_batch.tokens_N) - sum(map(len, trees)) < MULTIPLE and len(tree_batch.tokens_N) % MULTIPLE == 0
 
 
 @pytest.mark.parametrize("window", [None, 7])
@@ -64,21 +64,21 @@ def test_a_token_sees_its_own_sequence_alone(seed: int, window: int | None) -> N
     draw = random.Random(seed)
     long = list(range(1, 50))  # with a window the ends' padding would see nothing
     sequences = [*families(draw, 6), [*long, 3], [*long, 4, 5], [*long, 60], [*long[:40], *range(60, 80)]]
-    forest = Forest(pack(sequences, budget=512), torch.device("cpu"))
-    assert {kind.causal for kind in forest.kinds} == {True, False}
+    tree_batch = PrefixTreeBatch(pack(sequences, budget=512), torch.device("cpu"))
+    assert {kind.causal for kind in tree_batch.kinds} == {True, False}
     torch.manual_seed(seed)
-    states = [torch.randn(1, heads, len(forest.tokens_N), 8) for heads in (4, 2, 2)]
-    weights = torch.randn(len(forest.tokens_N), 4, 8)  # the filling's outputs are nobody's
-    weights[len({place for path in forest.paths.values() for place in path}) :] = 0
+    states = [torch.randn(1, heads, len(tree_batch.tokens_N), 8) for heads in (4, 2, 2)]
+    weights = torch.randn(len(tree_batch.tokens_N), 4, 8)  # the filling's outputs are nobody's
+    weights[len({place for path in tree_batch.paths.values() for place in path}) :] = 0
     for softcap in (None, 2.0):
         query, key, value = (each.clone().requires_grad_() for each in states)
         with torch.no_grad():
-            found = attend(None, query, key, value, None, 0.3, window, softcap, forest)[0][0]
-        trained = attend(None, query, key, value, None, 0.3, window, softcap, forest)[0][0]
+            found = attend(None, query, key, value, None, 0.3, window, softcap, tree_batch)[0][0]
+        trained = attend(None, query, key, value, None, 0.3, window, softcap, tree_batch)[0][0]
         torch.testing.assert_close(found, trained, rtol=0, atol=1e-5)
         exact = [each.double().requires_grad_() for each in states]
         expected: dict[int, Any] = {}
-        for path in forest.paths.values():
+        for path in tree_batch.paths.values():
             q, k, v = (each[0][:, path] for each in exact)
             scores = 0.3 * q @ k.repeat_interleave(2, 0).transpose(1, 2)
             scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
@@ -96,9 +96,9 @@ def test_a_token_sees_its_own_sequence_alone(seed: int, window: int | None) -> N
 
 def test_other_kinds_of_attention_are_refused() -> None:
     x = torch.randn(1, 2, 64, 8)
-    forest = Forest(pack([[1, 2, 3]], budget=64), torch.device("cpu"))
-    attend(None, x, x, x, None, forest=forest, position_bias=None)
-    wrong: list[dict[str, Any]] = [{"forest": None}, {"forest": forest, "s_aux": torch.zeros(2)}]
+    tree_batch = PrefixTreeBatch(pack([[1, 2, 3]], budget=64), torch.device("cpu"))
+    attend(None, x, x, x, None, tree_batch=tree_batch, position_bias=None)
+    wrong: list[dict[str, Any]] = [{"tree_batch": None}, {"tree_batch": tree_batch, "s_aux": torch.zeros(2)}]
     for arguments in wrong:
         with pytest.raises(ValueError, match="packed attention takes"):
             attend(None, x, x, x, None, **arguments)
@@ -158,8 +158,8 @@ def test_packed_pairs_score_as_they_do_alone(architecture: str, monkeypatch: pyt
         assert found == pytest.approx(expected[:, 0].tolist(), abs=2e-5)
         assert logits == pytest.approx(alone[-2, [3, 5]].tolist(), abs=2e-5)
     # were the window left out of the masks, the packed Gemma sequences would see more than they do alone
-    whole = Branches.mask
-    monkeypatch.setattr(attention.Branches, "mask", lambda self, window, dtype: whole(self, None, dtype))
+    whole = SegmentGroup.mask
+    monkeypatch.setattr(attention.SegmentGroup, "mask", lambda self, window, dtype: whole(self, None, dtype))
     wrong = score_pairs(lm, pairs, 256, lambda *_: None)
     apart = max(abs(a - b) for x, y in zip(scores, wrong, strict=True) for a, b in zip(x, y, strict=True))
     assert apart > 1e-3 if getattr(config, "sliding_window", None) else apart == 0

@@ -15,7 +15,7 @@ from data.run import Run
 from peers import placement as module
 from peers.devices import GB, Device, parse_devices
 from peers.memory import GIB, Shape, footprint, kept_bytes, shape_in, shape_of
-from peers.placement import Slot, by_device, place, placement_of, resolved
+from peers.placement import Slot, by_device, place, placement_of, resolve_runtime
 from tests.conftest import ROOT
 
 GEMMA: dict[str, Any] = {
@@ -80,8 +80,8 @@ def fits_memory(slots: tuple[Slot, ...], turns: frozenset[Device]) -> None:
             for slot in here
         ]
         assert (max if device in turns else sum)(alone) <= 0.85 * device.memory
-        assert all(slot.apart and resolved(RuntimeSection(), slot).resident == "one" for slot in here)
-        assert all(slot.kv_cache_bytes >= needs[slot.peer].kv_least for slot in here)
+        assert all(slot.apart and resolve_runtime(RuntimeSection(), slot).resident == "one" for slot in here)
+        assert all(slot.kv_cache_bytes >= needs[slot.peer].kv_minimum for slot in here)
         assert all(slot.shared == (len(here) > 1) for slot in here)
 
 
@@ -125,11 +125,11 @@ def test_caches_share_what_is_there() -> None:
     given = config(generate={"context_tokens": 640, "max_new_tokens": 320}, runtime={"train_tokens": 1024})
     (device,) = parse_devices("1x80")
     found = place(given, [device], SHAPES)
-    needs = [footprint(SHAPES[s.peer], given.peer(s.peer), given, resolved(given.runtime, s), device)
+    needs = [footprint(SHAPES[s.peer], given.peer(s.peer), given, resolve_runtime(given.runtime, s), device)
              for s in found.slots]  # fmt: skip
     used = sum(n.at_once(s.kv_cache_bytes, n.stage) for n, s in zip(needs, found.slots, strict=True))
     assert not found.turns and 0.99 < used / (0.85 * device.memory) <= 1
-    assert all(n.kv_least <= s.kv_cache_bytes < n.kv_wanted for n, s in zip(needs, found.slots, strict=True))
+    assert all(n.kv_minimum <= s.kv_cache_bytes < n.kv_preferred for n, s in zip(needs, found.slots, strict=True))
 
 
 def test_processes_of_a_cluster_without_gpus_have_devices_of_their_own() -> None:
@@ -241,13 +241,13 @@ def test_a_config_that_tells_no_sizes(tmp_path: Path) -> None:
 def test_batch_sizes_follow_the_device_unless_they_are_given(given: str, numbers: tuple[int, int, int]) -> None:
     device = CPU if given == "cpu" else parse_devices(given)[0]
     slot = Slot("gemma", 0, device, 2 * GIB, shared=True)
-    found = resolved(RuntimeSection(), slot)
+    found = resolve_runtime(RuntimeSection(), slot)
     assert (found.max_num_seqs, found.score_tokens, found.train_tokens) == numbers
-    assert (found.kv_cache_gib, found.resident) == (2, "all") and resolved(
+    assert (found.kv_cache_gib, found.resident) == (2, "all") and resolve_runtime(
         RuntimeSection(), slot, True
     ).resident == "one"
     given_ = RuntimeSection(max_num_seqs=3, score_tokens=4, train_tokens=5)
-    kept = resolved(given_, slot)
+    kept = resolve_runtime(given_, slot)
     assert (kept.max_num_seqs, kept.score_tokens, kept.train_tokens) == (3, 4, 5)
 
 

@@ -51,7 +51,7 @@ class Scripted:
 
     def name_of(self, work: Work) -> str:
         """Of a call."""
-        return "rest" if work is policy_cache.rest else "work"
+        return "rest" if work is policy_cache.sleep else "work"
 
     def start(self, run: Run, slot: Slot) -> Worker:
         """See `Executor.start`."""

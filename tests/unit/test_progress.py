@@ -22,7 +22,7 @@ from data.console import console
 from data.errors import UserError
 from data.guard import Ended
 from data.locks import holder, locked
-from data.meter import Meter, lasting
+from data.meter import Meter, duration_text
 from data.progress import StageState, going, record_path, stages
 from data.record import reason_of, recorded
 from data.run import Run
@@ -99,7 +99,7 @@ def test_all_done_or_undone_again() -> None:
 
 
 def test_times_are_told_in_words() -> None:
-    assert [lasting(s) for s in (4.4, 89, 200, 5399, 4800, 7300)] == [
+    assert [duration_text(s) for s in (4.4, 89, 200, 5399, 4800, 7300)] == [
         "4 s", "89 s", "3 min", "1 h 30 min", "80 min", "2 h 2 min",
     ]  # fmt: skip
 
@@ -200,7 +200,7 @@ def check_against_the_docs(found: list[dict[str, Any]]) -> None:
 
 
 def test_progress_events_tell_all_and_each_peer(clock: Clock, log: Any) -> None:
-    with events.within(run="r", round=1, stage="generate"), task("t", {"ant": 40, "bee": 40}, "responses") as line:
+    with events.with_fields(run="r", round=1, stage="generate"), task("t", {"ant": 40, "bee": 40}, "responses") as line:
         line.at_work({"ant"}, {"ant": ["0"], "bee": ["1"]})
         work(line, clock, 6, 2, 0)
         found = log()

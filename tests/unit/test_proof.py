@@ -22,7 +22,7 @@ from data.errors import UserError
 from data.questions import read_with_origin
 from data.run import OUTPUT
 from data.stage import FORMAT, Stage, versions
-from data.versions import changed_since, changes
+from data.versions import changed_since, version_changes
 from peers.gguf_file import check_gguf
 from peers.gguf_load import QuickReader, read_quickly
 from pipeline.share.files import FIGURES
@@ -45,7 +45,7 @@ def finish(root: Path, round_: int, stage: str, **others: str | None) -> Path:
 def test_a_library_that_changed_between_two_stages_is_told_and_not_refused(tmp_path: Path) -> None:
     finish(tmp_path, 0, "evaluate")
     generate = finish(tmp_path, 1, "generate")
-    assert changed_since(tmp_path / "round=1" / "scores", NOW) is None and changes(tmp_path) == []
+    assert changed_since(tmp_path / "round=1" / "scores", NOW) is None and version_changes(tmp_path) == []
     finish(tmp_path, 1, "score", torch="2.0.0", vllm=None, peft=None)
     folder = tmp_path / "round=1" / "adapters"
     told = f"peft none -> {NOW['peft']}, torch 2.0.0 -> {NOW['torch']}"
@@ -54,13 +54,13 @@ def test_a_library_that_changed_between_two_stages_is_told_and_not_refused(tmp_p
         assert Stage("train", 1, folder, {}).begin()
     assert said.get().startswith("train round 1: other versions than score round 1 was made with: ")
     finish(tmp_path, 2, "generate", torch="2.0.0")
-    assert changes(tmp_path)[-1] == f"torch was {NOW['torch']}, 2.0.0 from score round 1 on"
+    assert version_changes(tmp_path)[-1] == f"torch was {NOW['torch']}, 2.0.0 from score round 1 on"
     with console.capture() as said:
         assert not Stage("generate", 1, generate, {}).begin()
     assert "versions" not in said.get()  # nothing is made
     for path in tmp_path.glob("round=*/*/_SUCCESS.json"):
         path.write_text("no JSON")  # which whoever reads it tells
-    assert changes(tmp_path) == []
+    assert version_changes(tmp_path) == []
 
 
 def test_status_tells_of_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         shards.read_json(tmp_path / "x.json")
     with pytest.raises(ValueError, match="are no list"):
-        choice.listed(DEEP)
+        choice.parse_options(DEEP)
     gold = '["' + '",["' * 50_000
     assert kinds.aliases('["a",' + DEEP) == ['["a",' + DEEP]
     for kind in ("math", "exact"):

@@ -15,7 +15,7 @@ from data.answers.clusters import clusters
 from data.answers.equivalence import bare, decide_quickly
 from data.answers.gold import Unreadable, read_gold, same_gold
 from data.answers.grader import Grader
-from data.answers.spelling import normalise
+from data.answers.spelling import normalise_answer
 from tests.properties import examples, long_texts, within
 from tests.properties import texts as some_texts
 
@@ -82,7 +82,7 @@ def test_what_was_thought_is_hidden_once_and_every_text_has_a_form(text: str) ->
         shown = thoughts.hidden(text)
         assert thoughts.hidden(shown) == shown and len(shown) == len(text)
         assert bare(bare(text)) == bare(text)
-        normalise(text)
+        normalise_answer(text)
 
 
 @examples(20)
@@ -105,7 +105,7 @@ def test_a_gold_answer_is_read_or_refused(cell: object, question: str, kind: str
 def test_options_are_listed_or_refused(cell: str, question: str) -> None:
     with within(SECONDS):
         try:
-            options = choice.listed(cell)
+            options = choice.parse_options(cell)
         except ValueError as error:
             assert str(error)
             return

@@ -19,7 +19,7 @@ from data.config.load import differences, load_config, parse_config
 from data.config.sections import Config, ScoreSection
 from data.errors import UserError
 from data.questions import shuffled
-from generate.asking import Chain, Question, asking_of, peer_order
+from generate.asking import ChainAsking, Question, asking_of, peer_order
 from peers.logprob.packing import REPEATED, pack, packed_batches, token_batches
 from score.weights import round_weights, weights
 from tests.properties import examples
@@ -188,7 +188,7 @@ def test_every_way_of_asking_asks_each_once_with_seeds_of_their_own(
             seen.update((peer, *asking.seed_of(turn, peer, question, n + 1)) for n in range(times))
     assert seen and max(seen.values()) == 1  # two responses of a peer never share their seed
     if any(turn.role == "chain" for turn in asking.turns):
-        chain = Chain(peers, round_)
+        chain = ChainAsking(peers, round_)
         assert [next(p for p in peers if chain.asks(turn, p, question)) for turn in chain.turns] == question.order
 
 
@@ -234,7 +234,7 @@ def test_packing_has_every_sequence_once_within_the_budget(given_: list[list[int
             assert [tree.tokens[place] for place in path] == given_[i] and path == sorted(set(path))
         assert tree.repeated == sum(len(given_[i]) for i in tree.paths)
         assert len(tree.paths) == 1 or (len(tree) <= budget and tree.repeated <= REPEATED * budget)
-        covered = sorted(place for branch in tree.branches for place in range(branch.first, branch.end))
+        covered = sorted(place for segment in tree.segments for place in range(segment.first, segment.end))
         assert covered == list(range(len(tree)))
     batches = list(packed_batches(given_, budget, sharing))
     assert sorted(i for batch in batches for tree in batch for i in tree.paths) == list(range(len(given_)))

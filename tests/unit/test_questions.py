@@ -12,7 +12,7 @@ import pytest
 
 from data.config.sections import SourceSection
 from data.errors import UserError
-from data.hashing import draw_key, loose_form, normalise, question_id
+from data.hashing import draw_key, loose_form, normalise_question, question_id
 from data.questions import read_source, shuffled, unique_questions
 from data.run import open_run
 from data.shards import read_manifest
@@ -32,9 +32,9 @@ def jsonl(path: Path, questions: list[str]) -> Path:
 
 
 def test_normalise_leaves_all_but_white_space_and_composition() -> None:
-    assert normalise("  How\tMANY \n pens? ") == "How MANY pens?"
-    assert normalise("Gro\u0308ße\u00a0?") == "Größe ?"  # o with two dots as one character, no-break space
-    assert normalise("a b") != normalise("ab")
+    assert normalise_question("  How\tMANY \n pens? ") == "How MANY pens?"
+    assert normalise_question("Gro\u0308ße\u00a0?") == "Größe ?"  # o with two dots as one character, no-break space
+    assert normalise_question("a b") != normalise_question("ab")
 
 
 def test_case_space_and_ligatures_make_no_other_question() -> None:

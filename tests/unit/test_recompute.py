@@ -16,7 +16,7 @@ from torch import Tensor
 from data.config.sections import TrainSection
 from peers.logprob import recompute
 from peers.logprob.model import LanguageModel, Pair
-from peers.logprob.recompute import activation_bytes, checkpoint_layers, wanted
+from peers.logprob.recompute import activation_bytes, checkpoint_layers, should_checkpoint
 from tests.unit.test_packing import ARCHITECTURES, SHAPE, families
 from train.examples import TrainingExample
 from train.loop import train_adapter
@@ -107,7 +107,7 @@ def test_auto_counts_what_a_micro_batch_keeps(monkeypatch: pytest.MonkeyPatch) -
     )  # fmt: skip
     for free, expected in ((2.1 * whole, False), (1.9 * whole, True)):
         monkeypatch.setattr(recompute, "_free", lambda free=free: free)
-        assert wanted("auto", gpu, 4096, 4096) is expected
-    assert not wanted("off", gpu, 4096, 4096)
+        assert should_checkpoint("auto", gpu, 4096, 4096) is expected
+    assert not should_checkpoint("off", gpu, 4096, 4096)
     gpu.device = torch.device("cpu")
-    assert not wanted("auto", gpu, 4096, 4096) and wanted("on", gpu, 1, 1)
+    assert not should_checkpoint("auto", gpu, 4096, 4096) and should_checkpoint("on", gpu, 1, 1)

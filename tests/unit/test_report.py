@@ -20,7 +20,7 @@ from data.run import RUNS, Run
 from data.schema import CROSS, EVALS, METRICS
 from data.shards import Row
 from evaluate import tables
-from evaluate.changes import changes
+from evaluate.changes import round_changes
 from evaluate.guard import decide
 from evaluate.metrics import metrics_row
 from evaluate.report import show, write_report
@@ -42,7 +42,7 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
 
 def change_table(run: str, rounds: list[int]) -> Table | None:
     """Of what has changed."""
-    return tables.change_table(run, changes(run, rounds))
+    return tables.change_table(run, round_changes(run, rounds))
 
 
 @pytest.mark.parametrize("benchmarks", [("a",), ("a", "b")])

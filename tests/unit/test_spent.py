@@ -26,7 +26,7 @@ def test_a_manifest_has_what_was_spent_since_its_stage_began(tmp_path: Path) -> 
     manifest = shards.read_manifest(tmp_path / "chains")
     assert manifest is not None
     assert manifest["peer_seconds"] == {"p": 2.5, "q": 2.0} and manifest["devices"] == 2
-    assert Spent().told() == {}
+    assert Spent().totals() == {}
     spent.clear()
 
 
@@ -46,5 +46,5 @@ def test_a_call_is_counted_for_its_peer() -> None:
     with pool(Run("r", parse_config(raw, "x")), Slow(), [slot("p"), slot("q")]) as workers:
         workers.submit("p", work)
         assert len(list(workers.results())) == 1
-    assert list(spent.seconds) == ["p"] and spent.seconds["p"] > 0.005 and spent.told()["devices"] == 1
+    assert list(spent.seconds) == ["p"] and spent.seconds["p"] > 0.005 and spent.totals()["devices"] == 1
     spent.clear()

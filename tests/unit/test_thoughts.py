@@ -14,7 +14,7 @@ from data.answers.thoughts import hidden, without_thoughts
 from data.config.load import differences, parse_config
 from data.config.sections import PeerSection, TemplateSection
 from data.errors import UserError
-from evaluate.verifier import verdict
+from evaluate.verifier import verdict_score
 from peers.engines.protocol import Completion
 from peers.prompts import PeerPrompts, token_identity
 from tests.unit.test_controls import TEMPLATES, tokenizer_json
@@ -89,7 +89,7 @@ def test_a_verifier_answers_after_an_empty_thought(template: str) -> None:
 
 def test_a_critique_is_read_after_its_thought() -> None:
     for text, score in (("<think>Yes?</think>No", -1.0), ("<think>\nIt is right, yes", 0.0), ("So: Yes", 1.0)):
-        assert verdict(Completion([1], text, 0.0, "stop")) == score
+        assert verdict_score(Completion([1], text, 0.0, "stop")) == score
 
 
 @pytest.mark.parametrize("special", [False, True])

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from data import visible
 from data.console import _Console
-from data.visible import HIDDEN, JOINERS, LONGEST, one_line, tame
+from data.visible import HIDDEN, JOINERS, LONGEST, mask_controls, one_line
 
 
 def test_every_hidden_character_is_shown() -> None:
@@ -36,7 +36,7 @@ def test_a_log_is_tamed_in_its_place(tmp_path: Path) -> None:
     text = "a\x1b[2J\u202eb\x9b\t\rc é ü 漢\n" + "x" * (visible.BLOCK - 30) + "\u202e\u2066\x07"
     log.write_bytes(text.encode())
     size = log.stat().st_size
-    tame(log)
+    mask_controls(log)
     assert log.stat().st_size == size
     found = log.read_bytes().decode()
     assert found.startswith("a?[2J\ufffdb??\t\rc é ü 漢\n")

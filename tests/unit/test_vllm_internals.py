@@ -53,9 +53,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     fake = SimpleNamespace(__version__=f"{WRITTEN_FOR}.0", LLM=FakeLLM)
     monkeypatch.setitem(sys.modules, "vllm", fake)
     monkeypatch.setattr(torch, "set_num_threads", torch.set_num_threads)  # put back whatever a test does
-    vllm_internals.check_version.cache_clear()
+    vllm_internals.check_vllm_version.cache_clear()
     yield fake
-    vllm_internals.check_version.cache_clear()
+    vllm_internals.check_vllm_version.cache_clear()
 
 
 def advances(*postfixes: object) -> list[tuple[int, int]]:
@@ -72,7 +72,7 @@ def advances(*postfixes: object) -> list[tuple[int, int]]:
 def warned() -> str:
     """What the version check prints."""
     with console.capture() as captured:
-        vllm_internals.check_version()
+        vllm_internals.check_vllm_version()
     return captured.get()
 
 

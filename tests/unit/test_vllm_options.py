@@ -14,7 +14,7 @@ import torch
 
 from data.config.sections import GenerateSection, RuntimeSection
 from peers.engines import vllm_internals
-from peers.engines.vllm import COMPILING_PAYS, VllmEngine, compilation, options_of
+from peers.engines.vllm import COMPILING_PAYS, VllmEngine, compilation, engine_options
 
 SECTION = GenerateSection(context_tokens=1024, max_new_tokens=200)
 RUNTIME = RuntimeSection(kv_cache_gib=1.5, max_num_seqs=48)
@@ -29,7 +29,7 @@ def nucleus(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_prefills_are_whole_on_a_cpu_alone(nucleus: Any) -> None:
-    cpu, gpu = options_of(False, SECTION, RUNTIME), options_of(True, SECTION, RUNTIME)
+    cpu, gpu = engine_options(False, SECTION, RUNTIME), engine_options(True, SECTION, RUNTIME)
     assert cpu["enable_chunked_prefill"] is False and cpu["max_num_batched_tokens"] == 8192
     assert cpu["enforce_eager"] is True and cpu["logits_processors"] == [nucleus]
     assert not {"enable_chunked_prefill", "max_num_batched_tokens", "enforce_eager", "logits_processors"} & set(gpu)
@@ -37,19 +37,19 @@ def test_prefills_are_whole_on_a_cpu_alone(nucleus: Any) -> None:
 
 def test_a_gpu_has_float32_logits_sleep_and_nothing_of_flashinfer(nucleus: Any) -> None:
     extra = {"hf_overrides": {"head_dtype": "float32"}, "enable_sleep_mode": True, "enable_flashinfer_autotune": False}
-    assert extra.items() <= options_of(True, SECTION, RUNTIME).items()
-    assert not set(extra) & set(options_of(False, SECTION, RUNTIME))
+    assert extra.items() <= engine_options(True, SECTION, RUNTIME).items()
+    assert not set(extra) & set(engine_options(False, SECTION, RUNTIME))
     # how much memory it takes is planned, and not a share of what there is
-    assert options_of(True, SECTION, RUNTIME)["gpu_memory_utilization"] < 0.05
+    assert engine_options(True, SECTION, RUNTIME)["gpu_memory_utilization"] < 0.05
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_what_both_are_told(nucleus: Any, on_gpu: bool) -> None:
-    options = options_of(on_gpu, SECTION, RUNTIME, rank=9)
+    options = engine_options(on_gpu, SECTION, RUNTIME, rank=9)
     assert options["kv_cache_memory_bytes"] == 3 * 2**29
     assert (options["max_model_len"], options["max_num_seqs"]) == (1024, 48)
     assert options["enable_lora"] and options["max_lora_rank"] == 16
-    assert "enable_lora" not in options_of(on_gpu, SECTION, RUNTIME)
+    assert "enable_lora" not in engine_options(on_gpu, SECTION, RUNTIME)
 
 
 def test_compiling_follows_the_work() -> None:
@@ -61,8 +61,8 @@ def test_compiling_follows_the_work() -> None:
     }  # fmt: skip
     sizes = [compilation(n, 200, 48)["cudagraph_capture_sizes"] for n in (0, 1, 2, 5, 32)]  # type: ignore[index]
     assert sizes == [[1], [1], [1, 2], [1, 2, 4, 5], [1, 2, 4, 8, 16, 32]]
-    assert options_of(True, SECTION, RUNTIME, requests=10)["compilation_config"] == compilation(10, 200, 48)
-    assert "compilation_config" not in options_of(True, SECTION, RUNTIME)
+    assert engine_options(True, SECTION, RUNTIME, requests=10)["compilation_config"] == compilation(10, 200, 48)
+    assert "compilation_config" not in engine_options(True, SECTION, RUNTIME)
 
 
 def test_flashinfers_sampler_is_off_before_vllm_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,11 +101,11 @@ def test_vllm_knows_the_options() -> None:
 
     known = {field.name for field in fields(EngineArgs)}
     for on_gpu in (False, True):
-        assert set(options_of(on_gpu, SECTION, RUNTIME, rank=16, requests=8)) <= known
+        assert set(engine_options(on_gpu, SECTION, RUNTIME, rank=16, requests=8)) <= known
     config = CompilationConfig(**compilation(8, 200, 48) or {})
     assert (config.mode, config.cudagraph_mode.name) == (0, "FULL_DECODE_ONLY")
     assert config.cudagraph_capture_sizes == [1, 2, 4, 8]
-    overrides = options_of(True, SECTION, RUNTIME)["hf_overrides"]
+    overrides = engine_options(True, SECTION, RUNTIME)["hf_overrides"]
     assert _get_head_dtype(SimpleNamespace(**overrides), torch.bfloat16, "generate") is torch.float32  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from data.answers.grader import Grader
 from data.config.sections import ScoreSection
 from data.schema import ChainRow
 from score.chains import Chain
-from score.examples import Choosing
+from score.examples import ExampleChooser
 from score.label import Votes
 from score.text import agree, drop_reason
 from score.weights import sigmoid, weights
@@ -199,7 +199,7 @@ def test_what_cannot_be_compared_does_not_agree() -> None:
 
 def test_an_answer_that_was_cut_off_has_no_part_in_the_entropy() -> None:
     rows = [row("a", "1"), row("b", "2", finish_reason="length"), row("c", "1", is_aggregate=True)]
-    choosing = Choosing(ScoreSection(), "abc", Votes(), "17/1")
+    choosing = ExampleChooser(ScoreSection(), "abc", Votes(), "17/1")
     with Grader(workers=1) as grader:
         assert [each["answer_entropy"] for each in choosing.examples([Chain(rows)], grader)] == [0.0] * 3
         rows[1]["finish_reason"] = "stop"

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from scipy.stats import norm
 
 from data.config.sections import GateSection
-from data.gate import Comparison
+from data.gate import GateComparison
 
 DISCORDANT = 0.15  # share of questions gained or lost, assumed before any was seen
 FALLS = (0.03, 0.06)  # true falls whose refusal is told
@@ -38,14 +38,16 @@ def z_of(section: GateSection) -> float:
     return float(norm.ppf(1 - (section.level if non_inferiority(section) else section.level / 2)))
 
 
-def interval(gained: int, lost: int, n: int, z: float) -> tuple[float, float]:
+def difference_interval(gained: int, lost: int, n: int, z: float) -> tuple[float, float]:
     """Bonett and Price's interval of (gained − lost) / n, within −1 and 1."""
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return max(-1.0, p - q - half), min(1.0, p - q + half)
 
 
-def compare(before: Sequence[bool], after: Sequence[bool], against: int, section: GateSection) -> Comparison:
+def compare_agreement(
+    before: Sequence[bool], after: Sequence[bool], against: int, section: GateSection
+) -> GateComparison:
     """A candidate's agreement on n ≥ 1 questions with that of the policy of round `against`, on the same ones.
 
     Raises ValueError for sequences of different lengths, or without questions.
@@ -54,9 +56,11 @@ def compare(before: Sequence[bool], after: Sequence[bool], against: int, section
     if not n:
         raise ValueError("no question to compare on")
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
-    low, high = interval(gained, lost, n, z_of(section))
+    low, high = difference_interval(gained, lost, n, z_of(section))
     passed = low > -section.margin if non_inferiority(section) else high >= 0
-    return Comparison(against, n, sum(before) / n, sum(after) / n, gained, lost, (gained - lost) / n, low, high, passed)
+    return GateComparison(
+        against, n, sum(before) / n, sum(after) / n, gained, lost, (gained - lost) / n, low, high, passed
+    )
 
 
 def refusal(fall: float, n: int, discordant: float, section: GateSection) -> float:

@@ -21,7 +21,7 @@ from data import gate, quarantine, shards
 from data.answers import kinds, own
 from data.answers.clusters import compare_all
 from data.answers.grader import Grader, find_all
-from data.answers.votes import consistency, counted, reliability, weighted_vote
+from data.answers.votes import consistency, reliability, voting_answer, weighted_vote
 from data.console import console
 from data.errors import UserError
 from data.gate import Decision
@@ -30,21 +30,23 @@ from data.quarantine import Quarantine
 from data.run import Run
 from data.schema import GATE, GateResponseRow, GateRow, PromptRow, QuarantineRow, schema_of
 from data.stage import Stage
-from data.task import task
+from data.task import Advance, task
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import check_questions, room
+from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all, resolve_trained
 from peers.source import check_peers
-from peers.workers import Advance, Workers
-from train.gate.rule import DISCORDANT, compare, non_inferiority, power
+from peers.workers import Workers
+from train.gate.rule import DISCORDANT, compare_agreement, non_inferiority, power
 
 COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
 
 
 RESPONSES = schema_of(GateResponseRow)
-Vote = tuple[str | None, float]  # an answer of the winning cluster (None: no sample states one), its share of the votes
-Agreement = dict[str, bool]  # by question; those without a vote are left out
+GateVote = tuple[
+    str | None, float
+]  # an answer of the winning cluster (None: no sample states one), its share of the votes
+AgreementByQuestion = dict[str, bool]  # by question; those without a vote are left out
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -97,7 +99,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, Any]:
         "config": digest(config),
         "questions": digest((shards.read_manifest(run.gate_dir) or {}).get("files")),
         "candidates": {name: policy.identity for name, policy in policies.items()},
-        **own.told(run.config.prompts.answers),
+        **own.kinds_fingerprint(run.config.prompts.answers),
     }
 
 
@@ -138,7 +140,9 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
         ]
         engine = partial(policy_cache.engine, policy, run.config)
         faults = quarantine.allowed(run.config.runtime.quarantine_share, len(asked))
-        completions = complete(engine, [ids for *_, ids, _ in asked], seeds, sampling, room(chain), advance, faults)
+        completions = complete(
+            engine, [ids for *_, ids, _ in asked], seeds, sampling, max_prompt_tokens(chain), advance, faults
+        )
         for (shard, row, _, number), completion in zip(asked, completions, strict=True):
             found = kinds.of(run.config.prompts.answers).find(completion.text, row["question"])
             rows[shard].append({
@@ -146,8 +150,8 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
                 "response": completion.text, "answer": found.answer if found else None,
                 "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
             })  # fmt: skip
-            if completion.why is not None:
-                lost[shard].append(quarantine.entry(row["id"], "engine_error", completion.why, policy.name))
+            if completion.error is not None:
+                lost[shard].append(quarantine.entry(row["id"], "engine_error", completion.error, policy.name))
     for shard, answered in rows.items():
         quarantine.note(unit_path(run, round_, policy.name, shard), lost[shard])
         shards.write_rows(answered, unit_path(run, round_, policy.name, shard), RESPONSES)
@@ -196,12 +200,12 @@ class Gate:
         answers: dict[str, dict[str, list[str | None]]] = {name: defaultdict(list) for name in self.policies}
         for row in rows:
             if row["sample"]:
-                answers[row["peer"]][row["prompt_id"]].append(counted(row["answer"], row["finish_reason"]))
+                answers[row["peer"]][row["prompt_id"]].append(voting_answer(row["answer"], row["finish_reason"]))
         questions = list(dict.fromkeys(row["prompt_id"] for row in rows))
         compare_all([[a for own in answers.values() for a in own[id_]] for id_ in questions], self.kind, grader)
         shares = {name: consistency(list(own.values()), self.kind, grader) for name, own in answers.items()}
         weights = {name: reliability(share) for name, share in shares.items()}
-        votes: dict[str, Vote] = {}
+        votes: dict[str, GateVote] = {}
         for id_ in questions:
             said = [(answer, weights[name]) for name, own in answers.items() for answer in own[id_]]
             winners, share = weighted_vote([a for a, _ in said], [w for _, w in said], self.kind, grader)
@@ -231,7 +235,7 @@ class Gate:
             ids = list(after[name])
             others = {number: before[name], 0: untouched[name]}
             found = tuple(
-                compare([theirs[id_] for id_ in ids], [after[name][id_] for id_ in ids], against, section)
+                compare_agreement([theirs[id_] for id_ in ids], [after[name][id_] for id_ in ids], against, section)
                 for against, theirs in others.items()
             )
             accepted = all(comparison.passed for comparison in found)
@@ -248,10 +252,10 @@ class Gate:
             if not decision.accepted:
                 console.print(f"[bold]refused[/bold] {refusal_line(decision)}")
 
-    def earlier(self, round_: int) -> tuple[dict[str, Agreement], dict[str, Vote]]:
+    def earlier(self, round_: int) -> tuple[dict[str, AgreementByQuestion], dict[str, GateVote]]:
         """A finished round's agreement of each peer's greedy answers, and the votes."""
-        agreement: dict[str, Agreement] = {name: {} for name in self.policies}
-        votes: dict[str, Vote] = {}
+        agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
+        votes: dict[str, GateVote] = {}
         for path in shards.shard_paths(self.run.stage_dir(round_, gate.FOLDER)):
             for row in shards.rows_of(path, GateRow, COMPARED):
                 votes[row["prompt_id"]] = row["vote"], row["vote_share"]
@@ -260,13 +264,13 @@ class Gate:
         return agreement, votes
 
     def write(
-        self, votes: dict[str, Vote], others: dict[str, dict[str, Agreement]], grader: Grader
-    ) -> dict[str, Agreement]:
+        self, votes: dict[str, GateVote], others: dict[str, dict[str, AgreementByQuestion]], grader: Grader
+    ) -> dict[str, AgreementByQuestion]:
         """Write the shards; `others` has the agreements of other policies, by column. Returns the greedy answers'."""
-        agreement: dict[str, Agreement] = {name: {} for name in self.policies}
+        agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
         for shard in range(len(self.sizes)):
             found, rows = self.responses(shard, grader), []
-            pairs = [(counted(row["answer"], row["finish_reason"]), votes[row["prompt_id"]][0]) for row in found]
+            pairs = [(voting_answer(row["answer"], row["finish_reason"]), votes[row["prompt_id"]][0]) for row in found]
             both = [(mine, vote) for mine, vote in pairs if mine is not None and vote is not None]
             equal = {pair for pair, same in zip(both, grader.equivalent(both, self.kind), strict=True) if same}
             for row, pair in zip(found, pairs, strict=True):
@@ -282,7 +286,7 @@ class Gate:
             shards.write_rows(rows, self.stage.folder / f"part-{shard:05d}.parquet", GATE)
         return agreement
 
-    def counts(self, votes: dict[str, Vote], agreement: dict[str, Agreement]) -> dict[str, Any]:
+    def counts(self, votes: dict[str, GateVote], agreement: dict[str, AgreementByQuestion]) -> dict[str, Any]:
         """For the summary: how many questions, and the agreement of each peer's greedy answers with the votes."""
         return {
             "questions": len(votes),
