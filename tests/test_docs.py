@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from data import schema
 from data.config.docs import table
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """The files of the checkout that match one of these patterns of git."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "-z", "--", *patterns]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
 
 
 def test_config_table_is_the_generated_one() -> None:
@@ -26,10 +38,21 @@ def test_what_may_be_null_is_documented_as_such() -> None:
         assert documented == {field.name for field in getattr(schema, name) if field.nullable}, name
 
 
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = [re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.M)]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_links_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
-        for link in re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8")):
-            assert "://" in link or (document.parent / link).exists(), f"{document.name} -> {link}"
+    for document in tracked("*.md"):
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            assert "://" in link or target.exists(), f"{document.relative_to(ROOT)} -> {link}: no such file"
+            known = anchors(target) if anchor and "://" not in link else {anchor}
+            assert anchor in known, f"{document.relative_to(ROOT)} -> {link}: no such heading"
 
 
 def test_every_test_that_the_reliability_table_names_exists() -> None:
