@@ -72,9 +72,9 @@ def config() -> None:
     """`python -m data config`."""
 
     def body() -> None:
-        from data.config.docs import table
+        from data.config.docs import key_list
 
-        print(table(), end="")
+        print(key_list(), end="")
 
     guarded(body)
 

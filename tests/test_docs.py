@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data import schema
-from data.config.docs import table
+from data.config.docs import key_list
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,18 +23,18 @@ def tracked(*patterns: str) -> list[Path]:
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def test_config_table_is_the_generated_one() -> None:
+def test_the_list_of_config_keys_is_the_generated_one() -> None:
     text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
-    assert text.endswith(table()), "run `python -m data.config.docs` and replace the table in docs/config.md"
+    assert text.endswith(f"\n\n{key_list()}"), "run `python -m data.config.docs` and replace the list in docs/config.md"
 
 
 def test_what_may_be_null_is_documented_as_such() -> None:
     _, *sections = (ROOT / "data" / "README.md").read_text(encoding="utf-8").split("\n## ")
     for name in ("PROMPTS", "CHAINS", "GATE", "EVALS"):
         (section,) = (text for text in sections if text.startswith(name.lower()))
-        rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
-        documented = {column for _, names, _, meaning, _ in rows if re.search(r"\bnull\b", meaning)
-                      for column in re.findall(r"`([a-z_0-9]+)`", names)}  # fmt: skip
+        items = re.findall(r"^- (`.*?) \(.*?\): (.*(?:\n  .*)*)", section, re.M)
+        null = [names for names, meaning in items if re.search(r"\bnull\b", meaning)]
+        documented = {column for names in null for column in re.findall(r"`([a-z_0-9]+)`", names)}
         assert documented == {field.name for field in getattr(schema, name) if field.nullable}, name
 
 
