@@ -23,6 +23,22 @@ def tracked(*patterns: str) -> list[Path]:
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
 
 
+# Not written by hand, or kept as it came: locked requirements, data, pictures, chat templates of other projects.
+WIDE = ("requirements/", "LICENSE", "*.jsonl", "*.json", "*.csv", "*.txt", "*.svg", "*.min.js", "*.jinja")
+# peers/nano/card.py writes the cards of the nano peers.
+CARDS = ("peers/gemma2/README.md", "peers/llama/README.md", "peers/qwen2/README.md")
+
+
+def test_no_line_is_wider_than_120_columns() -> None:
+    wide = []
+    for path in tracked(".", *(f":(exclude){pattern}" for pattern in (*WIDE, *CARDS))):
+        data = path.read_bytes()
+        if b"\0" not in data:  # a binary file
+            lines = enumerate(data.decode("utf-8", "replace").split("\n"), 1)
+            wide += [f"{path.relative_to(ROOT)}:{number}" for number, line in lines if len(line) > 120]
+    assert wide == []
+
+
 def test_the_list_of_config_keys_is_the_generated_one() -> None:
     text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
     assert text.endswith(f"\n\n{key_list()}"), "run `python -m data.config.docs` and replace the list in docs/config.md"
