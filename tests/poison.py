@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- a case a line
 """Poisoned files, names and texts, made here: what someone might send to a machine that trains on it.
 
 Each case is a command line as a user would give it, in a folder that `make` has spoilt. What comes of it is judged in
