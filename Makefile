@@ -257,7 +257,7 @@ compare: setup  ## runs side by side, RUNS="a b c", AGAINST="a" (or the name of 
 status: setup  ## what of RUN is finished, at work (progress per peer), stopped, failed (why) and missing; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
 
-export: setup  ## each peer's adapter of RUN and a card; ROUND=2 (else the gate's best), MERGED=yes, CHECK=50, OUT=folder
+export: setup  ## each peer's adapter of RUN and a card; ROUND=2 (else the gate's best), MERGED=yes, CHECK=50, OUT=dir
 	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
 		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
 		$(foreach pair,$(BASE),--base '$(pair)')
