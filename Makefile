@@ -85,7 +85,8 @@ FROM_ZERO := $(filter gate evaluate fork,$(MAKECMDGOALS))
 ifneq ($(FROM_ONE)$(FROM_ZERO),)
   LOWEST := $(if $(FROM_ONE),1,0)
   ifneq ($(shell [[ '$(ROUND)' =~ ^(0|[1-9][0-9]*)$$ && '$(ROUND)' -ge $(LOWEST) ]] && echo yes),yes)
-    $(error ROUND must be a whole number >= $(LOWEST), not '$(ROUND)'; for example: make $(firstword $(FROM_ONE) $(FROM_ZERO)) ROUND=1)
+    FIRST := $(firstword $(FROM_ONE) $(FROM_ZERO))
+    $(error ROUND must be a whole number >= $(LOWEST), not '$(ROUND)'; for example: make $(FIRST) ROUND=1)
   endif
 endif
 ifneq ($(filter-out json,$(LOG)),)
@@ -160,7 +161,7 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || found="not there"
     case $$found in
         3.11 | 3.12 | 3.13) ;;
-        *) fail "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$found; name one: make setup PYTHON=python3.12" ;;
+        *) fail "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$found; name one: make setup PYTHON=python3.12" ;;
     esac
     $(PYTHON) -m venv .venv
 fi
@@ -207,20 +208,20 @@ done
 endef
 export SETUP
 
-setup:  ## create .venv with pinned packages; KIND=transformers: without vLLM; EXTRA: qwen, pocket, bench, ray, trackio, browser
+setup:  ## create .venv, packages pinned; KIND=transformers: no vLLM; EXTRA: qwen, pocket, bench, ray, trackio, browser
 	@bash -euo pipefail -c "$$SETUP" $(if $(LOG),>&2)
 
-try: setup  ## a first look: QUESTIONS=8 through CONFIG's peers, their prompts and responses, hours and disk; nothing is kept
+try: setup  ## a first look: QUESTIONS=8 to CONFIG's peers; shows prompts, responses, hours and disk; nothing is kept
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
 
-plan: setup  ## who runs where and why; memory, hours and disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
+plan: setup  ## who runs where; memory, hours and disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
 	@$(PY) -m pipeline.plan $(RUN_ARGS) $(if $(DEVICES),--devices '$(DEVICES)') \
 		$(if $(ROUND),--round '$(ROUND)') $(if $(PRICE),--price '$(PRICE)') $(SET_ARGS)
 
 wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
 	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
 
-round: setup  ## run everything up to and including ROUND=3; finished stages are skipped; ends with the table (LOG=json: events)
+round: setup  ## run all that is missing up to ROUND=3; ends with the table (LOG=json: events)
 	$(call stage,pipeline.round,$(ROUND))
 	$(if $(LOG),,@$(PY) -m evaluate.report --run '$(RUN)')
 
@@ -239,7 +240,7 @@ gate: setup  ## one stage of ROUND=3, with gate.questions: which adapters are us
 evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))
 
-ablate: setup  ## ten arms of configs/arms up to ROUND=1 with SEEDS=3; ARMS="pst rank" picks others, AGAINST="pst" what they are compared with
+ablate: setup  ## ten arms up to ROUND=1 with SEEDS=3; ARMS="pst rank" picks others, AGAINST="pst" what to compare with
 	@$(PY) -m pipeline.ablation --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
 		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 
@@ -256,7 +257,7 @@ compare: setup  ## runs side by side, RUNS="a b c", AGAINST="a" (or the name of 
 status: setup  ## what of RUN is finished, at work (progress per peer), stopped, failed (why) and missing; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
 
-export: setup  ## each peer's adapter of RUN, with a card (ROUND=2; else the gate's best); MERGED=yes, CHECK=50, OUT=folder
+export: setup  ## each peer's adapter of RUN and a card; ROUND=2 (else the gate's best), MERGED=yes, CHECK=50, OUT=dir
 	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
 		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
 		$(foreach pair,$(BASE),--base '$(pair)')
@@ -265,7 +266,7 @@ pack: setup  ## RUN as one archive without models (OUT=file.tar.gz); GOLD=no lea
 	@$(PY) -m pipeline.share pack --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(filter no,$(GOLD)),--no-gold) \
 		$(if $(filter yes,$(LOGS)),--logs)
 
-unpack: setup  ## the run of FILE=archive into runs/ (RUN=name); says what it needs that is not here, PLACES=/old=/new where
+unpack: setup  ## the run of FILE=archive into runs/ (RUN=name); says what is missing here; PLACES=/old=/new says where
 	@$(PY) -m pipeline.share unpack --file '$(FILE)' $(if $(filter-out file,$(origin RUN)),--run '$(RUN)') \
 		$(foreach pair,$(PLACES),--place '$(pair)')
 
@@ -291,7 +292,7 @@ fork: setup  ## a run NEW=name that begins after ROUND=2 of RUN, under another C
 		$(if $(filter file,$(origin CONFIG)),,--config '$(CONFIG)') $(SET_ARGS)
 
 lm-eval: override EXTRA += bench
-lm-eval: setup  ## lm-evaluation-harness on base and adapter after ROUND=3 of RUN; TASKS="gsm8k,arc_easy", QUESTIONS=file, LIMIT=50
+lm-eval: setup  ## lm-evaluation-harness after ROUND=3 of RUN; TASKS="gsm8k,arc_easy", QUESTIONS=file, LIMIT=50
 	@$(PY) -m pipeline.lm_eval --run '$(RUN)' --round $(ROUND) $(if $(TASKS),--tasks '$(TASKS)') \
 		$(if $(QUESTIONS),--questions '$(QUESTIONS)') $(if $(LIMIT),--limit '$(LIMIT)')
 

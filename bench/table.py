@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import floor, log10
@@ -64,20 +65,15 @@ def latest(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def section(part: str, model: str, records: Sequence[Record]) -> str:
-    """One table, a row per system, and what else was found."""
+    """An item per system, and what else was found."""
     runs = [record for record in records if record["kind"] == "run"]
     ours = [record for record in runs if record["system"] == "ours"]
     about = [record["text"] for record in records if record["kind"] == "about"]
     lines = [f"### {part}, {model} ({records[0]['session']})", "", *about, ""]
-    if runs:
-        unit = runs[0]["unit"]
-        heads = ["system", f"{unit}/s", "start-up s", f"{unit}/s after it", "peak GiB"]
-        heads += ["ours ÷ it", "after start-up", "our memory ÷ its"]
-        lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     notes = []
     for system in dict.fromkeys(record["system"] for record in runs):
         rows = [record for record in runs if record["system"] == system]
-        lines.append(f"| {' | '.join(cells(rows, ours))} |")
+        lines.append(f"- {described(rows, ours)}")
         if rows[0]["generated_tokens"]:
             each = [row["generated_tokens"] / row["seconds"] for row in rows]
             after = [row["generated_tokens"] / row["work_seconds"] for row in rows]
@@ -85,20 +81,33 @@ def section(part: str, model: str, records: Sequence[Record]) -> str:
     notes += [record["text"] for record in records if record["kind"] == "note"]
     notes += [f"{r['system']} did not run: {r['text']}" for r in records if r["kind"] == "failed"]
     notes += share_of_limit(records, ours)
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]).strip()
+    lines += [f"- {note}" for note in notes]
+    return "\n".join(wrapped(line) for line in lines).strip()
 
 
-def cells(rows: Sequence[Record], ours: Sequence[Record]) -> list[str]:
-    """A system's row: its medians and ranges, and ours divided by them repeat by repeat."""
+def wrapped(line: str) -> str:
+    """A paragraph, or an item of a list, in lines of at most 120 columns."""
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def described(rows: Sequence[Record], ours: Sequence[Record]) -> str:
+    """A system's medians and ranges, and ours divided by them repeat by repeat."""
     row = rows[0]
     name = row["system"] + (f" ({row['options']})" if row["options"] else "")
     name += "" if row["amount"] == row["whole"] else f", extrapolated from {row['amount']:,} {row['unit']}"
     startup = [record["wall_seconds"] - record["work_seconds"] for record in rows]
-    rates = [spread([record[key] for record in rows], 1) for key in ("rate", "rate_without_startup")]
+    rate, after = (spread([record[key] for record in rows], 1) for key in ("rate", "rate_without_startup"))
     peak = spread([record["peak_mib"] / 1024 for record in rows])
-    compared = [ratios(ours, rows, key) for key in ("rate", "rate_without_startup", "peak_mib")]
-    divided = ["" if row["system"] == "ours" or not values else spread(values) for values in compared]
-    return [name, rates[0], spread(startup, 1), rates[1], peak, *divided]
+    text = f"**{name}**: {rate} {row['unit']}/s; start-up {spread(startup, 1)} s, after it {after}; peak {peak} GiB."
+    compared = {
+        "Ours ÷ it": ratios(ours, rows, "rate"),
+        "after start-up": ratios(ours, rows, "rate_without_startup"),
+        "our memory ÷ its": ratios(ours, rows, "peak_mib"),
+    }
+    if row["system"] == "ours" or not all(compared.values()):
+        return text
+    return f"{text} {', '.join(f'{title} {spread(values)}' for title, values in compared.items())}."
 
 
 def share_of_limit(records: Sequence[Record], ours: Sequence[Record]) -> list[str]:
@@ -129,4 +138,4 @@ def write(results: Path, page: Path = PAGE) -> None:
     _, closed, tail = rest.partition(END)
     if not (found and closed):
         raise ValueError(f"{page} has no lines {BEGIN} and {END}")
-    page.write_text(f"{head}{BEGIN}\n\nMachine: {machine()}\n\n{render(records)}\n\n{END}{tail}")
+    page.write_text(f"{head}{BEGIN}\n\n{wrapped(f'Machine: {machine()}')}\n\n{render(records)}\n\n{END}{tail}")

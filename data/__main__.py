@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.cli import guarded, start
-from data.columns import TABLES, columns_of, table_markdown
+from data.columns import TABLES, columns_of, list_markdown
 from data.console import console
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -57,7 +57,7 @@ def schema(
 
     def body() -> None:
         if as_markdown:
-            print("\n".join(table_markdown(name) for name in ([table] if table else TABLES)), end="")
+            print("\n".join(list_markdown(name) for name in ([table] if table else TABLES)), end="")
         else:
             console.print(columns_table(table) if table else overview())
 
@@ -72,9 +72,9 @@ def config() -> None:
     """`python -m data config`."""
 
     def body() -> None:
-        from data.config.docs import table
+        from data.config.docs import key_list
 
-        print(table(), end="")
+        print(key_list(), end="")
 
     guarded(body)
 

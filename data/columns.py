@@ -1,12 +1,13 @@
-"""What every column means, once: for data/README.md, whose tables are made from it, and `python -m data schema`.
+"""What every column means, for the lists of data/README.md and for `python -m data schema`.
 
-A meaning says units, and of what may be null, when it is. Columns that share a meaning share a key. `python -m
-data.columns` writes the tables of data/README.md anew.
+A meaning gives units and, if the column may be null, says when it is. Columns that share a meaning share a key.
+`python -m data.columns` writes the lists of data/README.md.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from data.errors import UserError
 
 README = Path(__file__).with_name("README.md")
 TYPES = {"double": "float64", "list<element: int32>": "list<int32>", "list<item: int32>": "list<int32>"}
-HEADER = "| column | type | meaning |\n|---|---|---|\n"
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,24 @@ def columns_of(table: str) -> list[Column]:
     return found
 
 
-def table_markdown(table: str) -> str:
-    """The Markdown table of data/README.md."""
-    lines = [HEADER]
+def list_markdown(table: str) -> str:
+    """The Markdown list of data/README.md: an item for each meaning, with the names and types of its columns."""
+    items = []
     for each in columns_of(table):
-        names = ", ".join(f"`{name}`" for name in each.names)
-        types = ", ".join(dict.fromkeys(each.types)).replace("<", "&lt;").replace(">", "&gt;")
-        lines.append(f"| {names} | {types} | {each.meaning} |\n")
-    return "".join(lines)
+        names, types = (", ".join(texts) for texts in ([f"`{name}`" for name in each.names], dict.fromkeys(each.types)))
+        text = f"- {names} ({types}): {each.meaning}".replace("<int32>", "&lt;int32&gt;")
+        items.append(textwrap.fill(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    return "\n".join(items) + "\n"
 
 
-def with_tables(readme: str) -> str:
-    """data/README.md with its tables of columns made anew. Raises ValueError for a table without a section."""
+def with_lists(readme: str) -> str:
+    """data/README.md with its lists of columns made anew. Raises ValueError for a table without a section."""
     for name, table in TABLES.items():
-        begin = rf"^## {re.escape(table.section)}[^\n]*\n(?:(?!## |\|)[^\n]*\n)*"
-        parts = re.split(rf"({begin})(?:\|[^\n]*\n)+", readme, flags=re.M)
+        begin = rf"^## {re.escape(table.section)}[^\n]*\n(?:(?!## |- `)[^\n]*\n)*"
+        parts = re.split(rf"({begin})(?:- `[^\n]*\n(?:  [^\n]*\n)*)+", readme, flags=re.M)
         if len(parts) != 3:
-            raise ValueError(f"data/README.md has {len(parts) // 2} tables under `## {table.section}`, expected 1")
-        readme = parts[0] + parts[1] + table_markdown(name) + parts[2]
+            raise ValueError(f"data/README.md has {len(parts) // 2} lists under `## {table.section}`, expected 1")
+        readme = parts[0] + parts[1] + list_markdown(name) + parts[2]
     return readme
 
 
@@ -135,14 +135,14 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "role, position, sample": "as in chains; of the peer's response that is measured; null: none is",
         "target_peer": "who wrote the text to train on; null: there is none",
         "logp_given_response": "log p(a given x, y), nats; null where the row has no PMI",
-        "logp_alone": "log p(a given x), nats; null likewise",
-        "n_target_tokens": "tokens those sums run over; null likewise",
+        "logp_alone": "log p(a given x), nats; null where the row has no PMI",
+        "n_target_tokens": "tokens those sums run over; null where the row has no PMI",
         "pmi": (
             "their difference, nats; null: `drop_reason` says why, or nothing is measured: the row is the aggregate's "
             "own (`train_final`, `self`), the weighting needs no PMI of a sample, or no response of the peer differs "
             "from the text"
         ),
-        "pmi_per_token": "nats per token; null likewise",
+        "pmi_per_token": "nats per token; null where `pmi` is",
         "weight": (
             "training weight, mean 1 over a peer's rows above 0, but where several texts share a question's; `signed`: "
             "mean size 1, signs of both kinds; null: not trained on"
@@ -204,7 +204,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "the same of the greedy answer of the peer's policy in use before the round; null in round 0 and where "
             "there is no vote"
         ),
-        "agrees_untouched": "the same of the untouched peer's greedy answer; null likewise",
+        "agrees_untouched": "the same of the untouched peer's greedy answer; null where `agrees_before` is",
     },
     "evals": {
         "benchmark, item_id, peer": "which",
@@ -230,12 +230,12 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "(No), or 0 (no verdict could be read, or the prompt did not fit); null for greedy, and where it was not "
             "finite"
         ),
-        "verifier_score_frozen": "the same under the peer's round-0 model; null likewise",
+        "verifier_score_frozen": "the same under the peer's round-0 model; null in the same cases",
         "critique": (
             'what the current policy wrote before its verdict, with `evaluate.verifier = "cot"`; null for greedy, '
             "where the prompt did not fit, and under `logit`"
         ),
-        "critique_frozen": "the same by the peer's round-0 model; null likewise",
+        "critique_frozen": "the same by the peer's round-0 model; null in the same cases",
         "peer_agreement": (
             "share of the other peers whose greedy answer to the item is equivalent; no answer agrees with none; null "
             "for samples"
@@ -306,4 +306,4 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(with_lists(README.read_text(encoding="utf-8")), encoding="utf-8")

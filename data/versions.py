@@ -4,6 +4,7 @@ was made with."""
 from __future__ import annotations
 
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,8 @@ def version_changes(root: Path) -> list[str]:
     stages = made_with(root)
     lines = []
     for name in sorted({name for _, _, versions in stages for name in versions}):
-        runs = [
-            (version, next(iter(group))[0])
-            for version, group in groupby(stages, lambda each, name=name: each[2].get(name, ABSENT))  # type: ignore[misc]
-        ]
+        used = [(versions.get(name, ABSENT), first) for first, _, versions in stages]
+        runs = [(version, next(group)[1]) for version, group in groupby(used, key=itemgetter(0))]
         if len(runs) > 1:
             parts = [f"{version} from {first} on" for version, first in runs[1:]]
             lines.append(f"{name} was {runs[0][0]}, {', '.join(parts)}")

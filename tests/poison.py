@@ -1,4 +1,3 @@
-# ruff: noqa: E501 -- a case a line
 """Poisoned files, names and texts, made here: what someone might send to a machine that trains on it.
 
 Each case is a command line as a user would give it, in a folder that `make` has spoilt. What comes of it is judged in
@@ -33,14 +32,17 @@ HTML = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 # what models and data files write; each goes through every command that shows a text
 TEXTS = {
-    "html": HTML, "svg": "<svg onload=alert(1)>", "entity": "&lt;script&gt;&#x3c;script>", "template": "{{7*7}}{% raw %}",
+    "html": HTML, "svg": "<svg onload=alert(1)>", "entity": "&lt;script&gt;&#x3c;script>",
+        "template": "{{7*7}}{% raw %}",
     "formula": r"$\href{javascript:alert(1)}{x}$ \unicode{x3c}", "css": "</style><style>*{display:none}",
     "comment": "<!--", "json": '"}]}</script>', "clear": CLEAR, "title": TITLE, "link": LINK, "c1": "\x9b2J\x90q\x9c",
     "bell": "\x07\x08\x08\x08", "return": "harmless\rerror: all is lost", "delete": "\x7f\x7f", "bidi": BIDI,
-    "bidi spread": "\u202d\u2067\u061c" + "a\u202e" * 50, "widthless": WIDTHLESS, "lines": "a\u2028b\u2029c\x85d\x0be\x0cf",
+    "bidi spread": "\u202d\u2067\u061c" + "a\u202e" * 50, "widthless": WIDTHLESS,
+        "lines": "a\u2028b\u2029c\x85d\x0be\x0cf",
     "tags": "\U000e0041\U000e0042", "marks": "e" + "\u0301" * 500, "markup": MARKUP, "csv": '=cmd|" /C calc"!A0,"\n',
     "table": "| a | b |\n|---|---|", "latex": r"\input{/etc/passwd}\write18{id}", "percent": "%s%n%x{0}{1.__class__}",
-    "nothing": "\u200b\u2060\u200e", "long": "word " * 20_000, "wide": "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 40,
+    "nothing": "\u200b\u2060\u200e", "long": "word " * 20_000,
+        "wide": "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 40,
     "deep": "(" * 3000 + ")" * 3000, "interlinear": "\ufff9a\ufffab\ufffb", "private": "\ue000\U0010fffd\ufdd0",
 }  # fmt: skip
 
@@ -56,13 +58,16 @@ ANSWERS = {
     "matrix": r"\begin{pmatrix}" + r"\\".join("&".join(["x^{99}"] * 7) for _ in range(7)) + r"\end{pmatrix}",
     "call": "__import__('os').system('touch owned')", "lambda": "(lambda: exit())()", "evaluated": "exec('1')",
     "digits": "9" * 450, "logarithms": r"\log " * 60 + "2", "product of powers": "(1+x)^{9999}(1-y)^{9999}",
-    "modulus": r"7^{7^{7^{7}}} \mod 10", "equation": "x = " * 60 + "1", "set": r"\{" + ",".join(map(str, range(150))) + r"\}",
+    "modulus": r"7^{7^{7^{7}}} \mod 10", "equation": "x = " * 60 + "1", "set": r"\{" + ",".join(map(str,
+        range(150))) + r"\}",
     "megabyte": "1+" * 500_000 + "1", "megabyte of roots": r"\sqrt{" * 150_000, "control": f"4{CLEAR}2",
 }  # fmt: skip
 
 NAMES = (
-    "..", "../out", "../../etc/cron.d/x", "/tmp/out", "a/../../b", "a\\..\\b", ".hidden", "-rf", "a b", "~root", "$(id)",
-    "a\nb", f"a{CLEAR}", f"a{BIDI}", "con.", "n" * 300, "", "a\0b".replace("\0", "\u2400"), "round=1/x", "\uff0e\uff0e/x",
+    "..", "../out", "../../etc/cron.d/x", "/tmp/out", "a/../../b", "a\\..\\b", ".hidden", "-rf", "a b", "~root",
+        "$(id)",
+    "a\nb", f"a{CLEAR}", f"a{BIDI}", "con.", "n" * 300, "", "a\0b".replace("\0", "\u2400"), "round=1/x",
+        "\uff0e\uff0e/x",
 )  # fmt: skip
 
 
@@ -169,10 +174,12 @@ DATA = [
     data_file("an open bracket", b"[" * DEEP, "line 1"),
     data_file("a line of 1 GiB", long_line, "longer than 16 MiB"),
     data_file("a line of 1 GiB, CSV", long_line, "longer than 16 MiB", end="train.csv"),
-    data_file("an open quote", b'question\n"' + b"abc\n" * 5_000_000, "a row is longer than 16 MiB; check the quotes", end="train.csv"),
+    data_file("an open quote", b'question\n"' + b"abc\n" * 5_000_000, "a row is longer than 16 MiB; check the quotes",
+        end="train.csv"),
     data_file("200,000 columns", b",".join(b"c%d" % i for i in range(200_000)) + b"\n1\n", "more", end="train.csv"),
     data_file("200,000 cells", b"question\n" + b"," * 200_000, "cells", end="train.csv"),
-    data_file("200,000 keys, one twice", json.dumps({f"k{i}": 1 for i in range(200_000)}).encode()[:-1] + b',"k7":1}', "k7"),
+    data_file("200,000 keys, one twice", json.dumps({f"k{i}": 1 for i in range(200_000)}).encode()[:-1] + b',"k7":1}',
+        "k7"),
     data_file("a gzip bomb", bomb, "longer than 16 MiB", end="train.jsonl.gz"),
     data_file("half a gzip", gzip.compress(b'{"question": "q"}\n' * 1000)[:60], "cannot be read", end="train.jsonl.gz"),
     data_file("no gzip", b"\x1f\x8bnonsense", "cannot be read", end="train.jsonl.gz"),
@@ -183,7 +190,8 @@ DATA = [
     data_file("UTF-16", '{"question": "q"}\n'.encode("utf-16"), "UTF-16"),
     data_file("bytes", bytes(range(128, 256)), "UTF-8"),
     data_file("an endless number", b'{"question": {"a": 1' + b"0" * 100_000 + b"}}", "expected text"),
-    data_file("escapes for a column", f'{{"{CLEAR}{TITLE}{BIDI}": 1}}'.replace(ESC, "\\u001b").replace("\x07", "\\u0007").encode(),
+    data_file("escapes for a column", f'{{"{CLEAR}{TITLE}{BIDI}": 1}}'.replace(ESC, "\\u001b").replace("\x07",
+        "\\u0007").encode(),
               "no column"),
     data_file("escapes for CSV columns", f"{CLEAR},{BIDI},{MARKUP}\n1,2,3\n".encode(), "no column", end="train.csv"),
     data_file("empty", b"", "empty"),
@@ -197,7 +205,8 @@ DATA = [
     data_file("a fifo", in_place_of(os.mkfifo), "ordinary file"),
     data_file("a link to nothing", in_place_of(lambda path: path.symlink_to("gone")), "link to nothing"),
     data_file("a folder in itself", folder_with(lambda path: (path / "a").symlink_to(".")), "no files", end="d"),
-    data_file("a name with escapes", folder_with(lambda path: (path / f"a{CLEAR}{BIDI}.jsonl").touch()), "plain text", end="d"),
+    data_file("a name with escapes", folder_with(lambda path: (path / f"a{CLEAR}{BIDI}.jsonl").touch()), "plain text",
+        end="d"),
     data_file("a name with markup", folder_with(lambda path: (path / "[bold].jsonl").touch()), "empty", end="d"),
 ]  # fmt: skip
 
@@ -298,8 +307,10 @@ RUN = [
     *spoilt("a round that leads out", to_outside("round=3"), "is a link to", *READERS),
     *spoilt("chains that lead out", to_outside("round=1/chains"), "is a link to", *READERS[:2], STATUS),
     *spoilt("a page that leads out", to_outside("report.html"), "is a link to", READERS[1], READERS[2]),
-    *spoilt("a lock that leads out", to_outside(".lock"), "is a link to", READERS[4], ("pipeline.share", "verify", "--run", "demo")),
-    *spoilt("an export that leads out", to_outside("export"), "is a link to", ("pipeline.share", "export", "--run", "demo")),
+    *spoilt("a lock that leads out", to_outside(".lock"), "is a link to", READERS[4], ("pipeline.share", "verify",
+        "--run", "demo")),
+    *spoilt("an export that leads out", to_outside("export"), "is a link to", ("pipeline.share", "export", "--run",
+        "demo")),
     *spoilt("checkpoints that lead out", to_outside(".checkpoints"), "is a link to", READERS[4]),
     *spoilt("logs that lead out", to_outside("round=3/logs/generate.log"), "is a link to", READERS[4]),
     *spoilt("metrics that lead out", to_outside("round=1/metrics.parquet"), "is a link to", ("pipeline.table", "demo")),
@@ -310,14 +321,19 @@ RUN = [
     *spoilt("a round of digits", lambda run: (run / f"round={'9' * 30}").mkdir(), "is none", READERS[1], STATUS),
     *spoilt("a deep config", write("config.json", DEEP_JSON), "cannot be read", READERS[0], STATUS),
     *spoilt("a deep manifest", write("round=1/chains/_SUCCESS.json", DEEP_JSON), "", READERS[0], STATUS),
-    *spoilt("a manifest of outside", write("round=1/chains/_SUCCESS.json", '{"files": {"../../../../../outside/secret.txt": ""}}'), ""),
+    *spoilt("a manifest of outside", write("round=1/chains/_SUCCESS.json",
+        '{"files": {"../../../../../outside/secret.txt": ""}}'), ""),
     *spoilt("a deep record", write("round=3/logs/generate.json", DEEP_JSON), "", STATUS),
-    *spoilt("a record of words", write("round=3/logs/generate.json", '{"state": "running", "progress": 5, "last_round": "x"}'), "", STATUS),
-    *spoilt("a record of escapes", write("round=3/logs/generate.json", json.dumps({"state": "failed", "reason": CLEAR + BIDI})), "", STATUS),
-    *spoilt("a record of a far round", write("round=3/logs/generate.json", '{"state": "failed", "last_round": 999999999999}'), "", STATUS),
+    *spoilt("a record of words", write("round=3/logs/generate.json",
+        '{"state": "running", "progress": 5, "last_round": "x"}'), "", STATUS),
+    *spoilt("a record of escapes", write("round=3/logs/generate.json", json.dumps({"state": "failed",
+        "reason": CLEAR + BIDI})), "", STATUS),
+    *spoilt("a record of a far round", write("round=3/logs/generate.json",
+        '{"state": "failed", "last_round": 999999999999}'), "", STATUS),
     *spoilt("deep sums", write("sums.json", DEEP_JSON), ""),
     *spoilt("sums of outside", write(SUMS, '{"../../../outside/secret.txt": "0"}'), ""),
-    *spoilt("a shard of letters", write("round=1/chains/part-00000.parquet", b"PAR1" + b"x" * 99 + b"PAR1"), "", READERS[0]),
+    *spoilt("a shard of letters", write("round=1/chains/part-00000.parquet", b"PAR1" + b"x" * 99 + b"PAR1"), "",
+        READERS[0]),
     *spoilt("no shard", lambda run: (run / "round=1/chains/part-00000.parquet").unlink(), "", READERS[0]),
     *spoilt("a shard of a folder", lambda run: (run / "round=1/scores/part-00001.parquet").mkdir(), "", READERS[0]),
 ]  # fmt: skip
@@ -375,12 +391,15 @@ ARCHIVES = [
     *archive("a file above, within", "no plain file", member("t/../../out"), listed("../out")),
     *archive("an absolute name", "no plain file", member("/tmp/out"), listed("out")),
     *archive("a symbolic link", "no plain file", member("t/a", b"", tarfile.SYMTYPE, "/etc/passwd"), listed("a")),
-    *archive("a link up", "no plain file", member("t/a", b"", tarfile.SYMTYPE, "../.."), member("t/a/out"), listed("a/out")),
-    *archive("a hard link", "no plain file", member("t/a", b"", tarfile.LNKTYPE, "../../../outside/secret.txt"), listed("a")),
+    *archive("a link up", "no plain file", member("t/a", b"", tarfile.SYMTYPE, "../.."), member("t/a/out"),
+        listed("a/out")),
+    *archive("a hard link", "no plain file", member("t/a", b"", tarfile.LNKTYPE, "../../../outside/secret.txt"),
+        listed("a")),
     *archive("a device", "no plain file", member("t/a", b"", tarfile.CHRTYPE), listed("a")),
     *archive("a pipe", "no plain file", member("t/a", b"", tarfile.FIFOTYPE), listed("a")),
     *archive("a folder", "no plain file", member("t/a", b"", tarfile.DIRTYPE), listed("a")),
-    *archive("a checkpoint", "no plain file", member("t/.checkpoints/round=1/a/x.bin"), listed(".checkpoints/round=1/a/x.bin")),
+    *archive("a checkpoint", "no plain file", member("t/.checkpoints/round=1/a/x.bin"),
+        listed(".checkpoints/round=1/a/x.bin")),
     *archive("a name of escapes", "no list", member(f"t/{CLEAR}{BIDI}")),
     *archive("no list", "no archive of a run", member("t/config.json")),
     *archive("two runs", "no archive of a run", listed("a"), member("t/a"), member("u/b")),
@@ -468,9 +487,12 @@ MODELS = [
     model("a pickle called safetensors", instead(SAFE, PICKLE), "damaged"),
     model("a header of 2^60 bytes", instead(SAFE, header(b"{}", 2**60)), "damaged"),
     model("a deep header", instead(SAFE, header(DEEP_JSON.encode())), "damaged"),
-    model("offsets beyond", instead(SAFE, header(b'{"a":{"dtype":"F32","shape":[99999999],"data_offsets":[0,399999996]}}')), "damaged"),
-    model("a shape beyond", instead(SAFE, header(b'{"a":{"dtype":"F32","shape":[4294967296,4294967296,16],"data_offsets":[0,64]}}')), "damaged"),
-    model("an index that leads out", instead("model.safetensors.index.json", b'{"weight_map": {"a": "../../../outside/secret.txt"}}'), "index"),
+    model("offsets beyond", instead(SAFE,
+        header(b'{"a":{"dtype":"F32","shape":[99999999],"data_offsets":[0,399999996]}}')), "damaged"),
+    model("a shape beyond", instead(SAFE,
+        header(b'{"a":{"dtype":"F32","shape":[4294967296,4294967296,16],"data_offsets":[0,64]}}')), "damaged"),
+    model("an index that leads out", instead("model.safetensors.index.json",
+        b'{"weight_map": {"a": "../../../outside/secret.txt"}}'), "index"),
     model("a deep config", instead("config.json", DEEP_JSON.encode()), "cannot be read"),
     model("a config of bytes", instead("config.json", bytes(range(256))), "cannot be read"),
     model("10^9 layers", edited("config.json", num_hidden_layers=10**9), "2000 at most"),
@@ -481,10 +503,13 @@ MODELS = [
     model("a tokenizer of bytes", instead("tokenizer.json", bytes(range(256))), "cannot be read"),
     model("a deep tokenizer", instead("tokenizer.json", DEEP_JSON.encode()), "cannot be read"),
     model("an adapter of pickles", lambda f: (f / "adapter_config.json").write_text("{}"), "is an adapter"),
-    template("does not end", "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"),
+    template("does not end",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+        "{% endfor %}{% endfor %}{% endfor %}"),
     template("calls itself", "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}"),
     template("fills the memory", "{{ 'a' * 10**11 }}"),
-    template("doubles", "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"),
+    template("doubles",
+        "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"),
     template("leaves the sandbox", "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
     template("reads a file", "{% include '/etc/passwd' %}"),
     template("is none", "{% for %}{{"),
@@ -495,9 +520,11 @@ MODELS = [
     gguf("a string of 2^60 bytes", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**60) + b"a"),
     gguf("nested lists", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9)
          + struct.pack("<IQ", 9, 1) * 5000),
-    gguf("a list of 2^60 strings", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9)
+    gguf("a list of 2^60 strings", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q",
+        1) + b"a" + struct.pack("<I", 9)
          + struct.pack("<IQ", 8, 2**60)),
-    Case("model: outside a package", (*GENERATE, "--set", 'peers.0.model="package:os/../../x.gguf"'), nothing, "package"),
+    Case("model: outside a package", (*GENERATE, "--set", 'peers.0.model="package:os/../../x.gguf"'), nothing,
+        "package"),
 ]  # fmt: skip
 
 CASES = [*DATA, *CONFIGS, *names(), *RUN, *ARCHIVES, *MODELS]

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 _LETTER = r"(?:\*\*)?(?:[(\[](?P<{0}bracketed>[A-Za-z])[)\]]|(?P<{0}bare>(?-i:[A-Z]))(?![\w'’]))(?:\*\*)?"
 _CLAUSE = re.compile(  # white space from its first character on: of thousands of line ends, each would be tried
-    r"(?<=[.;!])\s+(?=\S)|(?<=\?)\s+(?!(?:no|nope|not|wait)\b)(?=\S)|[,;:]?(?<!\s)\s+[-–—]\s+|,?(?<!\s)\s+(?:but|so|hence|thus|therefore|while|whereas|leaving|which\s+leaves)\b"
-    r"|,\s+(?=(?:option\s+)?[(\[]?(?-i:[A-Z])[)\]]?\s+(?:is|must|remains)\b)|,\s+(?=(?:it|that)(?:\s+is|['’]s)\s+[(\[]?(?-i:[A-Z])\b)|[。；！？，]",
+    r"(?<=[.;!])\s+(?=\S)|(?<=\?)\s+(?!(?:no|nope|not|wait)\b)(?=\S)|[,;:]?(?<!\s)\s+[-–—]\s+"
+    r"|,?(?<!\s)\s+(?:but|so|hence|thus|therefore|while|whereas|leaving|which\s+leaves)\b"
+    r"|,\s+(?=(?:option\s+)?[(\[]?(?-i:[A-Z])[)\]]?\s+(?:is|must|remains)\b)"
+    r"|,\s+(?=(?:it|that)(?:\s+is|['’]s)\s+[(\[]?(?-i:[A-Z])\b)|[。；！？，]",
     re.I,
 )
 _NEGATED = re.compile(
@@ -27,7 +29,8 @@ _AFFIRMED = re.compile(  # what follows it denies something else: "A, since B is
 _A_LETTER = re.compile(r"(?<![\w'’])(?:[(\[][A-Za-z][)\]]|[A-Z](?![\w'’]))")
 _WORDS = r"(?:\s+(?:also|thus|therefore|then|clearly|indeed|definitely|obviously|probably|likely|surely))?"
 _RIGHT = re.compile(
-    rf"(?<![\w'’]){_LETTER.format('')}(?:\s+remains\b|[\s,]*(?:is|was|must\s+be|has\s+to\s+be|should\s+be|seems|looks){_WORDS}\s+"
+    rf"(?<![\w'’]){_LETTER.format('')}"
+    rf"(?:\s+remains\b|[\s,]*(?:is|was|must\s+be|has\s+to\s+be|should\s+be|seems|looks){_WORDS}\s+"
     r"(?:the\s+|our\s+|my\s+)?(?:only\s+|final\s+)?(?:correct|right|best|true|answer|one)\b(?!\s+(?:that|which|to)\b))",
     re.I,
 )

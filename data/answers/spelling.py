@@ -41,7 +41,8 @@ _REWRITES = [
         (r",\\!\s*|\{,\}", ","),  # 10,\!080 and 1{,}000
         (r"\\!|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![A-Za-z])", ""),
         (
-            r"\b(?:USD?|CAD?|AUD?|NZD?|HKD?|SGD?|C|A|S|R)\s?\\?\$|\\?\$|\b(?:USD|EUR|GBP|INR|CNY|JPY|CAD|AUD)\s?(?=[-\d.])",
+            r"\b(?:USD?|CAD?|AUD?|NZD?|HKD?|SGD?|C|A|S|R)\s?\\?\$|\\?\$"
+            r"|\b(?:USD|EUR|GBP|INR|CNY|JPY|CAD|AUD)\s?(?=[-\d.])",
             "",
         ),
         (r"\b[Rr]s\.?\s?(?=\d)", " rupee "),

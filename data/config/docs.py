@@ -1,9 +1,12 @@
-"""`python -m data.config.docs`: the table of every key in docs/config.md."""
+"""`python -m data.config.docs`: the list of every key in docs/config.md."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any, Literal
+
+from pydantic.fields import FieldInfo
 
 from data.config.sections import (
     BenchmarkSection,
@@ -26,24 +29,40 @@ from data.config.sections import (
     WordingSection,
 )
 
+SECTIONS: tuple[tuple[str, type[Section]], ...] = (
+    ("run", RunSection),
+    ("prompts", PromptsSection),
+    ("templates", TemplateSection),
+    ("templates.examples[]", Example),
+    ("wording", WordingSection),
+    ("peers[]", PeerSection),
+    ("voters[]", VoterSection),
+    ("generate", GenerateSection),
+    ("score", ScoreSection),
+    ("train", TrainSection),
+    ("evaluate", EvaluateSection),
+    ("benchmarks[]", BenchmarkSection),
+    ("gate", GateSection),
+    ("guard", GuardSection),
+    ("runtime", RuntimeSection),
+    ("executor", ExecutorSection),
+    ("tracking", TrackingSection),
+)
 
-def table() -> str:
-    """The Markdown table of every key: default, meaning."""
-    lines = ["| key | default | meaning |", "|---|---|---|"]
-    sections: list[tuple[str, type[Section]]] = [
-        ("run", RunSection), ("prompts", PromptsSection), ("templates", TemplateSection),
-        ("templates.examples[]", Example), ("wording", WordingSection), ("peers[]", PeerSection),
-        ("voters[]", VoterSection),
-        ("generate", GenerateSection), ("score", ScoreSection), ("train", TrainSection), ("evaluate", EvaluateSection),
-        ("benchmarks[]", BenchmarkSection), ("gate", GateSection), ("guard", GuardSection), ("runtime", RuntimeSection),
-        ("executor", ExecutorSection), ("tracking", TrackingSection),
-    ]  # fmt: skip
-    for prefix, section in sections:
-        for name, field in section.model_fields.items():
-            default = "(required)" if field.is_required() else f"`{json.dumps(field.default)}`"
-            meaning = f"{field.description}{_choices(field.annotation)}"
-            lines.append(f"| `{prefix}.{name}` | {default} | {meaning} |".replace("\\n", "\\\\n"))
-    return "\n".join(lines) + "\n"
+
+def key_list() -> str:
+    """A Markdown heading for each section and an item for each key: default, meaning."""
+    parts = []
+    for prefix, section in SECTIONS:
+        items = [_item(f"{prefix}.{name}", field) for name, field in section.model_fields.items()]
+        parts.append(f"## {prefix}\n\n" + "\n".join(items) + "\n")
+    return "\n".join(parts)
+
+
+def _item(key: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"default `{json.dumps(field.default)}`"
+    text = f"- `{key}` ({default}): {field.description}{_choices(field.annotation)}".replace("\\n", "\\\\n")
+    return textwrap.fill(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _choices(annotation: Any) -> str:
@@ -54,4 +73,4 @@ def _choices(annotation: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    print(key_list(), end="")

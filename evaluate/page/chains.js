@@ -61,7 +61,8 @@
     const peer = at("chain-peer").value, order = at("chain-order").value, rows = index.rows[state.round];
     const ticked = [...at("chain-filters").querySelectorAll("fieldset input:checked")].map((box) => box.value);
     const both = ["wrong", "right"].every((each) => ticked.includes(each)); // either: a label that is known
-    const wanted = ticked.map((each) => both && each in LABEL ? (row, peer) => labelRight(row, peer) !== null : TESTS[each]);
+    const judged = (row, peer) => labelRight(row, peer) !== null;
+    const wanted = ticked.map((each) => both && each in LABEL ? judged : TESTS[each]);
     const sought = at("chain-search").value.trim().toLowerCase();
     const texts = sought ? await textsOf(state.round) : null;
     const fits = (row, question) => row !== null && wanted.every((test) => test(row, peer)) &&

@@ -1,7 +1,7 @@
 /* log-sum-exp of a language model's head and its gradient in one pass over the vocabulary, with AMX (see head.py).
 
-   Products of bf16 numbers are summed in float32 by the matrix unit. Logits stay in the cache, those of 32 tokens and 32
-   rows until their exponentials are summed, with a gradient those of CHUNK tokens and 32 rows until their exponentials
+   The matrix unit sums products of bf16 numbers in float32. Logits stay in the cache, those of 32 tokens and 32 rows
+   until their exponentials are summed, with a gradient those of CHUNK tokens and 32 rows until their exponentials
    are multiplied with the same tokens' weights. Everything is computed transposed, tokens by rows: the weights are then
    read as they lie, and one vector register holds 16 rows, each with its own reference and sum.
 
@@ -62,8 +62,10 @@ static void transpose16(__m512i r[16]) { /* of 16 x 16 lanes of 32 bits */
             r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
         }
     for (int i = 0; i < 4; i++) { /* r[4 g + i]: lanes 4 l + .. hold rows 4 g .. 4 g + 3 of column 4 l + i */
-        const __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), b = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        const __m512i c = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd), d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+        const __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        const __m512i b = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        const __m512i c = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        const __m512i d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
         t[i] = _mm512_shuffle_i32x4(a, b, 0x88);
         t[i + 8] = _mm512_shuffle_i32x4(a, b, 0xdd);
         t[i + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
@@ -103,8 +105,8 @@ static inline __attribute__((always_inline)) void add(running *rows, const float
         }
 }
 
-/* z[32 tokens][32 rows] = head[token] . hidden[row], while the exponentials of `count` tokens before them are added: the
-   matrix unit and the vector units then work at the same time. */
+/* z[32 tokens][32 rows] = head[token] . hidden[row], while the exponentials of `count` tokens before them are added:
+   the matrix unit and the vector units then work at the same time. */
 static inline void logits(float *z, const uint16_t *head, const uint16_t *hidden, ptrdiff_t size, running *rows,
                                   const float *before, const float *bias, ptrdiff_t count) {
     const uint16_t *a0 = head, *a1 = head + 16 * size, *b0 = hidden, *b1 = hidden + 16 * size;

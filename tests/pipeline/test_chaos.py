@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_a_seed_is_a_case() -> None:
     kills = [case for case in cases if case.what == "kill"]
     assert len(kills) == 60 and {case.what for case in cases} == {"kill", "fail", "damage"}
     assert {case.stage for case in kills} == {case.stage for case in cases} == set(STAGES)
-    targets = {(case.fault.target, case.fault.signal.name) for case in kills if case.fault}  # type: ignore[attr-defined]
+    faults: list[Any] = [case.fault for case in kills if case.fault]
+    targets = {(fault.target, fault.signal.name) for fault in faults}
     assert targets >= {("command", "SIGKILL"), ("command", "SIGTERM"), ("command", "SIGINT"), ("self", "SIGKILL"),
                        ("grader", "SIGKILL")}  # fmt: skip
     assert step_of("round=2/chains/.work/a.parquet", "generate") == "generate-2"

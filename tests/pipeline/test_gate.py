@@ -110,7 +110,8 @@ def test_power_is_what_the_rule_does() -> None:
 def test_the_gates_questions_follow_those_to_train_on(project: Path) -> None:
     def drawn(*overrides: str) -> tuple[list[str], list[str]]:
         write_prompts(load_config(Path("tiny.toml"), list(overrides)), Path("p"), Path("g"))
-        return tuple([row["id"] for row in read_stage(Path(name), PROMPTS)] for name in "pg")  # type: ignore[return-value]
+        train, gate = ([row["id"] for row in read_stage(Path(name), PROMPTS)] for name in "pg")
+        return train, gate
 
     everything, none = drawn()
     assert len(everything) == 24 and none == [] and not Path("g").exists()

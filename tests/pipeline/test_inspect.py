@@ -43,10 +43,10 @@ def test_the_recipes_print_what_the_page_says(tmp_path: Path, monkeypatch: pytes
     assert with_outputs(page) == page, "run `python -m tests.pipeline.test_inspect`, look at what it changed"
 
 
-def test_there_are_ten_and_each_is_short() -> None:
+def test_there_are_twelve_and_each_is_short() -> None:
     page = PAGE.read_text(encoding="utf-8")
     recipes = page.split("\n## ")[1:]
-    assert [each.split(".")[0] for each in recipes] == [str(n) for n in range(1, 11)]
+    assert [each.split(".")[0] for each in recipes] == [str(n) for n in range(1, 13)]
     for each in recipes:
         (code, output), *more = RECIPE.findall(each)
         assert not more and output and code.count("\n") <= 16, each.splitlines()[0]

@@ -36,7 +36,8 @@ needs_trackio = pytest.mark.skipif(find_spec("trackio") is None, reason="needs m
 
 def opened(kind: str = "trackio", name: str = "demo") -> Run:
     config = load_frozen(name)
-    return Run(name, config.model_copy(update={"tracking": TrackingSection(kind=kind, project="lab")}))  # type: ignore[arg-type]
+    tracking = TrackingSection.model_validate({"kind": kind, "project": "lab"})
+    return Run(name, config.model_copy(update={"tracking": tracking}))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from data.config.docs import table
+from data.config.docs import key_list
 from data.config.load import differences, load_config, parse_config
 from data.config.sections import Config, GenerateSection, ScoreSection, Section
 from data.errors import UserError
@@ -393,11 +393,10 @@ def _sections() -> list[tuple[str, type[Section]]]:
     return found
 
 
-def test_the_table_has_every_field() -> None:
-    lines = table().splitlines()
-    assert lines[:2] == ["| key | default | meaning |", "|---|---|---|"]
-    rows = dict(line.strip("| ").split(" | ", 1) for line in lines[2:])
-    assert len(rows) == len(lines) - 2
+def test_the_list_has_every_field() -> None:
+    items = [item.split("\n\n")[0] for item in f"\n{key_list()}".split("\n- ")[1:]]
+    rows = {key: " ".join(rest.split()) for key, _, rest in (item.partition(" (") for item in items)}
+    assert len(rows) == len(items)
     # [templates] and its examples are described once, though a peer may have its own, the verifier has others, and
     # [wordings] has more of them
     once = ("peers[].templates", "voters[].templates", "templates.verify_examples[]", "wordings[]")
@@ -407,11 +406,10 @@ def test_the_table_has_every_field() -> None:
     for prefix, model in sections:
         for name, field in model.model_fields.items():
             assert field.description, f"{prefix}.{name}"
-            assert field.description in rows[f"`{prefix}.{name}`"].replace("\\\\n", "\\n"), f"{prefix}.{name}"
-            default = rows[f"`{prefix}.{name}`"].split(" | ")[0]
-            assert default == "(required)" or json.loads(default.strip("`").replace("\\\\n", "\\n")) == json.loads(
-                json.dumps(field.default)
-            ), f"{prefix}.{name}"
+            shown = rows[f"`{prefix}.{name}`"].replace("\\\\n", "\\n")
+            assert " ".join(field.description.split()) in shown, f"{prefix}.{name}"
+            stated = "required" if field.is_required() else f"default `{json.dumps(field.default)}`"
+            assert shown.startswith(f"{stated}): "), f"{prefix}.{name}"
 
 
 def test_defaults_pass_their_own_bounds() -> None:

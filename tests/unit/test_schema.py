@@ -9,20 +9,20 @@ import pytest
 from data import columns, schema
 from data.__main__ import app, columns_table, overview
 from data.cli import start
-from data.columns import MEANINGS, TABLES, columns_of, with_tables
+from data.columns import MEANINGS, TABLES, columns_of, with_lists
 from data.errors import UserError
 from tests.conftest import printed
 
 
-def test_the_tables_of_the_readme_are_the_generated_ones() -> None:
+def test_the_lists_of_the_readme_are_the_generated_ones() -> None:
     text = columns.README.read_text(encoding="utf-8")
-    assert with_tables(text) == text, "run `python -m data.columns`, which writes the tables of data/README.md"
+    assert with_lists(text) == text, "run `python -m data.columns`, which writes the lists of data/README.md"
 
 
 def test_a_readme_without_a_section_is_told() -> None:
     text = columns.README.read_text(encoding="utf-8").replace("## cross.parquet", "## other")
-    with pytest.raises(ValueError, match=r"0 tables under `## cross\.parquet`"):
-        with_tables(text)
+    with pytest.raises(ValueError, match=r"0 lists under `## cross\.parquet`"):
+        with_lists(text)
 
 
 def test_every_column_of_every_table_has_one_meaning() -> None:

@@ -106,7 +106,8 @@ def test_vllm_knows_the_options() -> None:
     assert (config.mode, config.cudagraph_mode.name) == (0, "FULL_DECODE_ONLY")
     assert config.cudagraph_capture_sizes == [1, 2, 4, 8]
     overrides = engine_options(True, SECTION, RUNTIME)["hf_overrides"]
-    assert _get_head_dtype(SimpleNamespace(**overrides), torch.bfloat16, "generate") is torch.float32  # type: ignore[arg-type]
+    model: Any = SimpleNamespace(**overrides)
+    assert _get_head_dtype(model, torch.bfloat16, "generate") is torch.float32
 
 
 @pytest.mark.parametrize("left", [True, False])
