@@ -3,6 +3,8 @@ found, each once more in plain words."""
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,33 @@ def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
     for kind in ("math", "exact"):
         with pytest.raises(Unreadable):
             read_gold('["a",' + DEEP + gold, kind)
+
+
+def test_a_manifest_with_a_flipped_bit_is_refused_by_whatever_reads_it(tmp_path: Path) -> None:
+    folder = finish(tmp_path, 1, "score")
+    path = folder / shards.SUCCESS
+    content = path.read_bytes()
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with suppress(UserError):  # a bit of "fingerprint" gave a KeyError
+            assert not Stage("score", 1, folder, {}).begin()
+            assert shards.SEAL not in shards.read_json(path) or path.read_text().split() == content.decode().split()
+    path.write_bytes(content.replace(b'"fingerprint"', b'"other"'))
+    with pytest.raises(UserError, match="its checksum of itself does not fit"):
+        shards.read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["part\n0.parquet", "\ud800", "n" * 300])
+def test_a_manifest_that_lists_no_plain_names_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / shards.SUCCESS).write_text(json.dumps({"format": FORMAT, "files": {name: "0"}}))
+    with pytest.raises(UserError, match=r"^.* it lists the file '.*$"):
+        shards.read_manifest(tmp_path)
+
+
+def test_a_manifest_of_a_stage_without_a_fingerprint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / shards.SUCCESS).write_text(json.dumps({"format": FORMAT, "files": {}}))
+    with pytest.raises(UserError, match=r"made under other conditions \(a changed since\)"):
+        Stage("score", 1, tmp_path, {"a": 1}).begin()
 
 
 def test_marks_on_both_sides_of_a_word_are_no_part_of_it() -> None:
