@@ -15,7 +15,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from data import shards, sums
 from data.answers import choice, kinds, texts
-from data.answers.equivalence import decide_quickly
+from data.answers.equivalence import bare, decide_quickly
 from data.answers.gold import Unreadable, read_gold
 from data.config.load import load_config
 from data.config.sections import PeerSection, PromptsSection
@@ -152,6 +152,11 @@ def test_marks_on_both_sides_of_a_word_are_no_part_of_it() -> None:
     for text in ("**Paris**!", "“Paris”!", "Paris!*", "*Paris!*."):
         assert texts.normal_form(text) == "paris", text
     assert texts.normal_form("5!") == "5!" and texts.normal_form("an A") == "a"
+
+
+def test_what_stands_before_a_remark_is_bare() -> None:
+    for text in ("12 USD ; la respuesta es ", "**12 USD** (3 × 4)", "12 USD; the answer is ; he has more", "12 USD. "):
+        assert bare(text) == "12 USD", text
 
 
 def test_signs_alone_are_right_beside_themselves() -> None:
