@@ -27,6 +27,7 @@ from data.stage import FORMAT, check_format
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
 SEAL = "sha256"  # of a manifest, in itself
+LONGEST = 255  # bytes of a file's name
 # what is read of manifests in many places, one of which may come from anyone
 STATED: dict[str, tuple[type, ...]] = {
     "rows": (int,), "seconds": (int, float), "stage": (str,), "round": (int,), "files": (dict,), "versions": (dict,),
@@ -101,17 +102,18 @@ def read_json(path: Path) -> Any:
     """Read JSON. Raises UserError if the file is damaged, or is called like a manifest and is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        wrong = _wrong(found) if path.name == SUCCESS else None
     except (OSError, ValueError, RecursionError) as error:
         if trouble(error):
             raise  # deleting it would not help
         raise UserError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
-    if path.name == SUCCESS and (wrong := _wrong(found)):
+    if wrong:
         raise UserError(f"{path} is damaged: {wrong}; delete {path.parent} and run its stage again")
     return found
 
 
 def _wrong(manifest: Any) -> str | None:
-    """What of a manifest is not of its kind; one of another version may have any."""
+    """What of a manifest is not of its kind, or is not what was written; one of another version may have anything."""
     if not isinstance(manifest, dict):
         return "it is no manifest: it lists no files"
     if manifest.get("format") != FORMAT:
@@ -119,8 +121,14 @@ def _wrong(manifest: Any) -> str | None:
     for key, kinds in STATED.items():
         if key in manifest and not isinstance(manifest[key], kinds):
             return f"its {key} is {str(manifest[key])[:60]!r}"
-    counts = manifest.get("quarantined", {}).values()
-    return None if all(isinstance(count, int) for count in counts) else "its quarantined has other things than counts"
+    if not all(isinstance(count, int) for count in manifest.get("quarantined", {}).values()):
+        return "its quarantined has other things than counts"
+    for name in manifest.get("files", {}):  # a message that names it is to be one line
+        if not name.isprintable() or len(name.encode()) > LONGEST:
+            return f"it lists the file {name[:60]!r}"
+    if SEAL in manifest and seal(manifest) != manifest[SEAL]:
+        return "its checksum of itself does not fit"
+    return None
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -235,9 +243,9 @@ def _sum_of(path: Path) -> Path:
 
 
 def seal(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what a manifest says, without its own seal: `make verify` reads it again."""
+    """SHA-256 of what a manifest says, without its own seal."""
     said = {key: value for key, value in manifest.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_alone(folder: Path) -> dict[str, Any]:

@@ -50,9 +50,11 @@ class Stage:
         from data.versions import changed_since
 
         spent.clear()
-        manifest = shards.read_manifest(self.folder)
-        started = self.folder / shards.STARTED
-        found = manifest["fingerprint"] if manifest else shards.read_json(started) if started.is_file() else None
+        manifest, started = shards.read_manifest(self.folder), self.folder / shards.STARTED
+        if manifest:
+            found = manifest.get("fingerprint", {})
+        else:
+            found = shards.read_json(started) if started.is_file() else None
         if found is not None and found != self.fingerprint:
             keys = found.keys() | self.fingerprint.keys()
             changed = sorted(key for key in keys if found.get(key) != self.fingerprint.get(key))
@@ -94,8 +96,8 @@ def check_format(manifest: dict[str, Any], folder: Path) -> None:
     found = manifest.get("format", unnumbered)
     if found != FORMAT:
         raise UserError(
-            f"{folder} was made by another version (format {found}; this one has {FORMAT}): begin a new run under "
-            "another name (--run, or RUN= with make), or go on with that version"
+            f"{folder} was made by another version (format {found!r:.60}; this one has {FORMAT}): begin a new run "
+            "under another name (--run, or RUN= with make), or go on with that version"
         )
 
 

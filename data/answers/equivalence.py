@@ -34,6 +34,7 @@ from data.answers.units import read_changes, read_units
 
 MathKind = Literal["math", "numbers"]
 AnswerPair = tuple[str, str]
+REMARKS = 8  # at most, one behind the other, that explain an answer
 
 
 def decide_quickly(a: str, b: str, kind: MathKind) -> bool | None:
@@ -104,9 +105,15 @@ _CHOICE = re.compile(
 
 
 def bare(text: str) -> str:
-    """An answer without signs of mathematics and stress around it, and without a remark that explains it."""
-    span = trim(text, 0, len(text))
-    return without_number_remark(text[slice(*span)]) if span else text
+    """An answer without signs of mathematics and stress around it, and without the remarks that explain it."""
+    for _ in range(REMARKS):
+        if (span := trim(text, 0, len(text))) is None:
+            break
+        inner = text[slice(*span)]
+        text = without_number_remark(inner)
+        if text == inner:
+            break
+    return text
 
 
 def readings(text: str) -> list[str]:

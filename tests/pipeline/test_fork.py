@@ -138,7 +138,7 @@ def test_the_models_and_versions_count_beside_the_config(made: Run, capsys: pyte
         path = made.root / folder / shards.SUCCESS
         manifest = shards.read_json(path)
         manifest["fingerprint"][key] = "another"
-        shards.write_json(manifest, path)
+        shards.write_json(manifest | {shards.SEAL: shards.seal(manifest)}, path)
     (made.root / "round=1/evals/part-00000.parquet").write_bytes(b"")
     fork("t", 2, "u", None, [])
     told = capsys.readouterr().out

@@ -3,6 +3,8 @@ found, each once more in plain words."""
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from data import shards, sums
 from data.answers import choice, kinds, texts
-from data.answers.equivalence import decide_quickly
+from data.answers.equivalence import bare, decide_quickly
 from data.answers.gold import Unreadable, read_gold
 from data.config.load import load_config
 from data.config.sections import PeerSection, PromptsSection
@@ -119,10 +121,42 @@ def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
             read_gold('["a",' + DEEP + gold, kind)
 
 
+def test_a_manifest_with_a_flipped_bit_is_refused_by_whatever_reads_it(tmp_path: Path) -> None:
+    folder = finish(tmp_path, 1, "score")
+    path = folder / shards.SUCCESS
+    content = path.read_bytes()
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with suppress(UserError):  # a bit of "fingerprint" gave a KeyError
+            assert not Stage("score", 1, folder, {}).begin()
+            assert shards.SEAL not in shards.read_json(path) or path.read_text().split() == content.decode().split()
+    path.write_bytes(content.replace(b'"fingerprint"', b'"other"'))
+    with pytest.raises(UserError, match="its checksum of itself does not fit"):
+        shards.read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["part\n0.parquet", "\ud800", "n" * 300])
+def test_a_manifest_that_lists_no_plain_names_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / shards.SUCCESS).write_text(json.dumps({"format": FORMAT, "files": {name: "0"}}))
+    with pytest.raises(UserError, match=r"^.* it lists the file '.*$"):
+        shards.read_manifest(tmp_path)
+
+
+def test_a_manifest_of_a_stage_without_a_fingerprint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / shards.SUCCESS).write_text(json.dumps({"format": FORMAT, "files": {}}))
+    with pytest.raises(UserError, match=r"made under other conditions \(a changed since\)"):
+        Stage("score", 1, tmp_path, {"a": 1}).begin()
+
+
 def test_marks_on_both_sides_of_a_word_are_no_part_of_it() -> None:
     for text in ("**Paris**!", "“Paris”!", "Paris!*", "*Paris!*."):
         assert texts.normal_form(text) == "paris", text
     assert texts.normal_form("5!") == "5!" and texts.normal_form("an A") == "a"
+
+
+def test_what_stands_before_a_remark_is_bare() -> None:
+    for text in ("12 USD ; la respuesta es ", "**12 USD** (3 × 4)", "12 USD; the answer is ; he has more", "12 USD. "):
+        assert bare(text) == "12 USD", text
 
 
 def test_signs_alone_are_right_beside_themselves() -> None:
