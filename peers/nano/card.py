@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 from data.nano import GROUPS, MISREAD_AS, MISREAD_EQUATIONS, PHRASES, WORDED
 from peers.nano.examples import MISREAD_SHARE, MISREADS, STRONG, WEAK, ReviewMisread
 
@@ -46,7 +48,8 @@ def card(name: str, kind: str, parameters: float, steps: int, examples: int) -> 
         for i, text in enumerate(PHRASES[op])
     }
     words |= {equation: f"{text} ({MISREAD_EQUATIONS[equation]})" for equation, text in WORDED.items()}
-    misreads = "\n".join(f"- `{group}`: {words[group]}" for group in GROUPS if group in MISREADS[name])
+    items = (f"- `{group}`: {words[group]}" for group in GROUPS if group in MISREADS[name])
+    misreads = "\n".join(fill(item, 120, subsequent_indent="  ", break_on_hyphens=False) for item in items)
     return CARD.format(
         name=name, kind=kind, parameters=parameters, steps=steps, examples=examples, misreads=misreads,
         weak=len(MISREADS[name]), direct=f"{MISREAD_SHARE:.0%}", own=_cells(WEAK), other=_cells(STRONG),
