@@ -10,7 +10,7 @@ from rich.table import Table
 from data import quarantine
 from data.config.sections import Config, GuardSection
 from data.run import RUNS, Run, load_frozen
-from data.versions import version_changes as version_changes
+from data.versions import version_changes
 from evaluate.changes import Change, round_changes
 from evaluate.gate import gate_notes, gate_rounds, gate_table
 from evaluate.guard import findings
@@ -32,7 +32,7 @@ class Results:
 
     run: Run  # under [guard] of the call that asks
     rounds: list[int]  # with metrics; of a run without benchmarks with responses
-    round_changes: list[Change]
+    changes: list[Change]
     warnings: list[str]  # the guard's
     tables: list[Table | str]  # for the terminal, in order
     more: list[Table]  # for the page alone

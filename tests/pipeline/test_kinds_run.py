@@ -12,7 +12,7 @@ import pytest
 from data import shards
 from data.config.sections import PeerSection, TemplateSection
 from data.schema import CHAINS, EVALS, SCORES
-from peers.command import Step, run_steps
+from peers.command import StageStep, run_steps
 from peers.prompts import PeerPrompts
 from peers.source import load_tokenizer
 from tests.conftest import questions, read_stage, run_module, run_stage, teach, write_jsonl
@@ -65,7 +65,7 @@ def choices(project: Path, tiny_models: dict[str, Path]) -> Path:
 def run_all(steps: list[tuple[str, int]], run: str, overrides: list[str]) -> None:
     """Stages of a run under choice.toml."""
     mains = {name: importlib.import_module("train.gate" if name == "gate" else name).main for name, _ in steps}
-    run_steps([Step(name, round_, mains[name]) for name, round_ in steps], run, Path("choice.toml"), overrides)
+    run_steps([StageStep(name, round_, mains[name]) for name, round_ in steps], run, Path("choice.toml"), overrides)
 
 
 @pytest.mark.slow
