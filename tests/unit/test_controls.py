@@ -138,9 +138,11 @@ def test_decoding_gives_the_text_back(kind: str, family: str, text: str) -> None
         return
     assert not turns(prompts, found)
     if kind != "unigram" and "▁" not in text:  # its normal form differs
+        if kind == "word-start":  # Llama 2's way: decoding drops a blank behind an added token
+            text = re.sub(f"({'|'.join(map(re.escape, LOOSE))}) ", r"\1", text)
         assert prompts.text(found) == text
         whole = prompts.solve(text)
-        assert text in prompts.tokenizer.decode(whole, skip_special_tokens=False) or text != text.strip()
+        assert text in prompts.tokenizer.decode(whole, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "plain"])

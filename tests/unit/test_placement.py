@@ -204,7 +204,8 @@ def test_a_peer_that_does_not_fit_is_refused(given: str, runtime: dict[str, Any]
     assert "\n" not in str(error.value)
 
 
-def test_a_peer_that_does_not_fit_the_cpu_is_refused() -> None:
+def test_a_peer_that_does_not_fit_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.memory._cpu_multiplies_bf16", lambda: False)  # float32, whatever the processor
     with pytest.raises(UserError, match=r"fit the CPU: .* there are 16.0 GiB of 16.0 GiB; lower"):
         place(config(), [Device("cpu", 16 * GIB, "CPU")], SHAPES)
     # nothing that could be lowered would help
