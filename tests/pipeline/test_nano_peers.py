@@ -142,7 +142,7 @@ def test_a_round_through_vllm(tmp_path: Path) -> None:
     for row in chains.iter_rows(named=True):
         numbers = sorted((row["answer"] or "").split(", "))
         right[row["position"]].append(numbers == sorted(gold[row["question"]].split(", ")))
-    assert fmean(right[1]) < 0.8 < 0.85 < fmean(right[3])
+    assert fmean(right[1]) + 0.1 < fmean(right[3]) and fmean(right[3]) > 0.7
 
     scores = pl.read_parquet(runs / "round=1" / "scores" / "*.parquet")
     weights = scores.drop_nulls("pmi").group_by("peer").agg(pl.len(), pl.mean("weight"))
