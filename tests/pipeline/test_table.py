@@ -51,7 +51,8 @@ def test_markdown_shows_them_in_percent_with_intervals(run: Path) -> None:
     (row,) = (each for each in metrics(run, 1) if each["peer"] == "ben")
     interval = f"{100 * row['em']:.1f} ({100 * row['em_lo']:.1f} to {100 * row['em_hi']:.1f})"
     (change,) = (each for each in round_changes("demo", [0, 1]) if each.group == ("sums_1", "ben"))
-    mean, low, high = (100 * float(value) for value in (change.em.mean, change.em.low, change.em.high))
+    assert change.em.mean is not None and change.em.low is not None and change.em.high is not None
+    mean, low, high = 100 * change.em.mean, 100 * change.em.low, 100 * change.em.high
     changed = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
     lines = [line for line in text.splitlines() if line.startswith("|")]
     ben = next(n for n, line in enumerate(lines) if line.startswith("| sums_1 | ben | 0 |"))
