@@ -20,7 +20,7 @@ from tests.unit.test_kinds import OWN
 
 
 def other_words(models: dict[str, Path], folder: Path, forms: dict[str, str]) -> dict[str, Path]:
-    """The tiny models, taught to say the same to every question."""
+    """The tiny models, taught to say the same to every question, long enough to say it in bf16 as well."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -31,7 +31,7 @@ def other_words(models: dict[str, Path], folder: Path, forms: dict[str, str]) ->
         model.float()
         section = PeerSection(name=name, model=str(models[name]))
         prompts = PeerPrompts(load_tokenizer(models[name]), section, TemplateSection(instruction="Solve."))
-        teach(model, prompts, 5, form, steps=90)
+        teach(model, prompts, 5, form, steps=300)
         found[name] = folder / f"{name}-words"
         model.to(torch.bfloat16).save_pretrained(found[name])
         for file in (*models[name].glob("tokenizer*"), *models[name].glob("*.jinja")):
@@ -50,7 +50,7 @@ def choices(project: Path, tiny_models: dict[str, Path]) -> Path:
     ]
     write_jsonl(project / "train.jsonl", rows[:16])
     write_jsonl(project / "test.jsonl", rows[16:])
-    write_jsonl(project / "own.jsonl", [{"question": f"Say it. {n}", "answer": "(b)"} for n in range(4)])
+    write_jsonl(project / "own.jsonl", [{**row, "answer": "(b)"} for row in questions(40, 4)])
     (project / "mine.py").write_text(OWN, encoding="utf-8")
     config = (project / "tiny.toml").read_text(encoding="utf-8")
     for name, path in models.items():
