@@ -27,18 +27,27 @@ Worked = Annotated[bool, typer.Option("--worked-examples", help="Keep the config
 
 @app.command()
 def score(
-    model: Model = "nano", tokens: Tokens = 500_000, their_tokens: TheirTokens = 0, repeats: Repeats = 3,
-    batch_size: BatchSize = "8", vllm: bool = True, worked_examples: Worked = False,
-) -> None:  # fmt: skip
+    model: Model = "nano",
+    tokens: Tokens = 500_000,
+    their_tokens: TheirTokens = 0,
+    repeats: Repeats = 3,
+    batch_size: BatchSize = "8",
+    vllm: bool = True,
+    worked_examples: Worked = False,
+) -> None:
     """Ours, lm-evaluation-harness and vLLM's prompt_logprobs; on nano also the agreement with float64."""
     parts.Bench(session, model, worked_examples).score(tokens, their_tokens, repeats, batch_size, vllm)
 
 
 @app.command()
 def train(
-    model: Model = "nano", examples: Examples = 2_000, their_examples: TheirExamples = 0, repeats: Repeats = 3,
-    packing: bool = True, worked_examples: Worked = False,
-) -> None:  # fmt: skip
+    model: Model = "nano",
+    examples: Examples = 2_000,
+    their_examples: TheirExamples = 0,
+    repeats: Repeats = 3,
+    packing: bool = True,
+    worked_examples: Worked = False,
+) -> None:
     """Ours and TRL's SFTTrainer, without and with packing; then the same losses in float32."""
     parts.Bench(session, model, worked_examples).train(examples, their_examples, repeats, packing)
 
@@ -66,9 +75,13 @@ def table() -> None:
 
 @app.command("all")
 def everything(
-    repeats: Repeats = 3, tokens: Tokens = 500_000, their_tokens: TheirTokens = 60_000, examples: Examples = 2_000,
-    their_examples: TheirExamples = 128, questions: int = 1_000,
-) -> None:  # fmt: skip
+    repeats: Repeats = 3,
+    tokens: Tokens = 500_000,
+    their_tokens: TheirTokens = 60_000,
+    examples: Examples = 2_000,
+    their_examples: TheirExamples = 128,
+    questions: int = 1_000,
+) -> None:
     """Every part with every model, then the tables. The nano peer is so quick that the others do all of it."""
     for model in PEERS:
         bench = parts.Bench(session, model)

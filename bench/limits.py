@@ -51,8 +51,10 @@ def flops(shapes: Shapes, pairs: Sequence[Tokens], budget: int, steps: Sequence[
     weights = sum(inputs * outputs * count for (inputs, outputs), count in shapes.linears.items())
     seen = sum(
         n * len(segment.ancestors) + n * (n + 1) / 2
-        for tree in trees for segment in tree.segments for n in [segment.end - segment.first]
-    )  # fmt: skip
+        for tree in trees
+        for segment in tree.segments
+        for n in [segment.end - segment.first]
+    )
     twice, thrice = (2, 3) if steps else (1, 1)  # attention has two inputs, so its backward is twice its forward
     return Flops(
         linear=2.0 * weights * sum(map(len, trees)) * twice,
@@ -78,9 +80,12 @@ def shapes_of(directory: str) -> Shapes:
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Shapes(
-        dict(Counter((m.in_features, m.out_features) for m in linears)), config.hidden_size, config.vocab_size,
-        config.num_hidden_layers, config.num_attention_heads * width,
-    )  # fmt: skip
+        dict(Counter((m.in_features, m.out_features) for m in linears)),
+        config.hidden_size,
+        config.vocab_size,
+        config.num_hidden_layers,
+        config.num_attention_heads * width,
+    )
 
 
 def gemm_rate(rows: int, inputs: int, outputs: int, dtype: str) -> float:

@@ -20,8 +20,13 @@ from data.console import console
 
 RESULTS = Path(os.environ.get("PST_CACHE", ".cache")) / "bench" / "results.jsonl"
 WORKERS = Path(__file__).with_name("workers.py")
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
-           "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 class WorkerFailed(Exception):
@@ -56,9 +61,12 @@ def run_worker(system: str, job: dict[str, Any]) -> dict[str, Any]:
         with log_path.open("w") as log:
             begin = time.monotonic()
             process = subprocess.Popen(
-                [sys.executable, *code, system, str(job_path), str(result_path)], env=environment, stdout=log,
-                stderr=subprocess.STDOUT, cwd=None if ours else folder,
-            )  # fmt: skip
+                [sys.executable, *code, system, str(job_path), str(result_path)],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=None if ours else folder,
+            )
             peak = peak_of_tree(process) if system.endswith("generate") else None  # ours has several processes there
             status = process.wait()
             wall = time.monotonic() - begin
@@ -121,13 +129,26 @@ class Session:
         amount = contender.amount
         seconds = full_seconds(wall, work, amount, whole)
         self.record(
-            part, model, kind="run", system=contender.label, options=contender.options, repeat=repeat, unit=unit,
-            whole=whole, amount=amount, seconds=seconds, wall_seconds=wall, work_seconds=work,
-            rate=whole / seconds, rate_without_startup=amount / work, peak_mib=result["peak_mib"],
+            part,
+            model,
+            kind="run",
+            system=contender.label,
+            options=contender.options,
+            repeat=repeat,
+            unit=unit,
+            whole=whole,
+            amount=amount,
+            seconds=seconds,
+            wall_seconds=wall,
+            work_seconds=work,
+            rate=whole / seconds,
+            rate_without_startup=amount / work,
+            peak_mib=result["peak_mib"],
             generated_tokens=result.get("generated_tokens"),
-        )  # fmt: skip
+        )
         note = "" if amount == whole else f" (extrapolated from {amount:,})"
         console.print(
             f"  {part} {model} #{repeat + 1} {contender.label}: {whole / seconds:,.1f} {unit}/s{note}, start-up "
-            f"{wall - work:.1f} s, peak {result['peak_mib'] / 1024:.2f} GiB", markup=False,
-        )  # fmt: skip
+            f"{wall - work:.1f} s, peak {result['peak_mib'] / 1024:.2f} GiB",
+            markup=False,
+        )

@@ -41,9 +41,11 @@ class Bench:
         self.base: dict[str, Any] = {
             "directory": str(model_directory(peer, self.config).resolve()),
             "dtype": compute_dtype(peer, runtime.compute),
-            "seed": SEED, "kv_cache_gib": runtime.kv_cache_gib, "max_num_seqs": runtime.max_num_seqs,
+            "seed": SEED,
+            "kv_cache_gib": runtime.kv_cache_gib,
+            "max_num_seqs": runtime.max_num_seqs,
             "context_tokens": self.config.generate.context_tokens,
-        }  # fmt: skip
+        }
 
     def about(self, part: str, pairs: list[Tokens], unit: str) -> None:
         """The first record of a part: its workload in words."""
@@ -112,10 +114,15 @@ class Bench:
             runtime_here(self.config.runtime),
         )
         return {
-            **self.base, "pairs": pairs, "train": section.model_dump(), "budget": runtime.train_tokens,
-            "steps": optimiser_steps(len(pairs), section.batch_size, 1, SEED), "packed_tokens": PACKED_TOKENS,
-            "checkpoint_steps": runtime.checkpoint_steps, "packing": False,
-        }  # fmt: skip
+            **self.base,
+            "pairs": pairs,
+            "train": section.model_dump(),
+            "budget": runtime.train_tokens,
+            "steps": optimiser_steps(len(pairs), section.batch_size, 1, SEED),
+            "packed_tokens": PACKED_TOKENS,
+            "checkpoint_steps": runtime.checkpoint_steps,
+            "packing": False,
+        }
 
     def train(self, examples: int, their_examples: int, repeats: int, packing: bool) -> None:
         """Ours and TRL on the same examples; then both in float32, loss by loss."""
@@ -178,11 +185,18 @@ def bare_job(run: Run, dtype: str) -> dict[str, Any]:
         requests[row["peer"]].append(prompts[row["peer"]].review(row["question"], seen))
         seen += [row["response"]] if row["response"] else []
     return {
-        "dtype": dtype, "kv_cache_gib": runtime.kv_cache_gib, "max_num_seqs": runtime.max_num_seqs,
-        "context_tokens": config.generate.context_tokens, "max_tokens": config.generate.max_new_tokens,
+        "dtype": dtype,
+        "kv_cache_gib": runtime.kv_cache_gib,
+        "max_num_seqs": runtime.max_num_seqs,
+        "context_tokens": config.generate.context_tokens,
+        "max_tokens": config.generate.max_new_tokens,
         "peers": [
-            {"directory": str(model_directory(peer, config).resolve()), "prompts": requests[peer.name],
-             "stop_ids": prompts[peer.name].stop_ids, "stop": prompts[peer.name].stop_strings}
+            {
+                "directory": str(model_directory(peer, config).resolve()),
+                "prompts": requests[peer.name],
+                "stop_ids": prompts[peer.name].stop_ids,
+                "stop": prompts[peer.name].stop_strings,
+            }
             for peer in config.peers
         ],
-    }  # fmt: skip
+    }

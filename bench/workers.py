@@ -118,25 +118,44 @@ def trl_train(job: Job, ready: Ready) -> Result:
     rows = max(1, round(per_step * sum(lengths) / len(lengths) / job["packed_tokens"])) if packing else per_step
     base: Any = AutoModelForCausalLM.from_pretrained(job["directory"], dtype=getattr(torch, job["dtype"]))
     lora = LoraConfig(
-        r=section["rank"], lora_alpha=section["alpha"], target_modules="all-linear", lora_dropout=0.0, bias="none",
+        r=section["rank"],
+        lora_alpha=section["alpha"],
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     torch.manual_seed(job["seed"])  # as ours does: both adapters begin with the same numbers
     model = get_peft_model(base, lora)
     warmup = math.ceil(section["warmup_ratio"] * len(job["steps"]))
     with tempfile.TemporaryDirectory() as folder:
         args = SFTConfig(
-            output_dir=folder, use_cpu=True, bf16=job["dtype"] == "bfloat16", num_train_epochs=1,
-            per_device_train_batch_size=rows, learning_rate=section["lr"],
-            lr_scheduler_type=section["schedule"], warmup_steps=warmup, weight_decay=section["weight_decay"],
-            max_grad_norm=section["max_grad_norm"], train_sampling_strategy="sequential", gradient_checkpointing=False,
-            completion_only_loss=True, packing=packing, max_length=job["packed_tokens"] if packing else None,
-            logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
-        )  # fmt: skip
-        data = Dataset.from_dict({
-            "input_ids": [[*p, *t] for p, t in pairs],
-            "completion_mask": [[*[0] * len(p), *[1] * len(t)] for p, t in pairs],
-        })  # fmt: skip
+            output_dir=folder,
+            use_cpu=True,
+            bf16=job["dtype"] == "bfloat16",
+            num_train_epochs=1,
+            per_device_train_batch_size=rows,
+            learning_rate=section["lr"],
+            lr_scheduler_type=section["schedule"],
+            warmup_steps=warmup,
+            weight_decay=section["weight_decay"],
+            max_grad_norm=section["max_grad_norm"],
+            train_sampling_strategy="sequential",
+            gradient_checkpointing=False,
+            completion_only_loss=True,
+            packing=packing,
+            max_length=job["packed_tokens"] if packing else None,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        data = Dataset.from_dict(
+            {
+                "input_ids": [[*p, *t] for p, t in pairs],
+                "completion_mask": [[*[0] * len(p), *[1] * len(t)] for p, t in pairs],
+            }
+        )
         trainer = SFTTrainer(model=model, args=args, train_dataset=data)
         ready()  # after its preparations, which do not grow with the sample that is extrapolated
         trainer.train()
@@ -183,9 +202,10 @@ def machine_limit(job: Job, ready: Ready) -> Result:
     work = flops(shapes, job["pairs"], job["budget"], job["steps"])
     found = {dtype: rates(shapes, job["budget"], dtype) for dtype in ("bfloat16", "float32")}
     return {
-        "flops": asdict(work), "seconds_at_limit": seconds(work, *found[job["dtype"]]),
+        "flops": asdict(work),
+        "seconds_at_limit": seconds(work, *found[job["dtype"]]),
         "tflops": {dtype: [rate / 1e12 for rate in pair] for dtype, pair in found.items()},
-    }  # fmt: skip
+    }
 
 
 def _vllm(job: Job, **sampling: Any) -> tuple[Any, Any]:
@@ -195,10 +215,14 @@ def _vllm(job: Job, **sampling: Any) -> tuple[Any, Any]:
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model=job["directory"], dtype=job["dtype"], max_model_len=job["context_tokens"], enforce_eager=True,
-        max_num_seqs=job["max_num_seqs"], disable_log_stats=True,
+        model=job["directory"],
+        dtype=job["dtype"],
+        max_model_len=job["context_tokens"],
+        enforce_eager=True,
+        max_num_seqs=job["max_num_seqs"],
+        disable_log_stats=True,
         kv_cache_memory_bytes=int(job["kv_cache_gib"] * 2**30),
-    )  # fmt: skip
+    )
     return llm, SamplingParams(temperature=0.0, **sampling)
 
 
@@ -222,10 +246,17 @@ def main(system: str, job_path: str, result_path: str) -> None:
 SYSTEMS: dict[str, Callable[[Job, Ready], Result]] = {
     f.__name__: f
     for f in (
-        ours_score, lm_eval_score, vllm_score, reference_score, ours_train, trl_train, ours_generate, vllm_generate,
+        ours_score,
+        lm_eval_score,
+        vllm_score,
+        reference_score,
+        ours_train,
+        trl_train,
+        ours_generate,
+        vllm_generate,
         machine_limit,
     )
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

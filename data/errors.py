@@ -20,17 +20,33 @@ RIGHTS = "give this user the right to read and write there, or work in another f
 DRIVE = "the disk or the network drive does not answer as it should: check it"
 NAME = "something else is in the place of that file or folder: move it away"
 ADVICE = {
-    errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.EFBIG: ROOM,
-    errno.EROFS: RIGHTS, errno.EACCES: RIGHTS, errno.EPERM: RIGHTS,
-    errno.EIO: DRIVE, errno.ESTALE: DRIVE, errno.ENXIO: DRIVE, errno.ENODEV: DRIVE, errno.EREMOTEIO: DRIVE,
-    errno.ENOTCONN: DRIVE, errno.ESHUTDOWN: DRIVE, errno.EHOSTDOWN: DRIVE, errno.ETIMEDOUT: DRIVE,
-    errno.ENOTDIR: NAME, errno.EISDIR: NAME, errno.EEXIST: NAME, errno.ENOTEMPTY: NAME, errno.ELOOP: NAME,
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.EROFS: RIGHTS,
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+    errno.EIO: DRIVE,
+    errno.ESTALE: DRIVE,
+    errno.ENXIO: DRIVE,
+    errno.ENODEV: DRIVE,
+    errno.EREMOTEIO: DRIVE,
+    errno.ENOTCONN: DRIVE,
+    errno.ESHUTDOWN: DRIVE,
+    errno.EHOSTDOWN: DRIVE,
+    errno.ETIMEDOUT: DRIVE,
+    errno.ENOTDIR: NAME,
+    errno.EISDIR: NAME,
+    errno.EEXIST: NAME,
+    errno.ENOTEMPTY: NAME,
+    errno.ELOOP: NAME,
     errno.ENAMETOOLONG: "take a shorter name or a folder with a shorter path",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.ENFILE: "too many files are open on this machine",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
     errno.ENOMEM: "free some memory, or try runtime.resident='one'",
     errno.ENOLCK: "locks do not work there: work in a folder on a local disk",
     errno.EOPNOTSUPP: "this file system cannot do that: work in a folder on a local disk",
-}  # fmt: skip
+}
 # libraries that write files themselves (safetensors, polars, torch) tell the number, or its words, in their own errors
 TOLD = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}

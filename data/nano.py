@@ -24,19 +24,58 @@ Split = Literal["pretrain", "train", "validation", "test"]
 
 SUBSETS: tuple[Subset, ...] = ("arith", "simul")
 SHARES: dict[Split, range] = {
-    "pretrain": range(0, 60), "train": range(60, 80), "validation": range(80, 90), "test": range(90, 100),
-}  # fmt: skip
+    "pretrain": range(0, 60),
+    "train": range(60, 80),
+    "validation": range(80, 90),
+    "test": range(90, 100),
+}
 ROWS: dict[Split, int] = {"pretrain": 2000, "train": 1000, "validation": 500, "test": 1000}  # per subset, as a source
 LARGEST_ARITH, LARGEST_SIMUL = 50, 70
 
 NAMES = (
-    "Ann", "Ben", "Carla", "David", "Ella", "Frank", "Gina", "Hugo", "Iris", "Jack", "Kim", "Leo", "Mia", "Noah",
-    "Olga", "Paul", "Rosa", "Sam", "Tina", "Umar", "Vera", "Will", "Yara", "Zoe",
-)  # fmt: skip
+    "Ann",
+    "Ben",
+    "Carla",
+    "David",
+    "Ella",
+    "Frank",
+    "Gina",
+    "Hugo",
+    "Iris",
+    "Jack",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Noah",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Sam",
+    "Tina",
+    "Umar",
+    "Vera",
+    "Will",
+    "Yara",
+    "Zoe",
+)
 THINGS = (
-    "apples", "books", "buttons", "cards", "coins", "cups", "eggs", "flowers", "keys", "marbles", "pens", "plates",
-    "shells", "stamps", "stickers", "tickets",
-)  # fmt: skip
+    "apples",
+    "books",
+    "buttons",
+    "cards",
+    "coins",
+    "cups",
+    "eggs",
+    "flowers",
+    "keys",
+    "marbles",
+    "pens",
+    "plates",
+    "shells",
+    "stamps",
+    "stickers",
+    "tickets",
+)
 PHRASES: dict[str, tuple[str, ...]] = {
     "+": (
         "{a} buys {n} {things}.",

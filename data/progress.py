@@ -205,17 +205,35 @@ def _at_work(state: StageState, record: dict[str, Any]) -> StageState:
     found = record.get("progress") or {}
     peers = tuple(_peer(name, each, aged, running) for name, each in found.get("peers", {}).items())
     return StageState(
-        state.round, state.stage, state.state, None, None if seconds is None else round(seconds, 1), changed,
-        state.reason, found.get("task"), found.get("unit"), found.get("done"), found.get("total"), found.get("tokens"),
-        found.get("tokens_per_second") if running else None, _left(found, aged, running), peers,
-    )  # fmt: skip
+        state.round,
+        state.stage,
+        state.state,
+        None,
+        None if seconds is None else round(seconds, 1),
+        changed,
+        state.reason,
+        found.get("task"),
+        found.get("unit"),
+        found.get("done"),
+        found.get("total"),
+        found.get("tokens"),
+        found.get("tokens_per_second") if running else None,
+        _left(found, aged, running),
+        peers,
+    )
 
 
 def _peer(name: str, found: dict[str, Any], aged: float, running: bool) -> PeerState:
     return PeerState(
-        name, found["done"], found["total"], found["tokens"], found.get("tokens_per_second") if running else None,
-        _left(found, aged, running), running and found["working"], tuple(found.get("devices", ())),
-    )  # fmt: skip
+        name,
+        found["done"],
+        found["total"],
+        found["tokens"],
+        found.get("tokens_per_second") if running else None,
+        _left(found, aged, running),
+        running and found["working"],
+        tuple(found.get("devices", ())),
+    )
 
 
 def _left(found: dict[str, Any], aged: float, running: bool) -> float | None:

@@ -46,8 +46,13 @@ def entry(
     """What is noted; its stage is known later."""
     short = None if detail is None else detail[:DETAIL]
     return {
-        "stage": "", "peer": peer, "benchmark": benchmark, "question_id": question_id, "reason": reason, "detail": short
-    }  # fmt: skip
+        "stage": "",
+        "peer": peer,
+        "benchmark": benchmark,
+        "question_id": question_id,
+        "reason": reason,
+        "detail": short,
+    }
 
 
 def note(unit: Path, rows: Sequence[QuarantineRow]) -> None:
@@ -103,9 +108,12 @@ class Quarantine:
     """
 
     def __init__(
-        self, run: Run, stage: Stage, questions: int,
+        self,
+        run: Run,
+        stage: Stage,
+        questions: int,
         files_of_unit: Callable[[Path], Iterable[Path]] = lambda unit: [unit],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.run, self.stage, self.questions = run, stage, questions
         self.lost: dict[str, set[tuple[str | None, str]]] = defaultdict(set)  # by reason: benchmark and question
         self.details: dict[str, str] = {}  # by reason, one of them

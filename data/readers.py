@@ -177,9 +177,7 @@ def _twice(names: Iterable[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
-DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_Literal, parse_int=_Literal, parse_constant=_Literal
-)  # fmt: skip
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_Literal, parse_int=_Literal, parse_constant=_Literal)
 
 
 def _json_text(value: Any, lists: bool) -> str | None:
@@ -339,9 +337,17 @@ def _check_type(kind: pa.DataType, name: str, lists: bool) -> None:
         kind = kind.value_type
     inner = kind.value_type if types.is_dictionary(kind) else kind
     checks = (
-        types.is_string, types.is_large_string, types.is_string_view, types.is_boolean, types.is_integer,
-        types.is_float32, types.is_float64, types.is_decimal128, types.is_date32, types.is_null,
-    )  # fmt: skip
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+        types.is_boolean,
+        types.is_integer,
+        types.is_float32,
+        types.is_float64,
+        types.is_decimal128,
+        types.is_date32,
+        types.is_null,
+    )
     if not any(check(inner) for check in checks):
         raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates are taken, too)")
 

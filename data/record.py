@@ -27,9 +27,14 @@ class Record:
     def __init__(self, run: Run, round_: int, stage: str, last_round: int) -> None:
         self.path = record_path(run.round_dir(round_), stage)
         self.found: dict[str, Any] = {
-            "run": run.name, "round": round_, "stage": stage, "state": "running", "pid": os.getpid(),
-            "started": events.now_utc(), "last_round": last_round,
-        }  # fmt: skip
+            "run": run.name,
+            "round": round_,
+            "stage": stage,
+            "state": "running",
+            "pid": os.getpid(),
+            "started": events.now_utc(),
+            "last_round": last_round,
+        }
         self.write()
 
     def progress(self, numbers: dict[str, Any]) -> None:

@@ -29,8 +29,12 @@ RUNS = Path("runs")
 # ends of the names of files that hold no work
 NOTHING_MADE = (shards.STARTED, "~too-long.json", "~too-long.json.sha256", ".tmp")
 OUTPUT = {  # folders by stage
-    "generate": "chains", "score": "scores", "train": "adapters", "gate": "gate", "evaluate": "evals",
-}  # fmt: skip
+    "generate": "chains",
+    "score": "scores",
+    "train": "adapters",
+    "gate": "gate",
+    "evaluate": "evals",
+}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,12 @@ import pyarrow as pa
 Role = Literal["chain", "synthesis", "solo", "sample"]  # of a response to an unlabelled question
 TOKENS = pa.list_(pa.int32())
 ARROW: dict[Any, pa.DataType] = {
-    str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_(), list[int]: TOKENS,
-}  # fmt: skip
+    str: pa.string(),
+    int: pa.int32(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    list[int]: TOKENS,
+}
 
 
 @cache

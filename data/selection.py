@@ -82,12 +82,16 @@ def write_prompts(config: Config, folder: Path, gate: Path) -> None:
     files = _write_questions(chosen.questions, config, folder)
     loose = [asdict(pair) for pair in shared.values() if not pair.same]
     manifest = {
-        "stage": "prompts", "rows": len(ids), "duplicates_dropped": chosen.duplicates,
-        "overlap": len(shared), "overlap_rule": section.overlap, "overlap_loose": loose[:KEPT],
+        "stage": "prompts",
+        "rows": len(ids),
+        "duplicates_dropped": chosen.duplicates,
+        "overlap": len(shared),
+        "overlap_rule": section.overlap,
+        "overlap_loose": loose[:KEPT],
         "source": origin.manifest(),
         "benchmarks": {name: found.manifest() for name, found in chosen.benchmarks.items()},
         "config": digest(section.model_dump(mode="json")),
-    }  # fmt: skip
+    }
     shards.write_manifest(folder, manifest, files)
     _tell(section, origin, chosen.duplicates, shared, len(ids), len(chosen.for_gate))
     for name, found in chosen.benchmarks.items():

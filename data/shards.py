@@ -30,9 +30,15 @@ SEAL = "sha256"  # of a manifest, in itself
 LONGEST = 255  # bytes of a file's name
 # what is read of manifests in many places, one of which may come from anyone
 STATED: dict[str, tuple[type, ...]] = {
-    "rows": (int,), "seconds": (int, float), "stage": (str,), "round": (int,), "files": (dict,), "versions": (dict,),
-    "fingerprint": (dict,), "quarantined": (dict,),
-}  # fmt: skip
+    "rows": (int,),
+    "seconds": (int, float),
+    "stage": (str,),
+    "round": (int,),
+    "files": (dict,),
+    "versions": (dict,),
+    "fingerprint": (dict,),
+    "quarantined": (dict,),
+}
 Row = dict[str, Any]
 R = TypeVar("R")
 

@@ -82,9 +82,15 @@ class Stage:
 
         seconds = round(time.monotonic() - self.start, 1)
         manifest = {
-            "stage": self.name, "round": self.round, "rows": rows, "seconds": seconds, **summary, **spent.totals(),
-            "fingerprint": self.fingerprint, "versions": versions(),
-        }  # fmt: skip
+            "stage": self.name,
+            "round": self.round,
+            "rows": rows,
+            "seconds": seconds,
+            **summary,
+            **spent.totals(),
+            "fingerprint": self.fingerprint,
+            "versions": versions(),
+        }
         shards.write_manifest(self.folder, manifest, files)
         shown = [f"{key.replace('_', ' ')} {_words(value)}" for key, value in summary.items() if not _nested(value)]
         console.print(f"[bold]{self.title}[/bold]: {rows} rows in {seconds:.0f} s; " + "; ".join(shown))

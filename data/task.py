@@ -78,10 +78,11 @@ class Task:
         peers = {
             name: {
                 **_numbers(meter, meter.left(now) if name in self.working or meter.done >= meter.total else None, now),
-                "working": name in self.working, "devices": list(self.devices.get(name, ())),
+                "working": name in self.working,
+                "devices": list(self.devices.get(name, ())),
             }
             for name, meter in self.peers.items()
-        }  # fmt: skip
+        }
         return {"task": self.label, "unit": self.unit, **_numbers(self.all, self.left(now), now), "peers": peers}
 
     def close(self) -> None:
@@ -138,9 +139,13 @@ class Bars:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.live = Progress(
-            TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[more]}"),
-            console=console, transient=True,
-        )  # fmt: skip
+            TextColumn("  {task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[more]}"),
+            console=console,
+            transient=True,
+        )
         self.whole = self.live.add_task(f"{task.label} ({task.unit})", total=task.total, more="")
         names = task.peers if len(task.peers) > 1 else ()
         self.each: dict[str, TaskID] = {
@@ -176,10 +181,12 @@ def _speed(meter: Meter, now: float) -> list[str]:
 def _numbers(meter: Meter, left: float | None, now: float) -> dict[str, Any]:
     rate = meter.tokens_per_second(now)
     return {
-        "done": meter.done, "total": meter.total, "tokens": meter.tokens,
+        "done": meter.done,
+        "total": meter.total,
+        "tokens": meter.tokens,
         "tokens_per_second": None if rate is None else round(rate, 1),
         "seconds_left": None if left is None else round(left, 1),
-    }  # fmt: skip
+    }
 
 
 @contextmanager

@@ -118,7 +118,12 @@ def bootstrap_interval(
         return np.mean([values.mean(axis=axis) for values in drawn], axis=0)
 
     result = bootstrap(
-        [np.asarray(values, dtype=float) for values in benchmarks], mean, n_resamples=resamples, batch=256,
-        vectorized=True, method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        [np.asarray(values, dtype=float) for values in benchmarks],
+        mean,
+        n_resamples=resamples,
+        batch=256,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

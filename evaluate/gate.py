@@ -86,9 +86,14 @@ def gate_table(run: str) -> Table:
                 decided = "accepted" if decision.accepted else "refused" if not each.passed else "passed"
                 right = gold.get((n, peer), ("", "")) if gold and number == 0 else ("", "") if gold else ()
                 table.add_row(
-                    str(n) if not number else "", peer if not number else "", f"round {each.against}",
-                    f"{_percent(each.before)} → {_percent(each.after)}", change, decided, *right,
-                )  # fmt: skip
+                    str(n) if not number else "",
+                    peer if not number else "",
+                    f"round {each.against}",
+                    f"{_percent(each.before)} → {_percent(each.after)}",
+                    change,
+                    decided,
+                    *right,
+                )
     return table
 
 

@@ -35,11 +35,29 @@ from evaluate.gap import accuracy
 from evaluate.intervals import Estimate
 
 CHAIN_COLUMNS = (
-    "prompt_id", "question", "role", "position", "sample", "peer", "is_aggregate", "answer", "finish_reason",
-)  # fmt: skip
+    "prompt_id",
+    "question",
+    "role",
+    "position",
+    "sample",
+    "peer",
+    "is_aggregate",
+    "answer",
+    "finish_reason",
+)
 SCORE_COLUMNS = (
-    "prompt_id", "peer", "number", "label", "role", "position", "sample", "pmi_per_token", "weight", "agrees", "target",
-)  # fmt: skip
+    "prompt_id",
+    "peer",
+    "number",
+    "label",
+    "role",
+    "position",
+    "sample",
+    "pmi_per_token",
+    "weight",
+    "agrees",
+    "target",
+)
 
 
 def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:

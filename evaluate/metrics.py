@@ -56,12 +56,21 @@ def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> Met
     generator, accuracy_v = fmean(row["correct"] for row in samples), verifier["verifier_accuracy"]
     right = [[row["correct"] for row in item] for item in items]
     return {
-        "benchmark": rows[0]["benchmark"], "peer": rows[0]["peer"], "n": len(greedy), "k": len(items[0]),
-        "em": fmean(em), "em_lo": em_lo, "em_hi": em_hi, "sample_accuracy": generator, **verifier,
+        "benchmark": rows[0]["benchmark"],
+        "peer": rows[0]["peer"],
+        "n": len(greedy),
+        "k": len(items[0]),
+        "em": fmean(em),
+        "em_lo": em_lo,
+        "em_hi": em_hi,
+        "sample_accuracy": generator,
+        **verifier,
         "gv_gap_frozen": _mean([question_gap(c, s, section.keep) for c, s in frozen]),
         "gv_gap_70": _mean([question_gap(c, s, 0.7) for c, s in pairs]),
-        "gv_gap_global": _mean([gap or 0.0 for gap in overall]), "n_none_kept": overall.count(None),
-        "gv_gap_rel": _mean(relative), "n_gap_rel": len(relative),
+        "gv_gap_global": _mean([gap or 0.0 for gap in overall]),
+        "n_none_kept": overall.count(None),
+        "gv_gap_rel": _mean(relative),
+        "n_gap_rel": len(relative),
         "verifier_undecided_frozen": _mean([score == 0 for _, scores in frozen for score in scores]),
         "abs_v_minus_g": None if accuracy_v is None else abs(accuracy_v - generator),
         "pass_at_k": fmean(pass_at_k(len(c), sum(c), len(c)) for c in right),  # k = n: is any of them correct
@@ -74,7 +83,7 @@ def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> Met
         / len(greedy),
         "answer_entropy": fmean(entropy(list(_clusters(item).values())) for item in items),
         "peer_agreement": fmean(cast(float, row["peer_agreement"]) for row in greedy),
-    }  # fmt: skip
+    }
 
 
 def _clusters(item: list[EvalRow]) -> Counter[int]:
@@ -91,12 +100,15 @@ def verifier_metrics(items: list[list[EvalRow]], section: EvaluateSection, seed:
     correct = [c for each, _ in pairs for c in each]
     scores = [s for _, each in pairs for s in each]
     return {
-        "gv_gap": _mean(gaps), "gv_gap_lo": low, "gv_gap_hi": high, "verifier_auroc": auroc(correct, scores),
+        "gv_gap": _mean(gaps),
+        "gv_gap_lo": low,
+        "gv_gap_hi": high,
+        "verifier_auroc": auroc(correct, scores),
         "verifier_accuracy": _mean(  # of no verdict half, as ties in the AUROC
             [(score > 0) == right if score else 0.5 for score, right in zip(scores, correct, strict=True)]
         ),
         "verifier_undecided": _mean([score == 0 for score in scores]),
-    }  # fmt: skip
+    }
 
 
 def by_question(samples: list[EvalRow]) -> list[list[EvalRow]]:

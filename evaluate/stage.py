@@ -42,9 +42,20 @@ from peers.source import check_peers
 from peers.workers import Workers
 
 MEASURED = (  # the columns of evals that metrics are made of
-    "benchmark", "item_id", "peer", "sample", "answer", "correct", "verdict", "finish_reason", "n_tokens", "cluster",
-    "verifier_score", "verifier_score_frozen", "peer_agreement",
-)  # fmt: skip
+    "benchmark",
+    "item_id",
+    "peer",
+    "sample",
+    "answer",
+    "correct",
+    "verdict",
+    "finish_reason",
+    "n_tokens",
+    "cluster",
+    "verifier_score",
+    "verifier_score_frozen",
+    "peer_agreement",
+)
 SECTIONS: dict[str, Any] = {  # what evals depend on; how the chains are made does not matter here
     **dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True),
     "generate": {"max_new_tokens", "context_tokens", "engine"},
@@ -246,11 +257,17 @@ class Evaluation:
                 if completion.error is not None:
                     why = quarantine.entry(item.id, "engine_error", completion.error, unit.peer, unit.benchmark)
                     lost[unit.path(self.work, "responses")].append(why)
-                rows[unit.path(self.work, "responses")].append({
-                    "benchmark": unit.benchmark, "item_id": item.id, "peer": unit.peer, "sample": number,
-                    "response": completion.text, "finish_reason": completion.finish_reason,
-                    "n_tokens": len(completion.token_ids),
-                })  # fmt: skip
+                rows[unit.path(self.work, "responses")].append(
+                    {
+                        "benchmark": unit.benchmark,
+                        "item_id": item.id,
+                        "peer": unit.peer,
+                        "sample": number,
+                        "response": completion.text,
+                        "finish_reason": completion.finish_reason,
+                        "n_tokens": len(completion.token_ids),
+                    }
+                )
         for path, found in rows.items():
             quarantine.note(path, lost[path])
             shards.write_rows(found, path, RESPONSES)
@@ -320,14 +337,23 @@ class Evaluation:
         for row, extracted, verdict in zip(responses, found, verdicts, strict=True):
             score, critique = current[key_of(row)] if row["sample"] else (None, None)
             score_frozen, critique_frozen = frozen[key_of(row)] if row["sample"] else (None, None)
-            rows.append({
-                **row, "question": items[row["item_id"]].question, "answer": extracted.answer if extracted else None,
-                "gold": items[row["item_id"]].gold, "correct": verdict == "correct", "verdict": verdict,
-                "cluster": None, "peer_agreement": None,
-                "verifier_score": score, "verifier_score_frozen": score_frozen,
-                "critique": critique, "critique_frozen": critique_frozen,
-                "extract_status": extracted.rule if extracted else "none",
-            })  # fmt: skip
+            rows.append(
+                {
+                    **row,
+                    "question": items[row["item_id"]].question,
+                    "answer": extracted.answer if extracted else None,
+                    "gold": items[row["item_id"]].gold,
+                    "correct": verdict == "correct",
+                    "verdict": verdict,
+                    "cluster": None,
+                    "peer_agreement": None,
+                    "verifier_score": score,
+                    "verifier_score_frozen": score_frozen,
+                    "critique": critique,
+                    "critique_frozen": critique_frozen,
+                    "extract_status": extracted.rule if extracted else "none",
+                }
+            )
         drawn: dict[str, list[EvalRow]] = {}
         self.note_agreement(unit, rows, kind, grader)
         for row in rows:

@@ -22,9 +22,15 @@ from evaluate.gate import refused_notice
 from evaluate.intervals import Estimate
 
 OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy is 1/2 by definition
-    "gv_gap", "gv_gap_lo", "gv_gap_hi", "gv_gap_70", "gv_gap_global", "gv_gap_rel", "verifier_auroc",
+    "gv_gap",
+    "gv_gap_lo",
+    "gv_gap_hi",
+    "gv_gap_70",
+    "gv_gap_global",
+    "gv_gap_rel",
+    "verifier_auroc",
     "verifier_accuracy",
-)  # fmt: skip
+)
 
 
 def oracle_notice(run: str) -> str:
@@ -61,9 +67,15 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
     for name in ("benchmark", "peer", "round"):
         table.add_column(name)
     columns = {
-        "EM": "em", "samples": "sample_accuracy", "GV-Gap": "gv_gap", "frozen": "gv_gap_frozen",
-        "AUROC": "verifier_auroc", "undecided": "verifier_undecided", "pass@k": "pass_at_k", "maj@k": "maj_at_k",
-    }  # fmt: skip
+        "EM": "em",
+        "samples": "sample_accuracy",
+        "GV-Gap": "gv_gap",
+        "frozen": "gv_gap_frozen",
+        "AUROC": "verifier_auroc",
+        "undecided": "verifier_undecided",
+        "pass@k": "pass_at_k",
+        "maj@k": "maj_at_k",
+    }
     if config.evaluate.verifier != "cot":
         del columns["undecided"]
     for name in columns:
@@ -78,9 +90,11 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
         if last not in (None, group):
             table.add_section()
         table.add_row(
-            row["benchmark"] if group != last else "", row["peer"] if group != last else "", str(round_),
+            row["benchmark"] if group != last else "",
+            row["peer"] if group != last else "",
+            str(round_),
             *(_interval(row, name) for name in columns.values()),
-        )  # fmt: skip
+        )
         last = group
     return table
 
@@ -102,10 +116,13 @@ def gap_table(run: str, rounds: list[int]) -> Table:
     title = "GV-Gap in full, in %; none kept: number of questions of which one threshold for all keeps nothing"
     table = Table(title=title + oracle_notice(run), title_justify="left")
     columns = {
-        "gv_gap": f"top {100 * load_frozen(run).evaluate.keep:g} %", "gv_gap_frozen": "frozen verifier",
-        "gv_gap_70": "top 70 %", "gv_gap_global": "one threshold for all", "gv_gap_rel": "share of the room above",
+        "gv_gap": f"top {100 * load_frozen(run).evaluate.keep:g} %",
+        "gv_gap_frozen": "frozen verifier",
+        "gv_gap_70": "top 70 %",
+        "gv_gap_global": "one threshold for all",
+        "gv_gap_rel": "share of the room above",
         "verifier_accuracy": "verifier accuracy",
-    }  # fmt: skip
+    }
     for name in ("benchmark", "peer", "round", *columns.values(), "none kept"):
         table.add_column(name)
     for benchmark, peer, round_, row in _by_round(run, rounds):
@@ -228,9 +245,12 @@ def diversity_table(run: str, rounds: list[int]) -> Table:
     title = "diversity, in % but for entropy (nats) and length (tokens)" + oracle_notice(run)
     table = Table(title=title, title_justify="left")
     columns = {
-        "EM": "em", "pass@k": "pass_at_k", "distinct answers": "distinct_answers",
-        "agreement of peers": "peer_agreement", "without answer": "unanswered_rate",
-    }  # fmt: skip
+        "EM": "em",
+        "pass@k": "pass_at_k",
+        "distinct answers": "distinct_answers",
+        "agreement of peers": "peer_agreement",
+        "without answer": "unanswered_rate",
+    }
     for name in ("benchmark", "peer", "round", *columns, "entropy", "length"):
         table.add_column(name)
     for benchmark, peer, round_, row in _by_round(run, rounds):

@@ -62,8 +62,9 @@ def track(run: Run) -> None:
         console.print(
             f"warning: {kind} does not have the last round's numbers ({error}); the run goes on, and the next command "
             "tries again",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _rounds(run: Run) -> list[int]:
@@ -106,9 +107,14 @@ def trackio(run: Run, rounds: list[Logged]) -> None:
     given: dict[str, Any] = {"project": project, "name": run.name, "config": config, "rounds": rounds}
     script = Path(__file__).with_name("trackio_log.py")
     done = subprocess.run(
-        [sys.executable, "-P", str(script)], input=json.dumps(given), env=environment, capture_output=True, text=True,
-        timeout=SECONDS, check=False,
-    )  # fmt: skip
+        [sys.executable, "-P", str(script)],
+        input=json.dumps(given),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise RuntimeError(lines[-1])

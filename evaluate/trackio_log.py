@@ -26,9 +26,14 @@ def main(given: dict[str, Any]) -> None:
         return
     resume = "never" if anew else "allow"
     run = trackio.init(
-        project=project, name=name, config=given["config"], resume=resume, embed=False, auto_log_gpu=False,
+        project=project,
+        name=name,
+        config=given["config"],
+        resume=resume,
+        embed=False,
+        auto_log_gpu=False,
         auto_log_cpu=False,
-    )  # fmt: skip
+    )
     for each in missing:
         run.log({**each["numbers"], MADE_FROM: each[MADE_FROM]}, step=each["round"])
     trackio.finish()

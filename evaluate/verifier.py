@@ -55,9 +55,14 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Eval
         else:
             lm = policy_cache.language_model(policy, config)
             scores = budget.one_by_one(
-                run, f"evaluate {work}", policy.name, texts, partial(longest_prompt, prompts, texts),
-                partial(_logits, lm, prompts, len(units) - done), advance,
-            )  # fmt: skip
+                run,
+                f"evaluate {work}",
+                policy.name,
+                texts,
+                partial(longest_prompt, prompts, texts),
+                partial(_logits, lm, prompts, len(units) - done),
+                advance,
+            )
             found = [(None if isinstance(each, Fault) else finite_or_none(each), None) for each in scores]
             lost = {key: each.reason for key, each in zip(asked, scores, strict=True) if isinstance(each, Fault)}
         advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once

@@ -84,9 +84,14 @@ def _as_benchmark(section: WordingSection, column: str) -> BenchmarkSection:
     """Without the limit, which is for what is left after the overlap."""
     shared = {name: getattr(section, name) for name in ("source", "split", "subset", "revision", "question_column")}
     return BenchmarkSection(
-        name="wording", rows=section.rows, answer_column=column, answers=section.answers, options=section.options,
-        answer_index=section.answer_index, **shared,
-    )  # fmt: skip
+        name="wording",
+        rows=section.rows,
+        answer_column=column,
+        answers=section.answers,
+        options=section.options,
+        answer_index=section.answer_index,
+        **shared,
+    )
 
 
 def ask(

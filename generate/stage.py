@@ -75,10 +75,18 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     lost = Quarantine(run, stage, kept, plan.files_of_unit)
     generate(plan, stage, workers, lost)
     rows, counts = count_chains(stage.folder)
-    stage.finish(shards.shard_paths(stage.folder), rows, {
-        "questions": kept, "questions_too_long": n_too_long, **counts, **lost.close(plan.too_long()), "engine": engine,
-        "skipped": {"too_long": shown},
-    })  # fmt: skip
+    stage.finish(
+        shards.shard_paths(stage.folder),
+        rows,
+        {
+            "questions": kept,
+            "questions_too_long": n_too_long,
+            **counts,
+            **lost.close(plan.too_long()),
+            "engine": engine,
+            "skipped": {"too_long": shown},
+        },
+    )
 
 
 def generate(plan: Generation, stage: Stage, workers: Workers, lost: Quarantine) -> None:
@@ -333,13 +341,20 @@ class Generation:
         """One row of the chains."""
         found = kinds.of(self.answers).find(completion.text, question.text)
         return {
-            "prompt_id": question.id, "question": question.text, "role": unit.turn.role,
+            "prompt_id": question.id,
+            "question": question.text,
+            "role": unit.turn.role,
             "position": unit.turn.number if unit.turn.role == "chain" else None,
-            "sample": number if unit.turn.role == "sample" else None, "peer": unit.peer,
-            "is_aggregate": False, "response": completion.text, "answer": found.answer if found else None,
-            "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
-            "logprob": finite_or_none(completion.logprob), "token_ids": completion.token_ids,
-        }  # fmt: skip
+            "sample": number if unit.turn.role == "sample" else None,
+            "peer": unit.peer,
+            "is_aggregate": False,
+            "response": completion.text,
+            "answer": found.answer if found else None,
+            "finish_reason": completion.finish_reason,
+            "n_tokens": len(completion.token_ids),
+            "logprob": finite_or_none(completion.logprob),
+            "token_ids": completion.token_ids,
+        }
 
     def assemble(self, shard: int, grader: Grader) -> None:
         """Join the units of a shard, mark the aggregates, write the shard, remove the units."""

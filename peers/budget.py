@@ -32,9 +32,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def one_by_one(
-    run: Run, key: str, peer: str, items: Sequence[T], longest: Callable[[], int],
-    work: Callable[[Sequence[T], int, Advance], Sequence[R]], advance: Advance,
-) -> list[R | Fault]:  # fmt: skip
+    run: Run,
+    key: str,
+    peer: str,
+    items: Sequence[T],
+    longest: Callable[[], int],
+    work: Callable[[Sequence[T], int, Advance], Sequence[R]],
+    advance: Advance,
+) -> list[R | Fault]:
     """`work(items, tokens, advance)`: teacher forcing, with as many tokens at a time as there is memory for, and
     without those items that it fails on. `key`, `peer` and `longest` as in `within`."""
     runtime = run.config.runtime
@@ -53,9 +58,14 @@ def _of_one_item(error: Exception) -> bool:
 
 
 def with_halved_budget(
-    key: str, peer: str, setting: str, tokens: int, longest: Callable[[], int], work: Callable[[int], R],
+    key: str,
+    peer: str,
+    setting: str,
+    tokens: int,
+    longest: Callable[[], int],
+    work: Callable[[int], R],
     failed: Callable[[], None] = lambda: None,
-) -> R:  # fmt: skip
+) -> R:
     """`work(budget in tokens)`, again with half as many each time that there is too little memory; what is left of
     `tokens` stays for all later calls with this key ("score round 3"). `failed` undoes a failed call.
 
@@ -82,8 +92,9 @@ def with_halved_budget(
         _lowered[key] = budget // 2
         console.print(
             f"  {peer}: out of memory with {setting} = {budget:,} ({said}); {budget // 2:,} for the rest of the stage",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _said(error: BaseException) -> str:

@@ -14,8 +14,14 @@ from peers.weights import read_model_json, read_stored, weight_files
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 PARTS = (
-    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_experts", "num_local_experts", "n_routed_experts"
-)  # fmt: skip
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+)
 MOST_PARTS = 2000
 QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of GPTQ, AWQ, ModelOpt
 

@@ -56,9 +56,12 @@ def of_one_item(error: Exception) -> bool:
 
 
 def isolate_faults(
-    items: Sequence[T], work: Callable[[Sequence[T], Advance], Sequence[R]], max_faults: int, advance: Advance,
+    items: Sequence[T],
+    work: Callable[[Sequence[T], Advance], Sequence[R]],
+    max_faults: int,
+    advance: Advance,
     is_item_fault: Callable[[Exception], bool] = of_one_item,
-) -> list[R | Fault]:  # fmt: skip
+) -> list[R | Fault]:
     """`work(items, advance)`, one result per item; where it raises what is `is_item_fault`, of both halves instead,
     and so on down to the item that fails alone, which has a Fault and counts as done.
 

@@ -96,9 +96,13 @@ def dequantise(folder: Path, name: str, dtype: str) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     found: Any = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=getattr(torch, dtype),
-        output_loading_info=True, trust_remote_code=False,
-    )  # fmt: skip
+        folder,
+        gguf_file=name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
     model, info = found
     check_loading(name, info)
     if hasattr(model.config, "quantization_config"):

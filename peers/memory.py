@@ -36,8 +36,12 @@ LOGIT = 20  # bytes: float32 logit, probability and sorted copy, and a 64-bit in
 ROOM = 0.5  # share of a GPU's free memory that activations may take before gradient_checkpointing = "auto" drops them:
 # the head, the optimiser and pieces need some, too
 LAYER = re.compile(r"\.(layers|h)\.\d+\.")  # in the names of the blocks' tensors
-NAMES = {"num_hidden_layers": ("n_layer",), "hidden_size": ("n_embd",), "num_attention_heads": ("n_head",),
-         "intermediate_size": ("n_inner", "ffn_dim", "ffn_hidden_size")}  # fmt: skip
+NAMES = {
+    "num_hidden_layers": ("n_layer",),
+    "hidden_size": ("n_embd",),
+    "num_attention_heads": ("n_head",),
+    "intermediate_size": ("n_inner", "ffn_dim", "ffn_hidden_size"),
+}
 LORA_COPIES = 4  # float32 each: the adapter, its gradient, AdamW's two moments
 
 
@@ -118,10 +122,18 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Stored] | None = No
     if stored is not None:
         weights, held, linear = totals(stored)
     return Shape(
-        layers=layers, hidden=hidden, inner=inner, heads=heads, kv_heads=kv_heads, head_size=size,
-        vocabulary=vocabulary, weights=weights, stored=held, linear=linear,
+        layers=layers,
+        hidden=hidden,
+        inner=inner,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=size,
+        vocabulary=vocabulary,
+        weights=weights,
+        stored=held,
+        linear=linear,
         capped=bool(text.get("attn_logit_softcapping")),
-    )  # fmt: skip
+    )
 
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:

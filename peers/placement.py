@@ -79,10 +79,14 @@ def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
     if device.is_gpu:
         requests, score, train = next(row[1:] for row in ON_GPU if device.memory >= row[0])
     kv = runtime.kv_cache_gib or (0.0 if device.is_gpu else CPU_KV_GIB)
-    return runtime.model_copy(update={
-        "max_num_seqs": runtime.max_num_seqs or requests, "score_tokens": runtime.score_tokens or score,
-        "train_tokens": runtime.train_tokens or train, "kv_cache_gib": kv,
-    })  # fmt: skip
+    return runtime.model_copy(
+        update={
+            "max_num_seqs": runtime.max_num_seqs or requests,
+            "score_tokens": runtime.score_tokens or score,
+            "train_tokens": runtime.train_tokens or train,
+            "kv_cache_gib": kv,
+        }
+    )
 
 
 def resolve_runtime(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
@@ -97,9 +101,12 @@ def resolve_runtime(runtime: RuntimeSection, slot: Slot, turns: bool = False) ->
 
 
 def place(
-    config: Config, devices: Sequence[Device], shapes: Mapping[str, Shape], together: bool | None = None,
+    config: Config,
+    devices: Sequence[Device],
+    shapes: Mapping[str, Shape],
+    together: bool | None = None,
     free: int | None = None,
-) -> Placement:  # fmt: skip
+) -> Placement:
     """Pure. `shapes` by peer, which a CPU does not need where `together`, or `runtime.resident` in its stead, says
     how; `free` are the bytes that are free on the CPU (None: all of its memory).
 
@@ -143,9 +150,13 @@ DevicePlacement = tuple[list[Slot], bool, str]
 
 
 def _on_cpu(
-    config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
-    forced: bool | None, free: int | None,
-) -> DevicePlacement:  # fmt: skip
+    config: Config,
+    device: Device,
+    here: list[tuple[str, int]],
+    shapes: Mapping[str, Shape],
+    forced: bool | None,
+    free: int | None,
+) -> DevicePlacement:
     """Side by side if eight times the weights' files, the caches and 2 GiB each fit into 0.7 of what is free."""
     runtime = by_device(config.runtime, device)
     kv = round(runtime.kv_cache_gib * GIB)
@@ -162,16 +173,18 @@ def _on_cpu(
     room = CPU_SHARE * (device.memory if free is None else free)
     turns = not need < room
     processes = f"{len(here)} processes" if len(here) > 1 else "the process"
-    return slots, turns, (
-        f"{_how(turns)}: while they load, {processes} may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory are "
-        f"{gib(room)}"
-    )  # fmt: skip
+    why = f"while they load, {processes} may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory are {gib(room)}"
+    return slots, turns, f"{_how(turns)}: {why}"
 
 
 def _on_gpu(
-    config: Config, device: Device, here: list[tuple[str, int]], shapes: Mapping[str, Shape],
-    forced: bool | None, free: int | None,
-) -> DevicePlacement:  # fmt: skip
+    config: Config,
+    device: Device,
+    here: list[tuple[str, int]],
+    shapes: Mapping[str, Shape],
+    forced: bool | None,
+    free: int | None,
+) -> DevicePlacement:
     """Side by side if the most that each has at once fits, with enough cache."""
     runtime = by_device(config.runtime, device)
     room = int(runtime.gpu_memory_utilization * device.memory)

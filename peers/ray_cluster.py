@@ -74,9 +74,12 @@ def connect(section: ExecutorSection, peers: int) -> Any:
     if ray.is_initialized():
         return ray
     options: dict[str, Any] = {
-        "log_to_driver": False, "logging_level": "error", "include_dashboard": False, "namespace": "pst",
+        "log_to_driver": False,
+        "logging_level": "error",
+        "include_dashboard": False,
+        "namespace": "pst",
         "runtime_env": {"env_vars": _environment(section)},
-    }  # fmt: skip
+    }
     address = section.address or os.environ.get("RAY_ADDRESS") or "auto"
     _check_address(address)
     try:

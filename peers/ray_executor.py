@@ -78,9 +78,11 @@ class RayExecutor:
         need = self.needs[number]
         permit = permits.give(run, f"{slot.peer}-{slot.replica}")
         actor = self.actor.options(
-            num_cpus=need.cpus, num_gpus=need.gpus, memory=need.memory or None,
+            num_cpus=need.cpus,
+            num_gpus=need.gpus,
+            memory=need.memory or None,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=number),
-        ).remote(run, slot, Path.cwd(), permit)  # fmt: skip
+        ).remote(run, slot, Path.cwd(), permit)
         return RayWorker(slot, actor, permit, self.ray)
 
     def messages(self, workers: Sequence[RayWorker]) -> Iterator[tuple[RayWorker, str, Any]]:

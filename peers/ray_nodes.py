@@ -64,10 +64,14 @@ def checked(ray: Any, run: Run) -> list[Node]:
         smallest = min(answer.get("gpus") or [0])
         nodes.append(
             Node(
-                node["NodeID"], name, resources["CPU"], resources.get("GPU", 0), int(resources.get("memory", 0)),
+                node["NodeID"],
+                name,
+                resources["CPU"],
+                resources.get("GPU", 0),
+                int(resources.get("memory", 0)),
                 smallest,
             )
-        )  # fmt: skip
+        )
     return nodes
 
 

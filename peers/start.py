@@ -33,11 +33,27 @@ INSTEAD = "merge it into its base with peft (merge_and_unload), and give the res
 # Options of peft's LoraConfig under which the adapted weight is still W + scale B A. Any other that is set is refused,
 # those of later versions of peft, too.
 PLAIN = {
-    "base_model_name_or_path", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
-    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
-    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules", "task_type",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "target_modules",
+    "task_type",
     "use_rslora",
-}  # fmt: skip
+}
 PROOF = "pst.json"  # of what an adapter of this project was trained on
 UNSET: tuple[Any, ...] = (None, False, "none", {}, [])
 KEEPS_BASE = (

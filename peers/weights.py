@@ -34,8 +34,12 @@ INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 # how a safetensors header calls a type: (unsigned integer of its size, the bits of its infinity)
-FLOATS = {"F64": (np.uint64, 0x7FF << 52), "F32": (np.uint32, 0xFF << 23), "F16": (np.uint16, 0x1F << 10),
-          "BF16": (np.uint16, 0xFF << 7)}  # fmt: skip
+FLOATS = {
+    "F64": (np.uint64, 0x7FF << 52),
+    "F32": (np.uint32, 0xFF << 23),
+    "F16": (np.uint16, 0x1F << 10),
+    "BF16": (np.uint16, 0xFF << 7),
+}
 BLOCK = 1 << 22  # numbers that are looked at together
 SUMS = Path(os.environ.get("PST_CACHE", ".cache")) / "sums"  # checksums of weight files
 CHECKS = 2  # version of what a seal stands for
@@ -318,9 +322,14 @@ def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Store
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         with _quiet():
             model, info = kind.from_pretrained(
-                None, config=config, state_dict=tensors, dtype=torch.bfloat16, device_map="meta",
-                output_loading_info=True, ignore_mismatched_sizes=True,
-            )  # fmt: skip
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=torch.bfloat16,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except Exception as error:  # of any kind, for a config that makes no model
         raise _no_model(peer, directory, error) from error
     named = (read_model_json(peer, directory / "config.json").get("architectures") or [kind.__name__])[0]
@@ -399,8 +408,11 @@ def check_loading(what: object, info: Mapping[str, Any]) -> None:
 
     `info` is what `from_pretrained` returns with `output_loading_info`; `what` is named in the message.
     """
-    for key, kind in (("missing_keys", "are not there"), ("mismatched_keys", "are of other shapes"),
-                      ("unexpected_keys", "have no place in the model")):  # fmt: skip
+    for key, kind in (
+        ("missing_keys", "are not there"),
+        ("mismatched_keys", "are of other shapes"),
+        ("unexpected_keys", "have no place in the model"),
+    ):
         if info[key]:
             first = min(each if isinstance(each, str) else each[0] for each in info[key])
             raise UserError(f"{what}: {len(info[key])} tensors {kind}, {first} among them; fetch or make it again")

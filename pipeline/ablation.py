@@ -53,9 +53,15 @@ class Ablation:
     """Arms × seeds of one experiment up to a round."""
 
     def __init__(
-        self, name: str, config: Path, overrides: list[str], arms: list[Arm], seeds: int, round_: int,
+        self,
+        name: str,
+        config: Path,
+        overrides: list[str],
+        arms: list[Arm],
+        seeds: int,
+        round_: int,
         against: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name, self.path, self.overrides, self.arms, self.round = name, config, overrides, arms, round_
         self.config = load_config(config, overrides)
         first = self.config.run.seed
@@ -174,11 +180,19 @@ class Ablation:
                     theirs = matrices(found[other.name], metric, peer, everything)
                     values = [a - b for a, b in zip(values, theirs, strict=True)]
                 got = estimate(values, self.config.evaluate.bootstrap, self.config.run.seed)
-                rows.append({
-                    "arm": arm.name, "reads_gold": arm.oracle or (other is not None and other.oracle), "peer": peer,
-                    "metric": metric, "minus": None if other is None else other.name,
-                    "mean": got.mean, "low": got.low, "high": got.high, "seeds": self.seeds,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "arm": arm.name,
+                        "reads_gold": arm.oracle or (other is not None and other.oracle),
+                        "peer": peer,
+                        "metric": metric,
+                        "minus": None if other is None else other.name,
+                        "mean": got.mean,
+                        "low": got.low,
+                        "high": got.high,
+                        "seeds": self.seeds,
+                    }
+                )
         return rows
 
     def values(self, arm: Arm) -> list[ItemValues]:

@@ -13,9 +13,16 @@ from data.errors import UserError
 ARMS = Path("configs/arms")
 # what all arms have in common, or their evaluations and that of round 0 could not be compared
 MEASURE = (
-    "run.", "peers.", "benchmarks.", "evaluate.", "templates.", "wordings.", "generate.max_new", "generate.context",
+    "run.",
+    "peers.",
+    "benchmarks.",
+    "evaluate.",
+    "templates.",
+    "wordings.",
+    "generate.max_new",
+    "generate.context",
     "generate.engine",
-)  # fmt: skip
+)
 NOT_MEASURE = ("templates.review", "templates.synthesis")  # words of the chain alone
 
 

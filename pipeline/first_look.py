@@ -82,10 +82,16 @@ def work_of(config: Config, questions: int, items: int) -> RoundWork:
         examples = float(most if score.text == "samples" else min(score.solutions, most))
         passes = 2 * examples * score.needs_solo
     return RoundWork(
-        questions=questions, responses=responses / len(peers), passes=passes, examples=examples,
-        epochs=config.train.epochs, items=items, samples=config.evaluate.samples,
-        gate=config.gate.questions, votes=config.gate.samples,
-    )  # fmt: skip
+        questions=questions,
+        responses=responses / len(peers),
+        passes=passes,
+        examples=examples,
+        epochs=config.train.epochs,
+        items=items,
+        samples=config.evaluate.samples,
+        gate=config.gate.questions,
+        votes=config.gate.samples,
+    )
 
 
 def answers_of(
@@ -135,11 +141,15 @@ def rates_table(probes: Mapping[str, Probe], answers: Mapping[str, Sequence[Extr
     for name, found in probes.items():
         rates, every = found.rates, [*found.greedy, *found.samples]
         table.add_row(
-            name, f"{rates.engine_seconds:.0f} + {rates.model_seconds:.0f} s", f"{rates.decode_rate:,.0f}",
-            f"{rates.forward_rate:,.0f}", f"{rates.prompt_tokens:.0f} tokens", f"{rates.response_tokens:.0f} tokens",
+            name,
+            f"{rates.engine_seconds:.0f} + {rates.model_seconds:.0f} s",
+            f"{rates.decode_rate:,.0f}",
+            f"{rates.forward_rate:,.0f}",
+            f"{rates.prompt_tokens:.0f} tokens",
+            f"{rates.response_tokens:.0f} tokens",
             f"{points(_share(every, 'length'))} %",
             f"{points(sum(each is None for each in answers[name]) / len(every))} %",
-        )  # fmt: skip
+        )
     return table
 
 
@@ -166,10 +176,11 @@ def projection_table(work: RoundWork, costs: Mapping[str, Cost], turns: bool) ->
     for name, left_out in (("make round ROUND=1", ()), ("each further round", ("baseline", "votes"))):
         counted = [cost for stage, cost in costs.items() if stage not in left_out]
         table.add_row(
-            name, short_duration(sum((cost.seconds for cost in counted), COMMAND if not left_out else 0.0)),
+            name,
+            short_duration(sum((cost.seconds for cost in counted), COMMAND if not left_out else 0.0)),
             decimal(round(sum(cost.bytes for cost in counted))),
             decimal(round(max(cost.temporary for cost in counted))),
-        )  # fmt: skip
+        )
     return table
 
 

@@ -40,10 +40,13 @@ ASKED = ("template", "templates", "stop", "wording")  # keys of a peer that say 
 RULE = ("gate.margin", "gate.level", "gate.harm_below")  # of the gate, what its votes do not depend on
 VOTED_UNDER = ("templates.", "wordings.", "generate.max_new_tokens", "generate.context_tokens", "generate.engine")
 OTHERWISE = {  # what of a fingerprint is another, where the configs are alike
-    "config": "another version of this project made it", "policies": "the models are not those that it was made with",
-    "benchmarks": "the questions of a benchmark have changed", "prompts": "the files of the questions are others",
-    "chains": "its chains are others", "answers": "the function that compares answers is another",
-}  # fmt: skip
+    "config": "another version of this project made it",
+    "policies": "the models are not those that it was made with",
+    "benchmarks": "the questions of a benchmark have changed",
+    "prompts": "the files of the questions are others",
+    "chains": "its chains are others",
+    "answers": "the function that compares answers is another",
+}
 StageFate = str | None  # why a stage is made anew; None: it is linked
 
 
@@ -219,9 +222,11 @@ def write_origin(source: Run, run: Run, round_: int, linked: list[str]) -> None:
     proof = source.stage_dir(round_, OUTPUT["train"]) if round_ else source.prompts_dir
     earlier = origin_of(source.name)
     found: dict[str, Any] = {
-        "run": source.name, "round": round_, "checksum": shards.checksum(proof / shards.SUCCESS),
+        "run": source.name,
+        "round": round_,
+        "checksum": shards.checksum(proof / shards.SUCCESS),
         "forked_from": None,
-    }  # fmt: skip
+    }
     if earlier is not None:
         found["forked_from"] = shards.manifest_alone(source.root / FOLDER)["forked_from"]
     folder = run.root / FOLDER

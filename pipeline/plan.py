@@ -53,10 +53,11 @@ def placement_table(placement: Placement) -> Table:
     for device in dict.fromkeys(slot.device for slot in placement.slots):
         here = [slot for slot in placement.slots if slot.device == device]
         row: tuple[str, ...] = (
-            gib(device.memory), ", ".join(slot.peer for slot in here),
+            gib(device.memory),
+            ", ".join(slot.peer for slot in here),
             ", ".join(gib(slot.kv_cache_bytes) for slot in here),
             "alone" if len(here) == 1 else "in turns" if device in placement.turns else "side by side",
-        )  # fmt: skip
+        )
         alike.setdefault(row, []).append(device)
     for row, same in alike.items():
         table.add_row(join_names([device.name for device in same]), *row)
@@ -241,13 +242,21 @@ def make_plan(config: Config, where: list[Device], rounds: int, price: float | N
     placement, costs, rows = plan.placement, plan.costs, plan.memory
     warnings = [*plan.warnings, *(_lack_of_disk(total(costs, rounds), rounds) if where == devices() else ())]
     if as_json:
-        print(json.dumps({
-            "slots": [asdict(slot) for slot in placement.slots],
-            "turns": sorted(device.name for device in placement.turns), "reasons": placement.reasons,
-            "memory": [asdict(row) for row in rows], "host_bytes_asleep": plan.asleep, "from": plan.source,
-            "warnings": warnings, "stages": {stage: asdict(cost) for stage, cost in costs.items()},
-            "run": {"rounds": rounds, **asdict(total(costs, rounds))},
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "slots": [asdict(slot) for slot in placement.slots],
+                    "turns": sorted(device.name for device in placement.turns),
+                    "reasons": placement.reasons,
+                    "memory": [asdict(row) for row in rows],
+                    "host_bytes_asleep": plan.asleep,
+                    "from": plan.source,
+                    "warnings": warnings,
+                    "stages": {stage: asdict(cost) for stage, cost in costs.items()},
+                    "run": {"rounds": rounds, **asdict(total(costs, rounds))},
+                }
+            )
+        )
         return
     console.print(placement_table(placement))
     for reason in placement.reasons:

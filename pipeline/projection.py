@@ -69,9 +69,11 @@ class Cost:
 
 
 def project(
-    work: RoundWork, peers: Mapping[str, PeerRates], devices: Mapping[str, Sequence[str]] | None = None,
+    work: RoundWork,
+    peers: Mapping[str, PeerRates],
+    devices: Mapping[str, Sequence[str]] | None = None,
     by_device: Mapping[str, Mapping[str, PeerRates]] | None = None,
-) -> dict[str, Cost]:  # fmt: skip
+) -> dict[str, Cost]:
     """{stage: cost} of one round, evaluated, and of `baseline` and `votes`, what the untouched peers do before round 1.
 
     `devices` are those of each peer's replicas; without it all peers are on one. `by_device` are the peers' rates on

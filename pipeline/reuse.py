@@ -68,9 +68,10 @@ def reads(config: Config, stage: str) -> dict[str, Any]:
     import score.stage
 
     of: dict[str, Any] = {
-        "generate": generate.stage.SECTIONS, "score": score.stage.SECTIONS,
+        "generate": generate.stage.SECTIONS,
+        "score": score.stage.SECTIONS,
         "evaluate": {**evaluate.stage.SECTIONS, "benchmarks": True},
-    }  # fmt: skip
+    }
     return config.model_dump(mode="json", include=of[stage])
 
 

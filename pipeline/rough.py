@@ -26,9 +26,11 @@ from pipeline.projection import PeerRates, RoundWork, project
 
 # (memory from, "as a ...", bf16 FLOP/s of its makers, bytes/s)
 GPUS = (
-    (70 * GB, "H100", 989e12, 3.35e12), (35 * GB, "L40S", 362e12, 0.864e12), (18 * GB, "A10", 125e12, 0.6e12),
+    (70 * GB, "H100", 989e12, 3.35e12),
+    (35 * GB, "L40S", 362e12, 0.864e12),
+    (18 * GB, "A10", 125e12, 0.6e12),
     (0, "T4", 65e12, 0.32e12),
-)  # fmt: skip
+)
 REACHED, READ = 0.35, 0.4
 MEAN_LENGTH = 0.75  # of a sequence's longest, while its response grows
 QUICKEST_STEP = 0.005  # seconds: a decoding step of the smallest model, which waits for Python
@@ -41,18 +43,36 @@ DISTINCT = 0.8  # of the samples of a question
 _TIED = {"tie_word_embeddings": True}
 PAPER: dict[str, dict[str, Any]] = {
     "gemma-2-2b": {
-        "num_hidden_layers": 26, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
-        "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000, "attn_logit_softcapping": 50.0, **_TIED,
+        "num_hidden_layers": 26,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 256000,
+        "attn_logit_softcapping": 50.0,
+        **_TIED,
     },
     "llama-3.2-1b": {
-        "num_hidden_layers": 16, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, **_TIED,
+        "num_hidden_layers": 16,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 128256,
+        **_TIED,
     },
     "qwen2.5-1.5b": {
-        "num_hidden_layers": 28, "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
-        "num_key_value_heads": 2, "vocab_size": 151936, **_TIED,
+        "num_hidden_layers": 28,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        **_TIED,
     },
-}  # fmt: skip
+}
 SIZES, COUNTS, RESPONSES = (1_000, 10_000, 100_000, 1_000_000), (1, 8, 64), (256, 1024)
 QUESTION, ITEMS = 120, 1_000  # tokens of a question with its wording; benchmark questions
 
@@ -99,11 +119,18 @@ def rough_rates(shape: Shape, config: Config, device: Device, lengths: Lengths) 
     step = (weights + held) / bandwidth + requests * 2 * shape.weights / flops
     decoding = requests / max(step / REACHED, QUICKEST_STEP)
     return PeerRates(
-        prompt_tokens=lengths.prompt, review_tokens=lengths.review, response_tokens=lengths.response,
-        distinct=DISTINCT, decode_rate=decoding, chain_rate=decoding,
-        forward_rate=min(MOST_READ, READ * flops / (2 * shape.weights)), engine_seconds=GPU_START,
-        model_seconds=GPU_LOAD, adapter_bytes=4 * config.train.rank * shape.linear, weight_bytes=shape.stored,
-    )  # fmt: skip
+        prompt_tokens=lengths.prompt,
+        review_tokens=lengths.review,
+        response_tokens=lengths.response,
+        distinct=DISTINCT,
+        decode_rate=decoding,
+        chain_rate=decoding,
+        forward_rate=min(MOST_READ, READ * flops / (2 * shape.weights)),
+        engine_seconds=GPU_START,
+        model_seconds=GPU_LOAD,
+        adapter_bytes=4 * config.train.rank * shape.linear,
+        weight_bytes=shape.stored,
+    )
 
 
 def like(device: Device) -> str:
@@ -153,10 +180,14 @@ def sizing_table(gpus: list[Device], price: float, rounds: int) -> str:
     ]
     for questions in SIZES:
         for tokens in RESPONSES:
-            config = parse_config({
-                "prompts": {"source": "nano"}, "generate": {"max_new_tokens": 2 * tokens, "context_tokens": 8 * tokens},
-                "peers": [{"name": name, "model": f"./{name}"} for name in PAPER],
-            }, "sizing")  # fmt: skip
+            config = parse_config(
+                {
+                    "prompts": {"source": "nano"},
+                    "generate": {"max_new_tokens": 2 * tokens, "context_tokens": 8 * tokens},
+                    "peers": [{"name": name, "model": f"./{name}"} for name in PAPER],
+                },
+                "sizing",
+            )
             shapes = {name: shape_of(each) for name, each in PAPER.items()}
             lengths = Lengths(QUESTION, QUESTION + tokens, tokens)
             rates = {name: rough_rates(shape, config, device, lengths) for name, shape in shapes.items()}

@@ -32,10 +32,21 @@ from evaluate.tables import decided, oracle_notice, points
 NAMES = ("benchmark", "peer", "round")
 SHOWN = ("EM", "GV-Gap", "pass@k", "maj@k", "change of EM", "change of GV-Gap")
 LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "−": "$-$", "–": "--",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "−": "$-$",
+    "–": "--",
+}
 
 
 @dataclass(frozen=True)
@@ -137,11 +148,24 @@ def latex(run: str) -> str:
         return "    " + " & ".join([*names, *(re.sub(r"-(?=\d)", "$-$", number) for number in numbers)]) + r" \\"
 
     body = "\n    \\midrule\n".join("\n".join(map(written, group)) for group in _groups(table_lines(run)))
-    return "\n".join([
-        r"% \usepackage{booktabs}", r"\begin{table}", r"  \centering", rf"  \caption{{{escaped(caption(run))}}}",
-        rf"  \label{{tab:{run}}}", rf"  \begin{{tabular}}{{lll{'r' * len(SHOWN)}}}", r"    \toprule",
-        written([*NAMES, *SHOWN]), r"    \midrule", body, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{escaped(caption(run))}}}",
+            rf"  \label{{tab:{run}}}",
+            rf"  \begin{{tabular}}{{lll{'r' * len(SHOWN)}}}",
+            r"    \toprule",
+            written([*NAMES, *SHOWN]),
+            r"    \midrule",
+            body,
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
 
 
 def escaped(text: str) -> str:

@@ -84,9 +84,14 @@ def trials_table(
         for number, trial in enumerate(mine):
             mark = ("→" if trial.wording == choice.chosen else " ") + ("●" if trial.wording == choice.best else " ")
             table.add_row(
-                mark, "" if number else peer, escape(trial.wording), _interval(mean(trial, config)),
-                points(trial.unfinished), points(trial.unanswered), f"{trial.tokens:.0f}",
-            )  # fmt: skip
+                mark,
+                "" if number else peer,
+                escape(trial.wording),
+                _interval(mean(trial, config)),
+                points(trial.unfinished),
+                points(trial.unanswered),
+                f"{trial.tokens:.0f}",
+            )
         table.add_section()
     return table
 
@@ -152,8 +157,9 @@ def _write(config: Config, path: Path, changed: dict[str, str], write: bool) -> 
     for name in own:
         console.print(
             f"peer {name} has templates of its own in {path}: put wording = {changed[name]!r} in their place by hand",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
     changed = {name: wording for name, wording in changed.items() if name not in own}
     told = ", ".join(f'wording = "{wording}" for {name}' for name, wording in changed.items())
     if changed and write:

@@ -119,10 +119,19 @@ def _example(
 ) -> ExampleRow:
     place = None if text is None else text.index
     return {
-        "prompt_id": chain.id, "peer": peer, "number": number, "trained": place, "against": place, "measured": None,
-        "label": label.answer, "label_share": label.share, "agrees": None, "answer_entropy": spread,
-        "factor": 1.0 if text is None else text.factor, "drop_reason": reason,
-    }  # fmt: skip
+        "prompt_id": chain.id,
+        "peer": peer,
+        "number": number,
+        "trained": place,
+        "against": place,
+        "measured": None,
+        "label": label.answer,
+        "label_share": label.share,
+        "agrees": None,
+        "answer_entropy": spread,
+        "factor": 1.0 if text is None else text.factor,
+        "drop_reason": reason,
+    }
 
 
 def row_at(chain: Chain, index: int | None) -> ChainRow | None:

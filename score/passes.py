@@ -114,17 +114,27 @@ class Passes:
 
         keys, pairs, spans = self.pairs(scorer, shard)
         scores = budget.one_by_one(
-            self.run, f"score round {self.round}", scorer, pairs, lambda: max(map(len, pairs)),
-            lambda some, tokens, told: score_pairs(lm, some, tokens, told, parts), advance,
-        )  # fmt: skip
+            self.run,
+            f"score round {self.round}",
+            scorer,
+            pairs,
+            lambda: max(map(len, pairs)),
+            lambda some, tokens, told: score_pairs(lm, some, tokens, told, parts),
+            advance,
+        )
         rows: list[PassRow] = []
         lost: list[QuarantineRow] = []
         for (prompt_id, text, response), pair, span, found in zip(keys, pairs, spans, scores, strict=True):
             logp = None if isinstance(found, Fault) else finite_or_none(sum(found[span]))
-            rows.append({
-                "prompt_id": prompt_id, "text": text, "response": response, "logp": logp,
-                "n_tokens": len(pair.target[span]),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "prompt_id": prompt_id,
+                    "text": text,
+                    "response": response,
+                    "logp": logp,
+                    "n_tokens": len(pair.target[span]),
+                }
+            )
             if isinstance(found, Fault):
                 lost.append(quarantine.entry(prompt_id, "score_error", found.reason, scorer))
             elif logp is None:
@@ -211,9 +221,14 @@ class Passes:
         asked = list(dict.fromkeys(pair for *_, pair in samples))
         prompts = self.prompts[peer]
         scores = budget.one_by_one(
-            self.run, f"score round {self.round}", peer, asked, lambda: longest_prompt(prompts, asked),
-            lambda some, tokens, told: logit_scores(lm, prompts, list(some), tokens, told, parts), advance,
-        )  # fmt: skip
+            self.run,
+            f"score round {self.round}",
+            peer,
+            asked,
+            lambda: longest_prompt(prompts, asked),
+            lambda some, tokens, told: logit_scores(lm, prompts, list(some), tokens, told, parts),
+            advance,
+        )
         found = dict(zip(asked, scores, strict=True))
         score = {pair: None if isinstance(each, Fault) else finite_or_none(each) for pair, each in found.items()}
         rows = [{"prompt_id": id_, "place": place, "score": score[pair]} for id_, place, pair in samples]

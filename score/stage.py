@@ -193,19 +193,28 @@ class Scoring:
             by = scorers(self.section.scorer, peer, author, self.peers)
             pmi, dropped = pmi_of(measured, by, (chain.id, place), shown)
         return {
-            "prompt_id": chain.id, "peer": peer, "number": example["number"], "label": example["label"],
-            "label_share": example["label_share"], "role": response["role"] if response else None,
+            "prompt_id": chain.id,
+            "peer": peer,
+            "number": example["number"],
+            "label": example["label"],
+            "label_share": example["label_share"],
+            "role": response["role"] if response else None,
             "position": response["position"] if response else None,
-            "sample": response["sample"] if response else None, "target_peer": text["peer"] if text else None,
+            "sample": response["sample"] if response else None,
+            "target_peer": text["peer"] if text else None,
             "logp_given_response": pmi.logp_given_response if pmi else None,
             "logp_alone": pmi.logp_alone if pmi else None,
             "n_target_tokens": pmi.n_target_tokens if pmi else None,
-            "pmi": pmi.pmi if pmi else None, "pmi_per_token": pmi.pmi_per_token if pmi else None,
-            "weight": example["factor"] if dropped is None else None, "drop_reason": dropped,
-            "agrees": example["agrees"], "answer_entropy": example["answer_entropy"], "question": chain.question,
+            "pmi": pmi.pmi if pmi else None,
+            "pmi_per_token": pmi.pmi_per_token if pmi else None,
+            "weight": example["factor"] if dropped is None else None,
+            "drop_reason": dropped,
+            "agrees": example["agrees"],
+            "answer_entropy": example["answer_entropy"],
+            "question": chain.question,
             "target": self.passes.prompts[peer].learnt(text["response"]) if text else None,
             "target_token_ids": target or [],
-        }  # fmt: skip
+        }
 
     # --- weights ---
 
@@ -226,15 +235,19 @@ class Scoring:
             reasons.update(table["drop_reason"].drop_null().to_pylist())
             counts.update(self.counted(table))
         summary = {
-            "to_train": counts["to_train"], "dropped": dict(reasons), "zero_weight": counts["zero_weight"],
-            "median_pmi_nats_per_token": medians, "agree_with_others": counts["agree_with_others"],
+            "to_train": counts["to_train"],
+            "dropped": dict(reasons),
+            "zero_weight": counts["zero_weight"],
+            "median_pmi_nats_per_token": medians,
+            "agree_with_others": counts["agree_with_others"],
             "re_encoded": counts["re_encoded"],
-        }  # fmt: skip
+        }
         if self.section.needs_samples:
             summary |= {
-                "own_texts": counts["own_texts"], "texts_of_others": counts["texts_of_others"],
+                "own_texts": counts["own_texts"],
+                "texts_of_others": counts["texts_of_others"],
                 "self_consistency": {rater: round(share, 3) for rater, share in self.raters.shares().items()},
-            }  # fmt: skip
+            }
         if self.section.trains_on_samples and self.section.needs_solo:
             summary["without_pmi"] = counts["without_pmi"]
         return rows, summary
@@ -247,11 +260,14 @@ class Scoring:
         others = pc.not_equal(table["peer"], table["target_peer"])
         who = kept.filter(pc.invert(own)).select(["peer", "target_peer"]).to_pylist()
         return {
-            "to_train": int((trained != 0).sum()), "zero_weight": int((trained == 0).sum()),
+            "to_train": int((trained != 0).sum()),
+            "zero_weight": int((trained == 0).sum()),
             "re_encoded": sum(not self.passes.shares_tokens(row["peer"], row["target_peer"]) for row in who),
             "agree_with_others": len(table.filter(pc.and_(table["agrees"], others))),
-            "own_texts": len(kept.filter(own)), "texts_of_others": len(who), "without_pmi": kept["pmi"].null_count,
-        }  # fmt: skip
+            "own_texts": len(kept.filter(own)),
+            "texts_of_others": len(who),
+            "without_pmi": kept["pmi"].null_count,
+        }
 
     def round_weights(self) -> tuple[dict[str, Iterator[float]], dict[str, float]]:
         """{peer: weights of its rows that are not dropped, in the shards' order}, {peer: its median PMI per token}.

@@ -16,9 +16,16 @@ from data.schema import TOKENS
 from data.shards import writing
 from peers.logprob.model import Pair
 
-EXAMPLES = pa.schema([pa.field(name, kind, nullable=False) for name, kind in (
-    ("prompt", TOKENS), ("target", TOKENS), ("weight", pa.float64()),
-)])  # fmt: skip
+EXAMPLES = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in (
+            ("prompt", TOKENS),
+            ("target", TOKENS),
+            ("weight", pa.float64()),
+        )
+    ]
+)
 
 
 @dataclass(frozen=True)

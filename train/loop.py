@@ -56,9 +56,14 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
         return PeftModel.from_pretrained(model, str(previous), is_trainable=True)
     torch.manual_seed(seed)  # of lora_A; lora_B begins at zero
     lora = LoraConfig(
-        r=section.rank, lora_alpha=section.alpha, target_modules="all-linear", lora_dropout=0.0, bias="none",
-        task_type="CAUSAL_LM", fan_in_fan_out=is_turned(model.config.to_dict()),
-    )  # fmt: skip
+        r=section.rank,
+        lora_alpha=section.alpha,
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=is_turned(model.config.to_dict()),
+    )
     adapted = get_peft_model(model, lora)
     for name, module in adapted.named_modules():
         layer = getattr(module, "base_layer", None)
@@ -68,11 +73,20 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
 
 
 def train_adapter(
-    model: PeftModel, examples: Sequence[TrainingExample], section: TrainSection, seed: int, token_budget: int,
-    work: Path, checkpoint_steps: int, advance: Callable[[int, int], None],
-    compiling: Literal["auto", "on", "off"] = "auto", signed: bool = False,
-    checkpointing: Literal["auto", "on", "off"] = "auto", peer: str = "", key: str = "train",
-) -> TrainingResult:  # fmt: skip
+    model: PeftModel,
+    examples: Sequence[TrainingExample],
+    section: TrainSection,
+    seed: int,
+    token_budget: int,
+    work: Path,
+    checkpoint_steps: int,
+    advance: Callable[[int, int], None],
+    compiling: Literal["auto", "on", "off"] = "auto",
+    signed: bool = False,
+    checkpointing: Literal["auto", "on", "off"] = "auto",
+    peer: str = "",
+    key: str = "train",
+) -> TrainingResult:
     """Train in place; goes on from `work/checkpoint.pt` if there is one. `signed`: the weights are advantages.
     `compiling` and `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`. Where memory runs out,
     micro-batches are of fewer tokens from then on (peers/budget.py, whose `key` and `peer` these are).
@@ -155,9 +169,13 @@ def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], pat
 
 
 def _backward(
-    lm: LanguageModel, batch: list[TrainingExample], accelerator: Any, before: list[list[float]] | None, clip: float,
+    lm: LanguageModel,
+    batch: list[TrainingExample],
+    accelerator: Any,
+    before: list[list[float]] | None,
+    clip: float,
     tokens: int,
-) -> tuple[float, int]:  # fmt: skip
+) -> tuple[float, int]:
     """Gradients of one optimiser step's loss, in micro-batches of so many tokens: the loss and the examples' tokens."""
     losses, pairs = [], [example.pair for example in batch]
     for tree_batch in lm.batches(inputs_of(pairs), tokens):
@@ -197,9 +215,13 @@ def _checkpoint(
     from peft import get_peft_model_state_dict
 
     state = {
-        "adapter": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(), "step": step, "losses": losses, "tokens": tokens,
-    }  # fmt: skip
+        "adapter": get_peft_model_state_dict(model),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "step": step,
+        "losses": losses,
+        "tokens": tokens,
+    }
     # torch's own writer, which it takes for a path, tells neither of a full disk nor of anything else in words
     with writing(work / CHECKPOINT) as temporary, temporary.open("wb") as file:
         torch.save(state, file)

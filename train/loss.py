@@ -30,9 +30,12 @@ def weighted_nll(logprobs: Sequence[Tensor], weights: Sequence[float], batch_siz
 
 
 def clipped_advantage(
-    logprobs: Sequence[Tensor], before: Sequence[Sequence[float]], weights: Sequence[float], batch_size: int,
+    logprobs: Sequence[Tensor],
+    before: Sequence[Sequence[float]],
+    weights: Sequence[float],
+    batch_size: int,
     clip: float,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """A micro-batch's share of the step's loss where weights have signs (advantages): scalar.
 
         L = -(1 / B) sum_i (1 / n_i) sum_t min(r_t w_i, clip(r_t, 1 - e, 1 + e) w_i),   r_t = exp(logprob - before)

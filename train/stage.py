@@ -47,12 +47,19 @@ def main(run: Run, round_: int, workers: Workers) -> None:
         raise UserError(f"{scores_dir} is not finished: run `make score ROUND={round_}` first")
     kept = read_keep(run, round_)
     chosen = {} if kept is None else {"keep": shards.checksum(keep_path(run.name, round_))}
-    stage = Stage("train", round_, run.stage_dir(round_, "adapters"), {
-        "config": digest(config.model_dump(mode="json", include={"run", "train", "templates", "wordings", "peers"})),
-        "scores": digest(manifest["files"]),
-        **chosen,
-        "policies": [policy.identity for policy in policies.values()],
-    })  # fmt: skip
+    stage = Stage(
+        "train",
+        round_,
+        run.stage_dir(round_, "adapters"),
+        {
+            "config": digest(
+                config.model_dump(mode="json", include={"run", "train", "templates", "wordings", "peers"})
+            ),
+            "scores": digest(manifest["files"]),
+            **chosen,
+            "policies": [policy.identity for policy in policies.values()],
+        },
+    )
     run.freeze(lambda: prompts_of(policies))
     if not stage.begin():
         return
@@ -61,8 +68,9 @@ def main(run: Run, round_: int, workers: Workers) -> None:
             console.print(
                 f"  {name}: its template begins a thought, but it is trained on answers without one: set its "
                 "train_thoughts, or its template_arguments, in a new run",
-                soft_wrap=True, markup=False,
-            )  # fmt: skip
+                soft_wrap=True,
+                markup=False,
+            )
     to_train = {name: n * config.train.epochs for name, n in count_examples(run, round_, kept).items()}
     with task(stage.title, to_train, "examples") as line:
         for name, policy in policies.items():
@@ -72,13 +80,17 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     reports = {name: shards.read_json(stage.folder / name / "training.json") for name in config.peer_names}
     fidelity = {name: report["merge_fidelity"] for name, report in reports.items() if "merge_fidelity" in report}
     files = [file for name in reports for file in sorted((stage.folder / name).iterdir())]
-    stage.finish(files, sum(report["examples"] for report in reports.values()), {
-        "examples": {name: report["examples"] for name, report in reports.items()},
-        "loss": {name: report["loss"] for name, report in reports.items()},
-        **({"merge_fidelity": {name: _percent(each) for name, each in fidelity.items()}} if fidelity else {}),
-        "tokens": sum(report["tokens"] for report in reports.values()),
-        "peers": reports,
-    })  # fmt: skip
+    stage.finish(
+        files,
+        sum(report["examples"] for report in reports.values()),
+        {
+            "examples": {name: report["examples"] for name, report in reports.items()},
+            "loss": {name: report["loss"] for name, report in reports.items()},
+            **({"merge_fidelity": {name: _percent(each) for name, each in fidelity.items()}} if fidelity else {}),
+            "tokens": sum(report["tokens"] for report in reports.values()),
+            "peers": reports,
+        },
+    )
 
 
 def count_examples(run: Run, round_: int, kept: pa.Table | None) -> dict[str, int]:
@@ -175,10 +187,20 @@ class PeerTraining:
         model = open_adapter(base, self.policy.dtype, config.train, self.policy.adapter, self.seed)
         if examples:
             trained = train_adapter(
-                model, examples, config.train, self.seed, config.runtime.train_tokens, work,
-                config.runtime.checkpoint_steps, advance, config.runtime.compile, config.score.weighting == "signed",
-                config.runtime.gradient_checkpointing, self.name, f"train round {self.round}",
-            )  # fmt: skip
+                model,
+                examples,
+                config.train,
+                self.seed,
+                config.runtime.train_tokens,
+                work,
+                config.runtime.checkpoint_steps,
+                advance,
+                config.runtime.compile,
+                config.score.weighting == "signed",
+                config.runtime.gradient_checkpointing,
+                self.name,
+                f"train round {self.round}",
+            )
             report |= {
                 "tokens": trained.tokens,
                 "losses": trained.losses,

@@ -87,8 +87,11 @@ class Own:
 
 
 KINDS: dict[AnswerKindName, AnswerKind] = {
-    "math": Mathematics("math"), "numbers": Mathematics("numbers"), "choice": MultipleChoice(), "exact": Exact(),
-}  # fmt: skip
+    "math": Mathematics("math"),
+    "numbers": Mathematics("numbers"),
+    "choice": MultipleChoice(),
+    "exact": Exact(),
+}
 _OWN = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 

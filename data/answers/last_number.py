@@ -47,8 +47,9 @@ _LAST_NUMBER = re.compile(
 _STEP = re.compile(
     r"\b(?:step|part|case|fig(?:ure)?|table|eq(?:uation)?|question|problem|example|chapter|page|line|method|option|"
     r"note|"
-    r"section|exercise|hint)s?\.?\s?[(#]?$", re.I
-)  # fmt: skip
+    r"section|exercise|hint)s?\.?\s?[(#]?$",
+    re.I,
+)
 _NUMBERED = re.compile(r"(?:^|\n)[ \t#*>]*\(?$")
 _BELOW = re.compile(r"\n\s*\W{0,3}(?:note|confidence|remark|explanation)\b\W{0,3}:.*", re.I | re.S)
 _CLAUSE = re.compile(r",\s(?:since|because|where)\s[^\n.!?]{1,150}[.!]?\s*$")

@@ -54,8 +54,9 @@ _NATION = re.compile(
 )
 _SCALE = re.compile(
     r"milli|mill[oó]|mil\b|mila|mille|tausend|hundert|cent[oi]?\b|тыс|млн|милл|[万萬亿億千百만억천]|"
-    r"^\s?[йцπ]|[\u00bd\u00bc\u00be]|\b(?:y|et|und|e|and|и|o|ou|oder|or)\b|[和或]", re.I
-)  # fmt: skip
+    r"^\s?[йцπ]|[\u00bd\u00bc\u00be]|\b(?:y|et|und|e|and|и|o|ou|oder|or)\b|[和或]",
+    re.I,
+)
 _ANY_NUMBER = re.compile(rf"(?<![A-Za-z0-9.,_])[-\u2212]?[$\u20ac\u00a3]?{UNSIGNED}(?:/\d+)?%?")
 _EAST_END = re.compile(r"(?:입니다|이다|이에요|です|である|でしょう|となります|になります|だ)[.\u3002\s]*$")
 

@@ -36,8 +36,9 @@ _INTRO = re.compile(
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Rs|approx|ca|No|Nr|St|Mr|Mrs|Ms|Dr|vs|e\.g|i\.e|a\.m|p\.m|ft|in|sq|cu|hr|hrs|min|mins|sec|secs|lb|lbs|"
     r"oz|yd|"
-    r"mi|U\.S|etc|resp|max|avg|cf|inkl|bzw|env|aprox|R|S|Tk|руб|см|км|тыс|млн))$", re.I
-)  # fmt: skip
+    r"mi|U\.S|etc|resp|max|avg|cf|inkl|bzw|env|aprox|R|S|Tk|руб|см|км|тыс|млн))$",
+    re.I,
+)
 _TITLE = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Prof)$")
 _STOP = re.compile(
     r"\s\((?:i\.e|e\.g|that is|because|since)\b|"

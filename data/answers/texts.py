@@ -61,7 +61,7 @@ def answer_candidates(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterat
         (_last(_HASHES, text), "hashes"),
         *((span, "phrase") for span in _phrases(text, phrase) or _foreign(text)),
         (_last_line(text), "last_line"),
-    ]  # fmt: skip
+    ]
     for span, rule in spans:
         if span and rule == "phrase" and _WRONG.search(text, max(0, span[0] - 60), span[0]):
             continue

@@ -41,10 +41,14 @@ def _typeset(chain: ChainView, formulas: Formulas) -> dict[str, Any]:
         for row in chain["training"]
     ]
     return {
-        **chain, "question": formulas.of_text(chain["question"]), "gold": formulas.of_answer(chain["gold"]),
-        "responses": [said(row) for row in chain["responses"]], "labels": [answered(row) for row in chain["labels"]],
-        "votes": [answered(row) for row in chain["votes"]], "training": training,
-    }  # fmt: skip
+        **chain,
+        "question": formulas.of_text(chain["question"]),
+        "gold": formulas.of_answer(chain["gold"]),
+        "responses": [said(row) for row in chain["responses"]],
+        "labels": [answered(row) for row in chain["labels"]],
+        "votes": [answered(row) for row in chain["votes"]],
+        "training": training,
+    }
 
 
 def index_row(chain: ChainView, peers: Sequence[str]) -> dict[str, Any]:

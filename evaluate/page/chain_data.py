@@ -27,9 +27,10 @@ CHAIN_COLUMNS = [name for name in CHAINS.names if name != "token_ids"]
 SCORE_COLUMNS = [name for name in SCORES.names if name not in ("target_token_ids", "question")]
 
 UNFINISHED = {
-    "length": "cut off at the token limit", "context": "the prompt did not fit into the context",
+    "length": "cut off at the token limit",
+    "context": "the prompt did not fit into the context",
     "error": "the engine failed on this request",
-}  # fmt: skip
+}
 LABELS = {  # by score.label
     "aggregate": "the answer of the aggregate",
     "sample-vote": "a vote of all samples",
@@ -206,11 +207,17 @@ def _chain(
         if row["peer"] not in label["peers"]:
             label["peers"].append(row["peer"])
     return {
-        "round": round_, "id": id_, "question": rows[0]["question"], "gold": None, "responses": responses,
-        "label_from": told, "labels": list(labels.values()), "votes": [],
+        "round": round_,
+        "id": id_,
+        "question": rows[0]["question"],
+        "gold": None,
+        "responses": responses,
+        "label_from": told,
+        "labels": list(labels.values()),
+        "votes": [],
         "entropy": scores[0]["answer_entropy"] if scores else None,
         "training": [_training(row, responses, kept) for row in scores],
-    }  # fmt: skip
+    }
 
 
 def _response(row: Row) -> ResponseView:
@@ -230,13 +237,18 @@ def _training(row: Row, responses: list[ResponseView], kept: set[tuple[str, str,
     text, reason = (row["target_peer"], row["target"]), row["drop_reason"]
     names = ("pmi", "pmi_per_token", "n_target_tokens", "logp_given_response", "logp_alone", "weight")
     found: Any = {
-        "peer": row["peer"], "number": row["number"], "label": row["label"], "label_right": None,
-        "agrees": row["agrees"], "text": row["target"], "text_by": row["target_peer"],
+        "peer": row["peer"],
+        "number": row["number"],
+        "label": row["label"],
+        "label_right": None,
+        "agrees": row["agrees"],
+        "text": row["target"],
+        "text_by": row["target_peer"],
         "text_from": texts.index(text) if text in texts else None,
         "measured": places.index(place) if row["role"] and place in places else None,
         "dropped": None if reason is None else DROPPED.get(reason, reason.replace("_", " ")),
         "kept": None if kept is None else (row["prompt_id"], row["peer"], row["number"]) in kept,
-    }  # fmt: skip
+    }
     for name in names:
         found[name] = row[name]
     return found  # type: ignore[no-any-return]

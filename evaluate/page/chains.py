@@ -118,9 +118,15 @@ def chains(name: str) -> Browser | None:
             packing.add(round_, grader)
     notices += _limits(packing, grader, len(ids))
     return Browser(
-        rounds, run.config.peer_names, bool(gold), len(packing.sample), len(ids), notices, packing.index(rounds),
+        rounds,
+        run.config.peer_names,
+        bool(gold),
+        len(packing.sample),
+        len(ids),
+        notices,
+        packing.index(rounds),
         [each for round_ in rounds for each in packing.blocks_of(round_)],
-    )  # fmt: skip
+    )
 
 
 def _rounds(name: str) -> list[int]:
@@ -192,10 +198,17 @@ class _Packing:
         """What the browser filters by."""
         questions = [[id_, self.questions[id_]] for id_ in self.sample]
         rows = {round_: self.rows[round_][: len(self.sample)] for round_ in rounds}
-        return packed({
-            "run": self.run.name, "rounds": rounds, "peers": self.run.config.peer_names, "gold": bool(self.gold),
-            "block": BLOCK, "questions": questions, "rows": rows,
-        })  # fmt: skip
+        return packed(
+            {
+                "run": self.run.name,
+                "rounds": rounds,
+                "peers": self.run.config.peer_names,
+                "gold": bool(self.gold),
+                "block": BLOCK,
+                "questions": questions,
+                "rows": rows,
+            }
+        )
 
 
 class _Hasty(Grader):

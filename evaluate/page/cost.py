@@ -36,22 +36,30 @@ def _time(stages: list[dict[str, Any]]) -> PagePart:
     rounds = sorted({each["round"] for each in stages})
     of = {(each["stage"], each["round"]): each["seconds"] for each in stages}
     table = [
-        [f"round {n}", *(long_duration(of[stage, n]) if (stage, n) in of else "–" for stage in order),
-         long_duration(sum(s for (_, m), s in of.items() if m == n))]
+        [
+            f"round {n}",
+            *(long_duration(of[stage, n]) if (stage, n) in of else "–" for stage in order),
+            long_duration(sum(s for (_, m), s in of.items() if m == n)),
+        ]
         for n in rounds
-    ]  # fmt: skip
+    ]
     table.append(["all", *(long_duration(seconds[stage]) for stage in order), long_duration(whole)])
     rows = [
-        {"kind": stage, "value": round(seconds[stage] / size, 3),
-         "shown": f"{long_duration(seconds[stage])}, {percent(seconds[stage] / whole if whole else 0)} %"}
+        {
+            "kind": stage,
+            "value": round(seconds[stage] / size, 3),
+            "shown": f"{long_duration(seconds[stage])}, {percent(seconds[stage] / whole if whole else 0)} %",
+        }
         for stage in order
-    ]  # fmt: skip
+    ]
     plot = Plot(
-        "time", f"Time by stage, all rounds: {long_duration(whole)} together",
+        "time",
+        f"Time by stage, all rounds: {long_duration(whole)} together",
         "The longest bar is where a faster machine, or fewer samples, saves most.",
-        charts.bars(rows, order, unit), Numbers("Time", ["", *order, "all"], table, range(1, len(order) + 2)),
+        charts.bars(rows, order, unit),
+        Numbers("Time", ["", *order, "all"], table, range(1, len(order) + 2)),
         wide=True,
-    )  # fmt: skip
+    )
     return PagePart("time", "Time", plots=[plot])
 
 

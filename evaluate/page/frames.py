@@ -72,9 +72,11 @@ class Frames:
 
         frame = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, RESPONSES[1:])
         return frame.group_by("role", "peer").agg(
-            pl.len(), pl.col("n_tokens").sum(), (pl.col("finish_reason") != "stop").sum().alias("unfinished"),
+            pl.len(),
+            pl.col("n_tokens").sum(),
+            (pl.col("finish_reason") != "stop").sum().alias("unfinished"),
             (pl.col("answer").is_null() | (pl.col("finish_reason") != "stop")).sum().alias("unanswered"),
-        )  # fmt: skip
+        )
 
     def tokens(self, stage: str, round_: int) -> dict[str, int]:
         """{peer: tokens that it wrote} in a stage that asks it; those that train took; nothing of score."""

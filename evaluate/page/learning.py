@@ -27,21 +27,29 @@ def trust_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
         shares = dict(seen.group_by("peer").agg(pl.col("agrees").mean()).iter_rows())
         agreement += [point(n, peer, shares[peer]) for peer in frames.peers if peer in shares]
     if agreement:
-        plots.append(lines_plot(
-            "agreement", "Agreement with the label, in %",
-            "Questions on which a peer's own answer is the label's, of those whose text another peer wrote.",
-            agreement, frames.peers,
-        ))  # fmt: skip
+        plots.append(
+            lines_plot(
+                "agreement",
+                "Agreement with the label, in %",
+                "Questions on which a peer's own answer is the label's, of those whose text another peer wrote.",
+                agreement,
+                frames.peers,
+            )
+        )
     shares_of = {n: frames.manifest("score", n).get("self_consistency", {}) for n in rounds}
     raters = list(dict.fromkeys(rater for shares in shares_of.values() for rater in shares))
     if raters:
         weighted = frames.run.config.score.reliability == "self-consistency"
         use = "the votes of a peer weigh the log odds of this" if weighted else "votes do not weigh it in this run"
-        plots.append(lines_plot(
-            "reliability", "Self-consistency, in %",
-            f"How much of a peer's samples of a question agree with each other: {use}.",
-            [point(n, rater, share) for n, shares in shares_of.items() for rater, share in shares.items()], raters,
-        ))  # fmt: skip
+        plots.append(
+            lines_plot(
+                "reliability",
+                "Self-consistency, in %",
+                f"How much of a peer's samples of a question agree with each other: {use}.",
+                [point(n, rater, share) for n, shares in shares_of.items() for rater, share in shares.items()],
+                raters,
+            )
+        )
     else:
         missing.append(
             "No reliability was estimated: this run asks for no samples of the unlabelled questions, and its label "
@@ -64,12 +72,13 @@ def training_part(frames: Frames) -> PagePart:
     if not rows:
         return PagePart("training", title, missing=["No adapter has been trained yet."])
     plot = Plot(
-        "loss", "Training loss, nats per token",
+        "loss",
+        "Training loss, nats per token",
         "Thin lines are single steps, thick ones their running mean; a loss that climbs within a round is a warning.",
         charts.losses(rows, frames.peers, starts),
         Numbers("Training", ["peer", "round", "examples", "loss, first → last fifth"], sorted(table), (1, 2, 3)),
         wide=True,
-    )  # fmt: skip
+    )
     return PagePart("training", title, legend=marks(frames.peers), plots=[plot])
 
 

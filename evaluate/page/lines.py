@@ -33,6 +33,9 @@ def lines_plot(
     table = [[peer, *(cells.get((peer, n), "–") for n in rounds)] for peer in peers]
     known = [row for row in rows if row["value"] is not None]
     return Plot(
-        id_, title, caption, charts.by_round(known, peers, title, zero),
+        id_,
+        title,
+        caption,
+        charts.by_round(known, peers, title, zero),
         Numbers(title, ["", *(f"round {n}" for n in rounds)], table, range(1, len(rounds) + 1)),
-    )  # fmt: skip
+    )

@@ -25,10 +25,32 @@ CHILDREN = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 
 TOKENS = {"mi", "mn", "mo", "mtext", "mspace"}
 ELEMENTS = {*CHILDREN, *TOKENS, "math", "mrow", "msqrt", "mstyle", "menclose", "mtable", "mtr", "mtd"}
 ATTRIBUTES = {
-    "display", "displaystyle", "scriptlevel", "mathvariant", "stretchy", "fence", "form", "separator", "symmetric",
-    "largeop", "movablelimits", "accent", "accentunder", "notation", "linethickness", "columnalign", "rowspacing",
-    "columnspacing", "columnlines", "rowlines", "lspace", "rspace", "minsize", "maxsize", "width",
-}  # fmt: skip
+    "display",
+    "displaystyle",
+    "scriptlevel",
+    "mathvariant",
+    "stretchy",
+    "fence",
+    "form",
+    "separator",
+    "symmetric",
+    "largeop",
+    "movablelimits",
+    "accent",
+    "accentunder",
+    "notation",
+    "linethickness",
+    "columnalign",
+    "rowspacing",
+    "columnspacing",
+    "columnlines",
+    "rowlines",
+    "lspace",
+    "rspace",
+    "minsize",
+    "maxsize",
+    "width",
+}
 LEFT_OUT = {"mathcolor", "mathbackground"}  # the page has its own colours
 _VALUE = re.compile(r"[A-Za-z0-9 .%+\-]{0,60}")
 _ENTITY = re.compile(r"&#?\w+;")  # which the XML would resolve: the page shows what was written

@@ -14,11 +14,18 @@ from evaluate.results import Results
 from evaluate.tables import decided
 
 METRICS = (
-    ("em", "exact match, in %", "Exact match of the greedy response, with 95 % intervals over questions; higher is "
-     "better."),
-    ("gv_gap", "GV-Gap, in points", "What a model gains by keeping the samples that it judges better itself; it "
-     "shrinks as the model learns what it could already tell."),
-)  # fmt: skip
+    (
+        "em",
+        "exact match, in %",
+        "Exact match of the greedy response, with 95 % intervals over questions; higher is better.",
+    ),
+    (
+        "gv_gap",
+        "GV-Gap, in points",
+        "What a model gains by keeping the samples that it judges better itself; it "
+        "shrinks as the model learns what it could already tell.",
+    ),
+)
 
 
 def overview(results: Results, frames: Frames) -> list[PagePart]:
@@ -69,10 +76,12 @@ def _gate(results: Results, frames: Frames) -> PagePart | None:
             told = "accepted" if decision.accepted else "refused"
             rows.append([str(n), peer, percent(each.before), percent(each.after), change, told])
     plot = lines_plot(
-        "gate", "Agreement with the untouched peers' votes, in %",
+        "gate",
+        "Agreement with the untouched peers' votes, in %",
         "Of the adapters that each round trained, used or not; an adapter that clearly falls is refused.",
-        points, frames.peers,
-    )  # fmt: skip
+        points,
+        frames.peers,
+    )
     columns = ["round", "peer", "before, %", "after, %", "change in points (interval)", "decision"]
     caption = f"On {votes['questions_with_a_vote']:,} questions with a vote; no gold answer has a part in it."
     tables = [Numbers("Decisions of the gate", columns, rows, (2, 3, 4), caption)] if rows else []

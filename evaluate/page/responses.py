@@ -14,11 +14,21 @@ ON_BENCHMARKS: Measures = (  # column of metrics, title, scale, digits, caption
     ("mean_tokens", "Length, tokens", 1, 1, "Mean of all responses; a sudden fall or rise is a change of manner."),
     ("unanswered_rate", "Without an answer, in %", 100, 1, "Greedy responses in which no answer was found."),
     ("truncated_rate", "Unfinished, in %", 100, 1, "Responses cut off at the token limit before they named an answer."),
-    ("distinct_answers", "Distinct answers, in %", 100, 1, "Different answers by question: a fall means that "
-     "different questions get the same answer."),
-    ("answer_entropy", "Answer entropy, nats", 1, 2, "How much the samples of a question differ: it falls as a model "
-     "gets sure, rightly or not."),
-)  # fmt: skip
+    (
+        "distinct_answers",
+        "Distinct answers, in %",
+        100,
+        1,
+        "Different answers by question: a fall means that different questions get the same answer.",
+    ),
+    (
+        "answer_entropy",
+        "Answer entropy, nats",
+        1,
+        2,
+        "How much the samples of a question differ: it falls as a model gets sure, rightly or not.",
+    ),
+)
 ON_QUESTIONS: Measures = (
     ("tokens", "Length, tokens", 1, 1, "Mean of all responses; a sudden fall or rise is a change of manner."),
     ("unfinished", "Unfinished, in %", 100, 1, "Responses cut off at the token limit."),
@@ -69,16 +79,27 @@ def _on_questions(frames: Frames) -> list[dict[str, Any]]:
             entropy = dict(frames.scores(n).group_by("peer").agg(pl.col("answer_entropy").mean()).iter_rows())
         for peer, size, tokens, unfinished, unanswered in counts.iter_rows():
             if peer in frames.peers:
-                rows.append({
-                    "round": n, "peer": peer, "tokens": tokens / size, "unfinished": unfinished / size,
-                    "unanswered": unanswered / size, "entropy": entropy.get(peer),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "round": n,
+                        "peer": peer,
+                        "tokens": tokens / size,
+                        "unfinished": unfinished / size,
+                        "unanswered": unanswered / size,
+                        "entropy": entropy.get(peer),
+                    }
+                )
     return rows
 
 
 def _plot(
-    id_: str, title: str, scale: int, digits: int, caption: str, rows: list[tuple[int, str, float | None]],
+    id_: str,
+    title: str,
+    scale: int,
+    digits: int,
+    caption: str,
+    rows: list[tuple[int, str, float | None]],
     frames: Frames,
-) -> Plot:  # fmt: skip
+) -> Plot:
     points = [point(n, peer, value, scale, digits) for n, peer, value in rows if peer in frames.peers]
     return lines_plot(f"responses-{id_}", title, caption, points, frames.peers, zero=True)

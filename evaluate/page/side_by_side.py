@@ -57,9 +57,14 @@ def _context(title: str, sections: list[PageSection], **more: Any) -> dict[str, 
     """What the page's template is given; there are no chains and no warnings to show."""
     specs = {plot.id: plot.spec for section in sections for plot in section.plots()}
     return {
-        "run": title, "sections": sections, "specs": specs, "chains": None, "warnings": [],
-        "footer": FOOTER, **more,
-    }  # fmt: skip
+        "run": title,
+        "sections": sections,
+        "specs": specs,
+        "chains": None,
+        "warnings": [],
+        "footer": FOOTER,
+        **more,
+    }
 
 
 def comparison_context(comparison: RunComparison) -> dict[str, Any]:
@@ -73,32 +78,45 @@ def comparison_context(comparison: RunComparison) -> dict[str, Any]:
     ]
     sections = [
         PageSection("overview", "Differences", parts=parts),
-        PageSection("rounds", "By round", "Means over the benchmarks and the peers that all runs have.",
-                [_by_round(comparison, names)]),
+        PageSection(
+            "rounds",
+            "By round",
+            "Means over the benchmarks and the peers that all runs have.",
+            [_by_round(comparison, names)],
+        ),
         PageSection("numbers", "All numbers", parts=[_levels(metric, levels) for metric in METRICS]),
-    ]  # fmt: skip
+    ]
     told = [_sentence(comparison, side.run) for side in comparison.sides if side is not base]
     count = plural(len(differences), "comparison")
     return _context(
-        join_words(names), sections,
+        join_words(names),
+        sections,
         subtitle=f"{plural(len(names), 'run')} side by side · compared with {base.title}",
-        verdict=told[:1], details=" ".join(told[1:]),
-        notices=[NOT_CORRECTED.format(count)], tiles=[_tile(comparison, i) for i in range(len(names))],
+        verdict=told[:1],
+        details=" ".join(told[1:]),
+        notices=[NOT_CORRECTED.format(count)],
+        tiles=[_tile(comparison, i) for i in range(len(names))],
         facts=[
-            ("Compared", [side.title for side in comparison.sides]), ("Peers", comparison.peers), *_choices(comparison),
+            ("Compared", [side.title for side in comparison.sides]),
+            ("Peers", comparison.peers),
+            *_choices(comparison),
         ],
-    )  # fmt: skip
+    )
 
 
 def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, Any]:
     """What the template is given."""
     figures = [
         Figure(
-            row["arm"], round_, row["peer"], row["metric"], row["minus"],
+            row["arm"],
+            round_,
+            row["peer"],
+            row["metric"],
+            row["minus"],
             Estimate(row["mean"], row["low"], row["high"]),
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     others = list(dict.fromkeys(row["minus"] for row in rows if row["minus"] is not None))
     peers = [peer for peer in dict.fromkeys(row["peer"] for row in rows) if peer != MEAN]
@@ -113,7 +131,7 @@ def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, A
     sections = [
         PageSection("overview", "Differences", parts=parts),
         PageSection("numbers", "All numbers", parts=levels),
-    ]  # fmt: skip
+    ]
     notices = [NOT_CORRECTED.format(plural(sum(f.minus is not None for f in figures), "comparison"))]
     notices += (
         [f"Gold answers had a part in the training of {join_words(gold)}: a bound, not a method."] if gold else []
@@ -123,10 +141,15 @@ def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, A
     of_seeds = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
     told = f"The highest mean of exact match is that of {first.run}: {interval_text(first.value)} %."
     return _context(
-        name, sections, subtitle=f"ablation · {plural(len(arms), 'arm')} · round {round_} · {of_seeds}",
-        verdict=[told, _resolved(figures, first.run)], details="",
-        notices=notices, tiles=[], facts=[("Arms", arms), ("Peers", peers), ("Compared with", others or ["nothing"])],
-    )  # fmt: skip
+        name,
+        sections,
+        subtitle=f"ablation · {plural(len(arms), 'arm')} · round {round_} · {of_seeds}",
+        verdict=[told, _resolved(figures, first.run)],
+        details="",
+        notices=notices,
+        tiles=[],
+        facts=[("Arms", arms), ("Peers", peers), ("Compared with", others or ["nothing"])],
+    )
 
 
 def _resolved(figures: Sequence[Figure], run: str) -> str:
@@ -164,8 +187,10 @@ def _tile(found: RunComparison, number: int) -> Tile:
 
 def _choices(found: RunComparison) -> list[tuple[str, list[str]]]:
     runs = [side.run for side in found.sides]
-    rows = [f"{key}: " + ", ".join(f"{run} {value}" for run, value in zip(runs, values, strict=True))
-            for key, values in found.choices]  # fmt: skip
+    rows = [
+        f"{key}: " + ", ".join(f"{run} {value}" for run, value in zip(runs, values, strict=True))
+        for key, values in found.choices
+    ]
     return [("Switches that differ", rows or ["none"])]
 
 
@@ -181,13 +206,19 @@ def _forest(metric: str, figures: list[Figure], against: str, peers: Sequence[st
     order = list(dict.fromkeys(figure.run for figure in figures))
     cells = {(row["run"], row["peer"]): row["shown"] for row in rows}
     table = Numbers(
-        f"{TITLES[metric]}: differences from {against}, in points", ["", *who],
-        [[run, *(cells.get((run, peer), "–") for peer in who)] for run in order], range(1, len(who) + 1),
-    )  # fmt: skip
+        f"{TITLES[metric]}: differences from {against}, in points",
+        ["", *who],
+        [[run, *(cells.get((run, peer), "–") for peer in who)] for run in order],
+        range(1, len(who) + 1),
+    )
     plot = Plot(
-        f"forest-{metric}-{against}", "Paired differences, in points", CAPTIONS[metric],
-        charts.forest(rows, order, who), table, wide=True,
-    )  # fmt: skip
+        f"forest-{metric}-{against}",
+        "Paired differences, in points",
+        CAPTIONS[metric],
+        charts.forest(rows, order, who),
+        table,
+        wide=True,
+    )
     return PagePart(
         f"{metric}-{against}", f"{TITLES[metric]}: differences from {against}", legend=marks(who), plots=[plot]
     )

@@ -25,10 +25,14 @@ def subtitle(results: Results, frames: Frames) -> str:
     config = results.config
     trained = max(frames.rounds("train"), default=0)
     rounds = plural(trained, "trained round") if trained else "nothing trained yet"
-    return " · ".join((
-        plural(len(config.peers), "peer"), plural(question_count(frames), "unlabelled question"), rounds,
-        f"seed {config.run.seed}",
-    ))  # fmt: skip
+    return " · ".join(
+        (
+            plural(len(config.peers), "peer"),
+            plural(question_count(frames), "unlabelled question"),
+            rounds,
+            f"seed {config.run.seed}",
+        )
+    )
 
 
 def question_count(frames: Frames) -> int:
@@ -62,9 +66,10 @@ def _benchmarks(config: Config, frames: Frames) -> list[str]:
     known = {(row["benchmark"]): row for row in frames.metrics.select("benchmark", "n", "k").unique().to_dicts()}
     return [
         f"{each.name}: {known[each.name]['n']:,} questions, k = {known[each.name]['k']}"
-        if each.name in known else f"{each.name}: not evaluated yet"
+        if each.name in known
+        else f"{each.name}: not evaluated yet"
         for each in config.benchmarks
-    ]  # fmt: skip
+    ]
 
 
 def switches(config: Config) -> list[tuple[str, str, str]]:

@@ -29,10 +29,14 @@ def why(frames: Frames) -> PageSection:
         parts = [PagePart("nothing", "Labels, weights and training", missing=[nothing]), responses_part(frames)]
         return PageSection("why", "Why", lead, [part for part in parts if part.plots or part.missing])
     parts = [
-        labels_part(frames, scored), _rounds(frames, scored, pmi_part), _rounds(frames, scored, weights_part),
-        _rounds(frames, scored, authors_part), trust_part(frames, scored), training_part(frames),
+        labels_part(frames, scored),
+        _rounds(frames, scored, pmi_part),
+        _rounds(frames, scored, weights_part),
+        _rounds(frames, scored, authors_part),
+        trust_part(frames, scored),
+        training_part(frames),
         responses_part(frames),
-    ]  # fmt: skip
+    ]
     return PageSection("why", "Why", lead, parts)
 
 
@@ -66,17 +70,19 @@ def labels_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
     last = rounds[-1]
     before = " Hollow dots: earlier rounds." if len(rounds) > 1 else ""
     plot = Plot(
-        "labels", "Right answers to the unlabelled questions, in %",
+        "labels",
+        "Right answers to the unlabelled questions, in %",
         f"The full dot is a share of right answers in round {last}, with its 95 % interval; the label should lie to "
         f"the right of the single responses.{before}{frames.few(last)}",
         charts.steps(rows, [_shorter(name) for name in order], last, "right answers, %"),
         Numbers(
-            "Right answers, in %", ["", *(f"round {n}" for n in rounds)],
+            "Right answers, in %",
+            ["", *(f"round {n}" for n in rounds)],
             [[_shorter(name), *(interval_text(found[n].get(name)) for n in rounds)] for name in order],
             range(1, len(rounds) + 1),
         ),
         wide=True,
-    )  # fmt: skip
+    )
     seen = "Gold answers are read for this page alone; the method never sees them."
     return PagePart("labels", title, [seen], plots=[plot])
 
@@ -128,19 +134,26 @@ def _histogram(mine: pl.DataFrame, peer: str, round_: int, low: float, width: fl
     for number_, agrees, n in bins.iter_rows():
         start, end = low + number_ * width, low + (number_ + 1) * width
         span = f"{number(start, 3)} to {number(end, 3)}"
-        rows.append({
-            "group": AGREE if agrees else DIFFER, "low": round(start, 5), "high": round(end, 5), "n": n,
-            "share": round(n / totals[agrees], 5), "range": span,
-        })  # fmt: skip
+        rows.append(
+            {
+                "group": AGREE if agrees else DIFFER,
+                "low": round(start, 5),
+                "high": round(end, 5),
+                "n": n,
+                "share": round(n / totals[agrees], 5),
+                "range": span,
+            }
+        )
         cells.setdefault(number_, [span, "0", "0"])[1 if agrees else 2] = f"{n:,}"
     counts = f"{totals.get(True, 0):,} agree, {totals.get(False, 0):,} differ"
     return Plot(
-        f"pmi-{round_}-{peer}", f"{peer}: {counts}",
+        f"pmi-{round_}-{peer}",
+        f"{peer}: {counts}",
         "The further apart the two groups lie, the more PMI tells; bars are shares of their own group, and the "
         "outermost hold what lies beyond them.",
         charts.split_histogram(rows, (AGREE, DIFFER), "PMI, nats per token", (low, low + BINS * width)),
         Numbers(f"PMI of {peer}, number of answers", ["nats per token", AGREE, DIFFER], list(cells.values()), (1, 2)),
-    )  # fmt: skip
+    )
 
 
 # --- weights ---
@@ -186,12 +199,14 @@ def _scatter(frames: Frames, scores: pl.DataFrame, round_: int) -> Plot:
             table.append([peer, f"{number(low, 3)} to {number(high, 3)}", f"{n:,}", number(weight, 2)])
     shown = f" A sample of {POINTS} of each peer's examples." if known.height > len(rows) else ""
     return Plot(
-        f"scatter-{round_}", "Weight against PMI",
+        f"scatter-{round_}",
+        "Weight against PMI",
         f"A point is an example: further left its response told less about the text, higher it counts for more.{shown}",
         charts.scatter(rows, frames.peers, ("PMI, nats per token", "weight")),
-        Numbers("Mean weight by quarter of PMI", ["peer", "PMI, nats per token", "examples", "mean weight"], table,
-                (2, 3)),
-    )  # fmt: skip
+        Numbers(
+            "Mean weight by quarter of PMI", ["peer", "PMI, nats per token", "examples", "mean weight"], table, (2, 3)
+        ),
+    )
 
 
 def _quarters(mine: pl.DataFrame) -> list[tuple[float, float, int, float]]:
@@ -201,9 +216,11 @@ def _quarters(mine: pl.DataFrame) -> list[tuple[float, float, int, float]]:
     sorted_ = mine.sort("pmi_per_token").with_row_index("at")
     quarter = (pl.col("at") * 4 // max(1, mine.height)).alias("quarter")
     found = sorted_.group_by(quarter, maintain_order=True).agg(
-        pl.col("pmi_per_token").min().alias("low"), pl.col("pmi_per_token").max().alias("high"), pl.len(),
+        pl.col("pmi_per_token").min().alias("low"),
+        pl.col("pmi_per_token").max().alias("high"),
+        pl.len(),
         pl.col("weight").mean(),
-    )  # fmt: skip
+    )
     return [row[1:] for row in found.iter_rows()]
 
 
@@ -211,20 +228,32 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
     words = {True: "right", False: "wrong"}
     order = [f"own {words[own]}, label {words[label]}" for own in (False, True) for label in (True, False)]
     rows: list[dict[str, Any]] = [
-        {"kind": f"own {words[own]}, label {words[label]}", "peer": peer, **_values(found, 1),
-         "shown": interval_text(found, scale=1, digits=2)}
+        {
+            "kind": f"own {words[own]}, label {words[label]}",
+            "peer": peer,
+            **_values(found, 1),
+            "shown": interval_text(found, scale=1, digits=2),
+        }
         for (peer, own, label), found in cells.items()
-    ]  # fmt: skip
+    ]
     return Plot(
-        f"right-{round_}", "Mean weight by what was right",
+        f"right-{round_}",
+        "Mean weight by what was right",
         "Weight should lie on the first row, where the peer can learn something true, and not on the second."
         + frames.few(round_),
         charts.dots(rows, frames.peers, order, "mean weight"),
-        Numbers("Mean weight by what was right", ["", "peer", "mean weight (95 % interval)"],
-                [[str(row[key]) for key in ("kind", "peer", "shown")]
-                 for kind in order for row in rows if row["kind"] == kind],
-                (2,)),
-    )  # fmt: skip
+        Numbers(
+            "Mean weight by what was right",
+            ["", "peer", "mean weight (95 % interval)"],
+            [
+                [str(row[key]) for key in ("kind", "peer", "shown")]
+                for kind in order
+                for row in rows
+                if row["kind"] == kind
+            ],
+            (2,),
+        ),
+    )
 
 
 # --- whose texts ---
@@ -241,21 +270,33 @@ def authors_part(frames: Frames, round_: int) -> PagePart:
     authors = [*frames.peers, *sorted({author for _, author in n if author not in (None, *frames.peers)})]
     totals = {peer: sum(count for (learner, _), count in n.items() if learner == peer) for peer in frames.peers}
     rows = [
-        {"learner": learner, "peer": author, "place": authors.index(author), "share": n[learner, author] / total,
-         "shown": f"{n[learner, author]:,} ({percent(n[learner, author] / total)} %)"}
+        {
+            "learner": learner,
+            "peer": author,
+            "place": authors.index(author),
+            "share": n[learner, author] / total,
+            "shown": f"{n[learner, author]:,} ({percent(n[learner, author] / total)} %)",
+        }
         for learner, total in totals.items()
         for author in authors
         if (learner, author) in n
-    ]  # fmt: skip
+    ]
     if not rows:
         return PagePart(f"authors-{round_}", title, missing=["No example has a weight in this round."])
     plot = Plot(
-        f"authors-{round_}", "Share of each peer's training texts, by who wrote them",
+        f"authors-{round_}",
+        "Share of each peer's training texts, by who wrote them",
         "A bar is what one peer was trained on; its own colour in it is what it wrote itself.",
         charts.stacked(rows, authors, frames.peers),
-        Numbers("Training texts", ["trained", *(f"by {author}" for author in authors), "all"],
-                [[peer, *(f"{n.get((peer, author), 0):,}" for author in authors), f"{totals[peer]:,}"]
-                 for peer in frames.peers], range(1, len(authors) + 2)),
+        Numbers(
+            "Training texts",
+            ["trained", *(f"by {author}" for author in authors), "all"],
+            [
+                [peer, *(f"{n.get((peer, author), 0):,}" for author in authors), f"{totals[peer]:,}"]
+                for peer in frames.peers
+            ],
+            range(1, len(authors) + 2),
+        ),
         wide=True,
-    )  # fmt: skip
+    )
     return PagePart(f"authors-{round_}", title, legend=[(a, mark(i)) for i, a in enumerate(authors)], plots=[plot])

@@ -51,13 +51,19 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
     told += [f"\n{escape(line)}" for line in lines_of(RUNS / run)]
     lead, more = verdict.sentences(results, frames)
     return {
-        "run": run, "subtitle": verdict.subtitle(results, frames), "facts": verdict.facts(results, frames),
+        "run": run,
+        "subtitle": verdict.subtitle(results, frames),
+        "facts": verdict.facts(results, frames),
         "notices": verdict.notices(results, Text.from_markup("".join(told)).plain.splitlines()),
-        "verdict": lead, "details": " ".join(more), "tiles": verdict.tiles(results, frames),
-        "warnings": results.warnings, "sections": sections, "chains": browser,
+        "verdict": lead,
+        "details": " ".join(more),
+        "tiles": verdict.tiles(results, frames),
+        "warnings": results.warnings,
+        "sections": sections,
+        "chains": browser,
         "specs": {plot.id: plot.spec for section in sections for plot in section.plots()},
         "footer": FOOTER,
-    }  # fmt: skip
+    }
 
 
 def all_numbers(results: Results) -> PageSection:

@@ -85,11 +85,14 @@ class TransformersEngine:
         stop = {"stop_strings": self.prompts.stop_strings, "tokenizer": self.prompts.tokenizer}
         with torch.no_grad(), self._finite():
             out = self.lm.model.generate(
-                torch.tensor(ids, device=self.lm.device), attention_mask=torch.tensor(mask, device=self.lm.device),
-                max_new_tokens=sampling.max_new_tokens, eos_token_id=self.prompts.stop_ids, pad_token_id=pad,
+                torch.tensor(ids, device=self.lm.device),
+                attention_mask=torch.tensor(mask, device=self.lm.device),
+                max_new_tokens=sampling.max_new_tokens,
+                eos_token_id=self.prompts.stop_ids,
+                pad_token_id=pad,
                 **(draw if sampling.temperature else {"do_sample": False}),
                 **(stop if self.prompts.stop_strings else {}),
-            )  # fmt: skip
+            )
         return [self._finished(row.tolist(), sampling.max_new_tokens) for row in out[:, longest:]]
 
     @contextmanager

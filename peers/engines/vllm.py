@@ -40,16 +40,22 @@ def top_p(sampling: Sampling, on_gpu: bool) -> dict[str, Any]:
 
 
 def engine_options(
-    on_gpu: bool, section: GenerateSection, runtime: RuntimeSection, rank: int | None = None,
+    on_gpu: bool,
+    section: GenerateSection,
+    runtime: RuntimeSection,
+    rank: int | None = None,
     requests: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What `LLM()` is told besides the model. `rank` is that of the adapter, None without one; `requests` as in
     `VllmEngine`."""
     options = {
-        "max_model_len": section.context_tokens, "max_num_seqs": runtime.max_num_seqs,
-        "kv_cache_memory_bytes": int(runtime.kv_cache_gib * 2**30), "trust_remote_code": False,
-        "load_format": "safetensors", "disable_log_stats": True,
-    }  # fmt: skip
+        "max_model_len": section.context_tokens,
+        "max_num_seqs": runtime.max_num_seqs,
+        "kv_cache_memory_bytes": int(runtime.kv_cache_gib * 2**30),
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "disable_log_stats": True,
+    }
     if rank is not None:
         options |= {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)}
     return options | (_gpu_options(section, runtime, requests) if on_gpu else _cpu_options(section))
@@ -67,9 +73,11 @@ def _cpu_options(section: GenerateSection) -> dict[str, Any]:
     from peers.engines.nucleus import Nucleus  # it imports vLLM
 
     return {
-        "enable_chunked_prefill": False, "max_num_batched_tokens": max(section.context_tokens, 8192),
-        "enforce_eager": True, "logits_processors": [Nucleus],
-    }  # fmt: skip
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(section.context_tokens, 8192),
+        "enforce_eager": True,
+        "logits_processors": [Nucleus],
+    }
 
 
 def _gpu_options(section: GenerateSection, runtime: RuntimeSection, requests: int | None) -> dict[str, Any]:
@@ -108,10 +116,18 @@ class VllmEngine:
     """
 
     def __init__(
-        self, directory: Path, prompts: PeerPrompts, section: GenerateSection, runtime: RuntimeSection,
-        dtype: Any, seed: int, adapter: Path | None = None, rank: int = 16,
-        *, requests: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        directory: Path,
+        prompts: PeerPrompts,
+        section: GenerateSection,
+        runtime: RuntimeSection,
+        dtype: Any,
+        seed: int,
+        adapter: Path | None = None,
+        rank: int = 16,
+        *,
+        requests: int | None = None,
+    ) -> None:
         """`requests`: how many the engine will have answered at its end, where that is known."""
         self.on_gpu = torch.cuda.is_available()
         vllm_internals.set_environment(self.on_gpu)
@@ -147,14 +163,17 @@ class VllmEngine:
 
         params = [
             SamplingParams(
-                temperature=sampling.temperature, max_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_new_tokens,
                 logprobs=0 if sampling.logprobs else None,
-                seed=request.seed if sampling.temperature else None, **top_p(sampling, self.on_gpu),
-                stop=self.prompts.stop_strings or None, stop_token_ids=self.prompts.stop_ids,
+                seed=request.seed if sampling.temperature else None,
+                **top_p(sampling, self.on_gpu),
+                stop=self.prompts.stop_strings or None,
+                stop_token_ids=self.prompts.stop_ids,
                 detokenize=bool(self.prompts.stop_strings),  # the text is made from the tokens, once, below
             )
             for request in requests
-        ]  # fmt: skip
+        ]
         prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
         try:
             outputs = vllm_internals.generate(self.llm, prompts, params, self.lora, advance, self.on_gpu)

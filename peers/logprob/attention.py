@@ -114,10 +114,17 @@ def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None,
-    sliding_window: int | None = None, softcap: float | None = None, tree_batch: PrefixTreeBatch | None = None,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    tree_batch: PrefixTreeBatch | None = None,
     **others: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, A, N, D], [1, A/G, N, D] twice → [1, N, A, D].
 
     Raises ValueError without a `tree_batch`, and for kinds of attention that this is not.

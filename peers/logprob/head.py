@@ -84,9 +84,13 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def _accumulate(
-    hidden_R_H: Tensor, head_V_H: Tensor, bias_V: Tensor | None, softcap: float | None, dtype: torch.dtype,
+    hidden_R_H: Tensor,
+    head_V_H: Tensor,
+    bias_V: Tensor | None,
+    softcap: float | None,
+    dtype: torch.dtype,
     wants_gradient: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     size = BLOCK.get(hidden_R_H.device.type, OTHER_BLOCK)
     rows = len(hidden_R_H)
     products = (_Narrow if narrow(hidden_R_H, dtype) else _Wide)(hidden_R_H, dtype, min(size, len(head_V_H)))

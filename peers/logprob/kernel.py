@@ -22,8 +22,17 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("head.c")
 CHUNK = 256  # tokens that the kernel takes at once
-FLAGS = ["-O3", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mamx-tile", "-mamx-bf16",
-         f"-DCHUNK={CHUNK}"]  # fmt: skip
+FLAGS = [
+    "-O3",
+    "-shared",
+    "-fPIC",
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mamx-tile",
+    "-mamx-bf16",
+    f"-DCHUNK={CHUNK}",
+]
 GRADIENTS = 2**26  # bytes: each thread has a float32 gradient of its own
 
 
@@ -90,12 +99,14 @@ def logsumexp(
     def part(i: int) -> int:
         first = edges[i]
         status: int = kernel.logsumexp(
-            pointer(packed.data_ptr()), pointer(head_V_H.data_ptr() + 2 * first * size),
+            pointer(packed.data_ptr()),
+            pointer(head_V_H.data_ptr() + 2 * first * size),
             None if bias_V is None else pointer(bias_V.data_ptr() + 4 * first),
             *map(ctypes.c_ssize_t, (padded, size, edges[i + 1] - first)),
-            pointer(top_S_R[i].data_ptr()), pointer(sum_S_R[i].data_ptr()),
+            pointer(top_S_R[i].data_ptr()),
+            pointer(sum_S_R[i].data_ptr()),
             None if gradient_S_H_R is None else pointer(gradient_S_H_R[i].data_ptr()),
-        )  # fmt: skip
+        )
         return status
 
     if any(_threads(count).map(part, range(count)) if count > 1 else [part(0)]):

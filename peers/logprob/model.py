@@ -275,9 +275,13 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     found: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), attn_implementation=attention_of(config), trust_remote_code=False,
-        use_safetensors=True, output_loading_info=True,
-    )  # fmt: skip
+        directory,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention_of(config),
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
     model, info = found
     check_loading(directory, info)  # the base was checked before; this also sees a merged checkpoint
     if adapter is not None:

@@ -42,9 +42,13 @@ def _write(found: dict[int, Tensor], scores: list[list[float]]) -> None:
 
 @torch.no_grad()
 def score_next(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], tokens: Sequence[int], budget: int,
-    advance: Callable[[int, int], None], parts: int = 1,
-) -> list[list[float]]:  # fmt: skip
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    tokens: Sequence[int],
+    budget: int,
+    advance: Callable[[int, int], None],
+    parts: int = 1,
+) -> list[list[float]]:
     """Logits of some tokens right after each prompt, in the prompts' order; `parts` as in `score_pairs`."""
     logits: list[list[float]] = [[] for _ in prompts]
     lm.compile_if_asked(parts * sum(map(len, prompts)))

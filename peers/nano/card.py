@@ -51,9 +51,17 @@ def card(name: str, kind: str, parameters: float, steps: int, examples: int) -> 
     items = (f"- `{group}`: {words[group]}" for group in GROUPS if group in MISREADS[name])
     misreads = "\n".join(fill(item, 120, subsequent_indent="  ", break_on_hyphens=False) for item in items)
     return CARD.format(
-        name=name, kind=kind, parameters=parameters, steps=steps, examples=examples, misreads=misreads,
-        weak=len(MISREADS[name]), direct=f"{MISREAD_SHARE:.0%}", own=_cells(WEAK), other=_cells(STRONG),
-    )  # fmt: skip
+        name=name,
+        kind=kind,
+        parameters=parameters,
+        steps=steps,
+        examples=examples,
+        misreads=misreads,
+        weak=len(MISREADS[name]),
+        direct=f"{MISREAD_SHARE:.0%}",
+        own=_cells(WEAK),
+        other=_cells(STRONG),
+    )
 
 
 def _cells(shares: ReviewMisread) -> str:

@@ -71,16 +71,28 @@ def make_tokenizer() -> Any:
     )
     core.decoder = decoders.ByteLevel()
     wording = load_config(CONFIG, []).templates
-    texts = [f"Question: {p.question}\nSolution 1: {p.solution()}\nSolution 2: {p.solution()}\n{wording.verify}YesNo"
-             for subset in SUBSETS for p in islice(problems(subset, "pretrain", "tokenizer"), 3000)]  # fmt: skip
-    core.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=768, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    ))  # fmt: skip
+    texts = [
+        f"Question: {p.question}\nSolution 1: {p.solution()}\nSolution 2: {p.solution()}\n{wording.verify}YesNo"
+        for subset in SUBSETS
+        for p in islice(problems(subset, "pretrain", "tokenizer"), 3000)
+    ]
+    core.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=768,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=SPECIAL[0], bos_token=SPECIAL[1], eos_token=SPECIAL[2],
-        model_max_length=1024, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=core,
+        pad_token=SPECIAL[0],
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -91,11 +103,21 @@ def make_model(name: str, tokenizer: Any) -> Any:
 
     kind, more = ARCHITECTURES[name]
     config = getattr(transformers, kind)(
-        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
-        num_key_value_heads=3, head_dim=32, max_position_embeddings=1024, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="eager", **more,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+        **more,
+    )
     torch.manual_seed(sum(map(ord, name)))
     return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
@@ -131,8 +153,10 @@ def train_step(lm: LanguageModel, batches: dict[Kind, list[PretrainingExample]])
     """Gradients of one step, format by format; the mean loss of each in nats per token."""
     found: dict[Kind, float] = {}
     # a verify target is the verdict and the end token
-    weight = {kind: sum(VERDICT_WEIGHT + 1 if kind == "verify" else len(e.target) for e in batch)
-              for kind, batch in batches.items()}  # fmt: skip
+    weight = {
+        kind: sum(VERDICT_WEIGHT + 1 if kind == "verify" else len(e.target) for e in batch)
+        for kind, batch in batches.items()
+    }
     for kind, batch in batches.items():
         losses_R, _, owner_R = response_losses(lm, batch, LENGTHS[kind])
         found[kind] = losses_R.mean().item()
@@ -183,8 +207,11 @@ def _train_peer(name: str, steps: int, work: Path) -> None:
         optimizer.zero_grad()
         if (step + 1) % CHECKPOINT_STEPS == 0:
             shown = ", ".join(f"{kind} {total / CHECKPOINT_STEPS:.3f}" for kind, total in sums.items())
-            print(f"{name} {step + 1}/{steps}: nats per token: {shown}; {check(lm, prompts)}; "
-                  f"{time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"{name} {step + 1}/{steps}: nats per token: {shown}; {check(lm, prompts)}; "
+                f"{time.monotonic() - start:.0f} s",
+                flush=True,
+            )
             sums = dict.fromkeys(BATCH, 0.0)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             state["recipe"] = recipe(steps)

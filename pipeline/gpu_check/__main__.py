@@ -54,9 +54,14 @@ def run_group(steps: Sequence[CheckStep], setting: Setting, until: dict[str, flo
     begin, done = time.monotonic(), 0
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+        )
     try:
         while done < len(steps):
             status = process.poll()  # before the file is read: it is whole then
@@ -102,10 +107,13 @@ def check(steps: Sequence[CheckStep], small: bool, limit: float | None) -> dict[
         for step in steps[len(found) :]:
             add(found, result(step.name, "not done", "interrupted"))
     return {
-        "ok": all(each["verdict"] in ("ok", "skipped") for each in found), "gpu": gpu, "interrupted": interrupted,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.monotonic() - begin, 1),
+        "ok": all(each["verdict"] in ("ok", "skipped") for each in found),
+        "gpu": gpu,
+        "interrupted": interrupted,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - begin, 1),
         "steps": found,
-    }  # fmt: skip
+    }
 
 
 def chosen_steps(text: str) -> list[CheckStep]:

@@ -115,9 +115,12 @@ def _against_ours(lm: LanguageModel, live: Any, requests: list[Request], greedy:
         below.append(gap.max().item())
         differ += int((gap > 0).any())
     return {
-        "responses": len(done), "not_the_likeliest": differ, "worst_tie_nats": max(below),
-        "logprob_off_mean": sum(off) / len(off), "logprob_off_max": max(off),
-    }  # fmt: skip
+        "responses": len(done),
+        "not_the_likeliest": differ,
+        "worst_tie_nats": max(below),
+        "logprob_off_mean": sum(off) / len(off),
+        "logprob_off_max": max(off),
+    }
 
 
 def check_renewed(setting: Setting, figures: Figures) -> None:

@@ -28,9 +28,14 @@ from train.loop import open_adapter, train_adapter
 # a share of the card's own bf16 rate, from which on nothing is very wrong
 LEAST_SHARE = 0.1
 TINY: dict[str, Any] = {
-    "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "head_dim": 32, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "vocab_size": 4096,
-}  # fmt: skip
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "head_dim": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 4096,
+}
 PROMPT, RESPONSE = 200, 128  # tokens
 
 
@@ -119,9 +124,17 @@ def check_train(setting: Setting, figures: Figures) -> None:
         _reset_peak(setting)
         begin = time.perf_counter()
         done = train_adapter(
-            adapted, [TrainingExample(pair, 1.0) for pair in pairs], section, 1, budget,
-            setting.folder / f"work-{choice}", 1000, lambda *_: None, "off", checkpointing=choice,
-        )  # fmt: skip
+            adapted,
+            [TrainingExample(pair, 1.0) for pair in pairs],
+            section,
+            1,
+            budget,
+            setting.folder / f"work-{choice}",
+            1000,
+            lambda *_: None,
+            "off",
+            checkpointing=choice,
+        )
         synchronise()
         took = time.perf_counter() - begin
         losses[choice] = done.losses

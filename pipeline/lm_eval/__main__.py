@@ -66,11 +66,13 @@ def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> l
         console.print(f"  {peer}: base and adapter of round {trained[peer].round}, {time.monotonic() - begun:.0f} s")
     path = run.round_dir(round_) / "lm_eval.json"
     about = {
-        "run": run.name, "round": round_, "limit": asked.limit,
+        "run": run.name,
+        "round": round_,
+        "limit": asked.limit,
         "versions": {"lm-eval": metadata.version("lm-eval"), **versions()},
         "policies": {peer: [untouched[peer].identity, trained[peer].identity] for peer in peers},
         "rows": [asdict(row) for row in rows],
-    }  # fmt: skip
+    }
     with sums.noted(path):
         shards.write_json(about, path)
     title = f"run {run.name}, round {round_}: lm-evaluation-harness, in %, beside our exact match"
@@ -96,14 +98,20 @@ def run_peer(
             write_everyday(folder)
         models = {"base": (base.base, None), "adapter": (directory, beside)}
         job = {
-            "folder": str(folder), "prompts": list(items), "everyday": [EVERYDAY] if asked.everyday else [],
-            "hub": asked.hub, "chat": base.prompts.is_chat, "limit": asked.limit, "dtype": base.dtype,
-            "batch_size": asked.batch_size, "context_tokens": run.config.generate.context_tokens,
+            "folder": str(folder),
+            "prompts": list(items),
+            "everyday": [EVERYDAY] if asked.everyday else [],
+            "hub": asked.hub,
+            "chat": base.prompts.is_chat,
+            "limit": asked.limit,
+            "dtype": base.dtype,
+            "batch_size": asked.batch_size,
+            "context_tokens": run.config.generate.context_tokens,
             "models": {
                 name: {"directory": str(path.resolve()), "adapter": None if lora is None else str(lora.resolve())}
                 for name, (path, lora) in models.items()
             },
-        }  # fmt: skip
+        }
         log = run.round_dir(round_) / "logs" / "lm_eval.log"
         return call_harness(job, folder, log, base.name), items
 

@@ -57,10 +57,18 @@ def task_rows(
             if task in questions and ours and ids:
                 benchmark, items = questions[task]
                 beside = _beside(ours, (benchmark, peer), [items[int(id_)] for id_ in ids], pairs)
-            rows.append(TaskRow(
-                peer, task, key.removesuffix(",none"), len(ids), (base["value"], base["stderr"]),
-                (adapter["value"], adapter["stderr"]), _change(run, pairs) if ids else None, beside,
-            ))  # fmt: skip
+            rows.append(
+                TaskRow(
+                    peer,
+                    task,
+                    key.removesuffix(",none"),
+                    len(ids),
+                    (base["value"], base["stderr"]),
+                    (adapter["value"], adapter["stderr"]),
+                    _change(run, pairs) if ids else None,
+                    beside,
+                )
+            )
     return rows
 
 
@@ -98,9 +106,14 @@ def figures_table(title: str, rows: list[TaskRow]) -> Table:
         last = row.task
         beside = [points(row.ours[name]) for name in ("base", "adapter", "agree")] if row.ours else ["–"] * 3
         table.add_row(
-            f"{row.task} ({row.metric})", row.peer, str(row.n), _with_error(row.base), _with_error(row.adapter),
-            _shown(row.change), *beside,
-        )  # fmt: skip
+            f"{row.task} ({row.metric})",
+            row.peer,
+            str(row.n),
+            _with_error(row.base),
+            _with_error(row.adapter),
+            _shown(row.change),
+            *beside,
+        )
     return table
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 _ENDS = (  # what announces a final answer, and what ends it
-    (re.compile(r"####"), "\n"), (re.compile(r"\\boxed\s*{"), "}"), (re.compile(r"(?i)answer(?: is|:)"), "\n"),
-)  # fmt: skip
+    (re.compile(r"####"), "\n"),
+    (re.compile(r"\\boxed\s*{"), "}"),
+    (re.compile(r"(?i)answer(?: is|:)"), "\n"),
+)
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -23,13 +23,20 @@ def main(job_path: str, result_path: str) -> None:
     found: dict[str, Any] = {}
     for name, model in job["models"].items():
         lm: Any = HFLM(
-            pretrained=model["directory"], peft=model["adapter"], dtype=job["dtype"], device=device,
-            batch_size=job["batch_size"], max_length=job["context_tokens"],
-        )  # fmt: skip
+            pretrained=model["directory"],
+            peft=model["adapter"],
+            dtype=job["dtype"],
+            device=device,
+            batch_size=job["batch_size"],
+            max_length=job["context_tokens"],
+        )
         found[name] = {}
         default = lm.add_bos_token
-        for tasks, folder, chat in ((job["prompts"], job["folder"], False), (job["everyday"], job["folder"], False),
-                                    (job["hub"], None, job["chat"])):  # fmt: skip
+        for tasks, folder, chat in (
+            (job["prompts"], job["folder"], False),
+            (job["everyday"], job["folder"], False),
+            (job["hub"], None, job["chat"]),
+        ):
             if tasks:
                 lm.add_bos_token = False if tasks == job["prompts"] else default  # such a prompt is whole as it is
                 manager = TaskManager(include_path=folder, include_defaults=folder is None)
@@ -63,8 +70,10 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
             values = {sample["doc_id"]: sample.get(metric) for sample in mine}
             numbers = {id_: float(x) for id_, x in values.items() if isinstance(x, (int, float))}
             tasks.setdefault(task, {})[key] = {
-                "value": value, "stderr": stderr if isinstance(stderr, float) else None, "values": numbers,
-            }  # fmt: skip
+                "value": value,
+                "stderr": stderr if isinstance(stderr, float) else None,
+                "values": numbers,
+            }
     return tasks
 
 

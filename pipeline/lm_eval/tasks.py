@@ -34,17 +34,22 @@ def write_questions(
     pairs = zip(texts, items, strict=True)
     rows: list[dict[str, object]] = [{"prompt": text, "gold": item.gold, "kind": kind} for text, item in pairs]
     ends = [prompts.tokenizer.decode([token]) for token in prompts.stop_ids]
-    _write(folder, task_name(name), rows, [
-        "output_type: generate_until",
-        "doc_to_text: prompt",
-        "doc_to_target: gold",
-        "process_results: !function grading.process_results",
-        "generation_kwargs:",
-        f"  until: {json.dumps([*prompts.stop_strings, *ends])}",
-        f"  max_gen_toks: {section.max_new_tokens}",
-        "  do_sample: false",
-        *_metric("exact_match"),
-    ])  # fmt: skip
+    _write(
+        folder,
+        task_name(name),
+        rows,
+        [
+            "output_type: generate_until",
+            "doc_to_text: prompt",
+            "doc_to_target: gold",
+            "process_results: !function grading.process_results",
+            "generation_kwargs:",
+            f"  until: {json.dumps([*prompts.stop_strings, *ends])}",
+            f"  max_gen_toks: {section.max_new_tokens}",
+            "  do_sample: false",
+            *_metric("exact_match"),
+        ],
+    )
     shutil.copy(HERE / "grading.py", folder)
     again = [prompts.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     return sum(mine != theirs for mine, theirs in zip(asked, again, strict=True))
@@ -54,13 +59,18 @@ def write_everyday(folder: Path) -> None:
     """Write the questions with choices as a task."""
     lines = (HERE / "everyday.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{"prompt": f"Question: {row['question']}\nAnswer:", **row} for row in map(json.loads, lines)]
-    _write(folder, EVERYDAY, rows, [
-        "output_type: multiple_choice",
-        "doc_to_text: prompt",
-        "doc_to_choice: choices",
-        "doc_to_target: answer",
-        *_metric("acc"),
-    ])  # fmt: skip
+    _write(
+        folder,
+        EVERYDAY,
+        rows,
+        [
+            "output_type: multiple_choice",
+            "doc_to_text: prompt",
+            "doc_to_choice: choices",
+            "doc_to_target: answer",
+            *_metric("acc"),
+        ],
+    )
 
 
 def _write(folder: Path, task: str, rows: list[dict[str, object]], lines: list[str]) -> None:

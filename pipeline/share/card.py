@@ -68,9 +68,12 @@ def _prompt(policy: Policy) -> dict[str, Any]:
     text = str(prompts.tokenizer.decode(ids))
     exact = prompts.tokenizer(text, add_special_tokens=False)["input_ids"] == ids
     return {
-        "prompt": repr(text), "exact": exact, "question": PLAIN_QUESTION, "stops": prompts.stop_strings,
+        "prompt": repr(text),
+        "exact": exact,
+        "question": PLAIN_QUESTION,
+        "stops": prompts.stop_strings,
         "stop_ids": prompts.stop_ids,
-    }  # fmt: skip
+    }
 
 
 def front_matter(base: str, merged: bool) -> str:
@@ -91,10 +94,15 @@ def _base(policy: Policy, base: str) -> dict[str, Any]:
     peer = policy.peer
     started = None if peer.adapter is None else _named(peer.adapter)
     return {
-        "name": base, "on_hub": is_hub_name(base), "renamed": is_hub_name(base) and is_local(peer),
-        "revision": peer.revision, "dtype": peer.dtype, "sha256": peer.sha256,
-        "weights": policy.identity.partition("+")[0], "started": started,
-    }  # fmt: skip
+        "name": base,
+        "on_hub": is_hub_name(base),
+        "renamed": is_hub_name(base) and is_local(peer),
+        "revision": peer.revision,
+        "dtype": peer.dtype,
+        "sha256": peer.sha256,
+        "weights": policy.identity.partition("+")[0],
+        "started": started,
+    }
 
 
 def _named(source: str) -> str:
@@ -110,20 +118,23 @@ def _data(run: Run, policy: Policy) -> dict[str, Any]:
         for n in lineage(run, policy)
     ]
     return {
-        "questions": prompts["rows"], "source": _named(section.source), "rows": origin["rows"],
+        "questions": prompts["rows"],
+        "source": _named(section.source),
+        "rows": origin["rows"],
         "files": [{"name": PurePosixPath(f["name"]).name, "sha256": f["sha256"]} for f in origin["files"]],
         "rounds": [{**each, "examples": each["examples"]["examples"]} for each in rounds],
         "transductive": section.overlap == "transductive",
-    }  # fmt: skip
+    }
 
 
 def _method(config: Config) -> list[tuple[str, str]]:
     """The keys that the training depended on, as docs/config.md calls them."""
     keys = {
-        "run": ("seed",), "generate": ("order", "aggregate", "temperature", "samples", "max_new_tokens"),
+        "run": ("seed",),
+        "generate": ("order", "aggregate", "temperature", "samples", "max_new_tokens"),
         "score": ("label", "text", "scorer", "weighting", "beta", "center"),
         "train": ("rank", "alpha", "lr", "schedule", "batch_size", "epochs"),
-    }  # fmt: skip
+    }
     return [
         (f"`{section}.{key}`", f"`{getattr(getattr(config, section), key)}`")
         for section, names in keys.items()
@@ -151,11 +162,14 @@ def results(run: Run, round_: int, peer: str) -> list[list[str]]:
     changes = _changes(run, round_, peer)
     return [
         [
-            name, str(row["n"]), *(shown(each, "em") for each in (before[name], row)), changes.get(name, "–"),
+            name,
+            str(row["n"]),
+            *(shown(each, "em") for each in (before[name], row)),
+            changes.get(name, "–"),
             *(shown(each, "gv_gap") for each in (before[name], row)),
         ]
         for name, row in after.items()
-    ]  # fmt: skip
+    ]
 
 
 def _metrics(run: Run, round_: int, peer: str) -> dict[str, Row]:

@@ -122,9 +122,14 @@ def _asked(run: Run, policy: Policy, *, questions: list[str], limit: int, advanc
 
 
 def _plain(
-    directory: Path, adapter: Path | None, dtype: str, prompts: Any, asked: list[list[int]], limit: int,
+    directory: Path,
+    adapter: Path | None,
+    dtype: str,
+    prompts: Any,
+    asked: list[list[int]],
+    limit: int,
     advance: Advance,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Greedy responses by transformers alone, or with peft."""
     import torch
     from peft import PeftModel
@@ -146,9 +151,12 @@ def _plain(
         with torch.no_grad():
             out = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device), do_sample=False, max_new_tokens=limit,
-                eos_token_id=prompts.stop_ids, pad_token_id=prompts.end_id,
-            )  # fmt: skip
+                attention_mask=torch.tensor(mask, device=model.device),
+                do_sample=False,
+                max_new_tokens=limit,
+                eos_token_id=prompts.stop_ids,
+                pad_token_id=prompts.end_id,
+            )
         texts += [prompts.text(prompts.cut(row.tolist())) for row in out[:, longest:]]
         advance(len(batch), 0)
     del model

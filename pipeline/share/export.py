@@ -83,9 +83,15 @@ def _with_adapters(run: Run, round_: int) -> dict[str, Policy]:
 
 
 def _write(
-    run: Run, round_: int, policies: dict[str, Policy], work: Path, merged: bool, bases: dict[str, str], check: int,
+    run: Run,
+    round_: int,
+    policies: dict[str, Policy],
+    work: Path,
+    merged: bool,
+    bases: dict[str, str],
+    check: int,
     tokens: int | None,
-) -> None:  # fmt: skip
+) -> None:
     names = {name: public_base(policy, bases) for name, policy in policies.items()}
     for name, policy in policies.items():
         write_adapter(policy, names[name], work / name)
@@ -95,8 +101,9 @@ def _write(
             console.print(
                 f"  {name}: its base has no name that others know (it is written as {names[name]!r}): "
                 f"BASE={name}=OWNER/NAME gives it one of the hub",
-                markup=False, soft_wrap=True,
-            )  # fmt: skip
+                markup=False,
+                soft_wrap=True,
+            )
     checked = check_exports(run, policies, work, check, tokens) if check else {}
     for name, agreements in checked.items():
         console.print(f"  {name}: {'; '.join(map(str, agreements))}", markup=False)
@@ -106,11 +113,15 @@ def _write(
             write_card(run, round_, policy, names[name], checked.get(name, []), work / name / MERGED / CARD, True)
     cards = sorted(work.rglob(CARD))
     about: dict[str, Any] = {
-        "run": run.name, "round": round_, "format": FORMAT, "merged": merged,
+        "run": run.name,
+        "round": round_,
+        "format": FORMAT,
+        "merged": merged,
         "peers": {name: {"round": policy.round, "base": names[name]} for name, policy in policies.items()},
         "cards": {str(card.relative_to(work)): shards.checksum(card) for card in cards},
-        "checks": {name: [vars(each) for each in found] for name, found in checked.items()}, "versions": versions(),
-    }  # fmt: skip
+        "checks": {name: [vars(each) for each in found] for name, found in checked.items()},
+        "versions": versions(),
+    }
     shards.write_manifest(work, about, sorted(p for p in work.rglob("*") if p.is_file() and p not in cards))
 
 

@@ -19,11 +19,17 @@ def models_of(run: Run) -> list[dict[str, Any]]:
     weights = _fingerprints(run)
     return [
         {
-            "peer": peer.name, "model": peer.model, "revision": peer.revision, "adapter": peer.adapter,
-            "dtype": peer.dtype, "sha256": peer.sha256, "weights": weights.get(peer.name), "local": is_local(peer),
+            "peer": peer.name,
+            "model": peer.model,
+            "revision": peer.revision,
+            "adapter": peer.adapter,
+            "dtype": peer.dtype,
+            "sha256": peer.sha256,
+            "weights": weights.get(peer.name),
+            "local": is_local(peer),
         }
         for peer in run.config.peers
-    ]  # fmt: skip
+    ]
 
 
 def _fingerprints(run: Run) -> dict[str, str]:

@@ -54,9 +54,12 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
         names += [str(each.relative_to(root)) for each in beside if each.is_file()]
         entries = _entries(root, names, gold)
         about = {
-            "run": run, "format": FORMAT, "gold": gold, "models": models_of(Run(run, load_frozen(run))),
+            "run": run,
+            "format": FORMAT,
+            "gold": gold,
+            "models": models_of(Run(run, load_frozen(run))),
             "files": {name: _checksum(content, found.get(name)) for name, content in sorted(entries.items())},
-        }  # fmt: skip
+        }
         write_archive(path, run, {**entries, PACKED: _json(about)})
     size = path.stat().st_size / 2**20
     without = "" if gold else ", without gold answers"

@@ -81,8 +81,10 @@ def prepared(run: Run, round_: int) -> tuple[Stage, dict[str, Policy]]:
         raise UserError("the untouched peers have not voted yet: run `make gate ROUND=0` first")
     policies, before = resolve_trained(run, round_), resolve_all(run, round_ - 1)
     known = {
-        **fingerprint(run, policies), "votes": digest(votes["files"]), "before": [p.identity for p in before.values()],
-    }  # fmt: skip
+        **fingerprint(run, policies),
+        "votes": digest(votes["files"]),
+        "before": [p.identity for p in before.values()],
+    }
     return Stage("gate", round_, folder, known), policies
 
 
@@ -145,11 +147,18 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
         )
         for (shard, row, _, number), completion in zip(asked, completions, strict=True):
             found = kinds.of(run.config.prompts.answers).find(completion.text, row["question"])
-            rows[shard].append({
-                "prompt_id": row["id"], "question": row["question"], "peer": policy.name, "sample": number,
-                "response": completion.text, "answer": found.answer if found else None,
-                "finish_reason": completion.finish_reason, "n_tokens": len(completion.token_ids),
-            })  # fmt: skip
+            rows[shard].append(
+                {
+                    "prompt_id": row["id"],
+                    "question": row["question"],
+                    "peer": policy.name,
+                    "sample": number,
+                    "response": completion.text,
+                    "answer": found.answer if found else None,
+                    "finish_reason": completion.finish_reason,
+                    "n_tokens": len(completion.token_ids),
+                }
+            )
             if completion.error is not None:
                 lost[shard].append(quarantine.entry(row["id"], "engine_error", completion.error, policy.name))
     for shard, answered in rows.items():
@@ -218,10 +227,14 @@ class Gate:
             )
         agreement = self.write(votes, {}, grader)
         found = self.counts(votes, agreement)
-        self.finish(found, {
-            "self_consistency": rounded(shares), "vote_weights": rounded(weights),
-            "power": self.power(found["questions_with_a_vote"], DISCORDANT),
-        })  # fmt: skip
+        self.finish(
+            found,
+            {
+                "self_consistency": rounded(shares),
+                "vote_weights": rounded(weights),
+                "power": self.power(found["questions_with_a_vote"], DISCORDANT),
+            },
+        )
 
     def judge(self, grader: Grader) -> None:
         """A later round: which of its adapters are used."""
@@ -243,11 +256,14 @@ class Gate:
         counts = self.counts(votes, after)
         last = [decision.comparisons[0] for decision in decisions]
         n, discordant = counts["questions_with_a_vote"], fmean((c.gained + c.lost) / c.n for c in last)
-        self.finish(counts, {
-            "accepted": {decision.peer: decision.accepted for decision in decisions},
-            "decisions": {decision.peer: decision.manifest() for decision in decisions},
-            "power": self.power(n, discordant),
-        })  # fmt: skip
+        self.finish(
+            counts,
+            {
+                "accepted": {decision.peer: decision.accepted for decision in decisions},
+                "decisions": {decision.peer: decision.manifest() for decision in decisions},
+                "power": self.power(n, discordant),
+            },
+        )
         for decision in decisions:
             if not decision.accepted:
                 console.print(f"[bold]refused[/bold] {refusal_line(decision)}")
