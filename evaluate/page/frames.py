@@ -15,7 +15,6 @@ from data.errors import UserError
 from data.keep import keep_path
 from data.run import OUTPUT, Run, metrics_path, stage_is_finished
 from data.schema import CHAINS, EVALS, METRICS, SCORES
-from data.shards import Row
 from evaluate.clustered import Bootstrap
 from evaluate.intervals import Estimate
 from evaluate.labels import accuracies, gold_answers, judged, mean_weights, source_has_changed
@@ -168,8 +167,3 @@ def _polars(table: pa.Table) -> pl.DataFrame:
     found = pl.from_arrow(table)
     assert isinstance(found, pl.DataFrame)
     return found
-
-
-def frame_rows(frame: pl.DataFrame) -> list[Row]:
-    """The rows as dictionaries."""
-    return frame.to_dicts()
