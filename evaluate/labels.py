@@ -264,6 +264,11 @@ def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Esti
             found[f"AUROC of {name}: is the label right"] = _auroc(rows, column, draws)
         for peer in sorted({row["peer"] for row in rows}):
             found[f"AUROC of {name}, {peer}"] = _auroc([row for row in rows if row["peer"] == peer], column, draws)
+    for peer in sorted({row["peer"] for row in measured}):
+        rows = [row for row in measured if row["peer"] == peer and row["own_right"] is not None]
+        learns = [row["right"] and not row["own_right"] for row in rows]
+        ids, surprise = [row["prompt_id"] for row in rows], [-row["pmi_per_token"] for row in rows]
+        found[f"AUROC of −PMI: own wrong and label right, {peer}"] = draws.auroc(ids, learns, surprise)
     for (peer, own, label), weight in ({} if oracle else mean_weights(scores, draws)).items():
         found[f"mean weight, {peer}: own {_word(own)}, label {_word(label)}"] = weight
     pmi, agrees = ([float(row[column]) for row in measured] for column in ("pmi_per_token", "agrees"))

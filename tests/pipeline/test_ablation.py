@@ -371,6 +371,15 @@ def test_quality_by_hand() -> None:
     assert found["mean weight, p: own right, label right"] == 1.0  # of 1.5 and 0.5
     assert found["mean weight, q: own right, label wrong"] is None  # weight 0 is not trained
     assert found["correlation of PMI with agreement"] == pytest.approx(-0.3866946)
+    assert found["AUROC of −PMI: own wrong and label right, p"] is None  # the own responses are all right
+
+
+def test_low_pmi_is_measured_against_what_a_peer_has_to_learn() -> None:
+    scores = rows_of("1100", [0.3, 0.1, 0.2, 0.0], [1.0] * 4)
+    for row, own in zip(scores, (False, False, True, False), strict=True):
+        row["own_right"] = own
+    found = quality(CHAINS, scores, DRAWS)["AUROC of −PMI: own wrong and label right, p"]
+    assert found is not None and found.mean == 0.25  # 1 of 4 pairs in order
 
 
 def test_what_means_nothing_is_left_out() -> None:
