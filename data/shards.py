@@ -144,6 +144,7 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     """
     with _opened(path) as file:
         found, table = file.schema_arrow, file.read(None if columns is None else list(columns))
+        table.validate(full=True)  # a text that is not UTF-8 would only raise where it is used
     if not _fits(found, schema):
         raise UserError(
             f"shard {path} was written by another version ({_apart(found, schema)}): delete {_unit(path)} and run its "
@@ -194,7 +195,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         # without the sums of its pages 2 of 5 flipped bits gave other rows
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last of pyarrow, for a column's name
         if trouble(error):
             raise
         first = next(iter(str(error).splitlines()), type(error).__name__)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import io
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 CHECKPOINT = "checkpoint.pt"
+DIGEST = hashlib.sha256().digest_size
 SCORED = 512  # examples at a time whose log-probabilities before training are in memory
 TRIM_STEPS = (
     4  # between those after which freed memory is given back: it is in pieces, and its peak would go on growing
@@ -222,9 +224,11 @@ def _checkpoint(
         "losses": losses,
         "tokens": tokens,
     }
-    # torch's own writer, which it takes for a path, tells neither of a full disk nor of anything else in words
-    with writing(work / CHECKPOINT) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
+    content = io.BytesIO()
+    torch.save(state, content)
+    # torch's own writer, which it uses for a path, does not say what went wrong, a full disk for instance
+    with writing(work / CHECKPOINT) as temporary:
+        temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
 
 
 def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int, list[float], int]:
@@ -241,15 +245,17 @@ def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int,
 
 
 def _read_checkpoint(path: Path) -> Any:
-    """What `_checkpoint` wrote. Raises UserError if it is cut off or changed: it is a zip file with a checksum of each
-    record, which torch writes and does not compare."""
+    """What `_checkpoint` wrote: a SHA-256, and torch's file. Raises UserError if it is cut off or changed.
+
+    torch's file has a checksum for each record, but none for its directory: with one changed byte there, a tensor came
+    back with memory of the process in it.
+    """
     try:
-        with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} does not fit")
-        return torch.load(path, weights_only=True)
-    except Exception as error:  # zipfile's, zlib's, pickle's and torch's own, for a file that is none
+        content = path.read_bytes()
+        if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+            raise ValueError("its checksum does not fit")
+        return torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
+    except Exception as error:  # pickle's and torch's own, of a file of another version
         if trouble(error):
             raise  # deleting it would not help
         why = next(iter(str(error).splitlines()), type(error).__name__)

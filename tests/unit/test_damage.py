@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import random
 from functools import partial
 from pathlib import Path
@@ -59,18 +61,39 @@ def test_a_damaged_shard_of_an_unfinished_stage_is_named(tmp_path: Path) -> None
         Stage("generate", 1, folder, {}).begin()
 
 
-def test_a_checkpoint_is_read_with_its_sums(tmp_path: Path) -> None:
-    path = tmp_path / CHECKPOINT
-    torch.save({"adapter": torch.arange(1000.0), "step": 3}, path)
+def test_a_shard_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chains" / "part-00000.parquet"
+    shards.write_rows(ROWS, path, SCHEMA)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(len(content) - 4):  # the column's name stands in several places
+        if content[place : place + 4] == b"text":
+            path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+            try:
+                shards.read_rows(path, SCHEMA)
+            except UserError as error:
+                assert "is damaged" in str(error) and str(path.parent) in str(error)
+                refused += 1
+    assert refused
+    bad = pa.Array.from_buffers(pa.string(), 1, [*pa.array(["ab"]).buffers()[:2], pa.py_buffer(b"\xff\xfe")])
+    shards.write_table(pa.table([bad, [1.0]], schema=SCHEMA), path)
+    with pytest.raises(UserError, match=r"is damaged .*UTF8"):
+        shards.read_rows(path, SCHEMA)
+
+
+def test_a_checkpoint_is_read_with_its_sum(tmp_path: Path) -> None:
+    path, content = tmp_path / CHECKPOINT, io.BytesIO()
+    torch.save({"adapter": torch.arange(1000.0), "step": 3}, content)
+    whole = hashlib.sha256(content.getbuffer()).digest() + content.getvalue()
+    path.write_bytes(whole)
     assert _read_checkpoint(path)["step"] == 3
-    whole = path.read_bytes()
     flipped(path, whole.index(torch.arange(1000.0).numpy().tobytes()) + 2000)
-    assert not torch.equal(torch.load(path, weights_only=True)["adapter"], torch.arange(1000.0))  # torch reads none
-    with pytest.raises(UserError, match=rf"{CHECKPOINT} is damaged .*; delete it and run its stage again"):
-        _read_checkpoint(path)
-    path.write_bytes(whole[:1000])
-    with pytest.raises(UserError, match="is damaged"):
-        _read_checkpoint(path)
+    changed = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)["adapter"]
+    assert not torch.equal(changed, torch.arange(1000.0))  # torch says nothing
+    for damaged in (path.read_bytes(), whole[:1000], whole[:10], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{CHECKPOINT} is damaged .*; delete it and run its stage again"):
+            _read_checkpoint(path)
 
 
 def test_a_file_without_its_sum_is_not_whole(tmp_path: Path) -> None:
