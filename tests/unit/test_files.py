@@ -301,7 +301,7 @@ def test_what_cannot_be_read_as_it_stands_is_refused(
 @pytest.mark.parametrize("name", [b"q\xff.jsonl", b"q\n.jsonl"])
 def test_names_that_no_message_could_show_are_refused(name: bytes, tmp_path: Path) -> None:
     jsonl(tmp_path / os.fsdecode(name), "a?")
-    refused(tmp_path, "no plain text; rename the file")
+    refused(tmp_path, "cannot be printed; rename the file")
 
 
 def test_a_parquet_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
