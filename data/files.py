@@ -130,7 +130,7 @@ def _local(source: str, where: str) -> Iterator[SourceFile]:
 
 def _local_file(path: Path, base: Path, where: str) -> SourceFile:
     if not path.is_file():
-        why = "is a link to nothing" if path.is_symlink() and not path.exists() else "is not a regular file"
+        why = "is a link to nothing" if path.is_symlink() and not path.exists() else "is not an ordinary file"
         raise UserError(f"{where}: {path} {why}; remove it, or name the files to read with a pattern")
     if not str(path).isprintable():
         raise UserError(f"{where}: the name of {str(path)!r} has characters that cannot be printed; rename the file")

@@ -488,7 +488,7 @@ def test_the_kind_of_the_prompts_is_that_of_their_labels() -> None:
     for override, why in (
         ("prompts.answers=maths", "is 'maths'; expected math, numbers, choice, exact, or module:function"),
         ("evaluate.label_answers=math", "cannot compare the answers that prompts.answers 'choice' finds"),
-        ("wording.answers=exact wording.answer_index=0", "answer_index goes with answers = 'choice'"),
+        ("wording.answers=exact wording.answer_index=0", "answer_index needs answers = 'choice'"),
     ):
         with pytest.raises(UserError, match=why):
             parse_config(raw, "x", override.split())
