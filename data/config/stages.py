@@ -358,8 +358,8 @@ class RuntimeSection(Section):
         0,
         ge=0,
         le=MANY,
-        description="Tokens of one scoring batch, shared ones counted once; 0: by device (CPU: 2,048; GPU of 24 GB: 8,192; "
-        "of 80 GB: 16,384).",
+        description="Tokens of one scoring batch, counting shared ones once; 0: by device (CPU: 2,048; GPU of 24 GB: "
+        "8,192; of 80 GB: 16,384).",
     )
     train_tokens: int = Field(
         0,
