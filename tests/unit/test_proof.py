@@ -112,7 +112,7 @@ def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(DEEP)
     with pytest.raises(UserError, match="cannot be read"):
         shards.read_json(tmp_path / "x.json")
-    with pytest.raises(ValueError, match="are no list"):
+    with pytest.raises(ValueError, match="are not a list"):
         choice.parse_options(DEEP)
     gold = '["' + '",["' * 50_000
     assert kinds.aliases('["a",' + DEEP) == ['["a",' + DEEP]
