@@ -207,7 +207,7 @@ def test_gold_answers_are_read_from_columns_of_every_type(tmp_path: Path) -> Non
         ([[1], None], "row 2 .*empty"),
         ([[1], [2, None], [3]], "row 2 .*empty"),
         ([[1], [None, 2]], "row 2 .*empty"),
-        ([{"value": 3}], "row 1 has a 'answer' .*that is no answer"),
+        ([{"value": 3}], "row 1 has a 'answer' .*that is not an answer"),
         ([[[1]]], "has .*list.* values in column 'answer'; expected text"),
         ([b"18"], "has .*binary.* values in column 'answer'; expected text"),
     ]
