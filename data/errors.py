@@ -15,7 +15,7 @@ class UserError(Exception):
     """
 
 
-ROOM = "free some disk space (runs/*/.checkpoints is safe to delete) or raise the quota"
+ROOM = "make room (runs/*/.checkpoints is safe to delete) or raise the quota"
 RIGHTS = "give this user permission to read and write there, or work in another folder (PST_CACHE sets the cache's)"
 DRIVE = "the disk or the network drive does not respond properly: check it"
 NAME = "something else has the name of that file or folder: move it away"

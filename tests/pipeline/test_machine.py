@@ -157,7 +157,7 @@ def test_every_stage_goes_on_once_there_is_room(
             with pytest.raises(SystemExit) as stop:
                 run_stage(name, "t", round_, Path("tiny.toml"), ["run.shard_questions=6"])
             assert stop.value.code == 2
-            told(capfd, f"{path}: No space left on device", "give the same command again")
+            told(capfd, f"{path}: No space left on device", "run the same command again")
             assert not path.exists() and not (path.parent / shards.SUCCESS).exists()
         run_stage(name, "t", round_, Path("tiny.toml"), ["run.shard_questions=6"])
     assert shards.read_manifest(Path("runs/t/round=1/evals")) is not None

@@ -486,7 +486,7 @@ def test_the_kind_of_the_prompts_is_that_of_their_labels() -> None:
     plain = parse_config({**raw, "prompts": {"source": "a.jsonl"}}, "x")
     assert "answers" not in plain.model_dump()["prompts"] and plain.evaluate.label_answers == "math"
     for override, why in (
-        ("prompts.answers=maths", "is 'maths'; expected math, numbers, choice, exact, or module:function"),
+        ("prompts.answers=maths", "is 'maths'; expected math, numbers, choice, exact, or a custom module:function"),
         ("evaluate.label_answers=math", "cannot compare the answers that prompts.answers 'choice' finds"),
         ("wording.answers=exact wording.answer_index=0", "answer_index needs answers = 'choice'"),
     ):
