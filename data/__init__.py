@@ -1,1 +1,1 @@
-"""The ground floor, without models: runs and their files, schemas, config, questions, answers."""
+"""The bottom layer, which loads no models: runs and their files, schemas, config, questions, answers."""

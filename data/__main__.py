@@ -1,4 +1,4 @@
-"""`python -m data`: what the files and the config can have."""
+"""`python -m data`: look up the columns of the files and the keys of the config."""
 
 import re
 from typing import Annotated
@@ -15,15 +15,15 @@ from data.console import console
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.callback(invoke_without_command=True, help="Look up what the files and the config can have.")
+@app.callback(invoke_without_command=True, help="Look up the columns of the files and the keys of the config.")
 def without_command(context: typer.Context) -> None:
     """`python -m data`: the list of commands."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
-def _plain(text: str) -> str:
-    """Markdown without its links."""
+def _without_links(text: str) -> str:
+    """Markdown with its links replaced by their texts."""
     return escape(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text))
 
 
@@ -31,7 +31,7 @@ def overview() -> Table:
     """Every table: where its files are, and what a row is."""
     table = Table("table", "files", "a row is", box=box.SIMPLE_HEAD)
     for name, kind in TABLES.items():
-        table.add_row(name, escape(kind.files), _plain((kind.row.__doc__ or "").strip()))
+        table.add_row(name, escape(kind.files), _without_links((kind.row.__doc__ or "").strip()))
     return table
 
 
@@ -41,7 +41,7 @@ def columns_table(name: str) -> Table:
     table = Table("column", "type", "null", "meaning", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for each in columns_of(name):
         nulls = ("may be" if nullable else "" for nullable in each.nullable)
-        table.add_row("\n".join(each.names), "\n".join(each.types), "\n".join(nulls), _plain(each.meaning))
+        table.add_row("\n".join(each.names), "\n".join(each.types), "\n".join(nulls), _without_links(each.meaning))
     return table
 
 
@@ -51,7 +51,7 @@ def columns_table(name: str) -> Table:
 )
 def schema(
     table: Annotated[str | None, typer.Argument(help="Name of a table, such as chains or scores.")] = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print it as in data/README.md.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in data/README.md.")] = False,
 ) -> None:
     """`python -m data schema [TABLE]`."""
 

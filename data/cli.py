@@ -1,4 +1,4 @@
-"""What all command lines share: exit codes, one-line errors, and an environment without chatter."""
+"""What all command lines share: exit codes, one-line errors, and a quiet environment."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from data.visible import one_line, visible
 
 
 def start(app: typer.Typer, module: str) -> None:
-    """Run a command line; wrong options are one line and status 2, too."""
+    """Run a command line; wrong options, too, end with one line and status 2."""
     open_streams()
     sys.excepthook = _defect
-    events.log.on = events.FLAG in sys.argv[1:]  # wrong options are told as events, too
+    events.log.on = events.FLAG in sys.argv[1:]  # wrong options are reported as events, too
 
     def call() -> None:
         try:
@@ -37,13 +37,13 @@ def start(app: typer.Typer, module: str) -> None:
 
 
 def _defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A defect's traceback, in which a text from outside may be quoted."""
+    """Print a defect's traceback, with control characters made visible: it may quote text from outside."""
     print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def guarded(body: Callable[[], None]) -> None:
-    """Run a command's body: a UserError, and what the machine lacks (`data.errors.trouble`), is one line and status 2,
-    Ctrl-C is status 130, an output without a reader (`| head`) status 141, as if SIGPIPE had ended it."""
+    """Run a command's body. It ends with one line and status 2 for a UserError or trouble with the machine
+    (`data.errors.trouble`), with 130 after Ctrl-C, with 141 (as by SIGPIPE) if nobody reads its output (`| head`)."""
     try:
         body()
         sys.stdout.flush()
@@ -53,18 +53,18 @@ def guarded(body: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _end("interrupted: run the same command again to go on where it stopped", 130)
     except BrokenPipeError:
-        _end("stopped, since nobody reads the output any more: the same command goes on where it stopped", 141)
+        _end("stopped: nobody reads the output any more; run the same command again to go on where it stopped", 141)
     except Exception as error:
-        told = trouble(error)
-        if told is None:
+        message = trouble(error)
+        if message is None:
             events.end(1, f"{type(error).__name__}: {error}")
             raise
-        _end(f"error: {told}", 2)
+        _end(f"error: {message}", 2)
 
 
 def _end(line: str, status: int) -> NoReturn:
     events.end(status, line.removeprefix("error: "))
-    with suppress(OSError):  # stderr may be what is full
+    with suppress(OSError):  # stderr may go to the full disk
         print(one_line(line), file=sys.stderr, flush=True)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         flush_or_drop(stream, number)
@@ -72,8 +72,8 @@ def _end(line: str, status: int) -> NoReturn:
 
 
 def quiet_environment() -> None:
-    """Set before torch and vllm are imported; what the user has set stays."""
-    # millions of objects that stay: looking for garbage among them took a sixth of the imports, and a second at exit
+    """Set variables that torch and vllm read when they are imported; what the user has set stays."""
+    # imports make millions of objects that stay: collecting garbage took a sixth of their time, and a second at exit
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     for key, value in {
@@ -81,9 +81,9 @@ def quiet_environment() -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # torch asks for huge pages for large tensors: first touches of fresh memory were a third of a forward on CPU
+        # huge pages for torch's large tensors: first touches of fresh memory took a third of a forward pass on CPU
         "THP_MEM_ALLOC_ENABLE": "1",
-        # a forked engine would inherit a CUDA context it cannot use, and the run's lock, which it could outlive us with
+        # a forked engine would inherit a CUDA context it cannot use, and the run's lock, which it might outlive us with
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }.items():
         os.environ.setdefault(key, value)

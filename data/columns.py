@@ -1,6 +1,6 @@
 """What every column means, for the lists of data/README.md and for `python -m data schema`.
 
-A meaning gives units and, if the column may be null, says when it is. Columns that share a meaning share a key.
+A meaning gives units and, for a nullable column, says when it is null. Columns that share a meaning share a key.
 `python -m data.columns` writes the lists of data/README.md.
 """
 
@@ -54,7 +54,7 @@ def list_markdown(table: str) -> str:
 
 
 def with_lists(readme: str) -> str:
-    """data/README.md with its lists of columns made anew. Raises ValueError for a table without a section."""
+    """data/README.md with its lists of columns made again. Raises ValueError for a table without a section."""
     for name, table in TABLES.items():
         begin = rf"^## {re.escape(table.section)}[^\n]*\n(?:(?!## |- `)[^\n]*\n)*"
         parts = re.split(rf"({begin})(?:- `[^\n]*\n(?:  [^\n]*\n)*)+", readme, flags=re.M)
@@ -94,122 +94,123 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     },
     "chains": {
         "prompt_id": "id in prompts",
-        "question": "its text",
+        "question": "the question's text",
         "role": (
-            "`chain`: an answer in the chain; `synthesis`: one more response to all of them; `solo`: an answer to the "
-            "question alone, drawn as the chain is, of those peers whose response to it is measured or trained on; "
-            "`sample`: one of k samples of it, where `score.label` or `score.text` need them, drawn with "
-            "`generate.sample_temperature`"
+            "`chain`: a response in the chain; `synthesis`: one more response, in view of all of them; `solo`: a "
+            "response to the question alone, drawn like the chain's, of those peers whose solo response is measured or "
+            "trained on; `sample`: one of k samples of the question alone, drawn with `generate.sample_temperature`, "
+            "where `score.label` or `score.text` needs them"
         ),
         "position": "1-based place in the chain; null for the other roles",
         "sample": "which of the k samples, from 1; null for the other roles",
-        "peer": "who answered: a peer, or, of samples, a voter",
+        "peer": "who answered: a peer or, for samples, also a voter",
         "is_aggregate": (
-            'one row per prompt; under `generate.aggregate = "self"` every row; none where label and text need no '
-            "aggregate"
+            'true in one row per prompt; with `generate.aggregate = "self"` in every row; in none where label and '
+            "text need no aggregate"
         ),
         "response": (
-            "text, white space trimmed, without stop string and end token; empty if nothing was generated; a thought "
-            "is part of it, with the `<think>` that the prompt wrote"
+            "text, white space trimmed, without stop string or end token; empty if nothing was generated; it includes "
+            "a thought, with its `<think>` even where that was in the prompt"
         ),
         "answer": "extracted answer; null: none found",
         "finish_reason": (
-            "`stop`, `length` (token limit), `context` (the prompt did not fit), `error` (the engine failed on it: "
+            "`stop`, `length` (token limit), `context` (the prompt did not fit), `error` (the engine failed on it; see "
             "quarantine.parquet)"
         ),
         "n_tokens": "tokens in `token_ids`",
         "logprob": (
-            "nats, summed over `token_ids`, at temperature 1; null: it was not finite (the manifest's "
-            "`logprob_not_finite` counts them), and the response wins no tie of a vote"
+            "nats, summed over `token_ids`, at temperature 1; null: it was not finite (counted as "
+            "`logprob_not_finite` in the manifest), and the response wins no tie in a vote"
         ),
         "token_ids": (
-            "the author's tokens up to the one with the last visible character of the response (which may go on into a "
+            "the response in its author's tokens, up to the one with the last visible character (which may run into a "
             "stop string), without end token"
         ),
     },
     "scores": {
-        "prompt_id, peer": "who would train, on which question",
+        "prompt_id, peer": "the question, and the peer that would train on it",
         "number": 'which of the peer\'s texts for the question, from 1 (`score.solutions`, `score.text = "samples"`)',
-        "label": "the answer that counts, by the peers alone (`score.label`); null: none",
+        "label": "the answer that counts, found from the peers alone (`score.label`); null: none",
         "label_share": "its share of the votes, 0 to 1; null where nobody voted",
-        "role, position, sample": "as in chains; of the peer's response that is measured; null: none is",
-        "target_peer": "who wrote the text to train on; null: there is none",
+        "role, position, sample": "as in chains, of the peer's response that is measured; null: none is",
+        "target_peer": "who wrote the text to train on; null: there is no text",
         "logp_given_response": "log p(a given x, y), nats; null where the row has no PMI",
         "logp_alone": "log p(a given x), nats; null where the row has no PMI",
-        "n_target_tokens": "tokens those sums run over; null where the row has no PMI",
+        "n_target_tokens": "number of tokens in those sums; null where the row has no PMI",
         "pmi": (
-            "their difference, nats; null: `drop_reason` says why, or nothing is measured: the row is the aggregate's "
-            "own (`train_final`, `self`), the weighting needs no PMI of a sample, or no response of the peer differs "
-            "from the text"
+            "`logp_given_response` − `logp_alone`, nats; null: `drop_reason` says why, or nothing is measured: the row "
+            "is the aggregate author's own (`train_final`, `self`), the weighting needs no PMI of a sample, or no "
+            "response of the peer differs from the text"
         ),
         "pmi_per_token": "nats per token; null where `pmi` is",
         "weight": (
-            "training weight, mean 1 over a peer's rows above 0, but where several texts share a question's; `signed`: "
-            "mean size 1, signs of both kinds; null: not trained on"
+            "training weight; mean 1 over a peer's rows with weight above 0, except where several texts share a "
+            "question's weight; `signed`: both signs, mean absolute value 1; null: not trained on"
         ),
         "drop_reason": (
-            "`is_aggregate`, `label_no_votes`, `label_share_too_small`, `no_solution` (no sample that may be taken has "
-            "the label), `is_teacher`, `aggregate_not_the_label`, `aggregate_empty`, `aggregate_truncated`, "
+            "`is_aggregate`, `label_no_votes`, `label_share_too_small`, `no_solution` (no eligible sample has the "
+            "label), `is_teacher`, `aggregate_not_the_label`, `aggregate_empty`, `aggregate_truncated`, "
             "`aggregate_no_answer`, `response_*`, `target_not_separable` (the scorer's tokenizer joins the end of the "
-            "prompt and the beginning of the target), `score_not_finite` (a log-probability was no number); null: kept"
+            "prompt and the beginning of the target), `score_not_finite` (a log-probability was not finite); null: "
+            "kept"
         ),
-        "agrees": "the measured response's answer (of none, the text's) is equivalent to the label",
+        "agrees": "whether the answer of the measured response (if none is, of the text) is equivalent to the label",
         "answer_entropy": (
-            "nats, of the clusters of equivalent answers to the question: of the samples that the label comes from, "
-            "else of the chain; responses without an answer, or cut off, do not count"
+            "nats, over the clusters of equivalent answers to the question: those of the samples that the label comes "
+            "from, else those of the chain; responses that were cut off or have no answer do not count"
         ),
         "question": "the prompt's question",
-        "target": "text to train on, without a thought unless `peers[].train_thoughts` is set; null: there is none",
-        "target_token_ids": "the target in this peer's tokens, end token included: what train reads",
+        "target": "text to train on, without a thought unless `peers[].train_thoughts` is set; null: no text",
+        "target_token_ids": "the target in this peer's tokens, end token included; train reads these",
     },
     "keep": {
         "prompt_id, peer, number": "as in scores",
     },
     "quarantine": {
-        "stage": "in which stage it went wrong: generate, score, gate or evaluate",
-        "peer": "in whose process; null where in none",
-        "benchmark": "of evaluate: which benchmark; else null",
-        "question_id": "id in prompts, or in the questions of the gate; `item_id` of evals",
+        "stage": "the stage in which it went wrong: generate, score, gate or evaluate",
+        "peer": "the peer in whose process it went wrong; null: in none",
+        "benchmark": "which benchmark, in evaluate; else null",
+        "question_id": "id in prompts or in the questions of the gate; in evaluate, `item_id` of evals",
         "reason": (
             "`engine_error` (the engine failed on this request alone: an empty response with `finish_reason` "
             "`error`), `logprob_not_finite` (of a response; it wins no tie), `score_error`, `score_not_finite` (a pass "
-            "failed, or its log-probability was no number: the rows that need it are dropped as `score_not_finite`), "
-            "`verifier_error`, `verifier_not_finite` (likewise of a verifier's score: in score it counts as undecided, "
-            "in evaluate it is null, where `scores_not_finite` of the manifest alone counts those that are not "
-            "finite). Outcomes, which do not count towards `runtime.quarantine_share`: `too_long` (the question is "
-            "longer than the context: no rows in chains), `not_compared` (two answers to it were compared in vain, "
-            "out of time or by an error: they count as different)"
+            "failed, or its log-probability was not finite: the rows that need it are dropped as `score_not_finite`), "
+            "`verifier_error`, `verifier_not_finite` (the same for a verifier's score: it counts as undecided in "
+            "score and is null in evaluate, where only `scores_not_finite` in the manifest counts those that are not "
+            "finite). Two outcomes do not count towards `runtime.quarantine_share`: `too_long` (the question is "
+            "longer than the context: no rows in chains), `not_compared` (comparing two answers to it timed out or "
+            "failed: they count as different)"
         ),
-        "detail": "the error in one line, or how long the question is; null where the reason says all",
+        "detail": "the error in one line, or how long the question is; null where the reason says it all",
     },
     "gate": {
         "prompt_id, question": "as in prompts; the questions of `runs/<run>/gate/`",
         "peer": (
-            "who answered: in round 0 the untouched peer, later with the adapter that the round has trained, used or "
-            "not"
+            "who answered: in round 0 the untouched peer, later the peer with the adapter that the round trained, "
+            "whether it is used or not"
         ),
-        "sample": "0 greedy, 1..k the samples that vote (round 0 alone)",
+        "sample": "0: greedy; 1..k: the samples that vote (only in round 0)",
         "response, finish_reason, n_tokens": "as in chains",
         "answer": (
-            "extracted; null: none found. One that was cut off (`finish_reason` is not `stop`) has no vote and agrees "
-            "with none"
+            "extracted; null: none found. One that was cut off (`finish_reason` is not `stop`) does not vote and "
+            "agrees with nothing"
         ),
         "vote": (
             "an answer of the cluster that won the vote of all untouched peers' samples, weighted by self-consistency; "
             "null: no sample states one"
         ),
-        "vote_share": "its share of the weight of all votes; 0 without one",
-        "agrees": "`answer` is equivalent to `vote`; null where there is no vote",
+        "vote_share": "its share of the weight of all votes; 0 where there is no vote",
+        "agrees": "whether `answer` is equivalent to `vote`; null where there is no vote",
         "agrees_before": (
-            "the same of the greedy answer of the peer's policy in use before the round; null in round 0 and where "
-            "there is no vote"
+            "the same for the greedy answer of the policy that the peer used before the round; null in round 0 and "
+            "where there is no vote"
         ),
-        "agrees_untouched": "the same of the untouched peer's greedy answer; null where `agrees_before` is",
+        "agrees_untouched": "the same for the untouched peer's greedy answer; null where `agrees_before` is",
     },
     "evals": {
-        "benchmark, item_id, peer": "which",
-        "sample": "0 greedy, 1..k sampled",
-        "question, response": "texts",
+        "benchmark, item_id, peer": "which benchmark, which of its questions, who answered",
+        "sample": "0: greedy; 1..k: sampled",
+        "question, response": "their texts",
         "answer": "extracted; null: none found",
         "gold": (
             "the benchmark's answer as it was read ([below](#gold-answers)): `18` where the source has a solution that "
@@ -217,16 +218,16 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
         "correct": '`verdict == "correct"`',
         "verdict": (
-            "`correct`, `wrong`, `no_answer`, `timeout` (comparison took too long), `truncated` (token limit, no "
+            "`correct`, `wrong`, `no_answer`, `timeout` (the comparison took too long), `truncated` (token limit, no "
             "explicit answer)"
         ),
         "finish_reason, n_tokens": "as in chains",
         "cluster": (
-            "number of the group of equivalent answers among the item's samples; null: greedy, no answer, or "
+            "number of its group of equivalent answers among the item's samples; null: greedy, no answer, or "
             "`truncated`"
         ),
         "verifier_score": (
-            'under the current policy: log p(Yes) − log p(No), nats; with `evaluate.verifier = "cot"` 1 (Yes), −1 '
+            'log p(Yes) − log p(No) under the current policy, nats; with `evaluate.verifier = "cot"` 1 (Yes), −1 '
             "(No), or 0 (no verdict could be read, or the prompt did not fit); null for greedy, and where it was not "
             "finite"
         ),
@@ -237,66 +238,65 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
         "critique_frozen": "the same by the peer's round-0 model; null in the same cases",
         "peer_agreement": (
-            "share of the other peers whose greedy answer to the item is equivalent; no answer agrees with none; null "
-            "for samples"
+            "share of the other peers whose greedy answer to the item is equivalent; a missing answer agrees with "
+            "nothing; null for samples"
         ),
         "extract_status": (
             "which rule found `answer`: `tagged` (`<answer>x</answer>`), `boxed`, `hashes` (`#### x`), `phrase` "
-            '("the answer is x"), `last_formula`, `last_number`, `none`; of other kinds than mathematics also '
+            '("the answer is x"), `last_formula`, `last_number`, `none`; for kinds other than mathematics also '
             "`last_line`, `own`"
         ),
     },
     "metrics": {
-        "benchmark, peer": "which",
-        "n, k": "questions, samples per question",
-        "em, em_lo, em_hi": "exact match of the greedy response, 95 % bootstrap interval over questions",
+        "benchmark, peer": "which benchmark, which peer",
+        "n, k": "number of questions, and of samples per question",
+        "em, em_lo, em_hi": "exact match of the greedy response, with its 95 % bootstrap interval over questions",
         "sample_accuracy": "mean accuracy of the samples",
-        "gv_gap, gv_gap_lo, gv_gap_hi": "accuracy of the better-scored half less that of all samples",
+        "gv_gap, gv_gap_lo, gv_gap_hi": "accuracy of the better-scored half minus that of all samples",
         "gv_gap_frozen": "the same with the round-0 model as verifier",
-        "gv_gap_70": "the same, but the better-scored 70 % are kept",
+        "gv_gap_70": "the same with the better-scored 70 % kept",
         "gv_gap_global, n_none_kept": (
             "the same with one threshold for all questions of the benchmark, which keeps the better-scored half "
-            "(`evaluate.keep`) of this peer's samples; of `n_none_kept` questions nothing is kept, and they count with "
-            "gap 0"
+            "(`evaluate.keep`) of this peer's samples; `n_none_kept` questions keep no sample and count with gap 0"
         ),
         "gv_gap_rel, n_gap_rel": (
             "gap as a share of 1 − u(x), mean over the `n_gap_rel` questions with u(x) < 1; null if none"
         ),
-        "verifier_auroc": "correct against wrong samples by score, ties half; null if there are not both",
+        "verifier_auroc": "AUROC of the score for correct against wrong samples, ties half; null unless there are both",
         "verifier_undecided": (
-            'share of samples with score exactly 0: under `evaluate.verifier = "cot"` those without a verdict that '
-            "could be read; where it is 1, the report shows neither gap nor AUROC"
+            'share of samples with score exactly 0: with `evaluate.verifier = "cot"` those without a readable '
+            "verdict; where it is 1, the report shows neither gap nor AUROC"
         ),
         "verifier_undecided_frozen": "the same with the round-0 model as verifier",
         "verifier_accuracy, abs_v_minus_g": (
-            "share of samples where (score > 0) is right, a score of 0 counting half; its distance from "
+            "share of samples where (score > 0) is right, a score of 0 counting half; its absolute difference from "
             "`sample_accuracy`"
         ),
         "pass_at_k, maj_at_k": (
-            "any of k correct (the unbiased estimate of pass@k with as many samples as k); majority of equivalent "
+            "any of k correct (with k samples, the unbiased estimate of pass@k); majority of equivalent "
             "answers correct (ties: share of the tied; `truncated` samples do not vote)"
         ),
         "no_answer_rate, truncated_rate, mean_tokens": "of the greedy responses",
-        "unanswered_rate": "greedy responses without an answer, `truncated` ones included",
+        "unanswered_rate": "share of greedy responses without an answer, `truncated` ones included",
         "distinct_answers": (
-            "different answers (as normalised text) among the greedy ones, over n: 1 / n where all questions get the "
-            "same"
+            "different answers (as normalised text) among the greedy ones, divided by n: 1 / n where all questions get "
+            "the same answer"
         ),
-        "answer_entropy": "nats, of the clusters of equivalent answers among an item's samples, mean over items",
-        "peer_agreement": "mean over items of the column of evals",
+        "answer_entropy": "nats, over the clusters of equivalent answers among an item's samples; mean over items",
+        "peer_agreement": "mean over items of that column of evals",
     },
     "ablation": {
         "arm, reads_gold": (
-            "name of the arm, or `round 0`: the untouched models; whether gold answers chose its examples, or those of "
-            "`minus` (`oracle`)"
+            "name of the arm, or `round 0` for the untouched models; whether gold answers chose its examples, or those "
+            "of `minus` (`oracle`)"
         ),
         "peer, metric": "a peer, or `mean` over all; `em` or `gap`",
-        "minus": "null: the value itself; else the arm from which the paired difference is taken",
+        "minus": "null: the value itself; else the arm that is subtracted, for a paired difference",
         "mean, low, high": "mean over seeds, benchmarks and questions, with its 95 % interval",
-        "seeds": "which ones",
+        "seeds": "the seeds in that mean",
     },
     "cross": {
-        "benchmark, peer": "whose samples of which questions",
+        "benchmark, peer": "whose samples, on which benchmark",
         "verifier": "the peer whose current policy scores them; for the peer itself the numbers are those of metrics",
         "gv_gap, gv_gap_lo, gv_gap_hi, verifier_auroc, verifier_accuracy, verifier_undecided": (
             "as in metrics, under that verifier"

@@ -1,4 +1,4 @@
-"""What the person sees: one live line per long task (data/task.py), a summary per stage, all else in a log file."""
+"""What the person sees: a live line per long task (data/task.py) and a summary per stage; the rest is in a log file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from data.visible import mask_controls, visible
 
 
 class _Console(Console):
-    """A console that leaves what to do without a reader to the command line (data/cli.py)."""
+    """A console that leaves a broken pipe to the command line (data/cli.py)."""
 
     def on_broken_pipe(self) -> None:
-        raise  # what is being handled: it is called from there
+        raise  # rich calls this while it handles the error
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """All that is printed passes here: what a text holds of control characters is shown, and reaches no terminal.
-        Rich's own orders (of a live line) are segments of another kind."""
+        """Replace control characters in everything that is printed, so that none reaches a terminal. Rich's own codes
+        (for a live line) are control segments and pass."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -34,7 +34,7 @@ class _Console(Console):
                 yield Segment(visible(segment.text), segment.style)
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """With `--log-json`, texts are events; a table is not printed: what is in it is in the run's files."""
+        """With `--log-json`, emit texts as events and skip tables: the run's files have their contents."""
         if not events.log.on:
             super().print(*objects, **how)
             return
@@ -52,7 +52,7 @@ events.log.out = lambda: console.file
 def redirect_output(path: Path) -> Iterator[None]:
     """Send everything that libraries and their child processes print to a file; `console` still reaches the person.
 
-    The file descriptors themselves are redirected, since vLLM and its compiled parts write below Python's streams.
+    The file descriptors themselves are redirected, since compiled code (vLLM's, for one) writes to them directly.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as log:
@@ -60,7 +60,7 @@ def redirect_output(path: Path) -> Iterator[None]:
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
         terminal = os.fdopen(os.dup(1), "w", buffering=1, encoding=_encoding(), errors=NARROW)
-        previous = console._file  # None: whatever sys.stdout is at the time
+        previous = console._file  # None: the current sys.stdout
         console.file = terminal
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -79,5 +79,5 @@ def redirect_output(path: Path) -> Iterator[None]:
 
 
 def _encoding() -> str:
-    """Of what the person sees; where standard output is no terminal and no file of text (in tests), UTF-8."""
+    """The encoding of standard output; UTF-8 where it has none (in tests)."""
     return getattr(sys.stdout, "encoding", None) or "utf-8"

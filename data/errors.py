@@ -1,4 +1,4 @@
-"""What may go wrong outside this program: bad input, and a machine without room, rights or locks."""
+"""What may go wrong outside this program: bad input, and a machine without disk space, permissions or locks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import re
 
 
 class UserError(Exception):
-    """Bad input: what was found, what was expected, where, and what to do, in one message.
+    """Bad input. The message says what was found, what was expected, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 2, as it does for what `trouble` knows.
-    Everything else that is raised is a defect of the program and keeps its traceback.
+    The command line prints it without a traceback and exits with status 2, as it does for errors that `trouble` knows.
+    Any other exception is a defect of the program and keeps its traceback.
     """
 
 
 ROOM = "make room (runs/*/.checkpoints is safe to delete) or raise the quota"
-RIGHTS = "give this user the right to read and write there, or work in another folder (PST_CACHE names the cache's)"
-DRIVE = "the disk or the network drive does not answer as it should: check it"
-NAME = "something else is in the place of that file or folder: move it away"
+RIGHTS = "give this user permission to read and write there, or work in another folder (PST_CACHE sets the cache's)"
+DRIVE = "the disk or the network drive does not respond properly: check it"
+NAME = "something else has the name of that file or folder: move it away"
 ADVICE = {
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
@@ -40,39 +40,39 @@ ADVICE = {
     errno.EEXIST: NAME,
     errno.ENOTEMPTY: NAME,
     errno.ELOOP: NAME,
-    errno.ENAMETOOLONG: "take a shorter name or a folder with a shorter path",
+    errno.ENAMETOOLONG: "use a shorter name or a folder with a shorter path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
     errno.ENOMEM: "free some memory, or try runtime.resident='one'",
-    errno.ENOLCK: "locks do not work there: work in a folder on a local disk",
+    errno.ENOLCK: "file locks do not work there: work in a folder on a local disk",
     errno.EOPNOTSUPP: "this file system cannot do that: work in a folder on a local disk",
 }
-# libraries that write files themselves (safetensors, polars, torch) tell the number, or its words, in their own errors
+# libraries that write files themselves (safetensors, polars, torch) put the errno, or its text, in their own errors
 TOLD = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
 
 
-KEPT = "then give the same command again: what is finished is kept"
+KEPT = "then run the same command again: finished work is kept"
 
 
 def trouble(error: BaseException) -> str | None:
-    """One line that says what the machine lacked and what to do, if that is what an error comes from; else None."""
+    """One line that says what failed on the machine and what to do; None if an error has another cause."""
     known = set(ADVICE)
     each: BaseException | None = error
-    while each is not None and not isinstance(each, UserError):  # which has said what it had to
+    while each is not None and not isinstance(each, UserError):  # a UserError speaks for itself
         number = _number(each)
         if number in known:
             return f"{_where(each)}{os.strerror(number)}: {ADVICE[number]}; {KEPT}"
         if isinstance(each, FileNotFoundError) and "No usable temporary directory" in str(each):
-            return f"there is no room for temporary files: {ROOM}, or set TMPDIR to another folder; {KEPT}"
+            return f"no space for temporary files: {ROOM}, or set TMPDIR to another folder; {KEPT}"
         if each.__cause__ is None:
-            known = set(WORDS.values())  # what was being handled need not have to do with it, but for these
+            known = set(WORDS.values())  # the error handled meanwhile may be unrelated, except for these
         each = each.__cause__ or each.__context__
     return None
 
 
 def _number(error: BaseException) -> int | None:
-    """The errno that an error has or tells of."""
+    """The errno that an error has, or names in its message."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = str(error)

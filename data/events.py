@@ -1,4 +1,4 @@
-"""`--log-json`: what happens, one JSON object a line on standard output, and nothing else there.
+"""`--log-json`: one JSON object per line for each event on standard output, and nothing else there.
 
 docs/running.md has the table of events and their fields. Lines are plain ASCII: a text with line breaks, escapes or
 right-to-left marks stays one line.
@@ -17,7 +17,7 @@ FLAG = "--log-json"
 
 
 class _Log:
-    """The one of this process."""
+    """This process's log."""
 
     on = False
     context: dict[str, Any]  # run, round and stage, where there is one
@@ -25,14 +25,14 @@ class _Log:
 
     def __init__(self) -> None:
         self.context = {}
-        self.out = lambda: sys.stdout  # data/console.py knows where it is while libraries' chatter goes to a file
+        self.out = lambda: sys.stdout  # data/console.py replaces it: it redirects what libraries print
 
 
 log = _Log()
 
 
 def emit(event: str, **fields: Any) -> None:
-    """Write an event, if they are asked for; fields that are None are left out."""
+    """Write an event if `--log-json` is on; leave out fields that are None."""
     if not log.on:
         return
     known = {key: value for key, value in {**log.context, **fields}.items() if value is not None}
@@ -43,7 +43,7 @@ def emit(event: str, **fields: Any) -> None:
 
 @contextmanager
 def with_fields(**context: Any) -> Iterator[None]:
-    """Events of the block have these fields, too."""
+    """Add these fields to the events of the block."""
     before = log.context
     log.context = {**before, **context}
     try:
@@ -60,5 +60,5 @@ def end(status: int, reason: str | None = None) -> None:
 
 
 def now_utc() -> str:
-    """The time as events and records have it: ISO 8601, UTC, milliseconds."""
+    """The time for events and records: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

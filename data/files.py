@@ -1,8 +1,8 @@
-"""Which files a source names. Every check, every reader and every checksum goes by this one list.
+"""Which files a source names. All checks, readers and checksums use this one list.
 
-A path that is there is taken as it stands, whatever characters it has; else it is a pattern. A folder, named or
-matched, stands for all files in it. Hidden files (.name) and the work files of other programs (_name, as in
-_temporary/) count only where the source names them itself.
+An existing path is taken literally, whatever characters it has; any other is a pattern. A folder, named or matched,
+stands for all files in it. Hidden files (.name) and work files of other programs (_name, as in _temporary/) count only
+where the source names them.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from urllib.parse import unquote
 from data.errors import UserError
 
 ENDINGS = (".jsonl", ".ndjson", ".csv", ".parquet")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # of the text formats; Parquet has its own
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # of text formats; Parquet has its own
 EXPECTED = ".jsonl, .csv (also with .gz or .zst) or .parquet"
-DOCUMENTS = ("readme*", "license*", "citation*", "*.md")  # they come with data and are none
+DOCUMENTS = ("readme*", "license*", "citation*", "*.md")  # they come with data and are not data
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 SPELT = {"training": "train", "trainset": "train", "testing": "test", "testset": "test", "devset": "dev"}
-SHOWN = 3  # names in an error
+SHOWN = 3  # names listed in an error
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source; `inner` is its path below the folder, or the fixed part of the pattern, that was named."""
+    """A file of a source; `inner` is its path below the named folder, or below the fixed part of the pattern."""
 
     name: str
     inner: PurePosixPath
     same: object  # equal for two names of one file
     open: Callable[[], io.BufferedIOBase]
-    named: bool = False  # the source is this very file
+    named: bool = False  # the source names this very file
 
     @property
     def format(self) -> tuple[str, str | None]:
-        """Its ending in lower case, and the compression around it; ("", None) if it is none that can be read."""
+        """Its ending in lower case, and its compression; ("", None) for a format that cannot be read."""
         stem, ending = os.path.splitext(self.inner.name.lower())
         compression = COMPRESSIONS.get(ending)
         if compression is not None:
@@ -51,27 +51,27 @@ class SourceFile:
 
     @property
     def splits(self) -> set[str]:
-        """The words of its path that are names of splits: {"train"} of data/train-00000-of-00002.parquet."""
+        """The split names in its path: {"train"} for data/train-00000-of-00002.parquet."""
         words = (SPELT.get(word, word) for word in re.split(r"[^a-z]+", str(self.inner).lower()))
         return {word for word in words if word in SPLITS}
 
     @property
     def hive_keys(self) -> dict[str, str]:
-        """{"level": "5"} of level=5/part.parquet."""
+        """The keys in its folders: {"level": "5"} for level=5/part.parquet."""
         pairs = [part.split("=", 1) for part in PurePosixPath(self.name).parts[:-1] if "=" in part]
         return {key: unquote(value) for key, value in pairs}
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source in the order in which they are read, and what was found beside them and left out."""
+    """The files of a source in reading order, and the names of those that were left out."""
 
     files: list[SourceFile]
     left_out: list[str]
 
 
 def looks_like_files(source: str) -> bool:
-    """Whether a source is meant as a path, a pattern or a URL, there or not, and no name on the hub."""
+    """Whether a source is meant as a path, a pattern or a URL, existing or not, and not as a name on the hub."""
     path = Path(source).expanduser()
     return (
         "://" in source
@@ -84,8 +84,10 @@ def looks_like_files(source: str) -> bool:
 
 
 def list_files(source: str, split: str | None, where: str) -> Listing:
-    """All files that a source names. Raises UserError if there is none, or one that cannot be read or does not say
-    to which split it belongs where that is asked for.
+    """All files that a source names.
+
+    Raises UserError if there are none, if one has an unknown format, or if `split` is given and one does not say to
+    which split it belongs.
     """
     source = source.removeprefix("file://")
     try:
@@ -128,10 +130,10 @@ def _local(source: str, where: str) -> Iterator[SourceFile]:
 
 def _local_file(path: Path, base: Path, where: str) -> SourceFile:
     if not path.is_file():
-        why = "is a link to nothing" if path.is_symlink() and not path.exists() else "is no ordinary file"
+        why = "is a link to nothing" if path.is_symlink() and not path.exists() else "is not an ordinary file"
         raise UserError(f"{where}: {path} {why}; remove it, or name the files to read with a pattern")
     if not str(path).isprintable():
-        raise UserError(f"{where}: the name of {str(path)!r} is no plain text; rename the file")
+        raise UserError(f"{where}: the name of {str(path)!r} has characters that cannot be printed; rename the file")
     named = path == base
     inner = PurePosixPath(path.name if named else path.relative_to(base))
     status = path.stat()
@@ -139,7 +141,7 @@ def _local_file(path: Path, base: Path, where: str) -> SourceFile:
 
 
 def _pattern(path: Path) -> tuple[Path, str]:
-    """The part of a path that is there, and the pattern: that part as it stands, the rest with its wildcards."""
+    """The existing part of a path, and the pattern: that part escaped, the rest with its wildcards."""
     base = Path(path.anchor)
     parts = list(path.parts[1:] if path.anchor else path.parts)
     while parts and os.path.lexists(base / parts[0]):
@@ -148,12 +150,12 @@ def _pattern(path: Path) -> tuple[Path, str]:
 
 
 def _files_below(path: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """The file itself, or the files of a folder and of the folders in it; hidden ones are not looked at."""
+    """The file itself, or all files below a folder except hidden ones."""
     if not path.is_dir():
         yield path
         return
     real = os.path.realpath(path)
-    if real in above:  # a link to a folder that it is in
+    if real in above:  # a link to one of its parent folders
         return
     for inner in sorted(path.iterdir()):
         if not inner.name.startswith("."):
@@ -169,7 +171,7 @@ def _remote(source: str, where: str) -> Iterator[SourceFile]:
         if not system.isfile(path):
             base = path if system.isdir(path) else re.split(r"[*?\[]", path)[0].rpartition("/")[0]
             names = sorted(system.find(path)) if base == path else sorted(filter(system.isfile, system.glob(path)))
-    except Exception as error:  # each protocol raises its own kinds; all mean "no such data", and none is ours to cure
+    except Exception as error:  # each protocol raises its own errors; all mean "no such data"
         raise UserError(f"{where}: {source} cannot be read: {str(error) or type(error).__name__}") from error
 
     def reader(name: str) -> Callable[[], io.BufferedIOBase]:
@@ -189,8 +191,8 @@ def _remote(source: str, where: str) -> Iterator[SourceFile]:
 
 
 def _is_beside(file: SourceFile, source: str) -> bool:
-    """Whether a file that the source does not name itself is a document, or another program's work file: a part of its
-    path begins with _, and no wild part of the source does (folder/_*.jsonl).
+    """Whether a file that the source does not name itself is a document or another program's work file. In a work
+    file's path a part begins with _, and no part of the source's pattern asks for that (folder/_*.jsonl).
     """
     if file.named:
         return False
@@ -199,8 +201,8 @@ def _is_beside(file: SourceFile, source: str) -> bool:
         return True
     parts = source.split("/")
     wild = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    asked = any(part.startswith("_") for part in parts[wild:])
-    return not asked and any(part.startswith("_") for part in file.inner.parts)
+    wanted = any(part.startswith("_") for part in parts[wild:])
+    return not wanted and any(part.startswith("_") for part in file.inner.parts)
 
 
 def _each_once(files: list[SourceFile]) -> tuple[list[SourceFile], list[str]]:
@@ -216,7 +218,10 @@ def _each_once(files: list[SourceFile]) -> tuple[list[SourceFile], list[str]]:
 def _of_split(
     files: list[SourceFile], split: str | None, source: str, where: str
 ) -> tuple[list[SourceFile], list[str]]:
-    """The files of a split, and the others. Without a split all files, unless a folder has several splits."""
+    """The files of a split, and the names of the others. Without a split: all files.
+
+    Raises UserError if a folder has several splits and none is given, or if a file does not say which it belongs to.
+    """
     if split is None:
         found = sorted(set().union(*(file.splits for file in files)))
         if len(found) > 1 and Path(source).expanduser().is_dir():
@@ -228,7 +233,7 @@ def _of_split(
     unclear = [file for file in files if len(file.splits) != 1]
     if unclear:
         raise UserError(
-            f"{where}: split is {split!r}, and {_names(unclear)} does not say to which split it belongs; leave "
+            f"{where}: split is {split!r}, but {_names(unclear)} does not say which split it belongs to; leave "
             f"{where}.split out, and name the files to read in {where}.source"
         )
     chosen = [file for file in files if file.splits == {split}]

@@ -1,4 +1,4 @@
-"""No statistic is taken over a number that is not finite: it would be none itself, or look like one and be wrong."""
+"""Statistics over numbers that are not finite are refused: they would not be finite, or look right and be wrong."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from math import isfinite
 
 
 def finite_or_none(value: float) -> float | None:
-    """A measured number, None where it is not finite."""
+    """A measured number, or None if it is not finite."""
     return value if isfinite(value) else None
 
 
 def check_finite(what: str, values: Iterable[float]) -> None:
-    """Raises ValueError if one of the values is not finite; what counts them leaves them out before."""
+    """Raises ValueError if a value is not finite; callers that expect such values count and drop them first."""
     for place, value in enumerate(values):
         if not isfinite(value):
-            raise ValueError(f"{what}: number {place + 1} is {value}, and no statistic is taken over such numbers")
+            raise ValueError(f"{what}: number {place + 1} is {value}, expected finite numbers")

@@ -1,7 +1,7 @@
-"""What the gate decided about the rounds of a run: which round's adapter each peer is used with.
+"""What the gate decided about a run's rounds: which round's adapter each peer uses.
 
-train/gate/ decides, and writes the manifest of `round=<R>/gate`; peers/policy.py reads it here. Agreement with votes of
-the untouched peers is all that goes into it: no gold answer.
+train/gate/ decides, and writes the manifest of `round=<R>/gate`; peers/policy.py reads it here. It
+rests on agreement with the votes of the untouched peers alone, never on gold answers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ FOLDER = OUTPUT["gate"]
 
 @dataclass(frozen=True)
 class GateComparison:
-    """Agreement with the votes of a candidate against that of another policy, paired by question; shares of 0 to 1.
+    """A candidate's agreement with the votes compared with another policy's, paired by question; shares from 0 to 1.
 
-    `low` and `high` are the interval of `difference` that the rule looks at; `passed` is what it says.
+    `low` and `high` bound the interval of `difference` that the rule uses; `passed` is the rule's verdict.
     """
 
     against: int  # the round of the other policy; 0 is the untouched peer
@@ -43,7 +43,7 @@ class Decision:
 
     peer: str
     round: int
-    comparisons: tuple[GateComparison, ...]  # with the policy in use before, then with round 0's where that is another
+    comparisons: tuple[GateComparison, ...]  # with the policy in use before, then with round 0's if that differs
     in_use: int  # the round whose adapter is used from now on; 0 is the untouched peer
 
     @property
@@ -52,7 +52,7 @@ class Decision:
         return self.in_use == self.round
 
     def manifest(self) -> dict[str, Any]:
-        """For the stage's manifest, which `decisions` reads."""
+        """For the stage's manifest, from which `decisions` reads it."""
         return {"in_use": self.in_use, "comparisons": [asdict(each) for each in self.comparisons]}
 
 
@@ -73,7 +73,7 @@ def decisions(run: Run, round_: int) -> dict[str, Decision] | None:
 
 
 def in_use(run: Run, round_: int) -> dict[str, int]:
-    """{peer: the round whose adapter it is used with} after a round; the round itself in a run without a gate.
+    """{peer: the round whose adapter it uses} after a round; the round itself in a run without a gate.
 
     Raises UserError if the round's gate stage is not finished.
     """
@@ -95,7 +95,7 @@ def judged_adapters(run: Run, round_: int) -> dict[str, str]:
 
 
 def before_round(run: Run, round_: int) -> None:
-    """Raises Ended if in the `gate.patience` rounds before no peer's adapter was accepted."""
+    """Raises Ended if no peer's adapter was accepted in the last `gate.patience` rounds."""
     patience = run.config.gate.patience
     if patience is None or not is_on(run.config) or round_ <= patience:
         return
@@ -105,5 +105,5 @@ def before_round(run: Run, round_: int) -> None:
         raise Ended(
             f"the gate accepted no peer's adapter in {which} of run {run.name!r}, so round {round_} does not begin "
             f"(gate.patience is {patience}). Ways out: a lower train.lr or fewer train.epochs in a new run; or --set "
-            f"gate.patience=null (SET= with make) to go on all the same. `make report RUN={run.name}` shows the tables"
+            f"gate.patience=null (SET= with make) to go on anyway. `make report RUN={run.name}` shows the tables"
         )

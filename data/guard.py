@@ -1,7 +1,7 @@
-"""What evaluate decided about a round, for the next one: runs/<run>/round=<R>/guard.json.
+"""What evaluate decided about a round, for the next round: runs/<run>/round=<R>/guard.json.
 
 The file has the signs of collapse that evaluate found (evaluate/guard.py), the thresholds that it used, and checksums
-of the metrics that it judged. Nothing else of the benchmarks reaches generate or train.
+of the metrics that it judged. Nothing else from the benchmarks reaches generate or train.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from data.run import Run, metrics_path
 
 
 class Ended(UserError):
-    """A run is ended early, in order: what is finished stays, and it has its report."""
+    """A run ends early, in order: finished stages stay, and the run has its report."""
 
 
 class Collapse(Ended):
-    """The guard does not let a run begin its next round."""
+    """The guard refuses to begin the next round of a run."""
 
 
 def decision_path(run: Run, round_: int) -> Path:
@@ -29,7 +29,7 @@ def decision_path(run: Run, round_: int) -> Path:
 
 
 def write_decision(run: Run, round_: int, findings: list[str]) -> None:
-    """Keep what was found in a round, unless that very decision is there already."""
+    """Write the findings of a round, unless guard.json has that very decision already."""
     decision = {"findings": findings, **basis(run, round_)}
     path = decision_path(run, round_)
     if not path.is_file() or shards.read_json(path) != decision:
@@ -39,19 +39,19 @@ def write_decision(run: Run, round_: int, findings: list[str]) -> None:
 
 
 def basis(run: Run, round_: int) -> dict[str, Any]:
-    """What a decision rests on: the thresholds, and the metrics of the round and of round 0, by their checksums."""
+    """What a decision rests on: the thresholds, and the checksums of the metrics of the round and of round 0."""
     metrics = [shards.checksum(metrics_path(run.name, number)) for number in (0, round_)]
     return {"thresholds": thresholds(run.config.guard), "metrics": metrics}
 
 
 def thresholds(section: GuardSection) -> dict[str, Any]:
-    """What decides whether a sign is found; `action` does not."""
+    """The settings that decide whether a sign is found: all but `action`."""
     return section.model_dump(mode="json", exclude={"action"})
 
 
 def before_round(run: Run, round_: int) -> None:
-    """Raises Collapse if the config says to stop and the round before looks like collapse; UserError if that round was
-    not evaluated, or under other thresholds."""
+    """Raises Collapse if guard.action is stop and the round before looks like collapse; UserError if that round, or
+    round 0, is not evaluated, or was judged by other thresholds or metrics."""
     if run.config.guard.action != "stop" or round_ == 1:
         return
     before = round_ - 1
@@ -67,12 +67,12 @@ def before_round(run: Run, round_: int) -> None:
     changed = [key for key, value in basis(run, before).items() if decision.get(key) != value]
     if changed:
         raise UserError(
-            f"round {before} of run {run.name!r} was judged under other {' and '.join(changed)} than there are now: "
+            f"round {before} of run {run.name!r} was judged under other {' and '.join(changed)} than the current ones: "
             f"run `make evaluate ROUND={before}` with the same SET first (it takes seconds), or {ways_out}"
         )
     if decision["findings"]:
         raise Collapse(
             f"round {before} of run {run.name!r} looks like collapse, so round {round_} is not trained: "
             f"{' | '.join(decision['findings'])}. Ways out: a lower train.lr or fewer train.epochs in a new run; other "
-            f"thresholds in [guard]; or {ways_out} to go on all the same. `make report RUN={run.name}` shows the tables"
+            f"thresholds in [guard]; or {ways_out} to go on anyway. `make report RUN={run.name}` shows the tables"
         )

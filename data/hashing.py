@@ -1,4 +1,4 @@
-"""Hashes: of contents, for ids and fingerprints, and of what identifies a request, for its seed."""
+"""Hashes of contents, for ids and fingerprints, and of what identifies a request, for its seed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def digest(value: Any) -> str:
 
 
 def normalise_question(text: str) -> str:
-    """Text as it identifies a question: NFC, runs of white space as one blank. Nothing else is the same question:
+    """The text that identifies a question: NFC, runs of white space as one space. All other differences count:
     3² is not 32, a Mb is not a MB, and A - a is not a - A.
     """
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
 
 
 def loose_form(text: str) -> str:
-    """Text as compared where a question too many is better than one too few, as between training questions and
-    benchmarks: NFKC, case-folded, runs of white space as one blank. It takes 3² for 32.
+    """Text for comparisons where a false match is better than a missed one, as between training questions and
+    benchmarks: NFKC, case-folded, runs of white space as one space. It takes 3² for 32.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()  # which may undo the first normalisation
+    folded = unicodedata.normalize("NFKC", text).casefold()  # folding may undo the normalisation
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", folded)).strip()
 
 
@@ -35,9 +35,9 @@ def question_id(question: str) -> str:
 
 
 def draw_key(question: str) -> str:
-    """What shuffles and sampling seeds go by, 16 hex digits: a hash of the loose form, which was the id up to format 2.
+    """Key of a question in shuffles and sampling seeds, 16 hex digits: a hash of the loose form, the id up to format 2.
 
-    It makes the same config draw the same questions and the same responses as before; it identifies nothing.
+    It keeps draws as they were: the same config still draws the same questions and responses. It is not an id.
     """
     return _short_hash(loose_form(question))
 
@@ -47,5 +47,5 @@ def _short_hash(text: str) -> str:
 
 
 def request_seed(*parts: object) -> int:
-    """Sampling seed of one request from what identifies it, so that a resumed run draws what the first one would."""
+    """Sampling seed of a request, from what identifies it: a resumed run draws what the first one would have drawn."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4]) >> 1

@@ -13,25 +13,25 @@ from data.run import OUTPUT, Run
 
 @dataclass(frozen=True)
 class Hours:
-    """The seconds of the stages that were finished before this call, and when it began."""
+    """The seconds of the stages that were finished before this call, and when this call began."""
 
     before: float
     start: float = field(default_factory=time.monotonic)
 
     def check(self, run: Run, title: str) -> None:
-        """Raises Ended if the run has had its hours; `title` names the stage that does not begin."""
+        """Raises Ended if the run has used up its hours; `title` names the stage that does not begin."""
         limit = run.config.runtime.max_hours
         hours = (self.before + time.monotonic() - self.start) / 3600
         if limit is not None and hours > limit:
             raise Ended(
                 f"run {run.name!r} has taken {hours:.2f} hours, runtime.max_hours is {limit:g}: {title} does not "
-                "begin. What is finished is kept; --set runtime.max_hours=null (SET= with make) goes on"
+                "begin. Finished stages are kept; --set runtime.max_hours=null (SET= with make) goes on"
             )
 
 
 def hours_of(run: Run) -> Hours:
-    """The clock of a call. Seconds of calls that were killed within a stage are known to nobody and not counted, those
-    of another run from which this one was forked are that one's."""
+    """The clock of a call. It does not count the seconds of calls that were killed within a stage, which nobody knows,
+    nor those of stages that a forked run took from another run."""
     origin = origin_of(run.name)
     linked = origin.linked if origin else frozenset()
     folders = [folder for folder in run.root.glob("round=*/*") if folder.name in OUTPUT.values()]

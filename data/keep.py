@@ -1,7 +1,7 @@
-"""Which examples a round trains on, where someone else has chosen them: runs/<run>/round=<R>/keep.parquet.
+"""The examples that a round trains on, where an ablation has chosen them: runs/<run>/round=<R>/keep.parquet.
 
-An ordinary run has no such file. Where there is one, train takes the examples that it lists, each at weight 1, and no
-others. The file holds ids and names alone: by what they were chosen cannot be told from it.
+An ordinary run has no such file. Where it exists, train uses the examples in it, each at weight 1, and no others. The
+file holds only ids and names: it does not show how they were chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCORES = b"scores"  # in the file's metadata: a digest of the scores whose rows 
 
 
 def keep_path(run: str, round_: int) -> Path:
-    """Where the list of a round is."""
+    """The path of a round's list."""
     return RUNS / run / f"round={round_}" / KEEP_FILE
 
 
@@ -42,7 +42,7 @@ def read_keep(run: Run, round_: int) -> pa.Table | None:
     if (table.schema.metadata or {}).get(SCORES, b"").decode() != _scores(run, round_):
         raise UserError(
             f"{path} lists examples of other scores than this round's: run the same `make ablate` again, which lists "
-            "them anew"
+            "them again"
         )
     return table
 

@@ -1,7 +1,7 @@
 """Locks on folders: the system releases them when the process ends, however it ends.
 
-The lock's file says who holds it, and is emptied when it is given up. So what a lock that is free still says is of a
-process that was killed.
+The lock's file names its holder and is emptied on release. So if a free lock still names a holder, that process was
+killed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from data.errors import UserError
 
 LOCK = ".lock"
 HELD = {errno.EAGAIN, errno.EWOULDBLOCK}
-GLANCE = 0.3  # seconds; `holder` may have a lock for a moment
-UNKNOWN = 0  # in the place of a holder's number
-LONGEST = 400  # bytes that are read of what a lock says
+GLANCE = 0.3  # seconds; `holder` may hold a lock for a moment
+UNKNOWN = 0  # stands for a process id
+LONGEST = 400  # bytes read from a lock's file
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, or held it: what is not known is UNKNOWN, or empty. `since` is in UTC."""
+    """Who holds or held a lock; unknown parts are UNKNOWN or empty. `since` is in UTC."""
 
     pid: int = UNKNOWN
     host: str = ""
@@ -38,7 +38,7 @@ class Holder:
 
     @property
     def here(self) -> bool:
-        """Whether it is, or was, on this machine, as far as is known."""
+        """Whether it is or was on this machine, as far as known."""
         return self.host in ("", _host())
 
     def __str__(self) -> str:
@@ -56,8 +56,10 @@ class LocksUnsupported(UserError):
 
 @contextmanager
 def locked(folder: Path, advice: str = "wait for it, stop it, or use another --run name") -> Iterator[None]:
-    """Make a folder and hold its lock; says so where the one who held it last was killed. Raises UserError if another
-    process holds it, or if there are no locks."""
+    """Make a folder and hold its lock for the block; print a line if the last holder was killed.
+
+    Raises UserError if another process holds it, or if the file system has no locks.
+    """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -77,48 +79,46 @@ def locked(folder: Path, advice: str = "wait for it, stop it, or use another --r
 
 
 def _taken(folder: Path, ways_out: str) -> FileIO:
-    """The lock's file, locked, with who this process is in it."""
+    """The lock's file, locked, with this process written into it as its holder."""
     path = folder / LOCK
     while True:
         file = FileIO(path, "a+")
         try:
             if not take(file, path) and not _after_a_glance(file, path):
-                raise UserError(_in_use(folder, _said(file), ways_out))
+                raise UserError(_in_use(folder, _read_holder(file), ways_out))
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                before = _said(file)
-                with suppress(OSError):  # what it says is for people
+                before = _read_holder(file)
+                with suppress(OSError):  # the holder is written for people only
                     file.truncate(0)
                     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
                     file.write(f"{os.getpid()} {_host()} {now}\n".encode())
                 if before is not None:
-                    console.print(_told_of_dead(folder, before), markup=False, soft_wrap=True)
+                    console.print(_takeover_text(folder, before), markup=False, soft_wrap=True)
                 return file
         except BaseException:
             file.close()
             raise
-        file.close()  # whoever held it has removed the folder meanwhile
+        file.close()  # the last holder has removed the folder meanwhile
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def _in_use(folder: Path, holder: Holder | None, ways_out: str) -> str:
     holder = holder or Holder()
-    told = f"{folder} is in use by another process ({holder})"
+    text = f"{folder} is in use by another process ({holder})"
     if holder.pid != UNKNOWN and holder.here and not _lives(holder.pid):
-        told += f", which is dead: a process that it started still has {folder / LOCK} open (`fuser` tells which)"
-    return f"{told}; {ways_out}"
+        text += f", which is dead: a process that it started still has {folder / LOCK} open (`fuser` shows which)"
+    return f"{text}; {ways_out}"
 
 
-def _told_of_dead(folder: Path, holder: Holder) -> str:
-    told = f"{folder}: the last process at it ({holder}) did not end in order: it was killed, or its machine stopped"
+def _takeover_text(folder: Path, holder: Holder) -> str:
+    text = f"{folder}: the last process at it ({holder}) did not end in order: it was killed, or its machine stopped"
     if not holder.here:
-        told += (
-            f". Not every file system tells one machine of another's locks: be sure that it is gone on {holder.host}"
-        )
-    return f"{told}. This one takes over"
+        text += f". Not every file system shows one machine the locks of another: make sure it is gone on {holder.host}"
+    return f"{text}. This one takes over"
 
 
 def _lives(pid: int) -> bool:
-    """Whether there is such a process on this machine."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -128,8 +128,8 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _said(file: FileIO) -> Holder | None:
-    """What an open lock says of its holder; None for one that was given up."""
+def _read_holder(file: FileIO) -> Holder | None:
+    """The holder that an open lock's file names; None after a release."""
     file.seek(0)
     pid, *others = [*file.read(LONGEST).decode(errors="replace").split(), "", "", ""][:3]
     if not pid:
@@ -144,14 +144,14 @@ def _after_a_glance(file: FileIO, path: Path) -> bool:
 
 
 def holder(folder: Path) -> int | None:
-    """The number of the process that holds a folder's lock, UNKNOWN if it is not told; None if nobody does. Where the
-    file system has no locks nobody can."""
+    """The id of the process that holds a folder's lock, UNKNOWN if the lock does not say; None if nobody holds it, or
+    if the file system has no locks."""
     held, who = lock_state(folder)
     return (who.pid if who else UNKNOWN) if held else None
 
 
 def lock_state(folder: Path) -> tuple[bool, Holder | None]:
-    """(whether a folder's lock is held, by whom); of one that is not held, who was killed with it, if anybody was."""
+    """(whether a folder's lock is held, its holder); for a free lock, the holder that was killed, if any."""
     try:
         file = FileIO(folder / LOCK, "r")
     except FileNotFoundError:
@@ -162,12 +162,12 @@ def lock_state(folder: Path) -> tuple[bool, Holder | None]:
         except OSError as error:
             if error.errno not in HELD:
                 return False, None
-            return True, _said(file)
-        return False, _said(file)
+            return True, _read_holder(file)
+        return False, _read_holder(file)
 
 
 def take(file: FileIO, path: Path, wait: bool = False) -> bool:
-    """Lock an open file; False if another process holds it. Raises NoLocks where the file system has none."""
+    """Lock an open file; False if another process holds it. Raises LocksUnsupported if the file system has none."""
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -178,8 +178,8 @@ def take(file: FileIO, path: Path, wait: bool = False) -> bool:
                 return False
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise LocksUnsupported(
-                f"{path} cannot be locked ({reason}), and without a lock two commands would spoil each other's files: "
-                "work in a folder on a disk whose file system has locks (a link to one will do; PST_CACHE names the "
+                f"{path} cannot be locked ({reason}), and without a lock two commands could damage each other's files: "
+                "work in a folder on a disk whose file system has locks (a link to one will do; PST_CACHE sets the "
                 "cache's)"
             ) from None
         return True

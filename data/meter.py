@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 
-RECENT = 60.0  # seconds that a rate is taken over, or ENOUGH marks where they reach further back
+RECENT = 60.0  # seconds that a rate covers, or ENOUGH marks where those reach further back
 ENOUGH = 8  # marks
 APART = 0.5  # seconds between two marks
-SURE_SHARE, SURE_SECONDS, SURE_ITEMS = 0.03, 15.0, 2  # a share of the whole or a time, after which a guess is made
-LATE = 3.0  # times as long without a word as usual, after which the guess grows
+SURE_SHARE, SURE_SECONDS, SURE_ITEMS = 0.03, 15.0, 2  # estimate after a share of the total, or a time
+LATE = 3.0  # times the usual interval between reports, after which the estimate grows
 
 
 class Meter:
     """Counts items and tokens.
 
-    The clock starts with the first word that there is: what was loaded before it, and what came with it, says nothing
-    of the speed. Nor do items that cost no token: they were on disk, or did not fit.
+    The clock starts with the first report: neither the loading before it nor the items in it say anything about the
+    speed. Nor do items that cost no tokens: they were on disk, or did not fit.
     """
 
     def __init__(self, total: int) -> None:
@@ -25,7 +25,7 @@ class Meter:
         self._last = 0.0
 
     def add(self, done: int, tokens: int | None, now: float) -> None:
-        """Count; `tokens` is None where items have none; less than nothing where a dead process had done them."""
+        """Count items; `tokens` is None where items have none. Negative counts take back the work of a dead process."""
         self.done += done
         self.tokens += tokens or 0
         if tokens == 0:
@@ -41,17 +41,17 @@ class Meter:
 
     @property
     def worked(self) -> bool:
-        """Whether anything was done that took work."""
+        """Whether any item so far took work."""
         return bool(self._marks)
 
     def tokens_per_second(self, now: float) -> float | None:
-        """Lately."""
+        """The recent rate; None if too little is known."""
         seconds = self._until(now) - self._marks[0][0] if self._marks else 0.0
         tokens = self.tokens - self._marks[0][2] if self._marks else 0
         return tokens / seconds if seconds >= APART and tokens > 0 else None
 
     def left(self, now: float) -> float | None:
-        """Seconds until all is done; None as long as that would be a mere guess."""
+        """Estimated seconds until all is done; None while too little is done for an estimate."""
         missing = self.total - self.done
         if missing <= 0:
             return 0.0
@@ -64,7 +64,7 @@ class Meter:
         return max(0.0, missing * (end - start) / worked - (now - end))
 
     def _until(self, now: float) -> float:
-        """The end of the time that a rate is taken over: the last word; now, if another is long overdue."""
+        """The end of the time that a rate covers: the last report, or `now` if the next is long overdue."""
         usual = (self._last - self._marks[0][0]) / max(1, len(self._marks) - 1)
         return now if now - self._last > LATE * max(usual, APART) else self._last
 

@@ -1,10 +1,10 @@
 """The nano questions: worded two-step arithmetic and worded pairs of equations, made from a seed.
 
-A question is in one split by the hash of its text, so no text is in two: `pretrain` (the nano peers are made
-from it), `train` (unlabelled, for PST), `validation`, `test`. Every question belongs to one or two of 22 *phrase
-groups*: four phrasings of each operation, six kinds of equations. A group can be *misread*, each in its own fixed
-way (+ for -, a halving forgotten, …), and all numbers are chosen so that every misreading, too, stays among the small
-non-negative integers: a misreading is a plausible wrong solution, not a broken one.
+The hash of a question's text decides its split, so no text is in two splits: `pretrain` (the nano peers are made from
+it), `train` (unlabelled, for PST), `validation`, `test`. Every question belongs to one or two of 22 *phrase groups*:
+four phrasings of each operation, six kinds of equations. A group can be *misread*, each in its own fixed way (+ for -,
+a halving forgotten, …), and all numbers are chosen so that every misreading, too, stays within small non-negative
+integers: a misreading is a plausible wrong solution, not a broken one.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with what is needed to solve it, rightly or under misreadings."""
+    """A question with what is needed to solve it, correctly or under misreadings."""
 
     subset: Subset
     question: str
@@ -146,7 +146,7 @@ class Problem:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The phrase groups in it."""
+        """The phrase groups of the question."""
         return (self.equation,) if self.equation else tuple(step.group for step in self.steps)
 
     def solution(self, misread: Collection[str] = ()) -> str:
@@ -160,7 +160,7 @@ class Problem:
         return ", ".join(map(str, self.worked(())[1]))
 
     def worked(self, misread: Collection[str]) -> tuple[list[str], tuple[int, ...]]:
-        """The lines of a solution and its answer. Raises ValueError where a line leaves the non-negative integers."""
+        """The lines of a solution and its answer. Raises ValueError if a result is not a non-negative integer."""
         if self.equation:
             return solve_equations(self.equation, self.values, self.equation in misread)
         lines, value = [], self.start
@@ -171,7 +171,7 @@ class Problem:
 
 
 def calculate(a: int, op: str, b: int) -> tuple[str, int]:
-    """One calculation as a line, and its result. Raises ValueError where it leaves the non-negative integers."""
+    """One calculation as a line, and its result. Raises ValueError unless that is a non-negative integer."""
     result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b else -1}[op]
     if result < 0 or (op == "/" and a % b):
         raise ValueError(f"{a}{op}{b}")
@@ -179,7 +179,7 @@ def calculate(a: int, op: str, b: int) -> tuple[str, int]:
 
 
 def solve_equations(kind: str, values: tuple[int, ...], misread: bool) -> tuple[list[str], tuple[int, ...]]:
-    """The worked lines and the two unknowns. Raises ValueError where a line leaves the non-negative integers."""
+    """The worked lines and the two unknowns. Raises ValueError if a result is not a non-negative integer."""
     lines: list[str] = []
 
     def line(a: int, op: str, b: int) -> int:
@@ -213,9 +213,9 @@ def solve_equations(kind: str, values: tuple[int, ...], misread: bool) -> tuple[
 
 
 def plausible(problem: Problem) -> bool:
-    """Whether all numbers stay small under every reading, and every misreading ends with other numbers.
+    """Whether all numbers stay small under every reading, and every misreading gives another answer.
 
-    The text does not matter here.
+    The question's text does not matter.
     """
     try:
         solutions = [problem.worked(misread) for misread in readings(problem.groups)]
@@ -234,7 +234,7 @@ def readings(groups: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def candidates(subset: Subset, random_: random.Random) -> Iterator[Problem]:
-    """Plausible problems with the same words and ever other numbers; 1,000 tries."""
+    """Plausible problems with the same words and new random numbers, out of 1,000 tries."""
     a, b = random_.sample(NAMES, 2)
     things = random_.choice(THINGS)
     kind = random_.choice(EQUATIONS)
@@ -248,7 +248,7 @@ def candidates(subset: Subset, random_: random.Random) -> Iterator[Problem]:
             numbers = [random_.randrange(2, 6 if op in "*/" else LARGEST_ARITH // 2) for op, _ in phrases]
             steps = tuple(Step(op, f"{op}{i}", n) for (op, i), n in zip(phrases, numbers, strict=True))
             problem = Problem("arith", "", start=start, steps=steps)
-        if plausible(problem):  # before the text is made: few are
+        if plausible(problem):  # checked before the text is made: few pass
             yield replace(problem, question=_question(problem, a, b, things))
 
 
@@ -257,8 +257,8 @@ def _question(problem: Problem, a: str, b: str, things: str) -> str:
     if problem.equation:
         p, q = problem.values
         return WORDED[problem.equation].format(a=a, b=b, p=p, q=q, things=things)
-    told = [PHRASES[s.op][int(s.group[1:])].format(a=a, b=b, n=s.n, things=things) for s in problem.steps]
-    return " ".join([f"{a} has {problem.start} {things}.", *told, f"How many {things} does {a} have now?"])
+    sentences = [PHRASES[s.op][int(s.group[1:])].format(a=a, b=b, n=s.n, things=things) for s in problem.steps]
+    return " ".join([f"{a} has {problem.start} {things}.", *sentences, f"How many {things} does {a} have now?"])
 
 
 def _values(kind: str, x: int, y: int, k: int) -> tuple[int, int]:
@@ -291,7 +291,7 @@ def problems(subset: Subset, split: Split, seed: object) -> Iterator[Problem]:
                 break
 
 
-@functools.cache  # seconds of work, asked for by each evaluation
+@functools.cache  # takes seconds, and every evaluation calls it
 def source(subset: str | None, split: str) -> tuple[Problem, ...]:
     """The rows of the built-in source `nano`: both subsets in turn, or one. Raises UserError for an unknown name."""
     if split not in SHARES or (subset is not None and subset not in SUBSETS):

@@ -1,8 +1,8 @@
-"""What has become of each stage of a run, from its files alone, in no time: for `make status` and the report.
+"""The state of each stage of a run, quickly and from its files alone, for `make status` and the report.
 
-A finished stage has its manifest. Of any other, `logs/<stage>.json` tells what the last command that came to it did
-(data/record.py writes it). Whether that command is still there, the run's lock tells, which the system takes from a
-process that is killed. No shard is read and no checksum is made: that is `make verify`.
+A finished stage has its manifest. For any other, `logs/<stage>.json` says what the last command that reached it did
+(data/record.py writes it). The run's lock, which the system releases when a process is killed, says whether that
+command still runs. No shard is read and no checksum is made: `make verify` does that.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from data.run import OUTPUT, RUNS, check_run, load_frozen
 
 State = Literal[
     "finished",  # its manifest is there, and so are the files that it lists
-    "running",  # a command is at it
-    "stopped",  # killed or interrupted in the middle: the same command goes on
-    "failed",  # an error, which `reason` tells
-    "ended",  # not begun, in order: by the guard, the gate's patience or runtime.max_hours (`reason`)
+    "running",  # a command works on it
+    "stopped",  # killed or interrupted: the same command goes on
+    "failed",  # with an error, in `reason`
+    "ended",  # the guard, the gate's patience or runtime.max_hours ended the run before it (`reason`)
     "missing",  # not begun
-    "damaged",  # its manifest cannot be read, or a file that it lists is gone (`reason`)
+    "damaged",  # its manifest cannot be read, or a file in it is missing (`reason`)
 ]
 
 
 @dataclass(frozen=True)
 class PeerState:
-    """What a peer has done of what its stage is at. `left` in seconds, where it can be told."""
+    """A peer's progress in the current task of a stage. `left` is in seconds, None if unknown."""
 
     peer: str
     done: int
@@ -39,35 +39,37 @@ class PeerState:
     tokens: int
     tokens_per_second: float | None
     left: float | None
-    working: bool  # False: it waits for another peer, or is through
+    working: bool  # False: it waits for another peer, or is done
     devices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class StageState:
-    """One stage of one round. What is not known is None, or empty."""
+    """One stage of one round. Unknown values are None or empty."""
 
     round: int
     stage: str
     state: State
     rows: int | None = None  # of a finished stage
-    seconds: float | None = None  # it took; of a running one, since this command began it
-    changed: datetime | None = None  # UTC: when it ended, however; of a running or killed one, when it was last heard
+    seconds: float | None = None  # taken; of a running one, since this command began it
+    changed: datetime | None = None  # UTC: when it ended; of a running or killed one, its last sign of life
     reason: str | None = None  # one line
-    task: str | None = None  # what it is, or was, at: "evaluate round 0, responses"
-    unit: str | None = None  # of which `done`, `total` and the peers' are: "responses"
+    task: str | None = None  # the current or last one: "evaluate round 0, responses"
+    unit: str | None = None  # of `done`, `total` and those of the peers: "responses"
     done: int | None = None
     total: int | None = None
     tokens: int | None = None
     tokens_per_second: float | None = None
     left: float | None = None  # seconds, of `task`
     peers: tuple[PeerState, ...] = field(default=())
-    quarantined: dict[str, int] = field(default_factory=dict)  # of a finished stage: questions lost, by reason
+    quarantined: dict[str, int] = field(default_factory=dict)  # of a finished stage: lost questions by reason
 
 
 def stages(run: str) -> list[StageState]:
-    """The stages of a run in their order: of all rounds in which anything was done, and up to the one that the last
-    command was asked for. Raises UserError for an unknown run."""
+    """The stages of a run in order, up to the last round that was begun or that the last command was to reach.
+
+    Raises UserError for an unknown run.
+    """
     root = RUNS / run
     records = _records(root)
     held, latest = holder(root), _latest(records)
@@ -76,8 +78,8 @@ def stages(run: str) -> list[StageState]:
     frozen = (root / "config.json").is_file()
     config = load_frozen(run).model_dump() if frozen else {}
     begun = {r for r in _rounds(root) if _begun(root / f"round={r}")} | {r for r, _ in records}
-    asked = latest.get("last_round")
-    last = max([*begun, asked if type(asked) is int and asked <= LAST_ROUND else 0], default=0)
+    goal = latest.get("last_round")
+    last = max([*begun, goal if type(goal) is int and goal <= LAST_ROUND else 0], default=0)
     return [
         _state(root, round_, stage, records.get((round_, stage)), held)
         for round_ in range(last + 1)
@@ -87,7 +89,7 @@ def stages(run: str) -> list[StageState]:
 
 
 def going(run: str, states: list[StageState] | None = None) -> bool:
-    """Whether a command is at a run and has something left to do; between two stages, too."""
+    """Whether a command works on a run, or is between two stages, and has something left to do."""
     root = RUNS / run
     if holder(root) is None or _latest(_records(root)).get("state") not in ("running", "finished"):
         return False
@@ -95,7 +97,7 @@ def going(run: str, states: list[StageState] | None = None) -> bool:
 
 
 def _stages_of(round_: int, config: dict[str, Any]) -> list[str]:
-    """In the order in which `make round` does them."""
+    """The stages of a round, in the order in which `make round` runs them."""
     gated = bool(config.get("gate", {}).get("questions", 0))
     measured = bool(config.get("benchmarks", True))
     order = ["generate", "score", "train", "gate", "evaluate"] if round_ else ["evaluate", "gate"]
@@ -108,35 +110,35 @@ def _rounds(root: Path) -> list[int]:
 
 
 def _begun(round_dir: Path) -> bool:
-    """Whether a round has more than logs, which calls that were refused leave, too."""
+    """Whether a round has more than logs, which refused commands leave, too."""
     return any(path.name != "logs" for path in round_dir.iterdir())
 
 
 def record_path(round_dir: Path, stage: str) -> Path:
-    """Where the last command that came to a stage keeps what it does."""
+    """Where the last command that reached a stage keeps its record."""
     return round_dir / "logs" / f"{stage}.json"
 
 
 def forget_failure(round_dir: Path, stage: str) -> None:
-    """Of a finished stage that a later command came to in vain, and one after that not."""
+    """Delete the record of a command that failed at a finished stage, once a later command has got past that stage."""
     found = _record(round_dir, stage)
     if found is not None and found.get("state") != "finished":
         record_path(round_dir, stage).unlink(missing_ok=True)
 
 
 def _records(root: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """By round and stage."""
+    """The records of a run by round and stage."""
     found = {(round_, stage): _record(root / f"round={round_}", stage) for round_ in _rounds(root) for stage in OUTPUT}
     return {key: record for key, record in found.items() if record is not None}
 
 
 def _latest(records: dict[tuple[int, str], dict[str, Any]]) -> dict[str, Any]:
-    """The record of the last step that a command came to."""
+    """The record of the stage that a command began last."""
     return max(records.values(), key=lambda record: str(record.get("started", "")), default={})
 
 
 def _record(round_dir: Path, stage: str) -> dict[str, Any] | None:
-    """None, too, for one that cannot be read: it is for people, and nothing rests on it."""
+    """A stage's record; None if it is missing or cannot be read: it is for people, and nothing depends on it."""
     try:
         found = shards.read_json(record_path(round_dir, stage))
     except (UserError, OSError):
@@ -146,12 +148,12 @@ def _record(round_dir: Path, stage: str) -> dict[str, Any] | None:
 
 def _state(root: Path, round_: int, stage: str, record: dict[str, Any] | None, held: int | None) -> StageState:
     try:
-        return _told(root, round_, stage, record, held)
-    except (AttributeError, KeyError, TypeError, ValueError):  # a record that was edited
-        return _told(root, round_, stage, None, held)
+        return _state_from(root, round_, stage, record, held)
+    except (AttributeError, KeyError, TypeError, ValueError):  # someone edited the record
+        return _state_from(root, round_, stage, None, held)
 
 
-def _told(root: Path, round_: int, stage: str, record: dict[str, Any] | None, held: int | None) -> StageState:
+def _state_from(root: Path, round_: int, stage: str, record: dict[str, Any] | None, held: int | None) -> StageState:
     folder = root / f"round={round_}" / OUTPUT[stage]
     if (folder / shards.SUCCESS).is_file():
         found = _finished(folder, round_, stage)
@@ -189,13 +191,13 @@ def _finished(folder: Path, round_: int, stage: str) -> StageState:
 
 
 def _older(record: dict[str, Any], when: datetime | None) -> bool:
-    """Whether a record is of a command that came before."""
+    """Whether a record was last written before `when`."""
     updated = _time(record.get("updated"))
     return updated is None or when is None or updated < when
 
 
 def _at_work(state: StageState, record: dict[str, Any]) -> StageState:
-    """With what the record tells of time and progress."""
+    """The state with the times and the progress that its record has."""
     started, changed = _time(record.get("started")), _time(record.get("updated"))
     now = datetime.now(UTC)
     running = state.state == "running"
@@ -237,7 +239,7 @@ def _peer(name: str, found: dict[str, Any], aged: float, running: bool) -> PeerS
 
 
 def _left(found: dict[str, Any], aged: float, running: bool) -> float | None:
-    """Seconds left now, of what was told a while ago."""
+    """Seconds left now, from what the record said `aged` seconds ago."""
     left = found.get("seconds_left")
     return round(max(0.0, left - aged), 1) if running and left is not None else None
 

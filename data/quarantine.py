@@ -1,7 +1,7 @@
-"""One poisoned question costs itself, with its reason: notes beside the units of work, and quarantine.parquet.
+"""A bad question costs only itself and leaves a reason: notes beside the units of work, and quarantine.parquet.
 
-Whoever does a unit notes what went wrong in it, in a file beside the unit's own that is written first, so that a kill
-loses no reason. The stage counts the notes as units are done, stops if there are too many, and at its end hands them on
+The process that does a unit writes down what went wrong, in a file beside the unit's own and before it, so that a kill
+loses no reason. The stage counts these notes as units are done, stops if there are too many, and at its end moves them
 to `runs/<run>/round=<R>/quarantine.parquet`.
 """
 
@@ -19,14 +19,14 @@ from data.run import Run
 from data.schema import QUARANTINE, QuarantineRow
 from data.stage import Stage
 
-LEAST = 10  # questions of a stage that may be lost whatever their share is, unless that is 0
-OUTCOMES = ("too_long", "not_compared")  # what was known before anything was spent, or counts as undecided
+LEAST = 10  # questions that a stage may lose whatever the allowed share, unless that is 0
+OUTCOMES = ("too_long", "not_compared")  # they cost nothing, or count as undecided
 NOTES = ".quarantine.json"
 DETAIL = 300  # characters of a reason
 
 
 def allowed(share: float, questions: int) -> int:
-    """How many of so many questions may be lost; `share` is `runtime.quarantine_share`."""
+    """How many of `questions` may be lost; `share` is `runtime.quarantine_share`."""
     return max(LEAST, ceil(share * questions)) if share else 0
 
 
@@ -36,14 +36,14 @@ def path_of(round_dir: Path) -> Path:
 
 
 def notes_of(unit: Path) -> Path:
-    """Where what went wrong in a unit is noted; `unit` is its own file."""
+    """The file for notes on what went wrong in a unit; `unit` is the unit's own file."""
     return unit.with_name(unit.name + NOTES)
 
 
 def entry(
     question_id: str, reason: str, detail: str | None = None, peer: str | None = None, benchmark: str | None = None
 ) -> QuarantineRow:
-    """What is noted; its stage is known later."""
+    """A note; its stage is filled in later."""
     short = None if detail is None else detail[:DETAIL]
     return {
         "stage": "",
@@ -56,22 +56,22 @@ def entry(
 
 
 def note(unit: Path, rows: Sequence[QuarantineRow]) -> None:
-    """Keep what went wrong in a unit, before the unit's own file is written; each question and reason once."""
+    """Write the notes of a unit, before the unit's own file; each question and reason once."""
     kept = {(row["peer"], row["question_id"], row["reason"]): row for row in reversed(rows)}
     if kept:
         shards.write_json(list(reversed(kept.values())), notes_of(unit))
     else:
-        notes_of(unit).unlink(missing_ok=True)  # of a call that was killed before it had written the unit
+        notes_of(unit).unlink(missing_ok=True)  # left by a call that was killed before it wrote the unit
 
 
 def entries(round_dir: Path) -> list[shards.Row]:
-    """What the stages of a round have lost."""
+    """The questions that the stages of a round have lost."""
     path = path_of(round_dir)
     return shards.read_rows(path, QUARANTINE) if path.is_file() else []
 
 
 def set_rows(round_dir: Path, stage: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put a stage's rows in the place of those that it had; a file without any is not made."""
+    """Replace the rows of a stage. An empty file is not made."""
     before = entries(round_dir)
     after = [row for row in before if row["stage"] != stage] + list(rows)
     if after != before:
@@ -80,13 +80,13 @@ def set_rows(round_dir: Path, stage: str, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def summary(counts: dict[str, int]) -> str:
-    """How many, by reason: for people."""
+    """The counts by reason, for people."""
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
 
 
 def lines_of(root: Path) -> list[str]:
-    """What the finished stages of a run have lost, a line each; nothing where all is well. A manifest that is damaged
-    is for others to tell."""
+    """A line for each finished stage of a run that has lost questions. Damaged manifests are skipped: others report
+    them."""
     lines = []
     for path in sorted(root.glob(f"round=*/*/{shards.SUCCESS}"), key=lambda path: (len(path.parts[-3]), str(path))):
         try:
@@ -100,11 +100,11 @@ def lines_of(root: Path) -> list[str]:
 
 
 class Quarantine:
-    """What a stage has lost of its `questions`. `files_of_unit(unit)` lists the files to delete before a unit is
+    """The losses of a stage among its `questions`. `files_of_unit(unit)` lists the files to delete before a unit is
     done again.
 
-    A stage that was stopped for too many losses has those units done again that are not joined to a shard yet.
-    Whatever else was done is kept.
+    After a stop for too many losses, units with losses that are not in a shard yet are done again. All other work is
+    kept.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class Quarantine:
         files_of_unit: Callable[[Path], Iterable[Path]] = lambda unit: [unit],
     ) -> None:
         self.run, self.stage, self.questions = run, stage, questions
-        self.lost: dict[str, set[tuple[str | None, str]]] = defaultdict(set)  # by reason: benchmark and question
-        self.details: dict[str, str] = {}  # by reason, one of them
+        self.lost: dict[str, set[tuple[str | None, str]]] = defaultdict(set)  # reason -> benchmark and question
+        self.details: dict[str, str] = {}  # reason -> one example
         units = [path.with_name(path.name.removesuffix(NOTES)) for path in stage.work.glob(f"*{NOTES}")]
         self._count(units)
         if self._why() is not None:
@@ -128,14 +128,14 @@ class Quarantine:
             self._count(unit for unit in units if notes_of(unit).is_file())
 
     def look(self, units: Iterable[Path]) -> None:
-        """Count what was noted of units that are done. Raises UserError if too many questions were lost."""
+        """Count the notes of finished units. Raises UserError if too many questions are lost."""
         self._count(units)
         if (why := self._why()) is not None:
             raise UserError(why)
 
     def close(self, outcomes: Sequence[QuarantineRow] = ()) -> dict[str, Any]:
-        """Write the stage's rows, those of `outcomes` among them, and say how many there are, for its summary: nothing
-        if there are none."""
+        """Write the stage's rows, with those of `outcomes`, and return their counts for its summary; {} if there are
+        none."""
         noted = [row for path in sorted(self.stage.work.glob(f"*{NOTES}")) for row in shards.read_json(path)]
         mine = [{**row, "stage": self.stage.name} for row in (*outcomes, *noted)]
         set_rows(self.run.round_dir(self.stage.round), self.stage.name, mine)
@@ -150,18 +150,18 @@ class Quarantine:
                     self.details.setdefault(row["reason"], row["detail"] or "")
 
     def _why(self) -> str | None:
-        """Why the stage cannot go on, if it cannot: too many questions are lost, or all."""
+        """Why the stage cannot go on, if too many questions are lost, or all; else None."""
         lost = len(set().union(*self.lost.values())) if self.lost else 0
         most = allowed(self.run.config.runtime.quarantine_share, self.questions)
         if lost <= most and (lost < self.questions or not lost or not self.questions):
             return None
-        told = "; ".join(
+        reasons = "; ".join(
             f"{reason} {len(found)}" + (f" (such as: {self.details[reason]})" if self.details[reason] else "")
             for reason, found in sorted(self.lost.items())
         )
         return (
-            f"{self.stage.title}: {lost} of {self.questions} questions are quarantined, {most} may be: {told}. What is "
-            "done is kept: give the same command again to have those tried anew, or raise runtime.quarantine_share "
-            f"({self.run.config.runtime.quarantine_share:g}) to go on without them; {self.stage.work}/*{NOTES} lists "
-            "them"
+            f"{self.stage.title}: {lost} of {self.questions} questions are quarantined, {most} may be: {reasons}. "
+            "Finished work is kept: run the same command again to retry those questions, or raise "
+            f"runtime.quarantine_share ({self.run.config.runtime.quarantine_share:g}) to go on without them; "
+            f"{self.stage.work}/*{NOTES} lists them"
         )

@@ -17,8 +17,8 @@ from data.files import EXPECTED, list_files, looks_like_files
 from data.hashing import draw_key, question_id
 from data.readers import BadFileError, FileRead, read_file, table_texts
 
-NANO = "nano"  # the questions that the project makes itself
-HUB_SPLIT = "train"  # where a hub name comes without a split
+NANO = "nano"  # the project's own questions
+HUB_SPLIT = "train"  # for a hub name without a split
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class SourceOrigin:
     """Where the rows of a source came from."""
 
     source: str
-    rows: int  # all that the source has, before `rows` of its section
+    rows: int  # of the whole source, before its section's `rows`
     files: tuple[FileRead, ...] = ()  # none: nano, or a hub name
     left_out: tuple[str, ...] = ()
-    first: int = 0  # of these rows, the first that its section names
+    first: int = 0  # index of the first row that its section uses
 
     def location(self, row: int) -> str:
-        """The name of a row, counted from 0 over what was read, as errors tell it: file and row in the file."""
+        """The name of a row for errors: file, and row in the file from 1. `row` counts from 0 over the rows read."""
         row += self.first
         for file in self.files:
             if row < file.rows:
@@ -41,7 +41,7 @@ class SourceOrigin:
         return f"{self.source} row {row + 1}"
 
     def manifest(self) -> dict[str, Any]:
-        """For the manifest of the prompts: each file with its size in bytes, its checksum and its rows."""
+        """For the prompts' manifest: each file with its size in bytes, its checksum and its number of rows."""
         return {"source": self.source, "rows": self.rows, "files": [asdict(file) for file in self.files]}
 
     def __str__(self) -> str:
@@ -53,15 +53,15 @@ class Questions(NamedTuple):
     """The questions of a source."""
 
     texts: dict[str, str]  # by id, in the source's order
-    duplicates: int  # rows left out since an earlier one has the same question
+    duplicates: int  # rows dropped because an earlier one has the same question
     origin: SourceOrigin
 
 
 def read_source(section: SourceSection, columns: list[str], where: str) -> pl.DataFrame:
     """The named columns of a source as strings, in the source's order, before any limit.
 
-    `where` names the config section in errors. Raises UserError for a missing or empty source, a column that is
-    not there, an empty question, or a value that is no text.
+    `where` names the config section in errors. Raises UserError for a missing or empty source, a missing column, an
+    empty value, or a value that is not text.
     """
     return read_with_origin(section, columns, where)[0]
 
@@ -84,10 +84,10 @@ def shuffled(questions: Mapping[str, str], seed: int) -> list[str]:
 def read_with_origin(
     section: SourceSection, columns: list[str], where: str, lists: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, SourceOrigin]:
-    """What `read_source` returns, and where it comes from. In the columns `lists` a list is taken, as its JSON. A
+    """What `read_source` returns, and where it comes from. The columns in `lists` may hold lists, returned as JSON. A
     column of options becomes part of the question.
 
-    Raises UserError as `read_source` does, and for a question that has not the options that it should.
+    Raises UserError as `read_source` does, and for a question without proper options.
     """
     more = [section.options] if section.options is not None and section.options not in columns else []
     table, origin = _open(section, list(dict.fromkeys([*columns, *more])), where, (*lists, *more))
@@ -112,7 +112,7 @@ def read_with_origin(
 
 
 def _with_options(section: SourceSection, table: pl.DataFrame, origin: SourceOrigin, where: str) -> pl.DataFrame:
-    """With the options that a column has written below the questions; those of questions with a choice are checked."""
+    """Write the options of a column below the questions; check the options of multiple-choice questions."""
     questions = table[section.question_column].to_list()
     if section.options is not None:
         try:
@@ -140,7 +140,7 @@ def _open(
     for key in ("subset", "revision"):
         if getattr(section, key) is not None:
             raise UserError(
-                f"{where}: {key} is {getattr(section, key)!r}, and {section.source} is no name on the hub; leave "
+                f"{where}: {key} is {getattr(section, key)!r}, but {section.source} is not a name on the hub; leave "
                 f"{where}.{key} out, and name the files to read in {where}.source"
             )
     listing = list_files(source, section.split, where)
@@ -153,7 +153,7 @@ def _open_nano(section: SourceSection, columns: list[str], where: str) -> tuple[
     from data.nano import source
 
     if section.revision is not None:
-        raise UserError(f"{where}: revision is {section.revision!r}, and source 'nano' has none; leave it out")
+        raise UserError(f"{where}: revision is {section.revision!r}, but source 'nano' has none; leave it out")
     rows = source(section.subset, section.split or "train")
     table = pl.DataFrame([{"question": row.question, "answer": row.answer} for row in rows])
     return _texts(table.to_arrow(), columns, NANO, where), SourceOrigin(NANO, len(table))
@@ -168,11 +168,11 @@ def _open_hub(
     split = section.split or HUB_SPLIT
     try:
         dataset = datasets.load_dataset(section.source, section.subset, split=split, revision=section.revision)
-    except Exception as error:  # the library raises a dozen kinds; all mean "no such data", and none is ours to cure
+    except Exception as error:  # the library raises a dozen kinds of errors; all mean "no such data"
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{where}: {section.source!r} is no folder and no {EXPECTED} file here, and as a dataset of the hub it "
-            f"cannot be loaded: {first}"
+            f"{where}: {section.source!r} is neither a folder nor a {EXPECTED} file here, and loading it as a "
+            f"dataset of the hub failed: {first}"
         ) from error
     found: Any = dataset
     table = _texts(found.with_format("arrow")[:], columns, section.source, where, lists)

@@ -1,10 +1,10 @@
-"""Columns of one file as text, as they stand in it: JSONL, CSV, Parquet.
+"""Columns of one file as text, exactly as written: JSONL, CSV, Parquet.
 
-Nothing is converted on the way: 007, 1.50 and 9007199254740993 of a CSV or JSONL file come back letter by letter. What
-has no text of its own (lists, times, bytes) is refused with its row, and so is whatever the reader would have to guess.
+Nothing is converted: 007, 1.50 and 9007199254740993 in a CSV or JSONL file come back character by character. Values
+without a text of their own (lists, times, bytes) are refused with their row, and so is anything ambiguous.
 
-A file may have come from anyone, and a small one may unpack to more than there is memory: what is read is counted
-(`Room`), lines and cells have a longest length, and Parquet is read in batches of rows.
+A file may have come from anyone, and a small one may unpack to more than the memory holds: `MemoryBudget` counts what
+is read, lines and cells have a maximum length, and Parquet is read in batches of rows.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ import pyarrow.parquet as pq
 from data.errors import UserError
 from data.files import SourceFile
 
-Texts = dict[str, list[str | None]]  # by column; None: no value
+Texts = dict[str, list[str | None]]  # column -> values; None: no value
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
 UTF8_MARK = b"\xef\xbb\xbf"
-EXACT = {"Float64": 2.0**53, "Float32": 2.0**24}  # from here on a float has no room for odd numbers
+EXACT = {"Float64": 2.0**53, "Float32": 2.0**24}  # from here on a float cannot hold odd numbers
 NO_JSON = ("NaN", "Infinity", "-Infinity")
-ROOM = 2**30  # bytes of text that are taken from one file; its reader needs up to four times as many
-PER_VALUE = 64  # bytes that a value takes beside its text
-LINE = 2**24  # bytes of a line of JSONL, and of a cell of CSV
-BATCH = 2**16  # rows of Parquet that are read together at most
-NAMES = 20  # columns of a file that are named in an error
+ROOM = 2**30  # bytes of text read from one file at most; the reader needs up to four times as much memory
+PER_VALUE = 64  # bytes that a value takes in addition to its text
+LINE = 2**24  # bytes of a JSONL line or a CSV cell at most
+BATCH = 2**16  # rows of Parquet read at once at most
+NAMES = 20  # columns listed in an error at most
 
 
 @dataclass(frozen=True)
 class FileRead:
-    """A file that was read: what the manifest keeps of it."""
+    """What the manifest keeps of a file that was read."""
 
     name: str
     bytes: int
@@ -49,35 +49,35 @@ class FileRead:
 
 
 class BadFileError(ValueError):
-    """What is wrong in a file, and where: the end of a sentence that begins with the file's name."""
+    """What is wrong in a file, and where. The message completes a sentence that begins with the file's name."""
 
 
 class MemoryBudget:
-    """What is left of ROOM for a file."""
+    """The bytes of ROOM that a file has left."""
 
     def __init__(self) -> None:
         self.left = ROOM
 
     def take(self, values: int, size: int) -> None:
-        """Count values of so many bytes, or characters, together. Raises BadFileError if there are too many."""
+        """Count values of `size` bytes, or characters, in total. Raises BadFileError if the budget is spent."""
         self.left -= values * PER_VALUE + size
         if self.left < 0:
             raise BadFileError(
-                f"has more than {ROOM / 2**30:.3g} GiB of text ({PER_VALUE} bytes are added for each value); take a "
+                f"has more than {ROOM / 2**30:.3g} GiB of text (counting {PER_VALUE} bytes more per value); use a "
                 "part of it, or several files"
             )
 
 
 class _Literal(str):
-    """A number of a JSON file, or a word that JSON does not have, as it is written."""
+    """A number in a JSON file, or a word that JSON does not have (NaN), as written."""
 
 
 def read_file(
     file: SourceFile, columns: list[str], where: str, lists: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, FileRead]:
-    """The named columns as strings, and the file's size and checksum; in the columns `lists` a list is taken, as JSON.
+    """The named columns as strings, and the file's facts. The columns in `lists` may hold lists, returned as JSON.
 
-    Raises UserError for a file that cannot be read as it stands.
+    Raises UserError for a file that cannot be read exactly.
     """
     try:
         with file.open() as handle:
@@ -90,8 +90,8 @@ def read_file(
             table = _read(file, handle, columns, list(keys), lists)
     except (BadFileError, OSError, pa.ArrowException, pl.exceptions.PolarsError, EOFError, MemoryError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        told = first if isinstance(error, BadFileError) else f"cannot be read: {first}"
-        raise UserError(f"{where}: file {file.name} {told}") from error
+        what = first if isinstance(error, BadFileError) else f"cannot be read: {first}"
+        raise UserError(f"{where}: file {file.name} {what}") from error
     _check_hive_keys(file, table, where)
     return table.select(columns), FileRead(file.name, size, sha256, len(table))
 
@@ -103,8 +103,8 @@ def _read(
     if ending == ".parquet":
         try:
             return _parquet(handle, columns, more, lists)
-        except UnicodeDecodeError as error:  # of its header: names of columns
-            raise BadFileError(f"has names or text that are no UTF-8 ({error.reason}); write it again") from error
+        except UnicodeDecodeError as error:  # from its header: names of columns
+            raise BadFileError(f"has names or text that are not UTF-8 ({error.reason}); write it again") from error
     stream = io.BufferedReader(pa.CompressedInputStream(handle, compression)) if compression else handle
     if ending == ".csv":
         return _csv(_lines(stream), columns, more)
@@ -112,23 +112,23 @@ def _read(
 
 
 def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1, and lines as text."""
+    """Line numbers from 1, and the lines as text. Raises BadFileError for a line that is not UTF-8 or too long."""
     for number, line in enumerate(iter(lambda: stream.readline(LINE + 1), b""), 1):
         if len(line) > LINE:
-            raise BadFileError(f"line {number} is longer than {LINE / 2**20:.3g} MiB; expected a row a line")
+            raise BadFileError(f"line {number} is longer than {LINE / 2**20:.3g} MiB; expected one row per line")
         if number == 1:
             if line[:2] in WIDE:
                 raise BadFileError(f"is {WIDE[line[:2]]} text; expected UTF-8: save it as UTF-8")
             line = line.removeprefix(UTF8_MARK)
         if line.startswith(UTF8_MARK):
-            raise BadFileError(f"line {number} begins with a byte order mark: two files in one? Keep them apart")
+            raise BadFileError(f"line {number} begins with a byte order mark: two files in one? Split them")
         if b"\0" in line:
-            raise BadFileError(f"line {number} has a NUL at byte {line.index(0) + 1}; expected UTF-8 text without")
+            raise BadFileError(f"line {number} has a NUL at byte {line.index(0) + 1}; expected UTF-8 text without NULs")
         try:
             yield number, line.decode()
         except UnicodeDecodeError as error:
             raise BadFileError(
-                f"line {number} is no UTF-8 text (0x{line[error.start]:02x} at byte {error.start + 1}); save the file "
+                f"line {number} is not UTF-8 text (0x{line[error.start]:02x} at byte {error.start + 1}); save the file "
                 "as UTF-8"
             ) from error
 
@@ -151,8 +151,8 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
         except (ValueError, RecursionError) as error:
             raise BadFileError(f"cannot be read: line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
-            raise BadFileError(f"line {number} is not a JSON object; expected one object a line, with its columns")
-        if len(known) < NAMES or not set(columns) <= known.keys():  # they are for an error alone
+            raise BadFileError(f"line {number} is not a JSON object; expected one object per line, with its columns")
+        if len(known) < NAMES or not set(columns) <= known.keys():  # needed for an error only
             known |= dict.fromkeys(row)
         for column, found in texts.items():
             try:
@@ -173,7 +173,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _twice(names: Iterable[str]) -> str | None:
-    """The first name that comes again."""
+    """The first name that occurs more than once."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
@@ -181,12 +181,12 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_Literal, pars
 
 
 def _json_text(value: Any, lists: bool) -> str | None:
-    """A JSON value as text, as it is written; a list as the JSON of the texts of its parts, an object as its JSON."""
+    """A JSON value as text, as written. With `lists`, a list as the JSON of its items' texts, an object as its JSON."""
     if lists and isinstance(value, dict):
         try:
             return json.dumps(value, ensure_ascii=False)
         except RecursionError:
-            raise BadFileError("is an object too deep to be read") from None
+            raise BadFileError("is an object nested too deep") from None
     if lists and isinstance(value, list):
         return json.dumps([_json_text(part, lists=False) for part in value], ensure_ascii=False)
     if value is None or isinstance(value, bool):
@@ -206,7 +206,7 @@ def _json_text(value: Any, lists: bool) -> str | None:
 
 
 class _RowLines:
-    """The lines of a CSV file. A row, whose line ends may be in quotes, takes no more than LINE characters."""
+    """The lines of a CSV file. A row may span lines in quotes, but takes at most LINE characters."""
 
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
         self.lines, self.taken = lines, 0
@@ -219,7 +219,7 @@ class _RowLines:
             yield line
 
     def one_by_one(self, rows: Iterator[list[str]], room: MemoryBudget) -> Iterator[list[str]]:
-        """The rows; an empty one, which is left out later, takes its room, too."""
+        """The rows. An empty one, which is dropped later, counts towards the budget, too."""
         for row in rows:
             self.taken = 0
             if not row:
@@ -241,11 +241,11 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
         for row in row_lines.one_by_one(rows, room):
             if not row:  # an empty line
                 continue
-            told = f"row {len(texts[columns[0]]) + 1} (line {rows.line_num})"
+            place_text = f"row {len(texts[columns[0]]) + 1} (line {rows.line_num})"
             if len(row) != len(header):
-                raise BadFileError(f"{told} has {len(row)} cells; its header has {len(header)}")
+                raise BadFileError(f"{place_text} has {len(row)} cells; the header has {len(header)}")
             if row == header:
-                raise BadFileError(f"{told} is the header again: two files in one? Remove the row")
+                raise BadFileError(f"{place_text} is the header again: two files in one? Remove the row")
             for column, place in places.items():
                 texts[column].append(row[place])
                 room.take(1, len(row[place]))
@@ -270,8 +270,8 @@ def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lis
 
 
 def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
-    """Columns of a Parquet file, read in batches of so few rows that one cannot take more than ROOM: a value is not
-    larger than what its row group unpacks to, and may be there once and stand in every row."""
+    """Columns of a Parquet file, in batches of so few rows that none can exceed ROOM: a value is at most as large as
+    its unpacked row group, and one stored value may stand in every row."""
     room, batches = MemoryBudget(), []
     fields = [file.schema_arrow.field(name) for name in wanted]
     room.take(file.metadata.num_rows * len(wanted), 0)  # before anything is read
@@ -289,7 +289,7 @@ def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
 
 
 def _parts(column: pa.Array) -> int:
-    """Values within the values of a column of lists or structs, each of which is read as text."""
+    """The number of values inside a column's lists or structs, each of which is read as text."""
     if pa.types.is_struct(column.type):
         return sum(len(part) + _parts(part) for part in column.flatten())
     if _is_list(column.type):
@@ -303,22 +303,22 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _without_dictionary(column: pa.Array, room: MemoryBudget) -> pa.Array:
-    """Values instead of numbers of values, if there is room for them."""
+    """A dictionary column as plain values. Raises BadFileError if the budget is too small for them."""
     if not pa.types.is_dictionary(column.type):
         return column
     if not pa.types.is_primitive(column.type.value_type):
         lengths = pc.take(pc.binary_length(column.dictionary.cast(pa.large_string())), column.indices)
         size = pc.sum(lengths).as_py() or 0
         room.take(0, size)
-        room.take(0, -size)  # counted when it is there
+        room.take(0, -size)  # a check only: the caller counts it
     return column.cast(column.type.value_type)
 
 
 def table_texts(table: pa.Table, columns: list[str], lists: Sequence[str] = ()) -> pl.DataFrame:
-    """Columns of an Arrow table as text: strings as they are, numbers, dates and truth values in their usual form, in
-    the columns `lists` a list as the JSON of the texts of its parts.
+    """Columns of an Arrow table as text: strings as they are; numbers, dates and booleans in their usual form; lists,
+    in the columns `lists`, as the JSON of their items' texts.
 
-    Raises BadFileError for a column that is not there, or has values without a text.
+    Raises BadFileError for a missing column, or one with values that have no text.
     """
     _check_columns(columns, table.column_names)
     return pl.DataFrame({name: _arrow_texts(table[name], name, name in lists) for name in columns})
@@ -349,7 +349,7 @@ def _check_type(kind: pa.DataType, name: str, lists: bool) -> None:
         types.is_null,
     )
     if not any(check(inner) for check in checks):
-        raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates are taken, too)")
+        raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates will do, too)")
 
 
 def _arrow_texts(column: pa.ChunkedArray, name: str, lists: bool) -> pl.Series:
@@ -402,6 +402,6 @@ def _check_hive_keys(file: SourceFile, table: pl.DataFrame, where: str) -> None:
         if other.any():
             row = other.arg_true()[0]
             raise UserError(
-                f"{where}: file {file.name} row {row + 1} has {key} {table[key][row]!r}, and its folder says "
+                f"{where}: file {file.name} row {row + 1} has {key} {table[key][row]!r}, but its folder says "
                 f"{key}={value}; rename the folder, or the column"
             )

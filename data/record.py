@@ -1,7 +1,7 @@
-"""What a command does at a stage, for those who look from outside: `logs/<stage>.json`, and events.
+"""What a command does at a stage, for other processes to see: `logs/<stage>.json`, and events.
 
-The file is small, is written whole at most once a second, and nothing rests on it: what goes on from where is told by
-the stages' own files. data/progress.py reads it.
+The small file is rewritten at most once a second. Nothing depends on it: a stage goes on from its own files.
+data/progress.py reads it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LONGEST = 1000  # characters of a reason
 
 
 class Record:
-    """Of one stage of one round."""
+    """The record of one stage of one round."""
 
     def __init__(self, run: Run, round_: int, stage: str, last_round: int) -> None:
         self.path = record_path(run.round_dir(round_), stage)
@@ -38,24 +38,24 @@ class Record:
         self.write()
 
     def progress(self, numbers: dict[str, Any]) -> None:
-        """Where a task of the stage is: `data.task.Task.numbers`."""
+        """Set the progress of the stage's task: `data.task.Task.numbers`."""
         self.found["progress"] = numbers
         self.write()
 
     def close(self, state: State, reason: str | None = None) -> None:
-        """What has become of it."""
+        """Set the final state."""
         self.found |= {"state": state, "reason": reason}
         self.write()
 
     def write(self) -> None:
-        """Never a reason for a stage to fail. On a full disk the file is written over in its place, where it has its
-        block already: that the disk is full is what it is to tell."""
+        """Write the file; never fail a stage for it. On a full disk overwrite it in place, where it has a block
+        already: it has to report the full disk."""
         text = json.dumps({**self.found, "updated": events.now_utc()}, indent=1) + "\n"
         temporary = self.path.with_name(self.path.name + ".tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.path)  # not flushed: after a power cut it may be lost
+            os.replace(temporary, self.path)  # not flushed to disk: a power cut may lose it
         except OSError:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -64,13 +64,13 @@ class Record:
                 file.truncate()
 
 
-current: Record | None = None  # of the stage that this process is at
+current: Record | None = None  # of this process's current stage
 
 
 @contextmanager
 def recorded(run: Run, round_: int, stage: str, last_round: int) -> Iterator[None]:
-    """Keep a record of the block, which does a stage, and tell its start and end as events. Of a stage that was
-    finished before, only what goes wrong is kept."""
+    """Keep a record of the block, which does a stage, and emit its start and end as events. For a stage that was
+    finished before, record failures only."""
     global current
     already = stage_is_finished(run.name, stage, round_)
     with events.with_fields(run=run.name, round=round_, stage=stage):
@@ -107,7 +107,7 @@ def _finished(run: Run, round_: int, stage: str, already: bool) -> None:
 
 
 def state_of(error: BaseException) -> State:
-    """What has become of a stage that raised an error."""
+    """The state of a stage that raised an error."""
     if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
         return "stopped"
     return "ended" if isinstance(error, Ended) else "failed"
@@ -119,8 +119,8 @@ def reason_of(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, BrokenPipeError):
         return "nobody read the output any more"
-    told = str(error) if isinstance(error, UserError) else trouble(error)
-    if told is None:  # a defect; of a traceback from a peer's process, the first and the last line
+    reason = str(error) if isinstance(error, UserError) else trouble(error)
+    if reason is None:  # a defect; if it quotes a peer's traceback, take its first and last line
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = f"{type(error).__name__}: {' '.join(dict.fromkeys([*lines[:1], *lines[-1:]]))}"
-    return " ".join(told.split())[:LONGEST]
+        reason = f"{type(error).__name__}: {' '.join(dict.fromkeys([*lines[:1], *lines[-1:]]))}"
+    return " ".join(reason.split())[:LONGEST]

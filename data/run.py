@@ -26,7 +26,7 @@ from data.selection import write_prompts
 from data.stage import check_format
 
 RUNS = Path("runs")
-# ends of the names of files that hold no work
+# suffixes of files that hold no finished work
 NOTHING_MADE = (shards.STARTED, "~too-long.json", "~too-long.json.sha256", ".tmp")
 OUTPUT = {  # folders by stage
     "generate": "chains",
@@ -39,7 +39,7 @@ OUTPUT = {  # folders by stage
 
 @dataclass(frozen=True)
 class Run:
-    """An opened run. Paths are relative to the project's root, from where everything is started."""
+    """An opened run. Paths are relative to the project's root, where all commands start."""
 
     name: str
     config: Config
@@ -51,12 +51,12 @@ class Run:
 
     @property
     def prompts_dir(self) -> Path:
-        """Where the unlabelled questions are."""
+        """Folder of the unlabelled questions."""
         return self.root / "prompts"
 
     @property
     def gate_dir(self) -> Path:
-        """Where the unlabelled questions of the gate are; nothing without a gate."""
+        """Folder of the gate's unlabelled questions; missing without a gate."""
         return self.root / "gate"
 
     def round_dir(self, round_: int) -> Path:
@@ -68,10 +68,10 @@ class Run:
         return self.round_dir(round_) / kind
 
     def freeze(self, check: Callable[[], object]) -> None:
-        """Keep the config for good. Called by the first stage once all that can be checked without weights is
-        checked, so that a config that was refused leaves nothing for the corrected one to conflict with.
+        """Write the config for good. The first stage calls this after all checks that need no weights, so that a
+        refused config leaves nothing that the corrected one could conflict with.
 
-        `check` raises UserError; it is for what takes too long in each call, and is not called for a frozen config.
+        `check` raises UserError; it is for checks too slow for every call, and is not called for a frozen config.
         """
         path = self.root / "config.json"
         if not path.is_file():
@@ -93,16 +93,16 @@ class Run:
 
 
 def stage_is_finished(run: str, stage: str, round_: int) -> bool:
-    """Whether a stage of a run has its manifest; what is in it is not looked at."""
+    """Whether a stage of a run has its manifest, whose contents are not checked."""
     return (RUNS / run / f"round={round_}" / OUTPUT[stage] / shards.SUCCESS).is_file()
 
 
 def check_run_name(run: str, option: str = "--run") -> None:
-    """Raises UserError for what cannot be the name of a run; `option` is what gave it."""
+    """Raises UserError for what cannot be the name of a run; `option` is the option that gave it."""
     if not re.fullmatch(NAME, run) or len(run) > NAME_BYTES:
         raise UserError(
             f"{option} {run[: 2 * NAME_BYTES]!r}: expected a name of at most {NAME_BYTES} letters, digits, '.', '_' "
-            "and '-' that begins with one of the first two kinds and does not end in '.'; it is a folder in runs/"
+            "and '-' that begins with a letter or digit and does not end in '.'; it is a folder in runs/"
         )
 
 
@@ -113,11 +113,11 @@ def open_run(
     overrides: list[str],
     resolved: Callable[[Config], None] = lambda config: None,
 ) -> Iterator[Run]:
-    """Lock a run, resolve its config, and write its prompts if they are not there yet.
+    """Lock a run, resolve its config, and write its prompts if they are missing.
 
-    `resolved` is given the config before the prompts are written.
-    Without a config file an existing run's frozen config is used. Raises UserError if another process holds the run,
-    the config conflicts with the frozen one, or the questions are not usable.
+    `resolved` is called with the config before the prompts are written. Without a config file, an existing run's frozen
+    config is used. Raises UserError if another process holds the run, if the config conflicts with the frozen one, or
+    if the questions are not usable.
     """
     check_run_name(name)
     root = RUNS / name
@@ -130,7 +130,7 @@ def open_run(
         first = not frozen_path.is_file()
         try:
             if not first:
-                check_run_version(root)  # before the config is compared, so that an old run is told as what it is
+                check_run_version(root)  # before configs are compared: an old run gets the right error
             config = _resolve(frozen_path, given, overrides)
             resolved(config)
             check_own(config.answer_kinds)
@@ -140,27 +140,27 @@ def open_run(
             yield run
         except BaseException:
             if first:
-                with suppress(OSError):  # the first error is the one to tell
+                with suppress(OSError):  # report the first error
                     _forget(root)
             raise
 
 
 def _forget(root: Path) -> None:
-    """Remove what a first call that failed leaves, unless a stage has made something: the corrected command is a first
-    call, too. Of a call that got as far as its models the logs stay."""
+    """Remove what a failed first call leaves, unless a stage has made something: the corrected command is then a first
+    call, too. The logs stay if the call got as far as its models."""
     begun, rounds = (root / "config.json").is_file(), [path for path in root.glob("round=*/**/*") if path.is_file()]
     logs = [path for path in rounds if path.parent.name == "logs"]
     if any(not path.name.endswith(NOTHING_MADE) for path in rounds if path not in logs):
         return
     kept = [path for path in logs if begun and path.stat().st_size]
-    ours = (shards.SUCCESS, *NOTHING_MADE, ".parquet")  # not what a person may have put there
+    ours = (shards.SUCCESS, *NOTHING_MADE, ".parquet")  # not what a person put there
     own = [path for name in ("prompts", "gate") for path in root.glob(f"{name}/*") if path.name.endswith(ours)]
     made = (*own, *rounds)
     for path in (root / "config.json", root / sums.SUMS, *made, root / ".lock"):
         if path not in kept:
             path.unlink(missing_ok=True)
     inside = [path for pattern in ("prompts", "gate", "round=*", "round=*/**/*") for path in root.glob(pattern)]
-    for path in sorted((path for path in (*inside, root) if path.is_dir()), reverse=True):  # those inside others first
+    for path in sorted((path for path in (*inside, root) if path.is_dir()), reverse=True):  # inner folders first
         if not any(path.iterdir()):
             path.rmdir()
 
@@ -182,13 +182,13 @@ def _resolve(path: Path, given: Config | None, overrides: list[str]) -> Config:
         )
     gate = frozen.gate.model_copy(update={"patience": given.gate.patience})
     free = {name: getattr(given, name) for name in ("runtime", "executor", "guard", "tracking")}
-    placed = {"peers": given.peers, "prompts": given.prompts, "benchmarks": given.benchmarks}  # as runtime.places says
+    placed = {"peers": given.peers, "prompts": given.prompts, "benchmarks": given.benchmarks}  # moved by runtime.places
     return frozen.model_copy(update={**free, **placed, "gate": gate})
 
 
 def check_run_version(root: Path) -> None:
-    """Raises UserError if another version of this project made a part of a run. What is damaged is for whoever reads
-    it to tell."""
+    """Raises UserError if another version of this project made a part of a run. Damaged manifests are left to those
+    who read them."""
     for folder in (*(root / name for name in ("prompts", "gate", "forked_from")), *sorted(root.glob("round=*/*"))):
         path = folder / shards.SUCCESS
         if path.is_file():
@@ -201,18 +201,18 @@ def check_run_version(root: Path) -> None:
 
 
 def check_run(run: str) -> None:
-    """Raises UserError for a run that never got as far as a config, and for one of another version."""
+    """Raises UserError for a run without a frozen config, and for one of another version."""
     check_begun(run)
     load_frozen(run)
 
 
 def check_begun(run: str) -> None:
-    """Raises UserError for a run that never got as far as a config, whose words are not looked at, and for one with
-    links that lead out of it."""
+    """Raises UserError for a run without a frozen config, whose contents are not checked, and for one with links that
+    lead out of it."""
     known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
     if run not in known:
         runs = ", ".join(known) or "none yet"
-        raise UserError(f"there is no run {run!r} (`make round` would begin it); runs: {runs}")
+        raise UserError(f"there is no run {run!r} (`make round` begins one); runs: {runs}")
     check_inside(RUNS / run)
 
 
@@ -228,8 +228,8 @@ def load_frozen(run: str) -> Config:
 
 
 def read_frozen(path: Path) -> Config:
-    """A frozen config. A key that it lacks has its default, which is what versions without the key did (of this format;
-    `check_version` refuses the others). Raises UserError for a key that this version does not know."""
+    """A frozen config. A missing key gets its default, which is how earlier versions of this format behaved
+    (`check_run_version` refuses other formats). Raises UserError for a key that this version does not know."""
     raw = shards.read_json(path)
     try:
         return parse_config(raw, str(path))

@@ -1,9 +1,9 @@
 """One row type per hand-off, and the Parquet schema that follows from it.
 
-A `TypedDict` says what a row has, so that mypy sees a misspelt column. `schema_of` makes the Arrow schema from it,
+A `TypedDict` lists the columns of a row, so that mypy finds a misspelt one. `schema_of` makes the Arrow schema from it,
 which is checked when a shard is written and again when it is read: `str` is string, `int` int32, `float` float64, and
-what is `| None` may be null. No schema that generate, score or train touches has a gold answer. columns.py says what
-every column means.
+`| None` is nullable. No schema that generate, score or train uses has a gold answer. columns.py says what every column
+means.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ARROW: dict[Any, pa.DataType] = {
 
 @cache
 def schema_of(row: Any) -> pa.Schema:
-    """The Arrow schema of a TypedDict's rows. Raises KeyError for a type that no column has."""
+    """The Arrow schema of a TypedDict's rows. Raises KeyError for a type that is not in ARROW."""
     fields = []
     for name, hint in get_type_hints(row).items():
         nullable = get_origin(hint) is types.UnionType
@@ -90,7 +90,7 @@ class ScoreRow(TypedDict):
 
 
 class KeepRow(TypedDict):
-    """An example that train keeps, where a list of them is there; written by `make ablate`."""
+    """An example to train on, where an ablation lists them; written by `make ablate`."""
 
     prompt_id: str
     peer: str
@@ -98,7 +98,7 @@ class KeepRow(TypedDict):
 
 
 class QuarantineRow(TypedDict):
-    """What went wrong with one question in a stage; written by generate, score, gate, evaluate where anything did."""
+    """What went wrong with one question in a stage; written by generate, score, gate, evaluate if anything did."""
 
     stage: str
     peer: str | None
@@ -122,7 +122,7 @@ class GateResponseRow(TypedDict):
 
 
 class GateRow(GateResponseRow):
-    """A response to a question of the gate beside the vote of the untouched peers; written by train/gate/."""
+    """A response to a question of the gate, with the vote of the untouched peers; written by train/gate/."""
 
     vote: str | None
     vote_share: float
@@ -206,7 +206,7 @@ class AblationRow(TypedDict):
 
 
 class CrossRow(TypedDict):
-    """What one peer's verifier makes of another's samples; written by evaluate."""
+    """How one peer's verifier does on another's samples; written by evaluate."""
 
     benchmark: str
     peer: str

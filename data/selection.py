@@ -1,4 +1,4 @@
-"""Which questions a run trains on: each once, none that a benchmark has, in a seeded order."""
+"""The questions that a run trains on: each once, none from a benchmark, in a seeded order."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from data.hashing import digest, loose_form, normalise_question
 from data.questions import SourceOrigin, shuffled, unique_questions
 from data.schema import PROMPTS
 
-PRINTED = 10  # lines of a list on the screen
-KEPT = 1000  # entries of a list in the manifest, which is read whole
+PRINTED = 10  # lines of a list on the screen at most
+KEPT = 1000  # entries of a list in the manifest at most, which is read whole
 SHORT = 60  # characters of a question in a message
-FATE = {"drop": "dropped", "transductive": "trained on all the same"}
+FATE = {"drop": "dropped", "transductive": "trained on anyway"}
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A question that another source also has, as both write it."""
+    """A question that another source also has, in both spellings."""
 
     question: str
     benchmark: str
@@ -31,7 +31,7 @@ class Shared:
 
     @property
     def same(self) -> bool:
-        """Whether it is the same question; else only the loose forms are the same."""
+        """Whether both are the same question, not only alike in their loose forms."""
         return normalise_question(self.question) == normalise_question(self.in_benchmark)
 
     def __str__(self) -> str:
@@ -43,8 +43,8 @@ class Shared:
 class Chosen:
     """The questions of a run, and what was left out."""
 
-    questions: dict[str, str]  # those that are trained on, by id, in their order
-    for_gate: dict[str, str]  # those that follow, for the gate alone
+    questions: dict[str, str]  # those to train on, by id, in order
+    for_gate: dict[str, str]  # the next ones, for the gate alone
     duplicates: int
     shared: dict[str, Shared]
     origin: SourceOrigin
@@ -52,11 +52,11 @@ class Chosen:
 
 
 def choose_prompts(config: Config) -> Chosen:
-    """The unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and those for the gate, which
-    follow.
+    """The unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and the next ones, for the
+    gate.
 
     Raises UserError if a source cannot be used, has too few questions for the gate, or shares questions with a
-    benchmark and may not.
+    benchmark against `prompts.overlap`.
     """
     section = config.prompts
     questions, duplicates, origin = unique_questions(section, "prompts")
@@ -70,12 +70,12 @@ def choose_prompts(config: Config) -> Chosen:
 
 
 def write_prompts(config: Config, folder: Path, gate: Path) -> None:
-    """Write `choose_prompts` of a config, those for the gate into the folder `gate`, and say what was done. Raises
+    """Write the questions of `choose_prompts`, those for the gate into the folder `gate`, and print a summary. Raises
     UserError as it does."""
     section, chosen = config.prompts, choose_prompts(config)
     shared, origin, ids = chosen.shared, chosen.origin, list(chosen.questions)
     shutil.rmtree(gate, ignore_errors=True)
-    if chosen.for_gate:  # first: the manifest of the prompts says that all is there
+    if chosen.for_gate:  # first: the prompts' manifest says that all is complete
         parts = _write_questions(chosen.for_gate, config, gate)
         about = {"stage": "gate questions", "rows": len(chosen.for_gate)}
         shards.write_manifest(gate, about, parts)
@@ -93,13 +93,13 @@ def write_prompts(config: Config, folder: Path, gate: Path) -> None:
         "config": digest(section.model_dump(mode="json")),
     }
     shards.write_manifest(folder, manifest, files)
-    _tell(section, origin, chosen.duplicates, shared, len(ids), len(chosen.for_gate))
+    _print_summary(section, origin, chosen.duplicates, shared, len(ids), len(chosen.for_gate))
     for name, found in chosen.benchmarks.items():
         _say(f"benchmark {name}: {found}", found.left_out)
 
 
 def _for_gate(ids: list[str], config: Config) -> list[str]:
-    """The questions that follow those to train on, as many as the gate asks for. Raises UserError for too few."""
+    """The `gate.questions` questions after those to train on. Raises UserError if there are too few."""
     wanted, trained = config.gate.questions, len(ids[: config.prompts.limit])
     found = ids[trained : trained + wanted]
     if len(found) < wanted:
@@ -112,9 +112,9 @@ def _for_gate(ids: list[str], config: Config) -> list[str]:
 
 
 def _write_questions(questions: dict[str, str], config: Config, folder: Path) -> list[Path]:
-    """The shards of some questions."""
+    """Write questions as shards; returns their paths."""
     ids = list(questions)
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before it could freeze its config
+    shutil.rmtree(folder, ignore_errors=True)  # left by a call that was killed before it froze its config
     files = []
     for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
         part = ids[first : first + config.run.shard_questions]
@@ -125,7 +125,7 @@ def _write_questions(questions: dict[str, str], config: Config, folder: Path) ->
 
 
 def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str, Shared], dict[str, SourceOrigin]]:
-    """The questions, by id, that a benchmark also has by their loose form; and where each benchmark comes from."""
+    """The questions, by id, that a benchmark also has, by loose form; and where each benchmark comes from."""
     texts, origins = dict[str, dict[str, str]](), {}
     for index, benchmark in enumerate(config.benchmarks):
         texts[benchmark.name], _, origins[benchmark.name] = unique_questions(benchmark, f"benchmarks.{index}")
@@ -133,9 +133,9 @@ def _in_benchmarks(config: Config, questions: dict[str, str]) -> tuple[dict[str,
 
 
 def without_known(config: Config, questions: dict[str, str]) -> dict[str, str]:
-    """The questions {id: text} of [wording] without those that are among the prompts, limit or not, or in a benchmark.
+    """The questions {id: text} of [wording] without those in a benchmark or among the prompts, whatever their limit.
 
-    Raises UserError if there are some and `wording.overlap` is 'refuse', or if none is left.
+    Raises UserError if there are such and `wording.overlap` is 'refuse', or if no question is left.
     """
     assert config.wording is not None
     known = {"prompts": unique_questions(config.prompts, "prompts").texts}
@@ -144,7 +144,7 @@ def without_known(config: Config, questions: dict[str, str]) -> dict[str, str]:
     if shared and config.wording.overlap == "refuse":
         raise UserError(
             f"wording: {len(shared)} of {len(questions)} questions are also trained on or tested on, first "
-            f"{next(iter(shared.values()))}. A wording that is chosen on them would flatter the run: use other rows, "
+            f"{next(iter(shared.values()))}. A wording chosen on them would flatter the run: use other rows, "
             "or set wording.overlap to 'drop'"
         )
     left = {id_: text for id_, text in questions.items() if id_ not in shared}
@@ -156,14 +156,14 @@ def without_known(config: Config, questions: dict[str, str]) -> dict[str, str]:
 
 
 def _shared(questions: dict[str, str], others: dict[str, dict[str, str]]) -> dict[str, Shared]:
-    """The questions, by id, that one of the others {name: {id: text}} also has by their loose form."""
-    asked: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    """The questions, by id, that one of the others {name: {id: text}} also has, by loose form."""
+    known: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
     for name, texts in others.items():
         for text in texts.values():
-            asked[loose_form(text)][normalise_question(text)] = (name, text)
+            known[loose_form(text)][normalise_question(text)] = (name, text)
     shared = {}
     for id_, question in questions.items():
-        found = asked.get(loose_form(question))
+        found = known.get(loose_form(question))
         if found:
             exact = found.get(normalise_question(question))
             shared[id_] = Shared(question, *(exact or next(iter(found.values()))))
@@ -186,7 +186,7 @@ def _without(questions: dict[str, str], shared: dict[str, Shared], section: Prom
     return left
 
 
-def _tell(
+def _print_summary(
     section: PromptsSection,
     origin: SourceOrigin,
     duplicates: int,
@@ -199,7 +199,7 @@ def _tell(
         parts.insert(1, f"{list(section.rows)} of them used")
     loose = [str(pair) for pair in shared.values() if not pair.same]
     if shared:
-        but = f" ({len(loose):,} but for case or typography)" if loose else ""
+        but = f" ({len(loose):,} except for case or typography)" if loose else ""
         parts.append(f"{len(shared):,} also in a benchmark{but}: {FATE[section.overlap]}")
     more = f", {kept_apart:,} more kept apart for the gate" if kept_apart else ""
     _say(f"prompts: {', '.join(parts)}; {taken:,} questions taken{more}", origin.left_out)
@@ -208,7 +208,7 @@ def _tell(
 
 
 def _say(line: str, left_out: tuple[str, ...] = ()) -> None:
-    """As it is: a name may have brackets, and a line may be longer than the screen."""
+    """Print a line as it is: names may have brackets, and a line may be longer than the screen."""
     console.print(line, markup=False, soft_wrap=True)
     for name in _some(list(left_out)):
         console.print(f"  left out: {name}", markup=False, soft_wrap=True)

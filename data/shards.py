@@ -1,8 +1,8 @@
-"""Parquet shards that are either whole or not there, and the manifest that closes a stage.
+"""Parquet shards that are either whole or missing, and the manifest that closes a stage.
 
 A shard is written under a temporary name in the same folder, flushed, and renamed; `_SUCCESS.json` comes last and
-carries the checksum of every shard. `_STARTED.json` holds the fingerprint (config and inputs) under which
-unfinished work was made, so that a rerun under another config cannot mix with it.
+has the checksum of every shard. `_STARTED.json` holds the fingerprint (config and inputs) of unfinished work, so that
+a rerun under another config cannot mix with it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from data.stage import FORMAT, check_format
 
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
-SEAL = "sha256"  # of a manifest, in itself
-LONGEST = 255  # bytes of a file's name
-# what is read of manifests in many places, one of which may come from anyone
+SEAL = "sha256"  # key of a manifest's own checksum
+LONGEST = 255  # bytes of a file's name at most
+# types of keys that many places read from manifests, which may come from anyone
 STATED: dict[str, tuple[type, ...]] = {
     "rows": (int,),
     "seconds": (int, float),
@@ -56,11 +56,11 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write an Arrow table as one Parquet file, atomically. Raises ValueError for a null where its schema has none, and
-    for a number that is not finite."""
+    """Write an Arrow table as one Parquet file, atomically. Raises ValueError for a null in a column that is not
+    nullable, and for a number that is not finite."""
     for field in table.schema:
         if not field.nullable and table.column(field.name).null_count:
-            raise ValueError(f"{path.name}: column {field.name} has nulls and must not")
+            raise ValueError(f"{path.name}: column {field.name} has nulls but is not nullable")
     if name := _not_finite(table):
         raise ValueError(f"{path.name}: column {name} has a number that is not finite")
     with writing(path) as temporary:
@@ -68,15 +68,15 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def _not_finite(table: pa.Table) -> str | None:
-    """The name of a column with a NaN or an infinity, if there is one."""
+    """The name of a column with a NaN or an infinity; None if there is none."""
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     return next((name for name in floats if not pc.all(pc.is_finite(table[name]), min_count=0).as_py()), None)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary name for the block to write a file under, which then is flushed to disk and gets its final name. What
-    a block that fails has written is removed: on a full disk it would take the room that is lacking."""
+    """A temporary name for the block to write a file under; afterwards the file is flushed to disk and renamed to
+    `path`. If the block fails, the temporary file is removed: on a full disk it would take up needed space."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -86,7 +86,7 @@ def writing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # which Arrow does not tell
+            error.filename = str(path)  # Arrow does not set it
         raise
 
 
@@ -105,13 +105,13 @@ def write_json(value: Any, path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises UserError if the file is damaged, or is called like a manifest and is none."""
+    """Read JSON. Raises UserError if the file is damaged, or is named like a manifest and is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         wrong = _wrong(found) if path.name == SUCCESS else None
     except (OSError, ValueError, RecursionError) as error:
         if trouble(error):
-            raise  # deleting it would not help
+            raise  # deleting the file would not help
         raise UserError(f"{path} cannot be read ({error}); delete it and run the stage again") from error
     if wrong:
         raise UserError(f"{path} is damaged: {wrong}; delete {path.parent} and run its stage again")
@@ -119,28 +119,28 @@ def read_json(path: Path) -> Any:
 
 
 def _wrong(manifest: Any) -> str | None:
-    """What of a manifest is not of its kind, or is not what was written; one of another version may have anything."""
+    """What is wrong in a manifest, by its types and its own checksum; None for one of another version."""
     if not isinstance(manifest, dict):
-        return "it is no manifest: it lists no files"
+        return "it is not a manifest: it lists no files"
     if manifest.get("format") != FORMAT:
         return None
     for key, kinds in STATED.items():
         if key in manifest and not isinstance(manifest[key], kinds):
             return f"its {key} is {str(manifest[key])[:60]!r}"
     if not all(isinstance(count, int) for count in manifest.get("quarantined", {}).values()):
-        return "its quarantined has other things than counts"
-    for name in manifest.get("files", {}):  # a message that names it is to be one line
+        return "its quarantined has values that are not counts"
+    for name in manifest.get("files", {}):  # messages that name it must stay one line
         if not name.isprintable() or len(name.encode()) > LONGEST:
             return f"it lists the file {name[:60]!r}"
     if SEAL in manifest and seal(manifest) != manifest[SEAL]:
-        return "its checksum of itself does not fit"
+        return "its own checksum does not match"
     return None
 
 
 def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """One shard, or the named columns of it, which alone are read from disk.
+    """One shard, or only the named columns of it.
 
-    Raises UserError if it is damaged or its columns are not the schema's.
+    Raises UserError if it is damaged, has other columns than the schema, or a number that is not finite.
     """
     with _opened(path) as file:
         found, table = file.schema_arrow, file.read(None if columns is None else list(columns))
@@ -152,14 +152,14 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
         )
     if name := _not_finite(table):
         raise UserError(
-            f"column {name} of shard {path} has a number that is not finite, which no statistic can be taken over: "
+            f"column {name} of shard {path} has a number that is not finite, which no statistic can use: "
             f"delete {_unit(path)} and run its stage again"
         )
     return table
 
 
 def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
-    """Whether a file has a schema's columns; one without nulls is as good as one that may have some."""
+    """Whether a file has a schema's columns; a column that is not nullable fits a nullable one."""
     same = found.names == schema.names and found.types == schema.types
     return same and all(mine.nullable or not theirs.nullable for mine, theirs in zip(schema, found, strict=True))
 
@@ -178,7 +178,7 @@ def read_rows(path: Path, schema: pa.Schema, columns: Sequence[str] | None = Non
 
 
 def rows_of(path: Path, row: type[R], columns: Sequence[str] | None = None) -> list[R]:
-    """The rows of `read_table` under the schema of a row type; of named `columns`, rows have no others."""
+    """The rows of `read_table` under the schema of a row type; with `columns`, rows have only those."""
     found: list[R] = read_table(path, schema_of(cast(Hashable, row)), columns).to_pylist()
     return found
 
@@ -192,7 +192,7 @@ def row_count(path: Path) -> int:
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        # without the sums of its pages 2 of 5 flipped bits gave other rows
+        # without page checksums, 2 of 5 flipped bits gave other rows
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last of pyarrow, for a column's name
@@ -203,17 +203,17 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def check_parts(folder: Path) -> None:
-    """Raises UserError if a shard of an unfinished stage, which has no manifest yet, is not as it was written."""
+    """Raises UserError if a shard of an unfinished stage, which has no manifest yet, is damaged."""
     for path in shard_paths(folder):
         try:
             with _opened(path) as file:
                 file.read()
         except UserError as error:
-            raise UserError(f"{path} is damaged: delete it and give the same command again") from error
+            raise UserError(f"{path} is damaged: delete it and run the same command again") from error
 
 
 def _unit(path: Path) -> Path:
-    """What is to be deleted if a file is damaged: the stage's folder, or a file that stands alone (metrics.parquet)."""
+    """What to delete if a file is damaged: the stage's folder, or a file on its own (metrics.parquet)."""
     return path.parent if path.name.startswith("part-") else path
 
 
@@ -223,7 +223,7 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def checksum(*paths: Path) -> str:
-    """SHA-256 of a file, or of several, joined byte by byte."""
+    """SHA-256 of a file, or of the concatenation of several."""
     state = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -232,13 +232,13 @@ def checksum(*paths: Path) -> str:
 
 
 def write_sum(path: Path) -> None:
-    """Keep a file's checksum beside it: of one that no manifest lists, and whose format has none of its own."""
+    """Write a file's checksum beside it, for files that no manifest lists and whose format has no checksum."""
     with writing(_sum_of(path)) as temporary:
         temporary.write_text(checksum(path), encoding="ascii")
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is there as `write_sum` has found it."""
+    """Whether a file exists and still has the checksum of `write_sum`."""
     try:
         return _sum_of(path).read_text(encoding="ascii") == checksum(path)
     except (OSError, ValueError):
@@ -250,13 +250,13 @@ def _sum_of(path: Path) -> Path:
 
 
 def seal(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what a manifest says, without its own seal."""
-    said = {key: value for key, value in manifest.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a manifest without its own seal."""
+    content = {key: value for key, value in manifest.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_alone(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished stage, its files not looked at. Raises UserError if it is damaged or of another
+    """The manifest of a finished stage, without checking its files. Raises UserError if it is damaged or of another
     version."""
     path = folder / SUCCESS
     manifest = read_json(path)
@@ -265,7 +265,7 @@ def manifest_alone(folder: Path) -> dict[str, Any]:
         check_format(manifest, folder)
         if isinstance(manifest.get("files"), dict):
             return manifest
-    raise UserError(f"{path} is no manifest: it lists no files; delete {folder} and run its stage again")
+    raise UserError(f"{path} is not a manifest: it lists no files; delete {folder} and run its stage again")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -287,8 +287,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any], files: list[Path]) -> None:
-    """Close a stage: the number of the format, checksums of its files and of itself, then `_SUCCESS.json`, then the
-    work files go."""
+    """Close a stage: add the format number and the checksums to its manifest, write `_SUCCESS.json`, then delete the
+    work files."""
     files_of = {str(path.relative_to(folder)): checksum(path) for path in files}
     whole = json.loads(json.dumps({**manifest, "format": FORMAT, "files": files_of}, allow_nan=False))
     write_json({**whole, SEAL: seal(whole)}, folder / SUCCESS)

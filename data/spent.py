@@ -1,7 +1,7 @@
-"""How long the peers' processes were at work on a stage, and on how many devices: for its manifest and the page.
+"""How long the peers' processes worked on a stage, and on how many devices: for its manifest and the page.
 
-There is one such account in a process, as there is one stage at a time: peers/workers.py adds to it, data/stage.py
-clears it where a stage begins, and writes it down where one is finished.
+A process has one such account, since it does one stage at a time: peers/workers.py adds to it; data/stage.py clears it
+when a stage begins and writes it to the manifest when one is finished.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Any
 
 
 class Spent:
-    """Seconds by peer, over all its processes; and the devices that they were on."""
+    """Seconds of each peer, summed over its processes, and the devices that they used."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.devices = set[str]()
 
     def add(self, peer: str, device: str, seconds: float) -> None:
-        """A call of a peer's process was done."""
+        """Count one call of a peer's process."""
         self.seconds[peer] += seconds
         self.devices.add(device)
 
     def clear(self) -> None:
-        """A stage begins."""
+        """Start again at zero, for a new stage."""
         self.seconds.clear()
         self.devices.clear()
 
     def totals(self) -> dict[str, Any]:
-        """For a manifest: `peer_seconds`, `devices`; nothing if no process was asked."""
+        """For a manifest: `peer_seconds`, `devices`; {} if no process was called."""
         if not self.devices:
             return {}
         seconds = {peer: round(value, 1) for peer, value in sorted(self.seconds.items())}

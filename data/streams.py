@@ -1,4 +1,4 @@
-"""Standard output and error as a command finds them: closed, full, without a reader, or of a narrow encoding."""
+"""Standard output and error in any state: closed, full, without a reader, or with a narrow encoding."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PLAIN = {"–": "-", "−": "-", "→": "->", "×": "x", "…": "...", "“": '"
 BOX = range(0x2500, 0x2580)  # lines of tables and bars
 
 
-def _plain(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that an encoding lacks. A `?` would not do: in tables it has a meaning."""
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that an encoding lacks; not by `?`, which has a meaning in tables."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_stand_in, error.object[error.start : error.end])), error.end
@@ -26,27 +26,29 @@ def _stand_in(character: str) -> str:
     return PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
 
 
-codecs.register_error(NARROW, _plain)
+codecs.register_error(NARROW, _replaced)
 
 
 def open_streams() -> None:
-    """Put /dev/null where a standard stream is closed, or the next file that is opened (the run's lock, a shard) would
-    get its number, and what is printed; and have characters that an encoding lacks printed as others."""
+    """Open /dev/null for each closed standard stream, and replace characters that standard output cannot encode.
+
+    Without that, the next file that is opened (the run's lock, a shard) would get the stream's number, and its output.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number, this one
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
-    reconfigure = getattr(sys.stdout, "reconfigure", None)  # what stands in its place in tests may have none
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # a stand-in in tests may have none
     if reconfigure is not None:
         reconfigure(errors=NARROW)
 
 
 def flush_or_drop(stream: IO[str], number: int) -> None:
-    """Write out what a stream still holds; where that fails (a full disk, a pipe without a reader) it is lost, and so
-    is what follows, but the interpreter does not stumble over it at its end."""
+    """Flush a stream. If that fails (a full disk, a pipe without a reader), drop its contents and all later output, so
+    that the interpreter does not fail on them at exit."""
     try:
         stream.flush()
     except (OSError, ValueError):

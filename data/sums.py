@@ -1,8 +1,8 @@
 """Checksums of the files that no stage's manifest lists: `sums.json` beside them.
 
-config.json is frozen before there is a stage; metrics.parquet, cross.parquet, guard.json and keep.parquet may be made
-again while the shards that they are made from stay, and several stages write to quarantine.parquet. `make verify` and
-`make pack` read what is noted here.
+config.json is frozen before any stage; metrics.parquet, cross.parquet, guard.json and keep.parquet may be made again
+while the shards behind them stay; several stages write to quarantine.parquet. `make verify` and `make pack` read the
+checksums noted here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from data import shards
 
 SUMS = "sums.json"
-# that a round may have
+# files that a round may have
 IN_ROUND = ("metrics.parquet", "cross.parquet", "guard.json", "keep.parquet", "quarantine.parquet")
 IN_RUN = ("config.json",)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """{file name: SHA-256} of what is noted in a folder. Raises UserError if sums.json is damaged."""
+    """{file name: SHA-256} as noted in a folder. Raises UserError if sums.json is damaged."""
     path = folder / SUMS
     found: dict[str, str] = shards.read_json(path) if path.is_file() else {}
     return found
@@ -28,8 +28,8 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def noted(path: Path) -> Iterator[None]:
-    """For a block that writes a file: its checksum is noted afterwards. Meanwhile none is, so that a kill leaves a file
-    without a checksum and none with a wrong one."""
+    """For a block that writes a file: remove the file's checksum before and note the new one after, so that a kill
+    leaves no checksum rather than a wrong one."""
     _set(path, None)
     yield
     note(path)
@@ -41,7 +41,7 @@ def note(path: Path) -> None:
 
 
 def note_missing(*paths: Path) -> None:
-    """Note the checksums of those files that are there and have none: of an earlier version, or after a kill."""
+    """Note the checksums of those files that exist without one: from an earlier version, or after a kill."""
     for path in paths:
         if path.is_file() and path.name not in read_sums(path.parent):
             note(path)

@@ -1,4 +1,4 @@
-"""Progress of a long task: lines for people, in a terminal live and per peer; events; the record for `make status`."""
+"""Progress of a long task: lines for people, live and per peer in a terminal; events; the record for `make status`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Advance = Callable[[int, int], None]  # reports progress: finished items, and th
 
 
 class Task:
-    """What is done of what, in all and per peer. `total` is of all, or of each peer."""
+    """The progress of a task, in all and per peer. `total` is one number, or one for each peer."""
 
     def __init__(self, label: str, total: int | Mapping[str, int], unit: str) -> None:
         self.label, self.unit = label, unit
@@ -38,12 +38,12 @@ class Task:
 
     @property
     def done(self) -> int:
-        """Items of all peers."""
+        """Finished items of all peers."""
         return self.all.done
 
     @property
     def tokens(self) -> int:
-        """That they took."""
+        """Tokens of the finished items."""
         return self.all.tokens
 
     @property
@@ -52,29 +52,29 @@ class Task:
         return self.all.total
 
     def advance(self, done: int, tokens: int | None = None, peer: str | None = None) -> None:
-        """Count finished items and the tokens they took; 0 tokens: they cost nothing now, None: they have none."""
+        """Count finished items and the tokens they took; 0: they cost nothing now, None: they have no tokens."""
         now = time.monotonic()
         self.all.add(done, tokens, now)
         if peer in self.peers:
             self.peers[peer].add(done, tokens, now)
-        self._tell(now)
+        self._report(now)
 
     def at_work(self, working: Collection[str], devices: Mapping[str, Collection[str]]) -> None:
-        """Whose processes are at it now, and each peer's devices."""
+        """Set the peers whose processes work now, and each peer's devices."""
         if working != self.working or devices != self.devices:
             self.working, self.devices = working, devices
-            if not self.all.worked:  # the next word may be a while off: models are loaded
+            if not self.all.worked:  # the next report may take a while: models are loading
                 self._record()
-            self._tell(time.monotonic())
+            self._report(time.monotonic())
 
     def left(self, now: float) -> float | None:
-        """Seconds; where peers work side by side, the slowest one's."""
+        """Estimated seconds left; where peers work side by side, those of the slowest. None if unknown."""
         whole = self.all.left(now)
         each = [self.peers[name].left(now) for name in self.working if name in self.peers]
         return None if whole is None else max([whole, *(left for left in each if left is not None)])
 
     def numbers(self, now: float) -> dict[str, Any]:
-        """As the record has it."""
+        """The progress as it stands in the record."""
         peers = {
             name: {
                 **_numbers(meter, meter.left(now) if name in self.working or meter.done >= meter.total else None, now),
@@ -99,7 +99,7 @@ class Task:
         rate = f", {self.tokens:,} tokens, {self.tokens / max(seconds, 1e-9):,.0f} tokens/s" if self.tokens else ""
         console.print(f"  {self.label}: {self.done}/{self.total} {self.unit}{rate}, {seconds:.0f} s")
 
-    def _tell(self, now: float) -> None:
+    def _report(self, now: float) -> None:
         if now - self.last_record >= RECORD_SECONDS:
             self._record()
         if self.bars is not None:
@@ -112,7 +112,7 @@ class Task:
             console.print(f"  {self.line(now)}", soft_wrap=True)
 
     def line(self, now: float) -> str:
-        """Where there is no terminal."""
+        """The progress line for output that is not a terminal."""
         parts = [f"{self.label}: {self.done}/{self.total} {self.unit}", *_speed(self.all, now)]
         left = self.left(now)
         parts += [] if left is None else [f"about {duration_text(left)} left"]
@@ -134,7 +134,7 @@ class Task:
 
 
 class Bars:
-    """A live line of the whole and, where there are several, one of each peer."""
+    """A live line for the whole task and, if there are several peers, one for each."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -154,7 +154,7 @@ class Bars:
         self.live.start()
 
     def update(self, now: float) -> None:
-        """Draw what the task has."""
+        """Draw the task's current progress."""
         task = self.task
         self.live.update(self.whole, completed=task.done, more=_more(task.all, task.left(now), now))
         for name, id_ in self.each.items():
@@ -164,7 +164,7 @@ class Bars:
             self.live.update(id_, completed=meter.done, more="" if meter.done >= meter.total else more)
 
     def stop(self) -> None:
-        """Take the lines away."""
+        """Remove the lines."""
         self.live.stop()
 
 

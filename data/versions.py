@@ -1,5 +1,5 @@
-"""Whether a library changed in the middle of a run: told, and never a reason to refuse. Manifests say what each stage
-was made with."""
+"""Whether a library's version changed during a run: reported, never refused. Each stage's manifest has the versions
+that made it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from data import shards
 from data.errors import UserError
 
-ABSENT = "none"  # in the place of a version
+ABSENT = "none"  # instead of a version
 
 
 def made_with(root: Path) -> list[tuple[str, Path, dict[str, str]]]:
-    """(stage and round, folder, {library: version}) of a run's finished stages, in their order. A manifest that cannot
-    be read, or says nothing of versions, is left out."""
-    from data.run import OUTPUT  # which imports what imports this
+    """(stage and round, folder, {library: version}) of a run's finished stages, in order. Manifests that cannot be read
+    or have no versions are left out."""
+    from data.run import OUTPUT  # a circular import
 
     found = []
     rounds = (path.name.partition("=")[2] for path in root.glob("round=*"))
@@ -40,8 +40,8 @@ def _versions(path: Path) -> dict[str, str]:
 
 
 def changed_since(folder: Path, now: dict[str, str]) -> str | None:
-    """What is other now than when the run's last stage before this one was made, in one line; None if nothing is.
-    `folder` is that of the stage that begins."""
+    """The versions that changed since the run's last finished stage, in one line; None if none did. `folder` is that of
+    the stage that begins."""
     others = [each for each in made_with(folder.parent.parent) if each[1] != folder]
     if not others:
         return None
@@ -55,7 +55,7 @@ def changed_since(folder: Path, now: dict[str, str]) -> str | None:
 
 
 def version_changes(root: Path) -> list[str]:
-    """A line for each library that not all of a run's finished stages were made with the same version of."""
+    """A line for each library whose version is not the same in all finished stages of a run."""
     stages = made_with(root)
     lines = []
     for name in sorted({name for _, _, versions in stages for name in versions}):

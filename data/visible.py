@@ -1,7 +1,7 @@
-"""Texts from outside as they may be shown: control characters as signs, never as orders to a terminal.
+"""Texts from outside, made safe to show: control characters become visible signs and never reach a terminal.
 
-Models, data files and names of files may hold anything: escapes that clear or retitle a terminal, marks that turn the
-direction of writing, characters without a width. A reader sees that they are there; a terminal never gets them.
+Models, data files and file names may hold anything: escapes that clear or retitle a terminal, marks that change the
+writing direction, characters without a width. Readers see that they are there; a terminal never gets them.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import re
 import unicodedata
 from pathlib import Path
 
-JOINERS = "\u200c\u200d"  # letters of Persian and pictures of several parts need them
-LONGEST = 8000  # characters of an error; a line of a file, or the names of its columns, may be in it
-SUSPECT = re.compile(r"[^\n\x20-\x7e\u00a0-\u00ac\u00ae-\u05ff]")  # most texts have none, and are looked at once
-# the same in UTF-8, but for tab, line feed and carriage return: a progress bar in a log needs that one
-ORDERS = re.compile(
+JOINERS = "\u200c\u200d"  # Persian and composed emoji need them
+LONGEST = 8000  # characters of an error at most; it may quote a line of a file, or the names of its columns
+SUSPECT = re.compile(r"[^\n\x20-\x7e\u00a0-\u00ac\u00ae-\u05ff]")  # most texts have none, so one search does
+# the same in UTF-8, except tab, line feed and carriage return, which a progress bar in a log needs
+CONTROLS = re.compile(
     rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xd8\x9c"
     rb"|\xe2\x80[\x8b\x8e\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf"
 )
-BLOCK = 1 << 20  # bytes of a log that are looked at together
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats, surrogates, separators of lines and paragraphs
+BLOCK = 1 << 20  # bytes of a log that are searched at once
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats, surrogates, line and paragraph separators
 
 
 def visible(text: str) -> str:
-    """The text with a sign for each control character but the line feed: ESC is ␛, U+202E is <U+202E>."""
+    """The text with a sign for each control character except the line feed: ESC becomes ␛, U+202E <U+202E>."""
     return SUSPECT.sub(lambda found: _sign(found[0]), text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:
-    """An error as it is printed: visible, in one line, and not without end."""
+    """An error as it is printed: visible, in one line, at most LONGEST characters."""
     text = visible(text.strip()).replace("\n", "␊")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} characters more)"
 
@@ -45,15 +45,15 @@ def _sign(character: str) -> str:
 
 
 def mask_controls(log: Path) -> None:
-    """Take the orders out of a log to which libraries write what they like. Each is overwritten in its place by signs
-    of as many bytes, so that whoever writes at the end meanwhile is not disturbed."""
-    if not log.is_file():  # /dev/null, say, by a link
+    """Overwrite control characters in a log that libraries write to, in place and byte for byte, so that others may
+    append to it meanwhile."""
+    if not log.is_file():  # /dev/null, for example, by a link
         return
     with log.open("r+b") as file:
         first = 0
         while block := file.read(BLOCK):
-            for found in ORDERS.finditer(block):
+            for found in CONTROLS.finditer(block):
                 file.seek(first + found.start())
                 file.write("�".encode() if found.end() - found.start() == 3 else b"?" * len(found[0]))
-            first += len(block) if len(block) < BLOCK else BLOCK - 2  # an order may lie across two blocks
+            first += len(block) if len(block) < BLOCK else BLOCK - 2  # a control may lie across two blocks
             file.seek(first)

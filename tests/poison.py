@@ -205,7 +205,7 @@ DATA = [
     data_file("a fifo", in_place_of(os.mkfifo), "ordinary file"),
     data_file("a link to nothing", in_place_of(lambda path: path.symlink_to("gone")), "link to nothing"),
     data_file("a folder in itself", folder_with(lambda path: (path / "a").symlink_to(".")), "no files", end="d"),
-    data_file("a name with escapes", folder_with(lambda path: (path / f"a{CLEAR}{BIDI}.jsonl").touch()), "plain text",
+    data_file("a name with escapes", folder_with(lambda path: (path / f"a{CLEAR}{BIDI}.jsonl").touch()), "printed",
         end="d"),
     data_file("a name with markup", folder_with(lambda path: (path / "[bold].jsonl").touch()), "empty", end="d"),
 ]  # fmt: skip

@@ -1,5 +1,5 @@
-r"""Answers in `\boxed{}`: the last one, together with those before it that the text joins to it (`\boxed{2}` and
-`\boxed{-7}`); a box that another one corrects is none of them."""
+r"""Answers in `\boxed{}`: the last one, and those before it that the text joins to it (`\boxed{2}` and `\boxed{-7}`),
+but not a box that a later one corrects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CORRECTION = re.compile(
 
 
 def boxed(text: str) -> Piece | None:
-    """The last box and those that are joined to it."""
+    """The last box, with those that are joined to it."""
     boxes = deque(BOX.finditer(text), maxlen=32)
     if not boxes:
         return None
@@ -56,7 +56,7 @@ def boxed(text: str) -> Piece | None:
 
 
 def _content(text: str, box: re.Match[str], limit: int) -> tuple[Piece, int] | None:
-    """What a box holds, and where the box ends; None for one that is empty or not closed before `limit`."""
+    """The content of a box, and where the box ends; None if it is empty or not closed before `limit`."""
     if not text.startswith("{", box.end()):
         token = re.compile(r"[^\s{}$]{1,100}").match(text, box.end(), limit)  # "\boxed 5"
         held = piece(text, *token.span()) if token else None
@@ -71,7 +71,7 @@ def _content(text: str, box: re.Match[str], limit: int) -> tuple[Piece, int] | N
 
 
 def _joins(between: str, one: str, two: str) -> bool:
-    """Whether the text between two boxes makes a list of them; a line of its own alone does not."""
+    """Whether the text between two boxes makes a list of them; a line break alone does not."""
     if len(between) > 120:
         return False
     plain = _FILLING.sub(lambda found: f" {found[1] or ''} ", between)
@@ -82,8 +82,8 @@ def _joins(between: str, one: str, two: str) -> bool:
     if re.search(r"[\d=+/<>^{}\u2192\u21d2]", rest) or _CORRECTION.search(rest):
         return False
     if not re.search(r"\w", rest):
-        told = items != plain or rest != items or _JOINING.search(rest) or "\n" not in rest or independent(one, two)
-        return bool(told) and ("." not in rest.rstrip(" \n") or items != plain)
+        listed = items != plain or rest != items or _JOINING.search(rest) or "\n" not in rest or independent(one, two)
+        return bool(listed) and ("." not in rest.rstrip(" \n") or items != plain)
     words = len(rest.split())
     if items != plain and re.match(r"[\s.,;]*\n", between):
         return words <= 8

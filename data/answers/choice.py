@@ -1,11 +1,11 @@
 """Answers that are one of several options: which options a question has, and which of them a response names.
 
-The options are in the question's text: `(A) 24 (B) 30`, `A) 24`, `A. 24` or `A: 24`, on lines of their own or in one
-line, at least two, from A on without a gap; small letters are taken with brackets. An answer is the option's letter.
+The options are in the question's text: `(A) 24 (B) 30`, `A) 24`, `A. 24` or `A: 24`, on separate lines or in one line,
+at least two, from A on without a gap; lower-case letters need brackets. An answer is the option's letter.
 
-A response names an option by its letter, its text, or both: `(B) 24`, `B`, `Option B`, `The answer is (b)`, `24`. One
-that names several, one that is not there, or a letter with another option's text, has no answer. An option that is
-denied is not named: `Option B is wrong.` (denials.py).
+A response names an option by its letter, its text, or both: `(B) 24`, `B`, `Option B`, `The answer is (b)`, `24`. It
+has no answer if it names several options, a missing one, or a letter with another option's text. Denying an option is
+not naming it: `Option B is wrong.` (denials.py).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from data.answers.spelling import MAX_ANSWER_CHARS
 from data.answers.texts import ANSWER_OR_OPTION, answer_candidates, normal_form, plain
 from data.answers.thoughts import hidden
 
-MOST_LISTS = 20  # of options, the last ones of a question, that are looked at
+MOST_LISTS = 20  # lists of options in a question that are tried, from the last
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_STYLES = (  # how options are marked: whole style, from A on
+_STYLES = (  # ways to mark options; all options of a list have the same
     re.compile(r"(?<![\w)])\(([A-Za-z])\)\s*"),
     re.compile(r"(?:^|(?<=\n))[^\S\n]*(?:[-*•]\s+)?\**([A-Z])(?:[.):]\**[^\S\n]+|[．、：）])"),
     re.compile(r"(?:^|(?<=[\s,;:?.]))([A-Za-z])\)\s+"),
@@ -56,12 +56,12 @@ _EXPLAINED = re.compile(
     r"[.!]\s+(?=[A-Z][a-z])|^(?=(?:Because|Since|Explanation|Reason\w*|This|It)\b)"
 )  # "(A) 24. Explanation: ...", "A. Because ..."
 _RETRACTED = re.compile(r"\b(?:wait|actually|however|correction|mistake|instead)\b", re.I)
-NONE = ""  # an option that is not there, or no single one
+NONE = ""  # a missing option, or several
 
 
 @lru_cache(maxsize=4096)
 def options_of(question: str) -> dict[str, str]:
-    """{letter: text} of a question's options, in order; none where it has none. Of several lists the longest one, of
+    """{letter: text} of a question's options, in order; {} if it has none. Of several lists the longest counts, and of
     equally long ones the last."""
     best: list[tuple[str, str]] = []
     for style in _STYLES:
@@ -69,12 +69,12 @@ def options_of(question: str) -> dict[str, str]:
         firsts = [number for number, mark in enumerate(marks) if mark[1].upper() == "A"]
         lists = [_texts(question, _run(marks[number:])) for number in firsts[: -MOST_LISTS - 1 : -1]]
         whole = [found for found in lists if len(found) >= 2 and all(text for _, text in found)]
-        best = max([best, *whole], key=len)  # the first one of equally long ones
+        best = max([best, *whole], key=len)  # max takes the first of equally long ones
     return dict(best)
 
 
 def _run(marks: list[re.Match[str]]) -> list[re.Match[str]]:
-    """The marks that go on with A, B, C."""
+    """The marks that continue A, B, C."""
     run: list[re.Match[str]] = []
     for mark in marks:
         if len(run) < len(LETTERS) and mark[1].upper() == LETTERS[len(run)]:
@@ -83,14 +83,14 @@ def _run(marks: list[re.Match[str]]) -> list[re.Match[str]]:
 
 
 def _texts(question: str, run: list[re.Match[str]]) -> list[tuple[str, str]]:
-    """Each option's text ends where the next one begins, that of the last with its line."""
+    """The options' texts: each ends where the next option begins, the last at the end of its line."""
     end = question.find("\n", run[-1].end())
     ends = [*(following.start() for _, following in pairwise(run)), len(question) if end < 0 else end]
     return [(mark[1].upper(), _tidy(question[mark.end() : stop])) for mark, stop in zip(run, ends, strict=True)]
 
 
 def _tidy(text: str) -> str:
-    """An option's text without what LaTeX, or a list in a line, has around it."""
+    """An option's text without LaTeX or separators around it."""
     text = " ".join(text.split())
     if text.count("$") % 2:  # of a formula around all options
         text = text.rstrip().removesuffix("$")
@@ -98,7 +98,7 @@ def _tidy(text: str) -> str:
 
 
 def problem_of(question: str) -> str | None:
-    """Why a question is none with options; None if it is one."""
+    """Why a question is not a proper one with options; None if it is."""
     options = options_of(question)
     if not options:
         return "has no options: expected (A) … (B) … in the question's text, or a column that `options` names"
@@ -120,7 +120,7 @@ def with_options(question: str, texts: list[str]) -> str:
 
 def parse_options(cell: str) -> list[str]:
     """The texts of a cell of a column of options, which is JSON: a list, {"A": text, …}, or {"text": [texts], "label":
-    [letters]}. Raises ValueError, whose message fits after "that"."""
+    [letters]}. Raises ValueError, whose message follows "that"."""
     try:
         found = json.loads(cell)
     except (json.JSONDecodeError, RecursionError):
@@ -130,14 +130,14 @@ def parse_options(cell: str) -> list[str]:
         if not isinstance(labels, list) or labels != list(LETTERS[: len(labels)]):
             raise ValueError(f"are marked {str(labels)[:40]}; expected A, B, C and so on")
     if not isinstance(found, list) or not all(isinstance(each, (str, int, float)) for each in found):
-        raise ValueError(f"are no list ({cell[:40]!r}); expected a list of texts, or one as JSON text")
+        raise ValueError(f"are not a list ({cell[:40]!r}); expected a list of texts, or one as JSON text")
     if not 2 <= len(found) <= len(LETTERS) or not all(str(each).strip() for each in found):
         raise ValueError(f"are {len(found)} texts, or have an empty one; expected 2 to {len(LETTERS)} texts")
     return [str(each) for each in found]
 
 
 def find(response: str, question: str) -> Extracted | None:
-    """The option that a response names: its letter, and where it stands; None for none of the question's."""
+    """The option that a response names: its letter and place; None if it names no single option of the question."""
     options, text = options_of(question), hidden(response)
     for each in answer_candidates(response, ANSWER_OR_OPTION):
         if each.rule == "last_line":
@@ -155,8 +155,8 @@ def find(response: str, question: str) -> Extracted | None:
 
 
 def read(text: str, options: dict[str, str]) -> str | None:
-    """The letter of the option that a text is or begins with; NONE if it is none of them, or several; None if the text
-    says nothing of options."""
+    """The letter of the option that a text is or begins with; NONE if it is missing, or if there are several; None if
+    the text names no option."""
     text = plain(text)
     named = _LETTER.match(text)
     rest = plain(named["rest"]) if named else ""
@@ -208,7 +208,7 @@ def _of_last_line(text: str, line: Extracted, options: dict[str, str]) -> Extrac
         before = read(next(iter(text[: line.start].rstrip(" \n(*-").splitlines()[-1:]), ""), options)
         listed = before and LETTERS.index(letter) == LETTERS.index(before) + 1
         several = listed or mentions.keys() - {letter}
-        if several:  # the options once more are no answer
+        if several:  # a repeated list of options is not an answer
             return None
         start = line.start + len(said) - len(said.lstrip())
         return replace(line, answer=letter, start=start)
@@ -221,7 +221,7 @@ def _mention(line: Extracted, letter: str, place: int, options: dict[str, str]) 
 
 
 def _of_first_line(text: str, options: dict[str, str]) -> Extracted | None:
-    """The option with which a response begins, and nothing else in that line, if what follows speaks for no other."""
+    """The option that is alone in the first line of a response, if the rest does not speak for another."""
     first, _, rest = text.strip().partition("\n")
     if (opening := _LETTER.match(first)) and (more := _EXPLAINED.search(opening["rest"])):
         place = opening.start("rest") + more.start()

@@ -11,8 +11,8 @@ from data.answers.kinds import AnswerKindName
 
 
 def compare_all(groups: Iterable[Sequence[str | None]], kind: AnswerKindName, grader: Grader) -> None:
-    """Have all pairs within each group compared in one batch, so that the grader's workers are all busy; the grader
-    remembers the verdicts for the `clusters` that follow."""
+    """Compare all pairs within each group in one batch, which keeps all of the grader's workers busy. The grader
+    remembers the verdicts for later calls of `clusters`."""
     distinct = (dict.fromkeys(answer for answer in answers if answer is not None) for answers in groups)
     grader.equivalent([pair for answers in distinct for pair in combinations(answers, 2)], kind)
 
@@ -20,7 +20,7 @@ def compare_all(groups: Iterable[Sequence[str | None]], kind: AnswerKindName, gr
 def clusters(answers: Sequence[str | None], kind: AnswerKindName, grader: Grader) -> list[list[int]]:
     """Indices of equivalent answers: largest cluster first, ties by earliest index; None is in no cluster.
 
-    Greedy: an answer joins the first cluster whose first member it equals; an undecided pair is different.
+    Greedy: an answer joins the first cluster whose first member it equals; an undecided pair counts as different.
     """
     left = [index for index, answer in enumerate(answers) if answer is not None]
     found: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""What a line says of options: those that it denies, and those that it calls right."""
+"""What a line says about options: which it denies, and which it calls right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 _LETTER = r"(?:\*\*)?(?:[(\[](?P<{0}bracketed>[A-Za-z])[)\]]|(?P<{0}bare>(?-i:[A-Z]))(?![\w'’]))(?:\*\*)?"
-_CLAUSE = re.compile(  # white space from its first character on: of thousands of line ends, each would be tried
+_CLAUSE = re.compile(  # starts at the first white space: else each of thousands of line ends would be tried
     r"(?<=[.;!])\s+(?=\S)|(?<=\?)\s+(?!(?:no|nope|not|wait)\b)(?=\S)|[,;:]?(?<!\s)\s+[-–—]\s+"
     r"|,?(?<!\s)\s+(?:but|so|hence|thus|therefore|while|whereas|leaving|which\s+leaves)\b"
     r"|,\s+(?=(?:option\s+)?[(\[]?(?-i:[A-Z])[)\]]?\s+(?:is|must|remains)\b)"
@@ -21,7 +21,7 @@ _NEGATED = re.compile(
     r"|[错錯]|不(?:对|對|正确|正確|是|选|選)",
     re.I,
 )
-_AFFIRMED = re.compile(  # what follows it denies something else: "A, since B is not", "(B) 30, not 24"
+_AFFIRMED = re.compile(  # a denial after it is about something else: "A, since B is not", "(B) 30, not 24"
     r"\b(?:correct|right|best|true|because|since|as|that|which)\b|[,(]\s*(?:and\s+)?not\b|[:—–](?!\s*(?:wrong|incorrect"
     r"|false|no\b))",
     re.I,
@@ -37,8 +37,8 @@ _RIGHT = re.compile(
 
 
 def undenied(text: str, options: Iterable[str]) -> str:
-    """A text with spaces in place of the clauses that deny something, so that places in it stay the same. What the text
-    of an option says denies nothing, unless an option is said to be that: "B is false"."""
+    """A text with its denying clauses replaced by as many spaces, so that places in it stay the same. Words in the text
+    of an option do not deny, unless an option is called that: "B is false"."""
     judged, kept, start = text, [], 0
     for option in filter(_NEGATED.search, options):
         own = re.compile(rf"(?<!\bis )(?<!\bare )(?<!\w){re.escape(option)}(?!\w)", re.I)
@@ -50,7 +50,7 @@ def undenied(text: str, options: Iterable[str]) -> str:
 
 
 def _denies(clause: str) -> bool:
-    """Whether something is denied, and no option called right before that."""
+    """Whether a clause denies something and calls no option right before that."""
     denied, letter = _NEGATED.search(clause), _A_LETTER.search(clause)
     affirmed = _AFFIRMED.search(clause, letter.start()) if letter else None
     return denied is not None and (affirmed is None or denied.start() < affirmed.start())

@@ -1,23 +1,23 @@
 r"""Whether two answers are the same.
 
-Two answers are *equivalent* under a `kind`:
+When two answers are *equivalent* under a `kind`:
 
 - "math": the same string after light normalisation; or the same number, quantity, ratio or words, compared exactly
   (1/2 = 0.5, but 0.333 is not 1/3); or equal by math-verify (formula.py). Degrees and a leading `x =` are ignored.
-  `50\%` equals both 50 and 0.5. A number base counts where both name one: 52_8 is not 52_9; so does a unit:
-  5 cm is not 5 m, though either is 5. Words that make another number or a bound count
-  always: neither "5 squared" nor "at most 5" is 5.
+  `50\%` equals both 50 and 0.5. Number bases and units count if both answers name one: 52_8 is not 52_9, and 5 cm is
+  not 5 m, though either equals 5. Words that change the number or make it a bound always count: neither "5 squared"
+  nor "at most 5" is 5.
 - "numbers": the same unordered list of numbers. Integers must be equal; other numbers may differ by
-  1e-4 * max(1, |value|), since gold answers are rounded. A percentage stands for the number as written (50% is 50):
-  the benchmarks' lists are plain numbers. "1,000" is one number, and so is "30,300"; "30, 300" is two. "3 5" and
-  "12 of 20" are no list, as nothing tells which number is meant.
+  1e-4 * max(1, |value|), since gold answers are rounded. A percentage counts as the number written (50% is 50):
+  the benchmarks' lists are plain numbers. "1,000" and "30,300" are one number each; "30, 300" is two. "3 5" and
+  "12 of 20" are not lists, since it is unclear which number is meant.
 
-What is decided here holds in both directions; only formula.py has one. Agreement (`Grader.equivalent`) is transitive
-but where one answer leaves out what two others name differently (5, x = 5, y = 5; 5, 5 feet, 5 inches; likewise base,
-percent), where it may mean either (3,5) and where tolerances add up.
+Decisions here are symmetric; only formula.py's have a direction. Agreement (`Grader.equivalent`) is transitive except
+where one answer leaves out what two others name differently (5, x = 5, y = 5; 5, 5 feet, 5 inches; likewise base,
+percent), where it has two readings (3,5), and where tolerances add up.
 
 Sympy can hang inside C code, where no Python timeout reaches it, so `Grader` runs math-verify in processes
-that it kills. A pair that ran out of time, or whose process died, is None: neither equivalent nor different.
+that it can kill. A pair that timed out, or whose process died, is None: neither equivalent nor different.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from data.answers.units import read_changes, read_units
 
 MathKind = Literal["math", "numbers"]
 AnswerPair = tuple[str, str]
-REMARKS = 8  # at most, one behind the other, that explain an answer
+REMARKS = 8  # consecutive remarks that are removed from an answer at most
 
 
 def decide_quickly(a: str, b: str, kind: MathKind) -> bool | None:
-    """What can be decided without math-verify, whichever of the two is the gold answer; None if it cannot."""
+    """The verdict without math-verify, whichever answer is the gold one; None if that is not possible."""
     if (same := normalise_answer(a)) and same == normalise_answer(b):
         return True
-    if a == b and a.strip():  # of signs alone, of which nothing is left: $
+    if a == b and a.strip():  # signs alone, which normalising removes: $
         return True
     if kind == "numbers":
         x, y = read_numbers(a), read_numbers(b)
@@ -89,7 +89,7 @@ def _parts(text: str) -> list[Fraction] | None:
 
 
 def _singular(words: str) -> list[list[str]]:
-    """The words of each part of a list of words, in the order of the alphabet, without articles and the plural's s."""
+    """The words of each part of a list, sorted, without articles and the plural's s."""
     parts = re.split(r",|&|\band\b", TEXT.sub(r"\1", clean(words)).lower())
     found = ([word for word in re.findall(r"[a-z']+", part) if word not in _ARTICLES] for part in parts)
     return sorted([word[:-1] if len(word) > 3 and word.endswith("s") else word for word in part] for part in found)
@@ -105,7 +105,7 @@ _CHOICE = re.compile(
 
 
 def bare(text: str) -> str:
-    """An answer without signs of mathematics and stress around it, and without the remarks that explain it."""
+    """An answer without math delimiters and emphasis around it, and without explaining remarks."""
     for _ in range(REMARKS):
         if (span := trim(text, 0, len(text))) is None:
             break
@@ -117,10 +117,10 @@ def bare(text: str) -> str:
 
 
 def readings(text: str) -> list[str]:
-    """What an answer may mean: the text, and where it is one number only if read so, with a decimal comma as a point,
-    with Indian groups joined, with "and" as the joint of a mixed number; of "(B) 24" the letter and the text as well.
+    """The readings of an answer: the text; also, if that makes it one number, with a decimal comma as a point, with
+    Indian digit groups joined, or with the "and" of a mixed number removed; for "(B) 24" also the letter and the text.
 
-    A comma with three digits after it is a thousands sign. `3,5` is both 3.5 and the list 3, 5.
+    A comma before three digits separates thousands. `3,5` is both 3.5 and the list 3, 5.
     """
     text = bare(text).replace("{,}", ",")
     if choice := _CHOICE.fullmatch(text):

@@ -1,10 +1,10 @@
-r"""Final answers: where a response states one.
+r"""Final answers: where a response states its answer.
 
 `extract` tries these rules in this order and returns the first that finds something: `<answer>x</answer>`, the last
-`\boxed{...}` with those that it is joined to, the last line `#### x`, the last phrase that announces an answer ("the
+`\boxed{...}` with those joined to it, the last line `#### x`, the last phrase that announces an answer ("the
 answer is x", "Answer:", in English and other languages), the last formula, the last number. If the last box is never
-closed (a truncated response), the box rule yields nothing. What stands in `<think>...</think>` is not read. Whether two
-answers are the same: data/answers/equivalence.py.
+closed (a truncated response), the box rule finds nothing. Text in `<think>...</think>` is not read.
+data/answers/equivalence.py decides whether two answers are the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data.answers.pieces import SAYS, Piece
 from data.answers.statements import hashes, last_list, phrase, tagged
 from data.answers.thoughts import hidden
 
-# the last two are not found here, but by other kinds of answers (kinds.py)
+# the last two are rules of other kinds of answers (kinds.py)
 ExtractionRule = Literal["tagged", "boxed", "hashes", "phrase", "last_formula", "last_number", "last_line", "own"]
 GUESSED: frozenset[ExtractionRule] = frozenset(
     {"last_formula", "last_number", "last_line"}
@@ -30,7 +30,7 @@ GUESSED: frozenset[ExtractionRule] = frozenset(
 
 @dataclass(frozen=True)
 class Extracted:
-    """`answer` comes from `response[start:end]`: it is that text, or the list that the text's parts make."""
+    """`answer` comes from `response[start:end]`: it is that text, or a list of its parts."""
 
     answer: str
     start: int
@@ -39,12 +39,12 @@ class Extracted:
 
     @property
     def guessed(self) -> bool:
-        """Whether the response states no answer, so that its last number, formula or line had to do."""
+        """Whether the response states no answer, so that its last number, formula or line is used."""
         return self.rule in GUESSED
 
 
 def extract(response: str) -> Extracted | None:
-    """The final answer of a response and where it stands, or None. Time is linear in the length."""
+    """The final answer of a response and its place, or None. Takes time linear in the length."""
     text = hidden(response)
     for rule, find in RULES.items():
         found = find(text)
@@ -70,7 +70,7 @@ _CORRECTION = re.compile(
 
 
 def _gives_up(text: str) -> bool:
-    """Whether the last sentence, or the first of two, says that no answer can be told."""
+    """Whether the last sentence, or in a short text of up to two also the first, says that there is no answer."""
     end = len(text.rstrip(" \n\t.!?*"))
     last = max(text.rfind(stop, 0, end) for stop in (". ", "! ", "? ", "\n")) + 1
     first = 0 if end < 160 and len(re.findall(r"[.!?]\s", text[:end])) < 2 else last
@@ -78,7 +78,7 @@ def _gives_up(text: str) -> bool:
 
 
 def _corrected(text: str, box: Piece) -> Piece | None:
-    """What a phrase behind the last box states, where it corrects the box or calls itself final."""
+    """The answer of a phrase after the last box, if it corrects the box or calls itself final."""
     if "answer" not in text[box.end :].lower():
         return None
     later = phrase(text[box.end :])
@@ -91,7 +91,7 @@ def _corrected(text: str, box: Piece) -> Piece | None:
     return Piece(later.answer, box.end + later.start, box.end + later.end)
 
 
-# in the order in which they are tried; each gives the answer and its span
+# in the order of trial; each returns the answer and its span
 RULES: dict[ExtractionRule, Callable[[str], Piece | None]] = {
     "tagged": tagged,
     "boxed": boxed,

@@ -2,15 +2,15 @@ r"""Formulas compared by math-verify: does a response's answer say what the gold
 
 Imports sympy, which takes a second or two and can hang inside C code: only the grader's processes import this.
 
-math-verify decides; three things around it are ours, since what it calls equal also teaches (measured: docs/log.md,
-"what counts as the same answer"):
+math-verify decides. We add three rules, since verdicts also choose what is trained on (measurements: docs/log.md, "what
+counts as the same answer"):
 
-- A formula is read whole or not at all. `math_verify.parse` looks for something in a text that it can read, down to its
-  last number; here the whole text goes through the same grammar, and one that it cannot read equals nothing.
+- A formula is read whole or not at all. `math_verify.parse` looks for anything in a text that it can read, down to its
+  last number; here the whole text goes through the same grammar, and an unreadable one equals nothing.
 - Decimals are exact fractions, and differences are computed to 50 digits: 2^{-64} is not 2^{-63}. A decimal with 15
-  digits or more is what a computer made of an exact value: 2.2000000000000002 is 2.2.
-- What the text shows and the parsed formula no longer does: (1,3) is a tuple and \{1,3\} a set, and an equation is not
-  what stands on its right-hand side, but where that is the gold answer, or the left-hand side is a name.
+  digits or more counts as a computer's rounding of an exact value: 2.2000000000000002 is 2.2.
+- Distinctions that parsing loses: (1,3) is a tuple and \{1,3\} a set; an equation does not equal its right-hand side,
+  unless the equation is the gold answer or its left-hand side is a name.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from data.answers.spelling import clean
 from data.answers.units import without_unit
 
 DIGITS = 50
-EQUAL = Rational(1, 10**40)  # relative difference; beside a long decimal it is NEAR
-# one number for each of up to eight names: where values differ, formulas do; the first two points are positive
+EQUAL = Rational(1, 10**40)  # relative difference; NEAR if a decimal is long
+# values for up to eight names: formulas whose values differ are different; the first two points are positive
 POINTS = [
     [Rational(sign * (prime + shift), 7 + shift) for prime in (2, 3, 5, 11, 13, 17, 19, 23)]
     for sign, shift in ((1, 0), (1, 4), (-1, 2))
@@ -84,7 +84,7 @@ _ROWS = re.compile(r"\\begin\{(cases|aligned?|gathered|array|align\*?)\}(?:\{[lc
 
 
 def same_formula(answer: str, gold: str) -> bool:
-    """Whether an answer is the gold answer, both as written. May hang: to be run where it can be killed."""
+    """Whether an answer is the gold answer, both as written. May hang: run it in a process that can be killed."""
     answer, gold = _latex(bare(answer)), _latex(bare(gold))
     if {_shape(answer), _shape(gold)} == {"set", "tuple"} or _ratio(answer) != _ratio(gold):
         return False
@@ -106,7 +106,7 @@ def same_formula(answer: str, gold: str) -> bool:
 
 
 def _latex(text: str) -> str:
-    """A text as it is parsed: cleaned, without a unit at its end, the rows of cases and aligned as a list."""
+    """A text prepared for parsing: cleaned, without a unit at its end, with rows of cases and aligned as a list."""
     text = without_unit(clean(text))
     if _NOTHING.fullmatch(text):
         return r"\emptyset"
@@ -115,7 +115,7 @@ def _latex(text: str) -> str:
         return f"{bound['name'] or 'x'} {sign} {bound['number']}"
     if rows := _ROWS.search(text):
         lines = [line.replace("&", "").strip(" ,") for line in rows[2].split("\\\\")]
-        if all(line.count("=") == 1 for line in lines if line):  # pieces of a function have conditions instead
+        if all(line.count("=") == 1 for line in lines if line):  # the pieces of a function have conditions
             text = text[: rows.start()] + ", ".join(line for line in lines if line) + text[rows.end() :]
     if interval := _TURNED.fullmatch(text):  # ]2, 5[
         text = f"{'(' if interval[1] == ']' else '['}{interval[2]}{')' if interval[3] == '[' else ']'}"
@@ -125,9 +125,9 @@ def _latex(text: str) -> str:
 
 @lru_cache(maxsize=512)
 def _read(text: str) -> Any:
-    """The formula that all of a text is, as sympy has it; None if it is none."""
+    """The whole text as a sympy formula; None if it is not one."""
     if _WORD.search(_TAG.sub(" ", text)):
-        return None  # a word is no product of its letters
+        return None  # a word is not a product of its letters
     if (joints := list(_JOINT.finditer(text))) and (parts := _bounds(text, joints)) is not None:
         return parts
     complex_ = should_treat_as_complex(text)
@@ -139,9 +139,9 @@ def _read(text: str) -> Any:
             normalization_config=_NORMALISED,
             conversion_config=_CONVERTED,
         )
-        if complex_ and isinstance(found, Basic) and not found.has(Sum, Product):  # there i counts
+        if complex_ and isinstance(found, Basic) and not found.has(Sum, Product):  # in these, i is an index
             found = found.xreplace({name: I for name in found.free_symbols if name.name == "i"})
-    except Exception:  # the parser raises Exception itself, and many kinds from within sympy
+    except Exception:  # the parser raises Exception itself, and sympy many kinds
         return None
     decimals = {each: Rational(str(each)) for each in found.atoms(Float)} if isinstance(found, Basic) else {}
     return found.xreplace(decimals) if decimals else found
@@ -152,14 +152,14 @@ def _bounds(text: str, joints: list[re.Match[str]]) -> Any:
     ends = [0, *(joint.end() for joint in joints)]
     starts = [*(joint.start() for joint in joints), len(text)]
     parts = [text[a:b] for a, b in zip(ends, starts, strict=True)]
-    said = {joint[1] or joint[2] for joint in joints}
-    if not all(map(_BOUND.search, parts)) or not (said <= _AND or said <= _OR):
+    joins = {joint[1] or joint[2] for joint in joints}
+    if not all(map(_BOUND.search, parts)) or not (joins <= _AND or joins <= _OR):
         return None
     found = [_read(part) for part in parts]
     try:
         sets = [each.as_set() for each in found]
-        return (Intersection if said <= _AND else Union)(*sets)
-    except Exception:  # what is no relation has no as_set, and sympy raises many kinds
+        return (Intersection if joins <= _AND else Union)(*sets)
+    except Exception:  # only relations have as_set, and sympy raises many kinds
         return None
 
 
@@ -171,9 +171,9 @@ def _ratio(text: str) -> bool:
 
 
 def _shape(text: str) -> str:
-    r""" "set" in \{ \}, "tuple" in ( ) that hold all of the text and a comma, or ""."""
+    r""" "set" if \{ \} enclose the whole text, "tuple" if ( ) do and it has a comma, else ""."""
     if text.startswith(r"\{") and text.endswith(r"\}"):
-        return "" if _shape(text[2:-2].strip()) else "set"  # {(1, 2)} is as good as (1, 2)
+        return "" if _shape(text[2:-2].strip()) else "set"  # {(1, 2)} counts as (1, 2)
     depth = 0
     for i, sign in enumerate(text):
         depth += (sign in "([") - (sign in ")]")
@@ -196,7 +196,7 @@ def _point(formula: Any, other: Any) -> Any:
 
 
 def _names(side: Basic) -> bool:
-    """Whether the left-hand side of an equation just names its right-hand side: x, f(x), AB/BC, P(A), n!."""
+    """Whether the left-hand side of an equation only names the right-hand side: x, f(x), AB/BC, P(A), n!."""
     return not side.has(Add) and bool(side.atoms(Symbol) or side.atoms(AppliedUndef)) and not side.atoms(Number) - {-1}
 
 
@@ -205,7 +205,7 @@ def _scalar(formula: Any) -> bool:
 
 
 def _near(a: Expr, b: Expr, tolerance: Rational) -> bool | None:
-    """Whether two expressions have the same values; None if that cannot be told so."""
+    """Whether two expressions have the same values; None if numbers cannot decide that."""
     names = sorted(a.free_symbols | b.free_symbols, key=str)
     if len(names) > 8:
         return None
@@ -217,8 +217,8 @@ def _near(a: Expr, b: Expr, tolerance: Rational) -> bool | None:
             if not (x.is_number and y.is_number and x.is_finite and y.is_finite):
                 return None
             same.append(bool(abs(x - y) <= tolerance * max(abs(x), abs(y))))
-        except Exception:  # as sympy raises many kinds
+        except Exception:  # sympy raises many kinds
             return None
     if all(same):
         return True
-    return False if not all(same[:2]) else None  # where only a negative number tells them apart, math-verify decides
+    return False if not all(same[:2]) else None  # if only negative values differ, math-verify decides

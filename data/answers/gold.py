@@ -1,17 +1,17 @@
-r"""Gold answers: what a source's answer column says, whatever form it has.
+r"""Gold answers: reads them from a source's answer column, in whatever form.
 
-A gold answer is read as a response is (data/answers/extract.py): the last `\boxed{...}`, the line `#### x`, "the answer
-is x", and, as OpenAI published solutions, a last line `A: x`. Unlike a response it is never guessed:
+A gold answer is read like a response (data/answers/extract.py): the last `\boxed{...}`, the line `#### x`, "the answer
+is x", and, as in OpenAI's published solutions, a last line `A: x`. Unlike for a response, nothing is guessed:
 
 - Without any of these it must be a bare answer (`18`, `\frac{1}{2}`, `x = 5`, `Paris`), not a worked solution: the last
   number of a solution is not always its answer.
 - Two rules that find different answers are an error, and so are two different `####` lines.
-- What stands for a missing value (NaN, N/A, None, empty) is no answer.
+- A missing value (NaN, N/A, None, empty) is not an answer.
 
-The type of a column does not matter: all are read as text (data/readers.py). A list is one answer with all of its parts
-("30, 300"), not a choice of several.
+The type of the column does not matter: all are read as text (data/readers.py). A list is one answer with all of its
+parts ("30, 300"), not a choice of several.
 
-That is for mathematics; the answers of other kinds are read in data/answers/gold_texts.py.
+This is for mathematics; data/answers/gold_texts.py reads the answers of other kinds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from data.errors import UserError
 from data.hashing import normalise_question, question_id
 
 MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a", "notavailable", "tbd"}
-_AROUND = re.compile(r"\\(?:text|mathrm|mbox)|[${}()+\-\s]")  # of a missing value in disguise: (nan), -nan, $NaN
+_AROUND = re.compile(r"\\(?:text|mathrm|mbox)|[${}()+\-\s]")  # around a disguised missing value: (nan), -nan, $NaN
 _FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
 
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # 6*8=<<6*8=48>>48, as GSM8K writes it
@@ -45,7 +45,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _HASHES = re.compile(r"#{4,}")
 _HEADING = re.compile(r"[A-Z][a-z]{2,}(?: [A-Za-z]+)*")  # "#### Check", where another line has the answer
 _A_LINE = re.compile(r"\n\s*A\s?:\s*([^\n]+)\s*$")
-_OPENING = re.compile(  # "points/answer = 48" and "24 correct answers * 2" state no answer
+_OPENING = re.compile(  # but "points/answer = 48" and "24 correct answers * 2" state no answer
     r"(?:^|[.!?;:,\n]|\b(?:the|final|an?|so|my|our|is))[\s*_#]*(?:correct\s+)?(?:final\s+)?[\s*_]*"
     r"\banswers?\b[^\n]{0,40}$",
     re.I,
@@ -63,11 +63,11 @@ _GAP = re.compile(r"[-+]?\d+(?:[ '\u2019]\d+)+")  # 1 234
 
 
 def read_gold(value: Any, kind: AnswerKindName, question: str = "", first: int | None = None) -> str:
-    """The answer that a cell of the answer column states, as text.
+    """The answer in a cell of the answer column, as text.
 
     `value` is text, a number, a boolean, or a list of these; `question` and `first` (the number of its first option)
-    are for kind "choice". A bare answer comes back as it stands, less white space
-    and math delimiters around it. Raises Unreadable.
+    are for kind "choice". A bare answer is returned without white space and math delimiters around it, else unchanged.
+    Raises Unreadable.
     """
     if kind == "exact":
         return read_exact(value)
@@ -93,10 +93,10 @@ def read_golds(
     questions: Sequence[str] = (),
     first: int | None = None,
 ) -> list[str]:
-    """The answers of the cells of a column, in order; of kind "choice" `questions` are theirs.
+    """The answers in the cells of a column, in order; `questions` belong to them, for kind "choice".
 
-    `name` (of the column), `locate` (what a row is called) and `where` (the config section) are for the message. Raises
-    UserError for the first row that cannot be read.
+    The message names the column (`name`), the row (`locate(row)`) and the config section (`where`). Raises UserError
+    for the first row that cannot be read.
     """
     found = []
     for row, cell in enumerate(cells):
@@ -111,10 +111,10 @@ def read_golds(
 def gold_by_question(
     table: pl.DataFrame, kind: AnswerKindName, locate: Callable[[int], str], where: str, first: int | None = None
 ) -> dict[str, tuple[str, str]]:
-    """{question id: (question, answer)} of a table of questions and gold answers, in its order.
+    """{question id: (question, answer)} of a table of questions and gold answers, in order.
 
     `locate`, `where` and `first` as in `read_golds`. Raises UserError for an answer that cannot be read, and for a
-    question that comes twice with different ones.
+    question that occurs twice with different answers.
     """
     questions, answers = table.iter_columns()
     golds = read_golds(answers.to_list(), kind, answers.name, locate, where, questions.to_list(), first)
@@ -123,14 +123,14 @@ def gold_by_question(
         _, known = found.setdefault(question_id(question), (question, gold))
         if normalise_question(known) != normalise_question(gold) and not same_gold(known, gold, kind):
             raise UserError(
-                f"{where}: {locate(row)} has the question {question[:60]!r} again, with the answer {gold!r}; before it "
+                f"{where}: {locate(row)} has the question {question[:60]!r} again, with the answer {gold!r}, before it "
                 f"was {known!r}; remove one"
             )
     return found
 
 
 def same_gold(a: str, b: str, kind: AnswerKindName) -> bool:
-    """Whether two gold answers are surely the same; what only a process could tell counts as different."""
+    """Whether two gold answers are surely the same; pairs that only a process could decide count as different."""
     if kind == "exact":
         return {normal_form(each) for each in kinds.aliases(a)} == {normal_form(each) for each in kinds.aliases(b)}
     return (kinds.is_own(kind) and a == b) or kinds.of(kind).right(a, b) is True
@@ -153,7 +153,7 @@ def _listed(text: str) -> list[Any]:
 
 
 def _stated(text: str, kind: AnswerKindName) -> str | None:
-    """What the rules find, in their order; None where none of them applies."""
+    """The answer of the first rule that applies; None if none does. Raises Unreadable if rules disagree."""
     text = _CALCULATOR.sub("", text)
     found = {"boxed": _boxed(text), "####": _hashes(text, kind), "phrase": _phrase(text), "A:": _a_line(text)}
     answers = {rule: answer for rule, answer in found.items() if answer is not None}
@@ -188,18 +188,18 @@ def _hashes(text: str, kind: AnswerKindName) -> str | None:
         raise Unreadable("has an empty ####")
     read = [_by_rule("hashes", f"#### {part}") for part in parts if not _BOX.search(part)]
     answers = [answer for answer in read if answer is not None]  # the others are headings: "#### Step 2:"
-    told = [answer for answer in answers if not _HEADING.fullmatch(answer)] or answers
-    for answer in told[:-1]:
-        if not same_gold(answer, told[-1], kind):
-            raise Unreadable(f"has several ####: {_shown(answer)} and {_shown(told[-1])}")
-    return told[-1] if told else None
+    stated = [answer for answer in answers if not _HEADING.fullmatch(answer)] or answers
+    for answer in stated[:-1]:
+        if not same_gold(answer, stated[-1], kind):
+            raise Unreadable(f"has several ####: {_shown(answer)} and {_shown(stated[-1])}")
+    return stated[-1] if stated else None
 
 
 def _phrase(text: str) -> str | None:
     found = RULES["phrase"](text)
     if found is None or not _OPENING.search(text[max(0, found.start - 100) : found.start]):
         return None
-    return None if _BOX.search(found.answer) else found.answer  # which is read as a box
+    return None if _BOX.search(found.answer) else found.answer  # the box rule reads it
 
 
 def _a_line(text: str) -> str | None:
@@ -215,12 +215,12 @@ def _by_rule(rule: ExtractionRule, text: str) -> str | None:
 
 
 def _result(answer: str) -> str:
-    """What an equation comes to: 120 of "15 * 8 = 120"."""
+    """The result of an equation: 120 in "15 * 8 = 120"."""
     return answer.rpartition("=")[2] or answer
 
 
 def _bare(text: str) -> str:
-    """An answer without any marker. Raises Unreadable for what looks like a solution or a list of choices."""
+    """An answer without any marker. Raises Unreadable for text that looks like a solution or a sentence."""
     if "\n" in text and not _LATEX_ROWS.search(text):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if all(read_number(line) for line in lines) and max(map(len, lines)) <= 20:
@@ -230,11 +230,11 @@ def _bare(text: str) -> str:
     words = _WORD.findall(plain)
     if _CALCULATOR.search(text) or len(words) > 10 or (len(words) > 1 and _SUM.search(text)):
         raise Unreadable(f"is a worked solution and states no answer; {_FORMS}")
-    told = re.search(r"\d", text) and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", plain)) > 3
-    if told and not read_number(text) and not read_numbers(text):
+    wordy = re.search(r"\d", text) and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", plain)) > 3
+    if wordy and not read_number(text) and not read_numbers(text):
         raise Unreadable(f"is a sentence and states no answer; {_FORMS}")
     if text.startswith(("#", "{'", '{"')) or "##" in text or "</" in text:
-        raise Unreadable(f"is no answer; {_FORMS}")
+        raise Unreadable(f"is not an answer; {_FORMS}")
     if text.endswith("\\"):
         return text
     span = trim(text, 0, len(text))
@@ -243,28 +243,28 @@ def _bare(text: str) -> str:
 
 
 def _checked(answer: str, kind: AnswerKindName) -> str:
-    """The answer, if a response can be compared with it."""
+    """The answer. Raises Unreadable if responses cannot be compared with it."""
     if not answer:
         raise Unreadable("is empty; fill it in or remove the row")
     parts = [_AROUND.sub("", part).casefold() for part in answer.split(",")]
     endless = _AROUND.sub("", answer).casefold() in ("inf", "infinity")  # but (3, infinity) is an interval
     if answer == "NA" or endless or any(part in MISSING for part in parts):
-        raise Unreadable("is no answer but a missing value; fill it in or remove the row")
+        raise Unreadable("is a missing value, not an answer; fill it in or remove the row")
     if not re.search(r"\w", clean(answer)):
         raise Unreadable("has neither a letter nor a digit; fill it in or remove the row")
     if len(answer) > MAX_ANSWER_CHARS:
         raise Unreadable(f"states an answer of {len(answer)} characters; at most {MAX_ANSWER_CHARS} can be compared")
     if _CHOICE_AND_TEXT.match(answer):
-        raise Unreadable("is a choice letter and its text; keep the one that responses are to state")
+        raise Unreadable("is a choice letter and its text; keep the one that responses should state")
     if _REMARK.search(answer):
-        raise Unreadable("has a remark beside the answer; remove the remark")
+        raise Unreadable("has a remark after the answer; remove the remark")
     if _GAP.fullmatch(answer):
         raise Unreadable("is two numbers, or one with a gap in it; write 1234 or 1,234")
     plain = TEXT.sub(" ", answer)
     if kind == "math" and _WORD.search(plain) and len(_NUMBER.findall(plain)) == 1 and not read_number(answer):
-        raise Unreadable(f"has words around a number ({_shown(answer)}) that are not read as a unit; remove them")
+        raise Unreadable(f"has words around a number ({_shown(answer)}) that are not a known unit; remove them")
     if kind == "numbers" and (not read_numbers(answer) or _NO_NUMBER.search(TEXT.sub(" ", clean(answer)))):
-        raise Unreadable("is no list of numbers, as answers = 'numbers' wants; compare with 'math', or mend the row")
+        raise Unreadable("is not a list of numbers, which answers = 'numbers' expects; use 'math', or fix the row")
     return answer
 
 

@@ -1,4 +1,4 @@
-"""Gold answers that are no mathematics: an option, a text with its aliases, whatever a function of the user's reads."""
+"""Gold answers other than mathematics: an option, a text with its aliases, any text for a custom function."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ MISSING = {"", "nan", "null", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a"}  # No
 
 
 class Unreadable(ValueError):
-    """A gold answer that cannot be read; the message says why, and fits after "a gold answer that"."""
+    """A gold answer that cannot be read; the message says why and follows "a gold answer that"."""
 
 
 def read_choice(text: str, question: str, first: int | None) -> str:
-    """The letter of the option that a cell names, by its letter, its text, or, counted from `first`, its number."""
+    """The letter of the option that a cell names by its letter, its text or, counted from `first`, its number."""
     options = choice.options_of(question)
     if not options:
         raise Unreadable("belongs to a question without options")
     if first is not None:
         place = int(text) - first if re.fullmatch(r"-?\d{1,9}(?:\.0)?", text) else -1
         if not 0 <= place < len(options):
-            raise Unreadable(f"is no number of an option: expected {first} to {first + len(options) - 1}")
+            raise Unreadable(f"is not an option's number: expected {first} to {first + len(options) - 1}")
         return list(options)[place]
     same = [letter for letter, other in options.items() if texts.normal_form(other) == texts.normal_form(text)]
     letter = choice.read(text, options)
@@ -35,21 +35,21 @@ def read_choice(text: str, question: str, first: int | None) -> str:
     if not letter:
         if re.fullmatch(r"\d{1,2}", text):
             raise Unreadable(
-                f"is none of the options' texts ({_told(options)}); if it is an option's number, say from where they "
-                "are counted: answer_index = 0, or 1 (of evaluate.label_column: label_index)"
+                f"is none of the options' texts ({_listing(options)}); if it is an option's number, set where counting "
+                "starts: answer_index = 0, or 1 (for evaluate.label_column: label_index)"
             )
-        raise Unreadable(f"is none of the options: {_told(options)}")
+        raise Unreadable(f"is none of the options: {_listing(options)}")
     if same and same != [letter]:
         raise Unreadable(f"is the letter of one option and the text of another ({same[0]}); write (A), (B), …")
     return letter
 
 
-def _told(options: dict[str, str]) -> str:
+def _listing(options: dict[str, str]) -> str:
     return "; ".join(f"({letter}) {text[:20]}" for letter, text in list(options.items())[:6])
 
 
 def read_exact(value: Any) -> str:
-    """The text of a cell, or of a list the texts, any of which is right, as JSON."""
+    """The text of a cell; for a list of texts, any of which is right, the list as JSON."""
     listed = _listed(value)
     if listed is not None:
         if not listed:
@@ -59,19 +59,19 @@ def read_exact(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """What a text says: of one that announces its answer, that; else all of it."""
+    """The answer that a text announces; else the whole text."""
     text = "" if value is None else str(value).strip()
     found = next((each for each in texts.answer_candidates(text) if each.rule in ("tagged", "boxed", "hashes")), None)
     answer = found.answer if found else text
     if text.casefold() in MISSING or not texts.normal_form(answer):
-        raise Unreadable("is no answer but a missing value; fill it in or remove the row" if text else "is empty")
+        raise Unreadable("is a missing value, not an answer; fill it in or remove the row" if text else "is empty")
     if "\n" in answer:
         raise Unreadable("has several lines and states no answer; expected a text, '#### x' or <answer>x</answer>")
     return answer
 
 
 def read_own(value: Any) -> str:
-    """The cell as it is."""
+    """The cell as text. Raises Unreadable if it is empty."""
     text = "" if value is None else str(value).strip()
     if not text:
         raise Unreadable("is empty; fill it in or remove the row")

@@ -1,4 +1,4 @@
-"""Verdicts: answers compared by math-verify, or by a function of the user's, in processes that can be killed."""
+"""Verdicts: math-verify or a custom function compares answers, in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from data.answers.kinds import AnswerKindName, is_own
 if TYPE_CHECKING:
     from data.answers.own_grader import OwnGrader
 
-MEMORY = 2**31  # bytes that a worker may take; sympy and what it loads need 0.4 GiB
+MEMORY = 2**31  # bytes that a worker may use; sympy and its imports need 0.4 GiB
 STARTUP_SECONDS = 120.0  # a worker imports sympy: 1-2 s, more on a busy machine
-STARTS = 3  # of workers that are killed before they are ready, after which the stage is given up
+STARTS = 3  # workers that may be killed before they are ready; the next one fails the stage
 FAILED = "failed"  # a pair that could not be compared
 Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
 
@@ -31,8 +31,8 @@ Verdict = Literal["correct", "wrong", "no_answer", "timeout", "truncated"]
 def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: AnswerKindName, grader: Grader) -> list[Verdict]:
     """The verdict on each (extracted answer, gold, response hit the token limit).
 
-    A response that hit the limit is "truncated" only if it stated no answer: a box, hashes or a phrase count,
-    a last number amid a calculation, or a last line, does not. "timeout" is not "wrong": the pair could not be decided.
+    A response that hit the limit is "truncated" only if it states no answer: a box, hashes or a phrase count, a last
+    number, formula or line does not. "timeout" is not "wrong": the pair could not be decided.
     """
     verdicts: list[Verdict] = []
     stated = [(x.answer, gold) for x, gold, cut in rows if x and not (cut and x.guessed)]
@@ -49,7 +49,7 @@ def grade(rows: Sequence[tuple[Extracted | None, str, bool]], kind: AnswerKindNa
 
 
 def find_all(rows: Iterable[Any], kind: AnswerKindName, grader: Grader) -> None:
-    """Set `answer` of each row to what its `response` to its `question` states."""
+    """Set each row's `answer` to the one that its `response` to its `question` states."""
     some = list(rows)
     found = grader.find([(row["response"], row["question"]) for row in some], kind)
     for row, each in zip(some, found, strict=True):
@@ -64,19 +64,19 @@ def _serve(connection: Connection, timeout_seconds: float) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    same_formula("x+1", "1+x")  # loads the rest
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # a formula may be a number of any length
+    same_formula("x+1", "1+x")  # loads the remaining modules
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # a formula may be a huge number
     connection.send("ready")
     while True:
         try:
             pair: AnswerPair = connection.recv()
         except EOFError:
             return
-        # The parent kills a slow worker. If the parent is gone, the alarm's default action does, even in C.
+        # The parent kills a slow worker. If the parent is gone, the alarm's default action kills it, even in C code.
         signal.alarm(int(timeout_seconds) + 10)
         try:
             verdict: bool | str = same_formula(*pair)
-        except Exception:  # of many kinds, from within sympy: RecursionError, for one
+        except Exception:  # sympy raises many kinds, RecursionError for one
             verdict = FAILED
         signal.alarm(0)
         connection.send(verdict)
@@ -117,7 +117,7 @@ class Grader:
         self._own: dict[AnswerKindName, OwnGrader] = {}
         self._known: dict[tuple[str, ...], bool | None] = {}  # by kind, answer, gold answer
         self._failed = False  # whether any of these is None
-        self._killed_early = 0  # workers that a signal has ended before they were ready
+        self._killed_early = 0  # workers that a signal ended before they were ready
 
     def __enter__(self) -> Grader:
         return self
@@ -133,29 +133,29 @@ class Grader:
             self._workers.pop().kill()
 
     def forget(self) -> None:
-        """Drop what is remembered, so that memory does not grow with the number of shards; the workers stay."""
+        """Forget all verdicts, so that memory does not grow with the number of shards; keep the workers."""
         self._known.clear()
         self._failed = False
 
     def failed_on(self, answers: Iterable[str | None], kind: AnswerKindName) -> bool:
-        """Whether a pair of these answers was compared in vain since `forget`."""
+        """Whether comparing a pair of these answers has failed since `forget`."""
         if not self._failed:
             return False
         stated = dict.fromkeys(answer for answer in answers if answer is not None)
         return any(self._known.get((kind, *pair), True) is None for pair in permutations(stated, 2))
 
     def find(self, asked: Sequence[tuple[str, str]], kind: AnswerKindName) -> list[Extracted | None]:
-        """The answer of each (response, question), in order; None where it states none, or ran out of time."""
+        """The answer of each (response, question), in order; None if it states none, or timed out."""
         if is_own(kind) and self._pool_of(kind).extracts:
             return self._pool_of(kind).extract(asked)
         return [kinds.of(kind).find(response, question) for response, question in asked]
 
     def equivalent(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
-        """Whether two responses agree, one verdict per pair, in order, the same in either order of a pair: each matches
-        the other. None if the pair ran out of time or its worker died."""
+        """Whether two responses agree, one verdict per pair, in order. Symmetric: each must match the other. None if
+        the pair timed out or its worker died."""
         ordered = [(min(pair), max(pair)) for pair in pairs]
         verdicts: dict[AnswerPair, bool | None] = {}
-        if is_own(kind):  # which may say of no answer that it is right
+        if is_own(kind):  # a custom function need not call an answer equal to itself
             verdicts = {pair: True for pair in ordered if pair[0] == pair[1]}
         first = [pair for pair in dict.fromkeys(ordered) if pair not in verdicts]
         verdicts.update(zip(first, self.matches(first, kind), strict=True))
@@ -164,9 +164,9 @@ class Grader:
         return [verdicts[pair] for pair in ordered]
 
     def matches(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
-        """Whether each (answer, gold answer) is right, in order; None if the pair ran out of time or its worker died.
+        """Whether each (answer, gold answer) is right, in order; None if the pair timed out or its worker died.
 
-        Unlike `equivalent` it has a direction: 7 is met by x + y = 7, and x + y = 7 is not met by 7.
+        Unlike `equivalent` it has a direction: x + y = 7 matches the gold answer 7, but 7 does not match x + y = 7.
         """
         right, either_way = kinds.of(kind).right, kind in ("math", "numbers")
         slow: list[AnswerPair] = []
@@ -184,7 +184,7 @@ class Grader:
         return [self._known[(kind, *pair)] for pair in pairs]
 
     def _run(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> Iterable[tuple[AnswerPair, bool | None]]:
-        """The verdicts of processes."""
+        """The verdicts of the worker processes."""
         if not is_own(kind):
             yield from self._verify(pairs)
         elif pairs:
@@ -210,7 +210,7 @@ class Grader:
                 if worker.ready and worker.pair is None and queue:
                     worker.pair = queue.popleft()
                     worker.deadline = time.monotonic() + self.timeout_seconds
-                    with suppress(OSError):  # of one that has died just now: `_hear` finds that out
+                    with suppress(OSError):  # the worker has just died, which `_hear` will notice
                         worker.connection.send(worker.pair)
             waiting = [worker for worker in self._workers if worker.pair or not worker.ready]
             patience = min(worker.deadline for worker in waiting) - time.monotonic()
@@ -220,7 +220,7 @@ class Grader:
                     continue
                 in_time = time.monotonic() < worker.deadline
                 for pair, verdict in self._hear(worker):
-                    # a worker that died, and was not slow, may have been killed by another's hand
+                    # a worker that died without being slow may have been killed from outside
                     if verdict is None and in_time and worker not in self._workers and pair not in again:
                         again.add(pair)
                         queue.append(pair)
@@ -228,7 +228,7 @@ class Grader:
                         yield pair, verdict
 
     def _hear(self, worker: GraderProcess) -> Iterable[tuple[Any, Any]]:
-        """Takes a worker's message; a worker that is late or dead is removed, and its pair is None."""
+        """Receive a worker's message; remove a late or dead worker, whose pair then is None."""
         message, died = None, False
         try:
             message = worker.connection.recv() if worker.connection.poll() else None
@@ -240,7 +240,7 @@ class Grader:
             self._workers.remove(worker)
             status = worker.process.exitcode
             if pair is None and died and (status or 0) < 0 and self._killed_early < STARTS:
-                self._killed_early += 1  # another one is started
+                self._killed_early += 1  # `_verify` starts another
                 return
             if pair is None:
                 raise self._not_started(status)

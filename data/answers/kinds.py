@@ -2,10 +2,11 @@
 
 - "math", "numbers": mathematics (data/answers/extract.py, equivalence.py);
 - "choice": the letter of one of the question's options (choice.py);
-- "exact": a text, compared by its normal form; a gold answer may be several, any of which is right (texts.py);
-- "module:function": a function of the user's, which a process of the grader's calls (own.py).
+- "exact": a text, compared by its normal form; the gold answer may be a list of texts, any of which is right
+  (texts.py);
+- "module:function": a custom function, which the grader's processes call (own.py).
 
-To add one: a class here, its name in KINDS, how its gold answers are read (gold.py).
+To add one: write a class here, add its name to KINDS, and read its gold answers in gold.py.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ AnswerKindName = str  # a name in KINDS, or "module:function"
 
 
 class AnswerKind(Protocol):
-    """What is asked of a kind. A verdict that only the grader's processes can give is None."""
+    """The interface of a kind. Verdicts are None if only the grader's processes can decide."""
 
     def find(self, response: str, question: str) -> Extracted | None:
-        """The answer of a response to a question; None where it states none."""
+        """The answer of a response to a question; None if it states none."""
         ...
 
     def right(self, answer: str, gold: str) -> bool | None:
-        """Whether a response's answer is the gold one. In a vote, one response's answer is the other's gold one."""
+        """Whether a response's answer matches the gold one. In a vote, another response's answer takes its place."""
         ...
 
 
@@ -75,7 +76,7 @@ class Exact:
 
 
 class Own:
-    """A text that a function of the user's compares; where the module has an `extract`, `Grader.find` asks that."""
+    """A text that a custom function compares; if its module has an `extract`, `Grader.find` calls that instead."""
 
     def find(self, response: str, question: str) -> Extracted | None:
         """See `AnswerKind.find`."""
@@ -96,7 +97,7 @@ _OWN = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def is_own(kind: AnswerKindName) -> bool:
-    """Whether a kind is a function of the user's."""
+    """Whether a kind is a custom function."""
     return kind not in KINDS
 
 
@@ -106,26 +107,26 @@ def of(kind: AnswerKindName) -> AnswerKind:
 
 
 def is_kind(name: str) -> bool:
-    """Whether a name is one of a kind."""
+    """Whether a name is the name of a kind."""
     return name in KINDS or _OWN.fullmatch(name) is not None
 
 
 def check_kind_name(name: str) -> str:
-    """The name of a kind, as it is. Raises ValueError for what is none."""
+    """The name itself. Raises ValueError if it is not the name of a kind."""
     if not is_kind(name):
-        raise ValueError(f"is {name!r}; expected {', '.join(KINDS)}, or module:function of your own (docs/answers.md)")
+        raise ValueError(f"is {name!r}; expected {', '.join(KINDS)}, or a custom module:function (docs/answers.md)")
     return name
 
 
 def placed(answer: str, response: str) -> Extracted:
-    """An answer of the user's own `extract`, at its last place in the response, or else all of that."""
+    """An answer from a custom `extract`, at its last place in the response; if it is not there, spanning all of it."""
     start = response.rfind(answer)
     span = (0, len(response)) if start < 0 else (start, start + len(answer))
     return Extracted(answer, *span, rule="own")
 
 
 def aliases(gold: str) -> list[str]:
-    """The answers of which each is right: those of a JSON list, else the one that is there."""
+    """All right answers: the items of a JSON list of texts, else the text itself."""
     if gold.startswith('["'):
         try:
             found = json.loads(gold)

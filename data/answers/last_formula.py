@@ -1,6 +1,6 @@
-r"""The last formula of a response that states its answer in no other way: between delimiters, or in plain text.
+r"""The last formula of a response without a stated answer: between delimiters, or in plain text.
 
-Only the response's last characters are looked at, so that the time does not grow with its length.
+Only the response's last characters are searched, so that the time does not grow with its length.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from data.answers.last_number import UNSIGNED, denied, last_digit, last_number, without_end_remark
 from data.answers.pieces import Piece, comma_separated, concluded, independent, joined, piece, trim
 
-TAIL = 3000  # characters in which the last formula is looked for
+TAIL = 3000  # characters at the end that are searched for the last formula
 
 # Formulas between delimiters
 
@@ -63,7 +63,7 @@ _GROUP = re.compile(
 _SPACED = re.compile(r"(?<=[\w)\]}])\s+(?=[\w(\[\\\u221a\u03c0])")
 _UNIT = re.compile(r"[-\u2212]?[\d.,]+\s?(?:[mgslhLkKCFNJWVx](?:/[smh])?[23\u00b2\u00b3]?)?")
 _UNITS = re.compile(r"[A-Za-z/*\u00b7^{}23\u00b2\u00b3]+")
-_STRUCTURE = re.compile(  # a variable with something, a root, a function
+_STRUCTURE = re.compile(  # a variable with an operation, a root, a function
     r"\d[a-z](?![A-Za-z])|(?<![A-Za-z])[a-z]\s?(?:\^|[-+*/(\u2212\u00b2\u00b3\u2074-\u2079])|"
     r"[-+*/^(\u2212]\s?[a-z](?![A-Za-z])|(?:sqrt|sin|cos|tan|log|ln|exp)(?:_\{?\w+\}?)?\s?\(|"
     r"[-+(]\s?\d*\s?[\u221a\u03c0]|[\u221a\u03c0]\d*\)?\s?[-+/]"
@@ -71,7 +71,7 @@ _STRUCTURE = re.compile(  # a variable with something, a root, a function
 
 
 def last_formula(text: str) -> Piece | None:
-    """The last formula, where no number follows it, with those that it is listed with."""
+    """The last formula, if no number follows it, with the others in its list."""
     text = without_end_remark(text)
     number = last_number(text)
     found = _delimited(text, number) or _plain(text)
@@ -91,15 +91,15 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
     text_end = len(text.rstrip())
     start = max(0, text_end - TAIL)
     found = _segments(text, start, text_end)
-    told = [n for n, span in enumerate(found) if _TELLING.search(text, *span) and not _EXPONENT.match(text, *span)]
+    telling = [n for n, span in enumerate(found) if _TELLING.search(text, *span) and not _EXPONENT.match(text, *span)]
     whole = text.strip()
-    if not told:  # a formula of one letter or word says something only where it is all there is
+    if not telling:  # a single letter or word is an answer only if it is all there is
         alone = len(found) == 1 and len(whole) <= found[0][1] - found[0][0] + 8
         return piece(text, *found[0]) if alone and re.search(r"\w", text[slice(*found[0])]) else None
-    at = told[-1]
+    at = telling[-1]
     if number and number.start >= found[at][1]:
         return None
-    while at and at - 1 in told and _ASIDE.match(text[_close(text, found[at - 1][1]) : _open(text, found[at][0])]):
+    while at and at - 1 in telling and _ASIDE.match(text[_close(text, found[at - 1][1]) : _open(text, found[at][0])]):
         at -= 1
     last = piece(text, *found[at])
     if last is None:
@@ -108,7 +108,7 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
     percent = _PERCENT.match(text, end)
     answer = concluded(last.answer) + ("%" if percent else "")
     pieces = [Piece(answer, last.start, percent.end() if percent else last.end)]
-    while at and at - 1 in told:
+    while at and at - 1 in telling:
         between = text[_close(text, found[at - 1][1]) : _open(text, found[at][0])]
         before = piece(text, *found[at - 1])
         if len(between) > 60 or not _LISTING.fullmatch(between) or between.count("\n") > 4 or before is None:
@@ -123,7 +123,7 @@ def _delimited(text: str, number: Piece | None) -> Piece | None:
 
 
 def _segments(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Where the formulas between delimiters stand; a dollar sign before an amount of money opens none."""
+    """The spans of formulas between delimiters; a dollar sign before an amount of money is not a delimiter."""
     found: list[tuple[int, int]] = []
     at = start
     while opening := _DELIMITER.search(text, at, end):
@@ -150,7 +150,7 @@ def _segments(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def is_formula(text: str) -> bool:
-    """Whether what stands between two dollar signs is a formula, and not the words between two amounts of money."""
+    """Whether the text between two dollar signs is a formula, not words between two amounts of money."""
     if not text.strip() or "\n\n" in text or len(text) > 1000:
         return False
     if text[0].isdigit() and (text[-1].isspace() or text[-1] in "-+=(/*,") and not text[0].isspace():
@@ -171,7 +171,7 @@ def _open(text: str, start: int) -> int:
 
 
 def _close(text: str, end: int) -> int:
-    """Where the delimiter behind a formula ends."""
+    """Where the delimiter after a formula ends."""
     for sign in ("$$", "\\]", "\\)", "$"):
         if text.startswith(sign, end):
             return end + len(sign)
@@ -197,7 +197,7 @@ def _plain(text: str) -> Piece | None:
     found: list[Piece] = []
     after = runs[-1].end()
     for run in reversed(runs):
-        each = _told(text, run)
+        each = _statement(text, run)
         if each is None or (found and not _LISTING.fullmatch(text[run.end() : after])):
             break
         found.insert(0, each)
@@ -205,15 +205,15 @@ def _plain(text: str) -> Piece | None:
     return joined(text, found) if found else None
 
 
-def _told(text: str, run: re.Match[str]) -> Piece | None:
-    """What a run of mathematical signs in plain text states beyond its last number, if anything."""
+def _statement(text: str, run: re.Match[str]) -> Piece | None:
+    """The formula in a run of mathematical signs in plain text; None if it has no more than its last number."""
     span = trim(text, *run.span())
     if span is None:
         return None
     start, end = span
     if text[start - 1 : start].isalpha():  # the end of a word
         return None
-    for sign, other in ("()", "[]", "{}"):  # a bracket that the run does not close belongs to the sentence
+    for sign, other in ("()", "[]", "{}"):  # an unbalanced bracket belongs to the sentence
         part = text[start:end]
         if part.endswith(other) and part.count(other) > part.count(sign) and not re.search(r"[(\[].*,", part):
             end -= 1
@@ -245,7 +245,7 @@ def _told(text: str, run: re.Match[str]) -> Piece | None:
 
 
 def _is_expression(part: str) -> bool:
-    """Whether plain text is more than a number, with a unit perhaps: 2x + 3, 5/sqrt(2), n(n+1)/2."""
+    """Whether plain text is more than a number, maybe with a unit: 2x + 3, 5/sqrt(2), n(n+1)/2."""
     if _UNIT.fullmatch(part) or not part or part[-1] in "-+*/=(" or part[0] in "*/)]":
         return False
     if sum(map(part.count, "([{")) != sum(map(part.count, ")]}")):

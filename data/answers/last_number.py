@@ -56,9 +56,9 @@ _CLAUSE = re.compile(r",\s(?:since|because|where)\s[^\n.!?]{1,150}[.!]?\s*$")
 _REMARK = re.compile(r"\s\(([^()\n]{1,100})\)[\s.!*_]*$")
 
 
-@lru_cache(maxsize=1)  # the last two rules ask for that of one text
+@lru_cache(maxsize=1)  # the last two rules call it for the same text
 def last_number(text: str) -> Piece | None:
-    """The last number, whole: with its sign, its power, its percent sign, its fraction."""
+    """The last number, whole: with its sign, power, percent sign and fraction."""
     text = without_end_remark(text)
     found = _last(text)
     for _ in range(MOST_ROUNDED):  # 1/3 ≈ 0.33
@@ -75,7 +75,7 @@ def _last(text: str) -> Piece | None:
     digit = last_digit(text)
     if digit is None:
         return _in_words(text)
-    near = max(0, text.rfind(" ", 0, max(0, digit - 24)), digit - 120)  # mostly enough, and quick
+    near = max(0, text.rfind(" ", 0, max(0, digit - 24)), digit - 120)  # usually enough, and quick
     for first, last in ((near, digit + 40), (0, near + 24)):
         for match in reversed(list(_LAST_NUMBER.finditer(text, first, last))):
             if not _is_label(text, match):
@@ -109,7 +109,7 @@ _DENIED = re.compile(
 
 
 def _whole_range(text: str, number: Piece) -> Piece:
-    """With the other end of a range (10 to 12), or with the word that denies it (except 5): that is no number."""
+    """A number with the other end of its range (10 to 12) or a denying word (except 5): it is not one number."""
     before = text[max(0, number.start - 60) : number.start]
     if (first := _COMPOUND.search(before)) and (second := _SMALLER.match(text, number.end)):
         start, end = number.start - len(before) + first.start(), second.end()
@@ -122,7 +122,7 @@ def _whole_range(text: str, number: Piece) -> Piece:
 
 
 def denied(text: str, found: Piece) -> Piece:
-    """With the word before it that denies it: what all numbers are except 5 is not 5."""
+    """A number with the denying word before it: "all numbers except 5" is not 5."""
     word = _DENIED.search(text[max(0, found.start - 30) : found.start])
     return Piece(f"{word[1]} {found.answer}", found.start - len(word[0]), found.end) if word else found
 
@@ -133,7 +133,7 @@ def _sum(before: str, found: re.Match[str]) -> bool:
 
 
 def first_number(text: str, start: int, end: int) -> Piece | None:
-    """The first number of a part of a text, whole, with the power of its unit: `48 m^2`."""
+    """The first number in a part of a text, whole, with the power of its unit: `48 m^2`."""
     number = _LAST_NUMBER.search(text, start, end)
     if number is None:
         return None
@@ -154,7 +154,7 @@ def _number(text: str, number: re.Match[str]) -> Piece:
 
 
 def _counts(text: str, number: re.Match[str]) -> bool:
-    """Whether a sign belongs to the number behind it: not that of a bullet, a range or a difference."""
+    """Whether a sign belongs to the number after it, rather than to a bullet, a range or a difference."""
     at = number.start("sign")
     before = text[max(0, at - 40) : at]
     if number["sign"].startswith("n"):  # negative
@@ -200,7 +200,7 @@ def last_digit(text: str) -> int | None:
 
 
 def without_end_remark(text: str) -> str:
-    """The text without what explains its end: a last remark in brackets, a last clause, notes below."""
+    """The text without explanations at its end: a remark in brackets, a last clause, notes below."""
     if (below := _BELOW.search(text, max(0, len(text) - 400))) and re.search(r"\d", text[: below.start()][-400:]):
         text = text[: below.start()]
     clause = _CLAUSE.search(text, max(0, len(text) - 200))

@@ -25,7 +25,7 @@ _WORD = re.compile(
     r"(?:[a-z]{3,}(?:-[a-z]+)*(?:\(e?s\))?|a|an|of|as|in|is|it|he|to|us|[ap]\.m|sq|cu|o'clock)",
     re.I,
 )
-# words that make something else of the number beside them than a quantity
+# words beside a number that make it something other than a quantity
 _OTHER = re.compile(
     r"\b(?:except|excluding|without|unless|other|but|nor|neither|none|all|any|every|each number|infinite(?:ly)?|"
     r"undefined|unknown|past|between|divided|divisible|divides|multiples?|factors? of|powers?|modulo|mod|base|"
@@ -41,7 +41,7 @@ _ASIDE = re.compile(r"\bfor \d+ [A-Za-z]+|(?<=[A-Za-z}])\s?\^\{?[23]\}?")  # 30 
 _HEADING = re.compile(r"^\s*[A-Za-z][\w ]*:(?=\s)")  # Number 1: 33
 
 
-# a decimal of 15 significant digits or more is what a computer made of an exact value near it: 2.2000000000000002
+# a decimal of 15 significant digits or more is a computer's rounding of an exact value: 2.2000000000000002
 NEAR = Fraction(1, 10**12)  # relative difference to that value
 LONG = re.compile(r"\d*\.\d{15,}|[1-9]\d*\.\d{14,}")
 
@@ -65,7 +65,7 @@ def _value(number: re.Match[str]) -> Fraction | None:
 
 @lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
-    """The number that an answer names, with an optional `x =` before it and words or a unit around it."""
+    """The number in an answer, with an optional `x =` before it and words or a unit around it; None for other forms."""
     if len(text) > MAX_ANSWER_CHARS:
         return None
     text = clean(text)
@@ -105,7 +105,7 @@ _LATEX_WORD = re.compile(r"\\(?!times|cdot|text|mathrm|div)[A-Za-z]+")
 
 
 def without_number_remark(text: str) -> str:
-    """A text without what explains the number in front of it: `12 (3 × 4)`, `15; she sold 3 a day`."""
+    """A text without the explanation after its number: `12 (3 × 4)`, `15; she sold 3 a day`."""
     remark = _REMARKS.search(text)
     if remark is None or not re.search(r"\d", text[: remark.start()]):
         return text
@@ -116,7 +116,7 @@ def without_number_remark(text: str) -> str:
 
 
 def read_numbers(text: str) -> list[Fraction]:
-    """One number from each part of a list, sorted; empty if there is none or a part is arithmetic or has two."""
+    """One number from each part of a list, sorted; empty if there are none, or a part is arithmetic or has two."""
     if len(text) > MAX_ANSWER_CHARS:
         return []
     text = in_digits(plain_fractions(clean(text)))

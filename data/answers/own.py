@@ -1,12 +1,12 @@
-"""A function of the user's that compares answers: `answers = "module:function"`.
+"""A custom function that compares answers: `answers = "module:function"`.
 
-The module is a file of the working directory (`module.py`, `package/module.py`). It is imported by processes of the
-grader's alone (data/answers/grader.py), which are killed where it takes too long:
+The module is a file in the working directory (`module.py`, `package/module.py`). Only the grader's processes import it
+(data/answers/grader.py), which are killed if it takes too long:
 
     def function(text: str, gold: str) -> bool              # is this answer right?
-    def extract(response: str, question: str) -> str | None  # if it is there: the answer of a response
+    def extract(response: str, question: str) -> str | None  # optional: the answer of a response
 
-Nothing of it is run in the process of a stage; a stage knows it by its name and the SHA-256 of its file.
+A stage's own process never runs it; a stage knows its name and the SHA-256 of its file.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from data.answers.kinds import AnswerKindName, is_own
 from data.errors import UserError
 
 OwnCall = tuple[str, str, str]  # "verdict", an answer, another; "extract", a response, its question; LOOK
-RUNS = Path("runs")  # data/run.py, which imports this
-LOOK: OwnCall = ("look", "", "")  # whether there is an `extract`
+RUNS = Path("runs")  # as in data/run.py, which imports this module
+LOOK: OwnCall = ("look", "", "")  # asks whether there is an `extract`
 EXPECTED = "expected a function (text, gold) -> bool that this file defines (docs/answers.md)"
 
 
@@ -36,32 +36,32 @@ class UnusableError(Exception):
 
 
 def path_of(kind: AnswerKindName) -> Path:
-    """The module's file, relative to the working directory. Raises UserError if it is not there."""
+    """The module's file, relative to the working directory. Raises UserError if it is missing or not allowed."""
     stem = Path(*kind.partition(":")[0].split("."))
     paths = [stem.with_name(f"{stem.name}.py"), stem / "__init__.py"]
     for path in paths:
         if path.is_file():
             if RUNS.resolve() in path.resolve().parents:
                 raise UserError(
-                    f"answers = {kind!r}: {path} lies in {RUNS}, and a run, maybe from elsewhere, brings no code; "
-                    "put a file of your own elsewhere"
+                    f"answers = {kind!r}: {path} is in {RUNS}, and a run, which may come from anyone, must not bring "
+                    "code; put the file elsewhere"
                 )
             return path
     top = kind.partition(":")[0].partition(".")[0]
-    if top in sys.stdlib_module_names:  # a file of that name would stand before Python's
+    if top in sys.stdlib_module_names:  # a file of that name would hide Python's
         raise UserError(
             f"answers = {kind!r}: {top!r} is a module of Python's own; expected one of yours: put the function into a "
-            f"file of another name in {Path.cwd()}, my_answers.py for one (docs/answers.md)"
+            f"file with another name in {Path.cwd()}, such as my_answers.py (docs/answers.md)"
         )
     raise UserError(
-        f"answers = {kind!r}: there is no file {paths[0]} in {Path.cwd()}; begin from the folder that has it"
+        f"answers = {kind!r}: there is no file {paths[0]} in {Path.cwd()}; start from the folder that has it"
     )
 
 
 def code_identity(kind: AnswerKindName) -> dict[str, str]:
-    """What a manifest says of a kind: nothing of "math"; else its name; of one's own also the file's checksum.
+    """A kind as it stands in a manifest: {} for "math", else its name; for a custom one also its file and checksum.
 
-    Raises UserError if that is not there.
+    Raises UserError if that file is missing.
     """
     if not is_own(kind):
         return {} if kind == "math" else {"kind": kind}
@@ -70,7 +70,7 @@ def code_identity(kind: AnswerKindName) -> dict[str, str]:
 
 
 def kinds_fingerprint(*names: AnswerKindName) -> dict[str, Any]:
-    """What a fingerprint says of kinds: nothing of "math", which came first; else `identity` of each."""
+    """Kinds as they stand in a fingerprint: nothing for "math", which came first; else each one's `code_identity`."""
     found = {kind: code_identity(kind) for kind in names}
     return {"answers": {kind: each for kind, each in found.items() if each}} if any(found.values()) else {}
 
@@ -80,15 +80,15 @@ def load(kind: AnswerKindName) -> tuple[Callable[..., Any], Callable[..., Any] |
     module_name, _, name = kind.partition(":")
     path = path_of(kind).resolve()
     sys.path.insert(0, os.getcwd())
-    sys.dont_write_bytecode = True  # a file that is changed twice within a second would be taken for the first one
+    sys.dont_write_bytecode = True  # stale bytecode would hide a second change within a second
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise UnusableError(f"{path.name} cannot be imported: {in_words(error)}") from error
-    found = getattr(module, "__file__", None)  # none of what is built in
+    found = getattr(module, "__file__", None)  # built-in modules have none
     if Path(found or "").resolve() != path:
         raise UnusableError(
-            f"another module is called {module_name!r} ({found or 'built into Python'}); rename {path.name}"
+            f"another module is named {module_name!r} ({found or 'built into Python'}); rename {path.name}"
         )
     function, extract = _function(module, name, "text, gold"), None
     if function is None:
@@ -118,8 +118,8 @@ def in_words(error: BaseException) -> str:
 
 
 def serve(connection: Connection, timeout_seconds: float, kind: AnswerKindName) -> None:
-    """A process: says that it is ready, or why it cannot be; then does one job after another until its parent closes
-    the pipe or dies. The answer to a job is (what came out, None) or (None, why nothing did)."""
+    """A worker process: sends "ready", or why it cannot start; then does one job after another until its parent closes
+    the pipe or dies. The reply to a job is (result, None) or (None, reason)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         function, extract = load(kind)

@@ -1,4 +1,4 @@
-"""The grader of answers that a function of the user's compares (data/answers/own.py)."""
+"""The grader for answers that a custom function compares (data/answers/own.py)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from data.answers.kinds import AnswerKindName, is_own, placed
 from data.console import console
 from data.errors import UserError
 
-IMPORT_SECONDS = 60.0  # longest import of a module, which may load much
-SILENT_SECONDS = 3.0  # after these it is said what is waited for
+IMPORT_SECONDS = 60.0  # longest import of the module, which may load much
+SILENT_SECONDS = 3.0  # after this it prints what it waits for
 
 
 class OwnGrader(Grader):
-    """The processes that call a function of the user's. Its parent remembers the verdicts."""
+    """The processes that call a custom function. The main `Grader` remembers the verdicts."""
 
-    announced: ClassVar[set[tuple[str, bool]]] = set()  # kinds of which an error, or a loss, was told
-    has_extract: ClassVar[
-        dict[str, bool]
-    ] = {}  # by checksum: functions that can be called; whether there is an `extract`
+    announced: ClassVar[set[tuple[str, bool]]] = set()  # kinds whose error, or lost process, was reported
+    has_extract: ClassVar[dict[str, bool]] = {}  # code identity of usable functions -> whether there is an `extract`
 
     def __init__(self, kind: AnswerKindName, timeout_seconds: float, workers: int) -> None:
         super().__init__(timeout_seconds, workers)
@@ -47,14 +45,14 @@ class OwnGrader(Grader):
             yield (pair[0], pair[1]), self._value(reply, "pairs are undecided")
 
     def extract(self, asked: Sequence[tuple[str, str]]) -> list[Extracted | None]:
-        """What `extract` finds in each (response, question)."""
+        """The answer that `extract` finds in each (response, question)."""
         jobs = [("extract", *each) for each in asked]
         replies = dict(self._verify(list(dict.fromkeys(jobs))))
         found = [self._value(replies[job], "responses are without an answer") for job in jobs]
         return [answer and placed(answer, response) for answer, (response, _) in zip(found, asked, strict=True)]
 
     def _value(self, reply: tuple[Any, str | None] | None, such: str) -> Any:
-        """What came out; of what did not, the first time, why."""
+        """The result of a job, or None; the first failure of each sort is reported."""
         value, why = reply or (None, f"it took longer than {self.timeout_seconds:g} s, or ended its process")
         if why and (self.kind, reply is None) not in self.announced:
             self.announced.add((self.kind, reply is None))
@@ -63,7 +61,7 @@ class OwnGrader(Grader):
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        """Says what is waited for, if that takes long."""
+        """Print what is waited for, if that takes long."""
         path = own.path_of(self.kind)
         text = f"answers = {self.kind!r}: waiting for {path} to be imported, {IMPORT_SECONDS:g} s at most"
         timer = threading.Timer(SILENT_SECONDS, console.print, (text,), {"markup": False, "soft_wrap": True})
@@ -84,12 +82,12 @@ class OwnGrader(Grader):
             return UserError(f"answers = {self.kind!r}: {why}")
         return UserError(
             f"answers = {self.kind!r}: the process that imports {own.path_of(self.kind)} ended with exit code {why}, "
-            f"or was not ready within {IMPORT_SECONDS:g} s: what stands outside its functions runs at import"
+            f"or was not ready within {IMPORT_SECONDS:g} s: code outside its functions runs at import"
         )
 
 
 def check_own(names: Iterable[AnswerKindName]) -> None:
-    """Raises UserError for a function of the user's that cannot be called. Of one file that is found out once."""
+    """Raises UserError for a custom function that cannot be called. Each file is tried once per process."""
     for kind in dict.fromkeys(filter(is_own, names)):
         pool = OwnGrader(kind, IMPORT_SECONDS, 1)
         with pool:

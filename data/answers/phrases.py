@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-MARKS = 16  # of each word's last places that are looked at: time stays linear
+MARKS = 16  # last occurrences of each word that are tried, which keeps the time linear
 
-# A language has the words for "answer", and those that come between them and the answer.
+# Per language: the words for "answer", and the words between them and the answer.
 
 _POINTS = r"[:=\uff1a\uff1d]|-{1,2}>|=>|[\u2192\u21d2\u279c]"
 _LATIN = {
@@ -58,7 +58,7 @@ DOUBT = re.compile(
 _ASKED = re.compile(
     r"\b(?:express|write|round|convert|simplify|give|state|report|check|verify)\s+(?:\w+\s+){0,2}$", re.I
 )
-IN_WORDS = re.compile(r"words\)|(?:must|should) be$", re.I)  # a value has to follow, and no word alone
+IN_WORDS = re.compile(r"words\)|(?:must|should) be$", re.I)  # a value has to follow, not just a word
 MORE = re.compile(
     r"(?:[\s*_:\uff1a>\"'\u201c]{1,12}|(?:approximately|approx\.?|about|around|roughly|nearly|simply|just|indeed|"
     r"therefore|thus|then|now|clearly|equal to|given by|found to be|as follows|the following|exactly|only|either|"
@@ -69,7 +69,7 @@ MORE = re.compile(
 
 
 def _tails() -> dict[str, re.Pattern[str]]:
-    """For each word by which an answer is announced, what has to follow it."""
+    """For each word that announces an answer, the pattern that has to follow."""
     found = {}
     for words, verbs in _LATIN.values():
         for word in words.split("|"):
@@ -89,7 +89,7 @@ _WORDS = (*_ENGLISH_WORDS, *_TAILS)
 _ASCII_WORDS = tuple(filter(str.isascii, _WORDS))
 
 
-# before a phrase that states an answer only to suppose or to deny it
+# words before a phrase that only supposes or denies an answer
 SUPPOSED = re.compile(
     r"\b(?:if|suppose|assum(?:e|ing)|imagine|say|says|think|thinks|guess|believe|claim|conclude|wrong|incorrect|common|"
     r"mistaken|false|unless|whether|check)(?: that)?\s+(?:(?:the|my|our|your|an?|final|correct|right|only|"
@@ -99,7 +99,7 @@ SUPPOSED = re.compile(
 
 
 def phrases(text: str) -> Iterator[tuple[int, int, str]]:
-    """The phrases that may announce an answer, the last first: where each begins and ends, and its language."""
+    """The phrases that may announce an answer, last first: (start, end, "en" or the foreign word)."""
     lower = text.lower()
     if len(lower) != len(text):  # a capital that is two letters in lower case
         lower = "".join(low if len(low := sign.lower()) == 1 else sign for sign in text)

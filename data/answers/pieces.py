@@ -1,4 +1,4 @@
-"""Pieces of a response: an answer without what surrounds it, lists that are written in rows, chains of equals."""
+"""Pieces of a response: an answer without its surroundings, lists in rows, chains of equations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _QUOTES = (
 _WRAPPERS = (*_MATH_SIGNS, ("**", "**"), ("__", "__"), ("`", "`"), *_QUOTES)
 _ENDING = " \t\r\n.,;:\u3002\uff0c\uff1b\uff1a\u3001"
 SAYS = re.compile(r"[\w\\\u2205\u221e]")  # an answer has a letter, a digit or a sign of its own
-_LONGEST = 2000  # characters; what is longer is a runaway response, and stays as it is
-_DEEPEST = 50  # wrappers in each other
+_LONGEST = 2000  # characters; anything longer is a runaway response and stays unchanged
+_DEEPEST = 50  # nested wrappers
 _TAGS = re.compile(r"</?[A-Za-z]{1,10}>")  # <b>42</b>
 
 _ROWS = re.compile(
@@ -48,7 +48,7 @@ _GAP = re.compile(
 
 
 class Piece(NamedTuple):
-    """An answer that a rule found: its text, and where in the response it came from."""
+    """An answer that a rule found: its text, and its span in the response."""
 
     answer: str
     start: int
@@ -85,7 +85,7 @@ def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 
 def piece(text: str, start: int, end: int) -> Piece | None:
-    """A span as a piece: trimmed, and rows of equations as a list."""
+    """A span as a piece: trimmed, with rows of equations as a list; None if empty."""
     span = trim(text, start, end)
     return None if span is None else Piece(comma_separated(text[slice(*span)]), *span)
 
@@ -99,7 +99,7 @@ def joined(text: str, pieces: list[Piece]) -> Piece:
 
 
 def balanced(text: str, start: int, end: int) -> int:
-    """The end of a span without closing brackets that close nothing in it: `42"}` of JSON."""
+    """The end of a span without unmatched closing brackets: `42"}` in JSON."""
     while end > start and text[end - 1] in ")]}\"'\u201d":
         part = text[start:end]
         closing = part[-1]
@@ -114,7 +114,7 @@ def balanced(text: str, start: int, end: int) -> int:
 
 
 def comma_separated(answer: str) -> str:
-    r"""Rows of equations (cases, aligned) and what `\quad` separates, with commas; anything else as it is."""
+    r"""Rows of equations (cases, aligned) and parts between `\quad`, joined by commas; anything else unchanged."""
     if len(answer) > _LONGEST:
         return answer
     if "\\begin" in answer and (begin := _ROWS.search(answer)):
@@ -130,13 +130,13 @@ def comma_separated(answer: str) -> str:
 
 
 def independent(one: str, two: str) -> bool:
-    """Whether two formulas that follow each other without a word are equations for two names: x = 3, then y = 5."""
+    """Whether two consecutive formulas are equations for two different names: x = 3, then y = 5."""
     names = [re.match(r"\s*([A-Za-z](?:_\{?\w+\}?)?)\s*=[^=]*$", each) for each in (one, two)]
     return all(names) and len({name[1] for name in names if name}) == 2
 
 
 def _rows(body: str) -> list[str]:
-    """The equations of rows; a row that goes on with a relation belongs to the row before. Empty: not all are."""
+    """The equations in rows; a row that begins with a relation continues the row before. [] if one is no equation."""
     rows: list[str] = []
     for part in re.split(r"\\\\(?:\[[^\]]{0,8}\])?", body):
         row = part.replace("&", " ").strip().rstrip(",;.").strip()
@@ -151,7 +151,7 @@ def _rows(body: str) -> list[str]:
 
 
 def concluded(answer: str) -> str:
-    """What a chain of equals comes to: `x = 2 + 3 = 5` is `x = 5`, `12 + 4 = 16 dollars` is `16 dollars`."""
+    """The result of a chain of equations: `x = 2 + 3 = 5` is `x = 5`, `12 + 4 = 16 dollars` is `16 dollars`."""
     return _concluded(answer) or answer
 
 
@@ -170,7 +170,7 @@ def _concluded(answer: str) -> str:
     if len(parts) < 2 or not parts[-1] or _SEVERAL.search(answer):
         return answer.strip()
     first, last = parts[0], parts[-1]
-    signs = len(re.findall(r"(?<!\\)\$", last))  # of a formula that began before, unless it is money
+    signs = len(re.findall(r"(?<!\\)\$", last))  # an odd one belongs to an earlier formula, unless it is money
     if signs % 2 and not re.match(r"[-\u2212]?\$\s?\d", last):
         return answer.strip()
     if (_TEXT_LABEL.fullmatch(first) or "vmatrix" in first) and not _JUST_NAME.fullmatch(first):
@@ -184,7 +184,7 @@ def _concluded(answer: str) -> str:
 
 
 def _split(text: str, sign: re.Pattern[str]) -> list[str]:
-    """The parts between the signs that stand in no brackets."""
+    """The parts between those signs that are outside brackets."""
     parts, start, depth, seen = [], 0, 0, 0
     for match in sign.finditer(text):
         depth += sum(map(text[seen : match.start()].count, "({[")) - sum(map(text[seen : match.start()].count, ")}]"))

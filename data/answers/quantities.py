@@ -1,4 +1,4 @@
-"""Quantities that may be stated otherwise: with another unit (90 minutes, 1.5 hours), as a ratio, as a time of day."""
+"""Quantities with several spellings: in another unit (90 minutes, 1.5 hours), as a ratio, as a time of day."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fractions import Fraction
 from data.answers.spelling import UNSIGNED, clean, plain_fractions
 from data.answers.units import spoken, unit_of
 
-# units of one line measure the same; each is as many of the line's first as stands behind it
+# units in a line measure the same; the number is how many of the line's first unit each has
 _SCALES = """
     ms 1; second 1000; minute 60000; hour 3600000; day 86400000; week 604800000
     month 1; year 12; decade 120; century 1200
@@ -36,9 +36,9 @@ _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?\s*(?:\\text\{\s?)?(?:([ap])\.?\s?m
 
 
 def read_quantity(text: str) -> tuple[int, Fraction] | None:
-    """(what is measured, how much of it in the smallest unit) of "1 hour 30 minutes".
+    """(what is measured, the amount in the smallest unit) of a quantity such as "1 hour 30 minutes".
 
-    None if the text is anything else, or has a unit that no other one measures.
+    None if the text is anything else, or has a unit without others to convert to.
     """
     if text.count("$") % 2:
         text = _DOLLARS.sub(r"\1 dollars", text)
@@ -66,7 +66,7 @@ def _fraction(text: str) -> Fraction:
 
 
 def read_ratio(text: str) -> list[Fraction] | None:
-    """The parts of 2:3 or "2 to 3", the first of them 1; None for anything else."""
+    """The parts of 2:3 or "2 to 3", divided by the first; None for anything else."""
     text = plain_fractions(clean(text)).rpartition("=")[2]
     if not _RATIO.fullmatch(text):
         return None
@@ -75,7 +75,7 @@ def read_ratio(text: str) -> list[Fraction] | None:
 
 
 def read_times(text: str) -> set[int] | None:
-    """The minutes of the day that 9:30 (two, morning and evening), 9 AM or 14:30 may be; None for anything else."""
+    """The possible minutes of the day for 9:30 (two: morning and evening), 9 AM or 14:30; None for anything else."""
     found = _TIME.fullmatch(clean(text))
     if found is None or not (found[2] or found[3]) or int(found[1]) > 24:
         return None

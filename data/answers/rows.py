@@ -1,4 +1,4 @@
-"""Answers in rows: formulas on lines of their own, lists whose items have a line each."""
+"""Answers in rows: formulas on separate lines, lists with an item per line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STEP = re.compile(r"[\d)]\s*(?:[-+*/\u00d7]|\\times|\\cdot)\s*[\d(]")  # of a c
 
 
 def displayed(text: str, at: int) -> Piece | None:
-    """Formulas that are set on lines of their own, or a block of code."""
+    """Displayed formulas, or a block of code, from `at` on."""
     found: list[Piece] = []
     while display := _DISPLAY.match(text, at):
         sign = display[0]
@@ -48,10 +48,10 @@ def displayed(text: str, at: int) -> Piece | None:
 
 
 def list_of_rows(text: str, first: Piece, end: int) -> Piece | None:
-    """A list whose items have a line each: items of Markdown, equations, values."""
+    """A list with an item per line: Markdown items, equations or values."""
     start = text.rfind("\n", 0, first.start) + 1
     if re.search(r"\w[^\w]*\s|:", text[start : first.start]) and not _ITEM.match(text, start):
-        return None  # the first stands in the line of its phrase
+        return None  # the first item is in the line of its phrase
     lines: list[tuple[int, int]] = []
     at = start
     while len(lines) < 12 and at < len(text):
@@ -80,12 +80,12 @@ def list_of_rows(text: str, first: Piece, end: int) -> Piece | None:
 
 
 def is_row(line: str) -> bool:
-    """Whether a line may be one of a list."""
+    """Whether a line may be an item of a list."""
     return bool(_ITEM.match(line) or _EQUATION.fullmatch(line) or _VALUE.fullmatch(line))
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Whether a list goes on behind a blank line."""
+    """Whether a list continues after a blank line."""
     line = text[at : at + 120].strip().partition("\n")[0]
     return bool(_ITEM.match(text, at) or _EQUATION.fullmatch(line))
 

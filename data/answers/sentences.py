@@ -1,4 +1,4 @@
-"""What a piece of a sentence states: its value without the words around it, or nothing."""
+"""The value in a piece of a sentence, without the words around it; or nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _EAST_END = re.compile(r"(?:입니다|이다|이에요|です|である|でし�
 
 
 def without_words(text: str, found: Piece) -> Piece:
-    """A number without the words of another language behind it, which name its unit: `3,5 Stunden`."""
+    """A number without the foreign words for its unit after it: `3,5 Stunden`."""
     part = _EAST_END.sub("", text[found.start : found.end])
     number = _NATION.match(part)
     if number and not _SCALE.search(number["rest"]):
@@ -77,7 +77,7 @@ def without_words(text: str, found: Piece) -> Piece:
 
 
 def _with_points(number: str) -> str:
-    """A number with a decimal point for its decimal comma: 3,5 and 1.234,5, but not 3,500, which may be thousands."""
+    """A number with its decimal comma as a point: 3,5 and 1.234,5, but not 3,500, which may be thousands."""
     whole, comma, part = number.rpartition(",")
     if not comma or "," in whole or len(part) == 3:
         return number
@@ -85,7 +85,7 @@ def _with_points(number: str) -> str:
 
 
 def telling(text: str, found: Piece, doubtful: bool) -> Piece | None:
-    """What a piece states; None if it states nothing, or opens a solution."""
+    """The answer that a piece states; None if it states none, or opens a solution."""
     stressed = list(_STRESSED.finditer(text, found.start, found.end))
     if len(stressed) == 1 and text[found.start].isalpha() and re.search(r"\d", stressed[0][1]):
         return Piece(stressed[0][1].strip(), *stressed[0].span(1))  # Janet makes **$18** every day

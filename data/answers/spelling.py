@@ -1,4 +1,4 @@
-"""Spellings of one answer brought to one."""
+"""Unifies different spellings of an answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-MAX_ANSWER_CHARS = 500  # beyond it, text is a runaway response: compared as a string, never parsed
+MAX_ANSWER_CHARS = 500  # a longer text is a runaway response: compared as a string, never parsed
 UNSIGNED = r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _SYMBOLS = dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-")
 _SYMBOLS |= {"\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u2217": "*", "\u00f7": r"\div "}
@@ -98,7 +98,7 @@ _REWRITES = [
         (r"\\(?:over(?:line|rightarrow)|vec|hat|bar|mathbf|bm|boldsymbol)\s?\{([A-Za-z]+)\}", r"\1"),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\frac\s*(\d)", r"\\frac{\1}"),  # \frac43, \frac 59
-        (r"(\\frac\{[^{}]*\})\s*(\d)", r"\1{\2}"),  # \frac9{19} is done by now, \frac{270}7 is not
+        (r"(\\frac\{[^{}]*\})\s*(\d)", r"\1{\2}"),  # \frac9{19} is already done, \frac{270}7 is not
         (r"\s*(?:!=|\\neq|\\not\s?=)\s*", r" \\ne "),
         (r">=|\\geqslant|\\geq", r"\\ge "),
         (r"<=|\\leqslant|\\leq(?![A-Za-z])", r"\\le "),
@@ -111,7 +111,7 @@ _REWRITES = [
 ]
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,20}?)\\(?:overline|bar|dot)\s?\{(\d{1,20})\}")
 _CHOICE = re.compile(r"\(([A-Za-z])\)|(?:(?:option|choice)\s\(?)([A-Za-z])\)?|([A-H])[).]", re.I)
-_GROUPS = re.compile(r"<([ '_.\d]+)>")  # what the rewrites marked as groups of thousands
+_GROUPS = re.compile(r"<([ '_.\d]+)>")  # groups of thousands, as marked by the rewrites
 TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textnormal|textit|mathit)\s?\{([^{}]*)\}")
 
 
@@ -124,7 +124,7 @@ def _as_fraction(decimal: re.Match[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def clean(text: str) -> str:
-    """LaTeX and Unicode spellings of the same thing brought to one spelling, still LaTeX."""
+    """A text with its LaTeX and Unicode spellings unified; still LaTeX."""
     text = _POWER.sub(lambda power: f"^{{{power[0].translate(_POWERS)}}}", text)
     text = "".join(_VULGAR.get(sign, sign) for sign in _MIXED.sub(" ", text)).translate(_UNICODE)
     text = _REPEATING.sub(_as_fraction, text)
@@ -135,7 +135,7 @@ def clean(text: str) -> str:
 
 
 def normalise_answer(text: str) -> str:
-    """A string that equal answers often share; words lose their case, (c) becomes C."""
+    """A string that equal answers often share; words become lower-case, (c) becomes C."""
     if len(text) > MAX_ANSWER_CHARS:
         return text.strip()
     text = clean(text)
@@ -149,9 +149,9 @@ def normalise_answer(text: str) -> str:
 
 
 def is_words(text: str) -> bool:
-    r"""Whether a clean text is words, so that math-verify may not read it as a product: eat = tea there.
+    r"""Whether a clean text is words, which math-verify would read as a product: to it, eat = tea.
 
-    Two or three bare letters may be such a product; in `\text{}` they are a word.
+    Two or three bare letters may be a product; in `\text{}` they are a word.
     """
     plain = TEXT.sub(r"\1", text).strip()
     words = re.split(r"[ -]+", plain.strip("()"))

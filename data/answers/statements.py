@@ -57,7 +57,7 @@ _PART = re.compile(  # the answer to part (a), Answer 2:
 
 
 def tagged(text: str) -> Piece | None:
-    """What stands between the last `<answer>` and `</answer>`."""
+    """The answer between the last `<answer>` and `</answer>`."""
     marks = list(_TAG.finditer(text)) if "nswer>" in text.lower() else []
     for mark, closing in reversed(list(zip(marks, [*marks[1:], None][: len(marks)], strict=True))[-MARKS:]):
         if not mark[1]:
@@ -76,7 +76,7 @@ def _short(text: str) -> Piece | None:
 
 
 def hashes(text: str) -> Piece | None:
-    """The last line `#### x` that is no heading of Markdown; one with a number before one of words alone."""
+    """The last line `#### x` that is not a Markdown heading; lines with a number are preferred to words alone."""
     words = None
     end = len(text)
     for _ in range(MARKS):
@@ -99,7 +99,7 @@ def hashes(text: str) -> Piece | None:
 
 
 def phrase(text: str) -> Piece | None:
-    """What follows the last phrase that announces an answer and holds one; of each part where phrases name parts."""
+    """The answer after the last phrase that announces one; all parts' answers if the phrases name parts."""
     parts: dict[str, Piece] = {}
     for start, end, language in phrases(text):
         doubtful = DOUBT.search(text[max(0, start - 12) : start]) or IN_WORDS.search(text, start, end)
@@ -119,7 +119,7 @@ def _of_parts(parts: dict[str, Piece]) -> Piece:
 
 
 def last_list(text: str) -> Piece | None:
-    """The list of values or equations with which a response ends, a line each: `So:`, `x = 3`, `y = 5`."""
+    """The list of values or equations, one per line, that ends a response: `So:`, `x = 3`, `y = 5`."""
     end = text.rstrip()
     if "\n" not in end or not is_row(end[end.rfind("\n") + 1 :][:200].strip()):
         return None
@@ -138,7 +138,7 @@ def last_list(text: str) -> Piece | None:
 
 
 def _after(text: str, at: int, doubtful: bool = False, language: str = "en") -> Piece | None:
-    """The answer that begins at a place, or None where it holds none."""
+    """The answer that begins at a place; None if there is none."""
     for _ in range(6):
         more = MORE.match(text, at)
         if more is None:
@@ -149,7 +149,7 @@ def _after(text: str, at: int, doubtful: bool = False, language: str = "en") -> 
     end = _stop(text, at)
     if end is None:
         return None
-    while end > at + 1 and text[end - 1] in "*_" and text[end - 2] not in "^\\":  # MORE took what opened it
+    while end > at + 1 and text[end - 1] in "*_" and text[end - 2] not in "^\\":  # MORE consumed its opening
         end -= 1
     found = piece(text, at, balanced(text, at, end))
     if found is None:
@@ -167,7 +167,7 @@ def _after(text: str, at: int, doubtful: bool = False, language: str = "en") -> 
 
 
 def _begins_working(text: str, found: Piece, end: int) -> bool:
-    """Whether a piece is the first equation of a calculation that goes on in the next line."""
+    """Whether a piece is the first equation of a calculation that continues in the next line."""
     if "=" not in found.answer or re.match(r"\W{0,3}[A-Za-z]\w?\W{0,3}\s?=", found.answer):
         return False
     line = text[end : end + 200].strip().partition("\n")[0]
@@ -179,7 +179,7 @@ def _begins_working(text: str, found: Piece, end: int) -> bool:
 
 
 def _stop(text: str, at: int) -> int | None:
-    """Where the sentence ends that an answer stands in; None where it runs on for too long."""
+    """Where the sentence with an answer ends; None if it is too long."""
     limit = at + MAX_ANSWER_CHARS
     place = at
     while stop := _STOP.search(text, place, limit):

@@ -1,12 +1,11 @@
 r"""Answers that are texts: where a response states one, and when two are the same.
 
-`answer_candidates` yields what may be the answer, what is meant most surely first: the last `<answer>...</answer>`,
-the last `\boxed{...}`, the last line `#### x`, what follows the last "answer is" or "Answer:", and the last line. A
-phrase or a last line of more than MOST_WORDS words is a sentence and states none; nor does anything within
-`<think>...</think>`.
+`answer_candidates` yields possible answers, the surest first: the last `<answer>...</answer>`, the last `\boxed{...}`,
+the last line `#### x`, the text after the last "answer is" or "Answer:", and the last line. A phrase or a last line of
+more than MOST_WORDS words is a sentence and states no answer; nor does anything within `<think>...</think>`.
 
-`normal_form` is SQuAD's but for two things: punctuation goes around words alone (3.5 is not 35), and `a` and `an` at
-the beginning alone (vitamin A is no vitamin). Numbers are words: -5 is not 5, 5! is not 5, and 1,000 is not 1000.
+`normal_form` is SQuAD's with two exceptions: punctuation is only removed around words (3.5 is not 35), and `a` and `an`
+only at the beginning (vitamin A is not vitamin). Numbers are words: -5 is not 5, 5! is not 5, and 1,000 is not 1000.
 """
 
 from __future__ import annotations
@@ -44,16 +43,16 @@ _WRONG = re.compile(
 )
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
 _STOP = re.compile(r"[.!?]\s+(?=[^\sa-z])")
-_LONGEST = 60  # characters of a word that are looked at: those that are shortened are far shorter
-_ONE_LETTER = re.compile(r"([A-Z])\.\s")  # of an option, which ends a sentence here
+_LONGEST = 60  # characters of a word that are checked; abbreviations are far shorter
+_ONE_LETTER = re.compile(r"([A-Z])\.\s")  # an option's letter, which ends a sentence here
 _SHORTENED = re.compile(r"(?:.*\.)?(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Jr|Mt|Ft|Prof|Gen|Sen|Gov|Capt|Lt|Col|vs|approx|ca)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
-_BEFORE, _BEHIND = "\"'“”‘’«»`*_¿¡", "\"'“”‘’«»`*_.,;:?…"  # a word
+_BEFORE, _BEHIND = "\"'“”‘’«»`*_¿¡", "\"'“”‘’«»`*_.,;:?…"  # signs around a word
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | {"’": "'", "‘": "'"})
 
 
 def answer_candidates(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterator[Extracted]:
-    """What may be the answer of a response, the surest first; what was thought is not looked at."""
+    """Possible answers of a response, the surest first; thoughts are skipped."""
     text = hidden(response)
     spans: list[tuple[tuple[int, int] | None, ExtractionRule]] = [
         (_last(_TAG, text), "tagged"),
@@ -65,7 +64,7 @@ def answer_candidates(response: str, phrase: re.Pattern[str] = ANSWER) -> Iterat
     for span, rule in spans:
         if span and rule == "phrase" and _WRONG.search(text, max(0, span[0] - 60), span[0]):
             continue
-        found = trim(text, *span) if span else None  # of what is shown: a thought may stand in the same line
+        found = trim(text, *span) if span else None  # in the hidden text: a thought may be in the same line
         if found and found[1] - found[0] <= MAX_ANSWER_CHARS:
             yield Extracted(text[slice(*found)], *found, rule=rule)
 
@@ -76,7 +75,7 @@ def find(response: str) -> Extracted | None:
 
 
 def normal_form(text: str) -> str:
-    """The same string for texts that are the same answer; empty for a text without letters, digits and signs."""
+    """A string that is equal for texts that are the same answer; empty for a text without letters, digits and signs."""
     text = unicodedata.normalize("NFKC", plain(text)).translate(_DASHES)
     words = [_bare(word) for word in text.casefold().split()]
     words = [word for word in words if word]
@@ -87,7 +86,7 @@ def normal_form(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""A text without `\text{...}` and its like, and without the signs of mathematics around it."""
+    r"""A text without `\text{...}` and the like, and without math delimiters around it."""
     before = None
     while before != text:
         before, text = text, _WRAPPER.sub(r"\1", text).strip()
@@ -105,7 +104,7 @@ def _bare(word: str) -> str:
 
 
 def _last(pattern: re.Pattern[str], response: str) -> tuple[int, int] | None:
-    """The first group of the last match that has something in it."""
+    """The span of the first group in the last match where it is not empty."""
     spans = [found.span(1) for found in pattern.finditer(response) if found[1].strip(" \t\r\n*_:")]
     return spans[-1] if spans else None
 
@@ -121,7 +120,7 @@ def _boxed(response: str) -> tuple[int, int] | None:
 
 
 def _phrases(text: str, phrase: re.Pattern[str]) -> list[tuple[int, int]]:
-    """What follows each of the last phrases, the last one first, up to the end of its sentence."""
+    """The spans after each of the last phrases, last first, up to the end of the sentence."""
     spans = []
     for found in list(phrase.finditer(text))[:-9:-1]:
         line = text.find("\n", found.end())
@@ -135,7 +134,7 @@ def _phrases(text: str, phrase: re.Pattern[str]) -> list[tuple[int, int]]:
 
 
 def _foreign(text: str) -> list[tuple[int, int]]:
-    """What a phrase of another language announces, or another phrase of English."""
+    """The span that a phrase of another language, or another English phrase, announces."""
     found = other_phrase(text)
     return [(found.start, found.end)] if found and len(found.answer.split()) <= MOST_WORDS else []
 

@@ -1,7 +1,7 @@
-"""Thoughts of a model that reasons before it responds: they are no part of what it says.
+"""Thoughts of a model that reasons before it responds; they are not part of its answer.
 
-A response is stored with its thought, and with the `<think>` that begins it where the prompt wrote that
-(peers/prompts.py). Answers are looked for beside it; other peers are shown, and trained on, what is beside it.
+A response is stored with its thought, and with the opening `<think>` even where the prompt wrote that
+(peers/prompts.py). Answers are searched outside the thought; other peers see, and train on, only the rest.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _MARK = re.compile(rf"(?P<open>{_OPENING})|(?P<close>{_CLOSING})", re.I)
 
 
 def spans(response: str) -> list[tuple[int, int]]:
-    """Where the thoughts of a response stand, marks included, in order.
+    """The spans of a response's thoughts, marks included, in order.
 
-    A closing mark that nothing opened ends a thought that the prompt's template opened. A thought that is never closed
-    runs to the end: the response was cut off in it.
+    A closing mark without an opening one ends a thought that the prompt's template opened. A thought that is never
+    closed runs to the end: the response was cut off in it.
     """
     if not ("think" in response or "THINK" in response or "hought" in response or "eason" in response):
         return []
@@ -36,18 +36,18 @@ def spans(response: str) -> list[tuple[int, int]]:
 
 
 def hidden(response: str) -> str:
-    """The response with spaces in place of its thoughts, so that places in it stay the same."""
+    """The response with its thoughts replaced by as many spaces, so that places in it stay the same."""
     return _without(response, " ")
 
 
 def without_thoughts(response: str) -> str:
-    """What the response says beside its thoughts; "" if nothing is left."""
+    """The response without its thoughts; "" if nothing is left."""
     found = _without(response, "")
     return response if found == response else found.strip()
 
 
 def _without(response: str, instead: str) -> str:
-    """With `instead` for each character of a thought."""
+    """The response with `instead` for each character of a thought."""
     parts, shown = [], 0
     for start, end in spans(response):
         parts += [response[shown:start], instead * (end - start)]

@@ -7,7 +7,7 @@ import re
 from data.answers.spelling import TEXT, clean, plain_fractions
 from data.answers.words import in_digits
 
-# Of each unit its name, then its other spellings without the plural's s. "5 more" contradicts "5 fewer" as units do.
+# Each unit's name, then its other spellings, without the plural's s. "5 more" contradicts "5 fewer", as units do.
 _SPELLINGS = """
     nanometre nm nanometer; micrometre micrometer micron; mm millimeter millimetre; cm centimeter centimetre
     dm decimeter decimetre; metre meter; km kilometer kilometre
@@ -76,7 +76,7 @@ def _written_out(short: re.Match[str]) -> str:
 
 
 def unit_of(word: str) -> str | None:
-    """The name of the unit that a word is, in the plural or not; None if it is none that is known."""
+    """The name of the unit that a word stands for, singular or plural; None if it is not a known unit."""
     word = word.lower().replace(".", "")
     return _UNITS.get(word) or _UNITS.get(word.removesuffix("s"))
 
@@ -109,5 +109,5 @@ def read_units(text: str) -> set[str]:
 
 
 def read_changes(text: str) -> set[str]:
-    """What the words of an answer make of its number: a bound, a square, thousands."""
+    """How the words of an answer change its number: to a bound, a square, thousands."""
     return {str(change.lastgroup) for change in CHANGE.finditer(spoken(clean(text)))}

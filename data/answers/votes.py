@@ -1,4 +1,4 @@
-"""What counts in a vote, and a vote of several raters, each weighted by how often its samples agree with each other.
+"""Votes: which answers count, and a vote of several raters, each weighted by its self-consistency.
 
 Pure apart from the grader that decides which answers are equivalent. Nothing here knows a right answer.
 """
@@ -13,21 +13,21 @@ from data.answers.clusters import clusters
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
 
-LOWEST, HIGHEST = 0.05, 0.95  # a share beyond them says no more than its bound: its logit would be without limit
+LOWEST, HIGHEST = 0.05, 0.95  # shares are clipped to these, since the logit is unbounded
 LEAST = 0.05  # a rater that agrees with itself in less than half of its samples still breaks a tie
 
 Answers = Sequence[str | None]  # a rater's answers to one question; None where a response has none
 
 
 def voting_answer(answer: str | None, finish_reason: str) -> str | None:
-    """The answer with which a response votes: none of one that was cut off at the limit."""
+    """The answer with which a response votes; None for a response that was cut off at the limit."""
     return answer if finish_reason == "stop" else None
 
 
 def consistency(questions: Sequence[Answers], kind: AnswerKindName, grader: Grader) -> float:
     """Mean share, over questions, of the largest cluster among all of a rater's responses: 0 to 1.
 
-    A response without an answer agrees with none. Raises ValueError for no questions.
+    A response without an answer agrees with nothing. Raises ValueError without questions.
     """
     if not questions:
         raise ValueError("consistency of no questions")
@@ -52,7 +52,7 @@ def weighted_vote(
     """
     if len(answers) != len(weights) or not all(0 < weight < math.inf for weight in weights):
         raise ValueError(f"{len(answers)} answers need as many positive weights, found {list(weights)}")
-    # fsum: equal weights in another order have the same sum, so a tie is a tie
+    # fsum: equal weights in any order have the same sum, so that ties are exact
     sums = [(math.fsum(weights[i] for i in found), found) for found in clusters(answers, kind, grader)]
     if not sums:
         return [], 0.0

@@ -1,4 +1,4 @@
-"""Numbers in words brought to digits: "twenty-four" is 24, "two thirds" 2/3, "5 million" 5000000."""
+"""Numbers in words converted to digits: "twenty-four" is 24, "two thirds" 2/3, "5 million" 5000000."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARTS = {"half": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth":
 _PARTS |= {"ninth": 9, "tenth": 10, "twelfth": 12, "sixteenth": 16, "hundredth": 100, "thousandth": 1000}
 _SAID = "|".join(sorted((*_UNITS, *_TENS, *_SCALES, *_PARTS, "halves", "a", "an"), key=len, reverse=True))
 _DIGITS = r"(?:\d+/0*[1-9]\d*|\d+(?:\.\d+)?)"
-# a phrase is at most some 20 words long: what is longer is no number that anyone would write
+# a phrase has at most some 20 words: nobody writes a longer number
 _PHRASE = re.compile(
     rf"(?<![\w\\.])(?:{_SAID}|{_DIGITS})s?(?:(?:\s|-(?=[a-z])|\sand\s|\spoint\s){{1}}(?:{_SAID}|{_DIGITS})s?){{0,20}}"
     r"(?![\w(])(?!\.\d|/|\^|\s?[=+*^])",
@@ -31,7 +31,7 @@ _ANY = re.compile(rf"(?<![\w\\])(?:{'|'.join((*_UNITS, *_TENS, *_SCALES, *_PARTS
 
 
 def in_digits(text: str) -> str:
-    """The text with the numbers in it that are words, or digits with a word such as million, as digits.
+    """The text with numbers in words, or in digits with a word such as million, as digits.
 
     Ordinals (the third), "half of" and what cannot be read stay as they are.
     """
@@ -44,7 +44,7 @@ def in_digits(text: str) -> str:
 
 
 def numbers_in_words(text: str) -> list[tuple[int, int]]:
-    """Where numbers in words stand, one after the other; "one" and "zero" alone, which mean much else, are left out."""
+    """The places of numbers in words, in order, without "one" and "zero" alone, which have other meanings."""
     found = (phrase for phrase in _PHRASE.finditer(text) if phrase[0].lower() not in ("a", "an", "one", "zero"))
     return [phrase.span() for phrase in found if _replaced(phrase) != phrase[0]]
 
@@ -107,9 +107,9 @@ def _part(word: str) -> int | None:
 
 
 def _whole(words: list[str]) -> Fraction | None:
-    """A cardinal number: words as English builds them, or a number in digits before words such as million."""
+    """A cardinal number: English number words, or digits before words such as million."""
     total = group = Fraction(0)
-    last = 1000  # what the word before left open: after twenty a digit, after five nothing
+    last = 1000  # what the previous word allows: after twenty a digit, after five nothing
     half_of = False
     for i, word in enumerate(words):
         word = word if word in _UNITS else word.rstrip("s")

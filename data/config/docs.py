@@ -1,4 +1,4 @@
-"""`python -m data.config.docs`: the list of every key in docs/config.md."""
+"""`python -m data.config.docs`: prints the list of all keys for docs/config.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sets `wording` of peers in a config's TOML, every comment and blank line kept.
+"""Sets `wording` of peers in a config's TOML and keeps every comment and blank line.
 
-One key of one kind of table, so a few lines of text do; tomlkit would put the key after the comment that belongs to the
-next table. The new text is read back and compared before anything is written.
+For one key in one kind of table a few lines of code are enough; tomlkit would put the key after the comment that
+belongs to the next table. The new text is parsed and compared before anything is written.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _WORDING = re.compile(r"(\s*wording\s*=\s*)(\"[^\"]*\"|'[^']*')")
 
 
 def set_wordings(path: Path, names: dict[str, str]) -> None:
-    """Write `wording = NAME` into the [[peers]] tables {peer: NAME} of a TOML file, in place of one that is there, else
-    after its name. Raises UserError, the file left as it is, if it is written in a way that this cannot edit."""
-    text = path.read_bytes().decode()  # line ends as they are
+    """Write `wording = NAME` into the [[peers]] tables {peer: NAME} of a TOML file, in place of the old value or after
+    the peer's name. Raises UserError, and leaves the file as it is, if it cannot edit the file's style."""
+    text = path.read_bytes().decode()  # keeps the line ends
     raw = tomllib.loads(text)
     expected = {**raw, "peers": [_with(peer, names.get(peer["name"])) for peer in raw["peers"]]}
     new = _edited(text, [names.get(peer["name"]) for peer in raw["peers"]])
@@ -34,7 +34,7 @@ def set_wordings(path: Path, names: dict[str, str]) -> None:
     if not same:
         by_hand = "; ".join(f'wording = "{name}" for {peer}' for peer, name in names.items())
         raise UserError(f"{path}: its peers are not [[peers]] tables of one key a line; write by hand: {by_hand}")
-    with shards.writing(path.resolve()) as temporary:  # of a link, what it leads to
+    with shards.writing(path.resolve()) as temporary:  # the target of a link
         temporary.write_bytes(new.encode())
 
 

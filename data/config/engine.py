@@ -1,5 +1,5 @@
-"""Which engine `generate.engine = "auto"` stands for. A run settles that once: its frozen config names the engine, so
-that no later call, in another environment, goes on with another one in silence."""
+"""Which engine `generate.engine = "auto"` stands for. A run decides that once: its frozen config names the engine, so
+that a later call in another environment does not silently go on with another one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from data.config.sections import Config
 
 
 def engine_here() -> Literal["vllm", "transformers"]:
-    """vLLM where it is installed."""
+    """vLLM where it is installed, else transformers."""
     return "vllm" if util.find_spec("vllm") is not None else "transformers"
 
 
 def settled(config: Config, frozen: Config | None = None) -> Config:
-    """`config` with the engine that `auto` stands for: that of a run's frozen config, for a new run the one of here."""
+    """`config` with `auto` replaced: by the engine of the run's frozen config, or for a new run by `engine_here`."""
     if config.generate.engine != "auto":
         return config
     engine = frozen.generate.engine if frozen else engine_here()

@@ -1,4 +1,4 @@
-r"""The form of worked examples: a peer that is shown another form in a review than when it solves copies it. Pure.
+r"""The form of worked examples: a peer copies the form that a review shows it, so it should be that of solving. Pure.
 
 A form is how a response announces its final answer (\boxed, ####, the words before it), and whether it has one line or
 several.
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from data.answers import kinds
 from data.config.sections import Config, TemplateSection
 
-LONGEST = 30  # characters of the words before an answer that are compared
+LONGEST = 30  # characters before an answer that are compared
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a response ends, and in how many lines."""
+    """How a response announces its answer, and whether it has several lines."""
 
     announced: str
     several_lines: bool
@@ -27,7 +27,7 @@ class Form:
 
 
 def form_of(response: str, kind: kinds.AnswerKindName = "math", question: str = "") -> Form:
-    """The form of a response to a question; digits of the words before the answer are masked."""
+    """The form of a response to a question; digits in the words before the answer are masked."""
     several, found = "\n" in response.strip(), kinds.of(kind).find(response, question)
     if found is None:
         return Form("no answer", several)
@@ -45,8 +45,8 @@ def form_of(response: str, kind: kinds.AnswerKindName = "math", question: str = 
 
 
 def review_differs(wording: TemplateSection, kind: kinds.AnswerKindName = "math") -> str | None:
-    r"""How the review's form differs from that of solving: its worked examples', or one request of the two asks for
-    \boxed; None where it does not."""
+    r"""How the form in reviews differs from that in solving: by worked examples, or because only one of the two
+    requests asks for \boxed; None if it does not."""
     forms = [(bool(each.solutions), form_of(each.response, kind, each.question)) for each in wording.examples]
     solve, review = ({form for reviews, form in forms if reviews is which} for which in (False, True))
     if solve and review - solve:
@@ -60,7 +60,7 @@ def review_differs(wording: TemplateSection, kind: kinds.AnswerKindName = "math"
 
 
 def form_warnings(config: Config) -> list[str]:
-    """A line for every wording in use whose review differs in form; none where no peer reviews."""
+    """A line for each wording in use whose review differs in form; none if no peer reviews."""
     if config.generate.alone or not config.score.needs_aggregate:
         return []
     in_use: dict[str, TemplateSection] = {}
@@ -69,7 +69,7 @@ def form_warnings(config: Config) -> list[str]:
         in_use[name] = config.templates_of(peer)
     differ = {name: review_differs(wording, config.prompts.answers) for name, wording in in_use.items()}
     return [
-        f"wording {name}: {how}; what a peer is shown in a review it copies, so let both end alike"
+        f"wording {name}: {how}; a peer copies the form that a review shows it, so make both end alike"
         for name, how in differ.items()
         if how
     ]

@@ -24,16 +24,16 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         raise UserError(f"config file {path} does not exist; give an existing one with --config (configs/ has some)")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, brackets in brackets
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number with thousands of digits, deep brackets
         raise UserError(f"{path} is not valid TOML: {error}") from error
     return parse_config(raw, str(path), overrides)
 
 
 def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
-    """Validate a raw dictionary, `section.key=value` overrides applied; `where` names its origin in errors.
+    """Apply `section.key=value` overrides to a raw dictionary and validate it; `where` names its origin in errors.
 
-    Raises UserError, which names the overrides of a key that is wrong, or of what is around it or in it, instead of
-    `where`; and all of them beside `where` if the error is how sections go together.
+    Raises UserError. For a wrong key that overrides set (or a key around or inside it), the message names these instead
+    of `where`. For sections that do not fit together it names `where` and all overrides.
     """
     try:
         given = copy.deepcopy(raw)
@@ -41,20 +41,20 @@ def parse_config(raw: dict[str, Any], where: str, overrides: Sequence[str] = ())
             _apply_override(given, text)
         return Config.model_validate(given)
     except RecursionError:
-        raise UserError(f"{where}: tables are nested too deep in one another; expected section.key = value") from None
+        raise UserError(f"{where}: tables are nested too deep; expected section.key = value") from None
     except ValidationError as error:
-        told: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = {}
         for item in error.errors():
             key = ".".join(map(str, item["loc"]))
             origin = where
             if setting := ", ".join(repr(text) for text in overrides if _related(key, text)):
                 origin = f"--set {setting}" if key else f"{where} with --set {setting}"
-            told.setdefault(origin, []).append(_explain(key, item["type"], item["msg"], item["input"]))
-        raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in told.items())) from None
+            found.setdefault(origin, []).append(_explain(key, item["type"], item["msg"], item["input"]))
+        raise UserError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in found.items())) from None
 
 
 def _related(key: str, override: str) -> bool:
-    """Whether an override sets a key, what is around it or what is in it. The empty key is around all."""
+    """Whether an override sets a key, a table around it, or a key inside it. The empty key is around all."""
     pairs = zip(key.split("."), override.partition("=")[0].strip().split("."), strict=False)
     return not key or all(one == other for one, other in pairs)
 
@@ -91,7 +91,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 def _step_into(table: Any, part: str, override: str) -> Any:
     if isinstance(table, list):
         if not part.isdigit() or int(part) >= len(table):
-            raise UserError(f"--set {override!r}: {part!r} is no index into a list of {len(table)} entries")
+            raise UserError(f"--set {override!r}: {part!r} is not an index into a list of {len(table)} entries")
         return table[int(part)]
     inner = table.setdefault(part, {})
     if not isinstance(inner, (dict, list)):
@@ -100,7 +100,7 @@ def _step_into(table: Any, part: str, override: str) -> Any:
 
 
 def differences(frozen: Config, given: Config) -> list[str]:
-    """`key: frozen -> given` for every differing key but those of `runtime`, `executor`, `guard`, `tracking`,
+    """`key: frozen -> given` for every key that differs, except those of `runtime`, `executor`, `guard`, `tracking`,
     `wording` and `gate.patience`."""
     before, after = settled_keys(frozen), settled_keys(given)
     return [
@@ -111,13 +111,13 @@ def differences(frozen: Config, given: Config) -> list[str]:
 
 
 def settled_keys(config: Config) -> dict[str, str]:
-    """Every key that a run keeps for good, which `differences` looks at, with dots; its value as JSON."""
+    """{dotted key: its value as JSON} for every key that a run keeps for good; `differences` compares these."""
     free: Any = dict.fromkeys(("runtime", "executor", "guard", "tracking", "wording"), True) | {"gate": {"patience"}}
     return flat(config.model_dump(mode="json", exclude=free))
 
 
 def flat(dump: dict[str, Any]) -> dict[str, str]:
-    """{`section.key`, of a list's tables `section.0.key`: its value as JSON} of a dumped config, or of part of one."""
+    """{`section.key`, or `section.0.key` in lists of tables: its value as JSON} for a dumped config or a part of it."""
     found: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:

@@ -9,14 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from data.config.base import MANY, Name, PlacedSection, Text, ValidAnswerKind
 
 INDEX = (
-    "Of answers = choice: gold answers are numbers of options, counted from here; null: letters, or the options' texts."
+    "With answers = choice: gold answers are option numbers, counted from this; null: letters, or the options' texts."
 )
 
 
 def check_index(index: int | None, answers: str, key: str) -> None:
-    """Raises ValueError for numbers of options where there are none."""
+    """Raises ValueError for an index where the answers are not options."""
     if index is not None and answers != "choice":
-        raise ValueError(f"{key} goes with answers = 'choice', found {answers!r}")
+        raise ValueError(f"{key} needs answers = 'choice', found {answers!r}")
 
 
 class SourceSection(PlacedSection):
@@ -29,9 +29,9 @@ class SourceSection(PlacedSection):
     )
     split: Text | None = Field(
         None,
-        description="Split; null is train for a hub name and for nano (which also has validation, test, and pretrain, "
-        "which its peers were made from), and all files otherwise. Of files: those with this word in their path "
-        "(data/test-1.parquet), where each file has just one such word.",
+        description="Split. null: train for a hub name and for nano (which also has validation, test, and pretrain, "
+        "which its peers were made from), else all files. Of files, a split takes those with this word in their path "
+        "(data/test-1.parquet); each file must have exactly one such word.",
     )
     subset: Text | None = Field(
         None, description="Configuration (subset) of the dataset, for a hub name; arith or simul of nano."
@@ -42,12 +42,12 @@ class SourceSection(PlacedSection):
         None,
         exclude_if=lambda column: column is None,
         description="Column that holds a question's options (a list, or an object with their letters, also as JSON "
-        "text), which are written below the question: (A) …; null: the question's text has them, if it has any.",
+        "text), which are written below the question: (A) …; null: any options are in the question's text.",
     )
     rows: tuple[int, int] | None = Field(
         None,
         strict=False,
-        description="Only rows [first, end) of the source, before the shuffle: splits one file in two.",
+        description="Only rows [first, end) of the source, before the shuffle: to split one file in two.",
     )
     limit: int | None = Field(
         None,
@@ -70,15 +70,14 @@ class PromptsSection(SourceSection):
     answers: ValidAnswerKind = Field(
         "math",
         exclude_if=lambda kind: kind == "math",
-        description="Kind of their answers: how one is found in a response and when two agree, for votes, labels, "
-        "agreement, entropy and the gate. As in a benchmark.",
+        description="Kind of their answers: how to find one in a response and when two agree, for votes, labels, "
+        "agreement, entropy and the gate. Values as in a benchmark.",
     )
     shuffle: bool = Field(True, strict=False, description="Shuffle (seeded) before the limit is applied.")
     overlap: Literal["refuse", "drop", "transductive"] = Field(
         "refuse",
-        description="What to do with training questions that a benchmark also has (but for case and typography: 3² is "
-        "taken for 32, and both texts are shown): stop, drop them, or keep them (every report then says "
-        "'transductive').",
+        description="What to do with training questions that a benchmark also has (ignoring case and typography: 3² "
+        "matches 32, and both texts are shown): stop, drop them, or keep them (every report then says 'transductive').",
     )
 
 
@@ -87,12 +86,13 @@ class BenchmarkSection(SourceSection):
 
     name: str = Name
     answer_column: Text = Field(
-        "answer", description="Column that holds the gold answer: bare, or a solution that states one."
+        "answer", description="Column that holds the gold answer: the answer alone, or a solution that states it."
     )
     answers: ValidAnswerKind = Field(
         "math",
         description="Kind of answers: `math` (compared by math-verify), `numbers` (unordered lists of numbers), "
-        "`choice` (one of the question's options), `exact` (a text), or `module:function`, your own (docs/answers.md).",
+        "`choice` (one of the question's options), `exact` (a text), or `module:function` for a custom kind "
+        "(docs/answers.md).",
     )
     answer_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
 
@@ -107,15 +107,15 @@ class WordingSection(SourceSection):
 
     answer_column: Text | None = Field(
         None,
-        description="Column that holds the gold answer, as in a benchmark: wordings are compared by accuracy. Null: "
-        "unlabelled, and they are compared by self-consistency.",
+        description="Column that holds the gold answer, as in a benchmark, to compare wordings by accuracy; null: "
+        "unlabelled, so wordings are compared by self-consistency.",
     )
     answers: ValidAnswerKind = Field(
         "math", description="Kind of answers, as in a benchmark. By default prompts.answers."
     )
     answer_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     samples: int = Field(
-        4, ge=2, le=MANY, description="Samples per question for the self-consistency, where there is no gold answer."
+        4, ge=2, le=MANY, description="Samples per question for self-consistency, where there are no gold answers."
     )
     overlap: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with questions that are also among the prompts or in a benchmark."

@@ -1,9 +1,9 @@
 """The configuration: one frozen model per section of the TOML, unknown keys refused.
 
-Every field has a default (where one makes sense), a bound and one sentence; the table in docs/config.md is made from
-them (`python -m data.config.docs`). Five sections alone may change within a run: `runtime` and `executor`, which say
-how fast and where, `guard`, whether to go on, `tracking` and `wording`, which change nothing; so may `gate.patience`. A
-key that came later is left out of the dump where it is not set (`exclude_if`), so that fingerprints stay as they are.
+Every field has a default (where one makes sense), a bound and a description; `python -m data.config.docs` makes the
+list in docs/config.md from them. Only five sections may change within a run: `runtime` and `executor` (how fast and
+where), `guard` (whether to go on), `tracking` and `wording` (which change nothing); so may `gate.patience`. Keys that
+were added later are left out of the dump when unset (`exclude_if`), so that fingerprints stay the same.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ __all__ = [
     "WordingSection",
 ]
 
-FILE_NAME_BYTES = 255  # what file systems allow
-UNIT_NAME_BYTES = len("cross~~~~00000.parquet.tmp")  # of evaluate's longest file name, without the three names in it
-MEAN = "mean"  # in tables, of all peers or benchmarks
+FILE_NAME_BYTES = 255  # the limit of file systems
+UNIT_NAME_BYTES = len("cross~~~~00000.parquet.tmp")  # evaluate's longest file name, without the three names in it
+MEAN = "mean"  # in tables: over all peers or benchmarks
 
 
 class Config(Section):
@@ -86,10 +86,10 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _labels_are_of_the_prompts_kind(cls, given: Any) -> Any:
-        """`evaluate.label_answers` and `wording.answers` are `prompts.answers` where they are not set."""
+        """`evaluate.label_answers` and `wording.answers` default to `prompts.answers`."""
         prompts = given.get("prompts") if isinstance(given, dict) else None
         kind = prompts.get("answers") if isinstance(prompts, dict) else getattr(prompts, "answers", None)
-        if not isinstance(kind, str) or not is_kind(kind):  # which is said of prompts.answers alone
+        if not isinstance(kind, str) or not is_kind(kind):  # reported for prompts.answers alone
             return given
         defaults: dict[str, dict[str, Any]] = {"evaluate": {"label_answers": kind}, "wording": {"answers": kind}}
         for section, default in defaults.items():
@@ -116,13 +116,13 @@ class Config(Section):
                 raise ValueError(f"{kind}: the name {twice[0]!r} is used more than once")
             folded = Counter(name.lower() for name in names)
             alike = [name for name in names if folded[name.lower()] > 1]
-            if alike:  # some file systems take them for one
-                raise ValueError(f"{kind}: the names {alike[0]!r} and {alike[1]!r} differ by case alone; change one")
+            if alike:  # some file systems treat them as one
+                raise ValueError(f"{kind}: the names {alike[0]!r} and {alike[1]!r} differ only by case; change one")
             temporary = [name for name in names if name.lower().endswith(".tmp")]
-            if temporary:  # beside a peer `a` the unfinished checkpoint is `a.tmp`
-                raise ValueError(f"{kind}: the name {temporary[0]!r} ends as unfinished files do; take another")
+            if temporary:  # the unfinished checkpoint of a peer `a` is `a.tmp`
+                raise ValueError(f"{kind}: the name {temporary[0]!r} ends in .tmp, like unfinished files; use another")
             if MEAN in names:  # the tables would take it for the mean of all of them
-                raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; take another")
+                raise ValueError(f"{kind}: the name {MEAN!r} stands for the mean of all {kind} in tables; use another")
         return self
 
     @model_validator(mode="after")
@@ -132,13 +132,13 @@ class Config(Section):
         if self.evaluate.cross_verify and longest > FILE_NAME_BYTES:
             raise ValueError(
                 f"names of peers and benchmarks: two peers and a benchmark make a file name of {longest} bytes under "
-                f"evaluate.cross_verify, {FILE_NAME_BYTES} are allowed; take shorter ones"
+                f"evaluate.cross_verify, {FILE_NAME_BYTES} are allowed; use shorter names"
             )
         return self
 
     @model_validator(mode="after")
     def _labels_can_be_compared(self) -> Config:
-        """The answers of responses are found by the one kind and compared by the other."""
+        """`prompts.answers` finds the answers that `evaluate.label_answers` compares."""
         found, compared = self.prompts.answers, self.evaluate.label_answers
         alike = ({"math", "numbers"}, {"choice"})
         if any((found in names) != (compared in names) for names in alike):
@@ -152,7 +152,7 @@ class Config(Section):
     def _control_has_no_samples(self) -> Config:
         if self.generate.alone and self.score.needs_samples:
             raise ValueError(
-                f"generate.aggregate 'self' goes with label and text 'aggregate' or 'own', found label "
+                f"generate.aggregate 'self' needs label and text 'aggregate' or 'own', found label "
                 f"{self.score.label!r} and text {self.score.text!r}"
             )
         return self
@@ -162,8 +162,8 @@ class Config(Section):
         tokens, context = self.evaluate.verifier_tokens, self.generate.context_tokens
         if self.evaluate.verifier == "cot" and tokens >= context:
             raise ValueError(
-                f"evaluate.verifier_tokens {tokens} must be below generate.context_tokens {context}, which hold the "
-                "prompt, too"
+                f"evaluate.verifier_tokens {tokens} must be below generate.context_tokens {context}, which include "
+                "the prompt"
             )
         return self
 
@@ -171,8 +171,8 @@ class Config(Section):
     def _guard_has_something_to_judge(self) -> Config:
         if self.guard.action == "stop" and not self.benchmarks:
             raise ValueError(
-                "guard.action 'stop' needs a benchmark: collapse is told from its metrics; without gold answers "
-                "gate.questions and gate.patience are what can end a run"
+                "guard.action 'stop' needs a benchmark, whose metrics show a collapse; without gold answers, use "
+                "gate.questions and gate.patience to end a run"
             )
         return self
 
@@ -184,26 +184,26 @@ class Config(Section):
             if each.wording is not None and each.wording not in self.wordings:
                 known = f"expected one of {', '.join(self.wordings)}" if self.wordings else "there is none"
                 raise ValueError(
-                    f"{kind}: {each.name} has wording {each.wording!r}, not a table of [wordings]; {known}"
+                    f"{kind}: {each.name} has wording {each.wording!r}, which is not in [wordings]; {known}"
                 )
         return self
 
     @model_validator(mode="after")
     def _peers_differ(self) -> Config:
-        """One model may be several peers, but what differs by its name alone would answer the same."""
+        """Several peers may share a model, but those that differ only by name would answer the same."""
         first: dict[str, PeerSection] = {}
         for peer in self.peers:
             other = first.setdefault(self._peer_identity(peer), peer)
             if other is not peer:
                 raise ValueError(
-                    f"peers: {other.name!r} and {peer.name!r} are the model {other.model!r} and differ by their names "
-                    "alone, so they would answer the same; give one of them other templates, stop strings or an "
+                    f"peers: {other.name!r} and {peer.name!r} use the model {other.model!r} and differ only by "
+                    "name, so they would answer the same; give one of them other templates, stop strings or an "
                     "adapter, or another model"
                 )
         return self
 
     def _peer_identity(self, peer: PeerSection) -> str:
-        """All of a peer but its name; a path may be spelt in several ways."""
+        """All of a peer except its name, as JSON, with normalised paths and its resolved wording."""
         given = peer.model_dump(mode="json", exclude={"name", "templates", "wording", "sha256"})
         paths = {"model": normal_paths(peer.model), "adapter": peer.adapter and normal_paths(peer.adapter)}
         return json.dumps({**given, **paths, "templates": self.templates_of(peer).model_dump(mode="json")})
@@ -219,18 +219,18 @@ class Config(Section):
 
     @property
     def answer_kinds(self) -> list[str]:
-        """All kinds of answers that it names."""
+        """All kinds of answers in the config."""
         named = [self.prompts.answers, self.evaluate.label_answers, *(b.answers for b in self.benchmarks)]
         return list(dict.fromkeys([*named, *([self.wording.answers] if self.wording else [])]))
 
     @property
     def raters(self) -> list[str]:
-        """All who give samples: the peers, and after them the voters, where there is a vote of all."""
+        """All who give samples: the peers, followed by the voters under score.label = "sample-vote"."""
         voting = self.voters if self.score.label == "sample-vote" else ()
         return [*self.peer_names, *(voter.name for voter in voting)]
 
     def model_of(self, rater: str) -> str:
-        """The peer whose model a rater is."""
+        """The peer whose model a rater uses."""
         return next((voter.peer for voter in self.voters if voter.name == rater), rater)
 
     @property
@@ -243,16 +243,16 @@ class Config(Section):
         return next(peer for peer in self.peers if peer.name == name)
 
     def templates_of(self, peer: PeerSection) -> TemplateSection:
-        """Wording for a peer: the one that it names or its own, else the shared one."""
+        """A peer's wording: the one that it names, or its own, else the shared one."""
         return self.wordings[peer.wording] if peer.wording is not None else peer.templates or self.templates
 
     def templates_of_voter(self, voter: VoterSection) -> TemplateSection:
-        """Wording of a voter."""
+        """A voter's wording."""
         if voter.templates is not None:
             return voter.templates
-        assert voter.wording is not None, "a voter has one of them"
+        assert voter.wording is not None, "a voter has templates or wording"
         return self.wordings[voter.wording]
 
     def wording_name(self, peer: PeerSection) -> str:
-        """What a peer's wording is called in tables."""
+        """The name of a peer's wording in tables."""
         return peer.wording or ("[templates]" if peer.templates is None else "its own templates")

@@ -11,16 +11,16 @@ from data.config.questions import INDEX, check_index
 
 
 class RunSection(Section):
-    """What belongs to the whole run."""
+    """Settings of the whole run."""
 
     seed: int = Field(17, ge=0, lt=2**31, description="Seed of the shuffle, the orders, sampling and training.")
     shard_questions: int = Field(
-        512, ge=1, le=MANY, description="Questions per shard: the largest piece of work that a kill can cost."
+        512, ge=1, le=MANY, description="Questions per shard: the most work that a kill can lose."
     )
     adapters: Literal["merged", "unmerged"] = Field(
         "merged",
         description="How generate, score and evaluate use an adapter: merged into a temporary checkpoint "
-        "(float32 sum, seeded stochastic rounding), or served beside the base weights.",
+        "(float32 sum, seeded stochastic rounding), or served alongside the base weights.",
     )
 
 
@@ -33,14 +33,14 @@ class GenerateSection(Section):
     )
     aggregate: Literal["last", "vote", "synthesis", "self"] = Field(
         "last",
-        description="The aggregate: last response, majority by equivalent answers, one more response, or (a control "
+        description="The aggregate: last response, majority of equivalent answers, one more response, or (a control "
         "without peers) each model's own response to the question alone. Where label and text need no aggregate, no "
         "chain is generated.",
     )
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     samples: int = Field(
-        8, ge=2, le=MANY, description="k: samples of each peer to the question alone, where label or text need them."
+        8, ge=2, le=MANY, description="k: samples of each peer for the question alone, where label or text needs them."
     )
     sample_temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
     sample_top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
@@ -49,7 +49,7 @@ class GenerateSection(Section):
         4096,
         ge=16,
         le=MANY,
-        description="Longest prompt plus response in tokens; score puts one more response after it.",
+        description="Longest prompt plus response in tokens; score appends one more response.",
     )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto",
@@ -69,13 +69,13 @@ class GenerateSection(Section):
         if self.max_new_tokens >= self.context_tokens:
             raise ValueError(
                 f"max_new_tokens {self.max_new_tokens} must be below context_tokens {self.context_tokens}, "
-                "which hold the prompt, too"
+                "which include the prompt"
             )
         return self
 
     @property
     def alone(self) -> bool:
-        """Whether no peer sees another's response: a control, in which each is its own aggregate's author."""
+        """Whether no peer sees another's response: a control in which each peer writes its own aggregate."""
         return self.aggregate == "self"
 
 
@@ -84,13 +84,13 @@ class ScoreSection(Section):
 
     label: Literal["aggregate", "sample-vote", "own-vote", "teacher-vote", "none"] = Field(
         "aggregate",
-        description="Which answer counts: the aggregate's; the vote of all peers' samples; of the peer's own; of those "
-        "of the peer that the estimated reliability calls best (the teacher); none: any answer counts.",
+        description="Which answer counts: the aggregate's; the vote of all peers' samples, of the peer's own, or of "
+        "those of the teacher (the peer with the best estimated reliability); none: any answer counts.",
     )
     reliability: Literal["self-consistency", "verifier", "none"] = Field(
         "self-consistency",
-        description="What a vote in sample-vote weighs: the log-odds of its author's mean self-consistency, its "
-        "author's p(Yes) of it as verifier, or all the same.",
+        description="Weight of a vote in sample-vote: the log-odds of its author's mean self-consistency, its "
+        "author's p(Yes) for it as verifier, or 1 for all.",
     )
     least_share: float = Field(
         0.0, ge=0, le=1, description="A vote's winner is a label only with at least this share of the votes."
@@ -101,17 +101,20 @@ class ScoreSection(Section):
         "label (the peer's own, else another's; only its own; only the teacher's); or all the peer's own samples.",
     )
     solutions: int = Field(
-        1, ge=1, le=MANY, description="Up to so many different solutions of a question, which share its weight."
+        1,
+        ge=1,
+        le=MANY,
+        description="Train on up to this many different solutions of a question, which share its weight.",
     )
     scorer: Literal["own", "mean", "aggregator"] = Field(
         "own",
-        description="Whose policy measures the PMI: the responder's, the mean over all peers, the author's of the text "
-        "that is measured (the aggregate).",
+        description="Whose policy measures the PMI: the responder's, the mean over all peers, or that of the measured "
+        "text's author (the aggregate's).",
     )
     y_source: Literal["chain", "alone"] = Field(
         "chain",
         description="Which response of a peer is measured with the aggregate: the one in the chain, or one to the "
-        "question alone, which generate then asks for, too. With a sample as text it is always the latter.",
+        "question alone, which generate then also makes. With a sample as text it is always the latter.",
     )
     pmi_target: Literal["response", "answer"] = Field(
         "response", description="What is scored: the whole text, or its final-answer span."
@@ -119,16 +122,16 @@ class ScoreSection(Section):
     weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled", "signed"] = Field(
         "sigmoid",
         description="Weight as a decreasing function of PMI per token; agreement, entropy, uniform, shuffled: "
-        "controls; signed (text = samples): 1 where a sample has the label, else 0, less the question's mean.",
+        "controls; signed (text = samples): 1 where a sample has the label, else 0, minus the question's mean.",
     )
     beta: float = Field(5.0, gt=0, le=1e6, description="Steepness of sigmoid and exp, per nat/token.")
     center: Literal["median"] | Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
         "median", description="c of sigmoid and exp, in nats/token; 'median' is taken over the peer's round."
     )
-    weight_min: float = Field(0.05, ge=0, le=1e6, description="Lower clip, before the division by the mean.")
-    weight_max: float = Field(20.0, gt=0, le=1e6, description="Upper clip, before the division by the mean.")
+    weight_min: float = Field(0.05, ge=0, le=1e6, description="Lower clip, before dividing by the mean.")
+    weight_max: float = Field(20.0, gt=0, le=1e6, description="Upper clip, before dividing by the mean.")
     train_final: bool = Field(
-        False, strict=False, description="Also train the aggregate's author on it, at weight 1 (it gets no PMI)."
+        False, strict=False, description="Also train the aggregate's author on it, at weight 1 (it has no PMI)."
     )
 
     @model_validator(mode="after")
@@ -145,7 +148,7 @@ class ScoreSection(Section):
             raise ValueError(f"weighting 'signed' needs text 'samples' and a label: {found}")
         if text == "samples" and weighting not in ("signed", "uniform", "entropy"):
             raise ValueError(
-                "text 'samples' has no response to measure a PMI of: its weighting is signed, uniform or entropy; "
+                "text 'samples' has no response whose PMI to measure; expected weighting signed, uniform or entropy; "
                 f"{found}"
             )
         if label == "none" and text != "teacher-solution" and text != "samples":
@@ -153,26 +156,29 @@ class ScoreSection(Section):
         if label == "none" and weighting == "agreement":
             raise ValueError(f"weighting 'agreement' needs a label to agree with: {found}")
         if self.least_share > 0 and label in ("aggregate", "none"):
-            raise ValueError(f"least_share {self.least_share} is of a vote, and label {label!r} has none; leave it out")
+            raise ValueError(f"least_share {self.least_share} needs a vote, but label {label!r} has none; leave it out")
         if self.solutions > 1 and not text.endswith("solution"):
-            raise ValueError(f"solutions {self.solutions} is of text 'solution' and its kin, found text {text!r}")
+            raise ValueError(
+                f"solutions {self.solutions} needs text 'solution', 'own-solution' or 'teacher-solution', found "
+                f"text {text!r}"
+            )
         if text == "own" and label != "aggregate":
             raise ValueError(f"text 'own' is a response of the chain and needs label 'aggregate': {found}")
         return self
 
     @property
     def needs_aggregate(self) -> bool:
-        """Whether label or text is the aggregate's, so that a chain (or, alone, each peer's response) is needed."""
+        """Whether label or text is the aggregate's, and so needs a chain (or, for `self`, each peer's response)."""
         return self.label == "aggregate" or self.text in ("aggregate", "own")
 
     @property
     def needs_samples(self) -> bool:
-        """Whether label or text come from samples of the question alone."""
+        """Whether label or text comes from samples of the question alone."""
         return self.label not in ("aggregate", "none") or self.trains_on_samples
 
     @property
     def needs_solo(self) -> bool:
-        """Whether the response whose PMI or agreement weighs is one to the question alone."""
+        """Whether the weights need the PMI or agreement of a response to the question alone."""
         weighed = self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
         return (weighed and self.trains_on_samples) or (self.y_source == "alone" and self.needs_aggregate)
 
@@ -191,12 +197,14 @@ class TrainSection(Section):
         0.2,
         gt=0,
         lt=1,
-        description="Of signed weights: how far the probability of a token may leave the round's before its example no "
-        "longer pushes it on (PPO's clip).",
+        description="For signed weights: how far a token's probability may move from the start of the round before its "
+        "example stops pushing it further (PPO's clip).",
     )
     lr: float = Field(2e-4, gt=0, le=10, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
-    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
+    warmup_ratio: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps during which the learning rate rises."
+    )
     weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW weight decay of the adapter.")
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradient clipping by global norm.")
     batch_size: int = Field(32, ge=1, le=MANY, description="Examples per optimiser step.")
@@ -205,7 +213,7 @@ class TrainSection(Section):
         False,
         strict=False,
         description="Measure merge fidelity: how much of the adapter's effect on the loss the merged checkpoint keeps. "
-        "Three float32 models more per peer and round.",
+        "Costs three more float32 models per peer and round.",
     )
 
 
@@ -220,14 +228,14 @@ class EvaluateSection(Section):
     keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
     verifier: Literal["logit", "cot"] = Field(
         "logit",
-        description="How a sample is verified: by log p(Yes) - log p(No), or by a short greedy critique, written "
-        "first, that ends in Yes or No.",
+        description="How a sample is verified: by log p(Yes) - log p(No), or by first writing a short greedy "
+        "critique that ends in Yes or No.",
     )
     verifier_tokens: int = Field(256, ge=1, le=MANY, description="Longest critique in tokens.")
     cross_verify: bool = Field(
         False,
         strict=False,
-        description="Every peer also verifies the samples of all others: cross.parquet; N times the verifier's work.",
+        description="Every peer also verifies the samples of all others (cross.parquet): N times the verifier's work.",
     )
     bootstrap: int = Field(
         2000, ge=100, le=1_000_000, description="Bootstrap resamples over items for the 95 % intervals."
@@ -235,11 +243,11 @@ class EvaluateSection(Section):
     label_column: Text | None = Field(
         None,
         description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
-        "pipeline.labels`, the report's gate table and the arms `oracle` of an ablation; nothing else trains by it.",
+        "pipeline.labels`, the report's gate table and the `oracle` arms of an ablation; no other training uses it.",
     )
-    label_answers: ValidAnswerKind = Field("math", description="Kind of those answers. By default prompts.answers.")
+    label_answers: ValidAnswerKind = Field("math", description="Kind of those answers; by default prompts.answers.")
     label_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
-    answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest comparison of two answers.")
+    answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest time for comparing two answers.")
 
     @model_validator(mode="after")
     def _options_are_numbered(self) -> EvaluateSection:
@@ -248,20 +256,20 @@ class EvaluateSection(Section):
 
 
 class GateSection(Section):
-    """Whether a new adapter is used: by its agreement with votes of the untouched peers, on questions kept for that."""
+    """Whether a new adapter is used, by its agreement with the untouched peers' votes on questions kept for that."""
 
     questions: int = Field(
         0,
         ge=0,
         le=MANY,
-        description="Unlabelled questions kept apart for the gate, never trained on: those of prompts.source that "
-        "follow the ones to train on (so prompts.limit must leave some); 0: no gate.",
+        description="Unlabelled questions kept apart for the gate and never trained on: those in prompts.source after "
+        "the ones to train on (so prompts.limit must leave some); 0: no gate.",
     )
     samples: int = Field(4, ge=2, le=MANY, description="k: samples of each untouched peer that vote on a question.")
     temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     margin: float = Field(
-        0.03, gt=0, lt=1, description="Non-inferiority: the fall of agreement that must be excluded, as a share."
+        0.03, gt=0, lt=1, description="Non-inferiority margin: the drop in agreement to exclude, as a share."
     )
     level: float = Field(
         0.05, gt=0, lt=0.5, description="Error probability: one-sided for non-inferiority, two-sided for the harm stop."
@@ -270,13 +278,13 @@ class GateSection(Section):
         800,
         ge=0,
         le=MANY,
-        description="From so many questions on an adapter is used only if a fall by the margin is excluded "
-        "(non-inferiority); with fewer, which could not show that, unless its interval lies below 0 (a harm stop).",
+        description="With at least this many questions, an adapter is used only if a drop by the margin is excluded "
+        "(non-inferiority). Fewer cannot show that: it is then used unless its interval lies below 0 (harm stop).",
     )
     patience: int | None = Field(
         None,
         ge=1,
-        description="End the run after so many rounds in a row in which no peer's adapter was accepted; null: never. "
+        description="End the run after this many rounds in a row in which no peer's adapter was accepted; null: never. "
         "May differ from call to call.",
     )
 
@@ -286,52 +294,56 @@ class GuardSection(Section):
 
     action: Literal["warn", "stop", "ignore"] = Field(
         "warn",
-        description="After evaluate, warn; or also stop before the next round; or neither. The signs of collapse are "
-        "told with the benchmarks' answers, so a run that may be stopped wants other questions than the final test.",
+        description="After evaluate, warn; or also stop before the next round; or neither. The signs of collapse need "
+        "the benchmarks' answers, so a run that may be stopped needs other questions than the final test.",
     )
     diversity_fall: float = Field(
-        0.5, ge=0, le=1, description="Relative fall of distinct answers, or of the entropy of samples, that counts."
+        0.5, ge=0, le=1, description="Relative drop in distinct answers, or in the entropy of samples, that counts."
     )
     agreement_rise: float = Field(
-        0.05, ge=0, le=1, description="Rise of the agreement among peers that, with falling entropy and pass@k, counts."
+        0.05, ge=0, le=1, description="Rise in agreement among peers that, with falling entropy and pass@k, counts."
     )
-    pass_at_k_fall: float = Field(0.02, ge=0, le=1, description="Fall of pass@k that must go with those two.")
-    silence_rise: float = Field(0.25, ge=0, le=1, description="Rise of the share of responses without an answer.")
-    accuracy_fall: float = Field(0.5, ge=0, le=1, description="Relative fall of the share of right samples.")
+    pass_at_k_fall: float = Field(0.02, ge=0, le=1, description="Drop in pass@k that must accompany those two.")
+    silence_rise: float = Field(
+        0.25, ge=0, le=1, description="Rise in the share of responses without an answer that counts."
+    )
+    accuracy_fall: float = Field(
+        0.5, ge=0, le=1, description="Relative drop in the share of correct samples that counts."
+    )
 
 
 class RuntimeSection(Section):
-    """How the machine is used; may differ from call to call, and changes results by rounding at most.
+    """How the machine is used; may differ from call to call, and changes results at most by rounding.
 
     One exception: sampled responses of the transformers engine depend on its batches, so on `score_tokens`.
     """
 
     resident: Literal["auto", "all", "one"] = Field(
         "auto",
-        description="The peers of one device side by side or in turns; auto: side by side if they fit into its "
-        "memory (`make plan` shows it).",
+        description="Whether the peers of one device run side by side (all) or in turns (one); auto: side by side if "
+        "they fit into its memory (`make plan` shows it).",
     )
     compute: Literal["auto", "weights", "float32"] = Field(
         "auto",
-        description="Type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 on "
-        "CPUs without bf16 instructions (AMX or AVX-512), where it is faster (and closer to exact).",
+        description="Data type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 "
+        "on CPUs without bf16 instructions (AMX or AVX-512), where it is faster (and closer to exact).",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether score and train compile a model's layers (torch.compile), where there is a C++ compiler; "
-        "auto: where the work that is left, tokens times weights, outweighs the compiling.",
+        description="Whether score and train compile a model's layers (torch.compile), if there is a C++ compiler; "
+        "auto: if the remaining work, tokens times weights, outweighs the compilation.",
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether train computes a layer's activations again instead of keeping them, a third slower; "
-        "auto: on a GPU, where those of a micro-batch would take more than half of the free memory.",
+        description="Whether train recomputes a layer's activations instead of keeping them, a third slower; "
+        "auto: on a GPU, if those of a micro-batch would take more than half of the free memory.",
     )
     kv_cache_gib: float = Field(
         0,
         ge=0,
         le=2**16,
         description="vLLM's key-value cache per engine, in GiB; 0: by device (CPU: 2; GPU: what max_num_seqs requests "
-        "want, as far as there is room).",
+        "need, as far as memory allows).",
     )
     gpu_memory_utilization: float = Field(
         0.85, gt=0, le=1, description="Share of a GPU's memory that all processes on it may use together."
@@ -346,8 +358,8 @@ class RuntimeSection(Section):
         0,
         ge=0,
         le=MANY,
-        description="Tokens of one scoring batch, shared ones once; 0: by device (CPU: 2,048; GPU of 24 GB: 8,192; of "
-        "80 GB: 16,384).",
+        description="Tokens of one scoring batch, counting shared ones once; 0: by device (CPU: 2,048; GPU of 24 GB: "
+        "8,192; of 80 GB: 16,384).",
     )
     train_tokens: int = Field(
         0,
@@ -361,39 +373,39 @@ class RuntimeSection(Section):
     max_hours: float | None = Field(
         None,
         gt=0,
-        description="End the run before its next stage once its finished stages and this call have taken so many "
+        description="End the run before its next stage once its finished stages and this call have taken this many "
         "hours; null: no limit.",
     )
     quarantine_share: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="A stage stops once more of its questions than this share (and more than 10) were quarantined; 0: "
-        "at the first one.",
+        description="A stage stops once more than this share of its questions (and more than 10) is quarantined; 0: at "
+        "the first one.",
     )
     places: dict[str, str] = Field(
         {},
         exclude_if=lambda places: not places,
-        description='Where files and folders are that the config names by other paths, {"/old" = "/new"}: models, '
-        "adapters that peers start from, prompts and benchmarks of a run that came from another machine "
-        "(`make unpack PLACES=/old=/new` writes it).",
+        description='New places of files and folders that the config names by old paths, {"/old" = "/new"}: models, '
+        "start adapters, prompts and benchmarks of a run that came from another machine (`make unpack "
+        "PLACES=/old=/new` writes it).",
     )
 
 
 class ExecutorSection(Section):
-    """Where the peers' processes run; may differ from call to call, and changes no result."""
+    """Where the peers' processes run; may differ from call to call, and changes no results."""
 
     kind: Literal["local", "ray"] = Field(
-        "local", description="Processes of this machine, or actors of a Ray cluster (`make setup EXTRA=ray`)."
+        "local", description="Processes on this machine, or actors of a Ray cluster (`make setup EXTRA=ray`)."
     )
     address: Text | None = Field(
-        None, description="Ray's address, such as 10.0.0.1:6379; null: Ray's own lookup (RAY_ADDRESS, a cluster here)."
+        None, description="Ray's address, such as 10.0.0.1:6379; null: Ray's own lookup (RAY_ADDRESS, a local cluster)."
     )
     workers: int = Field(
-        0, ge=0, le=MANY, description="Processes of each peer; 0: one, and on GPUs as many as there are devices for."
+        0, ge=0, le=MANY, description="Processes of each peer; 0: one, or on GPUs as many as there are devices for."
     )
     cpus_per_worker: int = Field(
-        0, ge=0, le=MANY, description="Cores of a process; 0: locally an equal share of the cores at work, under Ray 1."
+        0, ge=0, le=MANY, description="Cores of a process; 0: locally an equal share of the cores in use, under Ray 1."
     )
     gpus_per_worker: float | Literal["auto"] = Field(
         "auto", description="GPUs that Ray counts for a process, at most 1; auto: 1 where there are GPUs."

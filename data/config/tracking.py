@@ -1,4 +1,4 @@
-"""Where a run's numbers are kept besides its own files."""
+"""Where a run's numbers are recorded besides its own files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data.errors import UserError
 
 
 class TrackingSection(Section):
-    """A record of all runs beside their files; may differ from call to call, and changes no result."""
+    """A record of all runs besides their files; may differ from call to call, and changes no results."""
 
     kind: Literal["none", "trackio"] = Field(
         "none", description="Keep each evaluated round's numbers in trackio, on this machine (docs/tracking.md)."
@@ -23,9 +23,9 @@ class TrackingSection(Section):
 
 
 def check_tracker_installed(section: TrackingSection) -> None:
-    """Raises UserError if the tracker's package is not there: before a round, not after it."""
+    """Raises UserError if the tracker's package is missing; checked before a round, not after it."""
     if section.kind != "none" and find_spec(section.kind) is None:
         raise UserError(
-            f"tracking.kind is {section.kind!r} and the package is not installed: run `make setup EXTRA=trackio`, or "
+            f"tracking.kind is {section.kind!r} but the package is not installed: run `make setup EXTRA=trackio`, or "
             "go on with --set tracking.kind=none (SET= with make)"
         )

@@ -203,7 +203,7 @@ CONFIGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "same name": (("peers.1.name=chatty",), ("peers: the name 'chatty' is used more than once",)),
     "same model": (
         ("peers.1.model=./models/chatty",),
-        ("'chatty' and 'plain' are the model", "differ by their names alone"),
+        ("'chatty' and 'plain' use the model", "differ only by name"),
     ),
     "bad name": (("peers.1.name=../x",), ("peers.1.name", "'../x'")),
     "unknown key": (("generate.temprature=1",), ("unknown key 'generate.temprature'", "docs/config.md")),
@@ -217,7 +217,7 @@ CONFIGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "two errors": (("train.rank=0", "train.x=1"), ("train.rank", "unknown key 'train.x'")),
     "no equals sign": (("train.lr",), ("--set 'train.lr'", "section.key=value")),
     "no key": (("=3",), ("--set '=3'", "section.key=value")),
-    "no such entry": (("peers.7.name=x",), ("'7' is no index into a list of 2",)),
+    "no such entry": (("peers.7.name=x",), ("'7' is not an index into a list of 2",)),
     "list without index": (("peers.name=x",), ("peers.0.name",)),
     "through a value": (("train.lr.x=1", "train.lr=1"), ("train.lr.x",)),
 }

@@ -75,8 +75,8 @@ def test_a_holder_on_another_machine_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("77 node-9 2026-11-28T01:02:03\n")
     assert lock_state(tmp_path) == (False, Holder(77, "node-9", "2026-11-28T01:02:03"))
     assert take(tmp_path).endswith(
-        f"(pid 77 on node-9 since 2026-11-28 01:02:03 UTC) {ENDED}. Not every file system tells one machine of "
-        "another's locks: be sure that it is gone on node-9. This one takes over\n"
+        f"(pid 77 on node-9 since 2026-11-28 01:02:03 UTC) {ENDED}. Not every file system shows one machine the "
+        "locks of another: make sure it is gone on node-9. This one takes over\n"
     )
 
 

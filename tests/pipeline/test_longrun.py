@@ -218,7 +218,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(project: Path, small_disk: 
         leave(small_disk, 4096 * (pages + more))
         found = stage("generate", 1, "t")
         assert found.returncode == 2 and len(found.stderr.splitlines()) == 1
-        assert "No space left on device: make room" in found.stderr and "give the same command again" in found.stderr
+        assert "No space left on device: make room" in found.stderr and "run the same command again" in found.stderr
         if list(Path("runs/t/round=1/chains/.work").glob("*.parquet")):
             break
     assert Path("runs/t/round=1/chains/_STARTED.json").is_file(), found.stderr

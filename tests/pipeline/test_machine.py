@@ -56,7 +56,7 @@ def _raised(error: BaseException, cause: BaseException | None = None, context: B
         (OSError(errno.ENOSPC, "x", "runs/t/a"), "runs/t/a: No space left on device: make room"),
         (OSError(errno.EDQUOT, "x"), "Disk quota exceeded: make room"),
         (OSError(errno.EROFS, "x", ".cache/models"), ".cache/models: Read-only file system: .*PST_CACHE"),
-        (PermissionError(errno.EACCES, "x", b"runs"), "runs: Permission denied: give this user the right"),
+        (PermissionError(errno.EACCES, "x", b"runs"), "runs: Permission denied: give this user permission"),
         (OSError(errno.EIO, "x"), "Input/output error: the disk"),
         (NotADirectoryError(errno.ENOTDIR, "x", "runs/t"), "runs/t: Not a directory: something else .* move it away"),
         (OSError(errno.EMFILE, "x"), "Too many open files: .*ulimit"),
@@ -72,7 +72,7 @@ def test_what_the_machine_lacks_is_told(error: BaseException, told: str) -> None
 
     line = trouble(error)
     assert line is not None and re.search(told, line) and "\n" not in line
-    assert line.endswith("give the same command again: what is finished is kept")
+    assert line.endswith("run the same command again: finished work is kept")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_every_stage_goes_on_once_there_is_room(
             with pytest.raises(SystemExit) as stop:
                 run_stage(name, "t", round_, Path("tiny.toml"), ["run.shard_questions=6"])
             assert stop.value.code == 2
-            told(capfd, f"{path}: No space left on device", "give the same command again")
+            told(capfd, f"{path}: No space left on device", "run the same command again")
             assert not path.exists() and not (path.parent / shards.SUCCESS).exists()
         run_stage(name, "t", round_, Path("tiny.toml"), ["run.shard_questions=6"])
     assert shards.read_manifest(Path("runs/t/round=1/evals")) is not None
@@ -218,7 +218,7 @@ def test_a_runs_folder_without_rights(
         patch.setattr(Path, "mkdir", refuse)
         run_stage("generate", "t", 1, Path("tiny.toml"), [])
     assert stop.value.code == 2
-    told(capfd, f"runs/t: {os.strerror(number)}: give this user the right")
+    told(capfd, f"runs/t: {os.strerror(number)}: give this user permission")
 
 
 def test_a_file_in_the_place_of_runs(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -373,7 +373,7 @@ def test_a_full_log_does_not_keep_what_follows_from_the_person(tmp_path: Path) -
     [
         ("{} > /dev/full", 2, b"error: No space left on device"),
         ("{} --help > /dev/full", 2, b"error: No space left on device"),
-        ("{} | head -1", 141, b"stopped, since nobody reads the output"),
+        ("{} | head -1", 141, b"stopped: nobody reads the output"),
         ("{} >&-", 0, b""),
         ("{} >&- <&-", 0, b""),
         ("{} > /dev/full 2>&1", 2, b""),

@@ -219,7 +219,7 @@ def test_too_many_stop_the_stage_which_goes_on_once_the_cause_is_gone(poisoned: 
     poisoned.texts += tuple(f"Tom has {n} pens" for n in range(20, 24))
     told = (
         r"^generate round 1: 3 of 24 questions are quarantined, 0 may be: engine_error 3 "
-        r"\(such as: ValueError: poisoned\)\. What is done is kept: give the same command again .* raise "
+        r"\(such as: ValueError: poisoned\)\. Finished work is kept: run the same command again .* raise "
         r"runtime\.quarantine_share \(0\)"
     )
     with pytest.raises((UserError, ValueError), match=r"1 of \d+ requests failed one by one, 0 may|^poisoned"):

@@ -228,14 +228,14 @@ RAW: dict[str, Any] = {"prompts": {"source": "a.jsonl"}, "benchmarks": [{"name":
 def test_one_model_may_be_several_peers_that_differ(keys: dict[str, Any]) -> None:
     first, second = {"name": "a", "model": "m"}, {"name": "b", "model": "./m/", **keys}
     assert parse_config({**RAW, "peers": [first, second]}, "x").peer_names == ["a", "b"]
-    with pytest.raises(UserError, match=r"x: peers: 'b' and 'c' are the model .* differ by their names alone"):
+    with pytest.raises(UserError, match=r"x: peers: 'b' and 'c' use the model .* differ only by name"):
         parse_config({**RAW, "peers": [first, second, {**second, "name": "c"}]}, "x")
 
 
 def test_a_peers_own_wording_that_is_the_shared_one_makes_no_difference() -> None:
     peers = [{"name": "a", "model": "m"}, {"name": "b", "model": "m", "templates": {"instruction": "Solve."}}]
     parse_config({**RAW, "peers": peers}, "x")
-    with pytest.raises(UserError, match="differ by their names alone"):
+    with pytest.raises(UserError, match="differ only by name"):
         parse_config({**RAW, "peers": peers, "templates": {"instruction": "Solve."}}, "x")
 
 

@@ -149,7 +149,7 @@ def test_a_missing_package_is_one_line_before_anything_is_done(
     )
     with pytest.raises(SystemExit):
         run_steps([StageStep("evaluate", 0, stage.main)], "r", Path("c.toml"), ["tracking.kind=trackio"])
-    assert capsys.readouterr().err.startswith("error: tracking.kind is 'trackio' and the package is not installed")
+    assert capsys.readouterr().err.startswith("error: tracking.kind is 'trackio' but the package is not installed")
     assert not (tmp_path / "runs" / "r").exists()
 
 

@@ -70,7 +70,7 @@ def test_every_config_parses_and_survives_json(path: Path) -> None:
     assert parse_config(frozen, "frozen") == config  # a run reads its config.json back
 
 
-SAME = r"peers: 'a' and 'b' are the model .* and differ by their names alone"
+SAME = r"peers: 'a' and 'b' use the model .* and differ only by name"
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,15 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (peer(stop=[""]), r"peers\.0\.stop has a string that is empty or blank"),
-        (peer(stop=["\nQuestion:", " \t"]), r"peers\.0\.stop has a string that is empty or blank"),
+        (peer(stop=[""]), r"peers\.0\.stop has an empty or blank string"),
+        (peer(stop=["\nQuestion:", " \t"]), r"peers\.0\.stop has an empty or blank string"),
         (peer(stop="x"), r"peers\.0\.stop: .*tuple"),
         (peer(name="x" * 101), r"peers\.0\.name: .*100 characters \(found 'x{60}…'\)"),
         (peer(name="a."), r"peers\.0\.name: "),
         (peer(name="."), r"peers\.0\.name: "),
         (peer(name="a\n"), r"peers\.0\.name: "),
-        (peer(name="B"), "peers: the names 'B' and 'b' differ by case alone"),
-        (peer(name="b.tmp"), "peers: the name 'b.tmp' ends as unfinished files do"),
+        (peer(name="B"), "peers: the names 'B' and 'b' differ only by case"),
+        (peer(name="b.tmp"), "peers: the name 'b.tmp' ends in .tmp, like unfinished files"),
         (peer(model=""), r"peers\.0\.model"),
         (peer(model=["p0", ""]), r"peers\.0\.model"),
         (peer(model="a\0b"), r"peers\.0\.model has a NUL character"),
@@ -260,10 +260,10 @@ def test_overrides_have_the_types_of_toml(toml: Path) -> None:
         ("generate.temprature=1", r"unknown key 'generate\.temprature'"),
         ("generate.temperature=hot", r"generate\.temperature: .*\(found 'hot'\)"),
         ("generate.temperature=9", r"generate\.temperature: .*\(found 9\)"),
-        ("peers.2.name=c", "'2' is no index into a list of 2 entries"),
-        ("peers.a.name=c", "'a' is no index"),
+        ("peers.2.name=c", "'2' is not an index into a list of 2 entries"),
+        ("peers.a.name=c", "'a' is not an index"),
         ("peers.0=c", r"name one entry of the list, for example peers\.0\.0"),
-        ("peers.-1.name=c", "'-1' is no index"),
+        ("peers.-1.name=c", "'-1' is not an index"),
         ("prompts.source.x=1", "'source' is a value, not a section"),
         ("temperature=1", "unknown key 'temperature'"),
         ("peers=1", "peers"),
@@ -343,7 +343,7 @@ def test_a_peer_names_its_wording() -> None:
     [
         (
             {"wording": "shrot"},
-            r"^x: peers: a has wording 'shrot', not a table of \[wordings\]; expected one of short$",
+            r"^x: peers: a has wording 'shrot', which is not in \[wordings\]; expected one of short$",
         ),
         ({"wording": "short", "templates": SHORT}, "peer a has both templates and wording 'short'"),
     ],

@@ -57,7 +57,7 @@ def test_a_damaged_shard_of_an_unfinished_stage_is_named(tmp_path: Path) -> None
     shards.write_rows(ROWS, folder / "part-00000.parquet", SCHEMA)
     assert Stage("generate", 1, folder, {}).begin()
     flipped(folder / "part-00000.parquet", 100)
-    with pytest.raises(UserError, match=r"part-00000.parquet is damaged: delete it and give the same command again"):
+    with pytest.raises(UserError, match=r"part-00000.parquet is damaged: delete it and run the same command again"):
         Stage("generate", 1, folder, {}).begin()
 
 

@@ -163,9 +163,9 @@ def test_choices_that_do_not_go_together_are_refused(section: dict[str, Any]) ->
 
 
 def test_keys_without_an_effect_are_refused() -> None:
-    with pytest.raises(ValidationError, match="is of a vote"):
+    with pytest.raises(ValidationError, match="needs a vote"):
         ScoreSection(least_share=0.6)
-    with pytest.raises(ValidationError, match="is of text 'solution'"):
+    with pytest.raises(ValidationError, match="needs text 'solution'"):
         ScoreSection(solutions=2)
 
 

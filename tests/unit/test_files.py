@@ -262,8 +262,8 @@ WIDE = "question\nGröße?\n"
         ("q.jsonl", '{"question": "a"}\n\n{"question": "x\\u0000y"}\n', ["row 2", "NUL"]),
         ("q.jsonl", b'{"question": "a"}\n{"question": "x\0y"}\n', ["line 2", "NUL at byte 16"]),
         ("q.csv", b"question\na\0b\n", ["line 2", "NUL at byte 2"]),
-        ("q.csv", WIDE.encode("latin-1"), ["line 2 is no UTF-8 text", "0xf6 at byte 3"]),
-        ("q.jsonl", '{"question": "Größe"}\n'.encode("latin-1"), ["line 1 is no UTF-8 text", "0xf6 at byte 17"]),
+        ("q.csv", WIDE.encode("latin-1"), ["line 2 is not UTF-8 text", "0xf6 at byte 3"]),
+        ("q.jsonl", '{"question": "Größe"}\n'.encode("latin-1"), ["line 1 is not UTF-8 text", "0xf6 at byte 17"]),
         ("q.csv", WIDE.encode("utf-16"), ["UTF-16", "save it as UTF-8"]),
         ("q.jsonl", '{"question": "a"}\n'.encode("utf-16-be"), ["NUL at byte 1"]),
         ("q.csv", "question,more,question\na,1,b\n", ["column 'question' twice"]),
@@ -275,8 +275,8 @@ WIDE = "question\nGröße?\n"
         ("q.jsonl", '{\n  "question": "a"\n}\n', ["line 1 is not JSON"]),
         ("q.jsonl", '{"question": "a"}{"question": "b"}\n', ["line 1 is not JSON"]),
         ("q.jsonl", "[" * 100_000 + "\n", ["line 1 is not JSON"]),
-        ("q.csv", "question,answer\na,1\nb,1,2\n", ["row 2 (line 3) has 3 cells; its header has 2"]),
-        ("q.csv", "question,answer\na,1\nb\n", ["row 2 (line 3) has 1 cells; its header has 2"]),
+        ("q.csv", "question,answer\na,1\nb,1,2\n", ["row 2 (line 3) has 3 cells; the header has 2"]),
+        ("q.csv", "question,answer\na,1\nb\n", ["row 2 (line 3) has 1 cells; the header has 2"]),
         ("q.csv", 'question,answer\n"a "b" c",1\n', ["line 2 is not CSV"]),
         ("q.csv", 'question,answer\n"open,2\n', ["is not CSV", "quotes"]),
         ("q.csv", "question,answer\ra,1\rb,2\r", ["is not CSV"]),
@@ -301,7 +301,7 @@ def test_what_cannot_be_read_as_it_stands_is_refused(
 @pytest.mark.parametrize("name", [b"q\xff.jsonl", b"q\n.jsonl"])
 def test_names_that_no_message_could_show_are_refused(name: bytes, tmp_path: Path) -> None:
     jsonl(tmp_path / os.fsdecode(name), "a?")
-    refused(tmp_path, "no plain text; rename the file")
+    refused(tmp_path, "cannot be printed; rename the file")
 
 
 def test_a_parquet_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
@@ -325,8 +325,8 @@ def test_a_key_in_a_folders_name_must_not_contradict_a_column(tmp_path: Path) ->
     refused(tmp_path / "d", "row 2 has split 'test'", column="split")
     path = table(tmp_path / "e/level=5/part.parquet", {"question": ["a?"], "level": [5]})
     assert rows(path) == ["a?"]
-    refused(jsonl(tmp_path / "answer=2/q.jsonl", "a?"), "row 1 has answer '1', and its folder says answer=2")
-    refused(content(tmp_path / "x=2/q.csv", "question,x\na,1\n"), "row 1 has x '1', and its folder says x=2")
+    refused(jsonl(tmp_path / "answer=2/q.jsonl", "a?"), "row 1 has answer '1', but its folder says answer=2")
+    refused(content(tmp_path / "x=2/q.csv", "question,x\na,1\n"), "row 1 has x '1', but its folder says x=2")
 
 
 def test_each_file_needs_the_columns_and_is_named_with_its_row(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_the_files_are_told_and_kept(config: Path, capsys: pytest.CaptureFixture
         manifest = read_manifest(run.prompts_dir)
     told = capsys.readouterr().out.splitlines()
     assert told == [
-        "prompts: 3 files, 7 rows, 1 duplicates dropped, 2 also in a benchmark (1 but for case or typography): "
+        "prompts: 3 files, 7 rows, 1 duplicates dropped, 2 also in a benchmark (1 except for case or typography): "
         "dropped; 4 questions taken",
         "  left out: train/_left.jsonl",
         "  '3² + 1?' in 'held-out', written '32 + 1?' there",

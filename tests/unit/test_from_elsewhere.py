@@ -31,10 +31,10 @@ def test_a_run_brings_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "m").mkdir(parents=True)
     (tmp_path / "runs" / "m" / "evil.py").write_text("def g(text, gold): return True")
-    with pytest.raises(UserError, match=r"runs/m/evil\.py lies in runs, and a run.* brings no code"):
+    with pytest.raises(UserError, match=r"runs/m/evil\.py is in runs, and a run.* must not bring code"):
         own.path_of("runs.m.evil:g")
     (tmp_path / "mine.py").symlink_to("runs/m/evil.py")
-    with pytest.raises(UserError, match="brings no code"):
+    with pytest.raises(UserError, match="must not bring code"):
         own.path_of("mine:g")
     (tmp_path / "good.py").write_text("def g(text, gold): return True")
     assert own.path_of("good:g") == Path("good.py")

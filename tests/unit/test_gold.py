@@ -110,9 +110,9 @@ REFUSED = [
     ("B) 18", "choice letter"),
     ("1 234", "gap"),
     ("['18']", "list written as text"),
-    ('{"value": 18}', "no answer"),
-    ("<answer>18</answer>", "no answer"),
-    ("### 18", "no answer"),
+    ('{"value": 18}', "not an answer"),
+    ("<answer>18</answer>", "not an answer"),
+    ("### 18", "not an answer"),
     ([], "empty list"),
     (["18", None], "empty"),
     ("#### " + "9" * 600, "600 characters"),
@@ -136,7 +136,7 @@ def test_what_is_no_gold_answer_is_refused(cell: Any, why: str, kind: AnswerKind
 
 @pytest.mark.parametrize("cell", ["Paris", r"\sqrt{2}", "3 5", "12 of 20", "True", "2x", r"3\pi"])
 def test_text_is_refused_where_numbers_are_asked_for(cell: str) -> None:
-    with pytest.raises(Unreadable, match=r"gap|no list of numbers"):
+    with pytest.raises(Unreadable, match=r"gap|not a list of numbers"):
         read_gold(f"#### {cell}", "numbers")
 
 
@@ -207,7 +207,7 @@ def test_gold_answers_are_read_from_columns_of_every_type(tmp_path: Path) -> Non
         ([[1], None], "row 2 .*empty"),
         ([[1], [2, None], [3]], "row 2 .*empty"),
         ([[1], [None, 2]], "row 2 .*empty"),
-        ([{"value": 3}], "row 1 has a 'answer' .*that is no answer"),
+        ([{"value": 3}], "row 1 has a 'answer' .*that is not an answer"),
         ([[[1]]], "has .*list.* values in column 'answer'; expected text"),
         ([b"18"], "has .*binary.* values in column 'answer'; expected text"),
     ]
@@ -230,7 +230,7 @@ def test_a_benchmark_has_the_answers_that_were_read(tmp_path: Path) -> None:
     again = [*rows, {"question": " a?\n", "answer": "2.0"}]  # the same answer, written otherwise
     assert len(load_benchmark(benchmark(write_jsonl(path, again)), "benchmarks.0")) == 2
     with pytest.raises(
-        UserError, match=r"t\.jsonl row 3 has the question 'a\?' again, with the answer '3'; before it was '2'"
+        UserError, match=r"t\.jsonl row 3 has the question 'a\?' again, with the answer '3', before it was '2'"
     ):
         load_benchmark(benchmark(write_jsonl(path, [*rows, {"question": "a?", "answer": "#### 3"}])), "benchmarks.0")
     write_jsonl(path, [*rows, {"question": "c?", "answer": "5 and 5 is\n10"}, {"question": "d?", "answer": "4"}])

@@ -360,9 +360,9 @@ def test_a_gold_option_is_read_as_its_letter(cell: str, gold: str) -> None:
     ("cell", "question", "first", "why"),
     [
         ("D", QUESTION, None, "is none of the options: (A) 24; (B) 30; (C) 36"),
-        ("2", QUESTION, None, "say from where they are counted: answer_index = 0, or 1"),
-        ("3", QUESTION, 0, "is no number of an option: expected 0 to 2"),
-        ("A", QUESTION, 1, "is no number of an option: expected 1 to 3"),
+        ("2", QUESTION, None, "set where counting starts: answer_index = 0, or 1"),
+        ("3", QUESTION, 0, "is not an option's number: expected 0 to 2"),
+        ("A", QUESTION, 1, "is not an option's number: expected 1 to 3"),
         ("A", "Which letter? (A) B (B) A", None, "the letter of one option and the text of another"),
         ("A", "Which letter?", None, "belongs to a question without options"),
     ],
@@ -448,7 +448,7 @@ def test_a_module_by_the_name_of_one_of_pythons(here: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
     (here / f"{name}.py").write_text(OWN, encoding="utf-8")
-    with pytest.raises(own.UnusableError, match=f"another module is called '{name}' .*; rename {name}.py"):
+    with pytest.raises(own.UnusableError, match=f"another module is named '{name}' .*; rename {name}.py"):
         own.load(f"{name}:judge")
 
 
@@ -486,9 +486,9 @@ def test_the_kind_of_the_prompts_is_that_of_their_labels() -> None:
     plain = parse_config({**raw, "prompts": {"source": "a.jsonl"}}, "x")
     assert "answers" not in plain.model_dump()["prompts"] and plain.evaluate.label_answers == "math"
     for override, why in (
-        ("prompts.answers=maths", "is 'maths'; expected math, numbers, choice, exact, or module:function"),
+        ("prompts.answers=maths", "is 'maths'; expected math, numbers, choice, exact, or a custom module:function"),
         ("evaluate.label_answers=math", "cannot compare the answers that prompts.answers 'choice' finds"),
-        ("wording.answers=exact wording.answer_index=0", "answer_index goes with answers = 'choice'"),
+        ("wording.answers=exact wording.answer_index=0", "answer_index needs answers = 'choice'"),
     ):
         with pytest.raises(UserError, match=why):
             parse_config(raw, "x", override.split())
@@ -525,7 +525,7 @@ def test_options_are_read_from_a_column_of_any_form(tmp_path: Path) -> None:
     [
         ({"question": "How many?", "answer": "A"}, {}, r"b.jsonl row 1 has no options: expected \(A\)"),
         ({"question": "How many? (A) 3 (B) 3.", "answer": "A"}, {}, "the same text for the options A and B"),
-        ({"question": "q", "o": "3; 4", "answer": "A"}, {"options": "o"}, "has options in 'o' that are no list"),
+        ({"question": "q", "o": "3; 4", "answer": "A"}, {"options": "o"}, "has options in 'o' that are not a list"),
         ({"question": "q", "o": '["3"]', "answer": "A"}, {"options": "o"}, "that are 1 texts"),
         ({"question": "q", "o": '{"1": "x", "2": "y"}', "answer": "1"}, {"options": "o"}, "that are marked"),
         ({"question": "q (A) 3 (B) 4", "answer": "1"}, {}, r"has a 'answer' \('1'\) that is none of the options"),

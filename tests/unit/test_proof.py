@@ -112,7 +112,7 @@ def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(DEEP)
     with pytest.raises(UserError, match="cannot be read"):
         shards.read_json(tmp_path / "x.json")
-    with pytest.raises(ValueError, match="are no list"):
+    with pytest.raises(ValueError, match="are not a list"):
         choice.parse_options(DEEP)
     gold = '["' + '",["' * 50_000
     assert kinds.aliases('["a",' + DEEP) == ['["a",' + DEEP]
@@ -131,7 +131,7 @@ def test_a_manifest_with_a_flipped_bit_is_refused_by_whatever_reads_it(tmp_path:
             assert not Stage("score", 1, folder, {}).begin()
             assert shards.SEAL not in shards.read_json(path) or path.read_text().split() == content.decode().split()
     path.write_bytes(content.replace(b'"fingerprint"', b'"other"'))
-    with pytest.raises(UserError, match="its checksum of itself does not fit"):
+    with pytest.raises(UserError, match="its own checksum does not match"):
         shards.read_manifest(folder)
 
 
@@ -221,7 +221,7 @@ def test_a_parquet_file_whose_columns_have_no_names_in_utf8_is_refused(tmp_path:
     path = tmp_path / "q.parquet"
     pq.write_table(pa.table({"question": ["a"], "answ\u00e9r": ["b"]}), path, store_schema=False)
     path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xee\x20"))
-    with pytest.raises(UserError, match=r"q\.parquet has names or text that are no UTF-8"):
+    with pytest.raises(UserError, match=r"q\.parquet has names or text that are not UTF-8"):
         read_with_origin(PromptsSection(source=str(path)), ["question"], "prompts")
 
 

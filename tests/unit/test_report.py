@@ -175,12 +175,12 @@ def test_the_guards_warnings_stay(
     with pytest.raises(Collapse, match="round 3 of run 'r' looks like collapse"):
         before_round(stopping, 4)
     patient = Run("r", parse_config({**config, "guard": {"action": "stop", "accuracy_fall": 0.9}}, "config"))
-    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other thresholds than there are now"):
+    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other thresholds than the current ones"):
         before_round(patient, 4)
     assert decide(patient, 3) == []
     before_round(patient, 4)
     write_rows("r", 0, 0.9)  # as if round 0 had been evaluated anew
-    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other metrics than there are now"):
+    with pytest.raises(UserError, match="round 3 of run 'r' was judged under other metrics than the current ones"):
         before_round(patient, 4)
     # the report of a run that a call ended tells why, whatever the frozen config says
     assert "collapse?" not in str(write_report("silent")[-1])
