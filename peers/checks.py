@@ -29,7 +29,7 @@ QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json"
 def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
     """A model directory must have plain safetensors, a causal-LM config and a long enough context. Raises UserError.
 
-    Whether the weights are those of the model is for peers/weights.py, which takes longer.
+    Whether the weights are those of the model is for peers/weights_check.py, which takes longer.
     """
     if not directory.is_dir():
         raise UserError(

@@ -18,7 +18,7 @@ from gguf.constants import GGUFValueType
 from numpy.typing import DTypeLike, NDArray
 
 from peers.devices import cores
-from peers.weights import check_loading
+from peers.weights_check import check_loading
 
 GROUP = 1 << 18  # numbers that are dequantised together: some MB, which stay in a processor's cache
 

@@ -27,8 +27,6 @@ from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.start import check_base, check_fit, check_given, start_identity
 from peers.weights import (
     beside_weights,
-    check_kind,
-    check_weights,
     error_first_line,
     read_header,
     read_model_json,
@@ -36,6 +34,7 @@ from peers.weights import (
     weight_files,
     weights_fingerprint,
 )
+from peers.weights_check import check_kind, check_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -30,7 +30,7 @@ from peers.logprob.attention import PACKED, PrefixTreeBatch, keep_from_compiler,
 from peers.logprob.head import logsumexp
 from peers.logprob.packing import pack, packed_batches
 from peers.logprob.product import exact_sums
-from peers.weights import check_loading
+from peers.weights_check import check_loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,7 +19,7 @@ from torch import Tensor
 from data import shards
 from data.config.sections import GenerateSection, PeerSection, TrainSection
 from data.errors import UserError
-from peers import source, weights
+from peers import source, weights, weights_check
 from peers.checks import check_directory
 from peers.logprob.model import load_model
 from peers.merge import write_merged
@@ -49,7 +49,7 @@ def peer_of(model: Path | str, **more: Any) -> PeerSection:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test sees what another has found sound."""
     monkeypatch.setattr(source, "CACHE", tmp_path / "cache" / "models")
-    monkeypatch.setattr(weights, "_sound", set())
+    monkeypatch.setattr(weights_check, "_sound", set())
     return tmp_path / "cache"
 
 
@@ -285,10 +285,10 @@ def test_the_names_are_compared_once_and_again_when_a_file_changes(
         raise AssertionError("compared again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_check_names", compare)
+        patch.setattr(weights_check, "_check_names", compare)
         model_directory(peer_of(model), config_of())
-        patch.setattr(weights, "_sound", set())  # another process
-        patch.setattr(weights, "non_finite", compare)
+        patch.setattr(weights_check, "_sound", set())  # another process
+        patch.setattr(weights_check, "non_finite", compare)
         model_directory(peer_of(model), config_of())
     spoilt(EMBEDDINGS, float("nan"))(model)
     assert "not finite" in refusal(peer_of(model))
