@@ -21,14 +21,14 @@ from data.shards import checksum
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
-# how a safetensors header calls a type: (unsigned integer of its size, the bits of its infinity)
+# {type in a safetensors header: (unsigned integer of its size, the bits of its infinity)}
 FLOATS = {
     "F64": (np.uint64, 0x7FF << 52),
     "F32": (np.uint32, 0xFF << 23),
     "F16": (np.uint16, 0x1F << 10),
     "BF16": (np.uint16, 0xFF << 7),
 }
-BLOCK = 1 << 22  # numbers that are looked at together
+BLOCK = 1 << 22  # numbers checked at a time
 SUMS = Path(os.environ.get("PST_CACHE", ".cache")) / "sums"  # checksums of weight files
 
 
@@ -43,7 +43,7 @@ class Stored(NamedTuple):
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a model directory, sorted; no pattern is made of its path, which may have a `[`."""
+    """The safetensors files of a model directory, sorted. Without glob: its path may contain a `[`."""
     return sorted(path for path in directory.iterdir() if path.suffix == ".safetensors")
 
 
@@ -64,9 +64,9 @@ def weights_fingerprint(directory: Path) -> str:
 
 
 def remembered_checksum(files: Sequence[Path]) -> str:
-    """SHA-256 of files joined byte by byte, which may take seconds, read again when anything about one has changed.
+    """SHA-256 of files joined byte by byte, computed again (in seconds) only when anything about a file has changed.
 
-    The change time is among it, which no copying program can set back.
+    That includes its change time, which no copying program can set back.
     """
     key = [value for file in files for value in _about(file)]
     note = SUMS / hashlib.sha256(json.dumps(key).encode()).hexdigest()
@@ -86,10 +86,10 @@ def _about(file: Path) -> list[str | int]:
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """{name: where and what} of a safetensors file. Raises safetensors.SafetensorError or OSError if it is damaged."""
+    """{name: tensor} of a safetensors file. Raises safetensors.SafetensorError or OSError if it is damaged."""
     from safetensors import safe_open
 
-    with safe_open(file, framework="numpy"):  # holds header and size of the file to the format
+    with safe_open(file, framework="numpy"):  # validates the header and the size of the file
         pass
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
@@ -131,7 +131,7 @@ def check_finite_weights(file: Path, advice: str) -> None:
 
 
 def read_stored(peer: PeerSection, directory: Path) -> dict[str, Stored]:
-    """{name: tensor} of all weight files, which must be what transformers and vLLM both read. Raises UserError."""
+    """{name: tensor} of all weight files. Raises UserError unless transformers and vLLM would read the same ones."""
     from safetensors import SafetensorError
 
     listed = _listed(peer, directory)
@@ -141,7 +141,7 @@ def read_stored(peer: PeerSection, directory: Path) -> dict[str, Stored]:
         if file.name not in expected:
             raise UserError(
                 f"peer {peer.name}: {directory} has {file.name} beside or instead of "
-                f"{'the files that its index lists' if listed else WHOLE}, so it is not clear which are the weights; "
+                f"{'the files that its index lists' if listed else WHOLE}, so it is unclear which are the weights; "
                 f"keep one set of them ({WHOLE}, or several files with {INDEX})"
             )
         try:
@@ -158,14 +158,14 @@ def read_stored(peer: PeerSection, directory: Path) -> dict[str, Stored]:
     lost = sorted(name for name, file in listed.items() if name not in found or found[name].file.name != file)
     if lost:
         raise UserError(
-            f"peer {peer.name}: {directory / listed[lost[0]]} has no {lost[0]}, which the index says is there "
+            f"peer {peer.name}: {directory / listed[lost[0]]} has no {lost[0]}, which the index lists for it "
             f"({len(lost)} such tensors); fetch the model again"
         )
     return found
 
 
 def _listed(peer: PeerSection, directory: Path) -> dict[str, str]:
-    """{tensor: file} of the index, {} without one. Raises UserError if it cannot be read or lists absent files."""
+    """{tensor: file} of the index, {} without one. Raises UserError if it cannot be read or lists missing files."""
     index = directory / INDEX
     if not index.is_file():
         return {}
@@ -179,22 +179,22 @@ def _listed(peer: PeerSection, directory: Path) -> dict[str, str]:
 
 
 def read_model_json(peer: PeerSection, path: Path) -> dict[str, Any]:
-    """An object of JSON that comes with a model. Raises UserError if it cannot be read."""
+    """The JSON object in a model's file. Raises UserError if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"peer {peer.name}: {path} cannot be read ({error}); fetch the model again") from error
     if not isinstance(content, dict):
-        raise UserError(f"peer {peer.name}: {path} holds no JSON object; fetch the model again")
+        raise UserError(f"peer {peer.name}: {path} is not a JSON object; fetch the model again")
     return content
 
 
 def error_first_line(error: Exception) -> str:
-    """The first line of what an error says, or its type."""
+    """The first line of an error's message, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def is_pattern(path: os.PathLike[str] | str) -> bool:
-    """Whether a path has characters that glob takes for a pattern."""
+    """Whether a path has characters that glob reads as a pattern."""
     return any(character in os.fspath(path) for character in "*?[")

@@ -43,18 +43,18 @@ _sound: set[object] = set()  # seals, and directories as they were when they pas
 
 
 def check_weights(peer: PeerSection, directory: Path, seals: Path, tokenizer: Any) -> None:
-    """Raises UserError unless a model directory has all weights of its model, as it wants them, and finite.
+    """Raises UserError unless a model directory has exactly the weights that its model wants, all of them finite.
 
-    `tokenizer` is called for the directory's tokenizer. The files are looked at again only when one of them changes.
+    `tokenizer()` returns the directory's tokenizer. The files are checked again only when one of them changes.
     """
     files = [(path.name, *_times(path)) for path in sorted(directory.iterdir())]
     seen = (str(directory.resolve()), *files)
     if seen in _sound:
         return
     stored = read_stored(peer, directory)
-    looked_at: list[Any] = [CHECKS, version("transformers"), weights_fingerprint(directory)]
-    looked_at += [(path.name, checksum(path)) for path in beside_weights(directory)]
-    seal = hashlib.sha256(json.dumps(looked_at).encode()).hexdigest()
+    checked: list[Any] = [CHECKS, version("transformers"), weights_fingerprint(directory)]
+    checked += [(path.name, checksum(path)) for path in beside_weights(directory)]
+    seal = hashlib.sha256(json.dumps(checked).encode()).hexdigest()
     if seal not in _sound and not (seals / seal).is_file():
         _check_names(peer, directory, stored, tokenizer())
         name = non_finite(stored)
@@ -81,15 +81,15 @@ def _check_names(
     wants = model.state_dict()
     refusal = f"peer {peer.name}: {directory}"
     check_architecture(refusal, model)
-    advice = "; the files and config.json do not belong together, or are not whole: fetch or convert the model again"
+    advice = "; the files and config.json do not match, or are incomplete: fetch or convert the model again"
     typed = sorted(name for name, tensor in stored.items() if tensor.dtype not in FLOATS and not _is_spare(name, model))
     if typed:
         raise UserError(
             f"{refusal}: {typed[0]} is stored as {stored[typed[0]].dtype} ({len(typed)} such tensors); expected "
-            "plain weights (bfloat16, float16, float32): take the model that is not quantised, or dequantise it"
+            "plain weights (bfloat16, float16, float32): use the model that is not quantised, or dequantise it"
         )
     tied = _tied(model)
-    missing = sorted(info["missing_keys"] - tied.keys())  # what is tied to a missing tensor is missing, too
+    missing = sorted(info["missing_keys"] - tied.keys())  # a tied tensor is missing only if its source is
     if missing:
         other = f"; they have {min(info['unexpected_keys'])} instead" if info["unexpected_keys"] else ""
         raise UserError(
@@ -98,7 +98,7 @@ def _check_names(
         )
     for name, found, expected in sorted(info["mismatched_keys"]):
         raise UserError(
-            f"{refusal}: {name} is {list(found)} in its files; by config.json it is {list(expected)}{advice}"
+            f"{refusal}: {name} is {list(found)} in its files; config.json says {list(expected)}{advice}"
         )
     for name in sorted(info["unexpected_keys"]):
         raise UserError(
@@ -125,7 +125,7 @@ def _check_names(
 
 
 def check_kind(peer: PeerSection, directory: Path) -> None:
-    """Raises UserError if the model that a directory's config.json makes is of a kind that cannot be a peer."""
+    """Raises UserError if config.json describes a kind of model that cannot be a peer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -133,23 +133,26 @@ def check_kind(peer: PeerSection, directory: Path) -> None:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # of any kind, for a config that makes no model
+    except Exception as error:  # a config that makes no model may raise anything
         raise _no_model(peer, directory, error) from error
     check_architecture(f"peer {peer.name}: {directory}", model)
 
 
 def _no_model(peer: PeerSection, directory: Path, error: Exception) -> UserError:
-    told = f"peer {peer.name}: {directory}: its config.json makes no causal language model that this version of "
+    refusal = (
+        f"peer {peer.name}: {directory}: its config.json describes no causal language model that this version of "
+        "transformers knows"
+    )
     if "auto_map" in read_model_json(peer, directory / "config.json"):
         return UserError(
-            f"{told}transformers knows; it comes with Python code of its own (auto_map), which is never run: take a "
-            "model of a kind that transformers has"
+            f"{refusal}; it comes with its own Python code (auto_map), which is never run: use a model of a kind that "
+            "transformers has"
         )
-    return UserError(f"{told}transformers knows: {error_first_line(error)}")
+    return UserError(f"{refusal}: {error_first_line(error)}")
 
 
 def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Stored]) -> tuple[Any, dict[str, Any]]:
-    """(the directory's model without numbers, what transformers says about loading it)."""
+    """(the directory's model without numbers, transformers' report on loading it)."""
     import torch
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -168,20 +171,20 @@ def _load_headers(peer: PeerSection, directory: Path, stored: Mapping[str, Store
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except Exception as error:  # of any kind, for a config that makes no model
+    except Exception as error:  # a config that makes no model may raise anything
         raise _no_model(peer, directory, error) from error
     named = (read_model_json(peer, directory / "config.json").get("architectures") or [kind.__name__])[0]
     if named != kind.__name__:
         raise UserError(
             f"peer {peer.name}: {directory}: config.json names the architecture {named}, which vLLM would run, and the "
-            f"model_type {config.model_type}, of which transformers makes a {kind.__name__}; correct it"
+            f"model_type {config.model_type}, from which transformers makes a {kind.__name__}; correct it"
         )
     return model, info
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own report and progress bar: what they say becomes one line, and nothing is loaded."""
+    """Without transformers' own report and progress bar: nothing is loaded, and the report becomes one line of ours."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -196,13 +199,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _tied(model: Any) -> dict[str, str]:
-    """{name: that of the tensor it is tied to}"""
+    """{name: name of the tensor that it is tied to}"""
     found: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     return found
 
 
 def _is_spare(name: str, model: Any) -> bool:
-    """Whether a tensor holds no weights: a buffer of integers, or what transformers leaves out on purpose (masks)."""
+    """Whether a tensor holds no weights: a buffer of integers, or one that transformers ignores on purpose (masks)."""
     patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), r"(^|\.)position_ids$", r"rotary_emb\.inv_freq$"]
     if any(re.search(pattern, name) for pattern in patterns):
         return True
@@ -223,10 +226,10 @@ def _bytes(tensor: Stored) -> bytes:
 
 
 def _check_ids(refusal: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Each token that a prompt may have needs a row of the embeddings.
+    """Each token that a prompt may have needs a row of the embeddings. Raises UserError.
 
-    Special tokens without one are allowed where neither the template nor the model's own ends have them: Gemma 3's
-    text models have the id of a picture, but no row for it.
+    A special token may lack one if it is neither in the template nor the BOS or EOS token: Gemma 3's text models have
+    an id for a picture, but no row for it.
     """
     template = str(tokenizer.chat_template or "")
     ends = {tokenizer.bos_token, tokenizer.eos_token}
@@ -237,20 +240,20 @@ def _check_ids(refusal: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> N
         number, token = needed[-1]
         raise UserError(
             f"{refusal}: its tokenizer has the token {token!r} with id {number}, but the model has embeddings for "
-            f"{rows} ids only; take the tokenizer that belongs to the model, or resize its embeddings"
+            f"{rows} ids only; use the tokenizer that belongs to the model, or resize its embeddings"
         )
 
 
 def check_loading(what: object, info: Mapping[str, Any]) -> None:
-    """Raises UserError if transformers says that a model has weights that it made up, or left some out.
+    """Raises UserError if transformers filled in weights of a model, or left some out.
 
     `info` is what `from_pretrained` returns with `output_loading_info`; `what` is named in the message.
     """
     for key, kind in (
-        ("missing_keys", "are not there"),
-        ("mismatched_keys", "are of other shapes"),
+        ("missing_keys", "are missing"),
+        ("mismatched_keys", "have other shapes"),
         ("unexpected_keys", "have no place in the model"),
     ):
         if info[key]:
             first = min(each if isinstance(each, str) else each[0] for each in info[key])
-            raise UserError(f"{what}: {len(info[key])} tensors {kind}, {first} among them; fetch or make it again")
+            raise UserError(f"{what}: {len(info[key])} tensors {kind}, such as {first}; fetch or make it again")
