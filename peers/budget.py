@@ -91,7 +91,8 @@ def with_halved_budget(
         _give_back()
         _lowered[key] = budget // 2
         console.print(
-            f"  {peer}: out of memory with {setting} = {budget:,} ({reason}); now {budget // 2:,} until the stage ends",
+            f"  {peer}: out of memory with {setting} = {budget:,} ({reason}); "
+            f"{budget // 2:,} for the rest of the stage",
             markup=False,
             soft_wrap=True,
         )

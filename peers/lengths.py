@@ -39,5 +39,5 @@ def too_long(rows: list[PromptRow], prompts: dict[str, PeerPrompts], limit: int)
     for index, row in enumerate(rows):
         longest = max(lengths, key=lambda name: lengths[name][index])
         if lengths[longest][index] > limit:
-            found[row["id"]] = f"{lengths[longest][index]} tokens for {longest}, of at most {limit}"
+            found[row["id"]] = f"{lengths[longest][index]} tokens for {longest}, room for {limit}"
     return found

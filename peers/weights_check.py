@@ -97,9 +97,7 @@ def _check_names(
             f"tensors{other}){advice}"
         )
     for name, found, expected in sorted(info["mismatched_keys"]):
-        raise UserError(
-            f"{refusal}: {name} is {list(found)} in its files; config.json says {list(expected)}{advice}"
-        )
+        raise UserError(f"{refusal}: {name} is {list(found)} in its files; config.json says {list(expected)}{advice}")
     for name in sorted(info["unexpected_keys"]):
         raise UserError(
             f"{refusal}: {type(model).__name__} has no {name}, which is in its files "

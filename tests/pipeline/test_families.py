@@ -30,7 +30,7 @@ from tests.tiny_families import FAMILIES, make
 from tests.unit.test_packing import SHAPE
 
 QUICK = ("Llama with dynamic RoPE", "GPT-2", "Bloom")  # the logit scales have a test of their own
-REFUSED = {"Mixtral (experts)": "keeps weights of its blocks together", "Mamba": "reads a text into a state"}
+REFUSED = {"Mixtral (experts)": "stores weights of several layers in one tensor", "Mamba": "reads a text into a state"}
 DOCS = ROOT / "docs" / "models.md"
 
 
