@@ -1,1 +1,1 @@
-"""This project beside what one would otherwise use (`make bench`), and its data plane."""
+"""Benchmarks: PST against the usual alternatives (`make bench`), and its data plane."""

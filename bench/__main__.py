@@ -1,4 +1,4 @@
-"""`python -m bench score|train|generate|limit|all|table`: ours and theirs on the same inputs."""
+"""`python -m bench score|train|generate|limit|all|table`: PST and other systems on the same inputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ session = Session()
 
 Model = Annotated[str, typer.Option(help=f"One of {', '.join(PEERS)}.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Alternating repeats.")]
-Tokens = Annotated[int, typer.Option(min=1, help="Tokens to score, prompts and targets.")]
-TheirTokens = Annotated[int, typer.Option(min=0, help="Their sample of them, extrapolated; 0: all.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Tokens to score, prompts and targets together.")]
+TheirTokens = Annotated[int, typer.Option(min=0, help="Tokens for the others, then extrapolated; 0: all.")]
 Examples = Annotated[int, typer.Option(min=1, help="Examples to train on.")]
-TheirExamples = Annotated[int, typer.Option(min=0, help="Their sample of them, extrapolated; 0: all.")]
+TheirExamples = Annotated[int, typer.Option(min=0, help="Examples for the others, then extrapolated; 0: all.")]
 BatchSize = Annotated[str, typer.Option(help="lm-eval's batch size: a number or auto.")]
-Worked = Annotated[bool, typer.Option("--worked-examples", help="Keep the config's: prompts then begin alike.")]
+Worked = Annotated[
+    bool, typer.Option("--worked-examples", help="Keep the config's worked examples: all prompts then begin alike.")
+]
 
 
 @app.command()
@@ -35,7 +37,7 @@ def score(
     vllm: bool = True,
     worked_examples: Worked = False,
 ) -> None:
-    """Ours, lm-evaluation-harness and vLLM's prompt_logprobs; on nano also the agreement with float64."""
+    """Score with PST, lm-evaluation-harness and vLLM's prompt_logprobs; on nano also compare with float64."""
     parts.Bench(session, model, worked_examples).score(tokens, their_tokens, repeats, batch_size, vllm)
 
 
@@ -48,19 +50,19 @@ def train(
     packing: bool = True,
     worked_examples: Worked = False,
 ) -> None:
-    """Ours and TRL's SFTTrainer, without and with packing; then the same losses in float32."""
+    """Train with PST and with TRL's SFTTrainer, without and with packing; then compare the losses in float32."""
     parts.Bench(session, model, worked_examples).train(examples, their_examples, repeats, packing)
 
 
 @app.command()
 def generate(questions: Annotated[int, typer.Option(min=1, max=2000)] = 1_000, repeats: Repeats = 3) -> None:
-    """The generate stage of a nano run, and a bare LLM.generate over the prompts that its chains had."""
+    """The generate stage of a nano run, and a bare LLM.generate over the prompts of its chains."""
     parts.generate(session, questions, repeats)
 
 
 @app.command()
 def limit(model: Model = "nano", tokens: Tokens = 500_000, examples: Examples = 2_000) -> None:
-    """The GEMM rate of this machine at a model's shapes, and the time that these workloads take at it. Not recorded."""
+    """This machine's GEMM rate at a model's shapes, and the time of these workloads at that rate. Not recorded."""
     bench = parts.Bench(session, model)
     bench.limit("score", bench.maker.score(tokens), record=False)
     bench.limit("train", bench.maker.train(examples), record=False)
@@ -70,7 +72,7 @@ def limit(model: Model = "nano", tokens: Tokens = 500_000, examples: Examples = 
 def table() -> None:
     """Write the tables of docs/performance.md from the last session of every part and model."""
     tables.write(RESULTS)
-    console.print(f"  {tables.PAGE} has the tables of {RESULTS}")
+    console.print(f"  wrote the tables of {RESULTS} into {tables.PAGE}")
 
 
 @app.command("all")
@@ -82,7 +84,7 @@ def everything(
     their_examples: TheirExamples = 128,
     questions: int = 1_000,
 ) -> None:
-    """Every part with every model, then the tables. The nano peer is so quick that the others do all of it."""
+    """Every part with every model, then the tables. On the quick nano peer the others get the whole workload, too."""
     for model in PEERS:
         bench = parts.Bench(session, model)
         small = model != "nano"

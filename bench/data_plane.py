@@ -2,11 +2,11 @@
 
     python -m bench.data_plane [--sizes 1000 10000 100000]
 
-The questions are synthetic and the peers are the shipped ones, of which only the tokenizers are loaded: a fake engine
-answers, and in place of a forward pass each pair gets made-up log-probabilities. Everything else is what a round does.
-Every step runs in a process of its own, first on a few questions in another run, so that imports and caches are not
-part of its time; its memory is the largest resident set that the process has had, imports included. Compare the CPU
-seconds where the machine has other work: they do not count it, nor what the disk takes.
+The questions are synthetic, and only the tokenizers of the shipped peers are loaded: a fake engine answers, and instead
+of a forward pass each pair gets made-up log-probabilities. Everything else is what a round does. Every step runs in a
+process of its own, first on a few questions in another run, so that its time excludes imports and cold caches; its
+memory is the process's largest resident set, imports included. On a busy machine compare the CPU seconds, which exclude
+other work and waiting for the disk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ THINGS = ("tickets", "pens", "apples", "shells", "cards")
 
 
 def questions(n: int) -> Iterator[dict[str, str]]:
-    """Questions of about the length of those of the default run, all different, as long for each n."""
+    """Distinct questions about as long as those of the default run, equally long for each n."""
     draw = random.Random(n)
     for number in range(100_000, 100_000 + n):
         name, thing = draw.choice(NAMES), draw.choice(THINGS)
@@ -55,7 +55,7 @@ def questions(n: int) -> Iterator[dict[str, str]]:
 
 
 class BankEngine:
-    """Answers with one of a few responses that were encoded beforehand; one in sixteen is cut off."""
+    """Answers with one of a few responses encoded beforehand; one in sixteen is cut off."""
 
     def __init__(self, prompts: PeerPrompts) -> None:
         texts = [f"{n}+{n}={2 * n}, {2 * n}*3={6 * n}, {6 * n}-{n}={5 * n} #### {5 * n % 7}" for n in range(10, 64)]
@@ -71,23 +71,23 @@ class BankEngine:
         return found
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to free."""
 
 
 def bank_engine(policy: Policy, config: Config) -> BankEngine:
-    """In place of `policy_cache.engine`."""
+    """Replaces `policy_cache.engine`."""
     return BankEngine(policy.prompts)
 
 
 def score_pairs(_: Any, pairs: Sequence[Pair], budget: int, advance: Advance, parts: int = 1) -> list[list[float]]:
-    """In place of the function of that name: log-probabilities that differ from pair to pair."""
+    """Replaces the function of that name: log-probabilities that differ from pair to pair."""
     advance(len(pairs), sum(map(len, pairs)))
     return [[-0.5 - len(pair.prompt) % 13 / 100] * len(pair.target) for pair in pairs]
 
 
 @contextmanager
 def opened(n: int) -> Iterator[Run]:
-    """The run of n questions under the default config, but for the benchmarks, which nothing here reads."""
+    """The run of n questions under the default config, with dummy benchmarks, which nothing here reads."""
     source = Path(f"questions-{n}.jsonl")
     if not source.is_file():
         with source.open("w", encoding="utf-8") as file:
@@ -103,7 +103,7 @@ def opened(n: int) -> Iterator[Run]:
 
 
 def do_step(step: str, n: int) -> None:
-    """One step of a round of n questions; the steps before it are there."""
+    """One step of a round of n questions; the steps before it must be done."""
     import generate.stage
     import peers.logprob.scoring
     import peers.policy_cache
@@ -112,7 +112,7 @@ def do_step(step: str, n: int) -> None:
 
     with opened(n) as run:
         if step == "prompts":
-            run.freeze(lambda: load_all_prompts(run.config))  # else the next process would write them again
+            run.freeze(lambda: load_all_prompts(run.config))  # else the next process would write the prompts again
         elif step == "generate":
             with mock.patch.object(peers.policy_cache, "engine", bank_engine):
                 generate.stage.main(run, 1, Inline(run))

@@ -1,7 +1,7 @@
-"""`python -m bench.gold --gsm8k FILE --solutions FILE`: the grader on files whose verdicts are known.
+"""`python -m bench.gold --gsm8k FILE --solutions FILE`: check the grader on files with known verdicts.
 
-`--gsm8k` (GSM8K as published, JSONL): every gold answer as a response must be right, and with its answer raised by
-one, wrong, under both kinds of comparison; a parser of a few lines that shares no code says what the answers are.
+`--gsm8k` (GSM8K as published, JSONL): every gold answer as a response must be right, and wrong with its answer raised
+by one, under both kinds of comparison; a separate parser of a few lines reads the answers independently.
 `--solutions` (OpenAI's example_model_solutions.jsonl): each model's solution must be graded as it is labelled there.
 Either may be left out. Rows are read and graded a batch at a time.
 """
@@ -32,17 +32,18 @@ Case = tuple[str, str, bool]  # response, gold, is it right
 
 
 def published_answer(solution: str) -> int:
-    """The number after `####`, by other means than the project's."""
+    """The number after `####`, read without the project's code."""
     return int(solution.rpartition("####")[2].replace(",", ""))
 
 
 def gsm8k_cases(path: Path, kind: MathKind) -> Iterator[Case]:
-    """Each gold answer as its own response, and the same with its answer raised by one."""
+    """Each gold answer as its own response, and again with its answer raised by one. Raises UserError if the parsers
+    disagree."""
     for row in rows(path, "answer"):
         solution = row["answer"]
         gold, answer = read_gold(solution, kind), published_answer(solution)
         if gold.replace(",", "") != str(answer):
-            raise UserError(f"{path}: a gold answer is read as {gold!r}, by the other parser as {answer}: {solution!r}")
+            raise UserError(f"{path}: a gold answer is read as {gold!r}, but {answer} by this bench: {solution!r}")
         yield solution, gold, True
         yield f"{solution[: solution.rindex('####')]}#### {answer + 1}", gold, False
 
@@ -57,7 +58,7 @@ def labelled_cases(path: Path, kind: MathKind) -> Iterator[Case]:
 
 
 def rows(path: Path, column: str) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file that must have a column."""
+    """The rows of a JSONL file. Raises UserError if it cannot be read, or a row lacks the column."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -70,7 +71,7 @@ def rows(path: Path, column: str) -> Iterator[dict[str, Any]]:
 
 
 def differences(cases: Iterable[Case], kind: MathKind, grader: Grader) -> tuple[Counter[bool], list[Case]]:
-    """How many cases are right and wrong by their labels, and those that are graded otherwise."""
+    """(how many cases are labelled right and wrong, the cases that are graded differently)."""
     counts: Counter[bool] = Counter()
     found: list[Case] = []
     cases = iter(cases)
@@ -83,7 +84,7 @@ def differences(cases: Iterable[Case], kind: MathKind, grader: Grader) -> tuple[
 
 
 def report(name: str, path: Path, cases_of: Callable[[Path, MathKind], Iterator[Case]], grader: Grader) -> int:
-    """Print a file's figures; returns how many verdicts differ."""
+    """Print a file's results, and return how many verdicts differ."""
     differ = 0
     for kind in KINDS:
         start = time.perf_counter()
@@ -91,7 +92,7 @@ def report(name: str, path: Path, cases_of: Callable[[Path, MathKind], Iterator[
         differ += len(found)
         console.print(
             f"{name}, {kind}: {counts[True]:,} labelled right, {counts[False]:,} wrong; "
-            f"{len(found)} graded otherwise; {time.perf_counter() - start:.1f} s"
+            f"{len(found)} graded differently; {time.perf_counter() - start:.1f} s"
         )
         for response, gold, right in found[:10]:
             console.print(f"  labelled {right}: gold {gold!r}, response … {response[-80:]!r}", markup=False)
@@ -102,7 +103,7 @@ def command(
     gsm8k: Annotated[Path | None, typer.Option(help="GSM8K as published: question, answer.")] = None,
     solutions: Annotated[Path | None, typer.Option(help="example_model_solutions.jsonl of grade-school-math.")] = None,
 ) -> None:
-    """Exit status 1 if a verdict differs from what is known."""
+    """Check the grader. Exits with status 1 if a verdict differs from the known one."""
     if gsm8k is None and solutions is None:
         raise typer.BadParameter("give --gsm8k, --solutions, or both")
     differ = 0

@@ -1,7 +1,7 @@
-"""What both sides read: prompts and targets in tokens, made from the project's own questions and templates.
+"""The inputs of all systems: prompts and targets in tokens, made from the project's own questions and templates.
 
-Deterministic by seed. A question gets a right solution and two more that may have misread a phrase, as in a real round.
-For the nano peers solutions are in the nano notation; for real models the same lines are put into words.
+Deterministic by seed. A question gets a right solution and two more that may misread a phrase, as in a real round. For
+the nano peers solutions are in the nano notation; for real models the same lines are put into words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peers.prompts import PeerPrompts
 Tokens = tuple[list[int], list[int]]  # prompt, target
 
 PEERS = {"nano": ("nano", "llama"), "smollm2": ("pocket", "smollm2"), "gemma3": ("pocket", "gemma3")}
-RESPONSES = 2  # that are compared with the aggregate, per question
+RESPONSES = 2  # per question, compared with the aggregate
 WORDS = {
     "+": "Adding {b} to {a} gives {a} + {b} = {c}.",
     "-": "Taking {b} away from {a} leaves {a} - {b} = {c}.",
@@ -30,7 +30,7 @@ CHECK = " We check it: {a} {op} {b} is {c}."
 
 
 def configuration(model: str, worked_examples: bool) -> tuple[Config, str]:
-    """The config and the peer that stand for a model; without its worked examples unless they are wanted."""
+    """The config and the peer's name for a model; without worked examples unless requested."""
     name, peer = PEERS[model]
     config = load_config(Path("configs") / f"{name}.toml", [])
     if not worked_examples:
@@ -40,14 +40,14 @@ def configuration(model: str, worked_examples: bool) -> tuple[Config, str]:
 
 
 def stream(seed: int) -> Iterator[Problem]:
-    """Nano questions of the training split, both subsets in turn, without end."""
+    """Endless nano questions of the training split, from both subsets in turn."""
     both = problems("arith", "train", seed), problems("simul", "train", seed)
     while True:
         yield from map(next, both)
 
 
 def in_words(problem: Problem, misread: Sequence[str], check: bool) -> str:
-    """A solution as sentences; with `check` every line is said twice, which makes it about as long as a model's."""
+    """A solution in sentences; `check` says every line twice, which makes it about as long as a model's."""
     lines, answer = problem.worked(misread)
     text = ""
     for line in lines:
@@ -59,7 +59,7 @@ def in_words(problem: Problem, misread: Sequence[str], check: bool) -> str:
 
 
 class Maker:
-    """Makes the inputs of one peer; `words` for a real model."""
+    """Makes the inputs of one peer; `words`: solutions in words, for a real model."""
 
     def __init__(self, prompts: PeerPrompts, words: bool, seed: int) -> None:
         self.prompts, self.words, self.seed = prompts, words, seed
@@ -75,7 +75,7 @@ class Maker:
         return [*self.prompts.encode_response(text), end]
 
     def score(self, tokens: int) -> list[Tokens]:
-        """Pairs of `tokens` tokens or a few more: the aggregate after x alone, and after x and each response."""
+        """Pairs with `tokens` tokens or a few more: the aggregate after x alone, and after x and each response."""
         random_ = random.Random(f"bench/{self.seed}")
         pairs: list[Tokens] = []
         total = 0
@@ -90,7 +90,7 @@ class Maker:
         return pairs
 
     def train(self, examples: int) -> list[Tokens]:
-        """Training examples: x alone, and the right solution."""
+        """Training examples: the right solution after x alone."""
         chosen = [problem for problem, _ in zip(stream(self.seed), range(examples), strict=False)]
         return [(self.prompts.solve(p.question), self.target(self.solution(p, (), check=False))) for p in chosen]
 

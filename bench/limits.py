@@ -1,11 +1,11 @@
-"""How fast the machine could be: matrix products of a workload, and the time that bare GEMMs of its shapes take.
+"""The machine's limit: a workload's matrix products, and the time that bare GEMMs of its shapes take.
 
     score: 2 P T                       + head 2 H V R     + attention 4 L A sum t
     train: 4 P T (no gradient of P)    + head 4 H V R     + attention 12 L A sum t
 
-P weights of the linear layers, T tokens fed, H hidden size, V vocabulary, R target tokens, L layers, A heads times
-head size, t the tokens that a token sees. Beginnings that sequences share within a batch count once, as they are
-computed once. Not counted: LoRA's own products, norms, softmax, what is computed twice to save memory.
+P weights of the linear layers, T input tokens, H hidden size, V vocabulary, R target tokens, L layers, A heads times
+head size, t the tokens that a token sees. A prefix that sequences share within a batch counts once, as it is computed
+once. Not counted: LoRA's own products, norms, softmax, and what is computed twice to save memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from bench.inputs import Tokens
 from peers.logprob.packing import pack
 
-HEAD_TOKENS = 1024  # of the vocabulary at once: a block of logits that stays in the cache
+HEAD_TOKENS = 1024  # of the vocabulary at a time: a block of logits that stays in the cache
 SECONDS_PER_SHAPE = 0.5
 
 
@@ -44,7 +44,7 @@ class Flops:
 
 
 def flops(shapes: Shapes, pairs: Sequence[Tokens], budget: int, steps: Sequence[Sequence[int]] = ()) -> Flops:
-    """Operations that scoring the pairs, or one pass of training on them step by step, cannot do without."""
+    """Operations that are necessary to score the pairs, or, with `steps`, to train on them once, step by step."""
     fed = [[*prompt, *target[:-1]] for prompt, target in pairs]
     trees = [tree for step in steps or [range(len(fed))] for tree in pack([fed[i] for i in step], budget)]
     rows = sum(len(target) for _, target in pairs)
@@ -64,12 +64,12 @@ def flops(shapes: Shapes, pairs: Sequence[Tokens], budget: int, steps: Sequence[
 
 
 def seconds(work: Flops, linear_rate: float, head_rate: float) -> float:
-    """Time of a workload at these rates (FLOP/s); attention is given the rate of the linear layers."""
+    """Seconds of a workload at these rates (FLOP/s), attention at the rate of the linear layers."""
     return (work.linear + work.attention) / linear_rate + work.head / head_rate
 
 
 def shapes_of(directory: str) -> Shapes:
-    """Sizes of a model from its config; no weights are made."""
+    """Sizes of a model from its config, without allocating weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -94,7 +94,7 @@ def gemm_rate(rows: int, inputs: int, outputs: int, dtype: str) -> float:
 
     kind = getattr(torch, dtype)
     x, w = torch.randn(rows, inputs).to(kind), torch.randn(outputs, inputs).to(kind)
-    y = torch.empty(rows, outputs, dtype=kind)  # or its pages would be zeroed anew each time
+    y = torch.empty(rows, outputs, dtype=kind)  # allocated once, or its pages would be zeroed each time
     best, end = float("inf"), time.perf_counter() + SECONDS_PER_SHAPE
     with torch.no_grad():
         while time.perf_counter() < end:

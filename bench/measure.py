@@ -1,4 +1,4 @@
-"""Runs systems in fresh processes, in alternating order, and keeps what was measured as JSON lines."""
+"""Runs systems in fresh processes, in alternating order, and records the measurements as JSON lines."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ OFFLINE = {
 
 
 class WorkerFailed(Exception):
-    """A process that ended without a result; the message is the tail of what it said."""
+    """A process ended without a result; the message is the end of its output."""
 
 
 @dataclass
 class Contender:
-    """A system and its job; `amount` of the whole workload's units (tokens, examples) are in the job."""
+    """A system and its job; the job has `amount` of the whole workload's units (tokens, examples)."""
 
     label: str
     system: str
     job: dict[str, Any]
     amount: int
-    options: str = ""  # said in the table
+    options: str = ""  # shown in the table
     failed: str = ""
     last: dict[str, Any] = field(default_factory=dict)  # result of the last process
 
@@ -53,9 +53,9 @@ def run_worker(system: str, job: dict[str, Any]) -> dict[str, Any]:
         job_path, result_path, log_path = (Path(folder, name) for name in ("job.json", "result.json", "log.txt"))
         job_path.write_text(json.dumps(job))
         code = ["-m", "bench.workers"] if ours else ["-P", str(WORKERS.resolve())]
-        environment = {**OFFLINE, **os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}  # nothing is compiled already
+        environment = {**OFFLINE, **os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}  # with nothing compiled yet
         if system in ("ours_score", "ours_train"):
-            environment["PST_CACHE"] = folder  # where the head's kernel would be
+            environment["PST_CACHE"] = folder  # without a compiled kernel of the head
         if not ours:
             environment.pop("PYTHONPATH", None)  # this project's `evaluate` must not be found there
         with log_path.open("w") as log:
@@ -67,7 +67,7 @@ def run_worker(system: str, job: dict[str, Any]) -> dict[str, Any]:
                 stderr=subprocess.STDOUT,
                 cwd=None if ours else folder,
             )
-            peak = peak_of_tree(process) if system.endswith("generate") else None  # ours has several processes there
+            peak = peak_of_tree(process) if system.endswith("generate") else None  # ours then has several processes
             status = process.wait()
             wall = time.monotonic() - begin
         if status or not result_path.is_file():
@@ -77,7 +77,7 @@ def run_worker(system: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_of_tree(process: subprocess.Popen[bytes]) -> float:
-    """Largest memory of a process and all below it while it runs, in MiB: pages that several share are counted once."""
+    """Peak memory of a process and all its descendants, in MiB; shared pages are counted once."""
     peak = 0
     while process.poll() is None:
         with suppress(psutil.Error):
@@ -88,18 +88,18 @@ def peak_of_tree(process: subprocess.Popen[bytes]) -> float:
 
 
 def full_seconds(wall: float, work: float, amount: float, whole: float) -> float:
-    """Time for the whole workload from a run on `amount` of it: start-up as it was, work in proportion."""
+    """Seconds for the whole workload, from a run on `amount` of it: start-up as measured, work in proportion."""
     return wall - work + work * whole / amount
 
 
 def alternate(contenders: Sequence[Contender], repeat: int) -> list[Contender]:
-    """ABC, CBA, ABC, …: whatever drifts on the machine meets all of them alike."""
+    """ABC, CBA, ABC, …: so that drift of the machine affects all alike."""
     return list(contenders) if repeat % 2 == 0 else list(reversed(contenders))
 
 
 @dataclass
 class Session:
-    """One call of the bench: the same stamp on all its records."""
+    """One call of the bench, whose records share a time stamp."""
 
     stamp: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
 
@@ -110,12 +110,12 @@ class Session:
             file.write(json.dumps({"session": self.stamp, "part": part, "model": model, **values}) + "\n")
 
     def note(self, part: str, model: str, text: str) -> None:
-        """Say and keep a finding."""
+        """Print and record a finding."""
         console.print(f"  {text}", markup=False)
         self.record(part, model, kind="note", text=text)
 
     def measure(self, part: str, model: str, contender: Contender, repeat: int, whole: int, unit: str) -> None:
-        """Run one contender once; one that fails is recorded with its reason and not tried again."""
+        """Run a contender once and record the result; if it fails, record the reason and do not try it again."""
         if contender.failed:
             return
         try:

@@ -1,4 +1,4 @@
-"""The three comparisons: which contenders get which inputs, and what is checked beside the time."""
+"""The three comparisons: which contenders get which inputs, and what is checked besides the time."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Bench:
                 self.session.measure(part, self.model, contender, repeat, contenders[0].amount, unit)
 
     def score(self, tokens: int, their_tokens: int, repeats: int, batch_size: str, vllm: bool) -> None:
-        """Ours, lm-eval and vLLM on the same pairs; on the nano peer also the agreement with float64."""
+        """Ours, lm-eval and vLLM on the same pairs; on the nano peer also compare with float64."""
         pairs = self.maker.score(tokens)
         few = self.maker.score(their_tokens) if 0 < their_tokens < tokens else pairs
         self.about("score", pairs, "pairs")
@@ -95,7 +95,7 @@ class Bench:
             self.agreement(pairs[:AGREEMENT_PAIRS])
 
     def agreement(self, pairs: list[Tokens]) -> None:
-        """Ours in float32 and the float64 reference, token by token."""
+        """Compare ours in float32 with the float64 reference, token by token."""
         job = {
             **self.base,
             "dtype": "float32",
@@ -108,7 +108,7 @@ class Bench:
         self.session.note("score", self.model, f"Ours in float32 and the plain formula in float64: {text}.")
 
     def train_job(self, pairs: list[Tokens], **changed: Any) -> dict[str, Any]:
-        """What both trainers are told."""
+        """The job of both trainers."""
         section, runtime = (
             self.config.train.model_copy(update={"epochs": 1, **changed}),
             runtime_here(self.config.runtime),
@@ -143,8 +143,8 @@ class Bench:
             self.same_loss()
 
     def same_loss(self, steps: int = 6, batch: int = 8) -> None:
-        """Both trainers in float32 at a constant rate, on targets of one length: the mean over a batch's tokens (TRL's
-        loss) is then the mean over its examples of their means (ours)."""
+        """Compare both trainers' losses in float32 at a constant rate, on targets of one length: the mean over a
+        batch's tokens (TRL's loss) then equals the mean of its examples' means (ours)."""
         pairs = self.maker.train_alike(steps * batch)
         job = self.train_job(pairs, batch_size=batch, schedule="constant", warmup_ratio=0.0) | {"dtype": "float32"}
         one, two = (run_worker(system, job)["losses"] for system in ("ours_train", "trl_train"))
@@ -154,7 +154,7 @@ class Bench:
 
 
 def generate(session: Session, questions: int, repeats: int) -> None:
-    """The generate stage of a nano run, and a bare `LLM.generate` over the prompts that its chains had."""
+    """The generate stage of a nano run, and a bare `LLM.generate` over the prompts of its chains."""
     overrides = [f"prompts.limit={questions}"]
     run = Run(RUN, load_config(NANO, overrides))
     requests, dtype = questions * len(run.config.peers), compute_dtype(run.config.peers[0], run.config.runtime.compute)
@@ -166,7 +166,7 @@ def generate(session: Session, questions: int, repeats: int) -> None:
         for contender in alternate([ours, bare], repeat):
             if contender is ours:
                 shutil.rmtree(run.root, ignore_errors=True)
-            elif not bare.job:  # ours is first in the first repeat, so its chains are there
+            elif not bare.job:  # ours is first in the first repeat, so its chains exist
                 bare.job = bare_job(run, dtype)
             session.measure("generate", "nano", contender, repeat, requests, "requests")
             if ours.failed:
@@ -175,12 +175,12 @@ def generate(session: Session, questions: int, repeats: int) -> None:
 
 
 def bare_job(run: Run, dtype: str) -> dict[str, Any]:
-    """The requests of a finished generate stage, by peer: what each had been shown."""
+    """The requests of a finished generate stage, by peer, with the earlier responses that each was shown."""
     config, prompts, runtime = run.config, load_all_prompts(run.config), runtime_here(run.config.runtime)
     requests: dict[str, list[list[int]]] = {name: [] for name in prompts}
     earlier: dict[str, list[str]] = {}
     rows = [row for path in shard_paths(run.stage_dir(1, "chains")) for row in read_rows(path, CHAINS)]
-    for row in rows:  # those of a question stand in the order of the chain
+    for row in rows:  # a question's rows are in the order of its chain
         seen = earlier.setdefault(row["prompt_id"], [])
         requests[row["peer"]].append(prompts[row["peer"]].review(row["question"], seen))
         seen += [row["response"]] if row["response"] else []

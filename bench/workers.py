@@ -1,8 +1,8 @@
-"""One function per system that is measured. Each runs in a fresh process: SYSTEM JOB.json RESULT.json.
+"""One function per measured system. Each runs in a fresh process, with the arguments SYSTEM JOB.json RESULT.json.
 
 Ours run as a module from the project's root. The others run as a script (`python -P`) from another folder: lm-eval
-imports Hugging Face's `evaluate`, and this project has a package of that name. So nothing of the project is imported at
-the top.
+imports Hugging Face's `evaluate`, and this project has a package of that name. So no module of the project is imported
+at the top.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 Job = dict[str, Any]
 Result = dict[str, Any]
-Ready = Callable[[], None]  # to be called when the model is loaded and the work begins
+Ready = Callable[[], None]  # called when the model is loaded and the work begins
 
 
 def ours_score(job: Job, ready: Ready) -> Result:
@@ -69,7 +69,7 @@ def reference_score(job: Job, ready: Ready) -> Result:
     model: Any = AutoModelForCausalLM.from_pretrained(
         job["directory"], dtype=torch.float64, attn_implementation="eager"
     ).eval()
-    torch.float32 = torch.float64  # transformers' norms ask for float32 by this name, and would round
+    torch.float32 = torch.float64  # transformers' norms convert to torch.float32, which would round
     ready()
     logprobs = []
     with torch.no_grad():
@@ -102,7 +102,7 @@ def ours_train(job: Job, ready: Ready) -> Result:
 
 
 def trl_train(job: Job, ready: Ready) -> Result:
-    """TRL's SFTTrainer with its own defaults (float32 adapters, bf16 autocast) but for what the two must share."""
+    """TRL's SFTTrainer with its own defaults (float32 adapters, bf16 autocast), except for what the two must share."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
@@ -110,10 +110,10 @@ def trl_train(job: Job, ready: Ready) -> Result:
     from trl import SFTConfig, SFTTrainer
 
     section = job["train"]
-    pairs = [job["pairs"][i] for step in job["steps"] for i in step]  # in the order in which ours takes them
+    pairs = [job["pairs"][i] for step in job["steps"] for i in step]  # in the same order as ours
     lengths = [len(p) + len(t) for p, t in pairs]
     packing = job["packing"]
-    # packed rows hold several examples: as many rows as make an optimiser step of about as many examples
+    # packed rows hold several examples: use as many rows as hold about `batch_size` examples
     per_step = section["batch_size"]
     rows = max(1, round(per_step * sum(lengths) / len(lengths) / job["packed_tokens"])) if packing else per_step
     base: Any = AutoModelForCausalLM.from_pretrained(job["directory"], dtype=getattr(torch, job["dtype"]))
@@ -157,7 +157,7 @@ def trl_train(job: Job, ready: Ready) -> Result:
             }
         )
         trainer = SFTTrainer(model=model, args=args, train_dataset=data)
-        ready()  # after its preparations, which do not grow with the sample that is extrapolated
+        ready()  # after its preparations, which count as start-up and so are not extrapolated
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"losses": losses, "examples_per_step": len(pairs) / len(losses)}
@@ -184,7 +184,7 @@ def vllm_generate(job: Job, ready: Ready) -> Result:
             {**job, **peer}, max_tokens=job["max_tokens"], stop_token_ids=peer["stop_ids"], stop=peer["stop"] or None
         )
         outputs = llm.generate([{"prompt_token_ids": p} for p in peer["prompts"]], params, use_tqdm=False)
-        # as in ours, without the end token
+        # without the end token, as in ours
         tokens += sum(len(o.outputs[0].token_ids) - (o.outputs[0].finish_reason == "stop") for o in outputs)
         llm.llm_engine.engine_core.shutdown()
         del llm
@@ -192,7 +192,7 @@ def vllm_generate(job: Job, ready: Ready) -> Result:
 
 
 def machine_limit(job: Job, ready: Ready) -> Result:
-    """What bare GEMMs of a model's shapes take for the job's work (bench/limits.py)."""
+    """The time that bare GEMMs of a model's shapes take for the job's work (bench/limits.py)."""
     from dataclasses import asdict
 
     from bench.limits import flops, rates, seconds, shapes_of
@@ -209,7 +209,7 @@ def machine_limit(job: Job, ready: Ready) -> Result:
 
 
 def _vllm(job: Job, **sampling: Any) -> tuple[Any, Any]:
-    """An engine with the settings that ours has on a CPU, and greedy sampling."""
+    """(an engine with the same settings as ours on a CPU, greedy sampling parameters)."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # else vLLM leaves torch one thread
     from vllm import LLM, SamplingParams
@@ -227,15 +227,15 @@ def _vllm(job: Job, **sampling: Any) -> tuple[Any, Any]:
 
 
 def peak_mib() -> float:
-    """This process's own largest resident set. (`ru_maxrss` would begin with that of the process that started it.)"""
+    """This process's own largest resident set. (`ru_maxrss` would start from that of the parent process.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def main(system: str, job_path: str, result_path: str) -> None:
-    """Run one system on one job. `work_seconds` begin when the model is ready; the parent measures the whole."""
+    """Run one system on one job. `work_seconds` count from when the model is ready; the parent measures the whole."""
     job = json.loads(Path(job_path).read_text())
-    if system != "lm_eval_score":  # it comes with lm-eval alone, and transformers imports it where it is there
+    if system != "lm_eval_score":  # only lm-eval installs it, but transformers imports it if it finds it
         sys.modules["sklearn"] = None  # type: ignore[assignment]
     begin: list[float] = []
     result = SYSTEMS[system](job, lambda: begin.append(time.monotonic()))

@@ -1,1 +1,1 @@
-"""All that touches a model: its source, prompts, policy, engines, log-probabilities, and the peers' processes."""
+"""Everything that touches a model: its source, prompts, policy, engines, log-probabilities, and peers' processes."""

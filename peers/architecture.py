@@ -1,7 +1,7 @@
-"""Which kinds of models can be peers, seen in a model without numbers.
+"""Which kinds of models can be peers, judged from a model without numbers.
 
-Scoring needs a decoder and a head, training linear layers that hold the weights of the blocks. Whether the head's
-logits are what we compute is seen when the model is loaded (peers/logprob/model.py).
+Scoring needs a decoder and a head; training needs linear layers that hold the weights of the blocks. Whether we compute
+the same logits as the model's own head is checked when the model is loaded (peers/logprob/model.py).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 from data.errors import UserError
 
-TURNED = ("GPT2LMHeadModel",)  # keep the weights of their linear layers as [inputs, outputs]
+TURNED = ("GPT2LMHeadModel",)  # store the weights of their linear layers as [inputs, outputs]
 
 
 def is_turned(config: Mapping[str, Any]) -> bool:
-    """Whether a model with this config.json keeps its linear layers' weights as [inputs, outputs] (Conv1D)."""
+    """Whether a model with this config.json stores its linear layers' weights as [inputs, outputs] (Conv1D)."""
     return bool(set(config.get("architectures") or ()) & set(TURNED))
 
 
@@ -35,15 +35,15 @@ def check_architecture(refusal: str, model: Any) -> None:
     kind = type(model).__name__
     if getattr(model, "_is_stateful", False):
         raise UserError(
-            f"{refusal}: a {kind} reads a text into a state, where scoring and training need attention over the text; "
-            "take a model of another kind"
+            f"{refusal}: a {kind} reads a text into a state, but scoring and training need attention over the text; "
+            "use a model of another kind"
         )
     large = next((name for name, weight in model.named_parameters() if weight.dim() > 2), None)
     if large is not None:
         raise UserError(
-            f"{refusal}: a {kind} keeps weights of its blocks together ({large}), as experts are, which no adapter of "
-            "linear layers can change; take a dense model"
+            f"{refusal}: a {kind} stores weights of several layers in one tensor ({large}), as for experts; an adapter "
+            "of linear layers cannot change them; use a dense model"
         )
     if model.get_output_embeddings() is None or not linear_layers(model):
         what = "head" if model.get_output_embeddings() is None else "linear layers"
-        raise UserError(f"{refusal}: a {kind} has no {what} that can be found; take a model of another kind")
+        raise UserError(f"{refusal}: no {what} found in a {kind}; use a model of another kind")

@@ -1,7 +1,7 @@
-"""Time and memory for what a model's files make run: a chat template is a small program, and may come from anyone.
+"""Limits of time and memory for programs in a model's files: a chat template is one, and may come from anyone.
 
-transformers runs templates in jinja's sandbox, which keeps them from files and from Python, but not from loops without
-end and texts without end.
+transformers runs templates in jinja's sandbox, which keeps them from files and from Python, but not from endless loops
+and endless texts.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SECONDS = 10.0  # of this thread's CPU time, for one prompt; milliseconds are usual
-BYTES = 2**31  # of memory more than the process has
+SECONDS = 10.0  # of this thread's CPU time, for one prompt, which usually takes milliseconds
+BYTES = 2**31  # of memory, beyond what the process already has
 PAGE = resource.getpagesize()
 
 
 class TooLong(Exception):
-    """The time is up."""
+    """The block took more than SECONDS of CPU time."""
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """The block raises TooLong beyond SECONDS, and MemoryError beyond BYTES. In the main thread alone: signals reach no
-    other."""
+    """The block raises TooLong beyond SECONDS, and MemoryError beyond BYTES. No limits outside the main thread, since
+    signals reach no other."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -35,11 +35,11 @@ def bounded() -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
         left = SECONDS - (time.thread_time() - begun)
         if left <= 0:
-            raise TooLong(f"it is not through after {SECONDS:.0f} s")
+            raise TooLong(f"it is not done after {SECONDS:.0f} s")
         signal.setitimer(signal.ITIMER_PROF, max(left, 0.01))  # the machine was busy, or asleep
 
     before = signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # SIGALRM may be somebody else's
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # SIGALRM may be in use
     _set_memory(_size() + BYTES, soft, hard)
     try:
         yield
@@ -55,7 +55,7 @@ def _set_memory(size: int, soft: int, hard: int) -> None:
 
 
 def _size() -> int:
-    """Bytes of this process's address space; none known where there is no /proc, and then no limit that matters."""
+    """Bytes of this process's address space; a huge number without /proc, so that there is no real limit."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * PAGE

@@ -1,4 +1,4 @@
-"""Out of memory halves the token budget: of a process, so of its peer, for the rest of the stage."""
+"""Out of memory halves the token budget of a process for the rest of the stage."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from peers.faults import Attempt, Fault, isolate_faults, of_one_item
 
 T = TypeVar("T")
 R = TypeVar("R")
-# what torch, its libraries and the CPU's allocator say; a Python list that does not fit is a MemoryError
+# messages of torch, its libraries and the CPU's allocator; Python itself raises MemoryError
 NO_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|bad_alloc|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
-_lowered: dict[str, int] = {}  # by stage and round: what its budget has come to in this process
+_lowered: dict[str, int] = {}  # {stage and round: its lowered budget in this process}
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the machine, has too little memory. (torch.OutOfMemoryError is a
-    RuntimeError.)"""
+    """Whether an error means that a device or the machine ran out of memory (torch.OutOfMemoryError is a
+    RuntimeError)."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
     )
@@ -40,13 +40,13 @@ def one_by_one(
     work: Callable[[Sequence[T], int, Advance], Sequence[R]],
     advance: Advance,
 ) -> list[R | Fault]:
-    """`work(items, tokens, advance)`: teacher forcing, with as many tokens at a time as there is memory for, and
-    without those items that it fails on. `key`, `peer` and `longest` as in `within`."""
+    """`work(items, tokens, advance)`, which is teacher forcing, with as many tokens at a time as memory allows; items
+    on which it fails get a Fault. `key`, `peer` and `longest` as in `with_halved_budget`."""
     runtime = run.config.runtime
     attempt, faults = Attempt(advance), quarantine.allowed(runtime.quarantine_share, len(items))
 
     def with_budget(tokens: int) -> list[R | Fault]:
-        return isolate_faults(items, lambda some, told: work(some, tokens, told), faults, attempt, _of_one_item)
+        return isolate_faults(items, lambda some, part: work(some, tokens, part), faults, attempt, _of_one_item)
 
     return with_halved_budget(
         key, peer, "runtime.score_tokens", runtime.score_tokens, longest, with_budget, attempt.undo
@@ -66,11 +66,11 @@ def with_halved_budget(
     work: Callable[[int], R],
     failed: Callable[[], None] = lambda: None,
 ) -> R:
-    """`work(budget in tokens)`, again with half as many each time that there is too little memory; what is left of
-    `tokens` stays for all later calls with this key ("score round 3"). `failed` undoes a failed call.
+    """`work(budget in tokens)`, repeated with half the budget each time that it runs out of memory. The lowered budget
+    holds for all later calls with this key ("score round 3"). `failed` undoes a failed call.
 
-    `longest()` is the longest example in tokens: a batch of a budget up to that is one example. Raises UserError where
-    that does not fit either; `setting` is the budget's name in the config.
+    `longest()` is the longest example in tokens; with a budget up to that, a batch is one example. Raises UserError if
+    not even that fits; `setting` is the budget's name in the config.
     """
     while True:
         budget = min(tokens, _lowered.get(key, tokens))
@@ -81,23 +81,24 @@ def with_halved_budget(
                 raise
             if budget <= longest():
                 raise UserError(
-                    f"peer {peer}: one example of {longest()} tokens does not fit into memory ({_said(error)}); try "
+                    f"peer {peer}: one example of {longest()} tokens does not fit into memory ({_reason(error)}); try "
                     "runtime.resident='one', runtime.gradient_checkpointing='on' or a smaller runtime.kv_cache_gib, or "
-                    "shorter generate.max_new_tokens in a new run. What is finished is kept"
+                    "a smaller generate.max_new_tokens in a new run. What is finished is kept"
                 ) from error
-            said = _said(error)
-        # here, not above: the error's traceback holds what the call had in memory
+            reason = _reason(error)
+        # not within `except`, where the error's traceback keeps the call's memory alive
         failed()
         _give_back()
         _lowered[key] = budget // 2
         console.print(
-            f"  {peer}: out of memory with {setting} = {budget:,} ({said}); {budget // 2:,} for the rest of the stage",
+            f"  {peer}: out of memory with {setting} = {budget:,} ({reason}); "
+            f"{budget // 2:,} for the rest of the stage",
             markup=False,
             soft_wrap=True,
         )
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first[:200]
 

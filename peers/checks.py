@@ -1,4 +1,4 @@
-"""What can be wrong with a model directory and seen without loading it."""
+"""Checks of a model directory that need not load it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json"
 
 
 def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
-    """A model directory must have plain safetensors, a causal-LM config and a long enough context. Raises UserError.
+    """Raises UserError unless a model directory has plain safetensors, a causal-LM config and a long enough context.
 
-    Whether the weights are those of the model is for peers/weights.py, which takes longer.
+    Whether the weights are those of the model is for peers/weights_check.py, which takes longer.
     """
     if not directory.is_dir():
         raise UserError(
             f"peer {peer.name}: model path {directory} does not exist; expected a model directory, a .gguf file, "
-            "package:MODULE/FILE or a hub name; of a run from another machine, runtime.places says where it is here"
+            "package:MODULE/FILE or a hub name; for a run from another machine set runtime.places to where it is here"
         )
     if (directory / "adapter_config.json").is_file():
         raise UserError(
@@ -59,7 +59,7 @@ def check_directory(peer: PeerSection, directory: Path, positions: int) -> None:
 
 
 def check_config(peer: PeerSection, directory: Path, positions: int) -> None:
-    """What its config.json alone says must be fit: kind, plain weights, context. Raises UserError."""
+    """Raises UserError unless config.json describes a usable model: its kind, plain weights, context."""
     config = read_model_json(peer, directory / "config.json")
     _check_plain(peer, directory, config)
     named = config.get("architectures")
@@ -71,19 +71,19 @@ def check_config(peer: PeerSection, directory: Path, positions: int) -> None:
 
 
 def _check_size(peer: PeerSection, directory: Path, config: dict[str, Any]) -> None:
-    """A model is laid out by its config before its weights are looked at, which takes as long as it has parts. Raises
-    UserError."""
+    """Raises UserError for absurdly many layers or experts: the model is built from its config before its weights are
+    read, in a time proportional to them."""
     for key in PARTS:
         found = config.get(key)
         if isinstance(found, int) and found > MOST_PARTS:
             raise UserError(
-                f"peer {peer.name}: {directory / 'config.json'} has {key} {found}; expected {MOST_PARTS} at most: "
+                f"peer {peer.name}: {directory / 'config.json'} has {key} {found}; expected at most {MOST_PARTS}; "
                 "fetch the model again"
             )
 
 
 def _check_positions(peer: PeerSection, directory: Path, config: dict[str, Any], positions: int) -> None:
-    """The context must hold what a prompt and a response may take. Raises UserError."""
+    """Raises UserError if the context is shorter than a prompt and a response may be."""
     key, stated = stated_length(config)
     if stated is not None and not (type(stated) is int and stated > 0):
         raise UserError(
@@ -94,22 +94,22 @@ def _check_positions(peer: PeerSection, directory: Path, config: dict[str, Any],
         scaled = f" (its {kind} scaling included)" if (kind := rope_of(config)[0]) != "default" else ""
         raise UserError(
             f"peer {peer.name}: its context is {found} tokens{scaled}; generate.context_tokens + max_new_tokens is "
-            f"{positions} (scoring puts a response and the aggregate after the question); lower them"
+            f"{positions} (scoring puts a response and the aggregate after the question); lower one of them"
         )
 
 
 def _check_plain(peer: PeerSection, directory: Path, config: dict[str, Any]) -> None:
-    """The weights must be numbers as they are, not codes that a quantisation gives a meaning. Raises UserError."""
+    """Raises UserError if the weights are quantised."""
     for key in ("quantization_config", "compression_config"):
         if config.get(key) is not None:
             method = config[key].get("quant_method") if isinstance(config[key], dict) else None
             raise UserError(
                 f"peer {peer.name}: {directory} is quantised ({key} in config.json, {method or 'of no known method'}); "
-                "expected plain weights: take the model that is not quantised, or dequantise it"
+                "expected plain weights: use the model that is not quantised, or dequantise it"
             )
     for name in QUANTISED:
         if (directory / name).is_file():
             raise UserError(
-                f"peer {peer.name}: {directory} is quantised (it has {name}); expected plain weights: take the model "
+                f"peer {peer.name}: {directory} is quantised (it has {name}); expected plain weights: use the model "
                 "that is not quantised, or dequantise it and remove that file"
             )

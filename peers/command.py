@@ -1,4 +1,4 @@
-"""Commands that run stages: parse, open the run, start the peers' processes, and only then import what is heavy."""
+"""Commands that run stages: parse, open the run, start the peers' processes, and only then import heavy libraries."""
 
 import os
 import traceback
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageStep:
-    """One stage of one round; `main` is the stage's, which imports what is heavy when it is called."""
+    """One stage of one round; `main` is the stage's function, which imports heavy libraries when it is called."""
 
     stage: str
     round: int
@@ -39,7 +39,7 @@ class StageStep:
 
 
 def _nothing(run: "Run") -> None:
-    """Where nothing is to be done."""
+    """Do nothing: a default."""
 
 
 def stage_app(
@@ -56,10 +56,10 @@ def steps_app(
     ended: Callable[["Run"], None] = _nothing,
     after: Callable[["Run"], None] = _nothing,
 ) -> typer.Typer:
-    """A command line that runs the steps of `plan(round)`: parse, check, and only then import what is heavy.
+    """A command line that runs the steps of `plan(round)`: parse, check, and only then import heavy libraries.
 
-    `ended` is called for a run that is ended early: by the guard, the gate's patience or its hours; `after` after each
-    step that had something to do, while what is printed goes to the step's log.
+    `ended` is called if the run ends early: by the guard, the gate's patience or its hours; `after` is called after
+    each step that had something to do, while output goes to the step's log.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -68,14 +68,14 @@ def steps_app(
         run: Annotated[str, typer.Option(help="Name of the run: its files are in runs/<name>.")],
         round_: Annotated[int, typer.Option("--round", min=first_round, max=LAST_ROUND, help="Number of the round.")],
         config: Annotated[
-            Path | None, typer.Option(help="TOML config; needed once, then the run has it frozen.")
+            Path | None, typer.Option(help="TOML config; needed once, then the run keeps a frozen copy.")
         ] = None,
         set_: Annotated[
             list[str] | None,
             typer.Option("--set", help="Override, e.g. --set generate.temperature=0.8; repeatable."),
         ] = None,
         log_json: Annotated[  # data/cli.py looks for it before the other options are parsed
-            bool, typer.Option(events.FLAG, help="Print JSON, one event a line, in place of text (docs/running.md).")
+            bool, typer.Option(events.FLAG, help="Print JSON, one event per line, instead of text (docs/running.md).")
         ] = False,
     ) -> None:
         run_steps(plan(round_), run, config, set_ or [], ended, after)
@@ -91,7 +91,7 @@ def run_steps(
     ended: Callable[["Run"], None] = _nothing,
     after: Callable[["Run"], None] = _nothing,
 ) -> None:
-    """Open the run and do its steps one after the other, the peers' processes living through all of them. `ended` and
+    """Open the run and do its steps one after the other; the peers' processes live through all of them. `ended` and
     `after`: see `steps_app`."""
     quiet_environment()
 
@@ -115,10 +115,10 @@ def run_steps(
             if stages and config.executor.kind == "ray":
                 from peers.ray_cluster import connect
 
-                connect(config.executor, len(config.peers))  # for its refusals, before anything is written
+                connect(config.executor, len(config.peers))  # its errors should come before anything is written
             if stages:
-                asked = bool(stages & {"generate", "gate", "evaluate"})
-                warm(config, engine=asked and engine_kind(config.generate) == "vllm")
+                generates = bool(stages & {"generate", "gate", "evaluate"})
+                warm(config, engine=generates and engine_kind(config.generate) == "vllm")
 
         last = max(step.round for step in steps)
         events.emit("begin", last_round=last, pid=os.getpid())
@@ -145,9 +145,9 @@ def do_step(
     last_round: int,
     after: Callable[["Run"], None] = _nothing,
 ) -> None:
-    """Do one step of those up to a round, what the libraries print going to its log; nothing where the run has no such
-    stage. `after`: see `steps_app`. Raises `data.guard.Ended` before a round that the guard or the gate's patience does
-    not let begin, and before any stage of a run that has had its hours."""
+    """Do one step of those up to a round, if the run has such a stage; the libraries' output goes to the step's log.
+    `after`: see `steps_app`. Raises `data.guard.Ended` before a round that the guard or the gate's patience does not
+    let begin, and before any stage once the run's hours are used up."""
     from data.console import console, redirect_output
     from data.fork import origin_of
     from data.record import recorded
@@ -157,7 +157,7 @@ def do_step(
         return
     origin = origin_of(run.name)
     if origin is not None and origin.made(step.stage, step.round):
-        console.print(f"{step.stage} round {step.round}: of run {origin.run}, from which this run was forked")
+        console.print(f"{step.stage} round {step.round}: done in run {origin.run}, from which this run was forked")
         return
     workers.log = log = run.round_dir(step.round) / "logs" / f"{step.stage}.log"
     to_do = not stage_is_finished(run.name, step.stage, step.round)
@@ -169,7 +169,7 @@ def do_step(
 
 
 def _do(step: StageStep, run: "Run", workers: "Pool", hours: "Hours", to_do: bool, log: Path) -> None:
-    """Do a step, or see that it is done; a defect's traceback goes to the log, too."""
+    """Do a step, or check that it is done; the traceback of a bug also goes to the log."""
     from data import gate, guard
     from peers.disk import check_disk
 
@@ -184,7 +184,7 @@ def _do(step: StageStep, run: "Run", workers: "Pool", hours: "Hours", to_do: boo
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException:
-        with suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be what is full
+        with suppress(OSError), log.open("a", encoding="utf-8") as file:  # its disk may be full
             file.write(visible(traceback.format_exc()))
         raise
     finally:

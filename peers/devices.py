@@ -21,7 +21,7 @@ QUERY = ["--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,noun
 WITHOUT = "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
 SLICE = re.compile(r"(MIG \S*?(\d+)gb\S*)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)")  # of `nvidia-smi -L`
 GIVEN = re.compile(r"(\d+)x(\d+(?:\.\d+)?)")
-MOST, MOST_GB = 4096, 10_000  # devices that are given by their number, and of one
+MOST, MOST_GB = 4096, 10_000  # devices that `parse_devices` accepts, and the size of each
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is one."""
+        """Whether it is a GPU."""
         return self.name != CPU
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # macOS has none
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -60,7 +60,7 @@ def gpu_is_listed() -> bool:
 
 @cache
 def torch_is_for_cpus() -> bool:
-    """By its version, without importing it: KIND=cpu and KIND=transformers install such a build."""
+    """Whether the installed torch is a CPU build, as KIND=cpu and KIND=transformers install. Does not import it."""
     try:
         return metadata.version("torch").endswith("+cpu")
     except metadata.PackageNotFoundError:
@@ -70,8 +70,7 @@ def torch_is_for_cpus() -> bool:
 def devices() -> list[Device]:
     """The GPUs that this process may use, in CUDA_VISIBLE_DEVICES' order; the CPU alone where there is none.
 
-    Raises UserError where there is a GPU that nvidia-smi does not tell of, or CUDA_VISIBLE_DEVICES names one that is
-    not there.
+    Raises UserError if there is a GPU that nvidia-smi does not list, or CUDA_VISIBLE_DEVICES names one that is missing.
     """
     if not gpu_is_there():
         return [_cpu()]
@@ -98,7 +97,7 @@ def _gpus() -> list[tuple[str, Device]]:
                 f"nvidia-smi says {line!r}; expected index, uuid, memory in MiB and name of a GPU; {WITHOUT}"
             ) from error
     if not found:
-        raise UserError(f"nvidia-smi lists no GPU, but the driver's files are in {DEV}; mend the driver, or {WITHOUT}")
+        raise UserError(f"nvidia-smi lists no GPU, but the driver's files are in {DEV}; fix the driver, or {WITHOUT}")
     return found
 
 
@@ -106,13 +105,13 @@ def _ask(arguments: list[str]) -> str:
     try:
         done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        told = f"cannot be run ({type(error).__name__})"
+        failure = f"cannot be run ({type(error).__name__})"
     else:
         if done.returncode == 0:
             return done.stdout
-        said = " ".join((done.stdout + done.stderr).split())[:200]
-        told = f"fails with status {done.returncode} ({said or 'no word'})"
-    raise UserError(f"there is a GPU (its files are in {DEV}) but nvidia-smi {told}; mend the driver, or {WITHOUT}")
+        output = " ".join((done.stdout + done.stderr).split())[:200]
+        failure = f"fails with status {done.returncode} ({output or 'no output'})"
+    raise UserError(f"there is a GPU (its files are in {DEV}) but nvidia-smi {failure}; fix the driver, or {WITHOUT}")
 
 
 def _named(name: str, found: list[tuple[str, Device]]) -> Device:
@@ -129,7 +128,7 @@ def _named(name: str, found: list[tuple[str, Device]]) -> Device:
 
 
 def parse_devices(text: str) -> list[Device]:
-    """ "8x80": eight GPUs of 80 GB; "2x24+1x80": three; "0" or "cpu": the CPU here. Raises UserError."""
+    """Parse "8x80" (eight GPUs of 80 GB), "2x24+1x80" (three), "0" or "cpu" (the CPU here). Raises UserError."""
     if text.strip().lower() in ("0", CPU):
         return [_cpu()]
     found: list[Device] = []

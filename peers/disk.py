@@ -1,4 +1,4 @@
-"""Whether a stage clearly lacks room on the disk: told before it begins. What it needs is a lower bound."""
+"""Whether a stage clearly lacks disk space, checked before it begins by a lower bound of what it needs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from peers.memory import Shape, shape_in
 from peers.policy import STAMP
 from peers.source import model_directory
 
-ROW = 10.0  # bytes on disk of a row beside its response
+ROW = 10.0  # bytes on disk of a row without its response
 CHECKPOINT = 3  # adapters that a training checkpoint holds: the adapter and AdamW's two moments
-AS_BEFORE = 0.5  # of what a round took, the next one takes at least as much
+AS_BEFORE = 0.5  # a round takes at least this share of what the one before it took
 
 
 def check_disk(run: Run, stage: str, round_: int) -> None:
-    """Raises UserError if less room is free than what the stage, as far as it is not done, takes at least."""
+    """Raises UserError if less disk space is free than the rest of the stage needs at least."""
     try:
         parts = bytes_needed(run, stage, round_)
         free = shutil.disk_usage(run.root).free
     except (UserError, OSError):
-        return  # the stage itself tells what is wrong
-    most = sum(parts.values())
-    if free < most:
-        told = ", ".join(f"{what} {decimal(round(size))}" for what, size in parts.items() if size)
+        return  # the stage itself reports what is wrong
+    least = sum(parts.values())
+    if free < least:
+        listed = ", ".join(f"{what} {decimal(round(size))}" for what, size in parts.items() if size)
         raise UserError(
-            f"{stage} round {round_} does not begin: the disk of {run.root} has {decimal(free)} free, it needs at "
-            f"least {decimal(round(most))} ({told}): {ROOM}; then give the same command again"
+            f"{stage} round {round_} does not begin: the disk of {run.root} has {decimal(free)} free, but the stage "
+            f"needs at least {decimal(round(least))} ({listed}): {ROOM}; then give the same command again"
         )
 
 
 def bytes_needed(run: Run, stage: str, round_: int) -> dict[str, float]:
-    """Bytes that a stage takes at least, beyond what it has on disk already, by what they are for."""
+    """Bytes that a stage still needs at least, beyond what it has on disk already, by their use."""
     folder = run.stage_dir(round_, OUTPUT[stage])
     there = size_of(folder)
     if stage == "train":
@@ -52,13 +52,12 @@ def bytes_needed(run: Run, stage: str, round_: int) -> dict[str, float]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder and those below; 0 without it."""
+    """Bytes of all files below a folder; 0 if it is missing."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _merged(run: Run, round_: int) -> float:
-    """Of the merged checkpoints that the policies of a round need and that are not there; those of other rounds make
-    way for them."""
+    """Bytes of the missing merged checkpoints of a round's policies, less those of other rounds, which they replace."""
     if round_ < 1 or run.config.run.adapters != "merged":
         return 0
     missing = 0

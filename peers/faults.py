@@ -1,4 +1,4 @@
-"""One request that fails must not take its batch with it: the guilty one is found by halving."""
+"""One failing request must not fail its batch: halving finds the guilty one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ R = TypeVar("R")
 
 
 class NotFinite(UserError):
-    """Nothing can be drawn from the logits of some of a batch's requests: of one, or of all of a damaged model."""
+    """The logits of some of a batch's requests are not finite: of one, or of all if the model is damaged."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why one item could not be done, in one line."""
+    """Why one item failed, in one line."""
 
     reason: str
 
 
 class Attempt:
-    """Progress of something that may fail, and then is taken back."""
+    """Reports the progress of work that may fail; `undo` then takes it back."""
 
     def __init__(self, advance: Advance) -> None:
         self.advance, self.items, self.tokens = advance, 0, 0
@@ -38,20 +38,20 @@ class Attempt:
         self.advance(items, tokens)
 
     def undo(self) -> None:
-        """It has failed."""
+        """Take back what was reported since the last call: the work failed."""
         if self.items or self.tokens:
             self.advance(-self.items, -self.tokens)
         self.items = self.tokens = 0
 
 
 def error_line(error: BaseException) -> str:
-    """An error's kind and the first line of what it says."""
+    """An error's type and the first line of its message."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def of_one_item(error: Exception) -> bool:
-    """Whether an error may be due to one item of many: not one that says what to do, nor a full disk, say."""
+    """Whether an error may be due to one item of many: not an error that tells the user what to do, nor a full disk."""
     return isinstance(error, NotFinite) or (not isinstance(error, UserError) and trouble(error) is None)
 
 
@@ -62,10 +62,10 @@ def isolate_faults(
     advance: Advance,
     is_item_fault: Callable[[Exception], bool] = of_one_item,
 ) -> list[R | Fault]:
-    """`work(items, advance)`, one result per item; where it raises what is `is_item_fault`, of both halves instead,
-    and so on down to the item that fails alone, which has a Fault and counts as done.
+    """`work(items, advance)`: one result per item. If it raises an error that `is_item_fault`, each half is tried, and
+    so on down to single items; an item that fails alone gets a Fault and counts as done.
 
-    At most (max_faults + 1) · (log2(items) + 1) calls fail. Raises the error if no item of several can be done, and
+    At most (max_faults + 1) · (log2(items) + 1) calls fail. Raises the error if no item of several succeeds, and
     UserError if more than `max_faults` fail.
     """
     found: list[R | Fault] = []
@@ -96,7 +96,7 @@ def isolate_faults(
         advance(1, 0)
         if len(faults) > max_faults:
             raise UserError(
-                f"{len(faults)} of {len(items)} requests failed one by one, {max_faults} may "
-                f"(runtime.quarantine_share); {faults[0].reason}; the log has them all"
+                f"{len(faults)} of {len(items)} requests failed even alone; at most {max_faults} may "
+                f"(runtime.quarantine_share); the first: {faults[0].reason}; the log has them all"
             )
     return found

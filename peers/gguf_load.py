@@ -1,5 +1,5 @@
-"""A GGUF file as a model directory: transformers reads it, with the two parts of the library gguf that take a minute
-replaced by quick ones. The numbers are the same, bit by bit."""
+"""A GGUF file as a model directory: transformers reads it, with faster code in place of two parts of the library gguf
+that take a minute. The numbers are the same, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from gguf.constants import GGUFValueType
 from numpy.typing import DTypeLike, NDArray
 
 from peers.devices import cores
-from peers.weights import check_loading
+from peers.weights_check import check_loading
 
-GROUP = 1 << 18  # numbers that are dequantised together: some MB, which stay in a processor's cache
+GROUP = 1 << 18  # numbers dequantised at a time: a few MB, which stay in a processor's cache
 
 
 class QuickReader(gguf.GGUFReader):
     """GGUFReader that reads long lists, such as a vocabulary of 150,000 strings, without a call per number.
 
-    Unlike the library's, the `parts` of such a field are its values alone, and strings are views of bytes.
+    Unlike the library's, the `parts` of such a field are only its values, and strings are views of bytes.
     """
 
     def _push_field(self, field: gguf.ReaderField, skip_sum: bool = False) -> int:
-        if self.byte_order != "I":  # the library goes on for 2^60 numbers that are not there
-            raise ValueError("its numbers are of the other byte order")
+        if self.byte_order != "I":  # the library would try to read some 2^60 numbers
+            raise ValueError("its numbers have the other byte order")
         return super()._push_field(field, skip_sum)
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
@@ -59,7 +59,7 @@ class QuickReader(gguf.GGUFReader):
 def _over_groups(
     func: Callable[[NDArray[Any]], NDArray[Any]], arr: NDArray[Any], otype: DTypeLike, oshape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """`func` over groups of rows, as gguf does it, but of large groups and on all cores (numpy lets threads run)."""
+    """`func` over groups of rows, as in gguf, but with large groups and on all cores (numpy releases the GIL)."""
     rows = arr.reshape(-1, arr.shape[-1])
     out = np.empty((len(rows), oshape[-1]), otype)
     step = max(1, GROUP // oshape[-1])
@@ -74,9 +74,9 @@ def _over_groups(
 
 @contextmanager
 def read_quickly() -> Iterator[None]:
-    """Meanwhile a file is read once, by `QuickReader`, and dequantised in large groups, whoever asks the library gguf.
+    """Within the block the library gguf reads a file only once, with `QuickReader`, and dequantises in large groups.
 
-    transformers asks for a file's header five times, which took 11 s each for a vocabulary of 150,000 tokens.
+    transformers reads a file's header five times, which took 11 s each for a vocabulary of 150,000 tokens.
     """
     with (
         mock.patch.object(gguf, "GGUFReader", functools.cache(QuickReader)),
@@ -89,7 +89,7 @@ def read_quickly() -> Iterator[None]:
 def dequantise(folder: Path, name: str, dtype: str) -> None:
     """Write the model of the GGUF file `folder / name` into its folder: weights of `dtype`, config, tokenizer.
 
-    Raises UserError if transformers leaves out or makes up tensors, else what transformers raises.
+    Raises UserError if transformers leaves out or makes up tensors; other errors of transformers pass through.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

@@ -1,6 +1,6 @@
-"""What a machine with a GPU may lack, found where a peer starts and not in the middle of a round.
+"""What a machine with a GPU may lack, checked when a peer starts and not in the middle of a round.
 
-`make setup` looks for the same; this is for machines that changed, and for containers.
+`make setup` checks the same; this is for machines that changed, and for containers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from peers.devices import WITHOUT, gpu_is_there
 DRIVER = 580  # the first for CUDA 13, which the pinned torch is built for
 
 
-@cache  # once a process
+@cache  # once per process
 def check_gpu() -> None:
-    """There is a GPU: torch must see it, and Triton find what it builds its launchers with. Imports torch.
+    """If there is a GPU, torch must see it, and Triton must find what it builds its launchers with. Imports torch.
 
-    Raises UserError. Without it vLLM would refuse in its own words, and score and train would run on the CPU unasked.
-    A torch that is built for the CPU alone (KIND=cpu, KIND=transformers) was chosen, and passes.
+    Raises UserError; else vLLM would fail with its own message, and score and train would silently run on the CPU.
+    Passes for a CPU build of torch (KIND=cpu, KIND=transformers), which the user chose.
     """
     if not gpu_is_there():
         return
@@ -35,8 +35,8 @@ def check_gpu() -> None:
     check_driver(driver())
     if not torch.cuda.is_available():
         raise UserError(
-            f"nvidia-smi lists a GPU but torch {torch.__version__} (CUDA {torch.version.cuda}) sees none; look at "
-            f"CUDA_VISIBLE_DEVICES and at the driver, or {WITHOUT}"
+            f"nvidia-smi lists a GPU but torch {torch.__version__} (CUDA {torch.version.cuda}) sees none; check "
+            f"CUDA_VISIBLE_DEVICES and the driver, or {WITHOUT}"
         )
     lacking = lacking_to_build()
     if lacking:
@@ -44,17 +44,17 @@ def check_gpu() -> None:
 
 
 def driver() -> str | None:
-    """The driver's version as nvidia-smi tells it, None where it tells none."""
-    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    """The driver's version as nvidia-smi reports it, None if it reports none."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        versions = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError):
         return None
-    return told[0] if told else None
+    return versions[0] if versions else None
 
 
 def check_driver(version: str | None) -> None:
-    """Raises UserError for one that is too old; what cannot be read passes."""
+    """Raises UserError for a driver that is too old; an unreadable version passes."""
     major = (version or "").partition(".")[0]
     if major.isdigit() and int(major) < DRIVER:
         raise UserError(
@@ -64,7 +64,7 @@ def check_driver(version: str | None) -> None:
 
 
 def lacking_to_build() -> str | None:
-    """What Triton needs to build its launchers and does not find, in one line with the way to get it."""
+    """What Triton lacks to build its launchers, in one line with how to install it; None if it lacks nothing."""
     named: Any = os.environ.get("CC")
     if not any(map(shutil.which, [named.split()[0]] if named and named.split() else ["gcc", "clang"])):
         return f"no C compiler ({named or 'gcc'}), which Triton needs on a GPU: apt-get install gcc, or set CC"

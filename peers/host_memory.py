@@ -1,4 +1,4 @@
-"""How much of the machine's memory this process may use: its container or job (a cgroup) may have less."""
+"""How much of the machine's memory this process may use: its container or job (a cgroup) may have a lower limit."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ MINE = Path("/proc/self/cgroup")
 
 
 def memory_total() -> int:
-    """Bytes."""
+    """Bytes that this process may use."""
     import psutil
 
     return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _limits())])
 
 
 def memory_free() -> int:
-    """Bytes that can be had without swapping."""
+    """Bytes available without swapping."""
     import psutil
 
     return min([int(psutil.virtual_memory().available), *(max(0, limit - used) for limit, used in _limits())])
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """(bytes at most, bytes in use beside what can be read again from files) of each cgroup that has a limit."""
+    """(limit, use without file pages that can be dropped), in bytes, of each cgroup that has a limit."""
     with suppress(OSError):  # macOS has none
         for line in MINE.read_text().splitlines():
             _, kinds, path = line.split(":", 2)
@@ -37,7 +37,7 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _walk(root: Path, path: str, limit: str, usage: str, inactive: str) -> Iterator[tuple[int, int]]:
-    """Of a cgroup and those above it. A container sees its own as the root."""
+    """`_limits` of a cgroup and those above it. A container sees its own as the root."""
     inside = root / path.lstrip("/")
     for folder in (inside, *inside.parents):
         with suppress(OSError, ValueError):  # "max", or no such file

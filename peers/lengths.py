@@ -11,7 +11,7 @@ from peers.prompts import PeerPrompts
 
 
 def check_questions(run: Run, prompts: dict[str, PeerPrompts]) -> None:
-    """Raises UserError if no question fits all peers' contexts. Stops at the first shard with one that does."""
+    """Raises UserError if no question fits all peers' contexts. Stops at the first shard with a question that does."""
     section = run.config.generate
     number = 0
     for path in shards.shard_paths(run.prompts_dir):
@@ -22,7 +22,7 @@ def check_questions(run: Run, prompts: dict[str, PeerPrompts]) -> None:
     raise UserError(
         f"all {number} questions are longer than the context: generate.context_tokens {section.context_tokens} "
         f"less max_new_tokens {section.max_new_tokens} leaves {max_prompt_tokens(section)} tokens for a prompt; "
-        "raise the one or lower the other"
+        "raise context_tokens or lower max_new_tokens"
     )
 
 
@@ -32,7 +32,7 @@ def max_prompt_tokens(section: GenerateSection) -> int:
 
 
 def too_long(rows: list[PromptRow], prompts: dict[str, PeerPrompts], limit: int) -> dict[str, str]:
-    """{id: reason} of the questions that alone take some peer more than `limit` tokens."""
+    """{id: reason} of the questions whose prompts take some peer more than `limit` tokens."""
     asked = [(row["question"], ()) for row in rows]
     lengths = {name: [len(ids) for ids in p.all_of("solve", asked)] for name, p in prompts.items()}
     found = {}

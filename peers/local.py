@@ -19,17 +19,17 @@ from peers.devices import gpu_is_there
 from peers.placement import Slot
 from peers.serving import Work, serve
 
-PROCESSES = 1024  # at a time
+PROCESSES = 1024  # most at a time
 
 
 class LocalExecutor:
     """Processes of this machine. See `peers.workers.Executor`."""
 
-    deaths = 2  # a process that was killed is started again once
+    deaths = 2  # a killed process is started again once
 
     def __init__(self) -> None:
         self.context = _context()
-        # which processes are at work: no lock, which one that is killed could hold for good
+        # which processes are at work; without a lock, which a killed process might hold for good
         self.busy = self.context.RawArray("b", PROCESSES)
         self.free = deque(range(PROCESSES))
 
@@ -50,7 +50,7 @@ class LocalExecutor:
             yield worker, kind, value
 
     def close(self) -> None:
-        """Nothing is left: the processes have been ended one by one."""
+        """Nothing to free: the pool has ended the processes one by one."""
 
 
 class LocalWorker:
@@ -72,7 +72,7 @@ class LocalWorker:
         try:
             self.connection.send((log, work, arguments))
         except OSError:
-            return False  # the pipe's end is what `messages` sees next
+            return False  # `messages` will see the end of the pipe
         return True
 
     def end(self) -> None:
@@ -86,7 +86,7 @@ class LocalWorker:
 
 @contextmanager
 def _only(slot: Slot) -> Iterator[None]:
-    """A process that is started here sees its slot's GPU alone: CUDA reads this once, when it is initialised."""
+    """A process that is started in the block sees only its slot's GPU: CUDA reads the variable once, when it starts."""
     if not slot.device.is_gpu:
         yield
         return
@@ -102,14 +102,14 @@ def _only(slot: Slot) -> Iterator[None]:
 
 
 def _context() -> Any:
-    """How processes are started: as forks of one that has imported what is heavy; anew where there may be CUDA, whose
-    contexts a fork would break."""
+    """How processes start: as forks of one that has imported the heavy libraries; from scratch if there is a GPU, since
+    a fork would break CUDA's context."""
     return multiprocessing.get_context("spawn" if gpu_is_there() else "forkserver")
 
 
 def warm(config: Config, engine: bool) -> None:
-    """Begin to import what is heavy, in the background, while the main process reads the questions; vLLM, too, if an
-    `engine` will be needed. Where the processes will be Ray's, see that it is here. Raises UserError."""
+    """Begin to import heavy libraries in the background, while the main process reads the questions; vLLM, too, if an
+    `engine` will be needed. With Ray, only check that Ray can be imported. Raises UserError."""
     if config.executor.kind == "ray":
         from peers.ray_cluster import load_ray
 

@@ -4,12 +4,12 @@
     score    weights + one batch: hidden states and one layer's activations, and a block of the head's logits
     train    weights + adapter + micro-batch: activations of all layers for the backward pass, or, with gradient
              checkpointing, the layers' inputs and one layer's activations; logits as in score
-    process  the libraries' own, and CUDA's context, once for all of these
+    process  the libraries and CUDA's context, once for all of these
 
 Letters: L layers, H hidden size, I inner size of the MLP, A attention heads, B heads of keys and values, D head size,
 V vocabulary, b bytes of the arithmetic's type, r rank, N tokens of a batch, T tokens of a sequence. The activations
 follow Korthikanti et al. (arXiv 2205.05198, section 4), term by term for gated MLPs and RMS norms. Sliding
-windows are ignored: layers that have one keep less than is said here. So is the allocator's waste.
+windows are ignored (layers that have one keep less than estimated here), and so is the allocator's waste.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from peers.weights import Stored, read_model_json, read_stored
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CUDA_CONTEXT = GIB // 2  # of a process that uses the GPU, kernels included
-CPU_PROCESS = GIB // 2  # what a process of torch, transformers and vLLM has of its own; shared pages are not counted
+CPU_PROCESS = GIB // 2  # private memory of a process with torch, transformers and vLLM, without shared pages
 ENGINE_TOKENS = 8192  # of one step of vLLM (peers/engines/vllm.py), at least
 HEAD_ROWS, HEAD_BLOCK, CPU_HEAD_BLOCK = 2048, 16384, 1024  # of peers/logprob/head.py
 LOGIT = 20  # bytes: float32 logit, probability and sorted copy, and a 64-bit index
-ROOM = 0.5  # share of a GPU's free memory that activations may take before gradient_checkpointing = "auto" drops them:
-# the head, the optimiser and pieces need some, too
-LAYER = re.compile(r"\.(layers|h)\.\d+\.")  # in the names of the blocks' tensors
+# share of a GPU's free memory that activations may take before gradient_checkpointing = "auto" drops them: the head,
+# the optimiser and fragmentation need some, too
+ROOM = 0.5
+LAYER = re.compile(r"\.(layers|h)\.\d+\.")  # matches the names of the blocks' tensors
 NAMES = {
     "num_hidden_layers": ("n_layer",),
     "hidden_size": ("n_embd",),
@@ -54,26 +55,26 @@ class Footprint:
     score: int
     train: int
     kv_token: int  # of the key-value cache, per token
-    kv_preferred: int  # for as many requests at once as the engine may take
+    kv_preferred: int  # for as many requests at a time as the engine may take
     kv_minimum: int  # for one request as long as the context
     weights: int  # in the type of the arithmetic: what an engine that sleeps holds in the machine's memory
-    apart: bool  # engine and model are never in the device's memory at once, see `apart`
+    apart: bool  # engine and model are never in the device's memory together, see `apart`
 
     @property
     def stage(self) -> int:
-        """The larger of score and train, which never run at once in a peer."""
+        """The larger of score and train, which a peer never runs together."""
         return max(self.score, self.train)
 
     def at_once(self, cache: int, model: int, turns: bool = False) -> int:
-        """What the process has at most: an engine with so many bytes of key-value cache and `model` (`score`, `train`)
-        side by side; the larger of the two where they are apart, or the device takes `turns`."""
+        """The process's peak in bytes: an engine with `cache` bytes of key-value cache and `model` bytes (`score` or
+        `train`) side by side; the larger of the two if they are apart, or the device takes `turns`."""
         engine = self.engine + cache
         return self.process + (max(engine, model) if self.apart or turns else engine + model)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What config.json and the headers say of a model; see the letters above."""
+    """Sizes of a model from config.json and the headers; see the letters above."""
 
     layers: int
     hidden: int
@@ -99,13 +100,13 @@ class Shape:
         return width * (6 * self.hidden + attention + 4 * self.inner) + norms
 
     def scores(self, tokens: int, longest: int, plain: bool) -> int:
-        """Bytes of one layer's attention scores: 10 A N T (float32 cap and softmax, and the softmax in b) where they
-        are computed as they are; nothing where a fused kernel does it."""
+        """Bytes of one layer's attention scores: 10 A N T (float32 cap and softmax, and the softmax in b) if they are
+        computed in full (`plain`); nothing with a fused kernel."""
         return 10 * self.heads * tokens * longest if plain else 0
 
 
 def shape_of(config: Mapping[str, Any], stored: Mapping[str, Stored] | None = None) -> Shape:
-    """Of a config.json, and of the weights where they are there; else these are counted from the config.
+    """Shape of a config.json and its weights; without `stored` the weights are counted from the config.
 
     Raises KeyError for a config without layers or sizes.
     """
@@ -151,8 +152,8 @@ def totals(stored: Mapping[str, Stored]) -> tuple[int, int, int]:
 
 
 def shape_in(peer: PeerSection, directory: Path) -> Shape:
-    """Of a model directory; with 0 layers, and only what the weights tell, for a config that names its sizes in
-    another way."""
+    """Shape of a model directory; with 0 layers, and only the weights' sizes, if the config names its sizes in another
+    way."""
     stored = read_stored(peer, directory)
     try:
         return shape_of(read_model_json(peer, directory / "config.json"), stored)
@@ -162,7 +163,7 @@ def shape_in(peer: PeerSection, directory: Path) -> Shape:
 
 
 def width_of(peer: PeerSection, runtime: RuntimeSection, device: Device) -> int:
-    """Bytes of the type in which a peer is computed; see `compute_dtype` of peers/source.py, which asks torch."""
+    """Bytes of the type in which a peer is computed, as `compute_dtype` of peers/source.py, but without torch."""
     if runtime.compute == "float32" or (runtime.compute == "auto" and not device.is_gpu and not _cpu_multiplies_bf16()):
         return BYTES["float32"]
     return BYTES[peer.dtype]
@@ -177,19 +178,20 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def likely_length(section: GenerateSection) -> int:
-    """Tokens of a prompt and its response, taken to be at most twice the longest response."""
+    """Assumed tokens of a prompt and its response: at most twice the longest response."""
     return min(section.context_tokens, 2 * section.max_new_tokens)
 
 
 def apart(section: GenerateSection, device: Device) -> bool:
-    """Whether a process never has engine and model in the device's memory at once: on a GPU vLLM's engine sleeps while
+    """Whether a process never has engine and model in the device's memory together: on a GPU vLLM's engine sleeps while
     the model scores or trains (peers/policy_cache.py)."""
     return device.is_gpu and (engine_here() if section.engine == "auto" else section.engine) == "vllm"
 
 
 def kept_bytes(shape: Shape, choice: str, width: int, tokens: int, longest: int, plain: bool, free: int | None) -> int:
-    """What training keeps of a micro-batch for its backward, at most, under `runtime.gradient_checkpointing` (see
-    peers/logprob/recompute.py); `free`: bytes of the GPU beside the weights, None on a CPU."""
+    """Bytes that training keeps of a micro-batch for its backward, at most. `choice` is
+    `runtime.gradient_checkpointing` (see peers/logprob/recompute.py), `free` the bytes of the GPU beside the weights,
+    None on a CPU."""
     layer = tokens * shape.layer_token(width) + shape.scores(tokens, longest, plain)
     everything, again = shape.layers * layer, shape.layers * tokens * shape.hidden * width + layer
     if choice == "auto":
@@ -198,25 +200,25 @@ def kept_bytes(shape: Shape, choice: str, width: int, tokens: int, longest: int,
 
 
 def footprint(shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeSection, device: Device) -> Footprint:
-    """Of a peer on a device; `runtime` is resolved for it (`peers.placement.by_device`)."""
+    """Footprint of a peer on a device, for which `runtime` is resolved (`peers.placement.by_device`)."""
     width, gpu, longest = width_of(peer, runtime, device), device.is_gpu, likely_length(config.generate)
     process = CUDA_CONTEXT if gpu else CPU_PROCESS
     weights = shape.weights * width
     kv_token = shape.kv_token(width)
     step = max(config.generate.context_tokens, ENGINE_TOKENS)
-    # a step keeps one layer's activations, and of one row per request what sampling by top-p needs
+    # a step keeps one layer's activations, and for each request one row of what top-p sampling needs
     engine = weights + step * shape.layer_token(width) + LOGIT * runtime.max_num_seqs * shape.vocabulary
 
     def head(tokens: int) -> int:
         rows, block = min(tokens, HEAD_ROWS), min(shape.vocabulary, HEAD_BLOCK if gpu else CPU_HEAD_BLOCK)
-        # float32 hidden states and their gradient, three blocks of logits (value, cap, gradient's operand)
+        # float32 hidden states and their gradient, and three blocks of logits (value, cap, operand of the gradient)
         return 8 * tokens * shape.hidden + 12 * rows * block
 
     adapter = 4 * LORA_COPIES * config.train.rank * shape.linear
     free = max(0, device.memory - process - weights - adapter) if gpu else None
     score, train = runtime.score_tokens, runtime.train_tokens
     layer = score * shape.layer_token(width) + shape.scores(score, min(score, longest), shape.capped)
-    # on a CPU training computes plain attention, whose backward is the faster one there
+    # on a CPU training uses plain attention, whose backward is faster there
     plain, choice = shape.capped or not gpu, runtime.gradient_checkpointing
     kept = kept_bytes(shape, choice, width, train, min(train, longest), plain, free)
     return Footprint(

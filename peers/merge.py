@@ -2,10 +2,10 @@
 
     W' = round(W + (alpha / r) B A)
 
-The sum is float32. bf16 base weights are exact bf16 numbers, so rounding to nearest takes every change below half a
-unit in the last place back to W, which on a small adapter is most of its effect. *Stochastic* rounding
-goes up with probability proportional to the distance, so that E[W'] is the float32 sum. It is seeded by the
-run, round, peer and tensor: a checkpoint that was deleted comes back bit for bit.
+The sum is float32. Base weights are bf16 numbers, so rounding to nearest would undo every change below half a unit in
+the last place, which is most of a small adapter's effect. *Stochastic* rounding rounds up with probability proportional
+to the distance, so that E[W'] is the float32 sum. It is seeded by the run, round, peer and tensor: a deleted checkpoint
+is made again bit for bit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_merged(
 ) -> None:
     """Write base + adapter as a model directory, tensor by tensor.
 
-    Raises UserError if the adapter does not fit, or it or a sum is not finite, which then ends with `advice`.
+    Raises UserError if the adapter does not fit, or if it or a sum is not finite; that message ends with `advice`.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -65,12 +65,12 @@ def write_merged(
             tensors[name] = stochastic_round(merged, generator) if rounds else merged.to(kind)
             if not tensors[name].isfinite().all():
                 raise UserError(
-                    f"{adapter}: merged with {name} of {base} it has numbers that {dtype} cannot hold; {advice}"
+                    f"{adapter}: merged with {name} of {base} it gives numbers that {dtype} cannot hold; {advice}"
                 )
         tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
         save_file(tensors, target / file.name, metadata={"format": "pt"})
     if pending:
-        raise UserError(f"{adapter}: no tensor in {base} for {sorted(pending)[0]} and {len(pending) - 1} others")
+        raise UserError(f"{adapter}: {base} has no tensor for {sorted(pending)[0]} and {len(pending) - 1} others")
 
 
 def _scale(adapter: Path) -> float:
@@ -82,8 +82,8 @@ def _scale(adapter: Path) -> float:
 def stochastic_round(values: Tensor, generator: Generator) -> Tensor:
     """Round float32 values (any shape) to bf16, up or down with probability by distance: E[result] = value.
 
-    bf16 is the upper half of a float32: adding a uniform 16-bit number to the bits and cutting the lower half off
-    carries into the upper half with just that probability. Exact bf16 numbers stay as they are.
+    bf16 is the upper half of a float32: adding a uniform 16-bit number to the bits and dropping the lower half carries
+    into the upper half with exactly that probability. bf16 numbers stay as they are.
     """
     import torch
 

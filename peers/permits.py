@@ -1,9 +1,9 @@
-"""Which processes on other machines may write to a run: those whose permit, a file in the run's folder, is there.
+"""Which processes on other machines may write to a run: those whose permit, a file in the run's folder, exists.
 
-The command makes a permit for each process that it has started elsewhere, and takes it away to end the process. The
-process holds the file's lock as long as it lives, so whoever takes the permit away can wait until the process is gone,
-on whichever machine it was; the process looks for the file four times a second, and ends where it is missing. A command
-that is killed leaves its permits: the next one takes them away before it starts any process.
+The command makes a permit for each process that it starts elsewhere, and removes it to end the process. The process
+holds the file's lock as long as it lives, so whoever removes the permit can wait until the process has ended, on any
+machine; the process looks for the file four times a second, and ends if it is missing. A killed command leaves its
+permits behind: the next command removes them before it starts any process.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from data.locks import LOCK, take
 from data.run import Run
 
 LOOK_SECONDS = 0.25
-END_SECONDS = 30.0  # in which a process that was killed, or has no permit any more, has ended
+END_SECONDS = 30.0  # how long to wait for a process that was killed or has lost its permit
 
 
 def folder(run: Run) -> Path:
-    """Where the permits of a run are."""
+    """The folder of a run's permits."""
     return run.root / ".workers"
 
 
 def give(run: Run, name: str) -> Path:
-    """Make a permit for a process that is about to start; its path."""
+    """Make a permit for a process that is about to start, and return its path."""
     path = folder(run).resolve() / f"{name}-{digest([os.getpid(), time.time_ns()])[:12]}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -39,7 +39,7 @@ def give(run: Run, name: str) -> Path:
 
 
 def take_away(path: Path, kill: Callable[[], object] = lambda: None, seconds: float = END_SECONDS) -> bool:
-    """Take a permit away, `kill` its process, and wait until that has ended; whether it has, in so many seconds."""
+    """Remove a permit, `kill` its process, and wait for its end; whether it ended within `seconds`."""
     try:
         file = FileIO(path, "r+")
     except FileNotFoundError:
@@ -57,9 +57,9 @@ def take_away(path: Path, kill: Callable[[], object] = lambda: None, seconds: fl
 
 
 def take_all_away(run: Run) -> None:
-    """End the processes that an earlier command has left; the run's lock must be held. Raises UserError if one does not
-    end."""
-    if not (run.root / LOCK).exists():  # of what is no run there may be several commands at once
+    """End the processes that an earlier command has left; the caller must hold the run's lock. Raises UserError if one
+    does not end."""
+    if not (run.root / LOCK).exists():  # not a real run: other commands may be using it
         return
     for path in folder(run).glob("*"):
         if not take_away(path):
@@ -70,14 +70,14 @@ def take_all_away(run: Run) -> None:
 
 
 def tidy(run: Run) -> None:
-    """Remove what is empty, once all processes of a command have ended."""
+    """Remove empty folders, once all processes of a command have ended."""
     with suppress(OSError):
         folder(run).rmdir()
-        run.root.rmdir()  # of what is no run
+        run.root.rmdir()  # empty only if it is not a real run
 
 
 def exit_with_permit(path: Path) -> None:
-    """Have this process end once its permit is gone, or the process that has started it. Not to be undone."""
+    """From now on this process ends once its permit or its parent process is gone. Cannot be undone."""
     parent = os.getppid()
     try:
         file = FileIO(path, "r+")
@@ -96,4 +96,4 @@ def exit_with_permit(path: Path) -> None:
     _held.append(file)
 
 
-_held: list[FileIO] = []  # open, and so locked, as long as the process lives
+_held: list[FileIO] = []  # kept open, and so locked, as long as the process lives

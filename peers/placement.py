@@ -1,9 +1,9 @@
-"""Who runs where: which devices a peer's processes have, and what of them is in a device's memory at once.
+"""Who runs where: which devices a peer's processes have, and what is in a device's memory at the same time.
 
-Peer i gets device i mod n; devices that are left over get replicas, the peers in order. On one device all live side by
-side where the memory plan allows; else they take turns: what is not at work sleeps, its weights in the machine's
-memory, or is ended. On a GPU a peer's engine sleeps in any case while its model scores or trains. Nothing here starts
-anything, and nothing imports torch.
+Peer i gets device i mod n; remaining devices get replicas, the peers in order. On one device all live side by side if
+the memory plan allows; else they take turns: an idle one sleeps, with its weights in the machine's memory, or ends. On
+a GPU a peer's engine always sleeps while its model scores or trains. This module starts nothing and does not import
+torch.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = [
     "shapes_of",
 ]
 
-# (memory from, max_num_seqs, score_tokens, train_tokens). A GPU of 24 GB is 22.4 GiB, and one of 80 GB 74.5.
+# (least memory, max_num_seqs, score_tokens, train_tokens). A GPU of 24 GB has 22.4 GiB, one of 80 GB 74.5 GiB.
 ON_GPU = ((70 * GB, 512, 16384, 8192), (35 * GB, 256, 16384, 4096), (18 * GB, 256, 8192, 1024), (0, 128, 4096, 1024))
 ON_CPU = (128, 2048, 1024)
-LEAST_TRAIN = 512  # tokens to which the default is lowered for a peer that does not fit with more
+LEAST_TRAIN = 512  # train_tokens down to which the default is lowered for a peer that does not fit with more
 CPU_KV_GIB = 2.0
-LISTED = 8  # devices that are named one by one
-ENOUGH = 0.25  # of the key-value cache that an engine wants: with less, peers do not live side by side for it
-CPU_COPIES = 8  # of the weights as they are stored: in the engine, once more while they are repacked, in the scorer or
-# the trainer, all of which may hold them in float32
-CPU_EACH = 2 * GIB  # the libraries and activations of a process
-CPU_SHARE = 0.7  # of the memory that is free
+LISTED = 8  # devices that messages name one by one
+ENOUGH = 0.25  # of the key-value cache that an engine prefers; with less, peers take turns instead
+# of the stored weights: the engine's, another while they are repacked, the scorer's or trainer's, all maybe in float32
+CPU_COPIES = 8
+CPU_EACH = 2 * GIB  # for the libraries and activations of a process
+CPU_SHARE = 0.7  # of the free memory
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Slot:
     device: Device
     kv_cache_bytes: int
     shared: bool  # whether other processes live on the device
-    train_tokens: int = 0  # of a micro-batch, where the default of its device is too much for this peer
-    apart: bool = False  # engine and model are never in the device's memory at once, though nobody takes turns
+    train_tokens: int = 0  # of a micro-batch, if the device's default is too much for this peer; else 0
+    apart: bool = False  # engine and model are never in the device's memory together, even without turns
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Placement:
 
     slots: tuple[Slot, ...]
     turns: frozenset[Device]  # that hold one engine or model at a time
-    reasons: tuple[str, ...]  # sentences
+    reasons: tuple[str, ...]  # sentences for the user
 
     def slots_of(self, peer: str) -> tuple[Slot, ...]:
-        """A peer's, its replicas in order."""
+        """A peer's slots, replicas in order."""
         return tuple(slot for slot in self.slots if slot.peer == peer)
 
     def takes_turns(self, slot: Slot) -> bool:
@@ -74,7 +74,7 @@ class Placement:
 
 
 def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
-    """`runtime` with a number for every 0 that means "by device"; `kv_cache_gib` of a GPU stays, see `place`."""
+    """`runtime` with a number for every 0, which means "by device"; except a GPU's `kv_cache_gib`, see `place`."""
     requests, score, train = ON_CPU
     if device.is_gpu:
         requests, score, train = next(row[1:] for row in ON_GPU if device.memory >= row[0])
@@ -90,8 +90,8 @@ def by_device(runtime: RuntimeSection, device: Device) -> RuntimeSection:
 
 
 def resolve_runtime(runtime: RuntimeSection, slot: Slot, turns: bool = False) -> RuntimeSection:
-    """What a slot's process reads: plain numbers, and `resident` "one" where it never has an engine and a model in its
-    device's memory at once, else "all"."""
+    """`runtime` for a slot's process: plain numbers, and `resident` "one" if it never has an engine and a model in its
+    device's memory together, else "all"."""
     update: dict[str, object] = {"resident": "one" if turns or slot.apart else "all"}
     if slot.train_tokens:
         update["train_tokens"] = slot.train_tokens
@@ -107,14 +107,14 @@ def place(
     together: bool | None = None,
     free: int | None = None,
 ) -> Placement:
-    """Pure. `shapes` by peer, which a CPU does not need where `together`, or `runtime.resident` in its stead, says
-    how; `free` are the bytes that are free on the CPU (None: all of its memory).
+    """Place all processes. Pure. `together` overrides `runtime.resident`; if one of them decides, a CPU needs no
+    `shapes` (by peer). `free` are the CPU's free bytes (None: all of its memory).
 
-    Raises UserError for a peer that does not fit its device alone, or for peers that shall live side by side on a GPU
-    that is too small for it.
+    Raises UserError for a peer that does not fit its device alone, or if peers must live side by side on a GPU that is
+    too small for that.
     """
     if not devices or not devices[0].memory:
-        raise UserError("there is no device to place the peers on; of a cluster `ray status` lists the nodes")
+        raise UserError("there is no device to place the peers on; for a cluster, `ray status` lists its nodes")
     choice = config.runtime.resident
     forced = together if together is not None or choice == "auto" else choice == "all"
     mine: dict[Device, list[tuple[str, int]]] = {}
@@ -134,7 +134,7 @@ def place(
     reasons = [f"{_called(alike)} {reason}" for reason, alike in why.items()]
     unused = [device.name for device in devices if device not in mine]
     if unused:
-        reasons.append(f"executor.workers = {config.executor.workers} leaves unused: {join_names(unused)}.")
+        reasons.append(f"Unused with executor.workers = {config.executor.workers}: {join_names(unused)}.")
     return Placement(tuple(slots), frozenset(turns), tuple(reasons))
 
 
@@ -157,7 +157,7 @@ def _on_cpu(
     forced: bool | None,
     free: int | None,
 ) -> DevicePlacement:
-    """Side by side if eight times the weights' files, the caches and 2 GiB each fit into 0.7 of what is free."""
+    """Side by side if CPU_COPIES of the weight files, the caches and CPU_EACH fit into CPU_SHARE of the free memory."""
     runtime = by_device(config.runtime, device)
     kv = round(runtime.kv_cache_gib * GIB)
     for name in dict.fromkeys(peer for peer, _ in here):
@@ -168,12 +168,12 @@ def _on_cpu(
     slots = [Slot(peer, replica, device, kv, len(here) > 1) for peer, replica in here]
     held = [shape.stored for shape in (shapes.get(peer) for peer, _ in here) if shape is not None]
     if forced is not None:
-        return slots, not forced, f"{_how(not forced)}, as runtime.resident asks for it"
+        return slots, not forced, f"{_how(not forced)}, as runtime.resident requests"
     need = CPU_COPIES * sum(held) + len(here) * (kv + CPU_EACH)
     room = CPU_SHARE * (device.memory if free is None else free)
     turns = not need < room
     processes = f"{len(here)} processes" if len(here) > 1 else "the process"
-    why = f"while they load, {processes} may take {gib(need)}, and {CPU_SHARE:.0%} of the free memory are {gib(room)}"
+    why = f"while loading, {processes} may take {gib(need)}; {CPU_SHARE:.0%} of the free memory are {gib(room)}"
     return slots, turns, f"{_how(turns)}: {why}"
 
 
@@ -185,18 +185,18 @@ def _on_gpu(
     forced: bool | None,
     free: int | None,
 ) -> DevicePlacement:
-    """Side by side if the most that each has at once fits, with enough cache."""
+    """Side by side if the peaks of all processes fit together, with enough cache."""
     runtime = by_device(config.runtime, device)
     room = int(runtime.gpu_memory_utilization * device.memory)
     given = round(runtime.kv_cache_gib * GIB)
     needs: dict[str, Footprint] = {}
     train_tokens: dict[str, int] = {}
-    asleep = (len(here) - 1) * CUDA_CONTEXT  # of the others, where they take turns
+    asleep = (len(here) - 1) * CUDA_CONTEXT  # what the others hold while they sleep
     for name in dict.fromkeys(peer for peer, _ in here):
         shape = shapes[name]
         if not shape.layers:
             raise UserError(
-                f"peer {name}: its config.json names its sizes in a way that this version cannot read, so it cannot "
+                f"peer {name}: its config.json uses names for its sizes that this version does not know, so it cannot "
                 "be placed on a GPU; expected num_hidden_layers, hidden_size, intermediate_size, num_attention_heads"
             )
         mine = _lowered(shape, config.peer(name), config, runtime, device, room - asleep)
@@ -207,13 +207,13 @@ def _on_gpu(
     wanted = [given or max(need.kv_preferred, need.kv_minimum) for need in each]
     least = [given or max(round(ENOUGH * need.kv_preferred), need.kv_minimum) for need in each]
     if len(here) == 1 and each[0].apart:
-        least = [given or each[0].kv_minimum]  # there is nobody to take turns with
+        least = [given or each[0].kv_minimum]  # it is alone, so turns would not help
     together = sum(need.at_once(cache, need.stage) for need, cache in zip(each, least, strict=True))
     turns = not forced if forced is not None else together > room
     if not turns and together > room:
         raise UserError(
             f"{_and([peer for peer, _ in here])} cannot live side by side on GPU {device.name} ({device.model}), as "
-            f"runtime.resident asks for it: they need {gib(together)} and may use {gib(room)}; set it to 'auto'"
+            f"runtime.resident requests: they need {gib(together)} and may use {gib(room)}; set it to 'auto'"
         )
     caches = wanted
     if turns:
@@ -229,13 +229,13 @@ def _on_gpu(
 
 
 def _shared(each: Sequence[Footprint], wanted: list[int], least: list[int], room: int) -> list[int]:
-    """Bytes of each cache between what is `least` and what is `wanted`, the same share of the way for all."""
+    """Bytes of each cache: from `least` the same share of the way to `wanted` for all, the largest share that fits."""
 
     def caches(share: float) -> list[int]:
         return [int(low + share * (high - low)) for low, high in zip(least, wanted, strict=True)]
 
     low, high = 0.0, 1.0
-    for _ in range(20):  # halve: a cache that is smaller than a model costs nothing where they are apart
+    for _ in range(20):  # bisect: where engine and model are apart the peak is not linear in the cache
         middle = (low + high) / 2
         fits = sum(n.at_once(cache, n.stage) for n, cache in zip(each, caches(middle), strict=True)) <= room
         low, high = (middle, high) if fits else (low, middle)
@@ -245,7 +245,7 @@ def _shared(each: Sequence[Footprint], wanted: list[int], least: list[int], room
 def _lowered(
     shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeSection, device: Device, room: int
 ) -> RuntimeSection:
-    """With train_tokens halved until the peer's training fits, if it is the default."""
+    """`runtime` with train_tokens, if it is the default, halved until the peer's training fits."""
     while not config.runtime.train_tokens and runtime.train_tokens > LEAST_TRAIN:
         needs = footprint(shape, peer, config, runtime, device)
         if needs.process + needs.train <= room:
@@ -255,14 +255,14 @@ def _lowered(
 
 
 def _reason(names: list[str], turns: bool, forced: bool | None, needs: int, room: int) -> str:
-    told = f"{names[0]} alone"
+    how = f"{names[0]} alone"
     if len(names) > 1:
-        told = f"{_and(names)} {'take turns' if turns else 'live side by side'}"
+        how = f"{_and(names)} {'take turns' if turns else 'live side by side'}"
     elif turns:
-        told += ", its engine and model in turns"
+        how += ", its engine and model in turns"
     if forced is not None:
-        return f"{told}, as runtime.resident asks for it"
-    return f"{told}: side by side would need {gib(needs)} of {gib(room)} at least" if turns else told
+        return f"{how}, as runtime.resident requests"
+    return f"{how}: side by side would need at least {gib(needs)} of {gib(room)}" if turns else how
 
 
 def _and(names: list[str]) -> str:
@@ -284,8 +284,8 @@ def _refuse_unless_it_fits(
         where = "the CPU" if not device.is_gpu else f"GPU {device.name} ({device.model})"
         share = f", runtime.gpu_memory_utilization {runtime.gpu_memory_utilization:g}" if device.is_gpu else ""
         raise UserError(
-            f"peer {name} does not fit {where}: {what} needs {gib(bytes_)}, there are {gib(max(0, room))} of "
-            f"{gib(device.memory)}{share}; {change}take a larger device or a smaller peer"
+            f"peer {name} does not fit {where}: {what} needs {gib(bytes_)}, but may use {gib(max(0, room))} of "
+            f"{gib(device.memory)}{share}; {change}use a larger device or a smaller peer"
         )
 
 
@@ -296,7 +296,7 @@ def _called(alike: list[Device]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Names; of many the first, the last and the number."""
+    """Names in one line; if there are many, the first three, the last and the number."""
     return ", ".join(names) if len(names) <= LISTED else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
 
 
@@ -305,19 +305,20 @@ def _how(turns: bool) -> str:
 
 
 def gib(bytes_: float) -> str:
-    """In GiB, one digit after the point, two below 1."""
+    """Bytes as text in GiB, with one decimal, or two below 1 GiB."""
     return f"{bytes_ / GIB:.{1 if bytes_ >= GIB else 2}f} GiB"
 
 
 def shapes_of(config: Config) -> dict[str, Shape]:
-    """Every peer's, from the headers of its files; downloads and converts models on first use. Raises UserError."""
+    """Every peer's shape, from the headers of its files; downloads and converts models on first use. Raises
+    UserError."""
     from peers.source import model_directory
 
     return {peer.name: shape_in(peer, model_directory(peer, config)) for peer in config.peers}
 
 
 def placement_of(run: Run, together: bool | None = None) -> Placement:
-    """Of a run's peers on this machine. Raises UserError for a peer that does not fit, or a GPU that cannot be used."""
+    """Placement of a run's peers on this machine. Raises UserError if a peer does not fit, or a GPU is unusable."""
     found = devices()
     forced = together is not None or run.config.runtime.resident != "auto"
     shapes = {} if forced and found[0].name == CPU else shapes_of(run.config)

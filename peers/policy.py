@@ -1,4 +1,4 @@
-"""A peer's policy after a round: its base, its adapter, the checkpoint that merges them, and how it is asked."""
+"""A peer's policy after a round: its base, its adapter, the checkpoint that merges them, and its prompts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Policy:
     checkpoint: Path | None  # where both are merged; None for the base, and where the adapter is served beside it
     rounding_seed: int  # of the merge
     compute: Literal["auto", "weights", "float32"]
-    identity: str  # what a stage's fingerprint says about it
+    identity: str  # of the weights, for a stage's fingerprint
 
     @property
     def name(self) -> str:
@@ -42,16 +42,16 @@ class Policy:
 
     @property
     def prompts(self) -> PeerPrompts:
-        """How the peer is asked; made once in a process."""
+        """The peer's prompts; made once per process."""
         return _prompts(self.base, load_tokenizer(self.base), self.peer, self.wording)
 
     @property
     def dtype(self) -> str:
-        """Type of the arithmetic. Asks torch what the processor can do."""
+        """Type of the arithmetic. Imports torch, which knows what the processor supports."""
         return compute_dtype(self.peer, self.compute)
 
     def weights(self) -> tuple[Path, Path | None]:
-        """(model directory, adapter to serve beside it or None); the merged checkpoint is made if it is not there."""
+        """(model directory, adapter to serve beside it or None); makes the merged checkpoint if it is missing."""
         if self.adapter is None or self.checkpoint is None:
             return self.base, self.adapter
         merge_into(self.checkpoint, self.base, self.adapter, self.peer.dtype, self.rounding_seed)
@@ -59,9 +59,9 @@ class Policy:
 
 
 STAMP = "merged_from.json"  # in a merged checkpoint: the adapter's checksum, and those of its files
-_seen: set[tuple[Path, str]] = set()  # checkpoints that are known to be whole, with their adapters' checksums
+_seen: set[tuple[Path, str]] = set()  # checkpoints known to be whole, with their adapters' checksums
 
-# With the tokenizer among the keys: what the prompts keep of it (peers/controls.py) is made from this very object.
+# The tokenizer is part of the key: what the prompts derive from it (peers/controls.py) belongs to this very object.
 _prompts = functools.lru_cache(maxsize=32)(prompts_for)
 
 
@@ -71,13 +71,13 @@ def resolve(run: Run, round_: int, name: str) -> Policy:
 
 
 def resolve_all(run: Run, round_: int) -> dict[str, Policy]:
-    """Every peer's policy after a round, by name; round 0 is the base. Where the gate has refused a peer's adapter, it
-    is that of the last round whose adapter was accepted, with all that belongs to it.
+    """Every peer's policy after a round, by name; round 0 is the base. If the gate has refused a peer's adapter, the
+    policy is that of the last round whose adapter was accepted.
 
     Raises UserError if that round was not trained, or did not go through the gate of the run, or if an adapter is
     missing, belongs to another base or is not the one that the gate has judged.
     """
-    trained = {round_: _trained(run, round_)}  # once: it reads the checksums of all adapters
+    trained = {round_: _trained(run, round_)}  # read once per round
     found = {}
     for name, used in gate.in_use(run, round_).items():
         if used not in trained:
@@ -89,7 +89,7 @@ def resolve_all(run: Run, round_: int) -> dict[str, Policy]:
 
 
 def resolve_trained(run: Run, round_: int) -> dict[str, Policy]:
-    """Every peer with the adapter that a round has trained, used or not: what the gate judges. Raises UserError."""
+    """Every peer with the adapter that a round has trained, accepted or not: what the gate judges. Raises UserError."""
     trained = _trained(run, round_)
     return {name: _resolve(run, round_, name, trained) for name in run.config.peer_names}
 
@@ -141,20 +141,20 @@ def with_voters(policies: dict[str, Policy], config: Config) -> dict[str, Policy
     voters = {
         voter.name: replace(policies[voter.peer], wording=config.templates_of_voter(voter))
         for voter in config.voters
-        if voter.name in config.raters  # where there is no vote of all, its prompts need not fit
+        if voter.name in config.raters  # an unused voter's prompts need not fit
     }
     return {**policies, **voters}
 
 
 def prompts_of(policies: dict[str, Policy]) -> dict[str, PeerPrompts]:
-    """How each peer (or rater) is asked, by name; loads their tokenizers."""
+    """Each peer's (or rater's) prompts, by name; loads their tokenizers."""
     return {name: policy.prompts for name, policy in policies.items()}
 
 
 def merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: int) -> None:
-    """Make a peer's merged checkpoint unless it is there. The peer's checkpoints of other rounds are removed.
+    """Make a peer's merged checkpoint unless it exists; removes the peer's checkpoints of other rounds.
 
-    A peer may have several processes: the first one makes it, the others wait.
+    If the peer has several processes, the first one makes it and the others wait.
     """
     from filelock import FileLock
 
@@ -171,7 +171,7 @@ def _merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: i
     work = checkpoint.with_name(f"{checkpoint.name}.tmp")
     for name in (checkpoint.name, work.name):
         for stale in checkpoint.parent.parent.glob(f"round=*/{name}"):
-            (stale / stamp.name).unlink(missing_ok=True)  # first: half a checkpoint must not look like a whole one
+            (stale / stamp.name).unlink(missing_ok=True)  # first: a partial checkpoint must not look complete
             shutil.rmtree(stale)
     try:
         write_merged(base, adapter, work, dtype, seed)
@@ -180,13 +180,13 @@ def _merge_into(checkpoint: Path, base: Path, adapter: Path, dtype: str, seed: i
         os.replace(work, checkpoint)
         _seen.add((checkpoint, adapter_checksum))
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)  # on a full disk it would take the room that is lacking
+        shutil.rmtree(work, ignore_errors=True)  # the disk may be full
         raise
 
 
 def _is_merged(checkpoint: Path, adapter: str) -> bool:
-    """Whether a checkpoint is the merge of the adapter with this checksum, and as it was written. One that this process
-    has made or seen is not read again."""
+    """Whether a checkpoint is the merge of the adapter with this checksum, with unchanged files. One that this process
+    has made or checked is not read again."""
     try:
         found = shards.read_json(checkpoint / STAMP)
         if found["adapter"] != adapter:
@@ -196,21 +196,21 @@ def _is_merged(checkpoint: Path, adapter: str) -> bool:
                 return False
             _seen.add((checkpoint, adapter))
         return True
-    except (UserError, OSError, KeyError, TypeError):  # an earlier version's, damaged, or not there: it is made again
+    except (UserError, OSError, KeyError, TypeError):  # an earlier version's, damaged or missing: make it again
         return False
 
 
 def adapter_identity(peer: PeerSection, base: Path) -> dict[str, Any]:
-    """What pst.json beside an adapter says about the base it belongs to."""
+    """What pst.json beside an adapter says about its base."""
     started = {} if peer.adapter is None else {"adapter": peer.adapter}
     return {"peer": peer.name, "base": peer.model, **started, "base_fingerprint": weights_fingerprint(base)}
 
 
 def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:
-    """An adapter must exist, have been trained on this very base, and be finite. Raises UserError."""
+    """Raises UserError unless an adapter exists, was trained on this very base, and is finite."""
     path = adapter / "pst.json"
     if not path.is_file() or not (adapter / ADAPTER_WEIGHTS).is_file():
-        raise UserError(f"peer {peer.name}: there is no adapter in {adapter}; run that round's train stage first")
+        raise UserError(f"peer {peer.name}: no adapter in {adapter}; run that round's train stage first")
     check_plain(f"peer {peer.name}: adapter {adapter}", read_model_json(peer, adapter / ADAPTER_CONFIG))
     found = shards.read_json(path)
     expected = adapter_identity(peer, base)
@@ -218,18 +218,18 @@ def check_adapter(peer: PeerSection, base: Path, adapter: Path) -> None:
         raise UserError(
             f"peer {peer.name}: the adapter in {adapter} was trained for another base ({found['base']}, "
             f"{found['base_fingerprint']}); this peer's is {expected['base']} ({expected['base_fingerprint']}). "
-            "Restore the base, or delete the rounds from there on and train again"
+            "Restore the base, or delete that round and all later ones and train again"
         )
     check_finite_weights(
-        adapter / ADAPTER_WEIGHTS, "delete the rounds from there on and train again, with a lower train.lr"
+        adapter / ADAPTER_WEIGHTS, "delete that round and all later ones and train again, with a lower train.lr"
     )
 
 
 def publish_adapter(peer: PeerSection, base: Path, adapter: Path, round_: int) -> None:
-    """Make what peft has saved ready for others: it names the base, and is finite. Raises UserError if it is not.
+    """Prepare an adapter that peft has saved for use elsewhere: name its base. Raises UserError if it is not finite.
 
-    peft writes the folder that the base was loaded from, which may be one of a cache, into adapter_config.json and into
-    a README.md with nothing else in it.
+    peft writes the folder from which the base was loaded, maybe a cache folder, into adapter_config.json and into an
+    otherwise empty README.md.
     """
     check_finite_weights(
         adapter / ADAPTER_WEIGHTS, f"training has diverged; lower train.lr in a new run (peer {peer.name})"

@@ -1,7 +1,7 @@
-"""What a peer's process has loaded: an engine and a language model, each kept while it is of the policy asked for.
+"""What a peer's process has loaded: an engine and a language model, each kept while the requested policy is the same.
 
-An engine lives as long as its process: a new policy's weights are written into it, which takes a fraction of a start.
-On a GPU the two are not awake at once: the engine sleeps while the language model scores or trains.
+An engine lives as long as its process: a new policy's weights are written into it, which takes a fraction of the time
+of a start. On a GPU the two are never awake together: the engine sleeps while the language model scores or trains.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 ENGINE, MODEL = "engine", "language model"
 
-_held: dict[str, tuple[Policy, Any]] = {}  # kind -> (of which policy, the thing)
-_requests: int | None = None  # that an engine will have in a round; None: unknown
+_held: dict[str, tuple[Policy, Any]] = {}  # kind -> (its policy, the engine or model)
+_requests: int | None = None  # expected for an engine in a round; None: unknown
 
 
 def expect_requests(requests: int) -> None:
-    """Say about how many requests an engine will have in each round: a short life is not worth long preparations."""
+    """Set about how many requests an engine will get in each round: few are not worth long preparations."""
     global _requests
     _requests = requests
 
 
 def engine(policy: Policy, config: Config) -> Engine:
-    """An inference engine with a policy, awake."""
+    """An inference engine with this policy, awake."""
     policy = _model_of(policy)
     if ENGINE in _held:
         found: LiveEngine = _held[ENGINE][1]
@@ -45,7 +45,7 @@ def engine(policy: Policy, config: Config) -> Engine:
         if _held[ENGINE][0] == policy or _renew(policy, found):
             return found
         _drop(ENGINE)
-    if config.runtime.resident == "one":  # there is no room for two kinds either
+    if config.runtime.resident == "one":  # no memory for an engine beside a model
         _drop(MODEL)
     begun = time.monotonic()
     _held[ENGINE] = policy, _load_engine(policy, config)
@@ -55,7 +55,7 @@ def engine(policy: Policy, config: Config) -> Engine:
 
 
 def language_model(policy: Policy, config: Config) -> LanguageModel:
-    """The same policy for teacher forcing."""
+    """A language model with this policy, for teacher forcing."""
     policy = _model_of(policy)
     if MODEL not in _held or _held[MODEL][0] != policy:
         evict(config)
@@ -65,37 +65,37 @@ def language_model(policy: Policy, config: Config) -> LanguageModel:
 
 
 def evict(config: Config) -> None:
-    """Before another language model is loaded, or trained."""
+    """Free memory before another language model is loaded or trained."""
     _drop(MODEL)
     if ENGINE in _held and not _held[ENGINE][1].sleep() and config.runtime.resident == "one":
         _drop(ENGINE)
 
 
 def sleep(run: Run, advance: Callable[[int, int], None]) -> None:
-    """Give the device's memory to another process: a call of `peers.workers`."""
+    """Free the device's memory for another process: a call of `peers.workers`."""
     _drop(MODEL)
     if ENGINE in _held and not _held[ENGINE][1].sleep():
         _drop(ENGINE)
 
 
 def drop_all() -> None:
-    """Give all memory back."""
+    """Close the engine and drop the model."""
     for kind in list(_held):
         _drop(kind)
 
 
 def _model_of(policy: Policy) -> Policy:
-    """A model is the same however it is asked."""
+    """The policy without its wording, which does not affect the model."""
     return replace(policy, wording=TemplateSection())
 
 
 def _renew(policy: Policy, found: LiveEngine) -> bool:
-    """Write a policy's weights into the engine of another. False if it has to be made anew."""
+    """Write a policy's weights into the engine of another. False if a new engine is needed."""
     held = _held[ENGINE][0]
     if (held.name, held.base, held.dtype) != (policy.name, policy.base, policy.dtype):
         return False
     begun = time.monotonic()
-    # until it is whole the engine has no policy: an error must not leave half of each under the old name
+    # until it is done the engine has no policy: after an error it may hold half of each
     _held[ENGINE] = replace(policy, identity=""), found
     if not found.renew(*policy.weights()):
         return False
@@ -118,7 +118,7 @@ def _drop(kind: str) -> None:
 
 
 def collect() -> None:
-    """Free what nothing refers to; on a GPU for others, too, since torch would keep it for itself."""
+    """Collect garbage, and make torch give up the GPU memory that it caches."""
     import torch
 
     gc.collect()
@@ -147,7 +147,7 @@ def _load_engine(policy: Policy, config: Config) -> LiveEngine:
         config.train.rank,
         requests=_requests,
     )
-    if config.run.adapters == "unmerged":  # now, not when there is an adapter
+    if config.run.adapters == "unmerged":  # check now, not once there is an adapter
         vllm_internals.check_serves_adapters(made.llm, policy.name)
     return made
 
@@ -160,5 +160,5 @@ def _load_language_model(policy: Policy, config: Config) -> LanguageModel:
     lm.compile = config.runtime.compile
     if not lm.packed:
         kind = type(lm.model).__name__
-        console.print(f"  {policy.name}: {kind} cannot be packed, so score and train pad it, which is slower")
+        console.print(f"  {policy.name}: a {kind} cannot run packed batches, so score and train pad, which is slower")
     return lm

@@ -1,7 +1,7 @@
-"""Imported once by the process that all peers' processes are forked from: what takes seconds to import.
+"""Imports that take seconds, done once in the process that all peers' processes are forked from.
 
-peers/preload_vllm.py has the rest, for stages that need an engine. What cannot be imported is left to the peers'
-processes, which say so in their log.
+peers/preload_vllm.py has the rest, for stages that need an engine. Failed imports are ignored here: the peers'
+processes report them in their log.
 """
 
 from __future__ import annotations
@@ -22,4 +22,4 @@ with suppress(Exception):
     import transformers.models.auto.modeling_auto  # noqa: F401
 
     import peers.logprob.scoring  # noqa: F401
-gc.freeze()  # the forks share the pages of what is not looked at for garbage
+gc.freeze()  # the collector then writes to none of these pages, so the forks share them

@@ -1,4 +1,4 @@
-"""Who is asked what, in tokens: the one place that applies a chat template and that re-encodes a response.
+"""Prompts in tokens: the one place that applies a chat template and that re-encodes a response.
 
 A prompt is a question, optionally with earlier solutions, under one of five requests (solve, review, synthesis,
 verify, verify_cot). Two kinds of peers:
@@ -6,16 +6,16 @@ verify, verify_cot). Two kinds of peers:
 - chat: the tokenizer's own template; worked examples are earlier turns; the end-of-turn token ends a response;
 - plain (base models): `Question: … / Answer: …` blocks after the request; a stop string or EOS ends a response.
 
-The **target** of scoring and training is the response's tokens and then the end token of the *scoring* peer. That
-token is part of the target in every pass, so it cancels in no difference by accident, and a trained peer learns to
-stop. `token_ids` in chains are without it.
+The **target** of scoring and training is the response's tokens and then the end token of the *scoring* peer. Every
+pass includes that token in the target, so differences compare the same targets, and a trained peer learns to stop.
+`token_ids` in chains are without it.
 
 Two rules about tokens:
 
 - a response is encoded **in context**: prompt and response together, then the prompt is cut off. Encoded alone, its
-  first token is another one under a tokenizer that marks the beginning of a text, as SentencePiece's do;
-- **text is data**: a control token (`<|im_end|>`) is one only where the template writes it. Inside a question, a
-  solution, an example or a response it is encoded letter by letter, like any other text (peers/controls.py).
+  first token differs under a tokenizer that marks the beginning of a text, as SentencePiece's do;
+- **text is data**: the spelling of a control token (`<|im_end|>`) is a control token only where the template writes it.
+  Inside a question, a solution, an example or a response it is encoded like any other text (peers/controls.py).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PromptKind = Literal["solve", "review", "synthesis", "verify", "verify_cot"]
 PLAIN_STOP = ("\nQuestion:",)
-PROBE = "What is 1 + 1, and is 2 < 3 & 3 > 2?"  # for what depends on no question: longer than a word, with signs
+PROBE = "What is 1 + 1, and is 2 < 3 & 3 > 2?"  # stands for any question; its signs show a template that escapes HTML
 SOLUTION = "It is 2, and so it is."
 
 
@@ -59,7 +59,7 @@ class PeerPrompts:
             self.template = ChatTemplate(tokenizer, peer)
         self.turn = turn = self.template.turn() if self.is_chat else TurnMarkup()
         self.controls = Controls(tokenizer, "".join(turn))
-        # of thoughts, which decoding would leave out where the tokenizer calls them special
+        # the marks of thoughts, which decoding would drop if the tokenizer calls them special
         self.marks = {token: name for token, name in self.controls.added.items() if name in (OPENS, CLOSES)}
         eos = tokenizer.eos_token_id
         end = end_of_turn(turn, self.controls) if self.is_chat else None
@@ -75,7 +75,7 @@ class PeerPrompts:
             raise UserError(f"peer {peer.name}: 'Yes' and 'No' begin with the same token; it cannot be a verifier")
 
     def solve(self, question: str, solutions: Sequence[str] = ()) -> list[int]:
-        """Prompt for x alone, or for x with solutions under the very same request (what the PMI compares)."""
+        """Prompt for x alone, or for x with solutions under the same request (the PMI compares the two)."""
         return self.all_of("solve", [(question, solutions)])[0]
 
     def review(self, question: str, solutions: Sequence[str]) -> list[int]:
@@ -93,10 +93,10 @@ class PeerPrompts:
     def all_of(
         self, kind: PromptKind, asked: Iterable[tuple[str, Sequence[str]]], answers: Sequence[str] | None = None
     ) -> list[list[int]]:
-        """Prompts of one kind for many (question, solutions): tokenised in one call, in half the time.
+        """Prompts of one kind for many (question, solutions), tokenised in one call, which halves the time.
 
-        `answers` are the texts that are scored after them (`encode_responses`): one without a thought follows an empty
-        thought, where the peer's template has one.
+        `answers` are the texts that are scored after the prompts (`encode_responses`): if the peer's template writes
+        thoughts, an answer without one follows an empty thought.
         """
         texts = [self._text(kind, question, tuple(map(self.shown, solutions))) for question, solutions in asked]
         if answers is not None:
@@ -106,53 +106,53 @@ class PeerPrompts:
         return self._encode(texts)
 
     def shown(self, response: str) -> str:
-        """A response as this peer is shown it: without its thought, unless that is asked for."""
+        """A response as this peer is shown it: without its thought, unless `show_thoughts` is set."""
         return response if self.peer.show_thoughts else without_thoughts(response)
 
     def learnt(self, response: str) -> str:
-        """A response as this peer is trained on it, and scores it: without its thought, unless that is asked for."""
+        """A response as this peer learns and scores it: without its thought, unless `train_thoughts` is set."""
         return response if self.peer.train_thoughts else without_thoughts(response)
 
     def _closing(self, answer: str) -> str:
         return "" if answer.startswith(OPENS) else self.turn.closing
 
     def continuation(self, answer: str) -> str:
-        """What of a text follows the prompt, which may have begun its thought."""
+        """The part of a text that follows the prompt, which may have begun the text's thought."""
         if not self.turn.opening or not answer.startswith(OPENS):
             return answer
         if answer.startswith(self.turn.opening):
             return answer[len(self.turn.opening) :]
-        return answer[len(OPENS) :].lstrip()  # of another peer, whose template begins it otherwise
+        return answer[len(OPENS) :].lstrip()  # from another peer, whose template begins a thought differently
 
     def encode_responses(self, asked: Sequence[tuple[str, str]]) -> list[list[int] | None]:
-        """Tokens of responses as they follow the prompt of their question, as (question, response), without the end
-        token; None where no token begins with the response, so that there is no clean cut.
+        """Tokens of each (question, response)'s response as it follows the prompt, without the end token; None if one
+        token spans the end of the prompt and the beginning of the response.
 
-        The one re-encoding of a response for this peer.
+        Every response is re-encoded for this peer here.
         """
         texts = [self._text("solve", question, ()) + self._closing(response) for question, response in asked]
         return self._continuations(texts, [self.continuation(response) for _, response in asked])
 
     def encode_response(self, text: str) -> list[int]:
-        """`encode_responses` of one response where the question does not matter. Raises ValueError for no clean cut."""
+        """`encode_responses` of one response, for any question. Raises ValueError where that gives None."""
         found = self.encode_responses([(PROBE, text)])[0]
         if found is None:
-            raise ValueError(f"{text!r} has no clean cut after a prompt")
+            raise ValueError(f"a token spans the end of the prompt and the beginning of {text!r}")
         return found
 
     def _first_token(self, answer: str) -> int:
-        """The token with which an answer begins after the verifier's prompt."""
+        """The first token of an answer to the verifier's prompt. Raises UserError if it is joined to the prompt."""
         prompt = self._text("verify", PROBE, (SOLUTION,)) + self.turn.closing
         found = self._continuations([prompt], [answer])[0]
         if not found:
             raise UserError(
-                f"peer {self.peer.name}: its tokenizer joins the end of the prompt and the beginning of a response in "
-                "one token, so responses cannot be scored; use a chat template that does not end in white space"
+                f"peer {self.peer.name}: its tokenizer joins the end of the prompt and the beginning of a response "
+                "into one token, so responses cannot be scored; use a chat template that does not end in white space"
             )
         return found[0]
 
     def _continuations(self, prompts: list[str], responses: list[str]) -> list[list[int] | None]:
-        """Tokens of responses after rendered prompts; None where there is no clean cut."""
+        """Tokens of responses after rendered prompts; None where one token spans both."""
         escape, space = self.controls.escape_response, self.turn.separator
         after = [escape(space + response) if response else "" for response in responses]
         wholes = self._encode([prompt + text for prompt, text in zip(prompts, after, strict=True)])
@@ -166,8 +166,8 @@ class PeerPrompts:
         return found if bos is None else [[bos, *ids] for ids in found]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of response tokens, special tokens left out, white space kept."""
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}  # which would join " ." to "."
+        """Text of response tokens, without special tokens, with the marks of thoughts and all white space."""
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}  # cleaning turns " ." into "."
         marks = [i for i, token in enumerate(token_ids) if token in self.marks]
         starts, ends = [0, *(i + 1 for i in marks)], [*marks, len(token_ids)]
         parts = [str(self.tokenizer.decode(list(token_ids[a:b]), **options)) for a, b in zip(starts, ends, strict=True)]
@@ -175,7 +175,7 @@ class PeerPrompts:
         return "".join([parts[0], *after])
 
     def cut(self, token_ids: Sequence[int]) -> list[int]:
-        """Response tokens up to the one that holds the last visible character before any stop string or end token."""
+        """Response tokens up to the last visible character before any stop string or end token."""
         ids = list(token_ids)
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
         ids = ids[: ends[0]] if ends else ids
@@ -187,8 +187,8 @@ class PeerPrompts:
         return ids[:low]
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """A cut response as stored: without the stop string and without white space at its ends; with the beginning of
-        a thought where the prompt wrote that."""
+        """A cut response as stored: without the stop string and without white space at its ends; if the prompt began
+        the thought, with that beginning."""
         text = self._before_stop(self.decode(token_ids)).strip()
         return text and self.turn.opening + text
 
@@ -196,10 +196,10 @@ class PeerPrompts:
         return text[: min([text.find(stop) for stop in self.stop_strings if stop in text], default=len(text))]
 
     def _examples_of(self, kind: PromptKind) -> Sequence[Example]:
-        """The worked examples that a request is shown with."""
+        """The worked examples in a kind of prompt."""
         if kind == "verify":
             return self.wording.verify_examples
-        if kind == "verify_cot":  # the verifier's end in a bare Yes or No
+        if kind == "verify_cot":  # the verifier's examples end in a bare Yes or No
             return ()
         plain = [example for example in self.wording.examples if not example.solutions]
         with_solutions = [example for example in self.wording.examples if example.solutions]
@@ -223,7 +223,7 @@ class PeerPrompts:
         examples: Sequence[Example],
         closing: str = "",
     ) -> str:
-        """A prompt as text for `Controls.encode`: what comes from people or models is escaped."""
+        """A prompt as text for `Controls.encode`, in which everything but the template is escaped."""
         if self.is_chat:
             return self._render_chat(request, question, solutions, examples, closing)
         parts = [request] if request else []
@@ -243,16 +243,16 @@ class PeerPrompts:
         return self.template.apply(messages, add_generation_prompt=True)
 
     def _check_template(self) -> None:
-        """Raises UserError if the chat template leaves out or changes what it is given, or writes it in two ways."""
+        """Raises UserError if the chat template drops or changes its input, or renders it differently each time."""
         for kind in get_args(PromptKind):
             once, again = (self._text(kind, PROBE, (SOLUTION,)) for _ in range(2))
             examples = self._examples_of(kind)
             given = [PROBE, SOLUTION, *(text for e in examples for text in (e.question, *e.solutions, e.response))]
             lost = [text for text in given if self.controls.escape(text.strip()) not in once]
             if lost or once != again:
-                what = f"leaves out or changes {lost[0][:60]!r}" if lost else "writes another prompt at each call"
+                what = f"leaves out or changes {lost[0][:60]!r}" if lost else "writes a different prompt at each call"
                 raise UserError(
-                    f"peer {self.peer.name}: its chat template {what} in a prompt of the kind {kind!r}; mend "
+                    f"peer {self.peer.name}: its chat template {what} in a prompt of the kind {kind!r}; fix "
                     "chat_template, or use template = 'plain'"
                 )
 
@@ -264,7 +264,7 @@ def _body(question: str, solutions: Sequence[str], closing: str) -> str:
 
 
 def load_prompts(config: Config, name: str) -> PeerPrompts:
-    """Tokenizer and wording of a peer."""
+    """Prompts of a peer, with the tokenizer of its model directory. Raises UserError."""
     peer = config.peer(name)
     directory = model_directory(peer, config)
     return prompts_for(directory, load_tokenizer(directory), peer, config.templates_of(peer))
@@ -273,7 +273,7 @@ def load_prompts(config: Config, name: str) -> PeerPrompts:
 def prompts_for(
     directory: Path, tokenizer: PreTrainedTokenizerBase, peer: PeerSection, wording: TemplateSection
 ) -> PeerPrompts:
-    """Prompts of a peer with the model of a directory. Raises UserError if a token that they need has no embedding."""
+    """Prompts of a peer for the model in a directory. Raises UserError if a token that they need has no embedding."""
     prompts, config = PeerPrompts(tokenizer, peer, wording), read_model_json(peer, directory / "config.json")
     rows = (config.get("text_config") or config).get("vocab_size")
     written = {token for kind in get_args(PromptKind) for token in prompts.all_of(kind, [(PROBE, (SOLUTION,))])[0]}
@@ -281,8 +281,8 @@ def prompts_for(
     if beyond:
         raise UserError(
             f"peer {peer.name}: its chat template writes {tokenizer.convert_ids_to_tokens(beyond[0])!r}, or responses "
-            f"end with it; its id is {beyond[0]}, and the model in {directory} has embeddings for {rows} ids only; "
-            "take the tokenizer that belongs to the model, or resize its embeddings"
+            f"end with it; its id is {beyond[0]}, but the model in {directory} has embeddings for {rows} ids only; "
+            "use the tokenizer that belongs to the model, or resize its embeddings"
         )
     return prompts
 
@@ -293,7 +293,8 @@ def load_all_prompts(config: Config) -> dict[str, PeerPrompts]:
 
 
 def token_identity(prompts: PeerPrompts) -> str:
-    """Peers with equal identities may exchange token ids: same tokenizer, same beginning of a response."""
+    """Identity of a peer's tokens: peers with equal ones (same tokenizer, same beginning of a response) may exchange
+    token ids."""
     tokenizer: Any = prompts.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     about = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))

@@ -1,4 +1,4 @@
-"""The Ray cluster that a run uses: connect to it, and say which devices it has and what Ray reserves of them."""
+"""The Ray cluster that a run uses: the connection, its devices, and what Ray reserves for each process."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Need:
     memory: int = 0  # bytes; 0: not reserved
 
     def bundle(self) -> dict[str, float]:
-        """As Ray wants it."""
+        """The need as Ray's bundle of resources."""
         named = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
         return {name: amount for name, amount in named.items() if amount}
 
     def fit_in(self, node: Node) -> int:
-        """How many of them an empty node can hold."""
+        """How many such processes an empty node can hold."""
         pairs = ((node.cpus, self.cpus), (node.gpus, self.gpus), (node.memory, self.memory))
         return min(int(there / each + 1e-6) for there, each in pairs if each)
 
 
-_nodes: dict[str, list[Node]] = {}  # by run, for which they were checked
+_nodes: dict[str, list[Node]] = {}  # by the name of the run for which they were checked
 
 
 def nodes_of(run: Run) -> list[Node]:
-    """The cluster's nodes, connected and checked. Raises UserError."""
+    """Connect to the cluster; its nodes, which are checked once per run. Raises UserError."""
     if run.name not in _nodes:
         ray = connect(run.config.executor, len(run.config.peers))
         _nodes[run.name] = checked(ray, run)
@@ -51,25 +51,27 @@ def nodes_of(run: Run) -> list[Node]:
 
 
 def disconnect() -> None:
-    """Leave the cluster; one that was started here ends."""
+    """Leave the cluster; this ends a cluster that was started here."""
     _nodes.clear()
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
 
 def load_ray() -> Any:
-    """The module. Raises UserError if it is not there."""
+    """The module `ray`. Raises UserError if it cannot be imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
-        raise UserError(f"executor.kind is 'ray' but Ray cannot be imported ({error}): make setup EXTRA=ray") from None
+        raise UserError(
+            f"executor.kind is 'ray', but Ray cannot be imported ({error}); install it with `make setup EXTRA=ray`"
+        ) from None
     return ray
 
 
 def connect(section: ExecutorSection, peers: int) -> Any:
-    """The module `ray`, connected; where no address is given and no cluster found, to a node that is started here,
-    with a core for each process at least, as without Ray. Raises UserError."""
+    """The module `ray`, connected to the cluster. Without an address and if none is found, Ray is started here, with at
+    least a core for each process, as without Ray. Raises UserError."""
     ray = load_ray()
     if ray.is_initialized():
         return ray
@@ -90,20 +92,20 @@ def connect(section: ExecutorSection, peers: int) -> Any:
         processes = peers * max(1, section.workers) * max(1, section.cpus_per_worker)
         console.print("  no Ray cluster found: starting Ray on this machine")
         ray.init("local", num_cpus=max(cores(), processes), object_store_memory=2**28, **options)
-    except Exception as error:  # of Ray's kinds of errors none says "no cluster" alone
+    except Exception as error:  # Ray has no kind of error that means only "no cluster"
         raise _no_cluster(address, error) from None
     return ray
 
 
 def _check_address(address: str) -> None:
-    """Ray itself tries for a minute, and says much."""
+    """Raises UserError unless a cluster listens at the address: Ray itself would try for a minute and print a lot."""
     host, _, port = address.rpartition(":")
     if address in ("auto", "local"):
         return
     if "://" in address or not host or not port.isdigit():
         raise UserError(
-            f"executor.address {address!r}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379, given to "
-            "a command that runs on one of its nodes (Ray's client, ray://, will not do)"
+            f"executor.address {address!r}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379; run the "
+            "command on one of the cluster's nodes (Ray's client, ray://, does not work)"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -112,15 +114,15 @@ def _check_address(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> UserError:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return UserError(
-        f"no Ray cluster answers at {address} ({said}); start its head with `ray start --head --port=6379`, the other "
-        "nodes and this one with `ray start --address=HEAD:6379`, and name the head's address (executor.address)"
+        f"no Ray cluster answers at {address} ({reason}); start its head with `ray start --head --port=6379`, the "
+        "other nodes and this one with `ray start --address=HEAD:6379`, and set executor.address to the head's address"
     )
 
 
 def _environment(section: ExecutorSection) -> dict[str, str]:
-    """What the processes get from this one's environment, which they do not inherit: no secrets."""
+    """Environment variables to pass on, since the processes do not inherit this one's; no secrets."""
     passed = {
         name: value
         for name, value in os.environ.items()
@@ -131,9 +133,9 @@ def _environment(section: ExecutorSection) -> dict[str, str]:
 
 
 def ray_devices(run: Run) -> list[Device]:
-    """A device for each process that the cluster can hold; on CPUs, for each that there shall be.
+    """A device for each process that the cluster can hold; on CPUs, for each process that the config requests.
 
-    Ray decides which process gets which node, so all devices are as large as the smallest.
+    Ray decides which process gets which node, so all devices count as large as the smallest.
     """
     section, nodes = run.config.executor, nodes_of(run)
     share = 1.0 if section.gpus_per_worker == "auto" else float(section.gpus_per_worker)
@@ -148,8 +150,8 @@ def ray_devices(run: Run) -> list[Device]:
 
 
 def placement_on(run: Run, together: bool | None = None) -> Placement:
-    """`peers.placement.placement_of` on the cluster: each process has a device of its own, so none take turns; where
-    engine and model do not fit a device side by side, they do. Raises UserError."""
+    """`peers.placement.placement_of` on the cluster: each process has a device of its own, so processes do not take
+    turns; engine and model do if they do not fit the device side by side. Raises UserError."""
     found = ray_devices(run)
     processes = len(run.config.peers) * max(1, run.config.executor.workers)
     if len(found) < processes:
@@ -164,8 +166,8 @@ def placement_on(run: Run, together: bool | None = None) -> Placement:
 
 
 def needs_of(run: Run, placement: Placement) -> list[Need]:
-    """What Ray reserves for each slot. On CPUs memory, too, unless `runtime.resident` says that the user has seen to
-    it: as much as a process may take, but no more than a node has."""
+    """What Ray reserves for each slot. On CPUs also memory, unless the user decided with `runtime.resident`: as much as
+    a process may take, but no more than a node has."""
     section, shapes = run.config.executor, dict[str, Any]()
     share = 1.0 if section.gpus_per_worker == "auto" else float(section.gpus_per_worker)
     if run.config.runtime.resident == "auto" and not placement.slots[0].device.is_gpu:

@@ -1,8 +1,8 @@
 """The executor of a Ray cluster: an actor per slot, in a placement group with a bundle for each.
 
-Loaded only where `executor.kind` is "ray". An actor does its calls in a thread of its own, one after the other, and
-sends what it has to tell as a stream of batches, which is how a call's answer comes, too. One that has died is replaced
-(`peers.workers.Pool`): Ray finds its bundle another node if the node is gone.
+Loaded only if `executor.kind` is "ray". An actor does its calls in a thread of its own, one after the other, and
+sends its messages, including a call's answer, as a stream of batches. `peers.workers.Pool` replaces an actor that died:
+Ray moves its bundle to another node if the node is gone.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from peers.ray_nodes import Node
 from peers.serving import Send, Server, Work
 
 ENDS = ("done", "refused", "failed")
-WORD_SECONDS = 5.0  # of waiting, after which a word is said
-START_SECONDS = 600.0  # in which the cluster must have room: other jobs may end, nodes may come
+WORD_SECONDS = 5.0  # of waiting before the user is told why
+START_SECONDS = 600.0  # to wait for resources of the cluster: other jobs may end, nodes may join
 BECAUSE = re.compile(r"actor (?:is dead|died|has died) because (.*?)\.(?:\s|$)")
 ADDRESS = re.compile(r"^\s*ip: (\S+)", re.MULTILINE)
 
@@ -36,7 +36,7 @@ ADDRESS = re.compile(r"^\s*ip: (\S+)", re.MULTILINE)
 class RayExecutor:
     """Actors of a Ray cluster. See `peers.workers.Executor`."""
 
-    deaths = 3  # nodes may come and go
+    deaths = 3  # more than on one machine: nodes may come and go
 
     def __init__(self, run: Run, placement: Placement) -> None:
         """Reserve what all slots need. Raises UserError if the cluster cannot give it."""
@@ -89,7 +89,7 @@ class RayExecutor:
         """See `Executor.messages`."""
         streams = [worker.stream for worker in workers]
         ready, _ = self.ray.wait(streams, num_returns=1, timeout=WORD_SECONDS)
-        if ready:  # and whatever else is: a worker that tells much must not keep the others waiting
+        if ready:  # take all that are ready: a worker with many messages must not keep the others waiting
             ready, _ = self.ray.wait(streams, num_returns=len(streams), timeout=0)
         for worker in workers:
             if any(worker.stream is stream for stream in ready):
@@ -98,7 +98,7 @@ class RayExecutor:
                 self._hurry(worker)
 
     def _hurry(self, worker: RayWorker) -> None:
-        """Say that a worker does not start, and give up in the end."""
+        """Report that a worker has not started yet. Raises UserError after START_SECONDS."""
         waited = time.monotonic() - worker.made
         need = self.needs[self.slots.index(worker.slot)]
         needed = _words(need.cpus, need.gpus, need.memory)
@@ -115,11 +115,11 @@ class RayExecutor:
 
 
 class RayWorker:
-    """An actor, seen from the command. See `peers.workers.Worker`."""
+    """An actor, as the command sees it. See `peers.workers.Worker`."""
 
     def __init__(self, slot: Slot, actor: Any, permit: Path, ray: Any) -> None:
         self.slot, self.actor, self.permit, self.ray = slot, actor, permit, ray
-        self.stream: Any = None  # of the call that is being done
+        self.stream: Any = None  # messages of the present call
         self.made = time.monotonic()
         self.began = self.mentioned = False
 
@@ -129,7 +129,7 @@ class RayWorker:
         return True
 
     def receive(self) -> list[tuple[str, Any]]:
-        """The next messages of the call, which are there."""
+        """The next batch of the call's messages; call it when the stream is ready."""
         errors = self.ray.exceptions
         try:
             batch: list[tuple[str, Any]] = self.ray.get(next(self.stream))
@@ -144,28 +144,28 @@ class RayWorker:
         """See `Worker.end`."""
         if not permits.take_away(self.permit, lambda: self.ray.kill(self.actor)):
             console.print(
-                f"warning: the process of peer {self.slot.peer} could not be seen to end; it has no permit to write "
-                "any more, so it ends by itself unless its machine is cut off",
+                f"warning: the process of peer {self.slot.peer} may not have ended yet; it has no permit to write any "
+                "more, so it ends by itself unless its machine is cut off",
                 soft_wrap=True,
             )
 
 
 def _reason(error: BaseException) -> str:
-    """In a few words."""
+    """Why an actor died, in a few words."""
     text = str(error)
     because, address = BECAUSE.search(text), ADDRESS.search(text)
     return (because[1] if because else type(error).__name__) + (f", node {address[1]}" if address else "")
 
 
 def _refuse_if_too_small(needs: list[Need], nodes: list[Node]) -> None:
-    """Raises UserError if not even an empty cluster can hold all slots."""
+    """Raises UserError if even an empty cluster cannot hold all slots."""
     largest = Need(max(n.cpus for n in needs), max(n.gpus for n in needs), max(n.memory for n in needs))
     if sum(largest.fit_in(node) for node in nodes) < len(needs):
         has = ", ".join(f"{node.name}: {_words(node.cpus, node.gpus, node.memory)}" for node in nodes) or "no node"
         raise UserError(
             f"the Ray cluster is too small: {len(needs)} processes need {_sum(needs)}, each on one node, and it has "
             f"{has}; add nodes, or lower executor.workers, cpus_per_worker or gpus_per_worker "
-            "(runtime.resident='all' leaves memory out of account)"
+            "(runtime.resident='all' ignores memory)"
         )
 
 
@@ -180,7 +180,7 @@ def _words(cpus: float, gpus: float, memory: float) -> str:
 
 
 def _call_of(run: Run, slot: Slot, folder: Path, send: Send) -> Callable[..., tuple[str, Any]]:
-    """`Server.call`; where there can be no server, one that says why."""
+    """`Server.call`; if the server cannot start, a call that always answers with the reason."""
     try:
         return Server(run, slot, folder, send).call
     except UserError as error:
@@ -189,7 +189,7 @@ def _call_of(run: Run, slot: Slot, folder: Path, send: Send) -> Callable[..., tu
 
 
 class _Actor:
-    """A peer's process: what `peers.serving.serve` is to a pipe."""
+    """A peer's process, as `peers.serving.serve` is for a pipe."""
 
     def __init__(self, run: Run, slot: Slot, folder: Path, permit: Path) -> None:
         permits.exit_with_permit(permit)
@@ -201,7 +201,7 @@ class _Actor:
         threading.Thread(target=self._work, args=(run, slot, folder), daemon=True).start()
 
     def _work(self, run: Run, slot: Slot, folder: Path) -> None:
-        """Do calls, all in this thread: torch counts threads, and vLLM binds them, by the thread that asks."""
+        """Do calls, all in this thread: torch's number of threads and vLLM's binding of them belong to one thread."""
         try:
             call = _call_of(run, slot, folder, self.outbox.put)
             if not slot.device.is_gpu:
@@ -212,13 +212,13 @@ class _Actor:
                 log, work, arguments = self.calls.get()
                 self.outbox.put(call(log, work, arguments, self._advance))
         finally:
-            os._exit(1)  # nobody would answer any more
+            os._exit(1)  # or calls would wait forever
 
     def _advance(self, items: int, tokens: int) -> None:
         self.outbox.put(("advance", (items, tokens)))
 
     def call(self, log: Path | None, work: Work, arguments: tuple[Any, ...]) -> Iterator[list[tuple[str, Any]]]:
-        """`Server.call`: its messages as they come, the last one what has become of it."""
+        """`Server.call`: batches of its messages as they come; the last message is the call's answer."""
         yield []  # it has started
         self.calls.put((log, work, arguments))
         batch: list[tuple[str, Any]] = []

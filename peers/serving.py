@@ -1,4 +1,4 @@
-"""In a peer's process: do the calls that the command sends, and tell it what becomes of them."""
+"""In a peer's process: do the calls that the command sends, and report their results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from peers.gpu import check_gpu
 if TYPE_CHECKING:
     from peers.placement import Slot
 
-UNKNOWN_ITEMS = 500  # of a benchmark without a limit
+UNKNOWN_ITEMS = 500  # assumed for a benchmark without a limit
 Work = Callable[..., Any]  # a module's function (run, *arguments, advance) -> something that can be pickled
 Send = Callable[[tuple[str, Any]], None]  # to the command: ("advance", (items, tokens)), ("print", text)
 
@@ -41,16 +41,16 @@ class Server:
     def __init__(self, run: Run, slot: Slot, folder: Path, send: Send) -> None:
         self.run, self.slot = run, slot
         os.chdir(folder)
-        # its own lock would be a system-wide semaphore, which a process that is killed leaves behind
+        # tqdm's own lock is a system-wide semaphore, which a killed process leaves behind
         tqdm.set_lock(threading.RLock())
         console.file = cast("IO[str]", _Messages(send))
-        self.announced: Path | None = None  # the log that says who works here
+        self.announced: Path | None = None  # the log in which this process has announced itself
         if slot.device.is_gpu:
             check_gpu()
         policy_cache.expect_requests(_requests(run))
 
     def call(self, log: Path | None, work: Work, arguments: tuple[Any, ...], advance: Advance) -> tuple[str, Any]:
-        """What becomes of a call: ("done", value), ("refused", UserError) or ("failed", traceback)."""
+        """Do a call: ("done", value), ("refused", UserError) or ("failed", traceback)."""
         try:
             if log is not None:
                 _print_to(log)
@@ -61,37 +61,37 @@ class Server:
         except UserError as error:
             answer = "refused", error
         except Exception as error:
-            with suppress(OSError):  # the log's disk may be what is full
+            with suppress(OSError):  # the log's disk may be full
                 traceback.print_exc()
-            told = trouble(error)
-            answer = ("failed", traceback.format_exc()) if told is None else ("refused", UserError(told))
+            known = trouble(error)
+            answer = ("failed", traceback.format_exc()) if known is None else ("refused", UserError(known))
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             flush_or_drop(stream, number)
         return answer
 
 
 def _requests(run: Run) -> int:
-    """About how many an engine has in a round, as far as files tell it at once."""
+    """About how many requests an engine gets in a round, as far as the config and manifests say."""
     config, k = run.config, run.config.evaluate.samples
     questions: int = (shards.read_manifest(run.prompts_dir) or {"rows": 0})["rows"]
     sampled = config.generate.samples if config.score.needs_samples else 0
     items = sum(benchmark.limit or UNKNOWN_ITEMS for benchmark in config.benchmarks)
-    return questions * (2 + sampled) + items * (k + 1)  # 2: in the chain, and alone
+    return questions * (2 + sampled) + items * (k + 1)  # 2: one in the chain, one alone
 
 
 def serve(connection: Connection, run: Run, slot: Slot, folder: Path, busy: Any, number: int) -> None:
-    """Do calls until the other end of the pipe is gone; `busy[number]` is 1 meanwhile, as is that of each process at
-    work."""
+    """Do calls until the other end of the pipe is closed. `busy` has a 1 for each process that is doing a call, this
+    one at `number`."""
     open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         server = Server(run, slot, folder, connection.send)
-    except UserError as error:  # the answer to the first call
+    except UserError as error:  # it answers the first call
         connection.recv()
         connection.send(("refused", error))
         return
-    # on a GPU other threads would compile anew
+    # on a GPU another number of threads would compile again
     balance = None if slot.device.is_gpu else _Balance(busy, run.config.executor.cpus_per_worker)
 
     def advance(items: int, tokens: int) -> None:
@@ -113,8 +113,7 @@ def serve(connection: Connection, run: Run, slot: Slot, folder: Path, busy: Any,
 
 
 def _die_with_parent() -> None:
-    """End this process when the one that asked for it is gone, whatever it is busy with: nothing may be written to a
-    run that nobody holds the lock of."""
+    """End this process at once when its parent is gone: nothing may be written to a run whose lock nobody holds."""
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -122,7 +121,7 @@ def _die_with_parent() -> None:
 
 
 class _Balance:
-    """Gives torch `fixed` threads, or its share of the cores: all of them to a process that is alone at work."""
+    """Gives torch `fixed` threads, or with 0 the process's share of the cores, split among those at work."""
 
     def __init__(self, busy: Any, fixed: int) -> None:
         import torch
@@ -138,7 +137,7 @@ class _Balance:
 
 
 class _Messages(TextIOBase):
-    """What a worker tells the person goes through the command, which knows where the progress line is."""
+    """Sends what a worker prints for the user to the command, which knows where the progress line is."""
 
     def __init__(self, send: Send) -> None:
         self.send = send
@@ -150,7 +149,7 @@ class _Messages(TextIOBase):
 
 
 def _print_to(log: Path) -> None:
-    """Send what libraries print, on whatever level, to a stage's log."""
+    """Redirect what libraries print, also from C, to a stage's log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):

@@ -27,8 +27,6 @@ from peers.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_merged
 from peers.start import check_base, check_fit, check_given, start_identity
 from peers.weights import (
     beside_weights,
-    check_kind,
-    check_weights,
     error_first_line,
     read_header,
     read_model_json,
@@ -36,6 +34,7 @@ from peers.weights import (
     weight_files,
     weights_fingerprint,
 )
+from peers.weights_check import check_kind, check_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,14 +46,14 @@ MODEL_COPIES = ["consolidated*", "*/*"]  # the same weights for other programs
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
 EXTRAS = ("pocket", "qwen")  # lists there of packages with models
 CONVERSION = 2  # version of what is in the cache; 1 kept models with missing tensors
-MERGE_SEED = 17  # of the rounding; not the run's, so that runs share the merged model
+MERGE_SEED = 17  # seeds the rounding; not the run's seed, so that runs share the merged model
 STORED_AS = {"bfloat16": "BF16", "float32": "F32"}  # in safetensors
 
 
 def check_peers(config: Config) -> None:
-    """Everything about the peers that can be wrong and seen in files of a few kilobytes. Raises UserError.
+    """Check everything about the peers that shows in files of a few kilobytes. Raises UserError.
 
-    `model_directory` looks at their weights.
+    `model_directory` checks their weights.
     """
     for peer in config.peers:
         files = _files(peer)
@@ -62,8 +61,8 @@ def check_peers(config: Config) -> None:
             check_pieces(peer, files)
         elif peer.sha256 is not None:
             raise UserError(
-                f"peer {peer.name}: sha256 is set, which is of a GGUF file, but its model is {peer.model!r}; leave it "
-                "out (`revision` fixes a hub model)"
+                f"peer {peer.name}: sha256 is set, but its model {peer.model!r} is not a GGUF file; leave it out "
+                "(`revision` pins a hub model)"
             )
         directory = _directory(peer)
         if directory is not None:
@@ -88,7 +87,7 @@ def _is_gguf(path: str) -> bool:
 
 
 def _files(peer: PeerSection) -> list[Path]:
-    """GGUF file or its pieces; empty if the model is a directory or a hub name."""
+    """The GGUF file or its pieces; empty if the model is a directory or a hub name."""
     parts = [peer.here(part) for part in ([peer.model] if isinstance(peer.model, str) else peer.model)]
     if isinstance(peer.model, str) and not _is_gguf(parts[0]):
         return []
@@ -96,7 +95,7 @@ def _files(peer: PeerSection) -> list[Path]:
 
 
 def _locate(peer: PeerSection, path: str) -> Path:
-    """Resolve package:MODULE/FILE without importing the package."""
+    """A path, or package:MODULE/FILE without importing the package. Raises UserError if it is not installed."""
     if not path.startswith("package:"):
         return Path(path).expanduser()
     module, _, inside = path.removeprefix("package:").partition("/")
@@ -110,7 +109,7 @@ def _locate(peer: PeerSection, path: str) -> Path:
 
 
 def _how_to_install(module: str) -> str:
-    """The optional list of requirements/ that has a package, by the name of its module; else pip."""
+    """How to install a module's package: by an optional list in requirements/, else by pip."""
     name = module.lower().replace("_", "-")
     for extra in EXTRAS:
         pins = (REQUIREMENTS / f"{extra}.txt").read_text(encoding="utf-8").splitlines()
@@ -130,21 +129,21 @@ def _directory(peer: PeerSection) -> Path | None:
 
 
 def _local(name: str) -> Path | None:
-    """A path, there or not; None for a hub name, which is "model" or "owner/model"."""
+    """A local path, which may not exist; None for a hub name, which is "model" or "owner/model"."""
     path = Path(name).expanduser()
     return path if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 else None
 
 
 def is_local(peer: PeerSection) -> bool:
-    """Whether a peer's model is in files of this machine, and no name on the hub."""
+    """Whether a peer's model is a local path, and not a name on the hub."""
     return bool(_files(peer)) or _directory(peer) is not None
 
 
 def missing_files(peer: PeerSection, local: bool) -> list[Path]:
-    """Paths of a peer's model, and of the adapter that it starts from, that are not here.
+    """Paths of a peer's model, and of the adapter that it starts from, that do not exist.
 
-    `local`: the model is known to be a path, which by its form (models/a) could be a hub name, too. Raises UserError
-    for a package that is not installed.
+    `local`: the model is known to be a path, although it (models/a) could also be a hub name. Raises UserError for a
+    package that is not installed.
     """
     model: list[Path | None] = [*_files(peer)] or [_directory(peer)]
     if local and model == [None] and isinstance(peer.model, str):
@@ -157,8 +156,8 @@ def model_directory(peer: PeerSection, config: Config) -> Path:
     """The peer's base model as a directory with weights of its dtype, the adapter that it starts from merged into them;
     downloads, converts and merges on first use.
 
-    Raises UserError if there is no such model, its weights are not all there, the model's, and finite, or the adapter
-    is none that fits them.
+    Raises UserError if there is no such model, its weights are incomplete, another model's or not finite, or the
+    adapter does not fit them.
     """
     files = _files(peer)
     directory = _converted(peer, files) if files else _directory(peer) or _downloaded(peer, _positions(config))
@@ -166,12 +165,12 @@ def model_directory(peer: PeerSection, config: Config) -> Path:
     _check_weights(peer, directory)
     converted = _in_dtype(peer, directory)
     if converted != directory:
-        _check_weights(peer, converted)  # it may have been damaged since it was made
+        _check_weights(peer, converted)  # it may have been damaged since
     return converted if peer.adapter is None else _started(peer, converted)
 
 
 def _started(peer: PeerSection, base: Path) -> Path:
-    """Base and the adapter that the peer starts from, merged once into the cache."""
+    """The base merged with the adapter that the peer starts from, made once in the cache."""
     assert peer.adapter is not None
     name = peer.here(peer.adapter)
     adapter = _local(name) or _fetched(peer, name, None, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "pst.json"])
@@ -179,7 +178,7 @@ def _started(peer: PeerSection, base: Path) -> Path:
     check_base(peer, adapter, base)
 
     def make(work: Path) -> None:
-        write_merged(base, adapter, work, peer.dtype, MERGE_SEED, advice="take another adapter, or dtype = 'float32'")
+        write_merged(base, adapter, work, peer.dtype, MERGE_SEED, advice="use another adapter, or dtype = 'float32'")
 
     merged = _cached(peer, adapter, [*_content(base), *start_identity(adapter)], make)
     _check_weights(peer, merged)
@@ -193,7 +192,7 @@ def _content(directory: Path) -> list[str]:
 def base_model(peer: PeerSection) -> str:
     """What an adapter says about its base: the hub model's name, or that it is local; never a cache folder.
 
-    Of a peer that started from an adapter it is no name that could be loaded: without that one it would be wrong.
+    If the peer started from an adapter, it is not a name that can be loaded: the base alone would be the wrong one.
     """
     if isinstance(peer.model, str) and not _files(peer) and _directory(peer) is None:
         base = peer.model
@@ -203,7 +202,7 @@ def base_model(peer: PeerSection) -> str:
 
 
 def hub_config(peer: PeerSection) -> dict[str, Any] | None:
-    """A hub model's config.json, fetched alone; None for models of this machine. Raises UserError."""
+    """A hub model's config.json, fetched alone; None for local models. Raises UserError."""
     if _files(peer) or _directory(peer) is not None:
         return None
     assert isinstance(peer.model, str)
@@ -226,18 +225,18 @@ def _fetched(peer: PeerSection, name: str, revision: str | None, files: list[str
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=MODEL_COPIES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        if trouble(error):  # the hub's cache is on a full disk, say
+        if trouble(error):  # such as a full disk under the hub's cache
             raise
         answers = [each for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)]
         if answers and answers[0].response.status_code in (401, 403):
             raise UserError(
-                f"peer {peer.name}: the hub refuses {name!r} ({answers[0].response.status_code}); it does so for "
-                f"gated, private and unknown models: accept the licence on https://huggingface.co/{name}, then "
+                f"peer {peer.name}: the hub refuses {name!r} ({answers[0].response.status_code}), as it does for "
+                f"gated, private and unknown models; accept the licence on https://huggingface.co/{name}, then "
                 "log in with `.venv/bin/hf auth login` or set HF_TOKEN"
             ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"peer {peer.name}: {name!r} is no local directory and cannot be fetched from the hub: {reason}"
+            f"peer {peer.name}: {name!r} is not a local directory and cannot be fetched from the hub: {reason}"
         ) from error
 
 
@@ -249,7 +248,7 @@ def _converted(peer: PeerSection, files: list[Path]) -> Path:
     if peer.sha256 is not None and found != peer.sha256.lower():
         raise UserError(
             f"peer {peer.name}: {named} has the SHA-256 {found}; expected {peer.sha256.lower()} (the peer's sha256); "
-            "fetch or install it again, or correct that key"
+            "fetch or install it again, or correct sha256"
         )
 
     def make(work: Path) -> None:
@@ -269,8 +268,8 @@ def _converted(peer: PeerSection, files: list[Path]) -> Path:
 
 
 def _in_dtype(peer: PeerSection, directory: Path) -> Path:
-    """The directory if its weights are of the peer's dtype, else a converted copy in the cache: engines, scoring
-    and merges must all begin with the same numbers."""
+    """The directory if its weights have the peer's dtype, else a converted copy in the cache: engines, scoring and
+    merges must all start from the same numbers."""
 
     types = {tensor.dtype for file in weight_files(directory) for tensor in read_header(file).values()}
     if types.isdisjoint({"F64", "F32", "F16", "BF16"} - {STORED_AS[peer.dtype]}):
@@ -289,13 +288,13 @@ def _in_dtype(peer: PeerSection, directory: Path) -> Path:
 
 
 def _cast(peer: PeerSection, file: Path, name: str, tensor: Tensor) -> Tensor:
-    """A tensor of the peer's dtype; integers stay. Raises UserError for numbers that are too large for it."""
+    """A tensor in the peer's dtype; integers stay. Raises UserError for numbers that are too large for it."""
     import torch
 
     if not tensor.is_floating_point():
         return tensor
     cast = tensor.to(getattr(torch, peer.dtype))
-    if not cast.isfinite().all():  # those of the file are
+    if not cast.isfinite().all():  # the file's own numbers are finite
         raise UserError(
             f"peer {peer.name}: {file}: {name} has numbers up to {tensor.abs().max().item():.4g}, which {peer.dtype} "
             f"cannot hold; set the peer's dtype to {'float32' if peer.dtype != 'float32' else 'one that can'}"
@@ -314,14 +313,14 @@ def _cached(peer: PeerSection, source: Path, identity: list[Any], make: Callable
     CACHE.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f"{target.name}.lock")
     with FileIO(path, "w") as lock:
-        take(lock, path, wait=True)  # another run may be at it: wait for its result
+        take(lock, path, wait=True)  # another run may be making it: wait for its result
         if (target / "config.json").is_file():
             return target
         console.print(
             f"  converting {source.name} for peer {peer.name} (once; the result is kept in {CACHE})", markup=False
         )
         work = target.with_name(f"{target.name}.tmp")
-        shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
+        shutil.rmtree(work, ignore_errors=True)  # left by a call that was killed
         work.mkdir(parents=True)
         try:
             make(work)
@@ -345,7 +344,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # of many kinds: the files' JSON, the library's, the config's
+    except Exception as error:  # JSON, library and config errors of many kinds
         if trouble(error):
             raise
         raise UserError(
@@ -355,7 +354,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def compute_dtype(peer: PeerSection, compute: Literal["auto", "weights", "float32"]) -> str:
-    """Type in which a peer is run; its stored weights keep `peer.dtype`. See `runtime.compute`."""
+    """Type in which a peer runs; its stored weights keep `peer.dtype`. See `runtime.compute`."""
     import torch
 
     if compute == "float32":
@@ -366,7 +365,7 @@ def compute_dtype(peer: PeerSection, compute: Literal["auto", "weights", "float3
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bf16 products; without them they are many times slower than float32's."""
+    """Whether this CPU has instructions for bf16 products, which without them are much slower than float32 ones."""
     import torch
 
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -1,9 +1,9 @@
 """What can be wrong with the LoRA adapter that a peer starts from (`peers[].adapter`).
 
-Such an adapter is merged into the base once (peers/source.py), and the result is the peer's base from then on. So the
-untouched peer of round 0, of the guard and of the frozen verifier is the one that was asked for, all that comes after
-sees one model directory, and the run trains an adapter of its own rank, whatever form the given one has. Anything but
-plain low-rank factors of linear layers is refused: left out in silence, it would make another peer.
+The adapter is merged into the base once (peers/source.py), and the result is the peer's base from then on. So the
+untouched peer of round 0, of the guard and of the frozen verifier is the configured one, later code sees one model
+directory, and the run trains an adapter of its own rank, whatever form the given one has. Anything but plain low-rank
+factors of linear layers is refused: silently left out, it would make a different peer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from peers.weights import (
 )
 
 INSTEAD = "merge it into its base with peft (merge_and_unload), and give the result as the peer's model"
-# Options of peft's LoraConfig under which the adapted weight is still W + scale B A. Any other that is set is refused,
-# those of later versions of peft, too.
+# Options of peft's LoraConfig under which the adapted weight is still W + scale B A. Any other option that is set is
+# refused, including those that later versions of peft add.
 PLAIN = {
     "base_model_name_or_path",
     "ensure_weight_tying",
@@ -54,7 +54,7 @@ PLAIN = {
     "task_type",
     "use_rslora",
 }
-PROOF = "pst.json"  # of what an adapter of this project was trained on
+PROOF = "pst.json"  # says what an adapter of this project was trained on
 UNSET: tuple[Any, ...] = (None, False, "none", {}, [])
 KEEPS_BASE = (
     None,
@@ -63,13 +63,13 @@ KEEPS_BASE = (
     "gaussian",
     "orthogonal",
     "eva",
-)  # other beginnings (PiSSA, LoftQ) change the base, too
+)  # other initialisations (PiSSA, LoftQ) change the base, too
 
 
 def check_given(peer: PeerSection, adapter: Path) -> dict[str, Stored]:
     """The tensors of an adapter by name: pairs of finite low-rank factors. Raises UserError if it is anything else.
 
-    Whether it fits the base is for `check_fit`, since that may have to be fetched or converted first.
+    Whether it fits the base is for `check_fit`, since the base may have to be fetched or converted first.
     """
     refusal = f"peer {peer.name}: adapter {adapter}"
     if not adapter.is_dir():
@@ -93,16 +93,16 @@ def check_given(peer: PeerSection, adapter: Path) -> dict[str, Stored]:
 
 
 def check_plain(refusal: str, config: Mapping[str, Any]) -> None:
-    """Raises UserError unless an adapter_config.json is of plain LoRA. Some other options have peft import a module by
-    its name, which a run from elsewhere could bring along."""
+    """Raises UserError unless an adapter_config.json is of plain LoRA. With some other options peft imports a module by
+    name, which a run from elsewhere could bring along."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise UserError(f"{refusal} is of peft's type {kind!r}; expected LORA; {INSTEAD}")
+        raise UserError(f"{refusal} has peft_type {kind!r}; expected LORA; {INSTEAD}")
     for key, value in sorted(config.items()):
         if key not in PLAIN and value not in UNSET:
             raise UserError(
-                f"{refusal} has {key} = {str(value)[:60]} in {ADAPTER_CONFIG}; expected plain LoRA, from which alone "
-                f"a peer can start; {INSTEAD}"
+                f"{refusal} has {key} = {str(value)[:60]} in {ADAPTER_CONFIG}; a peer can start only from plain LoRA; "
+                f"{INSTEAD}"
             )
     begin = config.get("init_lora_weights")
     if begin not in KEEPS_BASE:
@@ -121,8 +121,8 @@ def _check_factors(refusal: str, stored: Mapping[str, Stored], rank: int) -> Non
     odd = sorted(name for name in stored if not (name.startswith(PREFIX) and name.endswith((LORA_A, LORA_B))))
     if odd or not stored:
         raise UserError(
-            f"{refusal} has {odd[0] if odd else 'no tensors'} ({len(odd)} such tensors); expected {PREFIX}…{LORA_A} "
-            f"and …{LORA_B} alone; {INSTEAD}"
+            f"{refusal} has {odd[0] if odd else 'no tensors'} ({len(odd)} such tensors); expected only "
+            f"{PREFIX}…{LORA_A} and …{LORA_B}; {INSTEAD}"
         )
     for name, tensor in sorted(stored.items()):
         module = name.removesuffix(LORA_A).removesuffix(LORA_B)
@@ -132,12 +132,12 @@ def _check_factors(refusal: str, stored: Mapping[str, Stored], rank: int) -> Non
             raise UserError(f"{refusal}: {name} is stored as {tensor.dtype}; expected bfloat16, float16 or float32")
         if len(tensor.shape) != 2 or tensor.shape[0 if name.endswith(LORA_A) else 1] != rank:
             raise UserError(
-                f"{refusal}: {name} is {list(tensor.shape)}, which has not the rank r = {rank} of its config"
+                f"{refusal}: {name} is {list(tensor.shape)}, which does not have the rank r = {rank} of its config"
             )
 
 
 def check_fit(peer: PeerSection, adapter: Path, stored: Mapping[str, Stored], directory: Path) -> None:
-    """Every pair of factors (`check_given`) must have a weight of its shape in the base. Raises UserError."""
+    """Every pair of factors (`check_given`) needs a weight of its shape in the base. Raises UserError."""
     base, turned = read_stored(peer, directory), is_turned(read_model_json(peer, directory / "config.json"))
     refusal = f"peer {peer.name}: adapter {adapter}"
     for name in sorted(stored):
@@ -149,7 +149,8 @@ def check_fit(peer: PeerSection, adapter: Path, stored: Mapping[str, Stored], di
         shape = shape[::-1] if turned else shape
         if target not in base:
             raise UserError(
-                f"{refusal} changes {target}, which {peer.model} does not have; give the adapter's own base"
+                f"{refusal} changes {target}, which {peer.model} does not have; give the adapter's own base as the "
+                "model"
             )
         if base[target].shape != shape:
             raise UserError(
@@ -159,10 +160,7 @@ def check_fit(peer: PeerSection, adapter: Path, stored: Mapping[str, Stored], di
 
 
 def check_base(peer: PeerSection, adapter: Path, base: Path) -> None:
-    """An adapter that this project has trained (it has pst.json) wants the very weights that it was trained on.
-
-    Raises UserError for others.
-    """
+    """Raises UserError if this project trained the adapter (it has pst.json) on other weights than this base."""
     path = adapter / PROOF
     if not path.is_file():
         return
@@ -181,22 +179,22 @@ def _name(found: Mapping[str, Any]) -> str:
 
 
 def _compare_names(peer: PeerSection, adapter: Path, named: Any) -> None:
-    """Warn where the adapter names another base. It is no proof: the same weights have many names (forks, paths)."""
+    """Warn if the adapter names another base. That proves nothing: the same weights have many names (forks, paths)."""
     if (adapter / PROOF).is_file() or not isinstance(named, str) or not isinstance(peer.model, str):
         return
     theirs, mine = (PurePosixPath(name.removeprefix("local: ")).name for name in (named, peer.model))
     if theirs.lower() != mine.lower():
         _warn(
             f"  peer {peer.name}: adapter {adapter} says that its base is {named}; the peer's model is {peer.model}. "
-            "If these are not the same weights, the merged peer is worthless"
+            "If these are different weights, the merged peer is worthless"
         )
 
 
-@functools.cache  # once a process: every stage checks the peers
+@functools.cache  # once per process: every stage checks the peers
 def _warn(text: str) -> None:
     console.print(text, markup=False)
 
 
 def start_identity(adapter: Path) -> list[str]:
-    """What a merge depends on of an adapter."""
+    """What a merge depends on in an adapter: the checksums of its files."""
     return [shards.checksum(adapter / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]

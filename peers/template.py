@@ -1,7 +1,7 @@
-"""A tokenizer's chat template, found out by trying: what it writes around a response, and around a thought.
+"""A tokenizer's chat template, explored by applying it: what it writes around a response, and around a thought.
 
-Templates differ in what they know: some demand a system turn, some begin a thought for the model (`<think>` at the end
-of the prompt, as DeepSeek-R1's), some write an empty one before an answer without a thought (Qwen 3's). None says so.
+Templates differ without declaring it: some demand a system turn, some begin a thought for the model (`<think>` at the
+end of the prompt, as DeepSeek-R1's), some write an empty thought before an answer that has none (Qwen 3's).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
-# for templates that would else put today's date into every prompt (Llama 3, SmolLM 3): rounds must not differ by it
+# a fixed date for templates that would put today's into every prompt (Llama 3, SmolLM 3), so that rounds do not differ
 TODAY: dict[str, Any] = {"date_string": "26 Jul 2024", "strftime_now": date(2024, 7, 26).strftime}
-QUIET = ("enable_thinking", "thinking")  # what templates call the argument that, when false, has them write no thought
+QUIET = ("enable_thinking", "thinking")  # templates' names for the argument that, if false, turns thoughts off
 EMPTY_THOUGHT = re.compile(rf"{re.escape(OPENS)}\s*{re.escape(CLOSES)}\s*$")
 
 
@@ -32,10 +32,10 @@ class TurnMarkup(NamedTuple):
 
     prompt: str = ""  # up to where the response begins
     separator: str = " "  # the white space before it
-    after: str = ""  # after the last one
-    between: str = ""  # between one and the next question
-    opening: str = ""  # the beginning of a thought with which the prompt ends
-    closing: str = ""  # what follows the prompt where a response has no thought: what makes of it an empty one
+    after: str = ""  # after the last response
+    between: str = ""  # between a response and the next question
+    opening: str = ""  # the beginning of a thought, if the prompt ends with one
+    closing: str = ""  # follows the prompt before a response without a thought: makes or completes an empty thought
 
 
 def message(role: str, content: str) -> Message:
@@ -54,10 +54,10 @@ class ChatTemplate:
         self._try()
 
     def apply(self, messages: list[Message], add_generation_prompt: bool, **more: Any) -> str:
-        """A conversation as text. Raises UserError with the template's own words."""
+        """A conversation as text. Raises UserError, with the template's own message, if it fails."""
         try:
             return self._render([*self.system, *messages], add_generation_prompt, **more)
-        except Exception as error:  # jinja's, and whatever a template makes of our messages
+        except Exception as error:  # jinja's, or anything else that a template may raise
             raise self._refusal(error) from error
 
     def _render(self, messages: list[Message], add_generation_prompt: bool, **more: Any) -> str:
@@ -72,23 +72,23 @@ class ChatTemplate:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return UserError(
             f"peer {self.peer.name}: its chat template cannot be applied to a question and its answer ({first}); "
-            "mend chat_template, or use template = 'plain'"
+            "fix chat_template, or use template = 'plain'"
         )
 
     def _check_arguments(self) -> None:
-        """Names that the template does not mention would change nothing. Raises UserError."""
+        """Raises UserError for an argument that the template does not mention, and so would have no effect."""
         templates = self.tokenizer.chat_template
         text = " ".join(templates.values()) if isinstance(templates, dict) else str(templates)
         own = {"messages", *inspect.signature(self.tokenizer.apply_chat_template).parameters}
         for name in self.arguments:
             if name in own or not re.search(rf"\b{re.escape(name)}\b", text):
-                why = "which are the project's to set" if name in own else "which its chat template does not use"
+                why = "which PST sets itself" if name in own else "which its chat template does not use"
                 raise UserError(
                     f"peer {self.peer.name}: template_arguments has {name!r}, {why}; correct the name or leave it out"
                 )
 
     def _try(self) -> None:
-        """A template that refuses a question without a system turn gets an empty one."""
+        """Use an empty system turn if the template refuses a question without one. Raises UserError."""
         asked = [message("user", "x")]
         try:
             self._render(asked, add_generation_prompt=True)
@@ -118,8 +118,8 @@ class ChatTemplate:
         return TurnMarkup(prompt, "" if space.strip() else space, after, between, opening, closing)
 
     def _closing(self, prompt: str, opening: str, written: str) -> str:
-        """What makes an empty thought after the prompt, in the template's own form: what it writes before an answer in
-        a conversation, or where it is told not to think; "" for one that knows no thoughts."""
+        """The text that makes an empty thought after the prompt, as the template itself writes it before an answer in a
+        conversation, or with thinking turned off; "" for a template without thoughts."""
         if EMPTY_THOUGHT.search(prompt):
             return ""
         if CLOSES in written:
@@ -134,8 +134,8 @@ class ChatTemplate:
 
 
 def end_of_turn(turn: TurnMarkup, controls: Controls) -> int | None:
-    """The first token that the template writes after a response. Some write none after the last one but one before
-    the next question; that is not the one with which a question begins."""
+    """The first token that the template writes after a response. Some templates write none after the last response,
+    only between it and the next question: then that token, unless a question begins with it. None without one."""
     bos = controls.tokenizer.bos_token_id
     begins = [token for token in controls.added_in(turn.prompt) if token != bos][:1]
     between = [token for token in controls.added_in(turn.between)[:1] if token not in begins]

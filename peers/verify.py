@@ -1,4 +1,4 @@
-"""A peer as verifier: how right it finds a response, by two logits of one prefill."""
+"""A peer as verifier: how right it finds a response, from two logits of one prefill."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ QuestionResponses = list[tuple[str, str]]  # (question, response)
 def logit_scores(
     lm: LanguageModel, prompts: PeerPrompts, asked: QuestionResponses, budget: int, advance: Advance, parts: int = 1
 ) -> list[float]:
-    """log p(Yes) - log p(No) of each (question, response), in nats, in batches of `budget` tokens; the first of `parts`
-    such calls."""
+    """log p(Yes) - log p(No) of each (question, response), in nats, in batches of `budget` tokens.
+
+    `parts` as in `score_pairs`."""
     from peers.logprob.scoring import score_next
 
     tokens = prompts.all_of("verify", [(question, (response,)) for question, response in asked])

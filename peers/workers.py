@@ -1,13 +1,13 @@
-"""Who does what when: the peers' calls are queued here and given to their processes, in order.
+"""The queue of the peers' calls, which are given to their processes in order.
 
 A stage submits what needs a model; the main process plans, joins and writes, and runs no model. The placement
 (peers/placement.py) says which processes a peer has and on which device; an executor starts them: peers/local.py on
 this machine, peers/ray_executor.py on a cluster. A process keeps its libraries, its engine and its model from one call
 to the next, through all stages and rounds of a command.
 
-Side by side on a CPU, the peers' processes share the cores: small models leave most of a core's time to Python and to
-single threads, so N processes of one thread do more than one of N threads. Where the models of a device do not fit side
-by side, its peers take turns: on a GPU the one that waits sleeps, its weights in host memory; on a CPU its process
+Side by side on a CPU, the peers' processes share the cores: small models spend most of a core's time in Python and in
+single threads, so N processes of one thread do more than one of N threads. If the models of a device do not fit side
+by side, its peers take turns: on a GPU a waiting peer sleeps, with its weights in host memory; on a CPU its process
 ends.
 """
 
@@ -34,19 +34,19 @@ from peers.serving import Work
 
 __all__ = ["Executor", "Job", "Pool", "Work", "Worker", "Workers"]
 
-CALL_BATCHES = 4  # of an engine's batches, in one call: enough for few stragglers, few enough to lose in a kill
+CALL_BATCHES = 4  # an engine's batches per call: enough that it seldom runs half empty, few enough to lose in a kill
 
 
 @dataclass(frozen=True)
 class Job:
-    """A call that needs a peer's process: `work(run, *arguments, advance)`, or with its units before `advance`."""
+    """A call that needs a peer's process: `work(run, *arguments, advance)`, with any units before `advance`."""
 
     peer: str
     work: Work
     arguments: tuple[Any, ...]
     units: tuple[Any, ...] = ()
     requests: int = 0  # to an engine
-    deaths: int = 0  # of processes that were at it
+    deaths: int = 0  # of processes that were doing it
 
     def __add__(self, other: Job) -> Job:
         return replace(self, units=self.units + other.units, requests=self.requests + other.requests)
@@ -57,30 +57,30 @@ class Job:
         return bool(self.units and other.units) and mine == theirs and not (self.deaths or other.deaths)
 
     def after_a_death(self) -> list[Job]:
-        """What is to be done again, unit by unit, so that a further death tells of which: what is finished is seen to
-        be there."""
+        """The jobs to repeat, unit by unit, so that another death shows which unit is to blame. Finished units are
+        found on disk."""
         again = replace(self, deaths=self.deaths + 1)
         each = -(-self.requests // len(self.units)) if self.units else 0
         return [replace(again, units=(unit,), requests=each) for unit in self.units] or [again]
 
 
 class Workers(Protocol):
-    """Where the stages send what needs a model."""
+    """Where the stages send calls that need a model."""
 
     def submit(
         self, peer: str, work: Work, *arguments: Any, units: Iterable[Any] | None = None, requests: int = 0
     ) -> None:
-        """Queue `work(run, *arguments, advance)` for a peer; its calls are begun in order.
+        """Queue `work(run, *arguments, advance)` for a peer; its calls start in order.
 
-        With `units`, of which each asks an engine for so many `requests`: `work(run, *arguments, units, advance)`,
-        in one call or several, by several processes where the peer has some.
+        With `units`: `work(run, *arguments, units, advance)`, in one call or several, in several processes if the peer
+        has them. `requests` is the number of engine requests of each unit.
         """
         ...
 
     def results(self, line: Task | None = None) -> Iterator[tuple[Job, Any]]:
-        """Each call with its result as they finish, until none is left; more may be submitted meanwhile.
+        """Each call with its result, as they finish, until none is left; more may be submitted meanwhile.
 
-        Raises what a call has raised.
+        Raises UserError if a call raised it, RuntimeError with the traceback for any other error of a call.
         """
         ...
 
@@ -91,7 +91,7 @@ class Worker(Protocol):
     slot: Slot
 
     def send(self, log: Path | None, work: Work, arguments: tuple[Any, ...]) -> bool:
-        """Have `peers.serving.Server.call` done. False if the process is dead, which `messages` tells, too."""
+        """Start `peers.serving.Server.call`. False if the process is dead, which `messages` reports, too."""
         ...
 
     def end(self) -> None:
@@ -102,50 +102,50 @@ class Worker(Protocol):
 class Executor(Protocol):
     """How processes are started, and where."""
 
-    deaths: int  # of the processes at one unit, or call, at which the stage is given up
+    deaths: int  # of processes at the same unit or call; with so many the stage fails
 
     def start(self, run: Run, slot: Slot) -> Any:
-        """A new `Worker`; `run` is what its calls are given."""
+        """A new `Worker`; `run` is the first argument of its calls."""
         ...
 
     def messages(self, workers: Sequence[Any]) -> Iterator[tuple[Any, str, Any]]:
-        """Wait until one of the workers has something to tell: (worker, kind, value) with the kinds of
-        `peers.serving`, or ("died", reason)."""
+        """Wait for messages of the workers: (worker, kind, value) with the kinds of `peers.serving`, or "died" and the
+        reason."""
         ...
 
     def close(self) -> None:
-        """Give back what the executor itself holds."""
+        """Free what the executor itself holds."""
         ...
 
 
 @dataclass
 class _Process:
-    """A worker and what it does."""
+    """A worker and its present job."""
 
     worker: Any
     job: Job | None = None
-    advanced: list[int] = field(default_factory=lambda: [0, 0])  # items and tokens of the job that are counted
-    awake: bool = False  # it may have memory of its device
-    since: float = 0.0  # when the job was given
+    advanced: list[int] = field(default_factory=lambda: [0, 0])  # items and tokens of the job reported so far
+    awake: bool = False  # it may hold memory of its device
+    since: float = 0.0  # when the job started
 
 
 class Pool(AbstractContextManager["Pool"]):
-    """`Workers` in processes of their own. Those that run end with this object, whatever ends it."""
+    """`Workers` in processes of their own, which end with this object, whatever ends it."""
 
     def __init__(self, run: Run, together: bool | None = None) -> None:
         self.run, self.choice = run, together
-        self.log: Path | None = None  # where the libraries of the workers print to
+        self.log: Path | None = None  # where the workers' libraries print
         self.queues: dict[str, deque[Job]] = {name: deque() for name in run.config.peer_names}
         self.processes: dict[Slot, _Process] = {}
 
     @cached_property
     def seeded(self) -> bool:
-        """Whether each request draws from a seed of its own: then no sample depends on what else is in a call."""
+        """Whether each request has its own seed: then no sample depends on what else is in a call."""
         return engine_kind(self.run.config.generate) == "vllm"
 
     @cached_property
     def placement(self) -> Placement:
-        """Which processes there are, and where."""
+        """The processes and their devices. Raises UserError if a peer does not fit."""
         if self.run.config.executor.kind == "ray":
             from peers.ray_cluster import placement_on
 
@@ -154,7 +154,7 @@ class Pool(AbstractContextManager["Pool"]):
 
     @cached_property
     def devices(self) -> dict[str, list[str]]:
-        """Each peer's, by name."""
+        """The names of each peer's devices."""
         names: dict[str, list[str]] = {}
         for slot in self.placement.slots:
             names.setdefault(slot.peer, []).append(slot.device.name)
@@ -162,8 +162,8 @@ class Pool(AbstractContextManager["Pool"]):
 
     @cached_property
     def executor(self) -> Executor:
-        """What starts them."""
-        permits.take_all_away(self.run)  # of a command that was killed
+        """The executor that starts the processes."""
+        permits.take_all_away(self.run)  # left by a command that was killed
         if self.run.config.executor.kind == "ray":
             from peers.ray_executor import RayExecutor
 
@@ -207,7 +207,7 @@ class Pool(AbstractContextManager["Pool"]):
                         yield job, value
 
     def _dispatch(self) -> bool:
-        """Give idle processes their next call; False if nothing is left to do or to wait for."""
+        """Give idle processes their next call; False if nothing is left to do or wait for."""
         for slot in self.placement.slots:
             idle = slot not in self.processes or self.processes[slot].job is None
             if idle and self.queues[slot.peer] and self._has_turn(slot):
@@ -217,17 +217,17 @@ class Pool(AbstractContextManager["Pool"]):
         return any(self.queues.values()) or any(process.job for process in self.processes.values())
 
     def _run_of(self, slot: Slot) -> Run:
-        """The run as a process sees it: what `auto` and 0 have come to for its device."""
+        """The run as a process sees it, with `auto` and 0 resolved for its device."""
         runtime = resolve_runtime(self.run.config.runtime, slot, self.placement.takes_turns(slot))
         return Run(self.run.name, self.run.config.model_copy(update={"runtime": runtime}))
 
     def _has_turn(self, slot: Slot) -> bool:
-        """Whether a process may have memory of its device now; makes room for it where that can be."""
+        """Whether a process may use its device's memory now; frees memory for it where possible."""
         if not self.placement.takes_turns(slot):
             return True
         others = [p for s, p in self.processes.items() if s.device == slot.device and s != slot]
         if any(p.job or (p.awake and self.queues[p.worker.slot.peer]) for p in others):
-            return False  # what is loaded is used as long as there is work for it
+            return False  # a loaded model is used as long as there is work for it
         awake = [p for p in others if p.awake]
         for process in awake:
             if slot.device.is_gpu:
@@ -239,8 +239,8 @@ class Pool(AbstractContextManager["Pool"]):
         return not (awake and slot.device.is_gpu)
 
     def _next(self, slot: Slot) -> Job:
-        """The next call of a slot's peer: its share of the units that are ready, of which the requests are as many as
-        an engine does well at once."""
+        """The next call of a slot's peer: its share of the queued units, up to CALL_BATCHES full batches of requests if
+        they are seeded."""
         queue = self.queues[slot.peer]
         job = queue.popleft()
         alike = 1 + sum(job.goes_with(other) for other in queue)
@@ -265,7 +265,7 @@ class Pool(AbstractContextManager["Pool"]):
         process.worker.send(self.log, job.work, (*job.arguments, *units))
 
     def _tell(self, line: Task | None) -> None:
-        """Who is at work, and where."""
+        """Show on the progress line who is at work, and where."""
         if line is not None:
             jobs = [process.job for process in self.processes.values()]
             working = {job.peer for job in jobs if job is not None and job.work is not policy_cache.sleep}
@@ -278,32 +278,32 @@ class Pool(AbstractContextManager["Pool"]):
         process.advanced[1] += tokens
 
     def _died(self, process: _Process, line: Task | None, reason: str) -> None:
-        """Have a dead process's call done by another. Raises UserError if too many have died of it."""
+        """Queue a dead process's call again. Raises UserError if too many processes died doing it."""
         slot, job = process.worker.slot, process.job
         assert job is not None
         del self.processes[slot]
         process.worker.end()
         if job.deaths + 1 >= self.executor.deaths:
             raise UserError(
-                f"the process of peer {slot.peer} was ended from outside, {job.deaths + 1} times at the same work "
+                f"the process of peer {slot.peer} was killed {job.deaths + 1} times at the same work "
                 f"({reason}; exit code -9 is usually out of memory: try runtime.resident='one', smaller "
                 f"runtime.score_tokens, train_tokens or kv_cache_gib); its log is {self.log}. What is finished is "
                 "kept: give the same command again"
             )
-        console.print(f"  peer {slot.peer}: its process died ({reason}); another one does its work", markup=False)
+        console.print(f"  peer {slot.peer}: its process died ({reason}); starting another one", markup=False)
         if line is not None:
             line.advance(-process.advanced[0], -process.advanced[1], slot.peer)
         if job.work is not policy_cache.sleep:
             self.queues[slot.peer].extendleft(reversed(job.after_a_death()))
 
     def release(self) -> None:
-        """At a stage's end: end the processes that cannot sleep, where those of the next may not fit beside them."""
+        """At a stage's end: end the processes that take turns but cannot sleep, to free memory for the next stage."""
         for slot in [slot for slot in self.processes if self.placement.takes_turns(slot)]:
             if not slot.device.is_gpu:
                 self.processes.pop(slot).worker.end()
 
     def close(self) -> None:
-        """End all processes at once: whatever a call has finished is on disk."""
+        """End all processes at once: finished work is on disk."""
         while self.processes:
             self.processes.popitem()[1].worker.end()
         for queue in self.queues.values():

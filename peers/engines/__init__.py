@@ -1,1 +1,1 @@
-"""Inference engines behind one small protocol."""
+"""Inference engines behind one small protocol (protocol.py)."""

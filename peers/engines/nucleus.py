@@ -1,12 +1,12 @@
 """Top-p sampling for vLLM without sorting the vocabulary.
 
-    nucleus = the likeliest tokens until their mass reaches p      (the token that crosses p is in it)
+    nucleus = the likeliest tokens until their mass reaches p      (the token that crosses p is included)
 
-vLLM sorts all V logits of every row for this, which on a CPU was two fifths (49 k tokens) to two thirds (262 k) of the
-time (docs/log.md). The nucleus lies almost always among the `WIDTH` likeliest tokens: those are found by a partial
-selection, their probabilities by one log-sum-exp over the row, and only rows whose nucleus is wider are sorted. The
-result is the same set of tokens but for ties: all tokens tied with the last one are kept, where vLLM keeps as many of
-them as p needs, in no particular order.
+vLLM sorts all V logits of every row for this, which on a CPU took two fifths (49 k tokens) to two thirds (262 k) of the
+time (docs/log.md). The nucleus almost always lies among the `WIDTH` likeliest tokens: a partial selection finds those,
+one log-sum-exp over the row gives their probabilities, and only rows with a wider nucleus are sorted. The result is the
+same set of tokens except for ties: all tokens tied with the last one are kept, where vLLM keeps as many of them as p
+needs, in no particular order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WIDTH = 128
 
 
 def nucleus_threshold(logits_R_V: Tensor, p_R: Tensor, width: int = WIDTH) -> Tensor:
-    """Smallest logit in each row's nucleus [R, 1]; -inf for rows with p = 1."""
+    """Smallest logit in the nucleus of each row of [R, V], as [R, 1]; -inf for rows with p = 1."""
     whole = width >= logits_R_V.shape[1]
     top_R_W = logits_R_V.sort(1, descending=True).values if whole else logits_R_V.topk(width, dim=1).values
     mass_R_W = (top_R_W - logits_R_V.logsumexp(1, keepdim=True)).exp().cumsum(1)
@@ -43,7 +43,7 @@ def nucleus_threshold(logits_R_V: Tensor, p_R: Tensor, width: int = WIDTH) -> Te
 
 
 class Nucleus(LogitsProcessor):
-    """Masks what is outside the nucleus of requests with `extra_args = {"nucleus": p}`, after the temperature."""
+    """Masks tokens outside the nucleus of requests with `extra_args = {"nucleus": p}`, after the temperature."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self.device = device
@@ -54,7 +54,7 @@ class Nucleus(LogitsProcessor):
         return True
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Requests come, go and change their row."""
+        """Follow requests that come, go or change their row."""
 
         def of(params: SamplingParams, *_: object) -> float | None:
             return (params.extra_args or {}).get(NUCLEUS)
@@ -62,7 +62,7 @@ class Nucleus(LogitsProcessor):
         process_dict_updates(self.p, batch_update, of)
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Mask `logits` [R, V] in place."""
+        """Mask logits [R, V] in place."""
         if not self.p:
             return logits
         p_R = torch.tensor([self.p.get(row, 1.0) for row in range(len(logits))], device=self.device)

@@ -1,6 +1,6 @@
-"""One small protocol for inference. Two engines follow it, vLLM and transformers; tests/fake_engine.py has a third.
+"""One small protocol for inference. Two engines implement it, vLLM and transformers; tests/fake_engine.py has a third.
 
-Prompts and responses are token ids; what ends a response comes from `PeerPrompts`.
+Prompts and responses are token ids; `PeerPrompts` says what ends a response.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Sampling:
     temperature: float
     top_p: float
     max_new_tokens: int
-    logprobs: bool = True  # evaluate does without
+    logprobs: bool = True  # evaluate does not need them
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Completion:
     """A response: its tokens without stop string and end token, and their log-probability.
 
     `logprob` is the sum over `token_ids` in nats at temperature 1, whatever the sampling temperature was; 0 where it
-    was not asked for.
-    `finish_reason` is `stop`, `length` (the token limit), `context` (the prompt did not fit; nothing was generated) or
-    `error` (the engine failed on this request; neither), which `error` describes in one line.
+    was not requested.
+    `finish_reason` is `stop`, `length` (the token limit), `context` (the prompt did not fit) or `error` (the engine
+    failed on this request, `error` says why in one line); for the last two nothing was generated.
     """
 
     token_ids: list[int]
@@ -63,39 +63,40 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         ...
 
 
 class LiveEngine(Engine, Protocol):
-    """What a peer's process needs of it besides, to keep it from one policy and stage to the next."""
+    """What a peer's process needs in addition, to keep an engine from one policy and stage to the next."""
 
     def renew(self, directory: Path, adapter: Path | None) -> bool:
-        """Take other weights of the same model in place of the present ones; what was cached of these is forgotten.
-        False if it cannot, and is not to be used any more."""
+        """Replace the weights by others of the same model, and forget what was cached of the old ones. False if it
+        cannot; the engine must then not be used any more."""
         ...
 
     @property
     def sleeps(self) -> bool:
-        """Whether it can give most of its device's memory back without being closed."""
+        """Whether it can free most of its device's memory without being closed."""
         ...
 
     def sleep(self) -> bool:
-        """Give most of the device's memory back until `wake`; False if it cannot, and nothing has happened."""
+        """Free most of the device's memory until `wake`. False if it cannot; nothing has changed then."""
         ...
 
     def wake(self) -> None:
-        """Be ready to generate; nothing if it is."""
+        """Be ready to generate; does nothing if it is."""
         ...
 
 
 def engine_kind(section: GenerateSection) -> Literal["vllm", "transformers"]:
-    """Resolve `generate.engine`. Raises UserError if vLLM is asked for and not installed."""
+    """Resolve `generate.engine`. Raises UserError if it is "vllm" and vLLM is not installed."""
     here = engine_here()
     if section.engine == "vllm" and here != "vllm":
         raise UserError(
             "generate.engine = 'vllm' (a run keeps the engine that it began with), but vLLM is not installed here; "
-            "go on where it is (the cpu or gpu set of `make setup`), or begin a new run with 'transformers'"
+            "install it (`make setup` with KIND=cpu or gpu), continue on a machine that has it, or begin a new run "
+            "with 'transformers'"
         )
     return here if section.engine == "auto" else section.engine
 
@@ -109,19 +110,19 @@ def complete(
     advance: Advance,
     max_faults: int | None = None,
 ) -> list[Completion]:
-    """Completions of all prompts; those longer than `max_prompt_tokens` come back empty with finish_reason `context`,
-    and those of requests on which the engine fails, of which there may be `max_faults`, with `error`.
+    """Completions of all prompts, in order. They are empty, with finish_reason `context`, for prompts longer than
+    `max_prompt_tokens`, and, with `error`, for requests on which the engine fails, up to `max_faults` of them.
 
-    Raises what the engine does if it can do none, UserError for more faults; with None any error of the engine.
+    Raises UserError for more faults, and the engine's error if it can do no request; with `max_faults` None any error.
     """
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_prompt_tokens]
     completions = [NOT_GENERATED] * len(prompts)
     if fits:
         requests = [Request(prompts[i], seeds[i]) for i in fits]
-        live = engine()  # an error of its start is none of a request
+        live = engine()  # here: if it cannot start, no request is to blame
 
-        def work(some: Sequence[Request], told: Advance) -> Sequence[Completion]:
-            return live.generate(some, sampling, told)
+        def work(some: Sequence[Request], attempt: Advance) -> Sequence[Completion]:
+            return live.generate(some, sampling, attempt)
 
         found = work(requests, advance) if max_faults is None else isolate_faults(requests, work, max_faults, advance)
         for index, each in zip(fits, found, strict=True):

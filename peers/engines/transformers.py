@@ -16,7 +16,7 @@ from peers.prompts import PeerPrompts
 
 
 class TransformersEngine:
-    """Plain transformers generation, for platforms without vLLM and as the reference in tests."""
+    """See `LiveEngine`. Its model also scores its responses."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class TransformersEngine:
 
         from peers.logprob.model import load_language_model
 
-        self.lm: Any = None  # two would not fit everywhere
+        self.lm: Any = None  # free the old one first: both may not fit into memory
         self.lm = load_language_model(directory, self.dtype, adapter)
         # a checkpoint's own defaults (a repetition penalty, say) would change what greedy means
         self.lm.model.generation_config = GenerationConfig()
@@ -51,7 +51,7 @@ class TransformersEngine:
         """See `LiveEngine.wake`: it is always awake."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Advance) -> list[Completion]:
-        """See `Engine.generate`. Sampled responses depend on the batch's seed, not on each request's."""
+        """See `Engine.generate`. Sampled responses depend on the seed of a batch's first request, not on each one's."""
         import torch
 
         from peers.logprob.model import Pair
@@ -97,19 +97,19 @@ class TransformersEngine:
 
     @contextmanager
     def _finite(self) -> Iterator[None]:
-        """Raises NotFinite, a UserError, instead of torch's error where a distribution to draw from is none."""
+        """Raises NotFinite, a UserError, instead of torch's error for a distribution with NaN or infinities."""
         try:
             yield
         except RuntimeError as error:
             if "probability tensor contains" not in str(error):
                 raise
             raise NotFinite(
-                f"peer {self.prompts.peer.name}: its logits are not finite, so nothing can be drawn: its weights are "
-                "damaged, or too large for the type they are run in (try runtime.compute='float32')"
+                f"peer {self.prompts.peer.name}: its logits are not finite, so nothing can be sampled: its weights are "
+                "damaged, or too large for the type they run in (try runtime.compute='float32')"
             ) from error
 
     def _finished(self, generated: list[int], limit: int) -> tuple[list[int], bool]:
-        """The cut tokens, and whether the limit rather than an end ended them."""
+        """(the tokens cut at the end, whether the token limit ended them)."""
         text = self.prompts.decode(generated)
         ended = any(token in self.prompts.stop_ids for token in generated)
         ended = ended or any(stop in text for stop in self.prompts.stop_strings)

@@ -1,4 +1,4 @@
-"""vLLM within the peer's process (peers/workers.py), whose end gives its memory back."""
+"""vLLM within the peer's process (peers/workers.py); the end of the process frees its memory."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from peers.prompts import PeerPrompts
 from peers.source import CACHE
 from peers.weights import is_pattern
 
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows for its buffers
-STARTS_WITH = 0.01  # share of the GPU that has to be free when an engine starts: how much it takes is planned elsewhere
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM allows for its buffers
+STARTS_WITH = 0.01  # share of the GPU that must be free when an engine starts: peers/placement.py plans its memory
 # Tokens to generate from which vLLM's compiling pays on a GPU. On an H100 (docs/gpu.md) compiling and the many graphs
-# took some 30 s of a start, and 13.5 k tokens came a second from a model of 2.6 billion weights: a tenth off 300 s of
-# that. What compiling takes off was not measured.
+# took some 30 s of a start, and a model of 2.6 billion weights generated 13.5 k tokens/s: compiling pays if it saves a
+# tenth of 300 s at that rate. How much it saves was not measured.
 COMPILING_PAYS = 4_000_000
 NUCLEUS = "nucleus"  # key in SamplingParams.extra_args that peers.engines.nucleus reads
 
 
 def top_p(sampling: Sampling, on_gpu: bool) -> dict[str, Any]:
-    """How vLLM's `SamplingParams` are told the nucleus: `top_p` on a GPU; on a CPU for peers/engines/nucleus.py."""
+    """The nucleus as options of vLLM's `SamplingParams`: `top_p` on a GPU; on a CPU for peers/engines/nucleus.py."""
     if not sampling.temperature or sampling.top_p == 1:
         return {}
     return {"top_p": sampling.top_p} if on_gpu else {"extra_args": {NUCLEUS: sampling.top_p}}
@@ -46,7 +46,7 @@ def engine_options(
     rank: int | None = None,
     requests: int | None = None,
 ) -> dict[str, Any]:
-    """What `LLM()` is told besides the model. `rank` is that of the adapter, None without one; `requests` as in
+    """Options of `LLM()` besides the model. `rank` is that of the adapter, None without one; `requests` as in
     `VllmEngine`."""
     options = {
         "max_model_len": section.context_tokens,
@@ -62,8 +62,8 @@ def engine_options(
 
 
 def length_to_tell(directory: Path, context: int) -> int | None:
-    """The scaled length of a model whose config states the unscaled one, where the context needs it (YaRN): vLLM
-    believes what is stated. None for all others."""
+    """The scaled length of a YaRN model whose config states the unscaled one, if the context needs it: vLLM believes
+    what is stated. None for all others."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     stated, found = stated_length(config)[1], longest(config)
     return found if rope_of(config)[0] == "yarn" and stated and stated < context else None
@@ -83,11 +83,11 @@ def _cpu_options(section: GenerateSection) -> dict[str, Any]:
 def _gpu_options(section: GenerateSection, runtime: RuntimeSection, requests: int | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         # Logits as we compute them: in bf16 they tie, and a token's log-probability was off by up to 0.06 nats. vLLM
-        # has one product with float32 sums for that, of tied heads, too (layers/logits_processor.py).
+        # has a product with float32 sums for that, also for tied heads (layers/logits_processor.py).
         "hf_overrides": {"head_dtype": "float32"},
-        "enable_sleep_mode": True,  # the memory is the scorer's and the trainer's in turn
-        "enable_flashinfer_autotune": False,  # nothing of ours runs in FlashInfer, whose kernels need nvcc
-        # With the cache fixed vLLM only asks for this share at the start, and refuses where a neighbour holds some.
+        "enable_sleep_mode": True,  # scoring and training use the same memory in turn
+        "enable_flashinfer_autotune": False,  # we use none of FlashInfer, whose kernels need nvcc
+        # With a fixed cache vLLM only checks at the start that this share is free, and refuses if a neighbour holds it.
         "gpu_memory_utilization": STARTS_WITH,
     }
     compiling = compilation(requests, section.max_new_tokens, runtime.max_num_seqs)
@@ -97,7 +97,7 @@ def _gpu_options(section: GenerateSection, runtime: RuntimeSection, requests: in
 def compilation(requests: int | None, max_new_tokens: int, max_num_seqs: int) -> dict[str, Any] | None:
     """vLLM's `compilation_config` on a GPU: None is its default, torch.compile and some 50 CUDA graphs.
 
-    Where little is left to generate: no torch.compile, and graphs of decoding alone, one for each power of two. An
+    If little is left to generate: no torch.compile, and CUDA graphs for decoding only, one for each power of two. An
     unknown number of requests counts as many.
     """
     if requests is None or requests * max_new_tokens >= COMPILING_PAYS:
@@ -108,11 +108,11 @@ def compilation(requests: int | None, max_new_tokens: int, max_num_seqs: int) ->
 
 
 class VllmEngine:
-    """vLLM: on a CPU with whole prefills.
+    """vLLM, on a CPU without chunked prefill.
 
-    Per-request seeds kill the CPU engine when a prefill is split ("CPU Generator does not use offset"), hence no
-    chunked prefill there; in return a resumed run draws the same samples however its requests are batched. On a GPU
-    vLLM warns that whole prefills may crash it, and bf16 depends on the batch anyway.
+    Per-request seeds kill the CPU engine when a prefill is split ("CPU Generator does not use offset"). With whole
+    prefills a resumed run also draws the same samples however its requests are batched. On a GPU vLLM warns that whole
+    prefills may crash it, and bf16 depends on the batch anyway.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class VllmEngine:
         *,
         requests: int | None = None,
     ) -> None:
-        """`requests`: how many the engine will have answered at its end, where that is known."""
+        """`requests`: how many the engine will answer in its life, None if unknown."""
         self.on_gpu = torch.cuda.is_available()
         vllm_internals.set_environment(self.on_gpu)
         from vllm.lora.request import LoRARequest
@@ -148,7 +148,7 @@ class VllmEngine:
         self.llm = vllm_internals.start(self.prompts.peer.name, model=model, **self.options)
 
     def _without_pattern(self, directory: Path) -> Path:
-        """The directory, or a link to it: vLLM looks for weights with glob, to which `[` in a path means a pattern."""
+        """The directory, or a link to it: vLLM finds weights with glob, which reads a `[` in a path as a pattern."""
         if not is_pattern(directory):
             return directory
         link = CACHE.with_name("links") / digest(str(directory.resolve()))[:16]
@@ -170,14 +170,14 @@ class VllmEngine:
                 **top_p(sampling, self.on_gpu),
                 stop=self.prompts.stop_strings or None,
                 stop_token_ids=self.prompts.stop_ids,
-                detokenize=bool(self.prompts.stop_strings),  # the text is made from the tokens, once, below
+                detokenize=bool(self.prompts.stop_strings),  # `_completion` decodes the tokens
             )
             for request in requests
         ]
         prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
         try:
             outputs = vllm_internals.generate(self.llm, prompts, params, self.lora, advance, self.on_gpu)
-        except UserError:  # it cannot run this model
+        except UserError:  # vLLM cannot run this model
             raise
         except Exception:
             self._recover()
@@ -185,19 +185,19 @@ class VllmEngine:
         return [self._completion(output.outputs[0]) for output in outputs]
 
     def _recover(self) -> None:
-        """After an error, which may be due to one request: requests that are left would be answered with the next
-        ones, and what an error in the middle of a step leaves of them is not known, so the engine is made anew."""
+        """Restart the engine after an error that leaves requests in it: their state is unknown after an error within a
+        step, and the next call would answer them, too."""
         if vllm_internals.is_idle(self.llm):
-            return  # a request that it did not take
+            return  # it did not accept the request
         traceback.print_exc()
-        print("the engine is made anew after an error", flush=True)  # into the stage's log
+        print("restarting the engine after an error", flush=True)  # into the stage's log
         with suppress(Exception):  # it is broken
             self.close()
         self._start(Path(self.model))
 
     def _completion(self, output: Any) -> Completion:
         token_ids = self.prompts.cut(output.token_ids)
-        steps = zip(token_ids, output.logprobs or [], strict=False)  # the cut leaves out the tail
+        steps = zip(token_ids, output.logprobs or [], strict=False)  # `cut` dropped the last tokens
         logprob = sum(step[token].logprob for token, step in steps)
         reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
         return Completion(token_ids, self.prompts.text(token_ids), logprob, reason)
@@ -210,11 +210,11 @@ class VllmEngine:
             self.lora = LoRARequest(adapter.name, self.lora.lora_int_id + 1, str(adapter.resolve()))
             return True
         if self.lora is not None or adapter is not None:
-            return False  # whether it can serve adapters was settled at its start
+            return False  # whether it can serve adapters is fixed at its start
         try:
             self.model = str(self._without_pattern(directory))
             vllm_internals.renew(self.llm, self.model)
-        except Exception:  # whatever the model's loader cannot do twice: a new engine can
+        except Exception:  # some models' loaders cannot load twice; a new engine can
             traceback.print_exc()
             return False
         return True
@@ -225,7 +225,7 @@ class VllmEngine:
         return self.on_gpu
 
     def sleep(self) -> bool:
-        """See `LiveEngine.sleep`: the weights go to host memory, the key-value cache is given up."""
+        """See `LiveEngine.sleep`: the weights go to host memory, the key-value cache is dropped."""
         if self.on_gpu and not self.asleep:
             self.llm.sleep(level=1)
             self.asleep = True
@@ -245,4 +245,4 @@ class VllmEngine:
         if self.on_gpu:
             vllm_internals.release_gpu()
         else:
-            gc.freeze()  # vLLM's shutdown has thawed what peers/preload.py froze
+            gc.freeze()  # vLLM's shutdown unfroze what peers/preload.py froze

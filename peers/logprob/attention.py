@@ -2,11 +2,11 @@
 
 The decoder gets the tokens of a batch as one row, without padding. Only attention, which must keep the sequences
 apart, takes them segment by segment. A fused kernel is about twice as fast on causal attention as with a mask, so a
-segment is computed together with its ancestors unless there are more of these than tokens of its own; a segment at the
-end of a long shared prefix has a mask. What is padded or there twice is dropped again.
+segment is computed together with its ancestors unless it has more ancestors than tokens; then, as at the end of a long
+shared prefix, it gets a mask. Padding and duplicates are dropped again.
 
-Registered with transformers under the name PACKED, for which transformers makes no masks. Each layer says itself
-whether it has a sliding window or a soft-cap.
+Registered with transformers under the name PACKED, for which transformers makes no masks. Each layer passes its own
+sliding window and soft-cap.
 
 Axes: N tokens of a batch, S segments of one kind, Q and K their longest queries and keys, A heads, G heads that share
 keys, D head size.
@@ -27,23 +27,23 @@ from peers.logprob.packing import PrefixTree, Segment
 from peers.logprob.product import narrow, scores
 
 PACKED = "packed"
-ALIKE = 0.8  # of the longest: segments at least so long are padded to it and computed with it
-MULTIPLE = 64  # of tokens, to which batches are filled up: for each new size oneDNN compiles its products anew
-OTHER_KINDS = ("s_aux", "position_bias", "indices", "block_indices")  # of attention, by the arguments they come with
+ALIKE = 0.8  # of the longest segment: segments at least this long are padded to it and computed with it
+MULTIPLE = 64  # batches are padded to a multiple of so many tokens: oneDNN compiles its products for each new size
+OTHER_KINDS = ("s_aux", "position_bias", "indices", "block_indices")  # arguments of unsupported kinds of attention
 
 
 @dataclass
 class SegmentGroup:
-    """Segments of one kind. Indices are places in the batch; padding is place 0."""
+    """Segments of one kind. Indices are places in the batch; padding has place 0."""
 
     queries_S_Q: Tensor
     keys_S_K: Tensor
-    starts_S: Tensor  # depth of each first query
-    causal: bool  # queries and keys are the same
+    starts_S: Tensor  # depth of each segment's first query
+    causal: bool  # queries and keys are the same tokens
     masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores, [S or 1, 1, Q, K], None where plain causal attention does."""
+        """What is added to the scores, [S or 1, 1, Q, K]; None where plain causal attention is enough."""
         if window not in self.masks:
             longest = self.keys_S_K.shape[1]
             if self.causal and (window is None or longest <= window):
@@ -52,7 +52,7 @@ class SegmentGroup:
                 starts_S = self.starts_S[:1] if self.causal else self.starts_S
                 at_K = torch.arange(longest, device=starts_S.device)
                 depth_S_Q = starts_S[:, None] + at_K[: self.queries_S_Q.shape[1]]
-                depth_S_Q = depth_S_Q.clamp(max=longest - 1)  # padding sees something, or its gradients were NaN
+                depth_S_Q = depth_S_Q.clamp(max=longest - 1)  # padding must see a key, or its gradients are NaN
                 behind_S_Q_K = depth_S_Q[:, :, None] - at_K
                 sees = (behind_S_Q_K >= 0) if window is None else (behind_S_Q_K >= 0) & (behind_S_Q_K < window)
                 mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
@@ -95,7 +95,7 @@ class PrefixTreeBatch:
                 offset += queries_S_Q.shape[1]
         self.tokens_N = torch.tensor(tokens, device=device)
         self.depths_N = torch.tensor(depths, device=device)
-        self.order_N = torch.tensor(order, device=device)  # place in the attention's outputs of each token
+        self.order_N = torch.tensor(order, device=device)  # each token's place in the attention's outputs
 
 
 def segment_groups(segments: list[tuple[bool, int, Segment]]) -> Iterator[tuple[bool, list[Segment]]]:
@@ -108,7 +108,7 @@ def segment_groups(segments: list[tuple[bool, int, Segment]]) -> Iterator[tuple[
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """[sequences, longest], zeros at the right."""
+    """[sequences, longest], padded with zeros at the right."""
     longest = max(map(len, sequences))
     return torch.tensor([[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences], device=device)
 
@@ -127,11 +127,11 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, A, N, D], [1, A/G, N, D] twice → [1, N, A, D].
 
-    Raises ValueError without a `tree_batch`, and for kinds of attention that this is not.
+    Raises ValueError without a `tree_batch`, and for unsupported kinds of attention.
     """
     unknown = [name for name in OTHER_KINDS if others.get(name) is not None]
     if tree_batch is None or attention_mask is not None or unknown:
-        raise ValueError(f"packed attention takes a tree_batch, no mask and no {unknown}")
+        raise ValueError(f"packed attention needs a tree_batch and takes no mask; unsupported arguments: {unknown}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_N_A_D, key_N_B_D, value_N_B_D = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = []
@@ -153,35 +153,35 @@ def _gather(states_N_A_D: Tensor, places_S_T: Tensor) -> Tensor:
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None) -> Tensor:
     cpu = q.device.type == "cpu"
-    # on a CPU the backward of the fused kernel is slow
+    # on a CPU the fused kernel's backward is slow
     if softcap is not None or (cpu and torch.is_grad_enabled()):
         return _plain(q, k, v, mask, scale, softcap)
     shares = q.shape[1] != k.shape[1]
-    if shares and not cpu and mask is not None:  # no fused kernel takes both
+    if shares and not cpu and mask is not None:  # no fused kernel takes a mask and shared keys
         k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], 1) for states in (k, v))
         shares = False
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=shares)
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None) -> Tensor:
-    """softmax(cap(scale q k^T) + mask) v as matrix products. Heads that share keys are one product."""
+    """softmax(cap(scale q k^T) + mask) v as matrix products, one for all heads that share keys."""
     s, a, n, d = q.shape
     b, m = k.shape[1:3]
     if mask is None:
         mask = torch.full((n, m), -torch.inf, dtype=q.dtype, device=q.device).triu_(1)
     mask = mask.expand(s, 1, n, m)[:, :, None].expand(s, b, a // b, n, m).reshape(s * b, -1, m)
-    q, k, v = q.reshape(s * b, -1, d), k.reshape(s * b, m, d), v.reshape(s * b, m, -1)  # v may be of another size
+    q, k, v = q.reshape(s * b, -1, d), k.reshape(s * b, m, d), v.reshape(s * b, m, -1)  # v may have another head size
     if softcap is None:
         z = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
     else:
-        # of a score of 40 bf16 keeps steps of a quarter, which the exponential makes a quarter of the weight
+        # bf16 rounds a score of 40 to steps of a quarter, which change the weight by a quarter
         qk = scores(q, k) if narrow(q, q.dtype) else torch.bmm(q, k.transpose(1, 2))
         z = mask + softcap * torch.tanh(qk * (scale / softcap))
     return torch.bmm(z.softmax(-1).to(v.dtype), v).view(s, a, n, -1)
 
 
 def register() -> None:
-    """Make the name known to transformers, unless it is."""
+    """Register PACKED with transformers, unless it is registered."""
     from transformers import AttentionInterface
 
     known = cast(Any, AttentionInterface)
@@ -190,7 +190,7 @@ def register() -> None:
 
 
 def keep_from_compiler() -> None:
-    """From now on torch.compile leaves attention out: it would compile it for every batch of trees."""
+    """From now on torch.compile skips attention, which it would compile again for every batch of trees."""
     from transformers import AttentionInterface
 
     known = cast(Any, AttentionInterface)

@@ -1,11 +1,12 @@
 /* log-sum-exp of a language model's head and its gradient in one pass over the vocabulary, with AMX (see head.py).
 
-   The matrix unit sums products of bf16 numbers in float32. Logits stay in the cache, those of 32 tokens and 32 rows
-   until their exponentials are summed, with a gradient those of CHUNK tokens and 32 rows until their exponentials
-   are multiplied with the same tokens' weights. Everything is computed transposed, tokens by rows: the weights are then
-   read as they lie, and one vector register holds 16 rows, each with its own reference and sum.
+   The matrix unit sums products of bf16 numbers in float32. Logits stay in the cache: those of 32 tokens and 32 rows
+   until their exponentials are summed; with a gradient, those of CHUNK tokens and 32 rows until their exponentials are
+   multiplied with the same tokens' weights. Everything is computed transposed, tokens by rows: the weights are then
+   read in the order in which they are stored, and one vector register holds 16 rows, each with its own reference and
+   sum.
 
-   CHUNK, a multiple of 32, is given when this is compiled. */
+   CHUNK, a multiple of 32, is defined on the compiler's command line. */
 
 #include <immintrin.h>
 #include <stddef.h>
@@ -16,7 +17,7 @@
 #define NOTHING -1e30f /* below every logit, and finite */
 #define TOO_FAR 60     /* above the reference: exponentials must stay finite in float32 */
 
-/* Some compilers think that tile instructions read less memory than they do. */
+/* A barrier: some compilers think that tile instructions read less memory than they do. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
 typedef struct {
@@ -29,7 +30,7 @@ static const tile_shapes shapes = {
     .palette = 1, .columns = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
 static inline __m512 exp16(__m512 x) { /* of x <= 0, to 2 units in the last place; not below 1e-38 */
-    x = _mm512_max_ps(_mm512_set1_ps(-87.3f), x); /* in this order NaN stays */
+    x = _mm512_max_ps(_mm512_set1_ps(-87.3f), x); /* in this order NaN stays NaN */
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x);
     f = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), f);
@@ -75,7 +76,7 @@ static void transpose16(__m512i r[16]) { /* of 16 x 16 lanes of 32 bits */
 }
 
 static inline __m512 exp2_16(__m512 x) { /* 2 to the power of x, to 2e-7; not below 1e-38 */
-    x = _mm512_max_ps(_mm512_set1_ps(-126), x); /* in this order NaN stays */
+    x = _mm512_max_ps(_mm512_set1_ps(-126), x); /* in this order NaN stays NaN */
     const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF); /* x - floor(x); 2^f by a least-maximum fit */
     __m512 p = _mm512_set1_ps(1.8775767e-3f);
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(8.989341e-3f));
@@ -83,10 +84,10 @@ static inline __m512 exp2_16(__m512 x) { /* 2 to the power of x, to 2e-7; not be
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4015361e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931531e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9999994e-1f));
-    return _mm512_scalef_ps(p, x); /* which takes floor(x) */
+    return _mm512_scalef_ps(p, x); /* scales by 2^floor(x) */
 }
 
-/* Of 32 rows: their largest logits so far, and the sums of exp(logit - reference). */
+/* State of 32 rows: their largest logits so far, and the sums of exp(logit - reference). */
 typedef struct {
     __m512 reference[2], top[2], sum[2];
 } running;
@@ -105,8 +106,8 @@ static inline __attribute__((always_inline)) void add(running *rows, const float
         }
 }
 
-/* z[32 tokens][32 rows] = head[token] . hidden[row], while the exponentials of `count` tokens before them are added:
-   the matrix unit and the vector units then work at the same time. */
+/* z[32 tokens][32 rows] = head[token] . hidden[row]. Meanwhile adds the exponentials of the `count` tokens before them,
+   so that the matrix unit and the vector units work at the same time. */
 static inline void logits(float *z, const uint16_t *head, const uint16_t *hidden, ptrdiff_t size, running *rows,
                                   const float *before, const float *bias, ptrdiff_t count) {
     const uint16_t *a0 = head, *a1 = head + 16 * size, *b0 = hidden, *b1 = hidden + 16 * size;
@@ -140,7 +141,7 @@ static inline void logits(float *z, const uint16_t *head, const uint16_t *hidden
 }
 
 /* The sums of 32 rows over a chunk, without keeping its logits: z holds two blocks of 32 tokens. The reference is the
-   largest logit of an earlier block; a much larger one makes it the new reference and the chunk is computed again. */
+   largest logit of an earlier chunk; a much larger logit becomes the new reference, and the chunk is computed again. */
 static void sums(float *z, const uint16_t *head, const uint16_t *hidden, const float *bias, ptrdiff_t size,
                  ptrdiff_t tokens, ptrdiff_t real, float *reference, float *sum) {
     running rows = {{_mm512_loadu_ps(reference), _mm512_loadu_ps(reference + 16)}};
@@ -172,9 +173,9 @@ static void sums(float *z, const uint16_t *head, const uint16_t *hidden, const f
     }
 }
 
-/* With a gradient, for 16 of the 32 rows: exponentials of z into their sum, and as bf16, two tokens side by side, into
-   p. Here the reference is always the largest logit: its exponential is then 1, which bf16 does not round. Returns what
-   sums and gradients so far were multiplied with, since it has moved. */
+/* With a gradient, for 16 of the 32 rows: adds the exponentials of z to their sum, and writes them as bf16, two tokens
+   side by side, into p. Here the reference is always the largest logit: its exponential is then 1, which bf16 does not
+   round. Returns the factor of the gradients so far (the sums have it already), since the reference has changed. */
 static __m512 exponentials(float *z, const float *bias, ptrdiff_t tokens, ptrdiff_t real, float *top, float *sum,
                            uint32_t *p) {
     const __m512 old = _mm512_loadu_ps(top);
@@ -248,9 +249,9 @@ static void add_products(float *gradient, ptrdiff_t rows, const uint16_t *w, con
 }
 
 /* hidden: [rows / 16][size / 2][16][2], bf16; head: [tokens][size], bf16; bias: [tokens] or NULL;
-   top, sum: [rows], out: a logit, the largest with a gradient, and the sum of exp(logit - top);
+   top, sum: [rows], out: a logit (with a gradient the largest), and the sum of exp(logit - top);
    gradient: [size][rows], out: sum of exp(logit - top) head, or NULL. rows and size are multiples of 32.
-   Returns 0, or 1 without memory. */
+   Returns 0, or 1 if there is too little memory. */
 int logsumexp(const uint16_t *hidden, const uint16_t *head, const float *bias, ptrdiff_t rows, ptrdiff_t size,
               ptrdiff_t tokens, float *top, float *sum, float *gradient) {
     float *z = aligned_alloc(64, CHUNK * 32 * sizeof *z);

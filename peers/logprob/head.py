@@ -2,9 +2,9 @@
 
     lse_r = log sum_v exp z_rv,   z = cap(h W^T + b),   d lse_r / d h_r = sum_v softmax(z_r)_v cap'(z_rv) W_v
 
-Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135),
-whose keys and values would be W: a [rows, vocabulary] block is never there, and no second pass computes the logits
-again for the gradient. On a CPU with AMX peers/logprob/kernel.py does that in C; what is below does it everywhere else.
+Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135) with
+W as keys and values: no [rows, vocabulary] matrix is ever in memory, and the gradient needs no second pass over the
+logits. On a CPU with AMX peers/logprob/kernel.py does this in C; the code below does it everywhere else.
 
 Axes: R rows, H hidden size, V vocabulary, N one block of it.
 """
@@ -21,19 +21,19 @@ from torch import Tensor
 from peers.logprob import kernel
 from peers.logprob.product import halves, narrow, product
 
-ROWS = 2048  # at once: with a block of 1,024 tokens 8 MiB of float32 logits, which stay in a CPU's cache
-BLOCK = {"cpu": 1024}  # tokens of the vocabulary at once
-OTHER_BLOCK = 16384  # elsewhere few large kernels are better
+ROWS = 2048  # at a time: with a block of 1,024 tokens 8 MiB of float32 logits, which stay in a CPU's cache
+BLOCK = {"cpu": 1024}  # tokens of the vocabulary at a time
+OTHER_BLOCK = 16384  # elsewhere a few large kernels are faster
 
 
 @contextmanager
 def products_of(dtype: torch.dtype) -> Iterator[None]:
     """Matrix products of float32 tensors that hold numbers of `dtype`.
 
-    For bf16 on a CPU (a GPU has peers/logprob/product.py) oneDNN may then take the operands back to bf16, which is
-    exact, multiply them with AMX or AVX-512's bf16 instructions and add up in float32: the result is that of a float32
-    product, several times faster. (Probabilities, in the gradient's product, are rounded: relatively, so that small
-    ones stay what they are.) A CPU with neither multiplies in float32.
+    For bf16 on a CPU (for a GPU see peers/logprob/product.py) oneDNN may then convert the operands back to bf16, which
+    is exact, multiply them with AMX or AVX-512's bf16 instructions and sum in float32: the result is that of a float32
+    product, several times faster. (Probabilities, in the gradient's product, are rounded, but relative to their size,
+    so small ones survive.) A CPU with neither multiplies in float32.
     """
     setting = cast(Any, torch.backends.mkldnn).matmul
     before = setting.fp32_precision
@@ -49,7 +49,7 @@ def logsumexp(
 ) -> Tensor:
     """Natural-log normaliser of each row, float32 [R]; differentiable in `hidden_R_H`, not in the frozen head.
 
-    `hidden_R_H` is float32; `dtype` is the type that its numbers came in.
+    `hidden_R_H` [R, H] is float32; `dtype` is the type from which its numbers were converted.
     """
     exact = dtype if dtype == head_V_H.dtype else torch.float32
     rows = ROWS
@@ -117,8 +117,8 @@ def _accumulate(
             if slope_R_N is None:
                 products.add(gradient_R_H, p_R_N, block_N_H)
             else:
-                # the likeliest token's p is 1, exact in bf16; times a slope it is not, and its target's gradient is
-                # float32
+                # the likeliest token's p is 1, which bf16 holds exactly; times a slope it is not, and the gradient
+                # that it almost cancels is float32
                 with products_of(torch.float32):
                     products.add(gradient_R_H, p_R_N.mul_(slope_R_N), block_N_H)
     if wants_gradient:
@@ -127,13 +127,13 @@ def _accumulate(
 
 
 class _Wide:
-    """The products as float32 ones, into one buffer."""
+    """Products in float32, into one buffer."""
 
     def __init__(self, hidden_R_H: Tensor, dtype: torch.dtype, size: int) -> None:
         self.hidden_R_H, self.buffer = hidden_R_H, hidden_R_H.new_empty(len(hidden_R_H) * size)
 
     def block(self, head_N_H: Tensor) -> Tensor:
-        """A block of the head, as the others take it."""
+        """A block of the head in the type that `logits` and `add` expect."""
         return head_N_H.float()
 
     def logits(self, block_N_H: Tensor) -> Tensor:
@@ -147,13 +147,13 @@ class _Wide:
 
 
 class _Narrow:
-    """The products as a GPU multiplies numbers of 16 bits, p as the sum of two of them."""
+    """Products of 16-bit numbers on a GPU, with p as the sum of two of them."""
 
     def __init__(self, hidden_R_H: Tensor, dtype: torch.dtype, size: int) -> None:
         self.hidden_R_H = hidden_R_H.to(dtype)
 
     def block(self, head_N_H: Tensor) -> Tensor:
-        """The head has this type."""
+        """A block of the head, which has the right type already."""
         return head_N_H
 
     def logits(self, block_N_H: Tensor) -> Tensor:

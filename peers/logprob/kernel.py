@@ -1,7 +1,6 @@
-"""head.c: built with the machine's C compiler when first used, called from as many threads as torch has.
+"""head.c, built with the machine's C compiler when first used, and called from as many threads as torch has.
 
-For CPUs with AMX. Where that or a compiler is missing, head.py does the same with torch's products, in two to three
-times the time.
+For CPUs with AMX. Without AMX or a compiler, head.py does the same with torch's products, two to three times slower.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("head.c")
-CHUNK = 256  # tokens that the kernel takes at once
+CHUNK = 256  # tokens that the kernel takes at a time
 FLAGS = [
     "-O3",
     "-shared",
@@ -33,12 +32,12 @@ FLAGS = [
     "-mamx-bf16",
     f"-DCHUNK={CHUNK}",
 ]
-GRADIENTS = 2**26  # bytes: each thread has a float32 gradient of its own
+GRADIENTS = 2**26  # bytes of all threads' float32 gradients
 
 
 @cache
 def library() -> Any | None:
-    """The kernel, None where this machine cannot have it."""
+    """The kernel, None if this machine cannot build or run it."""
     if not torch.cpu._is_amx_tile_supported() or not torch.cpu._init_amx():
         return None
     compiler = shlex.split(os.environ.get("CC") or "cc")
@@ -47,12 +46,12 @@ def library() -> Any | None:
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # others may be at it, too
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # other processes may build it, too
                 built = Path(folder, path.name)
                 subprocess.run([*compiler, *FLAGS, str(SOURCE), "-o", str(built)], capture_output=True, check=True)
                 os.replace(built, path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError):  # no compiler, one without AMX, a folder that cannot be used
+    except (OSError, subprocess.CalledProcessError):  # no compiler, one without AMX, or an unusable folder
         return None
 
 
@@ -72,7 +71,7 @@ def takes(hidden_R_H: Tensor, head_V_H: Tensor, softcap: float | None, dtype: to
 
 
 def rows_at_once(size: int) -> int:
-    """Rows whose gradients, one for each thread, keep to GRADIENTS."""
+    """Rows of which the gradients of all threads stay within GRADIENTS bytes; at least 32."""
     return max(32, GRADIENTS // (4 * size * torch.get_num_threads()) // 32 * 32)
 
 
@@ -81,7 +80,7 @@ def logsumexp(
 ) -> tuple[Tensor, Tensor]:
     """Natural-log normaliser of each row, float32 [R], and its gradient, float32 [R, H] (empty if not wanted).
 
-    Raises MemoryError.
+    Raises MemoryError if the kernel cannot allocate its buffers.
     """
     rows, size = hidden_R_H.shape
     tokens, padded = len(head_V_H), (rows + 31) // 32 * 32
@@ -110,7 +109,7 @@ def logsumexp(
         return status
 
     if any(_threads(count).map(part, range(count)) if count > 1 else [part(0)]):
-        raise MemoryError("the head's kernel found no memory")
+        raise MemoryError("the head's kernel could not allocate memory")
     top_R = top_S_R.amax(0)
     share_S_R = (top_S_R - top_R).exp_()
     sum_R = (share_S_R * sum_S_R).sum(0)

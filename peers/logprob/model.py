@@ -3,11 +3,11 @@
     log p(t_k | prompt, t_<k) = z_k[t_k] - log sum_v exp z_k[v],   z_k = head(h at the position before t_k)
 
 Hidden states may be bf16. The logits are float32: a difference of two sums of bf16 log-softmax values is off by up
-to half a nat over 50 tokens, which is more than a typical PMI. They are computed for the rows that are read, one block
-of the vocabulary after the other (head.py); a prefix that sequences share is computed once (packing.py).
+to half a nat over 50 tokens, which is more than a typical PMI. They are computed only for the rows that are needed, one
+block of the vocabulary after the other (head.py); a prefix that sequences share is computed once (packing.py).
 
 Axes: N tokens of a packed batch, S sequences of T padded places, R hidden states that are read, H hidden size,
-V vocabulary, C tokens asked for.
+V vocabulary, C requested tokens.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from peers.logprob.attention import PACKED, PrefixTreeBatch, keep_from_compiler,
 from peers.logprob.head import logsumexp
 from peers.logprob.packing import pack, packed_batches
 from peers.logprob.product import exact_sums
-from peers.weights import check_loading
+from peers.weights_check import check_loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Work left, in FLOPs of the layers' products, from which compiling pays. It took 11 s and a sixth to a quarter off the
-# rest, with gradients 40 s and up to a third: it paid from 75 s of scoring and 180 s of training. SmolLM2 (106 million
-# weights in its layers) scores 4,655 tokens/s and trains on 4.2 examples of 142 tokens, Gemma 3 (100 million) on 3,455
-# and 3.8 of 113 (docs/performance.md). At 2 FLOPs per weight and token, with gradients 4, that is 7.4e13 and 5.2e13 for
-# 75 s of scoring, 4.6e13 and 3.1e13 for 180 s of training; each number here lies between its two. A nano peer's time
-# goes into small tensors, not products: 83,037 tokens/s are 2e13 in 75 s, so it begins to compile later than it could.
+# Work left, in FLOPs of the layers' products, from which compiling pays. It took 11 s and saved a sixth to a quarter of
+# the rest, with gradients 40 s and saved up to a third: it paid from 75 s of scoring and 180 s of training. SmolLM2
+# (106 million weights in its layers) scores 4,655 tokens/s and trains on 4.2 examples/s of 142 tokens, Gemma 3 (100
+# million) 3,455 tokens/s and 3.8 examples/s of 113 (docs/performance.md). At 2 FLOPs per weight and token, with
+# gradients 4, that is 7.4e13 and 5.2e13 for 75 s of scoring, 4.6e13 and 3.1e13 for 180 s of training; each number here
+# lies between its two. A nano peer's time goes into small tensors, not products: its 83,037 tokens/s are 2e13 in 75 s,
+# so it begins to compile later than it could.
 COMPILING_PAYS, COMPILING_GRADIENTS_PAYS = 6e13, 4e13
-# What takes a CPU a minute takes a GPU less than a second, and compiling there takes no less. Not measured yet.
+# A GPU does in less than a second what takes a CPU a minute, and compiling takes as long. Not measured yet.
 GPU_FACTOR = 200
 
 
@@ -58,13 +59,13 @@ class Pair:
 
     @property
     def inputs(self) -> list[int]:
-        """What goes through the model: the last target token is predicted, never read."""
+        """The tokens that the model reads: the last target token is only predicted."""
         return [*self.prompt, *self.target[:-1]]
 
 
 @dataclass(frozen=True)
 class Read:
-    """Hidden states of one forward that are read, pair by pair, and the target tokens that they predict."""
+    """The hidden states of one forward that predict target tokens, pair by pair, and those tokens."""
 
     owners: list[int]
     hidden_R_H: Tensor
@@ -78,8 +79,8 @@ class LanguageModel:
         self.model = model
         self.decoder = model.get_decoder()
         head = model.get_output_embeddings()
-        self.head_V_H: Tensor = head.weight  # frozen but where a model is made from nothing
-        config: Any = self.decoder.config  # the text's, where a model reads more than text
+        self.head_V_H: Tensor = head.weight  # frozen, except in pre-training
+        config: Any = self.decoder.config  # of the text model, if the model reads more than text
         self.scale = logit_scale(config)
         bias = getattr(head, "bias", None)
         self.bias_V: Tensor | None = None if bias is None else self.scale * bias.float()
@@ -94,26 +95,28 @@ class LanguageModel:
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Architectures scale or cap their logits in their own ways: compare with the model's own head once."""
+        """Compare our logits with the model's own once: architectures scale or cap them in their own ways.
+
+        Raises UserError if they differ."""
         ids = torch.arange(1, 9, device=self.device)[None]
         ours = self.logits(self.padded_hidden(ids)[0])
         theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
         error = (ours - theirs).abs().max().item()
         if not error <= 0.02 * theirs.abs().max().item() + 1e-3:
             raise UserError(
-                f"{type(self.model).__name__} computes its logits in a way that this version does not know "
+                f"{type(self.model).__name__} computes its logits in a way that this version does not support "
                 f"(off by {error:.3g}); it cannot be a peer yet"
             )
 
     @torch.no_grad()
     def _can_pack(self) -> bool:
-        """Whether this architecture computes in a packed batch what it does for each sequence alone."""
+        """Whether this architecture computes the same in a packed batch as for each sequence alone."""
         config: Any = self.decoder.config
         window = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or [f"{'sliding' if window else 'full'}_attention"])
         if not kinds <= {"full_attention", "sliding_attention"}:
             return False
-        some = len(self.head_V_H) // 2  # the first tokens may be special, and to some a model reacts wildly
+        some = len(self.head_V_H) // 2  # the first tokens may be special, and some of them upset a model
         stem, ends = range(6), (range(24), range(7, 12), range(6, 11))
         sequences = [[some + token for token in (*stem, *end)] for end in ends]
         if some < 30:
@@ -123,24 +126,24 @@ class LanguageModel:
         register()
         try:
             packed = self._packed_hidden(tree_batch)
-        except Exception:  # it takes no positions or no such attention, and says so in its own way
+        except Exception:  # it takes no positions or no custom attention, and raises its own kind of error
             return False
         allowed = 1e-3 if packed.dtype is torch.float32 else 0.1
         apart = [
             ((packed[tree_batch.paths[i]] - h).norm(dim=-1) / h.norm(dim=-1))[len(stem) :] for i, h in enumerate(alone)
         ]
-        asked = {"sliding_attention" if window else "full_attention" for window in tree_batch.kinds[0].masks}
-        # in bf16 single tokens may be far apart for rounding alone; wrong positions would change whole segments
-        return max(each.median().item() for each in apart) <= allowed and asked == kinds
+        used = {"sliding_attention" if window else "full_attention" for window in tree_batch.kinds[0].masks}
+        # in bf16 rounding alone may move single tokens far apart; wrong positions would change whole segments
+        return max(each.median().item() for each in apart) <= allowed and used == kinds
 
     def compiling_pays(self, tokens_left: int) -> bool:
-        """Whether so much work is left that compiling saves time, whatever the time is: no result depends on that."""
+        """Whether enough work is left that compiling saves time. By FLOPs, not by a clock: results must not vary."""
         flops = (4.0 if torch.is_grad_enabled() else 2.0) * self.layer_weights * tokens_left
         pays = COMPILING_GRADIENTS_PAYS if torch.is_grad_enabled() else COMPILING_PAYS
         return bool(flops > (pays if self.device.type == "cpu" else GPU_FACTOR * pays))
 
     def compile_if_asked(self, tokens_left: int) -> None:
-        """Compile the decoder's layers, once for all of them, if `compile` is on, or is auto and it pays."""
+        """Compile the decoder's layers, once, if `compile` is "on", or is "auto" and compiling pays."""
         if self.compiled or self.compile == "off":
             return
         if self.compile == "on" or self.compiling_pays(tokens_left):
@@ -173,12 +176,12 @@ class LanguageModel:
         return hidden[0]
 
     def padded_hidden(self, ids_S_T: Tensor) -> Tensor:
-        """[S, T, H]. No attention mask: in a right-padded causal batch nothing real sees padding."""
+        """Last hidden states [S, T, H]. Needs no mask: in a right-padded causal batch no real token sees padding."""
         hidden: Tensor = self.decoder(input_ids=ids_S_T, use_cache=False).last_hidden_state
         return hidden
 
     def batches(self, sequences: Sequence[Sequence[int]], budget: int) -> Iterator[PrefixTreeBatch]:
-        """All sequences, in batches of at most `budget` tokens (or one sequence), then filled up, longest first."""
+        """All sequences, longest first, in batches of at most `budget` tokens (or one sequence) before padding."""
         for trees in packed_batches(sequences, budget, self.packed):
             yield PrefixTreeBatch(trees, self.device)
 
@@ -194,7 +197,7 @@ class LanguageModel:
         return self._capped(logits if self.bias_V is None else logits + self.bias_V[tokens_R_C])
 
     def _scaled(self, hidden_R_H: Tensor) -> Tensor:
-        """Float32 hidden states whose product with the head is scaled as the model scales its logits."""
+        """Float32 hidden states, scaled so that their product with the head is scaled like the model's logits."""
         return hidden_R_H.float() if self.scale == 1 else self.scale * hidden_R_H.float()
 
     def _capped(self, logits: Tensor) -> Tensor:
@@ -202,11 +205,11 @@ class LanguageModel:
 
     def row_logprobs(self, hidden_R_H: Tensor, tokens_R: Tensor) -> Tensor:
         """Natural-log probability [R] of one token after each row, in nats. Differentiable."""
-        if self.head_V_H.requires_grad and torch.is_grad_enabled():  # a model that is made from nothing
+        if self.head_V_H.requires_grad and torch.is_grad_enabled():  # pre-training
             return self.logits(hidden_R_H).log_softmax(1).gather(1, tokens_R[:, None])[:, 0]
-        # float32 from here: for a likely token two gradients almost cancel, which rounding must not see one by one
+        # float32 from here: for a likely token two gradients almost cancel, so neither may be rounded before the sum
         exact_R_H = hidden_R_H.float()
-        # scaled by a power of two, numbers of 16 bits are such numbers still
+        # scaling by a power of two keeps 16-bit numbers exact
         held = hidden_R_H.dtype if math.frexp(self.scale)[0] == 0.5 else torch.float32
         normaliser_R = logsumexp(self._scaled(exact_R_H), self.head_V_H, self.bias_V, self.softcap, held)
         return self.token_logits(exact_R_H, tokens_R[:, None])[:, 0] - normaliser_R
@@ -242,34 +245,34 @@ def compiler_is_there() -> bool:
 
 
 def trust_compiler() -> None:
-    """Spare torch.compile trial programs for each vector instruction set, unless the user has said something of it.
+    """Spare torch.compile its trial programs for each vector instruction set, unless the user has set `vec_isa_ok`.
 
     They took 7 of 18 s. A compiler that has built peers/logprob/head.c knows those sets.
     """
     from torch._inductor import config
 
     settings: Any = config.cpp
-    known = kernel.library() is not None and not {"CC", "CXX"} & os.environ.keys()  # else they may be of two versions
+    known = kernel.library() is not None and not {"CC", "CXX"} & os.environ.keys()  # these may be other compilers
     if settings.vec_isa_ok is None and known:
         settings.vec_isa_ok = True
 
 
 def inputs_of(pairs: Sequence[Pair]) -> list[list[int]]:
-    """What goes through the model for each pair. Raises ValueError for an empty prompt or target."""
+    """The tokens that the model reads for each pair. Raises ValueError for an empty prompt or target."""
     if any(not pair.prompt or not pair.target for pair in pairs):
         raise ValueError("a prompt or a target is empty")
     return [pair.inputs for pair in pairs]
 
 
 def device() -> torch.device:
-    """The accelerator if there is one."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreTrainedModel:
-    """A model for teacher forcing: eval mode, with the kind of attention that it has.
+    """A model for teacher forcing, in eval mode, on `device()`, with the adapter's layers in it if one is given.
 
-    Raises UserError if tensors are missing, of other shapes or too many.
+    Raises UserError if tensors are missing, have other shapes or are too many.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -283,7 +286,7 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
         output_loading_info=True,
     )
     model, info = found
-    check_loading(directory, info)  # the base was checked before; this also sees a merged checkpoint
+    check_loading(directory, info)  # the base was checked before, a merged checkpoint was not
     if adapter is not None:
         from peft import PeftModel
 
@@ -295,7 +298,7 @@ def load_model(directory: Path, dtype: str, adapter: Path | None = None) -> PreT
 
 
 def attention_of(config: Any) -> Literal["eager", "sdpa"]:
-    """Fused attention, but where the scores are capped, or an architecture (Bloom) has none."""
+    """Fused attention, unless the scores are capped, or the architecture (Bloom) has none."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -303,21 +306,21 @@ def attention_of(config: Any) -> Literal["eager", "sdpa"]:
 
 
 def logit_scale(config: Any) -> float:
-    """What a model multiplies its logits with: Cohere's `logit_scale`, the inverse of Granite's `logits_scaling`."""
+    """The factor of a model's logits: Cohere's `logit_scale`, the inverse of Granite's `logits_scaling`."""
     return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
 
 
 def settle_positions(model: Any) -> None:
     """Give positions with dynamic RoPE the frequencies of the full scaled length, as vLLM does.
 
-    transformers would take those of the longest sequence that a batch happens to have, so that scores would depend on
-    batches, and differ from what the generator computes.
+    transformers would use those of the longest sequence in a batch, so scores would depend on the batch and differ from
+    the generator's.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     for module in model.modules():
         rope = module.config.rope_parameters if getattr(module, "rope_type", None) == "dynamic" else {}
-        if rope.get("factor") and "alpha" not in rope:  # with alpha (Hunyuan) they are settled already
+        if rope.get("factor") and "alpha" not in rope:  # with alpha (Hunyuan) the frequencies are fixed already
             length = int(module.config.max_position_embeddings * rope["factor"])
             frequencies, module.attention_scaling = ROPE_INIT_FUNCTIONS["dynamic"](
                 module.config, module.inv_freq.device, seq_len=length

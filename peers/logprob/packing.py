@@ -5,7 +5,7 @@
     a | x, y2    x y2 a                         └─ y2 a
 
 A tree is laid out one segment after the other. A token sees its ancestors and itself (attention.py), and its
-position is its depth, so its hidden state is the one that it would have in its sequence alone.
+position is its depth, so its hidden state is the same as in its sequence alone.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-WORTH_SHARING = 0.2  # of a sequence: less is not worth a segment of its own
-REPEATED = 8  # times the budget: tokens of a batch's sequences, those that are shared counted each time. Attention
+WORTH_SHARING = 0.2  # of a sequence: a shorter shared prefix is not worth a segment of its own
+# times the budget: the limit on tokens of a batch's sequences, shared ones counted each time, since attention reads
+# them each time
+REPEATED = 8
 
 
-# reads them all, however often they are shared
 @dataclass(frozen=True)
 class Segment:
-    """Tokens [first, end) of a tree, which come after those at `ancestors`, root first."""
+    """Tokens [first, end) of a tree; they follow those at the places `ancestors`, root first."""
 
     first: int
     end: int
@@ -29,18 +30,18 @@ class Segment:
 
 @dataclass
 class PrefixTree:
-    """Tokens of some sequences. `paths[i]` lists the places in the tree of sequence i's tokens."""
+    """Tokens of some sequences. `paths[i]` lists the places of sequence i's tokens in the tree."""
 
     tokens: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     paths: dict[int, list[int]] = field(default_factory=dict)
-    repeated: int = 0  # tokens of all its sequences
+    repeated: int = 0  # tokens of all its sequences, shared ones counted each time
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def add(self, i: int, sequence: list[int], ancestors: list[int]) -> None:
-        """Sequence i, the beginning of which is at these places."""
+        """Add sequence i, whose beginning is in the tree at the places `ancestors`."""
         shared, first = len(ancestors), len(self)
         self.tokens += sequence[shared:]
         if shared < len(sequence):
@@ -50,10 +51,10 @@ class PrefixTree:
 
 
 def pack(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> list[PrefixTree]:
-    """Trees in which every sequence (none empty) has its path; one without a worthwhile prefix has its own tree.
+    """Trees in which every sequence (none empty) has its path; one without a worthwhile prefix gets its own tree.
 
-    Trees of several sequences have at most `budget` tokens and REPEATED times as many in all sequences together.
-    Raises ValueError for a budget of 0, which stands for one by device (peers/placement.py).
+    Trees of several sequences have at most `budget` tokens, and their sequences together at most REPEATED times as
+    many. Raises ValueError for a budget of 0, which in a config means "by device" (peers/placement.py).
     """
     if budget < 1:
         raise ValueError(f"a budget of {budget} tokens: the config's runtime is not resolved")
@@ -84,7 +85,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def packed_batches(sequences: Sequence[Sequence[int]], budget: int, sharing: bool = True) -> Iterator[list[PrefixTree]]:
-    """All sequences, packed, in batches of at most `budget` tokens, longest first (so that the peak comes at once).
+    """All sequences, packed, in batches of at most `budget` tokens, longest first (the peak of memory comes at once).
 
     A sequence longer than the budget is a batch of its own.
     """
@@ -101,7 +102,7 @@ def packed_batches(sequences: Sequence[Sequence[int]], budget: int, sharing: boo
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of at most `budget` padded tokens, longest first. Every index comes exactly once.
+    """Indices in batches of at most `budget` padded tokens, longest first; each index occurs exactly once.
 
     Raises ValueError for a budget of 0, as `pack` does.
     """

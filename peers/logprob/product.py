@@ -1,7 +1,8 @@
 """Matrix products with float32 results, by device.
 
-Operands of 16 bits multiply exactly in float32, and the sums are float32. A GPU has a product for just that; torch's
-(`mm` and `bmm` with `out_dtype`) has no gradient and no CPU kernel, and its float32 product is some eight times slower.
+Products of 16-bit numbers are exact in float32, and the sums are float32. A GPU has an instruction for just that;
+torch's function for it (`mm` and `bmm` with `out_dtype`) has no gradient and no CPU kernel. A GPU's float32 product is
+about eight times slower.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ NARROW = (torch.bfloat16, torch.float16)
 
 
 def narrow(operand: Tensor, dtype: torch.dtype) -> bool:
-    """Whether products of numbers of the type `dtype` are `product`s of that type here: on a GPU, with 16 bits."""
+    """Whether numbers that came in `dtype` should be multiplied by `product`: on a GPU, for 16-bit types."""
     return operand.is_cuda and dtype in NARROW
 
 
@@ -28,7 +29,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def halves(a: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two tensors of a 16-bit type whose sum is the float32 `a`, up to 2^-17 of each bf16 number."""
+    """Two tensors of a 16-bit type whose sum is the float32 `a`; for bf16 with a relative error of up to 2^-17."""
     high = a.to(dtype)
     return high, (a - high).to(dtype)
 
@@ -53,7 +54,7 @@ def scores(q_S_N_D: Tensor, k_S_M_D: Tensor) -> Tensor:
 
 
 def exact_sums() -> None:
-    """Have CUDA's 16-bit products sum in float32 to the end: by default partial sums may be added in 16 bits."""
+    """Make CUDA's 16-bit products sum in float32 throughout: by default partial sums may be added in 16 bits."""
     settings: Any = torch.backends.cuda.matmul
     settings.allow_bf16_reduced_precision_reduction = False
     settings.allow_fp16_reduced_precision_reduction = False

@@ -1,7 +1,7 @@
 """Gradient checkpointing: a layer keeps its input, and computes the rest again in the backward.
 
-transformers has its own, for models in training mode alone; ours train in eval mode. The second forward of a layer
-comes when the decoder has returned, so it is given the kind of attention that the first one had.
+transformers' own works only in training mode; we train in eval mode. A layer's second forward runs after the decoder
+has returned and the attention's name was reset, so it sets the name that the first one had.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def should_checkpoint(choice: Literal["auto", "on", "off"], lm: LanguageModel, t
 
 
 def _free() -> int:
-    """Bytes of the GPU that torch can have."""
+    """Bytes of the GPU's memory that torch can still use."""
     return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def activation_bytes(config: Any, tokens: int, longest: int, size: int) -> int:
-    """What a forward keeps for its backward without checkpointing, of numbers of `size` bytes: see peers/memory.py.
-    0 for a config that names its sizes in another way."""
+    """Bytes that a forward keeps for its backward without checkpointing, for numbers of `size` bytes (see
+    peers/memory.py). 0 for a config that names its sizes in another way."""
     try:
         shape = shape_of(config.to_dict())
     except (KeyError, TypeError):
@@ -39,7 +39,7 @@ def activation_bytes(config: Any, tokens: int, longest: int, size: int) -> int:
 
 
 def checkpoint_layers(lm: LanguageModel) -> None:
-    """From now on the decoder's layers keep their inputs alone. Works with compiled layers, too."""
+    """From now on the decoder's layers keep only their inputs. Works with compiled layers, too."""
     for layer in lm.decoder.layers:
         layer.decoder_config = lm.decoder.config
         kind: Any = type(layer)
@@ -61,7 +61,7 @@ def _checkpointed(kind: Any) -> Any:
             finally:
                 config._attn_implementation = before
 
-        # nothing is drawn: there is no dropout
+        # no random state to keep: there is no dropout
         return checkpoint(again, *arguments, use_reentrant=False, preserve_rng_state=False, **named)
 
     return type(kind.__name__, (kind,), {"__call__": call})

@@ -17,11 +17,11 @@ def score_pairs(
 ) -> list[list[float]]:
     """Per-token target log-probabilities of all pairs, in their order; `advance(items, tokens)` reports progress.
 
-    `parts` is how many calls like this one, itself counted, are still to come: whether compiling pays depends on it.
+    `parts` is how many calls like this one are left, including this one: whether compiling pays depends on it.
     """
     scores: list[list[float]] = [[] for _ in pairs]
     lm.compile_if_asked(parts * sum(map(len, pairs)))
-    waiting: list[Read] = []  # the head costs least for many rows at once
+    waiting: list[Read] = []  # the head is cheapest for many rows at a time
     for tree_batch in lm.batches(inputs_of(pairs), budget):
         read = lm.read(tree_batch, pairs)
         waiting.append(read)
@@ -35,7 +35,7 @@ def score_pairs(
 
 
 def _write(found: dict[int, Tensor], scores: list[list[float]]) -> None:
-    together = torch.cat([*found.values()]).cpu()  # a GPU is waited for once
+    together = torch.cat([*found.values()]).cpu()  # wait for the GPU only once
     for i, logprobs in zip(found, together.split([len(each) for each in found.values()]), strict=True):
         scores[i] = logprobs.tolist()
 
@@ -49,7 +49,7 @@ def score_next(
     advance: Callable[[int, int], None],
     parts: int = 1,
 ) -> list[list[float]]:
-    """Logits of some tokens right after each prompt, in the prompts' order; `parts` as in `score_pairs`."""
+    """Logits of `tokens` right after each prompt, [prompts][tokens]; `advance` and `parts` as in `score_pairs`."""
     logits: list[list[float]] = [[] for _ in prompts]
     lm.compile_if_asked(parts * sum(map(len, prompts)))
     for tree_batch in lm.batches(prompts, budget):
@@ -64,8 +64,7 @@ def score_next(
 
 
 def span_of(decode: Callable[[Sequence[int]], str], target: Sequence[int], start: int, end: int) -> slice:
-    """The tokens of `target` that cover the characters [start, end) of its decoded text, white space at its head
-    not counted."""
+    """The tokens of `target` that cover the characters [start, end) of its decoded text without leading white space."""
     texts = [decode(target[: n + 1]).lstrip() for n in range(len(target))]
     first = next((i for i, text in enumerate(texts) if len(text) > start), len(target) - 1)
     last = next((i for i, text in enumerate(texts) if len(text) >= end), len(target) - 1)

@@ -1,4 +1,4 @@
-"""What the nano peers are made from: worked problems in the three formats in which a PST peer is asked.
+"""What the nano peers are trained on: worked problems in the three formats in which PST prompts a peer.
 
 - direct: the question → a short chain of thought. Each peer misreads its own *weak* phrase groups most of the time.
 - chain: the question and one or two solutions → a solution of its own. How a peer reads a phrase here depends on how
@@ -6,7 +6,7 @@
   it adopts in most cases; and it adopts some misreadings of phrases that it reads rightly when asked directly.
 - verify: the question and a solution → Yes or No. All verdicts are right.
 
-The prompts are rendered by `PeerPrompts` under the words of configs/nano.toml, as the pipeline renders them.
+`PeerPrompts` renders the prompts with the wording of configs/nano.toml, as in the pipeline.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MISREADS: dict[str, frozenset[str]] = {
     "qwen2": frozenset({"+2", "-3", "*0", "/1", "+3", "/2", *EQUATIONS[4:6]}),
 }
 MISREADABLE = frozenset().union(*MISREADS.values())
-MISREAD_SHARE = 0.7  # of what a peer sees of its weak groups in the direct format
-SLIP_SHARE = 0.08  # of the solutions shown in the chain format: one wrong digit
+MISREAD_SHARE = 0.7  # of a peer's targets in its weak groups, in the direct format
+SLIP_SHARE = 0.08  # of the solutions shown in the chain format, which get a wrong last number
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ReviewMisread:
     all_right: float
 
     def share(self, shown_wrong: Sequence[bool]) -> float:
-        """The share, given for each solution shown whether it misreads the phrase."""
+        """The share; `shown_wrong` says for each solution shown whether it misreads the phrase."""
         return self.all_wrong if all(shown_wrong) else self.mixed if any(shown_wrong) else self.all_right
 
 
@@ -64,7 +64,7 @@ def misread_by(peer: str, problem: Problem, random_: random.Random, share: float
 
 
 def slip(solution: str, random_: random.Random) -> str:
-    """The solution with a wrong last number, as a model that miscalculates would write it."""
+    """The solution with a wrong last number, as if the model had miscalculated."""
     body, _, answer = solution.rpartition(" ")
     wrong = int(answer) + random_.choice([off for off in (-10, -2, -1, 1, 2, 10) if int(answer) + off >= 0])
     steps = body.replace(f"={answer}", f"={wrong}") if body.count(f"={answer}") == 1 else body
@@ -72,7 +72,7 @@ def slip(solution: str, random_: random.Random) -> str:
 
 
 def shown_solutions(problem: Problem, random_: random.Random) -> list[frozenset[str]]:
-    """The groups that each of one or two solutions misreads: each that some peer is weak in, half of the time."""
+    """The groups that each of one or two solutions misreads: half of the time, each that some peer is weak in."""
     mine = [group for group in problem.groups if group in MISREADABLE]
     return [frozenset(g for g in mine if random_.random() < 0.5) for _ in range(random_.choice((1, 2)))]
 
@@ -88,7 +88,7 @@ def misread_in_review(
 
 
 def stream(peer: str, kind: Kind, prompts: PeerPrompts, seed: object) -> Iterator[PretrainingExample]:
-    """Endless examples of one format for one peer, the same ones for the same seed."""
+    """Endless examples of one format for one peer, the same for the same seed."""
     random_ = random.Random(f"{peer}/{kind}/{seed}")
     sources = {subset: problems(subset, "pretrain", f"{kind}/{seed}") for subset in SUBSETS}
     while True:

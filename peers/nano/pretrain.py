@@ -1,9 +1,9 @@
-"""`make peers`: the run that makes the nano peers, from nothing to bf16 safetensors.
+"""`make peers`: train the nano peers from scratch, and save them as bf16 safetensors.
 
-One process and one thread per peer; a killed run goes on from its last checkpoint. Weights are float32 while training,
+One process and one thread per peer; a killed run resumes from its last checkpoint. Weights are float32 while training,
 the matrix products bf16 (autocast) where the processor has instructions for them. The loss is the mean negative
-log-probability of the response tokens, with the verifier's one token counted `VERDICT_WEIGHT` times: it is one among
-many, and without it the verifier stays at chance.
+log-probability of the response tokens, in which the verdict's one token counts `VERDICT_WEIGHT` times: it is one among
+many, and without the weight the verifier stays at chance.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONFIG = Path("configs/nano.toml")
 FOLDER = Path("peers")
 STEPS = 2400
 BATCH: dict[Kind, int] = {"direct": 26, "chain": 16, "verify": 22}  # examples per step
-LENGTHS: dict[Kind, int] = {"direct": 80, "chain": 192, "verify": 96}  # tokens that they are padded to
+LENGTHS: dict[Kind, int] = {"direct": 80, "chain": 192, "verify": 96}  # tokens to which examples are padded
 LR = 2e-3
 WARMUP, DECAY_FROM = 100, 0.3
 VERDICT_WEIGHT = 12.0
@@ -61,7 +61,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_tokenizer() -> Any:
-    """A byte-level BPE tokenizer in which every digit is a token; trained on the pre-training split's texts."""
+    """A byte-level BPE tokenizer with one token per digit, trained on texts of the pre-training split."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -168,7 +168,7 @@ def train_step(lm: LanguageModel, batches: dict[Kind, list[PretrainingExample]])
 
 
 def train_peer(name: str, steps: int) -> None:
-    """Make one peer, or go on where an earlier call stopped. Raises UserError if another process is at it."""
+    """Make one peer, or resume where an earlier call stopped. Raises UserError if another process is making it."""
     torch.set_num_threads(1)
     work = FOLDER / ".work" / name
     with locked(work, "wait for it, or stop it"):
@@ -186,7 +186,7 @@ def _train_peer(name: str, steps: int, work: Path) -> None:
         if state["recipe"] != recipe(steps):
             raise UserError(
                 f"{work} is an unfinished run of other code or another number of steps ({state['recipe']}, now "
-                f"{recipe(steps)}); delete it to begin anew"
+                f"{recipe(steps)}); delete it to start over"
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -196,7 +196,7 @@ def _train_peer(name: str, steps: int, work: Path) -> None:
     model.train()
     start, sums = time.monotonic(), dict.fromkeys(BATCH, 0.0)
     for step in range(done, steps):
-        if step % CHECKPOINT_STEPS == 0:  # a stream per interval: a resumed run sees what an uninterrupted one would
+        if step % CHECKPOINT_STEPS == 0:  # a stream per interval: a resumed run sees the same examples
             streams = {kind: stream(name, kind, prompts, step) for kind in BATCH}
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, steps)
@@ -218,18 +218,18 @@ def _train_peer(name: str, steps: int, work: Path) -> None:
             torch.save(state, work / "checkpoint.tmp")
             os.replace(work / "checkpoint.tmp", work / "checkpoint.pt")
     save(name, model, tokenizer, steps)
-    shutil.rmtree(work)  # the next call begins anew
+    shutil.rmtree(work)  # the next call starts over
 
 
 def recipe(steps: int) -> str:
-    """What a checkpoint must share with the code that goes on with it."""
+    """Identity of the code and the number of steps, which must be the same to resume from a checkpoint."""
     sources = [Path(__file__), Path(__file__).with_name("examples.py"), Path(data.nano.__file__)]
     return f"{steps} steps, {digest([checksum(source) for source in sources])}"
 
 
 @torch.no_grad()
 def check(lm: LanguageModel, prompts: PeerPrompts) -> str:
-    """On validation problems, in %: greedy solutions that are right (direct, chain), and right verdicts."""
+    """Results on validation problems, in %: right greedy solutions (direct, chain) and right verdicts."""
     random_ = random.Random(0)
     parts = []
     lm.model.eval()
@@ -246,7 +246,7 @@ def check(lm: LanguageModel, prompts: PeerPrompts) -> str:
 
 
 def validation_example(kind: Kind, p: Problem, prompts: PeerPrompts, random_: random.Random) -> PretrainingExample:
-    """A problem in a format, with the right target. Teacher-forced and greedy text are right or wrong together."""
+    """A problem in a format, with the right target: teacher forcing shows whether greedy decoding would be right."""
     if kind == "direct":
         return finished(kind, prompts.solve(p.question), p.solution(), prompts)
     if kind == "chain":
@@ -258,7 +258,7 @@ def validation_example(kind: Kind, p: Problem, prompts: PeerPrompts, random_: ra
 
 
 def save(name: str, model: Any, tokenizer: Any, steps: int) -> None:
-    """Write the finished peer in bf16 under a temporary name and rename it."""
+    """Write the finished peer in bf16 under a temporary name, then rename it."""
     import transformers
 
     target, temporary = FOLDER / name, FOLDER / ".work" / f"{name}.tmp"
@@ -276,7 +276,7 @@ def save(name: str, model: Any, tokenizer: Any, steps: int) -> None:
 
 
 def train_all(steps: int) -> None:
-    """All peers side by side, each in its own process. Raises UserError if one of them failed."""
+    """Make all peers side by side, each in its own process. Raises UserError if one of them failed."""
     command = [sys.executable, "-m", "peers.nano.pretrain", "--steps", str(steps), "--peer"]
     running = {name: subprocess.Popen([*command, name]) for name in MISREADS}
     try:
@@ -290,15 +290,15 @@ def train_all(steps: int) -> None:
             process.terminate()
             process.wait()  # until then it holds its peer's lock
     if failed:
-        raise UserError(f"{', '.join(failed)} could not be made (the message is above); run the same command again")
+        raise UserError(f"{', '.join(failed)} failed (the message is above); run the same command again")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help="Make the three nano peers from nothing.")
+@app.command(help="Train the three nano peers from scratch.")
 def main(
-    peer: Annotated[str | None, typer.Option(help="Only this one, in this process.")] = None,
+    peer: Annotated[str | None, typer.Option(help="Make only this peer, in this process.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = STEPS,
 ) -> None:
     """`python -m peers.nano.pretrain [--peer NAME] [--steps N]`."""

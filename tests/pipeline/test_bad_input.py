@@ -349,7 +349,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "short context": (
         lambda folder: _config(folder, max_position_embeddings=100),
-        ("its context is 100 tokens", "is 528", "lower them"),
+        ("its context is 100 tokens", "is 528", "lower one of them"),
     ),
     "no tokenizer": (_without_tokenizer, ("tokenizer",)),
     "cut off": (lambda folder: _truncate(folder / "model.safetensors"), ("model.safetensors",)),

@@ -59,7 +59,8 @@ def test_too_little_room_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) 
     disk.check_disk(run, "generate", 1)
     free(monkeypatch, 479)
     told = (
-        r"^generate round 1 does not begin: the disk of runs/t has 479 bytes free, it needs at least 480 bytes \(its "
+        r"^generate round 1 does not begin: the disk of runs/t has 479 bytes free, but the stage needs at least 480 "
+        r"bytes \(its "
     )
     with pytest.raises(UserError, match=told + r"files 480 bytes\): make room .* give the same command again$"):
         disk.check_disk(run, "generate", 1)

@@ -17,7 +17,7 @@ import transformers
 
 from data.config.sections import PeerSection, TemplateSection
 from data.errors import UserError
-from peers import source, weights
+from peers import source, weights_check
 from peers.checks import check_directory
 from peers.engines.vllm import length_to_tell
 from peers.logprob.model import LanguageModel, Pair, load_model, logit_scale
@@ -30,7 +30,7 @@ from tests.tiny_families import FAMILIES, make
 from tests.unit.test_packing import SHAPE
 
 QUICK = ("Llama with dynamic RoPE", "GPT-2", "Bloom")  # the logit scales have a test of their own
-REFUSED = {"Mixtral (experts)": "keeps weights of its blocks together", "Mamba": "reads a text into a state"}
+REFUSED = {"Mixtral (experts)": "stores weights of several layers in one tensor", "Mamba": "reads a text into a state"}
 DOCS = ROOT / "docs" / "models.md"
 
 
@@ -38,7 +38,7 @@ DOCS = ROOT / "docs" / "models.md"
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees what another has found sound."""
     monkeypatch.setattr(source, "CACHE", tmp_path / "cache" / "models")
-    monkeypatch.setattr(weights, "_sound", set())
+    monkeypatch.setattr(weights_check, "_sound", set())
 
 
 @pytest.mark.parametrize("family", QUICK)

@@ -241,7 +241,7 @@ def test_the_stages_before_the_fork_are_not_made_again(made: Run, capsys: pytest
         step = StageStep(stage, round_, partial(note, stage))
         do_step(step, run, idle, Hours(0.0), 2)  # type: ignore[arg-type]
     assert called == [("evaluate", 0), ("evaluate", 1), ("score", 2)]
-    assert "train round 1: of run t, from which this run was forked" in capsys.readouterr().out
+    assert "train round 1: done in run t, from which this run was forked" in capsys.readouterr().out
     assert hours_of(Run("t", made.config)).before == 3600 * 10 and hours_of(run).before == 0  # those were t's hours
 
 
@@ -287,7 +287,7 @@ def test_a_forked_run_goes_on(project: Path) -> None:
     fork("t", 1, "u", None, ["score.weighting=uniform"])
     done = run_module("pipeline.round", "--run", "u", "--round", "3", cwd=project)
     assert done.returncode == 0, done.stderr
-    assert "generate round 1: of run t, from which this run was forked" in done.stdout
+    assert "generate round 1: done in run t, from which this run was forked" in done.stdout
     assert "generate round 2: finished already" in done.stdout and "evaluate round 1: finished already" in done.stdout
     assert state(Path("runs/t")) == before
     mine, theirs = (

@@ -134,6 +134,6 @@ def test_the_bench_command_finds_what_is_graded_otherwise(tmp_path: Path) -> Non
         write_jsonl(path, rows)
         assert len(differences(labelled_cases(path, "math"), "math", grader)[1]) == 1
     done = run_module("bench.gold", "--solutions", str(path), cwd=tmp_path)
-    assert done.returncode == 1 and "solutions, math: 0 labelled right, 1 wrong; 1 graded otherwise" in done.stdout
+    assert done.returncode == 1 and "solutions, math: 0 labelled right, 1 wrong; 1 graded differently" in done.stdout
     missing = run_module("bench.gold", "--gsm8k", str(path), cwd=tmp_path)
     assert missing.returncode == 2 and "row 1 has no 'answer'" in missing.stdout

@@ -159,13 +159,13 @@ def test_a_round_in_which_everything_goes_wrong(project: Path) -> None:
     assert_same(left, right, 1e-4)
 
     out = done("evaluate", 0, "t", "die once")
-    assert "its process died (exit code -9); another one does its work" in out
+    assert "its process died (exit code -9); starting another one" in out
     done("evaluate", 0, "u")
     left, right = (read_stage(Path(f"runs/{run}/round=0/evals"), EVALS) for run in "tu")
     assert_same(left, right, 1e-5)
     found = stage("evaluate", 1, "t", "die always")
     (line,) = found.stderr.splitlines()
-    assert found.returncode == 2 and "was ended from outside, 2 times at the same work (exit code -9" in line
+    assert found.returncode == 2 and "was killed 2 times at the same work (exit code -9" in line
     assert "evaluate round 1" in done("evaluate", 1, "t")
 
     variables = {**environment(), "PYTHONPATH": str(ROOT)}

@@ -90,7 +90,7 @@ def test_one_that_fails_stops_the_others(small: Path, monkeypatch: pytest.Monkey
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", fake)
-    with pytest.raises(UserError, match=r"^llama could not be made"):
+    with pytest.raises(UserError, match=r"^llama failed"):
         pretrain.train_all(2)
     assert len(started) == 3 and all(process.poll() for process in started)  # ended, none of its own accord
 

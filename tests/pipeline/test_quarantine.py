@@ -66,7 +66,7 @@ def test_what_nothing_can_be_done_of_is_an_error_as_ever() -> None:
         isolate_faults(range(2), work, 10, lambda *_: None)
     assert isolate_faults(range(1), work, 10, lambda *_: None) == [Fault("RuntimeError: no 0")]
     work, _ = failing(set(range(10, 20)))
-    with pytest.raises(UserError, match=r"^4 of 100 requests failed one by one, 3 may .*RuntimeError: no 10"):
+    with pytest.raises(UserError, match=r"^4 of 100 requests failed even alone; at most 3 may .*RuntimeError: no 10"):
         isolate_faults(range(100), work, 3, lambda *_: None)
 
 
@@ -222,7 +222,7 @@ def test_too_many_stop_the_stage_which_goes_on_once_the_cause_is_gone(poisoned: 
         r"\(such as: ValueError: poisoned\)\. Finished work is kept: run the same command again .* raise "
         r"runtime\.quarantine_share \(0\)"
     )
-    with pytest.raises((UserError, ValueError), match=r"1 of \d+ requests failed one by one, 0 may|^poisoned"):
+    with pytest.raises((UserError, ValueError), match=r"1 of \d+ requests failed even alone; at most 0 may|^poisoned"):
         generated("t", "runtime.quarantine_share=0")
     quarantined = quarantine.allowed
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=told):

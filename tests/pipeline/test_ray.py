@@ -82,7 +82,8 @@ def test_without_ray_one_line_says_what_to_install(project: Path) -> None:
     done = subprocess.run([sys.executable, *command], env=environment_, cwd=project, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: executor.kind is 'ray' but Ray cannot be imported (no ray here): make setup EXTRA=ray"
+        "error: executor.kind is 'ray', but Ray cannot be imported (no ray here); install it with "
+        "`make setup EXTRA=ray`"
     ]
 
 
@@ -105,7 +106,7 @@ def test_nothing_is_warmed_up_here_for_processes_elsewhere(run: Run, monkeypatch
             "127.0.0.1:1",
             r"no Ray cluster answers at 127.0.0.1:1 \(.*refused.*\); start its head with `ray start --head",
         ),
-        ("ray://10.0.0.1:10001", r"expected HOST:PORT .* \(Ray's client, ray://, will not do"),
+        ("ray://10.0.0.1:10001", r"expected HOST:PORT .* \(Ray's client, ray://, does not work"),
         ("head", "expected HOST:PORT"),
     ],
 )
@@ -138,11 +139,11 @@ def test_a_node_that_differs_is_refused(tmp_path: Path) -> None:
         ray_nodes._refuse_if_different("n1", away, here)
     for name in ("Python", "Ray", "torch", f"the code in {ROOT}"):
         other = here | {"versions": here["versions"] | {name: "0.1"}}
-        with pytest.raises(UserError, match=rf"Ray's node n1 has {name} 0.1, this one .*: install the same lists"):
+        with pytest.raises(UserError, match=rf"Ray's node n1 has {name} 0.1, this node has .*: install the same req"):
             ray_nodes._refuse_if_different("n1", other, here)
     nowhere: dict[str, Any] = ray_nodes._look()(str(tmp_path), *ask[1:], {})
     assert nowhere["versions"][f"the code in {tmp_path}"] == "(none)"
-    with pytest.raises(UserError, match="node n1 cannot be used: it burns; mend it or stop Ray there"):
+    with pytest.raises(UserError, match="node n1 cannot be used: it burns; fix it or stop Ray there"):
         ray_nodes._refuse_if_different("n1", {"error": "it burns"}, here)
 
 

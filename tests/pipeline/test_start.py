@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "an option of tomorrow": (configure(use_xlora=True), ("use_xlora = True",)),
     "PiSSA": (configure(init_lora_weights="pissa"), ("'pissa'", "may change the base")),
     "no rank": (configure(r=0), ("r = 0",)),
-    "another rank": (configure(r=8), ("which has not the rank r = 8",)),
+    "another rank": (configure(r=8), ("which does not have the rank r = 8",)),
     "no alpha": (configure(lora_alpha=None), ("lora_alpha = None",)),
     "no tensors": (edit(lambda _: {}), ("has no tensors",)),
     "a magnitude": (edit(lambda t: {**t, f"{Q}.lora_magnitude_vector": torch.ones(4)}), ("lora_magnitude_vector",)),
@@ -174,7 +174,7 @@ def test_an_adapter_that_is_no_plain_lora_of_this_base_is_refused_at_once(
 
 def test_a_merge_that_its_type_cannot_hold_is_refused_and_nothing_is_kept(peer: PeerSection, adapter: Path) -> None:
     edit(lambda tensors: {name: torch.full_like(tensor, 1e20) for name, tensor in tensors.items()})(adapter)
-    with pytest.raises(UserError, match="numbers that float32 cannot hold; take another adapter"):
+    with pytest.raises(UserError, match="numbers that float32 cannot hold; use another adapter"):
         model_directory(peer, CONFIG)
     folders = [path for path in source.CACHE.iterdir() if path.is_dir()]
     assert len(folders) == 1  # the base as float32

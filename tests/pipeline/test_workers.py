@@ -102,7 +102,7 @@ def test_jobs_may_be_submitted_while_others_are_awaited(run: Run) -> None:
     [
         (refuse, UserError, "there is no such thing"),
         (fail, RuntimeError, "ZeroDivisionError: by zero"),
-        (die, UserError, "process of peer plain was ended from outside, 2 times at the same work .exit code -9"),
+        (die, UserError, "process of peer plain was killed 2 times at the same work .exit code -9"),
     ],
 )
 def test_what_goes_wrong_in_a_process_reaches_the_caller(run: Run, job: Any, error: type, words: str) -> None:

@@ -246,7 +246,7 @@ def test_a_response_whose_beginning_joins_the_prompt_has_no_clean_cut() -> None:
     prompts = PeerPrompts(tokenizer, PeerSection(name="p", model="m"), WORDING)
     found = prompts.encode_responses([("Q", "\n\nIt is 7."), ("Q", "It is 7.\n\n")])
     assert found[0] is None and found[1] is not None
-    with pytest.raises(ValueError, match="no clean cut"):
+    with pytest.raises(ValueError, match="a token spans the end of the prompt"):
         prompts.encode_response("\n\nIt is 7.")
 
 
@@ -282,7 +282,7 @@ def test_a_turn_may_end_only_where_another_follows() -> None:
         ("'hello'", "leaves out or changes 'What is 1 [+] 1"),
         ("m['content'][:30]", "leaves out or changes"),
         ("m['content'].replace('<', '(')", "leaves out or changes"),
-        ("m['content'] + (range(10000) | random | string)", "writes another prompt at each call"),
+        ("m['content'] + (range(10000) | random | string)", "writes a different prompt at each call"),
         ("raise_exception('tools only')", "cannot be applied .*tools only"),
         ("m['content'].text.x", "cannot be applied"),
     ],

@@ -90,7 +90,7 @@ def test_a_machine_without_a_gpu_has_its_cpu_alone(machine: Path) -> None:
             "No devices were found",
             6,
             None,
-            r"nvidia-smi fails with status 6 \(No devices were found\); mend the driver",
+            r"nvidia-smi fails with status 6 \(No devices were found\); fix the driver",
         ),
         ("", 0, None, "lists no GPU"),
         ("N/A", 0, None, "says 'N/A'; expected index"),

@@ -100,7 +100,7 @@ def test_other_kinds_of_attention_are_refused() -> None:
     attend(None, x, x, x, None, tree_batch=tree_batch, position_bias=None)
     wrong: list[dict[str, Any]] = [{"tree_batch": None}, {"tree_batch": tree_batch, "s_aux": torch.zeros(2)}]
     for arguments in wrong:
-        with pytest.raises(ValueError, match="packed attention takes"):
+        with pytest.raises(ValueError, match="packed attention needs"):
             attend(None, x, x, x, None, **arguments)
 
 

@@ -137,9 +137,7 @@ def test_processes_of_a_cluster_without_gpus_have_devices_of_their_own() -> None
     three = [Device("cpu", 32 * GIB, f"CPU, process {n} of the cluster") for n in range(3)]
     found = place(config(), three, {**SHAPES, "llama": nano_shapes()["llama"]})
     assert {slot.peer for slot in found.slots if found.takes_turns(slot)} == {"gemma", "qwen"}
-    assert any(
-        reason.startswith("CPU: side by side: while they load, the process may take") for reason in found.reasons
-    )
+    assert any(reason.startswith("CPU: side by side: while loading, the process may take") for reason in found.reasons)
     with pytest.raises(UserError, match="there is no device to place the peers on"):
         place(config(), [Device("cpu", 0, "CPU, process 0 of the cluster")], {})
     alike = place(config(), three, dict.fromkeys(SHAPES, nano_shapes()["llama"]))
@@ -179,7 +177,7 @@ def test_each_peer_has_as_many_workers_as_the_config_says() -> None:
     two = place(config(executor={"workers": 2}, runtime={"resident": "all"}), [CPU], {})
     assert [(slot.peer, slot.replica) for slot in two.slots] == [(p, r) for r in (0, 1) for p in SHAPES]
     fewer = place(config(executor={"workers": 1}), parse_devices("4x80"), SHAPES)
-    assert len(fewer.slots) == 3 and fewer.reasons[-1] == "executor.workers = 1 leaves unused: 3."
+    assert len(fewer.slots) == 3 and fewer.reasons[-1] == "Unused with executor.workers = 1: 3."
     more = place(config(executor={"workers": 2}), parse_devices("3x80"), SHAPES)
     assert [slot.device.name for slot in more.slots] == ["0", "1", "2", "0", "1", "2"]
 
@@ -187,11 +185,11 @@ def test_each_peer_has_as_many_workers_as_the_config_says() -> None:
 @pytest.mark.parametrize(
     ("given", "runtime", "told"),
     [
-        ("1x8", {}, r"peer gemma does not fit GPU 0 \(GPU of 8 GB\): .* needs \d+\.\d GiB, there are \d"),
+        ("1x8", {}, r"peer gemma does not fit GPU 0 \(GPU of 8 GB\): .* needs \d+\.\d GiB, but may use \d"),
         (
             "1x24",
             {"train_tokens": 16384, "gradient_checkpointing": "off"},
-            r"train needs .* lower runtime.train_tokens \(16384 here\), or take a larger",
+            r"train needs .* lower runtime.train_tokens \(16384 here\), or use a larger",
         ),
         ("1x24", {"score_tokens": 10**6}, r"score needs .* lower runtime.score_tokens \(1000000 here\)"),
         ("1x24", {"kv_cache_gib": 30}, "its engine needs"),
@@ -206,14 +204,14 @@ def test_a_peer_that_does_not_fit_is_refused(given: str, runtime: dict[str, Any]
 
 def test_a_peer_that_does_not_fit_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peers.memory._cpu_multiplies_bf16", lambda: False)  # float32, whatever the processor
-    with pytest.raises(UserError, match=r"fit the CPU: .* there are 16.0 GiB of 16.0 GiB; lower"):
+    with pytest.raises(UserError, match=r"fit the CPU: .* may use 16.0 GiB of 16.0 GiB; lower"):
         place(config(), [Device("cpu", 16 * GIB, "CPU")], SHAPES)
     # nothing that could be lowered would help
     with pytest.raises(
-        UserError, match=r"there are 4.0 GiB of 4.0 GiB; its process and weights alone take 10.2 GiB: take a larger"
+        UserError, match=r"may use 4.0 GiB of 4.0 GiB; its process and weights alone take 10.2 GiB: use a larger"
     ):
         place(config(), [Device("cpu", 4 * GIB, "CPU")], SHAPES)
-    with pytest.raises(UserError, match=r"there are 0.00 GiB of 0.93 GiB, .* take a larger device or a smaller peer$"):
+    with pytest.raises(UserError, match=r"may use 0.00 GiB of 0.93 GiB, .* use a larger device or a smaller peer$"):
         place(config(), parse_devices("1x1"), SHAPES)
 
 
@@ -225,7 +223,7 @@ def test_a_config_that_tells_no_sizes(tmp_path: Path) -> None:
     assert strange.layers == 0 and strange.stored == nano_shapes()["llama"].stored
     shapes = {**nano_shapes(), "gemma": strange}
     assert len(place(config(), [CPU], shapes).slots) == 3
-    with pytest.raises(UserError, match=r"peer gemma: its config.json names its sizes in a way"):
+    with pytest.raises(UserError, match=r"peer gemma: its config.json uses names for its sizes that"):
         place(config(), parse_devices("1x80"), shapes)
 
 

@@ -170,14 +170,14 @@ def test_the_call_of_a_dead_process_is_done_by_another(run: Run, capsys: pytest.
         assert [(job.units, job.requests) for job, _ in workers.results(line)] == [((n,), 2) for n in (1, 2, 3)]
     assert [what for _, _, what, _ in executor.told] == ["work", "end", *["work"] * 3, "end"]
     assert (line.done, line.tokens) == (3, 30)  # what the dead have told counts no longer
-    assert "peer chatty: its process died (exit code -9); another one does its work" in capsys.readouterr().out
+    assert "peer chatty: its process died (exit code -9); starting another one" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("deaths", [2, 3])
 @pytest.mark.parametrize("units", [None, [1, 2]])
 def test_too_many_deaths_at_the_same_work_end_the_stage(run: Run, deaths: int, units: list[int] | None) -> None:
     executor = Scripted(dying=99, deaths=deaths)
-    told = rf"peer chatty was ended from outside, {deaths} times at the same work \(exit code -9;"
+    told = rf"peer chatty was killed {deaths} times at the same work \(exit code -9;"
     with pool(run, executor, [slot("chatty"), slot("plain")]) as workers:
         workers.submit("chatty", work, units=units, requests=1)
         with pytest.raises(UserError, match=told):

@@ -28,10 +28,10 @@ from data.config.sections import PeerSection, PromptsSection
 from data.errors import UserError
 from data.questions import read_with_origin
 from data.schema import ChainRow, EvalRow, PromptRow, ScoreRow, schema_of
-from peers import weights
+from peers import weights, weights_check
 from peers.gguf_file import check_gguf, check_pieces
 from peers.gguf_load import QuickReader, read_quickly
-from peers.weights import check_weights
+from peers.weights_check import check_weights
 from tests.properties import bounded, examples, within
 from train.loop import CHECKPOINT, _checkpoint, _resume
 
@@ -351,7 +351,7 @@ def test_safetensors_are_refused_or_the_same_tensors(folder: Path, model: Path, 
     damaged = change(whole, 0, header)
     try:
         path.write_bytes(damaged)
-        weights._sound.clear()
+        weights_check._sound.clear()
         with within(SECONDS), bounded(MIB):
             check_weights(PEER, model, folder / "seals" / str(len(damaged)), lambda: TOKENIZER)
         found = load_file(path)

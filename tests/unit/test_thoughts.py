@@ -159,8 +159,8 @@ def test_arguments_reach_the_template() -> None:
     [
         ("qwen3", {"enable_thinkin": False}, "'enable_thinkin', which its chat template does not use"),
         ("chatml", {"enable_thinking": False}, "'enable_thinking', which its chat template does not use"),
-        ("chatml", {"messages": "x"}, "'messages', which are the project's to set"),
-        ("chatml", {"add_generation_prompt": False}, "which are the project's to set"),
+        ("chatml", {"messages": "x"}, "'messages', which PST sets itself"),
+        ("chatml", {"add_generation_prompt": False}, "which PST sets itself"),
     ],
 )
 def test_arguments_that_change_nothing_are_refused(template: str, arguments: dict[str, Any], told: str) -> None:

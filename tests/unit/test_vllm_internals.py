@@ -176,6 +176,6 @@ def test_a_model_that_vllm_cannot_run_is_refused_in_one_line(
         vllm_internals.start("p", model="m")
     assert str(stop.value) == (
         f"vLLM {WRITTEN_FOR}.0 cannot run the model of peer p ({told}); set generate.engine = 'transformers' in a new "
-        "run, or take another model"
+        "run, or use another model"
     )
     assert type(error).__name__ in capfd.readouterr().err  # into the stage's log

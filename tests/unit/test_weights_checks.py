@@ -19,7 +19,7 @@ from torch import Tensor
 from data import shards
 from data.config.sections import GenerateSection, PeerSection, TrainSection
 from data.errors import UserError
-from peers import source, weights
+from peers import source, weights, weights_check
 from peers.checks import check_directory
 from peers.logprob.model import load_model
 from peers.merge import write_merged
@@ -49,7 +49,7 @@ def peer_of(model: Path | str, **more: Any) -> PeerSection:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test sees what another has found sound."""
     monkeypatch.setattr(source, "CACHE", tmp_path / "cache" / "models")
-    monkeypatch.setattr(weights, "_sound", set())
+    monkeypatch.setattr(weights_check, "_sound", set())
     return tmp_path / "cache"
 
 
@@ -182,7 +182,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "an extra bias": (put(Q.replace("weight", "bias"), lambda t: torch.ones(128).bfloat16()), ("q_proj.bias",)),
     "an extra layer": (lambda f: configure(f, num_hidden_layers=1), ("has no model.layers.1.", "9 such")),
     "a layer too few": (lambda f: configure(f, num_hidden_layers=3), ("wants model.layers.2.", "9 such")),
-    "a row too few": (put(EMBEDDINGS, lambda t: t[EMBEDDINGS][:-1]), (EMBEDDINGS, "by config.json")),
+    "a row too few": (put(EMBEDDINGS, lambda t: t[EMBEDDINGS][:-1]), (EMBEDDINGS, "config.json says")),
     "transposed": (put(Q, lambda t: t[Q].T), ("q_proj.weight is [64, 128]", "[128, 64]")),
     "nothing in it": (put(NORM, lambda t: torch.zeros(0).bfloat16()), (f"{NORM} is [0]",)),
     "few rows for the tokenizer": (few_rows, ("tokenizer", "embeddings for 300 ids")),
@@ -285,10 +285,10 @@ def test_the_names_are_compared_once_and_again_when_a_file_changes(
         raise AssertionError("compared again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_check_names", compare)
+        patch.setattr(weights_check, "_check_names", compare)
         model_directory(peer_of(model), config_of())
-        patch.setattr(weights, "_sound", set())  # another process
-        patch.setattr(weights, "non_finite", compare)
+        patch.setattr(weights_check, "_sound", set())  # another process
+        patch.setattr(weights_check, "non_finite", compare)
         model_directory(peer_of(model), config_of())
     spoilt(EMBEDDINGS, float("nan"))(model)
     assert "not finite" in refusal(peer_of(model))
@@ -353,7 +353,7 @@ def test_a_damaged_copy_in_the_cache_is_refused(model: Path) -> None:
 def test_a_model_is_not_loaded_with_weights_that_are_made_up(model: Path) -> None:
     """The second net, for what the headers did not show."""
     without(Q)(model)
-    with pytest.raises(UserError, match=r"model: 1 tensors are not there, .*q_proj.weight among them"):
+    with pytest.raises(UserError, match=r"model: 1 tensors are missing, such as .*q_proj.weight"):
         load_model(model, "float32")
 
 
@@ -483,12 +483,12 @@ def test_wrong_pieces_of_a_gguf_are_refused(model: Path, tmp_path: Path) -> None
     shutil.copyfile(tmp_path / "m.gguf", tmp_path / "n.gguf")
     size, a, b = (tmp_path / "m.gguf").stat().st_size, 100_000, 200_000
     cases: list[tuple[list[str], list[tuple[int, int | None]], str]] = [
-        (["m.gguf.0"], [(0, size - 4000)], "whole GGUF|fewer"),
-        (["m.gguf.0"], [(0, 500)], "whole GGUF"),
-        (["m.gguf.0", "m.gguf.1"], [(0, a), (b, None)], "whole GGUF|fewer"),
+        (["m.gguf.0"], [(0, size - 4000)], "complete GGUF|fewer"),
+        (["m.gguf.0"], [(0, 500)], "complete GGUF"),
+        (["m.gguf.0", "m.gguf.1"], [(0, a), (b, None)], "complete GGUF|fewer"),
         (["m.gguf.0", "m.gguf.2", "m.gguf.1"], [(0, a), (b, None), (a, b)], "in the order of their numbers"),
         (["m.gguf.aa", "m.gguf.ac", "m.gguf.ab"], [(0, a), (b, None), (a, b)], "in the order of their numbers"),
-        (["m.gguf.1", "m.gguf.0"], [(a, None), (0, a)], "does not begin as a GGUF"),
+        (["m.gguf.1", "m.gguf.0"], [(a, None), (0, a)], "does not begin like a GGUF"),
         (["m.gguf.0", "m.gguf.1", "m.gguf.2"], [(0, a), (a, None), (a, b)], "bytes more"),
         (["m.gguf.0", "m.gguf.1"], [(0, None), (0, None)], "a GGUF file of its own.*llama-gguf-split"),
     ]
@@ -557,7 +557,7 @@ def test_an_adapter_that_is_not_finite_is_refused(model: Path, trained: Path, tm
 def test_a_merge_that_is_not_finite_is_refused(model: Path, trained: Path, tmp_path: Path) -> None:
     file = trained / "adapter_model.safetensors"
     save_file({name: torch.full_like(factor, 1e19) for name, factor in load_file(file).items()}, file)
-    with pytest.raises(UserError, match=r"adapter: merged with .* it has numbers that bfloat16 cannot hold"):
+    with pytest.raises(UserError, match=r"adapter: merged with .* it gives numbers that bfloat16 cannot hold"):
         write_merged(model, trained, tmp_path / "merged", "bfloat16", 1)
 
 
