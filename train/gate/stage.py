@@ -219,8 +219,8 @@ class Gate:
         if not any(answer is not None for answer, _ in votes.values()):
             raise UserError(
                 f"no sample of any peer states an answer to any of the {len(votes)} questions of the gate within "
-                f"{self.run.config.generate.max_new_tokens} tokens, so nobody has a vote: raise "
-                "generate.max_new_tokens, ask for another form of answers, or begin a run with gate.questions=0"
+                f"{self.run.config.generate.max_new_tokens} tokens, so there are no votes: raise "
+                "generate.max_new_tokens, configure another kind of answers, or begin a run with gate.questions=0"
             )
         agreement = self.write(votes, {}, grader)
         found = self.counts(votes, agreement)
