@@ -19,7 +19,6 @@ from data.answers import own
 from data.answers.clusters import clusters, compare_all
 from data.answers.grader import Grader, grade
 from data.console import console
-from data.errors import UserError
 from data.hashing import digest, draw_key, request_seed
 from data.quarantine import Quarantine
 from data.run import Run
@@ -27,17 +26,16 @@ from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow, Qu
 from data.stage import Stage
 from data.task import Advance, task
 from evaluate.benchmarks import Item, digests, load_benchmarks
+from evaluate.checks import check_before_freezing, check_room, check_same_benchmarks
 from evaluate.guard import decide
-from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.tracking import track
 from evaluate.unit import RESPONSES, EvaluationUnit, ResponseRow, key_of
 from evaluate.verifier import CURRENT, FROZEN, cross_kind, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import check_questions, max_prompt_tokens
+from peers.lengths import max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all
-from peers.prompts import PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
 
@@ -140,52 +138,6 @@ def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
         verdicts.update(table["verdict"].to_pylist())
         not_fitting += table["finish_reason"].to_pylist().count("context")
     return rows, {"tokens": tokens, "verdicts": dict(verdicts), "not_fitting_the_context": not_fitting}
-
-
-def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, list[Item]]) -> None:
-    """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
-    section = run.config.generate
-    limit = max_prompt_tokens(section)
-    for name, peer_prompts in prompts.items():
-        for benchmark, items in benchmarks.items():
-            if all(len(peer_prompts.solve(item.question)) > limit for item in items):
-                raise UserError(
-                    f"benchmark {benchmark}: no question fits the context of peer {name}: generate.context_tokens "
-                    f"{section.context_tokens} less max_new_tokens {section.max_new_tokens} leaves {limit} tokens for "
-                    "a prompt; raise the one or lower the other"
-                )
-
-
-def check_before_freezing(run: Run, policies: dict[str, Policy]) -> None:
-    """Raises UserError for what generate and `pipeline.labels` would refuse only after the config is frozen."""
-    check_questions(run, prompts_of(policies))
-    if run.config.evaluate.label_column is not None:
-        gold_answers(run.config)
-
-
-def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Item]]) -> None:
-    """All rounds of a run are measured on the same questions. Raises UserError if a benchmark changed since round 0."""
-    baseline = shards.read_manifest(run.stage_dir(0, "evals"))
-    if baseline and baseline["fingerprint"]["benchmarks"] != stage.fingerprint["benchmarks"]:
-        known, now = baseline["benchmarks"], digests(benchmarks)
-        changed = [b for b in run.config.benchmarks if known[b.name] != now[b.name]]
-        named = " and ".join(f"benchmark {b.name} ({b.source})" for b in changed)
-        raise UserError(
-            f"{named} has changed since round 0 of run {run.name!r} was evaluated: its questions, their gold answers, "
-            "or how this version reads them; restore it, or use another run name"
-        )
-    if baseline and baseline["fingerprint"].get("answers") != stage.fingerprint.get("answers"):
-        raise UserError(
-            f"a function that compares answers has changed since round 0 of run {run.name!r} was evaluated: "
-            f"{_files(baseline['fingerprint'])} then, {_files(stage.fingerprint)} now; restore its file, delete the "
-            "evals of all rounds to make them again, or use another run name"
-        )
-
-
-def _files(fingerprint_: dict[str, Any]) -> str:
-    known = fingerprint_.get("answers", {}).items()
-    told = [f"{kind} ({each['sha256'][:12]})" for kind, each in known if "sha256" in each]
-    return ", ".join(told) or "none"
 
 
 def respond_to_all(run: Run, round_: int, policy: Policy, units: list[EvaluationUnit], advance: Advance) -> None:

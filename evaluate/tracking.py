@@ -40,7 +40,7 @@ Tracker = Callable[[Run, list[Logged]], None]
 
 
 def track(run: Run) -> None:
-    """Send the evaluated rounds to the run's tracker, if any has changed since it was sent; it keeps each round once."""
+    """Send the evaluated rounds to the run's tracker, if any has changed since; the tracker keeps each round once."""
     kind = run.config.tracking.kind
     if kind == "none":
         return

@@ -22,7 +22,7 @@ from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
 from peers.logprob.recompute import checkpoint_layers, should_checkpoint
 from train.examples import Logprobs, TrainingExample, write_logprobs
-from train.lora import fuse, refresh
+from train.lora import FusedLinear, fuse, refresh
 from train.loss import clipped_advantage, optimiser_steps, weighted_nll
 
 if TYPE_CHECKING:
@@ -102,13 +102,8 @@ def train_adapter(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, len(steps), section))
     done, losses, tokens = _resume(work, model, optimizer, schedule)
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    base: Any = model.get_base_model()
-    layers = fuse(model)
-    lm = LanguageModel(base)
-    lm.compile = compiling
     longest = longest_of(examples)
-    if should_checkpoint(checkpointing, lm, max(token_budget, longest), longest):
-        checkpoint_layers(lm)
+    lm, layers = _language_model(model, compiling, checkpointing, max(token_budget, longest), longest)
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     lm.compile_if_asked(sum(len(examples[i].pair) for step in steps[done:] for i in step))
@@ -140,6 +135,23 @@ def train_adapter(
     if not all(bool(p.isfinite().all()) for p in parameters):  # no loss is computed after the last step
         raise diverged("the adapter has numbers that are not finite", "after the last step", section)
     return TrainingResult(losses, tokens)
+
+
+def _language_model(
+    model: PeftModel,
+    compiling: Literal["auto", "on", "off"],
+    checkpointing: Literal["auto", "on", "off"],
+    tokens: int,
+    longest: int,
+) -> tuple[LanguageModel, list[FusedLinear]]:
+    """The model and its LoRA layers, for micro-batches of at most `tokens` and sequences of at most `longest`."""
+    base: Any = model.get_base_model()
+    layers = fuse(model)
+    lm = LanguageModel(base)
+    lm.compile = compiling
+    if should_checkpoint(checkpointing, lm, tokens, longest):
+        checkpoint_layers(lm)
+    return lm, layers
 
 
 def diverged(what: str, when: str, section: TrainSection) -> UserError:
