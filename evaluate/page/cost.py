@@ -79,7 +79,7 @@ def _tokens(frames: Frames, stages: list[dict[str, Any]], tokens: dict[tuple[str
         rows.append([stage, f"{total:,}", *peers, f"{total / seconds:,.0f}" if seconds else "–"])
     if not rows:
         return PagePart("tokens", "Tokens", missing=["The manifests have no tokens."])
-    columns = ["stage", "tokens", *frames.peers, "tokens a second"]
+    columns = ["stage", "tokens", *frames.peers, "tokens per second"]
     caption = (
         "Generate and evaluate: tokens written (evaluate's time has its verifier's passes, too). Score and train: "
         "tokens passed through a model."
@@ -124,7 +124,7 @@ def _hours(results: Results, stages: list[dict[str, Any]], price: float | None) 
     if price is None:
         return PagePart("hours", title, lines, ["No price: set that of a device hour with make report PRICE=2.5."])
     paid = price * hours
-    lines.append(f"At {price:g} a device hour that is {number(paid, 2)}.")
+    lines.append(f"At {price:g} per device hour that is {number(paid, 2)}.")
     change = overall(results)
     if change is None:
         return PagePart("hours", title, lines, ["No price of a point: there is no change of exact match to pay for."])
@@ -132,5 +132,5 @@ def _hours(results: Results, stages: list[dict[str, Any]], price: float | None) 
         return PagePart("hours", title, lines, ["No price of a point: the change's interval contains 0."])
     if change.em.mean < 0:
         return PagePart("hours", title, lines, ["No price of a point: exact match fell."])
-    lines.append(f"That is {number(paid / (100 * change.em.mean), 2)} a point of exact match gained.")
+    lines.append(f"That is {number(paid / (100 * change.em.mean), 2)} per point of exact match gained.")
     return PagePart("hours", title, lines)

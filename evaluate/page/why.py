@@ -25,7 +25,7 @@ def why(frames: Frames) -> PageSection:
     lead = "From the responses to what was trained on, and to the result."
     scored = frames.rounds("score")
     if not scored:
-        nothing = "Nothing is scored yet, so there are no labels, PMI, weights and losses to show."
+        nothing = "Nothing is scored yet, so there are no labels, PMI, weights or losses to show."
         parts = [PagePart("nothing", "Labels, weights and training", missing=[nothing]), responses_part(frames)]
         return PageSection("why", "Why", lead, [part for part in parts if part.plots or part.missing])
     parts = [

@@ -96,7 +96,7 @@ def test_the_page_of_runs_and_of_an_ablation(capsys: pytest.CaptureFixture[str])
     page = (RUNS / "compare.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;: no difference in exact match is resolved" in page or "&lt;b&gt;: exact match is" in page
     assert "<b>" not in page.partition("<script")[0]
-    assert "The highest mean of exact match" in (RUNS / "x.ablation.round=1.html").read_text(encoding="utf-8")
+    assert "has the highest mean exact match" in (RUNS / "x.ablation.round=1.html").read_text(encoding="utf-8")
     with pytest.raises(SystemExit):
         app(["--runs", "x", "--round", "4"], standalone_mode=False)
     assert "ablation 'x' has no round 4; rounds: 1" in capsys.readouterr().err
