@@ -73,8 +73,8 @@ def _gate(results: Results, frames: Frames) -> PagePart | None:
             each = decision.comparisons[0]
             points.append(estimated(n, peer, Estimate(each.after, None, None)))
             change = f"{signed(100 * each.difference)} ({signed(100 * each.low)} to {signed(100 * each.high)})"
-            decided_ = "accepted" if decision.accepted else "refused"
-            rows.append([str(n), peer, percent(each.before), percent(each.after), change, decided_])
+            outcome = "accepted" if decision.accepted else "refused"
+            rows.append([str(n), peer, percent(each.before), percent(each.after), change, outcome])
     plot = lines_plot(
         "gate",
         "Agreement with the untouched peers' votes, in %",

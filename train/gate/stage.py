@@ -213,9 +213,9 @@ class Gate:
         weights = {name: reliability(share) for name, share in shares.items()}
         votes: dict[str, GateVote] = {}
         for id_ in questions:
-            cast = [(answer, weights[name]) for name, own in answers.items() for answer in own[id_]]
-            winners, share = weighted_vote([a for a, _ in cast], [w for _, w in cast], self.kind, grader)
-            votes[id_] = (cast[winners[0]][0] if winners else None, share)
+            ballots = [(answer, weights[name]) for name, own in answers.items() for answer in own[id_]]
+            winners, share = weighted_vote([a for a, _ in ballots], [w for _, w in ballots], self.kind, grader)
+            votes[id_] = (ballots[winners[0]][0] if winners else None, share)
         if not any(answer is not None for answer, _ in votes.values()):
             raise UserError(
                 f"no sample of any peer states an answer to any of the {len(votes)} questions of the gate within "
