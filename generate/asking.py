@@ -179,7 +179,7 @@ def peer_order(
     """Order of the peers for one question.
 
     `rotate`: the list rotated left by (number + round) mod N, where `number` is the question's place after the
-    seeded shuffle, so that over N consecutive questions, or N rounds, each peer stands once at each position.
+    seeded shuffle, so that over N consecutive questions, or N rounds, each peer takes each position once.
     """
     if order == "fixed":
         return list(peers)

@@ -64,8 +64,8 @@ def compare_agreement(
 
 
 def refusal(fall: float, n: int, discordant: float, section: GateSection) -> float:
-    """Probability that one comparison refuses an adapter whose agreement truly falls by `fall`, of which a share of
-    `discordant` questions is gained or lost: by the normal approximation."""
+    """Probability that one comparison refuses an adapter whose agreement truly falls by `fall`, if a share
+    `discordant` of the questions is gained or lost; by the normal approximation."""
     variance = max(discordant, fall) - fall**2  # at least as many questions differ as the fall
     error, z = math.sqrt(variance / n), z_of(section)
     if not error:
