@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """`evaluate.stage.main`, imported when it is about to run: a command line parses without what is heavy."""
+    """Run `evaluate.stage.main`, imported only here so that parsing a command line loads nothing heavy."""
     from evaluate.stage import main
 
     main(run, round_, workers)

@@ -10,7 +10,7 @@ from data.errors import UserError
 from data.hashing import digest
 from data.questions import read_with_origin, shuffled
 
-SAMPLE = 17  # seed of a limited benchmark's questions: the same in all runs, so that runs and seeds can be compared
+SAMPLE = 17  # seed of a limited benchmark's questions: the same in all runs, so runs and seeds can be compared
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Item:
 
 
 def load_benchmark(section: BenchmarkSection, where: str) -> list[Item]:
-    """The items: unique by normalised question, and where there is a limit, a sample that is the same in all runs.
+    """The items, unique by normalised question; with a limit, a sample that is the same in all runs.
 
-    Raises UserError for a gold answer that cannot be read, and if the same question comes with two different ones.
+    Raises UserError for a gold answer that cannot be read, and for a question with two different ones.
     """
     if section.question_column == section.answer_column:
         raise UserError(f"{where}: question_column and answer_column are both {section.answer_column!r}")
@@ -47,5 +47,5 @@ def load_benchmarks(config: Config) -> dict[str, list[Item]]:
 
 
 def digests(benchmarks: dict[str, list[Item]]) -> dict[str, dict[str, str]]:
-    """{name: {"digest": content hash of the items}} for a manifest: tells which of them has changed."""
+    """{name: {"digest": content hash of the items}} for a manifest, to see which benchmark has changed."""
     return {name: {"digest": digest([vars(item) for item in items])} for name, items in benchmarks.items()}

@@ -1,4 +1,4 @@
-"""What has become of exact match and GV-Gap since round 0, with paired intervals: for tables, and for the page."""
+"""The change of exact match and GV-Gap since round 0, with paired intervals: for the tables and the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data.schema import METRICS
 from evaluate.intervals import Estimate, estimate
 from evaluate.items import ItemValues, item_values, matrices
 
-MEAN = "mean"  # instead of a benchmark: over all of them
+MEAN = "mean"  # in place of a benchmark: the mean over all of them
 Group = tuple[str, str]  # benchmark or MEAN, peer or "" for the mean over all
 
 
@@ -23,17 +23,17 @@ class Change:
     group: Group
     round: int
     em: Estimate
-    gap: Estimate | None  # None where a verifier decided nothing: a gap of 0 would look measured
-    em_same: bool  # no question differs: resamples of nothing but zeros would make an interval without width
+    gap: Estimate | None  # None if a verifier decided nothing: a gap of 0 would look measured
+    em_same: bool  # no question differs, so the interval would have no width
     gap_same: bool
-    gap_before: Estimate | None  # round 0's own
+    gap_before: Estimate | None  # the gap of round 0
 
 
 def round_changes(run: str, rounds: list[int]) -> list[Change]:
     """Group by group, round by round: each benchmark and peer, each peer over several benchmarks, all together.
 
-    Nothing if round 0, or any later one, is not among the rounds or has no evals any more. Raises UserError if rounds
-    were not evaluated on the same questions.
+    Empty without the evals of round 0 and of a later round. Raises UserError if rounds were not evaluated on the same
+    questions.
     """
     rounds = [n for n in rounds if shards.read_manifest(RUNS / run / f"round={n}" / "evals")]
     if rounds[:1] != [0] or len(rounds) < 2:
@@ -46,11 +46,11 @@ def round_changes(run: str, rounds: list[int]) -> list[Change]:
         mine = {n: {key: items for key, items in values[n].items() if _of(group, key)} for n in rounds}
         before = None if _any(group, undecided[0]) else _measured(config, "gap", mine[0])
         for n in rounds[1:]:
-            told = before is not None and not _any(group, undecided[n])
-            gap = _measured(config, "gap", mine[n], mine[0]) if told else None
+            known = before is not None and not _any(group, undecided[n])
+            gap = _measured(config, "gap", mine[n], mine[0]) if known else None
             em = _measured(config, "em", mine[n], mine[0])
             em_same, gap_same = (_same(metric, mine[0], mine[n]) for metric in ("em", "gap"))
-            found.append(Change(group, n, em, gap, em_same, gap_same, before if told else None))
+            found.append(Change(group, n, em, gap, em_same, gap_same, before if known else None))
     return found
 
 
@@ -71,7 +71,7 @@ def _any(group: Group, keys: set[Group]) -> bool:
 
 
 def _measured(config: Config, metric: str, *of: ItemValues) -> Estimate:
-    """The mean of a metric over questions, or of its change, where what it was before is given, too."""
+    """The mean of a metric over questions; given values (after, before), the mean of its change."""
     both = [matrices([each], metric, "mean", of) for each in of]
     apart = both[0] if len(of) == 1 else [a - b for a, b in zip(*both, strict=True)]
     return estimate(apart, config.evaluate.bootstrap, config.run.seed)
@@ -87,6 +87,6 @@ def _same(metric: str, before: ItemValues, after: ItemValues) -> bool:
 
 
 def _undecided(run: str, round_: int) -> set[Group]:
-    """The (benchmark, peer) of which the verifier decided nothing."""
+    """The (benchmark, peer) whose verifier decided nothing."""
     rows = shards.read_rows(RUNS / run / f"round={round_}" / "metrics.parquet", METRICS)
     return {(row["benchmark"], row["peer"]) for row in rows if row["verifier_undecided"] in (1, None)}

@@ -1,8 +1,8 @@
 """Shares and AUROCs of rows that belong to questions, with 95 % intervals. Pure.
 
-The interval is a percentile bootstrap over questions: they are drawn with replacement, all rows of a question with it,
-since the peers' rows of one question share its aggregate and are no independent draws. Draws in which the number is not
-defined (an AUROC without a wrong row) are left out.
+The interval is a percentile bootstrap over questions. A question is drawn with all its rows: the peers' rows of a
+question share its aggregate, so they are not independent. Draws in which the number is undefined (an AUROC without a
+wrong row) are left out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from data.finite import check_finite
 from evaluate.intervals import Estimate
 
 Vector = Any  # numpy array
-KEPT = 4_000_000  # numbers of resamples that are kept: 32 MB
+KEPT = 4_000_000  # numbers of resamples that are cached: 32 MB
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How many resamples, drawn from which seed."""
+    """The number of resamples, and their seed."""
 
     resamples: int
     seed: int
@@ -29,8 +29,8 @@ class Bootstrap:
     def share(
         self, questions: Sequence[str], values: Sequence[float], weights: Sequence[float] | None = None
     ) -> Estimate | None:
-        """Mean of values [rows], with weights [rows]; None if these are all 0. Raises ValueError for a number that is
-        not finite."""
+        """Mean of values [rows], weighted by weights [rows]; None if all weights are 0. Raises ValueError for a number
+        that is not finite."""
         import numpy as np
 
         check_finite("values", values)
@@ -42,7 +42,8 @@ class Bootstrap:
         return self._estimate(lambda drawn: (drawn @ sums, drawn @ masses), count)
 
     def auroc(self, questions: Sequence[str], right: Sequence[bool], scores: Sequence[float]) -> Estimate | None:
-        """`evaluate.gap.auroc` of rows; None if there are not both right and wrong ones. Raises ValueError, too."""
+        """`evaluate.gap.auroc` of rows; None unless there are right and wrong ones. Raises ValueError for a score that
+        is not finite."""
         import numpy as np
 
         check_finite("scores", scores)
@@ -60,7 +61,7 @@ class Bootstrap:
         return self._estimate(pairs, count)
 
     def _estimate(self, ratio: Callable[[Vector], tuple[float, float]], count: int) -> Estimate | None:
-        """Of a ratio, given how often each of the questions is drawn."""
+        """Estimate a ratio, whose numerator and denominator follow from how often each question is drawn."""
         import numpy as np
 
         above, below = ratio(np.ones(count))
@@ -85,12 +86,12 @@ def _draws(resamples: int, seed: int, count: int) -> Iterator[Vector]:
 
 @lru_cache(maxsize=2)
 def _kept(resamples: int, seed: int, count: int) -> Sequence[Vector]:
-    """The same, drawn once for all shares of a round: drawing takes longer than what is done with it."""
+    """The same, drawn once for all shares of a round: drawing takes longer than using the draws."""
     return list(_draws(resamples, seed, count))
 
 
 def _numbered(questions: Sequence[str]) -> tuple[int, Vector]:
-    """How many different ones there are, and each row's number."""
+    """The number of distinct questions, and each row's question as a number from 0."""
     import numpy as np
 
     names, of_row = np.unique(np.asarray(questions, dtype=object), return_inverse=True)

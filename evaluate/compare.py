@@ -1,7 +1,7 @@
 """`python -m evaluate.compare --runs "a b c"`: runs side by side, with paired differences.
 
-Runs are compared on the same benchmark questions, question by question, as an ablation's arms are (pipeline/ablation.py
-compares arms over seeds). The first run is what the others are compared with, unless `against` names another.
+Runs are compared on the same benchmark questions, question by question, like an ablation's arms (pipeline/ablation.py
+compares arms over seeds). The others are compared with the first run, unless `against` names another.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @dataclass(frozen=True)
 class Side:
-    """A run in the state that is compared."""
+    """A run, as of the round that is compared."""
 
     run: str
     round: int
@@ -48,12 +48,12 @@ class Side:
 
     @property
     def values(self) -> ItemValues:
-        """Of the round that is compared."""
+        """The values of the round that is compared."""
         return self.rounds[self.round]
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The run and round, for titles."""
         return f"{self.run}, round {self.round}"
 
 
@@ -67,19 +67,19 @@ class Figure:
     metric: str  # a key of METRICS
     minus: str | None  # the run that is subtracted
     value: Estimate
-    equal: bool = False  # no question differs, so that there is no interval
+    equal: bool = False  # no question differs, so the interval would have no width
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Runs side by side: `peers` are those that all of them have, in the first one's order."""
+    """Runs side by side; `peers` are those that all runs have, in the order of `against`."""
 
     sides: list[Side]
     against: Side
     peers: list[str]
-    figures: list[Figure]  # of each run's round that is compared, and their differences from `against`
-    history: list[Figure]  # of every round
-    choices: list[tuple[str, list[str]]]  # keys of the configs that differ, with each run's value
+    figures: list[Figure]  # each run's in the round that is compared, and their differences from `against`
+    history: list[Figure]  # those of every round
+    choices: list[tuple[str, list[str]]]  # config keys that differ, with each run's value
 
     def figure(self, run: str, peer: str, metric: str, minus: str | None) -> Figure:
         """One of `figures`."""
@@ -87,13 +87,13 @@ class RunComparison:
 
 
 def open_side(run: str, round_: int | None) -> Side:
-    """A run up to a round, the last evaluated one by default. Raises UserError where there is no such round."""
+    """A run up to a round, by default the last evaluated one. Raises UserError if that round is not evaluated."""
     check_run(run)
     config, rounds = load_frozen(run), finished_rounds(run)
     rounds = [n for n in rounds if shards.read_manifest(RUNS / run / f"round={n}" / "evals")]
     if not rounds:
         why = "it has no benchmarks" if not config.benchmarks else "none of its rounds is evaluated"
-        raise UserError(f"run {run!r} cannot be compared: {why} (exact match and GV-Gap are what runs are compared by)")
+        raise UserError(f"run {run!r} cannot be compared: {why} (runs are compared by exact match and GV-Gap)")
     if round_ is not None and round_ not in rounds:
         raise UserError(
             f"round {round_} of run {run!r} is not evaluated; evaluated rounds: {', '.join(map(str, rounds))}"
@@ -103,21 +103,21 @@ def open_side(run: str, round_: int | None) -> Side:
 
 
 def compare(runs: Sequence[str], round_: int | None = None, against: str | None = None) -> RunComparison:
-    """All figures of a comparison. Raises UserError for fewer than two runs, an unknown one, one that is not evaluated,
-    no common peer, and other questions."""
+    """All figures of a comparison. Raises UserError for fewer than two runs, a run that is unknown or not evaluated,
+    runs without a common peer, and runs evaluated on different questions."""
     names = list(dict.fromkeys(runs))
     if len(names) < 2:
         ablations = sorted({path.name.partition(".ablation.")[0] for path in RUNS.glob("*.ablation.round=*.parquet")})
         more = f", or the name of an ablation ({', '.join(ablations)})" if ablations else ""
-        raise UserError(f"--runs {' '.join(runs)!r}: expected two runs or more, with spaces between{more}")
+        raise UserError(f"--runs {' '.join(runs)!r}: expected two or more runs, separated by spaces{more}")
     if against is not None and against not in names:
-        raise UserError(f"--against {against!r}: expected one of the runs that are compared: {', '.join(names)}")
+        raise UserError(f"--against {against!r}: expected one of the compared runs: {', '.join(names)}")
     sides = [open_side(name, round_) for name in names]
     base = sides[0] if against is None else sides[names.index(against)]
     peers = [peer for peer in base.config.peer_names if all(peer in side.config.peer_names for side in sides)]
     if not peers:
-        told = "; ".join(f"{side.run}: {', '.join(side.config.peer_names)}" for side in sides)
-        raise UserError(f"the runs have no peer in common, by name ({told})")
+        named = "; ".join(f"{side.run}: {', '.join(side.config.peer_names)}" for side in sides)
+        raise UserError(f"the runs have no peer of the same name ({named})")
     everything = [_of(side.values, peers) for side in sides]
     _check_questions(sides, everything)
     figures = []
@@ -141,27 +141,28 @@ def compare(runs: Sequence[str], round_: int | None = None, against: str | None 
 
 
 def _of(values: ItemValues, peers: list[str]) -> ItemValues:
-    """Those of the peers that all runs have."""
+    """The values of these peers only."""
     return {key: items for key, items in values.items() if key[1] in peers}
 
 
 def _check_questions(sides: list[Side], everything: list[ItemValues]) -> None:
-    """Raises UserError unless all runs were evaluated on the same questions, naming the first two that were not."""
+    """Raises UserError unless all runs were evaluated on the same questions; it names the first two that differ."""
     first = everything[0]
     for side, values in zip(sides, everything, strict=True):
         if values.keys() != first.keys():
             here, there = ({benchmark for benchmark, _ in each} for each in (first, values))
             raise UserError(
-                f"{sides[0].run!r} and {side.run!r} have other benchmarks ({', '.join(sorted(here))}; "
-                f"{', '.join(sorted(there))}): runs are compared on the same questions"
+                f"{sides[0].run!r} and {side.run!r} have different benchmarks ({', '.join(sorted(here))}; "
+                f"{', '.join(sorted(there))}): only runs with the same questions can be compared"
             )
         for (benchmark, peer), items in values.items():
             expected = first[benchmark, peer]
             if items.keys() != expected.keys():
                 common = len(items.keys() & expected.keys())
                 raise UserError(
-                    f"{sides[0].run!r} and {side.run!r} were evaluated on other questions of {benchmark} "
-                    f"({len(expected)} and {len(items)}, {common} in common): runs are compared on the same questions"
+                    f"{sides[0].run!r} and {side.run!r} were evaluated on different questions of {benchmark} "
+                    f"({len(expected)} and {len(items)}, {common} in common): only runs with the same questions can "
+                    "be compared"
                 )
 
 
@@ -183,7 +184,7 @@ def _choices(sides: list[Side]) -> list[tuple[str, list[str]]]:
 
 
 def text(figure: Figure) -> str:
-    """In percent or points, with the interval; ? where the sign of a difference is not known."""
+    """The figure in percent or points, with its interval; ? before a difference whose sign is not known."""
     sign = "" if figure.minus is None else "+"
     if figure.equal:
         return "+0.0 (none differs)"
@@ -196,7 +197,7 @@ def text(figure: Figure) -> str:
 
 
 def tables(found: RunComparison) -> list[Table]:
-    """One per metric, run × peer; one of the choices that differ."""
+    """A table per metric, run × peer, and one of the config keys that differ."""
     count = sum(figure.minus is not None for figure in found.figures)
     made: list[Table] = []
     for metric, name in METRICS.items():
@@ -227,7 +228,7 @@ def tables(found: RunComparison) -> list[Table]:
 
 
 def _ablation(names: list[str], round_: int | None) -> tuple[str, int, list[Row]] | None:
-    """(name, round, rows) where one ablation is named, its last round by default; None where runs are."""
+    """(name, round, rows) if one ablation is named, by default its last round; None if runs are named."""
     if len(names) != 1 or (RUNS / names[0] / "config.json").is_file():
         return None
     files = {int(path.stem.rpartition("=")[2]): path for path in RUNS.glob(f"{names[0]}.ablation.round=*.parquet")}
@@ -240,16 +241,16 @@ def _ablation(names: list[str], round_: int | None) -> tuple[str, int, list[Row]
     return names[0], number, shards.read_rows(files[number], ABLATION)
 
 
-@app.command(help="Compare runs: tables with paired differences, and a page. The name of an ablation: its page.")
+@app.command(help="Compare runs: tables with paired differences, and a page. For one ablation: its page.")
 def command(
-    runs: Annotated[str, typer.Option(help="Names of runs, with spaces between.")],
+    runs: Annotated[str, typer.Option(help="Names of runs, separated by spaces, or the name of an ablation.")],
     round_: Annotated[
-        int | None, typer.Option("--round", min=0, help="Of all; the default is each one's last.")
+        int | None, typer.Option("--round", min=0, help="Round to compare; by default the last of each run.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="What the others are compared with; the first by default.")
+        str | None, typer.Option(help="Run that the others are compared with; by default the first.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help=f"The page's file; runs/{PAGE} by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"File of the page; by default runs/{PAGE}.")] = None,
 ) -> None:
     """`python -m evaluate.compare --runs "a b c"`."""
     from evaluate.page.side_by_side import write_ablation, write_comparison

@@ -7,13 +7,13 @@ For question x with k sampled responses of correctness c_j in {0, 1} and verifie
     gap           = E_x[u_filtered(x) - u(x)]
     gap_rel       = E_x[(u_filtered(x) - u(x)) / (1 - u(x))]     over questions with u(x) < 1
 
-Ties at the threshold are split fractionally: what is left of the kept mass is spread evenly over the tied samples, so
-a verifier that cannot tell them apart has gap 0 and no order of samples matters.
+Ties at the threshold are split fractionally: the rest of the kept mass is spread evenly over the tied samples, so a
+verifier that cannot tell them apart has gap 0, and the order of samples does not matter.
 
-With one threshold for all questions, the top `keep` share of the samples of all of them together is kept, sample j of x
-with the share w_j(x) (1 above the threshold, 0 below, a common fraction at it):
+With one threshold for all questions, the top `keep` share of all their samples together is kept, sample j of x with the
+share w_j(x) (1 above the threshold, 0 below, a common fraction at it):
 
-    u_filtered(x) = sum_j w_j(x) c_j(x) / sum_j w_j(x)           undefined where nothing of x is kept; then its gap is 0
+    u_filtered(x) = sum_j w_j(x) c_j(x) / sum_j w_j(x)           undefined if nothing of x is kept; then its gap is 0
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def accuracy(correct: Sequence[bool]) -> float:
 
 
 def kept_shares(scores: Sequence[float], keep: float) -> dict[float, float]:
-    """{score: share of each sample with it that is kept}, where the top `keep` share (0 < keep < 1) of all is kept.
+    """{score: kept share of each sample with it}, if the top `keep` share (0 < keep < 1) of all samples is kept.
 
     Raises ValueError for a score that is not finite.
     """
     check_finite("verifier scores", scores)
     left, shares = keep * len(scores), {}
-    crumb = 1e-9 * left  # which rounding can leave: 0.55 * 100 is more than 55
+    crumb = 1e-9 * left  # rounding can leave that much: 0.55 * 100 is more than 55
     for score, tied in sorted(Counter(scores).items(), reverse=True):
         shares[score] = min(1.0, left / tied) if left > crumb else 0.0
         left -= shares[score] * tied
@@ -60,14 +60,14 @@ def question_gap(correct: Sequence[bool], scores: Sequence[float], keep: float) 
 
 
 def relative_gap(correct: Sequence[bool], scores: Sequence[float], keep: float) -> float | None:
-    """The gap as a share of what is left to gain; None where all samples are correct."""
+    """The gap as a share of what is left to gain; None if all samples are correct."""
     u = accuracy(correct)
     return None if u == 1 else question_gap(correct, scores, keep) / (1 - u)
 
 
 def global_gaps(questions: Sequence[tuple[Sequence[bool], Sequence[float]]], keep: float) -> list[float | None]:
     """u_filtered(x) - u(x) of each question, given as (correct, scores), under one threshold for all of them that keeps
-    the top `keep` share of their samples; None where nothing of a question is kept."""
+    the top `keep` share of their samples; None if nothing of a question is kept."""
     shares = kept_shares([score for _, scores in questions for score in scores], keep)
     gaps: list[float | None] = []
     for correct, scores in questions:
@@ -78,8 +78,8 @@ def global_gaps(questions: Sequence[tuple[Sequence[bool], Sequence[float]]], kee
 
 
 def pass_at_k(n: int, n_correct: int, k: int) -> float:
-    """Probability that k of n samples, drawn without replacement, have a correct one: 1 - C(n - c, k) / C(n, k), the
-    unbiased estimate of pass@k (Chen et al. 2021, arXiv 2107.03374). With k = n: is any correct.
+    """Probability that k of n samples, drawn without replacement, include a correct one: 1 - C(n - c, k) / C(n, k), the
+    unbiased estimate of pass@k (Chen et al. 2021, arXiv 2107.03374). With k = n: whether any is correct.
 
     Raises ValueError unless 0 <= n_correct <= n and 1 <= k <= n.
     """
@@ -89,7 +89,7 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
 
 
 def auroc(correct: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """Probability that a correct sample scores above a wrong one, ties counting half; None if there are not both.
+    """Probability that a correct sample scores above a wrong one, ties counting half; None unless there are both.
 
     Raises ValueError for a score that is not finite.
     """
@@ -106,8 +106,8 @@ def auroc(correct: Sequence[bool], scores: Sequence[float]) -> float | None:
 def bootstrap_interval(
     benchmarks: Sequence[Sequence[float]], resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """95 % percentile bootstrap interval of the mean over benchmarks of their means over items, each benchmark's items
-    drawn by themselves; (None, None) if one has fewer than two. Raises ValueError for a value that is not finite."""
+    """95 % percentile bootstrap interval of the mean over benchmarks of their means over items, resampled within each
+    benchmark; (None, None) if one has fewer than two items. Raises ValueError for a value that is not finite."""
     check_finite("values of items", (value for values in benchmarks for value in values))
     if min(map(len, benchmarks)) < 2:
         return None, None

@@ -1,7 +1,7 @@
-"""What the gate decided, for reports: its table, the best round, its power; where gold answers exist, its errors.
+"""What the gate decided, for reports: its table, the best round, its power, and, with gold answers, its errors.
 
 Gold answers of the gate's questions (evaluate.label_column) are read here, after the fact; the gate itself, in
-train/gate/, has none.
+train/gate/, never sees any.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ RIGHT = ("prompt_id", "peer", "sample", "answer", "finish_reason")
 
 
 def gate_rounds(run: str) -> list[int]:
-    """Rounds whose gate stage is finished, in order; none of a run without a gate."""
+    """Rounds whose gate stage is finished, in order; none if the run has no gate."""
     found = (RUNS / run).glob(f"round=*/{gate.FOLDER}/{shards.SUCCESS}")
     return sorted(int(path.parent.parent.name.split("=")[1]) for path in found)
 
 
 def all_decisions(run: str) -> dict[int, dict[str, Decision]]:
-    """{round ≥ 1: {peer: decision}}, of the rounds that the gate has judged."""
+    """{round ≥ 1: {peer: decision}} of the rounds that the gate has judged."""
     opened = Run(run, load_frozen(run))
     return {n: gate.decisions(opened, n) or {} for n in gate_rounds(run) if n}
 
 
 def refused_notice(run: str) -> str:
-    """What tables of metrics say of rounds whose adapters were refused: the policy in use was evaluated."""
+    """The note in tables of metrics about refused adapters: the policy in use was evaluated instead."""
     lines = [
         f"round {n}: the gate refused {peer}'s adapter, so the figures are of its policy in use "
         + (f"(round {decision.in_use})" if decision.in_use else "(untouched)")
@@ -53,7 +53,7 @@ def refused_notice(run: str) -> str:
 
 def gate_table(run: str) -> Table:
     """round × peer × compared policy: agreement with the votes before → after, its paired interval, the decision; with
-    `evaluate.label_column` what gold answers say of it."""
+    `evaluate.label_column` also the share right by gold answers."""
     config = load_frozen(run)
     votes = shards.read_json(RUNS / run / "round=0" / gate.FOLDER / shards.SUCCESS)
     shares = ", ".join(f"{peer} {100 * share:.1f}" for peer, share in votes["self_consistency"].items())
@@ -62,7 +62,7 @@ def gate_table(run: str) -> Table:
     level = 1 - section.level * (1 if votes["rule"] == "harm stop" else 2)
     title = (
         f"gate: agreement of greedy answers with the votes of the untouched peers, in %, on "
-        f"{votes['questions_with_a_vote']} questions with a vote (of {votes['questions']}), no gold answer used\n"
+        f"{votes['questions_with_a_vote']} questions with a vote (of {votes['questions']}), without gold answers\n"
         f"rule: {votes['rule']}; change in points with the {100 * level:g} % paired interval ({sides})\n"
         f"the samples' agreement with each other in round 0, which weights the votes, in %: {shares}"
     )
@@ -106,7 +106,7 @@ def _points(share: float) -> str:
 
 
 def gate_notes(run: str) -> str:
-    """Which round to ship, and what the rule can tell with as many questions."""
+    """Which round to ship, and the rule's power with that many questions."""
     lines = [best_round(run)]
     manifest = shards.read_json(RUNS / run / f"round={gate_rounds(run)[-1]}" / gate.FOLDER / shards.SUCCESS)
     power = manifest["power"]
@@ -129,7 +129,7 @@ class Best:
 
 
 def best(run: str) -> Best:
-    """Of equal ones the earliest. Rounds in which nothing was accepted are those before them once more."""
+    """The best round; of equal ones the earliest. A round in which nothing was accepted equals the one before it."""
     votes = shards.read_json(RUNS / run / "round=0" / gate.FOLDER / shards.SUCCESS)
     agreement: dict[str, float] = dict(votes["agreement"])  # of each peer's policy in use
     found = Best(0, fmean(agreement.values()), dict.fromkeys(agreement, 0))
@@ -154,8 +154,8 @@ def best_round(run: str) -> str:
 
 
 def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, str]]:
-    """{(round, peer): (share of right greedy answers before → after, whether the decision was false)}; nothing where
-    the gate's questions have no gold answers, or the source has changed."""
+    """{(round, peer): (share of right greedy answers before → after, whether the decision was false)}; empty if the
+    gate's questions have no gold answers, or the source has changed."""
     if config.evaluate.label_column is None:
         return {}
     opened, judged = Run(run, config), all_decisions(run)
@@ -165,8 +165,8 @@ def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, 
         gold = gold_answers(config)
         with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
             right = {n: _right(opened, n, gold, grader) for n in (0, *judged)}
-    except UserError as error:  # the source is gone, say: a report of what was measured does not need it
-        console.print(f"the gate's table is without gold answers: {error}", markup=False, soft_wrap=True)
+    except UserError as error:  # say, a missing source: a report does not need it
+        console.print(f"the gate's table has no gold answers: {error}", markup=False, soft_wrap=True)
         return {}
     found = {}
     for n, decisions in judged.items():
@@ -180,10 +180,10 @@ def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, 
 
 
 def _right(run: Run, round_: int, gold: dict[str, str], grader: Grader) -> dict[str, float]:
-    """The share of right greedy answers of each peer to the gate's questions."""
+    """{peer: share of its greedy answers to the gate's questions that are right}."""
     paths = shards.shard_paths(run.stage_dir(round_, gate.FOLDER))
     rows = [row for path in paths for row in shards.rows_of(path, GateRow, RIGHT) if row["sample"] == 0]
-    if any(row["prompt_id"] not in gold for row in rows):  # of a dataset of the hub nothing tells that it has changed
+    if any(row["prompt_id"] not in gold for row in rows):  # a dataset of the hub can change unseen
         raise UserError("prompts.source no longer has all questions of the gate")
     pairs = [(voting_answer(row["answer"], row["finish_reason"]), gold[row["prompt_id"]]) for row in rows]
     stated = [(answer, right) for answer, right in pairs if answer is not None]

@@ -1,7 +1,7 @@
 """A guard against collapse: a peer's metrics of a round against those of its untouched base.
 
-Self-training can go wrong without anyone seeing it in the loss: answers become alike, vanish, or turn to noise. Four
-signs of it, each against round 0 on the same benchmark:
+Self-training can go wrong without a sign in the loss: answers become alike, vanish, or turn to noise. The guard looks
+for four signs, each against round 0 on the same benchmark:
 
 - **alike**: different questions get the same answers (`distinct_answers` falls) and no more of them are right;
 - **narrow**: the samples of a question agree more (`answer_entropy` falls), so do the peers (`peer_agreement` rises),
@@ -9,8 +9,8 @@ signs of it, each against round 0 on the same benchmark:
 - **silent**: more greedy responses have no answer (`unanswered_rate` rises);
 - **wrong**: far fewer samples are right (`sample_accuracy` falls).
 
-A model that got better is narrow, too, but right: without the benchmarks' answers the two look the same. So the guard
-belongs to evaluate, and whoever lets it stop a run should give it questions that are not those of the final test.
+A model that got better is narrow, too, but right: without the benchmarks' answers the two look the same. That is why
+the guard belongs to evaluate. Who lets it stop a run should give it other questions than those of the final test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from data.shards import Row
 
 
 def signs(before: Row, after: Row, section: GuardSection) -> list[str]:
-    """What of a peer's metrics on a benchmark looks like collapse, with the figures."""
+    """The signs of collapse in a peer's metrics on a benchmark, with the figures."""
     found = []
 
     def fell(name: str) -> bool:
@@ -52,7 +52,7 @@ def _change(before: Row, after: Row, name: str) -> str:
 
 
 def findings(run: Run, round_: int) -> list[str]:
-    """The signs in a round's metrics, a line per peer and benchmark; none for round 0 or where there are no metrics."""
+    """The signs in a round's metrics, a line per peer and benchmark; none for round 0 or without metrics."""
     paths = [run.round_dir(number) / "metrics.parquet" for number in (0, round_)]
     if round_ == 0 or not all(path.is_file() for path in paths):
         return []
@@ -68,8 +68,8 @@ def find_signs(before: list[Row], after: list[Row], section: GuardSection) -> li
 
 
 def decide(run: Run, round_: int) -> list[str]:
-    """The round's findings, which are also kept for the next round (data/guard.py); no decision without metrics of
-    the round and of round 0, and none about round 0."""
+    """The round's findings. They are also written for the next round (data/guard.py), unless this is round 0 or the
+    metrics of this round or of round 0 are missing."""
     found = findings(run, round_)
     if round_ and all(metrics_path(run.name, number).is_file() for number in (0, round_)):
         write_decision(run, round_, found)

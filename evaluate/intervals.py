@@ -3,21 +3,21 @@
 Seeds and items are crossed: every seed is evaluated on the same items. For one benchmark with values y[s, i] of S seeds
 and n items, y = mean + seed effect + item effect + rest, so the variance of the grand mean has two parts:
 
-    seeds = var_s(mean_i y) / S                                    the seeds' own spread, and the rest
-    items = (var_i(mean_s y) - var(rest) / S) / n, not below 0     the items', with the rest counted once
+    seeds = var_s(mean_i y) / S                                    the spread of the seeds, with the rest
+    items = (var_i(mean_s y) - var(rest) / S) / n, not below 0     that of the items, without the rest
     half  = sqrt(t_{S-1}^2 seeds + t_{n-1}^2 items)
 
-which adds the half-widths of two means in quadrature (Howe, JASA 69, 1974); never less than t_{n-1} sqrt(mean_s(var_i
-y) / (S n)), the half-width if all values were independent, below which a few seeds that happen to agree would bring it.
-Of several benchmarks `seeds` is that of the seeds' means over all of them, since seeds are the same, and `items` the
-sum of theirs over the square of their number. With one seed nothing is known of its spread: the interval is a
-percentile bootstrap over items alone.
+which adds the half-widths of two means in quadrature (Howe, JASA 69, 1974). It is never less than t_{n-1}
+sqrt(mean_s(var_i y) / (S n)), the half-width if all values were independent: without that floor, a few seeds that
+happen to agree would make it too narrow. For several benchmarks, `seeds` is that of the seeds' means over all of them,
+since the seeds are the same, and `items` is the sum of theirs over the square of their number. With one seed its spread
+is unknown, and the interval is a percentile bootstrap over items alone.
 
 Coverage in simulations with 150 items, nominal 95 %: 94 to 99 % with 2 and 3 seeds, 94 to 97 % with 5 and 10, whichever
-effect dominates; wide rather than narrow where none does. With 2 seeds t is 12.7, so the intervals hardly ever exclude
-anything: take 3 or more. Resampling seeds and items instead (the pigeonhole bootstrap) covers 99 % where the rest
-dominates, and where seeds do only 70 % (2 seeds), 77 % (3) or 87 % (5): three draws cannot show their own spread.
-Effects are taken as normal; an interval of a share may reach past 0 or 1.
+effect dominates; wide rather than narrow if none does. With 2 seeds t is 12.7, so the intervals exclude hardly
+anything: take 3 or more. Resampling seeds and items instead (the pigeonhole bootstrap) covers 99 % if the rest
+dominates, but if seeds do only 70 % (2 seeds), 77 % (3) or 87 % (5): three draws cannot show their own spread.
+Effects are assumed to be normal; an interval of a share may reach past 0 or 1.
 
 For a paired difference `values` are the differences, seed by seed and item by item.
 """
@@ -36,7 +36,7 @@ Matrix = Any  # numpy array [seeds, items]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval; without an interval where there are fewer than two items."""
+    """A mean and its 95 % interval; no interval with fewer than two items."""
 
     mean: float
     low: float | None
@@ -51,8 +51,8 @@ class Estimate:
 def estimate(benchmarks: Sequence[Matrix], resamples: int, seed: int) -> Estimate:
     """Mean over benchmarks, seeds and items, each [seeds, items], with a 95 % interval over seeds and items.
 
-    `resamples` and `seed` are of the bootstrap over items, which is what one seed allows. Raises ValueError for
-    benchmarks of different numbers of seeds, and for a value that is not finite.
+    `resamples` and `seed` are for the bootstrap over items, which is used with one seed. Raises ValueError for
+    benchmarks with different numbers of seeds, and for a value that is not finite.
     """
     import numpy as np
 
@@ -71,7 +71,7 @@ def estimate(benchmarks: Sequence[Matrix], resamples: int, seed: int) -> Estimat
 
 
 def half_width(arrays: Sequence[Matrix]) -> float:
-    """Half of the 95 % interval over seeds and items of the mean; arrays [seeds, items], two or more of both."""
+    """Half the width of the mean's 95 % interval over seeds and items; arrays [seeds, items], two or more of both."""
     import numpy as np
     from scipy.stats import t
 

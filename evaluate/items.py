@@ -1,4 +1,4 @@
-"""The numbers of a round item by item, for comparisons between runs."""
+"""A round's numbers, item by item, for comparisons between runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from data.schema import EVALS
 from evaluate.gap import question_gap
 from evaluate.intervals import Matrix
 
-# (benchmark, peer) -> item -> {"em": …, "gap": …}; no gap where no sample has a verifier score
+# (benchmark, peer) -> item -> {"em": …, "gap": …}; no gap if no sample has a verifier score
 ItemValues = dict[tuple[str, str], dict[str, dict[str, float]]]
 COLUMNS = ("benchmark", "peer", "item_id", "sample", "correct", "verifier_score")
 
 
 def item_values(run: Path, round_: int) -> ItemValues:
-    """Exact match of the greedy response (0 or 1) and the gap of every item. Raises UserError if not evaluated."""
+    """Exact match of the greedy response (0 or 1), and the gap, of every item. Raises UserError if not evaluated."""
     folder = run / f"round={round_}" / "evals"
     if shards.read_manifest(folder) is None:
         raise UserError(f"{folder} is not finished")
@@ -40,10 +40,10 @@ def item_values(run: Path, round_: int) -> ItemValues:
 
 
 def matrices(seeds: list[ItemValues], metric: str, peer: str, baselines: Sequence[ItemValues] = ()) -> list[Matrix]:
-    """Per benchmark an array [seeds, items]; of `mean` the mean over peers, item by item.
+    """Per benchmark an array [seeds, items]; for the peer `mean` the mean over peers, item by item.
 
     Items that lack the metric in one of the seeds, or in one of the `baselines`, are left out.
-    Raises UserError if the seeds' items differ, or if none is left of a benchmark.
+    Raises UserError if the seeds' items differ, or if a benchmark has none left.
     """
     import numpy as np
 
@@ -53,13 +53,13 @@ def matrices(seeds: list[ItemValues], metric: str, peer: str, baselines: Sequenc
         peers = [other for benchmark, other in seeds[0] if benchmark == name] if peer == "mean" else [peer]
         items = set(seeds[0][name, peers[0]])
         if any(set(values[name, each]) != items for values in seeds for each in peers):
-            raise UserError(f"benchmark {name}: what is compared was not evaluated on the same questions")
+            raise UserError(f"benchmark {name}: these rounds or runs were not evaluated on the same questions")
         compared = [values[name, each] for values in (*seeds, *baselines) for each in peers]
         items = {item for item in items if all(metric in values[item] for values in compared)}
         if not items:
             raise UserError(
-                f"benchmark {name}: no question has a verifier score from all that are compared, so their gaps cannot "
-                "be: a verifier's scores were not finite (scores_not_finite in evals/_SUCCESS.json says of whom)"
+                f"benchmark {name}: no question has verifier scores in all compared rounds and runs, so their gaps "
+                "cannot be compared: scores were not finite (scores_not_finite in evals/_SUCCESS.json says whose)"
             )
         rows = [
             [np.mean([values[name, each][item][metric] for each in peers]) for item in sorted(items)]

@@ -1,4 +1,4 @@
-"""What can be told of a run without any gold answer: lengths, unfinished responses, how samples agree."""
+"""What can be said about a run without gold answers: lengths, unfinished responses, agreement of samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.schema import ChainRow, GateRow
 
 CHAIN = ("prompt_id", "peer", "role", "answer", "finish_reason", "n_tokens")
 GATE = ("prompt_id", "peer", "sample", "answer", "finish_reason", "n_tokens")
-FinishedResponse = tuple[str, str | None, bool, int]  # question, answer if it is finished, whether it is, tokens
+FinishedResponse = tuple[str, str | None, bool, int]  # question, answer (None if unfinished), finished, tokens
 
 
 def rounds_without_gold(run: str) -> list[int]:
@@ -33,12 +33,12 @@ def _finished(run: str, kind: str) -> list[Path]:
 
 
 def label_free_table(run: str) -> Table:
-    """round × responses × peer: how many, mean tokens, the share cut off at the limit, the share without an answer,
-    and, where there are several samples of a question, the mean share of their largest group of equal answers."""
+    """round × responses × peer: their number, mean tokens, the share that is unfinished, the share without an answer,
+    and, with several samples of a question, the mean share of their largest group of equal answers."""
     config = load_frozen(run)
     title = (
         f"run {run}: there are no benchmarks, so no gold answer was used; nothing here says how many are right\n"
-        "in % but for counts and tokens; self-consistency: share of the largest group of equal answers among the "
+        "in %, except for counts and tokens; self-consistency: share of the largest group of equal answers among the "
         "samples of a question"
     )
     table = Table(title=title + fork_notice(run), title_justify="left", box=box.SIMPLE_HEAD)
@@ -55,7 +55,7 @@ def label_free_table(run: str) -> Table:
 
 
 def _responses(run: str, round_: int) -> dict[tuple[str, str], list[FinishedResponse]]:
-    """The responses of a round by what they are for and by peer."""
+    """The responses of a round, by kind of response and peer."""
     found: dict[tuple[str, str], list[FinishedResponse]] = defaultdict(list)
     folder = RUNS / run / f"round={round_}"
     for path in shards.shard_paths(folder / OUTPUT["generate"]):

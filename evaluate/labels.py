@@ -1,8 +1,7 @@
-"""How good a round's labels were, where the questions have gold answers (`python -m pipeline.labels`).
+"""How good a round's labels were, if the questions have gold answers (`python -m pipeline.labels`).
 
-Seen from outside: nothing here is read by generate, score or train, but for the arm `oracle` of an ablation
-(pipeline/ablation.py), which has these gold answers choose the examples and says so: train reads the list that
-`keep_right` writes.
+Generate, score and train read nothing from here, except in an ablation's arm `oracle` (pipeline/ablation.py), in which
+gold answers choose the examples, as its reports say: train reads the list that `keep_right` writes.
 """
 
 from __future__ import annotations
@@ -61,23 +60,23 @@ SCORE_COLUMNS = (
 
 
 def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
-    """{question id: gold answer} of the unlabelled questions' source: of all, or of those alone that are asked for.
+    """{question id: gold answer} of the unlabelled questions' source: of all questions, or only of these `ids`.
 
-    Raises UserError if the column is not named, or has an answer that cannot be read.
+    Raises UserError if the column is not configured, or has an answer that cannot be read.
     """
     section = config.prompts
     column = config.evaluate.label_column
     if column is None:
         raise UserError(
-            "which column of prompts.source holds the gold answers is not known: give it before the run begins "
-            'with SET="evaluate.label_column=NAME", or, of a run that is there, call `python -m pipeline.labels --run '
+            "the column of prompts.source with the gold answers is not configured: set it before the run begins "
+            'with SET="evaluate.label_column=NAME", or, for an existing run, use `python -m pipeline.labels --run '
             "RUN --column NAME`"
         )
     if section.question_column == column:
         raise UserError(f"prompts.question_column and evaluate.label_column are both {column!r}")
     table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=(column,))
     rows: Sequence[int] = range(len(table))
-    if ids is not None:  # of a large source reading the answers takes longest
+    if ids is not None:  # reading the answers of a large source takes longest
         questions = table[section.question_column].to_list()
         rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
         table = table[rows]
@@ -87,9 +86,9 @@ def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str
 
 
 def source_has_changed(run: Run) -> bool:
-    """Whether the files of prompts.source are others than when the run's questions were drawn from them.
+    """Whether the files of prompts.source have changed since the run drew its questions.
 
-    Of a source that is no file here (a dataset of the hub) nothing is known: False.
+    False if the source is no local file (a dataset of the hub), since nothing is known about it.
     """
     drawn = (shards.read_manifest(run.prompts_dir) or {}).get("source", {"files": []})["files"]
     if not drawn:
@@ -102,10 +101,11 @@ def source_has_changed(run: Run) -> bool:
 def judged(
     run: Run, round_: int, only: Collection[str] | None = None, gold: dict[str, str] | None = None
 ) -> tuple[list[Row], list[Row]]:
-    """The round's chains and scores, each row with `right`: its answer's, and its label's, against gold; of the
-    questions with these ids `only`, if any are named. `gold` are `gold_answers`, where they are read already.
+    """The round's chains and scores, each row with `right`: whether its answer, or its label, is right by gold; only
+    those of the questions with the ids `only`, if given. `gold`: the `gold_answers`, if they are read already.
 
-    A comparison that timed out is not right. Raises UserError if the source no longer has all questions of the round.
+    A comparison that timed out is not right. Raises UserError if the round's chains or scores are not finished, or if
+    the source no longer has all its questions.
     """
     for stage in ("generate", "score"):
         folder = run.stage_dir(round_, OUTPUT[stage])
@@ -126,7 +126,7 @@ def judged(
         )
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
         taught = _of_texts(scores, asked, run.config.prompts.answers, grader)
-        for row, answer in zip(scores, taught, strict=True):  # without a label the text's own answer is what it teaches
+        for row, answer in zip(scores, taught, strict=True):  # without a label, the text teaches its own answer
             row["answer"] = row["label"] or answer
         rows = [*chains, *scores]
         stated = [row for row in rows if row["answer"] is not None]
@@ -147,12 +147,12 @@ def judged(
             _vote(of_peer, "majority_right", section.label_answers, grader)
     right = {_place(row): row["right"] for row in chains}
     for row in scores:
-        row["own_right"] = right.get(_place(row))  # of the response that is measured, where there is one
+        row["own_right"] = right.get(_place(row))  # of the measured response, if there is one
     return chains, scores
 
 
 def _rows(folder: Path, schema: pa.Schema, columns: Sequence[str], only: Collection[str] | None) -> list[Row]:
-    """The rows of a stage, or those of the questions named alone, which is what is held."""
+    """The rows of a stage, or only those of the questions `only`; the others are not kept in memory."""
     found: list[Row] = []
     for path in shards.shard_paths(folder):
         table = shards.read_table(path, schema, columns)
@@ -163,7 +163,7 @@ def _rows(folder: Path, schema: pa.Schema, columns: Sequence[str], only: Collect
 
 
 def _of_texts(scores: list[Row], asked: dict[str, str], kind: AnswerKindName, grader: Grader) -> list[str | None]:
-    """The answer of each row's text; None where it has no text, or none that states one."""
+    """The answer of each row's text; None if it has no text, or its text states no answer."""
     found = grader.find([(row["target"] or "", asked.get(row["prompt_id"], "")) for row in scores], kind)
     pairs = zip(found, scores, strict=True)
     return [each.answer if each is not None and row["target"] is not None else None for each, row in pairs]
@@ -182,13 +182,13 @@ def _judge_texts(
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """By which a response is found again."""
+    """The key of a response."""
     return row["prompt_id"], row["peer"], row["role"], row["position"], row["sample"]
 
 
 def _vote(rows: list[Row], name: str, kind: AnswerKindName, grader: Grader) -> None:
-    """Set in each row whether the vote of its question's rows is right: of a tie, the share of the tied answers that
-    is. As in a vote, an answer that was cut off does not count."""
+    """Set in each row whether the vote of its question's rows is right; in a tie, the share of the tied answers that
+    are right. As in any vote, unfinished responses do not count."""
     by_question: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_question[row["prompt_id"]].append(row)
@@ -207,8 +207,8 @@ def _vote(rows: list[Row], name: str, kind: AnswerKindName, grader: Grader) -> N
 def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool = False) -> dict[str, Estimate | None]:
     """The numbers of one round, by name. Shares are of questions, weights of all trained examples.
 
-    What means nothing is left out: positions and votes where there is no chain; all about the weight where an `oracle`
-    chose the examples, which are then trained at weight 1; the weight on wrong labels where weights have signs.
+    Numbers without a meaning are left out: positions and votes without a chain; all about weights if an `oracle` chose
+    the examples, which are then trained at weight 1; the weight on wrong labels if weights have signs.
     """
     found = accuracies(chains, scores, draws)
     trained = [{**row, "wrong": not row["right"]} for row in scores if row["weight"]]
@@ -225,8 +225,8 @@ def _share(draws: Bootstrap, rows: list[Row], value: str, weight: str | None = N
 
 
 def accuracies(chains: list[Row], scores: list[Row], draws: Bootstrap) -> dict[str, Estimate | None]:
-    """How often what was written, and what was trained on, was right in a round (`judged`): by position of the chain,
-    of the aggregate, of votes, of samples, of the label; what the round does not have is left out."""
+    """How often responses and labels were right in a round (`judged`): by position in the chain, the aggregate, votes,
+    samples, the label. What the round does not have is left out."""
 
     def share(rows: list[Row], value: str) -> Estimate | None:
         return _share(draws, rows, value)
@@ -252,7 +252,7 @@ def accuracies(chains: list[Row], scores: list[Row], draws: Bootstrap) -> dict[s
 
 
 def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Estimate | None]:
-    """What PMI and the weight tell of right and wrong labels: of each peer, too, since all together hide how they
+    """What PMI and the weight say about right and wrong labels; also by peer, since the total hides how peers
     differ."""
     from scipy.stats import pearsonr
 
@@ -280,7 +280,7 @@ def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Esti
 
 
 def mean_weights(scores: list[Row], draws: Bootstrap) -> dict[tuple[str, bool, bool], Estimate | None]:
-    """{(peer, own response right, label right): mean weight of such examples}; None where there are none."""
+    """{(peer, own response right, label right): mean weight of such examples}; None if there are none."""
     measured = [row for row in scores if row["pmi_per_token"] is not None]
     found = {}
     for cell in product(sorted({row["peer"] for row in measured}), (True, False), (True, False)):
@@ -298,8 +298,9 @@ def _auroc(rows: list[Row], column: str, draws: Bootstrap) -> Estimate | None:
 
 
 def keep_right(run: Run, round_: int) -> int:
-    """For the arm `oracle`: list the examples whose label is right, for train to take no others (data/keep.py);
-    returns how many. A list of these very scores is left as it is: a comparison may time out one day and not the next.
+    """For the arm `oracle`: write the list of examples whose label is right, so that train takes no others
+    (data/keep.py); returns their number. An existing list of the same scores is kept: a comparison may time out one day
+    and not the next.
     """
     try:
         kept = read_keep(run, round_)

@@ -23,11 +23,11 @@ from evaluate.gap import (
 )
 
 Scored = Literal["verifier_score", "verifier_score_frozen"]  # columns of samples; null where it is not finite
-Pairs = list[tuple[list[bool], list[float]]]  # of each question that has any: its samples with a score
+Pairs = list[tuple[list[bool], list[float]]]  # (correct, score) of the samples with a score, by question that has any
 
 
 class VerifierNumbers(TypedDict):
-    """What a verifier makes of the samples of one peer on one benchmark; None where no sample has a score."""
+    """The metrics of a verifier on the samples of one peer on one benchmark; None if no sample has a score."""
 
     gv_gap: float | None
     gv_gap_lo: float | None
@@ -40,8 +40,8 @@ class VerifierNumbers(TypedDict):
 def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> MetricsRow:
     """Metrics of one peer on one benchmark.
 
-    `rows`: its evals, sample 0 the greedy response and 1..k the sampled ones of each item. Samples without a verifier
-    score are left out of what is told of a verifier. Raises ValueError for a score that is not finite.
+    `rows`: its evals; of each item, sample 0 is the greedy response and 1..k the sampled ones. Samples without a
+    verifier score are left out of the verifier's metrics. Raises ValueError for a score that is not finite.
     """
     greedy = sorted((row for row in rows if row["sample"] == 0), key=lambda row: str(row["item_id"]))
     samples = [row for row in rows if row["sample"]]
@@ -73,7 +73,7 @@ def metrics_row(rows: list[EvalRow], section: EvaluateSection, seed: int) -> Met
         "n_gap_rel": len(relative),
         "verifier_undecided_frozen": _mean([score == 0 for _, scores in frozen for score in scores]),
         "abs_v_minus_g": None if accuracy_v is None else abs(accuracy_v - generator),
-        "pass_at_k": fmean(pass_at_k(len(c), sum(c), len(c)) for c in right),  # k = n: is any of them correct
+        "pass_at_k": fmean(pass_at_k(len(c), sum(c), len(c)) for c in right),  # k = n: whether any is correct
         "maj_at_k": fmean(majority_correct(item) for item in items),
         "no_answer_rate": fmean(row["verdict"] == "no_answer" for row in greedy),
         "unanswered_rate": fmean(row["verdict"] in ("no_answer", "truncated") for row in greedy),
@@ -92,8 +92,8 @@ def _clusters(item: list[EvalRow]) -> Counter[int]:
 
 
 def verifier_metrics(items: list[list[EvalRow]], section: EvaluateSection, seed: int) -> VerifierNumbers:
-    """What a verifier makes of the samples of one peer on one benchmark: `items` are the samples of each question, in
-    the order of the questions' ids, on which the interval depends. Raises ValueError for a score that is not finite."""
+    """The metrics of a verifier on the samples of one peer on one benchmark. `items`: the samples of each question, in
+    the order of the questions' ids (the interval depends on it). Raises ValueError for a score that is not finite."""
     pairs = _pairs(items, "verifier_score")
     gaps = [question_gap(correct, scores, section.keep) for correct, scores in pairs]
     low, high = bootstrap_interval([gaps], section.bootstrap, seed)
@@ -104,7 +104,7 @@ def verifier_metrics(items: list[list[EvalRow]], section: EvaluateSection, seed:
         "gv_gap_lo": low,
         "gv_gap_hi": high,
         "verifier_auroc": auroc(correct, scores),
-        "verifier_accuracy": _mean(  # of no verdict half, as ties in the AUROC
+        "verifier_accuracy": _mean(  # an undecided one counts half, as ties do in the AUROC
             [(score > 0) == right if score else 0.5 for score, right in zip(scores, correct, strict=True)]
         ),
         "verifier_undecided": _mean([score == 0 for score in scores]),
@@ -127,8 +127,9 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def majority_correct(item: list[EvalRow]) -> float:
-    """maj@k of one item: is the largest cluster of equivalent answers correct? Of clusters tied for the largest, the
-    share that is. Samples without an answer, or cut off before they stated one, do not vote; without votes it is 0."""
+    """maj@k of one item: whether the largest cluster of equivalent answers is correct; of clusters tied for the
+    largest, the share that are. Samples without an answer, or cut off before stating one, do not vote; 0 without
+    votes."""
     sizes = _clusters(item)
     if not sizes:
         return 0.0

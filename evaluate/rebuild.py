@@ -1,4 +1,4 @@
-"""The report of a run that is going, written anew as its stages finish: quietly, and no reason for a run to fail."""
+"""The report of a running run, rewritten as its stages finish: quietly, and without ever ending the run."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from data.run import Run
 
-TIMES = 20  # as long as the report took must pass before it is made again: a twentieth of a run's time, at most
+TIMES = 20  # a report that took t seconds is not rewritten for 20 t: it takes at most a twentieth of a run's time
 
 
 class Rebuild:
-    """Called after each stage. The last one of a command always has a report."""
+    """Called after each stage; after a command's last stage it always writes."""
 
     def __init__(self) -> None:
         self.not_before = 0.0
 
     def __call__(self, run: Run) -> None:
-        """Write the report, if there is anything to report and that was not just done."""
+        """Write the report, if there is anything to report and it was not just written."""
         from data import events
         from data.console import console
         from data.progress import going

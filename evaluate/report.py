@@ -26,9 +26,9 @@ def has_results(run: str) -> bool:
 
 
 def write_report(run: str, guard: GuardSection | None = None, price: float | None = None) -> list[Table | str]:
-    """Write runs/<run>/report.html; returns what is also for the terminal, tables, the guard's warnings and what the
-    gate says. Of a run without benchmarks there are only figures that need no gold answers. `price` is that of a device
-    hour. Raises UserError if no round has been evaluated, or, without benchmarks, begun."""
+    """Write runs/<run>/report.html; returns what is also for the terminal: tables, the guard's warnings and the gate's
+    notes. A run without benchmarks has only figures that need no gold answers. `price` is that of a device hour. Raises
+    UserError if no round is evaluated, or, without benchmarks, has responses."""
     if not has_results(run):
         raise UserError(f"run {run!r} has no evaluated round yet: run `make round` or `make evaluate ROUND=0` first")
     results = results_of(run, guard)
@@ -47,7 +47,7 @@ def show(run: str, guard: GuardSection | None = None, price: float | None = None
 def command(
     run: Annotated[str, typer.Option(help="Name of the run.")],
     price: Annotated[
-        float | None, typer.Option(min=0, help="Of a device hour: the page then has the price of a point gained.")
+        float | None, typer.Option(min=0, help="Price of a device hour; the page then has the price of a point gained.")
     ] = None,
 ) -> None:
     """`python -m evaluate.report --run NAME`."""

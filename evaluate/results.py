@@ -1,4 +1,4 @@
-"""What there is to tell of a run: its tables, and what the page is made from. Statistics are taken here once."""
+"""The results of a run: its tables, and what the page is made from. Statistics are computed here, once."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from evaluate.tables import (
 
 @dataclass(frozen=True)
 class Results:
-    """Of one run."""
+    """The results of one run."""
 
-    run: Run  # under [guard] of the call that asks
-    rounds: list[int]  # with metrics; of a run without benchmarks with responses
+    run: Run  # with [guard] of the present call
+    rounds: list[int]  # those with metrics; without benchmarks, those with responses
     changes: list[Change]
     warnings: list[str]  # the guard's
     tables: list[Table | str]  # for the terminal, in order
@@ -39,7 +39,7 @@ class Results:
 
     @property
     def config(self) -> Config:
-        """The run's frozen config, but for [guard]."""
+        """The run's frozen config, except for [guard]."""
         return self.run.config
 
 
@@ -49,15 +49,15 @@ def finished_rounds(run: str) -> list[int]:
 
 
 def results_of(run: str, guard: GuardSection | None = None) -> Results:
-    """All that can be told now; `guard` is [guard] of a call that it ended, by default the frozen config's."""
+    """All results so far; `guard` is [guard] of the present call, by default the frozen config's."""
     config = load_frozen(run)
     opened = Run(run, config if guard is None else config.model_copy(update={"guard": guard}))
     rounds, found, seen = finished_rounds(run), list[Change](), list[str]()
     tables, more = list[Table | str](), list[Table]()
     if rounds:
         found, seen = round_changes(run, rounds), warnings(opened, rounds)
-        told = (metrics_table(run, rounds), change_table(run, found), cross_table(run, rounds))
-        tables += [table for table in told if table]
+        made = (metrics_table(run, rounds), change_table(run, found), cross_table(run, rounds))
+        tables += [table for table in made if table]
         tables += ["\n".join(f"[bold]collapse?[/bold] {line}" for line in seen)] if seen else []
         more += [gap_table(run, rounds), diversity_table(run, rounds)]
     else:
@@ -73,7 +73,7 @@ def results_of(run: str, guard: GuardSection | None = None) -> Results:
 
 
 def warnings(run: Run, rounds: list[int]) -> list[str]:
-    """What the guard finds in all rounds, a line each; nothing if it ignores them."""
+    """What the guard finds in all rounds, a line each; nothing if guard.action is "ignore"."""
     if run.config.guard.action == "ignore":
         return []
     return [f"round {n}: {found}" for n in rounds for found in findings(run, n)]

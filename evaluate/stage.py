@@ -1,8 +1,8 @@
 """The evaluate stage: exact match and generator-verifier gap of every peer on every benchmark.
 
-Responses first, then verifier scores (by the peer's round-0 model for `verifier_score_frozen`, by its current policy,
-and with `evaluate.cross_verify` by the other peers'), each peer's in its own process; then grading, the shards,
-metrics.parquet, and cross.parquet.
+First come the responses, then verifier scores (by the peer's round-0 policy for `verifier_score_frozen`, by its current
+policy, and with `evaluate.cross_verify` by those of the other peers), each peer in its own process; then grading, the
+shards, metrics.parquet and cross.parquet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from data.answers import own
 from data.answers.clusters import clusters, compare_all
 from data.answers.grader import Grader, grade
 from data.console import console
-from data.errors import UserError
 from data.hashing import digest, draw_key, request_seed
 from data.quarantine import Quarantine
 from data.run import Run
@@ -27,21 +26,20 @@ from data.schema import CROSS, EVALS, METRICS, CrossRow, EvalRow, MetricsRow, Qu
 from data.stage import Stage
 from data.task import Advance, task
 from evaluate.benchmarks import Item, digests, load_benchmarks
+from evaluate.checks import check_before_freezing, check_room, check_same_benchmarks
 from evaluate.guard import decide
-from evaluate.labels import gold_answers
 from evaluate.metrics import by_question, metrics_row, verifier_metrics
 from evaluate.tracking import track
 from evaluate.unit import RESPONSES, EvaluationUnit, ResponseRow, key_of
 from evaluate.verifier import CURRENT, FROZEN, cross_kind, verify_all
 from peers import policy_cache
 from peers.engines.protocol import Sampling, complete, engine_kind
-from peers.lengths import check_questions, max_prompt_tokens
+from peers.lengths import max_prompt_tokens
 from peers.policy import Policy, prompts_of, resolve_all
-from peers.prompts import PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
 
-MEASURED = (  # the columns of evals that metrics are made of
+MEASURED = (  # the columns of evals that metrics need
     "benchmark",
     "item_id",
     "peer",
@@ -60,20 +58,20 @@ SECTIONS: dict[str, Any] = {  # what evals depend on; how the chains are made do
     **dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True),
     "generate": {"max_new_tokens", "context_tokens", "engine"},
 }
-COMPARED = ("item_id", "sample", "response", "correct")  # those of cross.parquet
-FIRST = ("item_id", "sample", "response")
+COMPARED = ("item_id", "sample", "response", "correct")  # the columns of evals that cross.parquet needs
+FIRST = ("item_id", "sample", "response")  # the columns of responses that peers' agreement needs
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Evaluate a round, or go on where an earlier call stopped; then tell the run's tracker, if it has one."""
+    """Evaluate a round, or go on where an earlier call stopped; then update the run's tracker, if it has one."""
     measure(run, round_, workers)
     track(run)
 
 
 def measure(run: Run, round_: int, workers: Workers) -> None:
-    """All but the tracker."""
+    """Evaluate a round without the tracker."""
     check_peers(run.config)
-    engine = engine_kind(run.config.generate)  # its error comes before the config is frozen
+    engine = engine_kind(run.config.generate)  # fails before the config is frozen
     benchmarks, policies = load_benchmarks(run.config), resolve_all(run, round_)
     if not benchmarks:
         run.freeze(lambda: check_before_freezing(run, policies))
@@ -89,7 +87,7 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
         sums.note_missing(metrics_path, cross_path)
-        decide(run, round_)  # the thresholds of [guard] may be others than in the first call
+        decide(run, round_)  # the thresholds of [guard] may have changed since the first call
         return
     evaluation = Evaluation(run, round_, benchmarks)
     lost = Quarantine(run, stage, sum(map(len, benchmarks.values())), evaluation.files_of_unit)
@@ -124,14 +122,13 @@ def fingerprint(run: Run, policies: dict[str, Policy], benchmarks: dict[str, lis
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "benchmarks": digest({name: [vars(item) for item in items] for name, items in benchmarks.items()}),
         "policies": [policy.identity for policy in policies.values()],
-        **own.kinds_fingerprint(
-            *(b.answers for b in run.config.benchmarks if b.answers != "numbers")
-        ),  # which has been there longer
+        # "numbers" is older than fingerprints of kinds
+        **own.kinds_fingerprint(*(b.answers for b in run.config.benchmarks if b.answers != "numbers")),
     }
 
 
 def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
-    """Rows of a finished stage, and what its summary tells of them."""
+    """The number of rows of a finished stage, and the counts for its summary."""
     rows = tokens = not_fitting = 0
     verdicts: Counter[str] = Counter()
     for path in shards.shard_paths(folder):
@@ -143,54 +140,8 @@ def count_evals(folder: Path) -> tuple[int, dict[str, Any]]:
     return rows, {"tokens": tokens, "verdicts": dict(verdicts), "not_fitting_the_context": not_fitting}
 
 
-def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, list[Item]]) -> None:
-    """Raises UserError if no item of a benchmark fits a peer's context: all would count as wrong."""
-    section = run.config.generate
-    limit = max_prompt_tokens(section)
-    for name, peer_prompts in prompts.items():
-        for benchmark, items in benchmarks.items():
-            if all(len(peer_prompts.solve(item.question)) > limit for item in items):
-                raise UserError(
-                    f"benchmark {benchmark}: no question fits the context of peer {name}: generate.context_tokens "
-                    f"{section.context_tokens} less max_new_tokens {section.max_new_tokens} leaves {limit} tokens for "
-                    "a prompt; raise the one or lower the other"
-                )
-
-
-def check_before_freezing(run: Run, policies: dict[str, Policy]) -> None:
-    """Raises UserError for what generate and `pipeline.labels` would refuse only after the config is frozen."""
-    check_questions(run, prompts_of(policies))
-    if run.config.evaluate.label_column is not None:
-        gold_answers(run.config)
-
-
-def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Item]]) -> None:
-    """All rounds of a run are measured on the same questions. Raises UserError if a benchmark changed since round 0."""
-    baseline = shards.read_manifest(run.stage_dir(0, "evals"))
-    if baseline and baseline["fingerprint"]["benchmarks"] != stage.fingerprint["benchmarks"]:
-        known, now = baseline["benchmarks"], digests(benchmarks)
-        changed = [b for b in run.config.benchmarks if known[b.name] != now[b.name]]
-        named = " and ".join(f"benchmark {b.name} ({b.source})" for b in changed)
-        raise UserError(
-            f"{named} has changed since round 0 of run {run.name!r} was evaluated: its questions, their gold answers, "
-            "or how this version reads them; restore it, or use another run name"
-        )
-    if baseline and baseline["fingerprint"].get("answers") != stage.fingerprint.get("answers"):
-        raise UserError(
-            f"a function that compares answers has changed since round 0 of run {run.name!r} was evaluated: "
-            f"{_files(baseline['fingerprint'])} then, {_files(stage.fingerprint)} now; restore its file, delete the "
-            "evals of all rounds to make them again, or use another run name"
-        )
-
-
-def _files(fingerprint_: dict[str, Any]) -> str:
-    known = fingerprint_.get("answers", {}).items()
-    told = [f"{kind} ({each['sha256'][:12]})" for kind, each in known if "sha256" in each]
-    return ", ".join(told) or "none"
-
-
 def respond_to_all(run: Run, round_: int, policy: Policy, units: list[EvaluationUnit], advance: Advance) -> None:
-    """Responses of a peer, in its process; its policy may be of an earlier round (data/gate.py)."""
+    """Have a peer respond, in its process; its policy may be that of an earlier round (data/gate.py)."""
     Evaluation(run, round_, {}).respond_to(units, policy, advance)
 
 
@@ -211,12 +162,12 @@ class Evaluation:
                     yield EvaluationUnit(peer, benchmark, number, items[first : first + size])
 
     def files_of_unit(self, unit: Path) -> list[Path]:
-        """What is to be forgotten if a unit is done anew: what is made from its responses, too."""
+        """The files to delete if a unit is redone: its own, and those made from its responses."""
         made = self.work.glob(f"*~{unit.name.removeprefix('responses~')}")
         return [unit, *shards.shard_paths(self.folder), *(made if unit.name.startswith("responses~") else ())]
 
     def respond(self, workers: Workers, policies: dict[str, Policy], lost: Quarantine) -> None:
-        """Greedy and sampled responses of every peer."""
+        """Have every peer write its greedy and sampled responses."""
         k = self.run.config.evaluate.samples
         todo: dict[str, list[EvaluationUnit]] = {}
         total, done = Counter[str](), Counter[str]()
@@ -234,7 +185,7 @@ class Evaluation:
                 lost.look(unit.path(self.work, "responses") for unit in job.units)
 
     def respond_to(self, units: list[EvaluationUnit], policy: Policy, advance: Advance) -> None:
-        """The responses of units, each unit's written as one file: sample 0 is greedy."""
+        """Write the responses of units, one file per unit: sample 0 is greedy."""
         section, chain = self.run.config.evaluate, self.run.config.generate
         items = [(unit, item) for unit in units for item in unit.items]
         tokens = policy.prompts.all_of("solve", [(item.question, ()) for _, item in items])
@@ -246,14 +197,14 @@ class Evaluation:
             (greedy, Sampling(0.0, 1.0, chain.max_new_tokens, logprobs=False)),
             (drawn, Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)),
         ):
-            asked = [(*each, ids, n) for each, ids in zip(items, tokens, strict=True) for n in numbers]
+            requests = [(*each, ids, n) for each, ids in zip(items, tokens, strict=True) for n in numbers]
             seed = self.run.config.run.seed
-            seeds = [request_seed(seed, self.round, u.peer, draw_key(i.question), n) for u, i, _, n in asked]
-            faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(asked))
+            seeds = [request_seed(seed, self.round, u.peer, draw_key(i.question), n) for u, i, _, n in requests]
+            faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(requests))
             completions = complete(
-                engine, [ids for *_, ids, _ in asked], seeds, sampling, max_prompt_tokens(chain), advance, faults
+                engine, [ids for *_, ids, _ in requests], seeds, sampling, max_prompt_tokens(chain), advance, faults
             )
-            for (unit, item, _, number), completion in zip(asked, completions, strict=True):
+            for (unit, item, _, number), completion in zip(requests, completions, strict=True):
                 if completion.error is not None:
                     why = quarantine.entry(item.id, "engine_error", completion.error, unit.peer, unit.benchmark)
                     lost[unit.path(self.work, "responses")].append(why)
@@ -273,15 +224,16 @@ class Evaluation:
             shards.write_rows(found, path, RESPONSES)
 
     def verify(self, workers: Workers, policies: dict[str, Policy], lost: Quarantine) -> None:
-        """Verifier scores of all sampled responses: under round 0's policy, under the current one, and those that the
-        others' current policies give.
+        """Have all sampled responses scored: by the peer's policy of round 0, by its current one, and with
+        `evaluate.cross_verify` by the other peers' current ones.
 
-        What is loaded decides the order: a language model of the current policy stays for the next round's score, and
-        the engine of the responses, which writes critiques, is of the current policy already.
+        The order saves loading: the language model of the current policy, which comes last, stays loaded for the next
+        round's score; critiques are written by the engine of the responses, which has the current policy, so it comes
+        first.
         """
         section, peers = self.run.config.evaluate, self.run.config.peer_names
         total, done = Counter[str](), Counter[str]()
-        own = [FROZEN, CURRENT] if self.round else [CURRENT]  # the current policy may be round 0's
+        own = [FROZEN, CURRENT] if self.round else [CURRENT]  # in round 0 both are the same policy
         jobs = [(peer, kind, [peer]) for kind in own for peer in peers]
         if section.cross_verify:
             jobs += [(peer, cross_kind(peer), [other for other in peers if other != peer]) for peer in peers]
@@ -302,7 +254,7 @@ class Evaluation:
                 lost.look(unit.path(self.work, job.arguments[-1]) for unit in job.units)
 
     def assemble(self) -> None:
-        """Grade, join by id, write the shards."""
+        """Grade the responses, join them with their verifier scores, and write the shards."""
         section, runtime = self.run.config.evaluate, self.run.config.runtime
         kinds = {benchmark.name: benchmark.answers for benchmark in self.run.config.benchmarks}
         with (
@@ -359,7 +311,7 @@ class Evaluation:
         for row in rows:
             if row["sample"]:
                 drawn.setdefault(row["item_id"], []).append(row)
-        # a last number amid a calculation that was cut off is no vote
+        # the last number of a calculation that was cut off is no vote
         votes = {
             id_: [None if row["verdict"] == "truncated" else row["answer"] for row in samples]
             for id_, samples in drawn.items()
@@ -374,13 +326,13 @@ class Evaluation:
     def note_agreement(self, unit: EvaluationUnit, rows: list[EvalRow], kind: Any, grader: Grader) -> None:
         """`peer_agreement` of the greedy rows: the share of the other peers whose greedy answer is equivalent."""
         others: dict[str, list[str | None]] = {}
-        asked = {item.id: item.question for item in unit.items}
+        questions = {item.id: item.question for item in unit.items}
         for peer in self.run.config.peer_names:
             if peer != unit.peer:
                 path = EvaluationUnit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
-                greedy_ = [r for r in shards.rows_of(path, ResponseRow, FIRST) if r["sample"] == 0]
-                found = grader.find([(row["response"], asked[row["item_id"]]) for row in greedy_], kind)
-                for response, each in zip(greedy_, found, strict=True):
+                theirs = [r for r in shards.rows_of(path, ResponseRow, FIRST) if r["sample"] == 0]
+                found = grader.find([(row["response"], questions[row["item_id"]]) for row in theirs], kind)
+                for response, each in zip(theirs, found, strict=True):
                     others.setdefault(response["item_id"], []).append(each.answer if each else None)
         greedy = [row for row in rows if row["sample"] == 0]
         compare_all([[row["answer"], *others[row["item_id"]]] for row in greedy], kind, grader)
@@ -390,7 +342,7 @@ class Evaluation:
             row["peer_agreement"] = sum(map(bool, grader.equivalent(pairs, kind))) / len(answers)
 
     def metrics(self) -> list[MetricsRow]:
-        """One row per (benchmark, peer), of which one at a time is in memory."""
+        """One row per (benchmark, peer); the evals of one at a time are in memory."""
         section, seed = self.run.config.evaluate, self.run.config.run.seed
         found = []
         for _, parts in self.groups():
@@ -413,7 +365,7 @@ class Evaluation:
         return found
 
     def unscored(self) -> dict[str, int]:
-        """How many samples have no finite score, by whose they are and who verifies; needs the units' work files."""
+        """How many samples have no finite score, by peer, benchmark and verifier; needs the units' work files."""
         found: Counter[str] = Counter()
         names = {CURRENT: "", FROZEN: ", frozen verifier"}
         names |= {cross_kind(peer): f", verifier {peer}" for peer in self.run.config.peer_names}

@@ -1,4 +1,4 @@
-"""Tables of a run for the terminal: metrics, changes, cross-verification, and what the numbers depend on."""
+"""Tables of a run for the terminal: metrics, changes, cross-verification, and the config that they depend on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from evaluate.changes import MEAN, Change
 from evaluate.gate import refused_notice
 from evaluate.intervals import Estimate
 
-OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy is 1/2 by definition
+OF_VERIFIER = (  # not shown of a verifier that decided nothing, even its accuracy, which is 1/2 by definition
     "gv_gap",
     "gv_gap_lo",
     "gv_gap_hi",
@@ -34,7 +34,7 @@ OF_VERIFIER = (  # what cannot be told of one that decided nothing; its accuracy
 
 
 def oracle_notice(run: str) -> str:
-    """What every table of a run says in whose training gold answers had a part; else nothing."""
+    """The notice in every table of a run whose training examples were chosen by gold answers; else nothing."""
     if any((RUNS / run).glob(f"round=*/{KEEP_FILE}")):
         return "\n[bold]oracle: gold answers chose the examples to train on[/bold]"
     return ""
@@ -42,7 +42,8 @@ def oracle_notice(run: str) -> str:
 
 def metrics_table(run: str, rounds: list[int]) -> Table:
     """benchmark × peer × round: exact match, accuracy of samples, gap under both verifiers, AUROC, pass@k, maj@k, and
-    how much a verifier that writes left undecided; last the means over benchmarks and peers, each counted once."""
+    what a verifier that writes critiques left undecided; last the means over benchmarks and peers, each counted
+    once."""
     rows: list[tuple[int, Row]] = [
         (round_, decided(row))
         for round_ in rounds
@@ -100,27 +101,27 @@ def metrics_table(run: str, rounds: list[int]) -> Table:
 
 
 def unscored_notice(run: str, round_: int) -> str:
-    """What the tables of a round say of samples whose verifier scores were not finite; else nothing."""
+    """The notice in the tables of a round with samples whose verifier scores were not finite; else nothing."""
     path = RUNS / run / f"round={round_}" / "evals" / shards.SUCCESS
     counts = shards.read_json(path).get("scores_not_finite", {}) if path.is_file() else {}
-    told = ", ".join(f"{who} {count}" for who, count in counts.items())
+    named = ", ".join(f"{who} {count}" for who, count in counts.items())
     return (
-        f"\n[bold]round {round_}: samples without a finite verifier score, in no gap and AUROC: {told}[/bold]"
-        if told
+        f"\n[bold]round {round_}: samples without a finite verifier score, left out of gaps and AUROC: {named}[/bold]"
+        if named
         else ""
     )
 
 
 def gap_table(run: str, rounds: list[int]) -> Table:
     """benchmark × peer × round: the gap under every threshold, and the verifier's accuracy."""
-    title = "GV-Gap in full, in %; none kept: number of questions of which one threshold for all keeps nothing"
+    title = "GV-Gap in full, in %; none kept: number of questions of which one threshold for all keeps no sample"
     table = Table(title=title + oracle_notice(run), title_justify="left")
     columns = {
         "gv_gap": f"top {100 * load_frozen(run).evaluate.keep:g} %",
         "gv_gap_frozen": "frozen verifier",
         "gv_gap_70": "top 70 %",
         "gv_gap_global": "one threshold for all",
-        "gv_gap_rel": "share of the room above",
+        "gv_gap_rel": "share of the possible gain",
         "verifier_accuracy": "verifier accuracy",
     }
     for name in ("benchmark", "peer", "round", *columns.values(), "none kept"):
@@ -142,7 +143,7 @@ def _by_round(run: str, rounds: list[int]) -> list[tuple[str, str, int, Row]]:
 
 
 def decided(row: Row) -> Row:
-    """A row without what its verifier would tell if it had decided anything: a gap of 0 would look measured."""
+    """A row without the metrics of a verifier that decided nothing: a gap of 0 would look measured."""
     blank = list(OF_VERIFIER) if row["verifier_undecided"] == 1 else []
     if row.get("verifier_undecided_frozen") == 1:
         blank.append("gv_gap_frozen")
@@ -150,7 +151,7 @@ def decided(row: Row) -> Row:
 
 
 def _mean(rows: list[Row], names: Iterable[str]) -> Row:
-    """The mean of each number over those of (benchmark, peer) that have it, without an interval."""
+    """The mean of each number over the rows that have it, without an interval."""
     means: Row = {"benchmark": "mean", "peer": ""}
     for name in names:
         known = [row[name] for row in rows if row[name] is not None]
@@ -163,7 +164,7 @@ def _number(value: float | None) -> str:
 
 
 def points(share: float, sign: str = "", digits: int = 1) -> str:
-    """In percent."""
+    """A share in percent, without the sign."""
     return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.0
 
 
@@ -174,9 +175,9 @@ def _interval(row: Row, name: str) -> str:
 
 
 def change_table(run: str, found: list[Change]) -> Table | None:
-    """benchmark × peer × round: what has become of exact match and gap since round 0 (`evaluate.changes`), in points,
-    with paired bootstrap intervals over questions; last the means. The gap's change as a share of that of round 0 only
-    where the interval of that one excludes 0. None of nothing."""
+    """benchmark × peer × round: the change of exact match and gap since round 0 (`evaluate.changes`), in points, with
+    paired bootstrap intervals over questions; last the means. The gap's change is also a share of round 0's gap if the
+    interval of that gap excludes 0. None without changes."""
     if not found:
         return None
     title = "change since round 0, in points, with 95 % paired bootstrap intervals over questions" + oracle_notice(run)
@@ -209,8 +210,8 @@ def _change(found: Estimate | None, same: bool) -> str:
 
 
 def cross_table(run: str, rounds: list[int]) -> Table | None:
-    """A matrix per benchmark and round: the gap of a generator's samples (rows) under a verifier (columns), with what
-    one that writes left undecided. None if no round was cross-verified."""
+    """A matrix per benchmark and round: the gap of a generator's samples (rows) under a verifier (columns), with what a
+    verifier that writes critiques left undecided. None if no round was cross-verified."""
     paths = {n: RUNS / run / f"round={n}" / "cross.parquet" for n in rounds}
     found = {n: shards.read_rows(path, CROSS) for n, path in paths.items() if path.is_file()}
     if not found:
@@ -219,7 +220,7 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
     benchmarks, verifiers = (list(dict.fromkeys(row[key] for *_, row in rows)) for key in ("benchmark", "verifier"))
     title = "cross-verification: GV-Gap in %, samples of a generator (rows) under a verifier (columns)"
     writes = load_frozen(run).evaluate.verifier == "cot"
-    title += f"{'; last what it left undecided' if writes else ''}{oracle_notice(run)}"
+    title += f"{'; after the semicolon what it left undecided' if writes else ''}{oracle_notice(run)}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
 
     def cell(row: Row) -> str:
@@ -242,7 +243,7 @@ def cross_table(run: str, rounds: list[int]) -> Table | None:
 
 def diversity_table(run: str, rounds: list[int]) -> Table:
     """benchmark × peer × round: what the guard against collapse looks at (evaluate/guard.py)."""
-    title = "diversity, in % but for entropy (nats) and length (tokens)" + oracle_notice(run)
+    title = "diversity, in % except for entropy (nats) and length (tokens)" + oracle_notice(run)
     table = Table(title=title, title_justify="left")
     columns = {
         "EM": "em",
@@ -262,7 +263,7 @@ def diversity_table(run: str, rounds: list[int]) -> Table:
 
 
 def choices_table(config: Config) -> Table:
-    """The resolved choices that the numbers depend on."""
+    """The resolved config keys that the numbers depend on."""
     table = Table(title="choices", title_justify="left")
     table.add_column("key")
     table.add_column("value")
@@ -277,7 +278,7 @@ def choices_table(config: Config) -> Table:
 
 
 def training_table(run: str, rounds: list[int]) -> Table:
-    """Per round and peer: examples and loss, and merge fidelity where it was measured."""
+    """Per round and peer: examples and loss, and merge fidelity if it was measured."""
     table = Table(title="training", title_justify="left")
     manifests = {n: shards.read_manifest(RUNS / run / f"round={n}" / "adapters") for n in rounds}
     reports = [(n, *item) for n, manifest in manifests.items() for item in (manifest or {}).get("peers", {}).items()]

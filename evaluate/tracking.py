@@ -1,7 +1,7 @@
-"""What a tracker is told of a run, off by default: the numbers of metrics.parquet, and training losses.
+"""Send a run's numbers to a tracker, off by default: those of metrics.parquet, and training losses.
 
 A tracker is a function of TRACKERS; it may do and fail as it likes. Nothing here ends a run: a tracker that fails is a
-warning, and the next call of evaluate tells it again.
+warning, and the next call of evaluate tries again.
 """
 
 from __future__ import annotations
@@ -21,37 +21,34 @@ from data.hashing import digest
 from data.run import OUTPUT, RUNS, Run, metrics_path
 from data.schema import METRICS
 
-SECONDS = 120  # that a tracker may take
-KEPT = (
-    "TRACKIO_DIR",
-    "TRACKIO_STORAGE_MODE",
-    "TRACKIO_SQLITE_JOURNAL_MODE",
-)  # others send to a server, a Space, a hook
+SECONDS = 120  # the most that a tracker may take
+# variables that trackio's process keeps; the others send to a server, a Space or a hook
+KEPT = ("TRACKIO_DIR", "TRACKIO_STORAGE_MODE", "TRACKIO_SQLITE_JOURNAL_MODE")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "GRADIO_ANALYTICS_ENABLED": "0"}
 
 
 class Logged(TypedDict):
-    """A round for a tracker; `made_from` is other than before if anything about it is."""
+    """A round for a tracker; `made_from` changes if anything about the round does."""
 
     round: int
     numbers: dict[str, float]
     made_from: str
 
 
-FAILED: dict[str, Any] = {}  # by run, what this process has tried in vain: a run of many finished rounds tries it once
+FAILED: dict[str, Any] = {}  # by run, what this process failed to send: a run of many finished rounds tries it once
 Tracker = Callable[[Run, list[Logged]], None]
 
 
 def track(run: Run) -> None:
-    """Tell the run's tracker of all evaluated rounds that it has not been told of, of which it takes each once."""
+    """Send the evaluated rounds to the run's tracker, if any has changed since; the tracker keeps each round once."""
     kind = run.config.tracking.kind
     if kind == "none":
         return
     state: dict[str, Any] = {}
     try:
         rounds = [logged(run, round_) for round_ in _rounds(run)]
-        told = {"kind": kind, "project": run.config.tracking.project}
-        state = {**told, "rounds": {str(each["round"]): each["made_from"] for each in rounds}}
+        target = {"kind": kind, "project": run.config.tracking.project}
+        state = {**target, "rounds": {str(each["round"]): each["made_from"] for each in rounds}}
         path = run.root / "tracked.json"
         if not rounds or FAILED.get(run.name) == state or (path.is_file() and shards.read_json(path) == state):
             return
@@ -68,15 +65,15 @@ def track(run: Run) -> None:
 
 
 def _rounds(run: Run) -> list[int]:
-    """With metrics; of a run without benchmarks those that are trained."""
+    """Rounds with metrics; without benchmarks, rounds that are trained."""
     pattern = "metrics.parquet" if run.config.benchmarks else f"{OUTPUT['train']}/{shards.SUCCESS}"
     found = (path.relative_to(run.root).parts[0] for path in run.root.glob(f"round=*/{pattern}"))
     return sorted(int(folder.split("=")[1]) for folder in found)
 
 
 def logged(run: Run, round_: int) -> Logged:
-    """The numbers of a round: `<benchmark>/<peer>/<column of metrics>` and, of training, `train/<peer>/…` in nats per
-    token. What is null is left out."""
+    """The numbers of a round: `<benchmark>/<peer>/<column of metrics>`, and `train/<peer>/…` with losses in nats per
+    token. Nulls are left out."""
     numbers: dict[str, float] = {}
     path = metrics_path(run.name, round_)
     for row in shards.read_rows(path, METRICS) if path.is_file() else []:
@@ -86,7 +83,7 @@ def logged(run: Run, round_: int) -> Logged:
     reports = shards.read_json(manifest)["peers"] if manifest.is_file() else {}
     for peer, report in reports.items():
         losses = report["losses"]
-        fifth = max(1, len(losses) // 5)  # as the report's table of training
+        fifth = max(1, len(losses) // 5)  # as in the report's table of training
         if losses:
             numbers[f"train/{peer}/loss_first"] = fmean(losses[:fifth])
             numbers[f"train/{peer}/loss_last"] = fmean(losses[-fifth:])
@@ -96,10 +93,10 @@ def logged(run: Run, round_: int) -> Logged:
 
 
 def trackio(run: Run, rounds: list[Logged]) -> None:
-    """Have a process of its own log to trackio's files on this machine, in TRACKIO_DIR or runs/.trackio.
+    """Log to trackio's files on this machine, in TRACKIO_DIR or runs/.trackio, from a separate process.
 
-    trackio looks where to send at variables, and asks the hub for the name behind a token: the process has neither.
-    Raises OSError or RuntimeError.
+    trackio reads from variables where to send, and asks the hub for the name behind a token: the process has neither.
+    Raises OSError, RuntimeError, or subprocess's TimeoutExpired after SECONDS.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRACKIO_") or k in KEPT} | OFFLINE
     folder = environment.setdefault("TRACKIO_DIR", str((RUNS / ".trackio").absolute()))

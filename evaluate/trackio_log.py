@@ -1,8 +1,8 @@
-"""A script of its own: standard input (JSON of `evaluate.tracking.trackio`) into trackio's files.
+"""A separate script: standard input (JSON of `evaluate.tracking.trackio`) into trackio's files.
 
-A round is a step, and its digest, kept beside the numbers, says whether it is there. If trackio's run of this name has
-other numbers for a round (the run was begun anew, a round evaluated again), a new one of the name begins, with all
-rounds. trackio only warns where it fails, so what it has is read again at the end.
+A round is a step, and its digest, kept beside the numbers, shows whether it is logged. If trackio's run of this name
+has other numbers for a round (the run was started over, a round evaluated again), a new one of the same name begins,
+with all rounds. trackio only warns when it fails, so its files are read again at the end.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ MADE_FROM = "made_from"
 
 
 def main(given: dict[str, Any]) -> None:
-    """Log what is not there yet. Raises RuntimeError if it is not there afterwards."""
+    """Log the rounds that are missing. Raises RuntimeError if they are still missing afterwards."""
     import trackio
 
     project, name, rounds = given["project"], given["name"], given["rounds"]
-    there = steps_of(project, name)
-    anew = any(there.get(each["round"], each[MADE_FROM]) != each[MADE_FROM] for each in rounds)
-    missing = [each for each in rounds if anew or each["round"] not in there]
+    logged = steps_of(project, name)
+    anew = any(logged.get(each["round"], each[MADE_FROM]) != each[MADE_FROM] for each in rounds)
+    missing = [each for each in rounds if anew or each["round"] not in logged]
     if not missing:
         return
     resume = "never" if anew else "allow"

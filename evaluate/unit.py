@@ -1,5 +1,5 @@
-"""What the evaluate stage does at a time: one peer on one shard of a benchmark; its responses and verifier scores are
-files under `.work` until the stage is closed."""
+"""The evaluate stage's unit of work: one peer on one shard of a benchmark; its responses and verifier scores are files
+under `.work` until the stage is finished."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class ResponseRow(TypedDict):
 
 
 class VerdictRow(TypedDict):
-    """A verifier's score of the response that `key_of` names, null where it is not finite, and the critique from which
-    it was read."""
+    """A verifier's score of the response with a key (`key_of`), null if it is not finite, and the critique that it was
+    read from."""
 
     key: str
     score: float | None
@@ -36,7 +36,7 @@ class VerdictRow(TypedDict):
 
 
 RESPONSES, VERDICTS = schema_of(ResponseRow), schema_of(VerdictRow)
-VerifierVerdict = tuple[float | None, str | None]  # score (None: not finite), and the critique from which it was read
+VerifierVerdict = tuple[float | None, str | None]  # score (None: not finite), and the critique that it was read from
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class EvaluationUnit:
     items: list[Item]
 
     def path(self, work: Path, kind: str) -> Path:
-        """Where the unit's responses, or the verifier scores of a kind, are kept."""
-        return work / f"{kind}~{self.benchmark}~{self.peer}~{self.shard:05d}.parquet"  # no name has a ~
+        """File of the unit's responses, or of its verifier scores of a kind."""
+        return work / f"{kind}~{self.benchmark}~{self.peer}~{self.shard:05d}.parquet"  # names contain no ~
 
     def questions(self, work: Path) -> dict[str, tuple[str, str]]:
-        """{key: (question, response)} of the distinct sampled responses; equal ones are asked once."""
+        """{key: (question, response)} of the distinct sampled responses; equal ones are verified once."""
         texts = {item.id: item.question for item in self.items}
         rows = shards.rows_of(self.path(work, "responses"), ResponseRow)
         return {key_of(row): (texts[row["item_id"]], row["response"]) for row in rows if row["sample"]}
@@ -64,12 +64,12 @@ class EvaluationUnit:
         return [key_of(row) for row in rows if row["sample"]]
 
     def scores(self, work: Path, kind: str) -> dict[str, float | None]:
-        """{key: verifier score} of those."""
+        """{key: verifier score} of the sampled responses."""
         rows = shards.rows_of(self.path(work, kind), VerdictRow, ["key", "score"])
         return {row["key"]: row["score"] for row in rows}
 
     def quarantine_entries(self, work: Path, why: Mapping[str, str], peer: str) -> list[QuarantineRow]:
-        """For the notes of a peer's verdicts: `why` has, by key, why there is none."""
+        """Quarantine entries of the responses that a peer failed to verify; `why` has the reason by key."""
         rows = shards.rows_of(self.path(work, "responses"), ResponseRow) if why else []
         return [
             quarantine.entry(row["item_id"], "verifier_error", why[key_of(row)], peer, self.benchmark)
@@ -78,11 +78,11 @@ class EvaluationUnit:
         ]
 
     def verdicts(self, work: Path, kind: str) -> dict[str, VerifierVerdict]:
-        """{key: verifier score, critique} of those."""
+        """{key: (verifier score, critique)} of the sampled responses."""
         rows = shards.rows_of(self.path(work, kind), VerdictRow)
         return {row["key"]: (row["score"], row["critique"]) for row in rows}
 
 
 def key_of(row: ResponseRow | EvalRow) -> str:
-    """By which a verifier score is found again: equal responses to a question have one."""
+    """The key of a response's verifier score: equal responses to a question share it."""
     return digest([row["item_id"], row["response"]])

@@ -1,7 +1,7 @@
-"""The verifier: how right a peer finds a response, by a logit or by a critique that it writes first.
+"""The verifier: whether a peer finds a response right, by logits or by a critique that it writes first.
 
     logit   log p(Yes) - log p(No), in nats, after (question, response): two logits of one prefill
-    cot     +1 if the critique's verdict is Yes, -1 if it is No, 0 if it has none that can be read
+    cot     +1 if the critique's verdict is Yes, -1 if it is No, 0 if no verdict can be read
 
 Scores of -1, 0 and 1 have many ties, which the gap splits fractionally (evaluate/gap.py).
 """
@@ -30,7 +30,7 @@ from peers.verify import QuestionResponses, logit_scores, longest_prompt
 if TYPE_CHECKING:
     from peers.logprob.model import LanguageModel
 
-FROZEN, CURRENT = "frozen", "current"  # whose scores: by round 0's policy, and by the current one
+FROZEN, CURRENT = "frozen", "current"  # kinds of scores: by the peer's policy of round 0, by its current one
 
 
 def cross_kind(verifier: str) -> str:
@@ -39,11 +39,12 @@ def cross_kind(verifier: str) -> str:
 
 
 def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[EvaluationUnit], advance: Advance) -> None:
-    """Scores by a peer, in its process, each unit's written as one file, with the critiques if it writes any."""
+    """Have a peer score the responses of units, in its process; writes one file per unit, with critiques if it writes
+    any."""
     config, prompts = run.config, policy.prompts
     for done, unit in enumerate(units):
-        asked = unit.questions(work)
-        texts, lost = list(asked.values()), dict[str, str]()
+        questions = unit.questions(work)
+        texts, lost = list(questions.values()), dict[str, str]()
         if config.evaluate.verifier == "cot":
             tokens = config.evaluate.verifier_tokens
             engine = partial(policy_cache.engine, policy, config)
@@ -51,7 +52,7 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Eval
             max_prompt_tokens = config.generate.context_tokens - tokens
             critiques = cot_critiques(engine, prompts, texts, tokens, max_prompt_tokens, advance, faults)
             found = list(map(cot_verdict, critiques))
-            lost = {key: each.error for key, each in zip(asked, critiques, strict=True) if each.error is not None}
+            lost = {key: each.error for key, each in zip(questions, critiques, strict=True) if each.error is not None}
         else:
             lm = policy_cache.language_model(policy, config)
             scores = budget.one_by_one(
@@ -64,9 +65,9 @@ def verify_all(run: Run, work: Path, policy: Policy, kind: str, units: list[Eval
                 advance,
             )
             found = [(None if isinstance(each, Fault) else finite_or_none(each), None) for each in scores]
-            lost = {key: each.reason for key, each in zip(asked, scores, strict=True) if isinstance(each, Fault)}
-        advance(config.evaluate.samples * len(unit.items) - len(asked), 0)  # equal ones were asked once
-        rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(asked, found, strict=True)]
+            lost = {key: each.reason for key, each in zip(questions, scores, strict=True) if isinstance(each, Fault)}
+        advance(config.evaluate.samples * len(unit.items) - len(questions), 0)  # equal ones were verified once
+        rows = [{"key": key, "score": s, "critique": text} for key, (s, text) in zip(questions, found, strict=True)]
         quarantine.note(unit.path(work, kind), unit.quarantine_entries(work, lost, policy.name))
         shards.write_rows(rows, unit.path(work, kind), VERDICTS)
 
@@ -86,19 +87,19 @@ def cot_critiques(
     advance: Advance,
     max_faults: int | None = None,
 ) -> list[Completion]:
-    """The greedy critique of at most `max_tokens` tokens of each (question, response); none where the prompt has more
-    than `max_prompt_tokens` tokens. `max_faults` as in `complete`."""
+    """The greedy critique of each (question, response), of at most `max_tokens` tokens; none if the prompt is longer
+    than `max_prompt_tokens`. `max_faults` as in `complete`."""
     tokens = prompts.all_of("verify_cot", [(question, (response,)) for question, response in asked])
     greedy = Sampling(0.0, 1.0, max_tokens, logprobs=False)
     return complete(engine, tokens, [0] * len(tokens), greedy, max_prompt_tokens, advance, max_faults)
 
 
 def cot_verdict(critique: Completion) -> VerifierVerdict:
-    """The score (1, -1 or 0) that a critique gives, and its text: 0 and None where nothing was generated."""
+    """The score (1, -1 or 0) of a critique, and its text: 0 and None if nothing was generated."""
     return verdict_score(critique), None if critique.finish_reason in ("context", "error") else critique.text
 
 
 def verdict_score(critique: Completion) -> float:
-    """1 for Yes, -1 for No, by the last of the two words in the critique, in whatever case; 0 if it has neither."""
+    """1 for Yes, -1 for No, by the last of the two words in the critique, in any case; 0 if it has neither."""
     words = re.findall(r"\b(yes|no)\b", without_thoughts(critique.text).lower())
     return 0.0 if not words else 1.0 if words[-1] == "yes" else -1.0

@@ -1,8 +1,8 @@
 """The wordings of [wordings] on the dev set of [wording]: what each peer answers under each, and which one it keeps.
 
-With gold answers a wording's value for a question is 1 where the greedy answer is right, else 0. Without, it is the
-self-consistency of k samples: the share of them in the largest cluster of equivalent answers. Confident nonsense is
-consistent, too, so that is a guide, not a measure of accuracy.
+With gold answers, a wording's value for a question is 1 if the greedy answer is right, else 0. Without, it is the
+self-consistency of k samples: the share in the largest cluster of equivalent answers. Confident nonsense is consistent,
+too, so self-consistency is a guide, not a measure of accuracy.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ class DevSet:
 
 @dataclass(frozen=True)
 class WordingTrial:
-    """What came of one wording with one peer: a value between 0 and 1 per question, and shares of the responses."""
+    """The result of one wording with one peer: a value between 0 and 1 per question, and shares of the responses."""
 
     wording: str
     values: list[float]
     unfinished: float  # cut off by the token limit
-    unanswered: float  # without an answer, or cut off before they stated one
-    tokens: float  # of a response, mean
+    unanswered: float  # without an answer, or cut off before stating one
+    tokens: float  # mean of a response
 
 
 @dataclass(frozen=True)
 class WordingChoice:
-    """Which wording a peer keeps: `best` is the one with the highest mean, `chosen` the one to use."""
+    """Which wording a peer should use, `chosen`; `best` is the one with the highest mean."""
 
     present: str
     best: str
     chosen: str
-    gain: Estimate | None  # of the best over the present one, paired; None where they are the same
+    gain: Estimate | None  # of the best over the present one, paired; None if they are the same
 
 
 def load_dev_set(config: Config) -> DevSet:
-    """The dev set, none of whose questions is trained on or tested on. Raises UserError if there is none, or one that
-    cannot be used."""
+    """The dev set, without questions that are trained or tested on. Raises UserError if there is none, or if it cannot
+    be used."""
     section = config.wording
     if section is None:
         raise UserError(
-            "there is no [wording]: give it a source of questions that are neither trained on nor tested on, with an "
-            "answer_column if they have answers (docs/config.md, wording.*)"
+            "the config has no [wording]: add it with a source of questions that are neither trained nor tested on, "
+            "and an answer_column if they have answers (docs/config.md, wording.*)"
         )
     if section.answer_column is None:
         questions, golds = unique_questions(section, "wording").texts, {}
@@ -81,7 +81,7 @@ def load_dev_set(config: Config) -> DevSet:
 
 
 def _as_benchmark(section: WordingSection, column: str) -> BenchmarkSection:
-    """Without the limit, which is for what is left after the overlap."""
+    """The dev set as a benchmark, without the limit, which applies after overlapping questions are left out."""
     shared = {name: getattr(section, name) for name in ("source", "split", "subset", "revision", "question_column")}
     return BenchmarkSection(
         name="wording",
@@ -105,15 +105,15 @@ def ask(
     count = max(1, k)
     prompts: list[list[int]] = []
     for wording in wordings.values():
-        asked = replace(policy, wording=wording).prompts.all_of("solve", [(question, ()) for question in questions])
-        prompts += [tokens for tokens in asked for _ in range(count)]
+        worded = replace(policy, wording=wording).prompts.all_of("solve", [(question, ()) for question in questions])
+        prompts += [tokens for tokens in worded for _ in range(count)]
     seeds = [
         request_seed(run.config.run.seed, "wording", policy.name, draw_key(question), number)
         for _ in wordings
         for question in questions
         for number in range(count)
     ]
-    engine = partial(policy_cache.engine, policy, run.config)  # one engine: what ends a response is in no wording
+    engine = partial(policy_cache.engine, policy, run.config)  # one for all: no wording changes what ends a response
     found = complete(engine, prompts, seeds, sampling, max_prompt_tokens(limits), advance)
     by_question = [found[first : first + count] for first in range(0, len(found), count)]
     size = len(questions)
@@ -123,7 +123,7 @@ def ask(
 def trial_of(
     wording: str, responses: list[list[Completion]], dev: DevSet, kind: AnswerKindName, grader: Grader
 ) -> WordingTrial:
-    """The trial that a wording's responses (one or k per question) are."""
+    """The trial of a wording, from its responses (one or k per question)."""
     pairs = zip(dev.questions, responses, strict=True)
     read = iter(grader.find([(each.text, question) for question, answers in pairs for each in answers], kind))
     found = [[next(read) for _ in answers] for answers in responses]
@@ -152,7 +152,7 @@ def trial_of(
 
 
 def _stated(answer: Extracted | None, response: Completion) -> bool:
-    """Whether a response states its answer: a last number amid a calculation that was cut off is none."""
+    """Whether a response states its answer: the last number of a calculation that was cut off is none."""
     return answer is not None and not (response.finish_reason == "length" and answer.guessed)
 
 
@@ -164,8 +164,8 @@ def mean(trial: WordingTrial, config: Config) -> Estimate:
 def choose(trials: Sequence[WordingTrial], present: str, config: Config) -> WordingChoice:
     """Keep the present wording unless the best one is better by more than chance: its paired 95 % interval is above 0.
 
-    The best of several wordings looks better than it is, and one that changes nothing but the numbers of a small dev
-    set would make a new run of every try.
+    The best of several wordings looks better than it is, and changing the wording for chance differences on a small dev
+    set would need a new run each time.
     """
     by_name = {trial.wording: trial for trial in trials}
     now = by_name[present]

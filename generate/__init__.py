@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """`generate.stage.main`, imported when it is about to run: a command line parses without what is heavy."""
+    """Run `generate.stage.main`, imported only here so that parsing a command line loads nothing heavy."""
     from generate.stage import main
 
     main(run, round_, workers)

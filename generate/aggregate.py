@@ -1,7 +1,7 @@
-"""Which response is the aggregate: one small class per rule.
+"""Which response becomes the aggregate: one small class per rule.
 
-A rule says which responses to a question stand together, and which of them is kept. To add one: a class here, its name
-in AGGREGATES, the config's key and its description. Pure apart from the grader that decides equivalence.
+A rule groups the responses to a question, and picks one of each group. To add a rule: write a class here, name it in
+AGGREGATES, and add it to the config's key and its description. Pure except for the grader that decides equivalence.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from data.schema import ChainRow
 
 
 class Aggregate(Protocol):
-    """A rule; `votes` says whether answers are compared, which is then done for all questions of a shard at once."""
+    """A rule. If it `votes`, the answers to all questions of a shard are compared in one go before it picks."""
 
     votes: bool
 
     def groups(self, rows: list[ChainRow]) -> list[list[ChainRow]]:
-        """The responses to a question that stand together, in the order of `rows`; one of each group is kept."""
+        """The responses to a question in groups, in the order of `rows`; one of each group becomes an aggregate."""
         ...
 
     def pick(self, group: list[ChainRow], kind: AnswerKindName, grader: Grader) -> ChainRow:
-        """The response of a group that is an aggregate."""
+        """The response of a group that becomes an aggregate."""
         ...
 
 
 class LastResponse:
-    """The chain's last response, or the synthesis: the abstract's reading."""
+    """The chain's last response, or the synthesis, as the paper's abstract describes it."""
 
     votes = False
 
@@ -78,25 +78,24 @@ def in_chain(rows: list[ChainRow]) -> list[ChainRow]:
 
 
 def by_peer(rows: list[ChainRow]) -> list[list[ChainRow]]:
-    """The responses of each peer."""
+    """The responses, grouped by peer."""
     return [[row for row in rows if row["peer"] == peer] for peer in dict.fromkeys(row["peer"] for row in rows)]
 
 
 def voting(rows: list[ChainRow]) -> list[str | None]:
-    """The answers that count in a vote: one cut at the limit does not, since score would drop it if it won."""
+    """The answers as votes; None for an unfinished response, which score would drop if it won."""
     return [voting_answer(row["answer"], row["finish_reason"]) for row in rows]
 
 
 def vote(
     answers: Sequence[str | None], mean_logprobs: Sequence[float | None], kind: AnswerKindName, grader: Grader
 ) -> int:
-    """Index of the response kept by a majority vote over equivalent answers.
+    """Index of the response that a majority vote over equivalent answers keeps.
 
-    Responses without an answer have no vote. Among equally large clusters the one whose best response has the highest
-    mean token log-probability wins; so does, within the winning cluster, that response; remaining ties go to
-    the earlier position. One whose log-probability is not known (None) loses a tie to all whose is. With no answer at
-    all, the last response is kept (and score drops it: no answer). Raises ValueError for a log-probability that is not
-    finite.
+    Responses without an answer do not vote. Among equally large clusters, the one whose best response has the highest
+    mean token log-probability wins, and that response is kept; remaining ties go to the earlier position. A response
+    whose log-probability is unknown (None) loses every tie to one whose log-probability is known. If nobody states an
+    answer, the last response is kept (and score drops it). Raises ValueError for a log-probability that is not finite.
     """
     check_finite("mean log-probability", (mean for mean in mean_logprobs if mean is not None))
     groups = clusters(answers, kind, grader)

@@ -1,10 +1,10 @@
 """Who answers what, and who sees what: one small class per way of asking. Pure.
 
 A `Turn` is a set of requests that can be made together. A way of asking says which turns there are, how many responses
-to which question a peer gives in a turn, and which earlier responses it sees. Several ways can be asked for together.
-To add one: a class here, its place in `asking_of`, the config's key and its description.
+to which question a peer gives in a turn, and which earlier responses it sees. Several ways can be combined. To add one:
+write a class here, add it to `asking_of`, and to the config's key and its description.
 
-In the chain, position 1 sees the question; position k sees it and the k-1 earlier responses, numbered and anonymous.
+In the chain, position 1 sees only the question; position k also sees the k-1 earlier responses, numbered and anonymous.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Turn:
-    """Requests of one role; `number` is the place in the chain, from 1; else 0."""
+    """Requests of one role; `number` is the position in the chain, from 1, and 0 for the other roles."""
 
     role: Role
     number: int = 0
@@ -46,18 +46,19 @@ class Asking(Protocol):
         ...
 
     def shown(self, turn: Turn) -> list[Turn]:
-        """The turns whose responses are shown in a turn, in order; they have to be done before it."""
+        """The turns whose responses a turn shows, in order; they must be finished before it."""
         ...
 
     def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
-        """What the seed of a peer's response `number`, from 1, is made from, beside the run's seed, the round and the
+        """What goes into the seed of a peer's response `number` (from 1), besides the run's seed, the round and the
         question."""
         ...
 
 
 @dataclass
 class ChainAsking:
-    """Each peer in the question's order, the earlier responses in view; with `synthesis` one more response to all."""
+    """Each peer answers in the question's order and sees the earlier responses; with `synthesis`, one more response
+    sees them all."""
 
     peers: list[str]
     round: int
@@ -78,14 +79,14 @@ class ChainAsking:
         return self.turns[: self.turns.index(turn)]
 
     def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
-        """The place among the responses to the question."""
+        """The position among the responses to the question."""
         return (self.turns.index(turn) + 1,)
 
 
 @dataclass
 class SoloAsking:
-    """Each peer answers the question alone, once; `beside_chain` only those that do not come first in the chain, where
-    the first one's response is such an answer."""
+    """Each peer answers the question alone, once. With `beside_chain` the first peer of the chain is left out: its
+    response in the chain already is one to the question alone."""
 
     beside_chain: bool = False
 
@@ -101,7 +102,7 @@ class SoloAsking:
         return []
 
     def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
-        """The peer's place in the question's order; 0 beside a chain, whose places are its own."""
+        """The peer's position in the question's order; 0 beside a chain, which uses the positions itself."""
         return (0,) if self.beside_chain else (question.order.index(peer) + 1,)
 
 
@@ -128,7 +129,7 @@ class SampleAsking:
 
 
 class CombinedAsking:
-    """Several ways of asking at once; each sees its own turns alone."""
+    """Several ways of asking at once; each sees only its own turns."""
 
     def __init__(self, parts: Sequence[Asking]) -> None:
         self.part = {turn: part for part in parts for turn in part.turns}
@@ -148,7 +149,7 @@ class CombinedAsking:
 
 
 def asking_of(config: Config, round_: int) -> Asking:
-    """How the peers are asked under a config: for what label, text and weight need, and no more."""
+    """How a config asks the peers: for what its label, text and weighting need, and no more."""
     section, needs = config.generate, config.score
     if section.alone:
         return SoloAsking()
@@ -178,7 +179,7 @@ def peer_order(
     """Order of the peers for one question.
 
     `rotate`: the list rotated left by (number + round) mod N, where `number` is the question's place after the
-    seeded shuffle, so that over N consecutive questions, or N rounds, each peer stands once at each position.
+    seeded shuffle, so that over N consecutive questions, or N rounds, each peer takes each position once.
     """
     if order == "fixed":
         return list(peers)

@@ -1,11 +1,11 @@
 """The generate stage: prompts → chains.
 
 The unit of work is one peer's requests of one turn (generate/asking.py) for one shard of questions, done in the peer's
-process. Each finished unit is a small Parquet file under `.work/`; a shard's units of a turn are asked for when those
-whose responses it shows are there, and when all turns are done, they become `part-*.parquet`.
+process. Each finished unit is a small Parquet file under `.work/`. A shard's units of a turn are submitted once the
+turns whose responses it shows are finished; when all turns are, the units become a `part-*.parquet`.
 
-Memory holds the shards of one call at a time, however many there are: a unit reads the questions and the earlier
-responses of its own shard alone, and the summary is counted from a few columns of one shard after the other.
+Memory holds the shards of one call at a time, however many there are: a unit reads only the questions and earlier
+responses of its own shard, and the summary counts a few columns of one shard after the other.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from peers.source import check_peers
 from peers.workers import Workers
 
 SECTIONS = {"run", "generate", "templates", "wordings", "peers", "voters"}  # what chains depend on
-TOO_LONG_SHOWN = 100  # in the manifest, which is read whole
+TOO_LONG_SHOWN = 100  # questions named in the manifest, which must stay small
 
 
 @dataclass(frozen=True)
 class GenerationUnit:
-    """One peer's, or voter's, requests of one turn for one shard."""
+    """The requests of one peer or voter in one turn for one shard."""
 
     shard: int
     turn: Turn
@@ -54,13 +54,13 @@ class GenerationUnit:
     def path(self, work: Path) -> Path:
         """Where its rows are kept until the shard is complete."""
         turn = f"{self.turn.role}-{self.turn.number}"
-        return work / f"shard-{self.shard:05d}~{turn}~{self.peer}.parquet"  # no name has a ~
+        return work / f"shard-{self.shard:05d}~{turn}~{self.peer}.parquet"  # names contain no ~
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
     """Generate the chains of a round, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine = engine_kind(run.config.generate)  # its error comes before the config is frozen
+    engine = engine_kind(run.config.generate)  # fails before the config is frozen
     policies = resolve_all(run, round_ - 1)
     stage = Stage("generate", round_, run.stage_dir(round_, "chains"), fingerprint(run, policies))
     run.freeze(lambda: check_questions(run, prompts_of(policies)))
@@ -90,13 +90,13 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 
 def generate(plan: Generation, stage: Stage, workers: Workers, lost: Quarantine) -> None:
-    """Do all units that are not done, and assemble each shard once its last one is."""
+    """Do all unfinished units, and assemble each shard after its last unit."""
     config, turns = plan.run.config, plan.asking.turns
     left = {(shard, turn): set(plan.who(turn)) for shard in range(plan.n_shards) for turn in turns}
     waiting = {shard: list(turns) for shard in range(plan.n_shards)}
 
     def ask(shard: int) -> None:
-        """Submit the turns of a shard that wait for none."""
+        """Submit the turns of a shard that wait for no other turn."""
         for turn in list(waiting[shard]):
             if not any(left[shard, earlier] for earlier in plan.asking.shown(turn)):
                 waiting[shard].remove(turn)
@@ -134,10 +134,10 @@ def do_units(
     plan.do(units, lambda: policy_cache.engine(policy, run.config), advance)
 
 
-def quarantine_entries(rows: list[ChainRow], why: list[str | None]) -> list[QuarantineRow]:
-    """What went wrong with the responses of a unit; `why` is of each the engine's error, if there was one."""
+def quarantine_entries(rows: list[ChainRow], errors: list[str | None]) -> list[QuarantineRow]:
+    """An entry for each response of a unit that went wrong; `errors` has the engine's error, or None, per response."""
     found = []
-    for row, error in zip(rows, why, strict=True):
+    for row, error in zip(rows, errors, strict=True):
         if error is not None or row["logprob"] is None:
             reason = "logprob_not_finite" if error is None else "engine_error"
             found.append(quarantine.entry(row["prompt_id"], reason, error, row["peer"]))
@@ -145,7 +145,7 @@ def quarantine_entries(rows: list[ChainRow], why: list[str | None]) -> list[Quar
 
 
 def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
-    """Rows of a finished round of chains, and what its summary tells of them."""
+    """The number of rows of a finished round of chains, and the counts for its summary."""
     rows = tokens = unanswered = unknown = 0
     reasons: Counter[str] = Counter()
     for path in shards.shard_paths(folder):
@@ -161,9 +161,9 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
-    parts = sorted({turn.role for turn in asking_of(run.config, 1).turns})  # they depend on label and text
+    roles = sorted({turn.role for turn in asking_of(run.config, 1).turns})  # they depend on score.label and score.text
     return {
-        "config": digest([run.config.model_dump(mode="json", include=SECTIONS), parts]),
+        "config": digest([run.config.model_dump(mode="json", include=SECTIONS), roles]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),
         "policies": [policy.identity for policy in policies.values()],
         **own.kinds_fingerprint(run.config.prompts.answers),
@@ -171,10 +171,10 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
 
 
 class Generation:
-    """What is asked of whom in one round.
+    """Who answers what in one round.
 
-    It holds no question and no response, so a unit can be done by any process that has the policy of the unit's peer;
-    it needs the file that `check_lengths` has written for its shard, and its shard's units of earlier positions.
+    It holds no questions or responses, so any process that has the policy of a unit's peer can do the unit. A unit
+    needs the file that `check_lengths` wrote for its shard, and the shard's units of the turns that it shows.
     """
 
     def __init__(self, run: Run, round_: int, policies: dict[str, Policy], first: list[int] | None = None) -> None:
@@ -189,7 +189,7 @@ class Generation:
         self.first = first or [0, *accumulate(shards.row_count(path) for path in self.sources)]
 
     def to_ask(self, shard: int) -> Counter[str]:
-        """How many responses to the questions of a shard each peer gives, those of its voters with it."""
+        """How many responses each peer gives to the questions of a shard, including those of its voters."""
         found: Counter[str] = Counter()
         for question in self.questions(shard):
             for turn in self.asking.turns:
@@ -199,18 +199,18 @@ class Generation:
 
     @property
     def n_shards(self) -> int:
-        """Shards of questions."""
+        """Number of shards of questions."""
         return len(self.sources)
 
     @property
     def n_questions(self) -> int:
-        """All questions, with those that are too long."""
+        """Number of questions, including those that are too long."""
         return self.first[-1]
 
     def check_lengths(self) -> tuple[int, dict[str, str]]:
-        """Note for each shard which of its questions are too long for some peer; the policies must be of all peers.
+        """Note for each shard which of its questions are too long for some peer; needs the policies of all peers.
 
-        Returns how many there are, and the first TOO_LONG_SHOWN of them as {id: reason}.
+        Returns how many there are, and the first TOO_LONG_SHOWN as {id: reason}.
         """
         count, shown, prompts = 0, dict[str, str](), dict[str, PeerPrompts]()
         for shard, source in enumerate(self.sources):
@@ -225,20 +225,20 @@ class Generation:
         return count, shown
 
     def too_long(self) -> list[QuarantineRow]:
-        """All questions that are too long."""
+        """A quarantine entry for each question that is too long."""
         found = [shards.read_json(self.too_long_path(shard)).items() for shard in range(self.n_shards)]
         return [quarantine.entry(id_, "too_long", why) for each in found for id_, why in each]
 
     def files_of_unit(self, unit: Path) -> list[Path]:
-        """What is to be forgotten if a unit is done anew: all units of its shard, which may show its responses."""
+        """The files to delete if a unit is redone: all units of its shard, since they may show its responses."""
         return list(self.work.glob(f"{unit.name.partition('~')[0]}~*.parquet"))
 
     def too_long_path(self, shard: int) -> Path:
-        """Which questions of a shard are too long, as {id: reason}."""
+        """The file of the questions of a shard that are too long, as {id: reason}."""
         return self.work / f"shard-{shard:05d}~too-long.json"
 
     def questions(self, shard: int) -> list[Question]:
-        """The questions of a shard that fit. A question's number is its place among those of all shards."""
+        """The questions of a shard that are not too long; `number` is a question's place among those of all shards."""
         skipped = shards.read_json(self.too_long_path(shard))
         order, seed = self.run.config.generate.order, self.run.config.run.seed
         return [
@@ -248,7 +248,7 @@ class Generation:
         ]
 
     def who(self, turn: Turn) -> list[str]:
-        """Who may be asked in a turn: voters give samples alone."""
+        """Who may be asked in a turn; voters only give samples."""
         return self.run.config.raters if turn.role == "sample" else self.peers
 
     def units(self, shard: int) -> list[GenerationUnit]:
@@ -256,12 +256,12 @@ class Generation:
         return [GenerationUnit(shard, turn, rater) for turn in self.asking.turns for rater in self.who(turn)]
 
     def place(self, question: Question, row: ChainRow) -> tuple[int, int]:
-        """Where a row stands among those of its question: by turn; solo responses by the question's order."""
+        """The sort key of a row among those of its question: by turn; solo responses by the question's order."""
         turn = Turn(row["role"], row["position"] or 0)
         return self.asking.turns.index(turn), question.order.index(row["peer"]) if row["role"] == "solo" else 0
 
     def do(self, units: list[GenerationUnit], engine: Callable[[], Engine], advance: Advance) -> None:
-        """Do the units whose files are not there already; those that are drawn alike in one call of the engine."""
+        """Do the units whose files are missing; those with the same sampling in one call of the engine."""
         alike: dict[Sampling, list[GenerationUnit]] = {}
         for unit in units:
             if unit.path(self.work).is_file():
@@ -275,13 +275,13 @@ class Generation:
             faults = quarantine.allowed(self.run.config.runtime.quarantine_share, len(prompts))
             completions = iter(complete(engine, prompts, seeds, sampling, self.max_prompt_tokens, advance, faults))
             for unit, each in asked.items():
-                own_ = [next(completions) for _ in each]
-                rows = [self.row(unit, *request, done) for request, done in zip(each, own_, strict=True)]
-                quarantine.note(unit.path(self.work), quarantine_entries(rows, [done.error for done in own_]))
+                of_unit = [next(completions) for _ in each]
+                rows = [self.row(unit, *request, done) for request, done in zip(each, of_unit, strict=True)]
+                quarantine.note(unit.path(self.work), quarantine_entries(rows, [done.error for done in of_unit]))
                 shards.write_rows(rows, unit.path(self.work), CHAINS)
 
     def asked(self, unit: GenerationUnit) -> list[tuple[Question, int]]:
-        """The unit's requests: a question, and which of the responses to it."""
+        """The unit's requests, each as (question, number of the response, from 1)."""
         return [
             (question, number)
             for question in self.questions(unit.shard)
@@ -289,14 +289,14 @@ class Generation:
         ]
 
     def requests(self, unit: GenerationUnit) -> int:
-        """About how many these are; no file is read."""
+        """About how many requests a unit has, without reading a file."""
         questions = self.first[unit.shard + 1] - self.first[unit.shard]
         if unit.turn.role in ("chain", "synthesis"):
             return -(-questions // len(self.peers))
         return questions * self.asking.asks(unit.turn, unit.peer, Question("", "", 0, self.peers))
 
     def sampling(self, turn: Turn) -> Sampling:
-        """How the responses of a turn are drawn."""
+        """How the responses of a turn are sampled."""
         section = self.run.config.generate
         if turn.role == "sample":
             return Sampling(section.sample_temperature, section.sample_top_p, section.max_new_tokens)
@@ -304,7 +304,7 @@ class Generation:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt in tokens."""
+        """The longest allowed prompt, in tokens."""
         return max_prompt_tokens(self.run.config.generate)
 
     def seed(self, unit: GenerationUnit, question: Question, number: int) -> int:
@@ -313,11 +313,11 @@ class Generation:
         return request_seed(self.run.config.run.seed, self.round, draw_key(question.text), *key)
 
     def part(self, shard: int) -> Path:
-        """The finished shard."""
+        """Path of the finished shard."""
         return self.folder / f"part-{shard:05d}.parquet"
 
     def earlier(self, unit: GenerationUnit) -> dict[str, list[str]]:
-        """The responses that are shown to a unit, per question, in order; empty ones left out."""
+        """The responses that a unit shows, as {question id: responses in order}; empty ones are left out."""
         responses: dict[str, list[str]] = {}
         shown = self.policies[unit.peer].prompts.shown
         for turn in self.asking.shown(unit.turn):
@@ -329,7 +329,7 @@ class Generation:
         return responses
 
     def prompts_of(self, unit: GenerationUnit, asked: list[tuple[Question, int]]) -> list[list[int]]:
-        """Tokens that the peer is given for each request."""
+        """The prompt of each request, in tokens."""
         earlier, questions = self.earlier(unit), list({question.id: question for question, _ in asked}.values())
         texts = [(question.text, earlier.get(question.id, [])) for question in questions]
         kind: PromptKind = "synthesis" if unit.turn.role == "synthesis" else "review"
@@ -364,9 +364,9 @@ class Generation:
         for unit in done:
             for row in shards.rows_of(unit.path(self.work), ChainRow):
                 by_question[row["prompt_id"]].append(row)
-        for question in questions:  # those of one turn stand in the order in which a chain would have them
+        for question in questions:  # the solo responses go in the order that a chain would have
             by_question[question.id].sort(key=lambda row: self.place(question, row))
-        if kinds.is_own(self.answers):  # not in a peer's process, which has no pool to run it in
+        if kinds.is_own(self.answers):  # it runs in the grader's pool, which a peer's process does not have
             find_all(chain.from_iterable(by_question.values()), self.answers, grader)
         if self.run.config.score.needs_aggregate:
             groups = [group for rows in by_question.values() for group in self.aggregate.groups(rows)]
@@ -375,8 +375,8 @@ class Generation:
             for group in groups:
                 self.aggregate.pick(group, self.answers, grader)["is_aggregate"] = True
         compared = {id_: [row["answer"] for row in rows] for id_, rows in by_question.items()}
-        vain = [id_ for id_, answers in compared.items() if grader.failed_on(answers, self.answers)]
-        quarantine.note(self.work / self.part(shard).name, [quarantine.entry(id_, "not_compared") for id_ in vain])
+        failed = [id_ for id_, answers in compared.items() if grader.failed_on(answers, self.answers)]
+        quarantine.note(self.work / self.part(shard).name, [quarantine.entry(id_, "not_compared") for id_ in failed])
         grader.forget()
         shards.write_rows([row for rows in by_question.values() for row in rows], self.part(shard), CHAINS)
         for unit in done:

@@ -168,7 +168,7 @@ def _ids(folder: Path) -> list[str]:
 
 def check(run: Run, round_: int) -> None:
     """Freeze the config, checked as that of any run's first call. Raises UserError."""
-    from evaluate.stage import check_before_freezing
+    from evaluate.checks import check_before_freezing
     from peers.policy import resolve_all
     from peers.source import check_peers
 

@@ -6,7 +6,7 @@ from score import main
 
 app = stage_app(
     "score",
-    "Measure how much each response tells about the aggregate (PMI) and turn it into training weights.",
+    "Measure how much each response says about the aggregate (PMI) and turn it into training weights.",
     first_round=1,
     main=main,
 )

@@ -1,6 +1,6 @@
-"""All responses to one question, and which of each peer's is measured against the aggregate. Pure but for reading.
+"""All responses to one question, and which response of each peer is measured against the aggregate.
 
-Which response is measured is a choice (`score.y_source`): a function per choice, listed in MEASURED.
+`score.y_source` chooses the response that is measured: a function per choice, in MEASURED. Pure except for reading.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Chain:
 
     @property
     def aggregates(self) -> list[ChainRow]:
-        """The aggregate; in the controls without peers, one of each peer."""
+        """The aggregate; in the controls without peers, one per peer."""
         return [row for row in self.rows if row["is_aggregate"]]
 
     @property
@@ -41,11 +41,11 @@ class Chain:
         return len(self.aggregates) > 1
 
     def aggregate(self, row: ChainRow) -> ChainRow:
-        """The aggregate that a response is measured against: itself if it is one, else the only one there is."""
+        """The aggregate that a response is measured against: itself if it is one, else the only one."""
         return row if row["is_aggregate"] else self.aggregates[0]
 
     def aggregate_of(self, peer: str) -> ChainRow:
-        """The aggregate for a peer: its own where each has one, else the only one there is."""
+        """The aggregate for a peer: its own if it has one, else the first."""
         own = [row for row in self.aggregates if row["peer"] == peer]
         return own[0] if own else self.aggregates[0]
 
@@ -54,16 +54,16 @@ class Chain:
         return next(row for row in responses(self, source) if row["peer"] == peer)
 
     def samples(self, rater: str | None = None) -> list[int]:
-        """Places, among the rows, of the samples of the question alone: of one rater, or of all."""
+        """Indices of the samples of the question alone: those of one rater, or of all."""
         return [n for n, row in enumerate(self.rows) if row["role"] == "sample" and rater in (None, row["peer"])]
 
     def solo(self, peer: str) -> int | None:
-        """Place of the peer's response to the question alone, which in a chain may be its first one."""
+        """Index of the peer's response to the question alone, which may be the first one of the chain."""
         alone = [n for n, row in enumerate(self.rows) if row["role"] == "solo" or row["position"] == 1]
         return next((n for n in alone if self.rows[n]["peer"] == peer), None)
 
     def index_of(self, row: ChainRow) -> int:
-        """Where one of the rows stands."""
+        """Index of one of the rows."""
         return next(n for n, other in enumerate(self.rows) if other is row)
 
     def with_role(self, *roles: str) -> list[ChainRow]:
@@ -72,18 +72,18 @@ class Chain:
 
 
 def chain_responses(chain: Chain) -> dict[str, ChainRow]:
-    """{peer: what it says in the chain}."""
+    """{peer: its response in the chain}."""
     return {row["peer"]: row for row in chain.with_role("chain")}
 
 
 def solo_responses(chain: Chain) -> dict[str, ChainRow]:
-    """{peer: its response to the question alone}, but for the aggregate's author: what it says in the chain.
+    """{peer: its response to the question alone}; for the aggregate's author, its response in the chain.
 
-    Who comes first in the chain has been shown no other response, so that one counts as solo.
+    The first peer of the chain has seen no other response, so its response counts as solo.
     """
-    said = chain_responses(chain)
+    in_chain = chain_responses(chain)
     alone = [row for row in chain.rows if row["role"] == "solo" or row["position"] == 1]
-    return said | {row["peer"]: row for row in alone if not said[row["peer"]]["is_aggregate"]}
+    return in_chain | {row["peer"]: row for row in alone if not in_chain[row["peer"]]["is_aggregate"]}
 
 
 MEASURED: dict[str, Callable[[Chain], dict[str, ChainRow]]] = {"chain": chain_responses, "alone": solo_responses}

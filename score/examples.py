@@ -1,7 +1,7 @@
 """What each peer would train on for a question: its label, its texts, and the response that is measured with them.
 
-Responses are named by their places among the rows of the chain's file, so that whoever needs an example's tokens reads
-them there. Pure apart from the grader that decides equivalence.
+An example refers to responses by their index among the rows of the chain; whoever needs their tokens reads the chain's
+file. Pure except for the grader that decides equivalence.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from score.text import TEXTS, TargetText, TextQuery, agree, drop_reason, is_empt
 
 
 class ExampleRow(TypedDict):
-    """An example before its PMI: places are among the rows of the question in the file of the chains.
+    """An example before its PMI. `trained`, `against` and `measured` are indices among the rows of the chain, or null.
 
-    `trained` is whose text is trained on, `against` whose text the PMI is measured with (but for score.text = "own" the
-    same), `measured` the peer's own response in that PMI; null where there is none. `factor` multiplies the weight.
+    The peer trains on the text of `trained`. PMI is that of the text of `against` (except under score.text = "own" the
+    same one) with the peer's own response `measured`. `factor` multiplies the weight.
     """
 
     prompt_id: str
@@ -46,7 +46,7 @@ EXAMPLES = schema_of(ExampleRow)
 
 @dataclass(frozen=True)
 class ExampleChooser:
-    """By what examples are chosen in a round."""
+    """Chooses the examples of a round."""
 
     section: ScoreSection
     peers: Sequence[str]
@@ -59,7 +59,7 @@ class ExampleChooser:
         return [row for chain in chains for row in self.of(chain, grader)]
 
     def of(self, chain: Chain, grader: Grader) -> list[ExampleRow]:
-        """The examples of one question: of each peer one or more, or one with the reason why there is none."""
+        """The examples of one question: for each peer one or more, or one row with the reason why it has none."""
         who = [row["peer"] for row in responses(chain, self.section.y_source)] if chain.aggregates else self.peers
         return [row for peer in who for row in self.of_peer(chain, peer, grader)]
 
@@ -67,8 +67,8 @@ class ExampleChooser:
         """The examples of a peer for one question."""
         label = LABELS[self.section.label].of(chain, peer, self.votes, grader)
         seed = f"{self.seed}/{chain.id}/{peer}/text"
-        asked = TextQuery(chain, peer, label, self.section, self.votes.teacher, seed, self.votes.kind)
-        texts = TEXTS[self.section.text].of(asked, grader)
+        query = TextQuery(chain, peer, label, self.section, self.votes.teacher, seed, self.votes.kind)
+        texts = TEXTS[self.section.text].of(query, grader)
         spread = self.entropy(chain, peer, grader)
         if isinstance(texts, str):
             yield _example(chain, peer, 1, label, None, spread, texts)
@@ -80,20 +80,20 @@ class ExampleChooser:
             else:
                 self.beside_aggregate(chain, peer, row)
             judged = row["measured"] if row["measured"] is not None else row["trained"]
-            assert judged is not None, "a text has a place"
+            assert judged is not None, "a text has an index"
             row["agrees"] = agree(chain.rows[judged]["answer"], label.answer, self.votes.kind, grader)
             yield row
 
     def beside_aggregate(self, chain: Chain, peer: str, row: ExampleRow) -> None:
-        """What is measured where the aggregate, or the peer's own response of the chain, is trained on."""
+        """Fill in what is measured if the peer trains on the aggregate, or on its own response in the chain."""
         response = chain.response_of(peer, self.section.y_source)
         aggregate = chain.aggregate(response)
         row["against"], row["measured"] = chain.index_of(aggregate), chain.index_of(response)
         row["drop_reason"] = drop_reason(chain, response, self.section)
 
     def measured(self, chain: Chain, peer: str, trained: int) -> int | None:
-        """The peer's response to the question alone whose PMI with a sample is measured: its solo one, else the first
-        of its samples, but none with the very text that is trained on, of which the PMI would measure copying."""
+        """Index of the peer's response whose PMI with a sample is measured: its solo response, else the first of its
+        samples. A response with the same text as that sample is passed over: its PMI would measure copying."""
         if not self.section.needs_solo:
             return None
         solo, text = chain.solo(peer), without_thoughts(chain.rows[trained]["response"])
@@ -102,9 +102,9 @@ class ExampleChooser:
         return next(fit, None)
 
     def entropy(self, chain: Chain, peer: str, grader: Grader) -> float:
-        """Entropy of the answers to the question, in nats: of the samples that a label is taken from; else of the
-        chain, or, in the control without peers, of the peer's own responses. A response without an answer does not
-        count, nor one cut off, as in a vote."""
+        """Entropy of the answers to the question, in nats: over the samples that the label comes from, else over the
+        chain, or, in the controls without peers, over the peer's own responses. As in a vote, responses that are
+        unfinished or without an answer do not count."""
         if self.section.needs_samples:
             rows = [chain.rows[place] for place in chain.samples(peer if self.section.label == "own-vote" else None)]
         elif chain.own_aggregates:
@@ -135,5 +135,5 @@ def _example(
 
 
 def row_at(chain: Chain, index: int | None) -> ChainRow | None:
-    """A response by its place."""
+    """The response at an index; None for None."""
     return None if index is None else chain.rows[index]

@@ -1,7 +1,8 @@
 """Which answer counts for a peer on a question: one small class per rule.
 
-A label is an answer that the peers themselves call for; no rule sees a gold answer. To add one: a class here, its name
-in LABELS, the config's key (`score.label`) and its description. Pure apart from the grader that decides equivalence.
+A label is an answer that the peers themselves give; no rule sees a gold answer. To add a rule: write a class here, name
+it in LABELS, and add it to the config's key (`score.label`) and its description. Pure except for the grader that
+decides equivalence.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SMALL_SHARE = "label_share_too_small"
 
 @dataclass(frozen=True)
 class Label:
-    """An answer, and its share of the votes: 0 to 1, None where nobody voted. `reason`: why no solution can have it."""
+    """An answer and its share of the votes: 0 to 1, None without a vote. `reason`: why it cannot be used."""
 
     answer: str | None
     share: float | None = None
@@ -31,21 +32,21 @@ class Label:
 
 @dataclass(frozen=True)
 class Votes:
-    """What a vote weighs in a round: by rater, or by response as (prompt id, place) where that is known; else 1."""
+    """The weight of each vote in a round: by response, as (prompt id, index), else by rater, else 1."""
 
-    teacher: str = ""  # the peer that is most reliable
+    teacher: str = ""  # the most reliable peer
     least_share: float = 0.0
     of_rater: Mapping[str, float] = field(default_factory=dict)
     of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)
     kind: AnswerKindName = "math"  # of the answers
 
     def weight(self, chain: Chain, index: int) -> float:
-        """Of one response."""
+        """The weight of one response's vote."""
         return self.of_response.get((chain.id, index), self.of_rater.get(chain.rows[index]["peer"], 1.0))
 
 
 class LabelRule(Protocol):
-    """A choice of label."""
+    """A rule that chooses labels."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """The label of a question for a peer."""
@@ -53,7 +54,7 @@ class LabelRule(Protocol):
 
 
 class AggregateLabel:
-    """The aggregate's answer: the abstract's reading."""
+    """The aggregate's answer, as the paper's abstract describes it."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
@@ -82,7 +83,7 @@ class OwnVote:
 
 
 class TeacherVote:
-    """The majority of the teacher's samples: distillation from the peer that the estimate calls best."""
+    """The majority of the teacher's samples: distillation from the peer that is estimated to be the most reliable."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
@@ -108,7 +109,7 @@ LABELS: dict[str, LabelRule] = {  # by score.label
 
 
 def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
-    """The winner of a vote of some responses; of those in the winning cluster, the first one's words."""
+    """The label by a vote of some responses: the first answer of the winning cluster, as it was written."""
     answers = [row_vote(chain.rows[place]) for place in places]
     winner, share = weighted_vote(answers, weights, votes.kind, grader)
     if not winner:
@@ -119,5 +120,5 @@ def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: 
 
 
 def row_vote(row: ChainRow) -> str | None:
-    """The answer with which a response votes; one that was cut off at the limit has no vote."""
+    """The answer that a response votes for; None if it has no answer or is unfinished."""
     return voting_answer(row["answer"], row["finish_reason"])

@@ -1,8 +1,8 @@
-"""The teacher-forced passes of a round: which are needed, done by the peers, kept as files until the stage is closed.
+"""The teacher-forced passes of a round: which are needed, how peers do them, and their files until the stage is done.
 
-A pass is log p(text | question, response) under a scorer, or log p(text | question) where no response is shown; the
-latter is done once per (scorer, text), however many responses it is compared with. Where a vote is weighted by the
-verifier, each peer also gives its log p(Yes) - log p(No) of its own samples.
+A pass is log p(text | question, response) under a scorer, or log p(text | question) without a response; the latter is
+done once per (scorer, text), however many responses it is compared with. If votes are weighted by the verifier, each
+peer also computes log p(Yes) - log p(No) of its own samples.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from score.chains import read_chains
 from score.examples import ExampleRow
 from score.pmi import scorers
 
-if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
+if TYPE_CHECKING:  # imported in the peers' processes only: a finished stage needs no torch
     from peers.logprob.model import LanguageModel, Pair
 
 
 class PassRow(TypedDict):
-    """A teacher-forced pass of the text at the place `text`; `response` is the place of the response in the prompt,
-    null: none, log p(a | x). A `logp` that is not finite is null."""
+    """A teacher-forced pass of the text at index `text`; `response` is the index of the response in the prompt, null
+    for log p(a | x). `logp` is in nats, null if it is not finite."""
 
     prompt_id: str
     text: int
@@ -43,7 +43,7 @@ class PassRow(TypedDict):
 
 
 class VerifiedRow(TypedDict):
-    """What a peer as verifier makes of its sample at a place: log p(Yes) - log p(No), null where not finite."""
+    """A peer's verifier score of its own sample at index `place`: log p(Yes) - log p(No), null if it is not finite."""
 
     prompt_id: str
     place: int
@@ -51,9 +51,9 @@ class VerifiedRow(TypedDict):
 
 
 PASSES, VERIFIED = schema_of(PassRow), schema_of(VerifiedRow)
-# {(scorer, prompt id, place of the text, place of the response or None): (log-probability, tokens)}
+# {(scorer, prompt id, index of the text, index of the response or None): (log-probability, tokens)}
 Measurements = dict[tuple[str, str, int, int | None], tuple[float | None, int]]
-NEEDED = ("prompt_id", "peer", "against", "measured", "drop_reason")  # the columns of examples that tell
+NEEDED = ("prompt_id", "peer", "against", "measured", "drop_reason")  # columns of examples that decide what is needed
 
 
 class Passes:
@@ -68,15 +68,15 @@ class Passes:
         self.identity = {name: token_identity(prompts) for name, prompts in self.prompts.items()}
 
     def path(self, scorer: str, shard: int) -> Path:
-        """Where a scorer's passes of a shard are."""
+        """File of a scorer's passes of a shard."""
         return self.work / f"passes-{shard:05d}.{scorer}.parquet"
 
     def verified_path(self, peer: str, shard: int) -> Path:
-        """Where a peer's verdicts of its samples of a shard are."""
+        """File of a peer's verifier scores of its own samples of a shard."""
         return self.work / f"verified-{shard:05d}.{peer}.parquet"
 
     def examples_path(self, shard: int) -> Path:
-        """Where the examples of a shard are."""
+        """File of the examples of a shard."""
         return self.work / f"examples-{shard:05d}.parquet"
 
     def count(self, scorer: str, shard: int) -> int:
@@ -85,14 +85,14 @@ class Passes:
         return sum(len(shown) for _, shown in self.needed(scorer, shard, authors))
 
     def authors(self, shard: int) -> dict[str, list[str]]:
-        """{prompt id: whose model wrote each of its rows}."""
+        """{prompt id: for each row of its chain, the peer whose model wrote it}."""
         chains = read_chains(self.sources[shard], ["prompt_id", "peer"])
         return {chain.id: [self.model_of(row["peer"]) for row in chain.rows] for chain in chains}
 
     def needed(
         self, scorer: str, shard: int, authors: dict[str, list[str]]
     ) -> Iterator[tuple[tuple[str, int], list[int | None]]]:
-        """((prompt id, place of a text), the responses that it is measured with, and None) of each text."""
+        """For each text, ((prompt id, its index), indices of the responses that it is measured with, and None)."""
         names, kind = self.run.config.peer_names, self.run.config.score.scorer
         rows = shards.rows_of(self.examples_path(shard), ExampleRow, NEEDED)
         for prompt_id, group in groupby(rows, key=lambda row: row["prompt_id"]):
@@ -108,8 +108,8 @@ class Passes:
                 yield (prompt_id, text), [shown[0], None, *shown[1:]]
 
     def measure_shard(self, lm: LanguageModel, scorer: str, shard: int, advance: Advance, parts: int = 1) -> int:
-        """One shard's passes of one scorer, the first of `parts` to do, written as one file; returns their tokens. What
-        fails or is not finite is noted (data/quarantine.py)."""
+        """Do a scorer's passes of one shard and write them as one file; returns their number of tokens. `parts` counts
+        the shards left to do, this one included. Passes that fail or are not finite are quarantined."""
         from peers.logprob.scoring import score_pairs
 
         keys, pairs, spans = self.pairs(scorer, shard)
@@ -119,7 +119,7 @@ class Passes:
             scorer,
             pairs,
             lambda: max(map(len, pairs)),
-            lambda some, tokens, told: score_pairs(lm, some, tokens, told, parts),
+            lambda batch, tokens, report: score_pairs(lm, batch, tokens, report, parts),
             advance,
         )
         rows: list[PassRow] = []
@@ -141,11 +141,12 @@ class Passes:
                 lost.append(quarantine.entry(prompt_id, "score_not_finite", peer=scorer))
         quarantine.note(self.path(scorer, shard), lost)
         shards.write_rows(rows, self.path(scorer, shard), PASSES)
-        advance(self.count(scorer, shard) - len(pairs), 0)  # without those whose target has no clean cut
+        advance(self.count(scorer, shard) - len(pairs), 0)  # those that were skipped: their target has no clean cut
         return sum(map(len, pairs))
 
     def pairs(self, scorer: str, shard: int) -> tuple[list[tuple[str, int, int | None]], list[Pair], list[slice]]:
-        """What a scorer has to pass through its model: (prompt, text, response or None), the pair, what is summed."""
+        """A scorer's passes of a shard, as three lists: (prompt id, index of the text, index of the response or None);
+        prompt and target; the span of the target whose log-probabilities are summed."""
         from peers.logprob.model import Pair
 
         keys: list[tuple[str, int, int | None]] = []
@@ -170,10 +171,10 @@ class Passes:
         return keys, [Pair(prompt, target) for prompt, target in zip(prompts, targets, strict=True)], spans
 
     def targets(self, scorer: str, rows: list[ChainRow]) -> list[list[int] | None]:
-        """Responses as target tokens of `scorer`, with its end token: from the file where the author shares the
-        tokenizer, else re-encoded; None where that has no clean cut."""
+        """Responses as target tokens of `scorer`, with its end token: from the file if the author has the same
+        tokenizer, else re-encoded; None where the tokenizer joins the prompt's end and the target's beginning."""
         prompts = self.prompts[scorer]
-        texts = [prompts.learnt(row["response"]) for row in rows]  # without their thoughts, if not all of it
+        texts = [prompts.learnt(row["response"]) for row in rows]  # without thoughts, unless the scorer trains on them
         whole = [text == row["response"] for text, row in zip(texts, rows, strict=True)]
         kept = [same and self.shares_tokens(scorer, row["peer"]) for row, same in zip(rows, whole, strict=True)]
         others = [(row["question"], text) for row, text, keep in zip(rows, texts, kept, strict=True) if not keep]
@@ -186,7 +187,7 @@ class Passes:
         return self.identity[scorer] == self.identity[self.model_of(author)]
 
     def span(self, scorer: str, row: ChainRow, target: list[int]) -> slice:
-        """Which target tokens are summed."""
+        """The target tokens whose log-probabilities are summed."""
         if self.run.config.score.pmi_target == "response":
             return slice(0, len(target))
         from peers.logprob.scoring import span_of
@@ -195,7 +196,7 @@ class Passes:
         text = prompts.continuation(prompts.learnt(row["response"]))
         kind = self.run.config.prompts.answers
         found = kinds.of(kind).find(text, row["question"])
-        if kinds.is_own(kind):  # whose `extract` is run in the grader's processes alone
+        if kinds.is_own(kind):  # a custom `extract` runs only in the grader's processes
             found = kinds.placed(row["answer"] or "", text)
         assert found is not None, "a response without an answer was dropped before"
         return span_of(prompts.decode, target[:-1], found.start, found.end)
@@ -210,26 +211,26 @@ class Passes:
         return found
 
     def verify_shard(self, lm: LanguageModel, peer: str, shard: int, advance: Advance, parts: int = 1) -> None:
-        """A peer's verdicts of its own samples, those of its voters too, of one shard, written as one file; equal ones
-        are asked once."""
+        """Have a peer verify its own samples of one shard and those of its voters, and write the scores as one file.
+        Equal samples are verified once."""
         samples = [
             (chain.id, place, (chain.question, chain.rows[place]["response"]))
             for chain in read_chains(self.sources[shard])
             for place in chain.samples()
             if self.model_of(chain.rows[place]["peer"]) == peer
         ]
-        asked = list(dict.fromkeys(pair for *_, pair in samples))
+        distinct = list(dict.fromkeys(pair for *_, pair in samples))
         prompts = self.prompts[peer]
         scores = budget.one_by_one(
             self.run,
             f"score round {self.round}",
             peer,
-            asked,
-            lambda: longest_prompt(prompts, asked),
-            lambda some, tokens, told: logit_scores(lm, prompts, list(some), tokens, told, parts),
+            distinct,
+            lambda: longest_prompt(prompts, distinct),
+            lambda batch, tokens, report: logit_scores(lm, prompts, list(batch), tokens, report, parts),
             advance,
         )
-        found = dict(zip(asked, scores, strict=True))
+        found = dict(zip(distinct, scores, strict=True))
         score = {pair: None if isinstance(each, Fault) else finite_or_none(each) for pair, each in found.items()}
         rows = [{"prompt_id": id_, "place": place, "score": score[pair]} for id_, place, pair in samples]
         lost: list[QuarantineRow] = []
@@ -240,13 +241,13 @@ class Passes:
                 lost.append(quarantine.entry(id_, "verifier_not_finite", peer=peer))
         quarantine.note(self.verified_path(peer, shard), lost)
         shards.write_rows(rows, self.verified_path(peer, shard), VERIFIED)
-        advance(len(samples) - len(asked), 0)
+        advance(len(samples) - len(distinct), 0)
 
 
 def measure_shards(
     run: Run, round_: int, policies: dict[str, Policy], scorer: str, todo: list[int], advance: Advance
 ) -> int:
-    """A scorer's passes of some shards, in its process; returns how many tokens their sequences have."""
+    """Do a scorer's passes of some shards, in its process; returns their number of tokens."""
     lm = policy_cache.language_model(policies[scorer], run.config)
     passes = Passes(run, round_, policies)
     return sum(
@@ -257,7 +258,7 @@ def measure_shards(
 def verify_shards(
     run: Run, round_: int, policies: dict[str, Policy], peer: str, todo: list[int], advance: Advance
 ) -> None:
-    """A peer's verdicts of its own samples of some shards, in its process."""
+    """Have a peer verify its own samples of some shards, in its process."""
     lm = policy_cache.language_model(policies[peer], run.config)
     passes = Passes(run, round_, policies)
     for done, shard in enumerate(todo):

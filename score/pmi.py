@@ -2,10 +2,10 @@
 
     pmi_i = log p(a | x, y_i) - log p(a | x)      [nats]
 
-Both passes are teacher-forced under one policy with one template; the prompts differ by the presence of y_i alone
+Both passes are teacher-forced under one policy with one template; the prompts differ only by the presence of y_i
 (`PeerPrompts.solve` with and without it). `pmi_per_token = pmi_i / n_target_tokens`. Under `scorer = "mean"` each
 quantity is the mean over the peers, the per-token value being the mean of the peers' per-token values, since their
-tokenizers differ. What is summed is the whole target with its end token, or only the answer's tokens.
+tokenizers differ. The sum is over the whole target with its end token, or over the answer's tokens only.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Pmi:
 
 
 def combine(measured: Sequence[Measured]) -> Pmi:
-    """PMI from one scorer, or its mean over several. Raises ValueError for none, for an empty target, and for a
-    log-probability that is not finite."""
+    """PMI from one scorer, or its mean over several. Raises ValueError without a scorer, for an empty target, and for
+    a log-probability that is not finite."""
     if not measured or any(m.n_tokens < 1 for m in measured):
         raise ValueError("PMI needs at least one scorer and one target token")
     check_finite("log-probability", (value for m in measured for value in (m.given, m.alone)))

@@ -1,6 +1,6 @@
-"""How much each rater's votes weigh in a round: by how often its samples agree, or by what it says of them as verifier.
+"""The weight of each rater's votes in a round: by how often its samples agree, or by its verifier scores of them.
 
-A rater is a peer, or a voter. What is measured is kept under the stage's `.work`, so a killed call goes on from it.
+A rater is a peer or a voter. What is measured is kept under the stage's `.work`, so a killed call goes on from it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Raters:
 
     @property
     def verified(self) -> bool:
-        """Whether a vote weighs what its author says of it as verifier."""
+        """Whether a vote is weighted by its author's verifier score."""
         return self.section.label == "sample-vote" and self.section.reliability == "verifier"
 
     def measure(self, workers: Workers, grader: Grader, lost: Quarantine) -> None:
-        """All that is not on disk yet; nothing where there are no samples."""
+        """Measure what is not on disk yet; nothing if the run needs no samples."""
         if not self.section.needs_samples:
             return
         if not self.path().is_file():
@@ -46,7 +46,7 @@ class Raters:
             self.verify(workers, lost)
 
     def path(self) -> Path:
-        """Where the raters' self-consistency is kept."""
+        """File of the raters' self-consistency."""
         return self.passes.work / "consistency.json"
 
     def shares(self) -> dict[str, float]:
@@ -85,11 +85,11 @@ class Raters:
                 lost.look(passes.verified_path(job.peer, shard) for shard in job.units)
 
     def votes(self, shard: int) -> Votes:
-        """What a vote on the questions of a shard weighs."""
+        """The weights of the votes on the questions of a shard."""
         if not self.section.needs_samples:
             return Votes(kind=self.config.prompts.answers)
         shares, peers = self.shares(), self.config.peer_names
-        best = max(peers, key=lambda peer: shares.get(peer, 0.0))  # the first one in the config of equal ones
+        best = max(peers, key=lambda peer: shares.get(peer, 0.0))  # of equal peers the first in the config
         of_rater, of_response = {}, {}
         if self.section.reliability == "self-consistency":
             of_rater = {rater: reliability(share) for rater, share in shares.items()}
@@ -101,5 +101,5 @@ class Raters:
 
 
 def p_yes(score: float | None) -> float:
-    """p(Yes) of Yes and No by log p(Yes) - log p(No), as the weight of a vote: above 0; of an unknown score half."""
+    """The weight of a vote: p(Yes) / (p(Yes) + p(No)) from log p(Yes) - log p(No), kept above 0; 0.5 if unknown."""
     return 0.5 if score is None else max(1e-6, sigmoid(score))

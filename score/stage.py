@@ -2,10 +2,10 @@
 
 Four steps, shard by shard, each a set of files under `.work/`, so each goes on where it stopped:
 
-1. where there are samples: how reliable each rater is (score/raters.py);
+1. if the run has samples: how reliable each rater is (score/raters.py);
 2. the examples: label, texts, and which response is measured with them (score/examples.py);
-3. the teacher-forced passes (score/passes.py), each scorer being loaded once;
-4. the rows but for their weights, which need the whole round: of it, a few compact arrays per peer are in memory.
+3. the teacher-forced passes (score/passes.py); each scorer is loaded once;
+4. the rows without weights. Weights need the whole round, of which a few compact arrays per peer are in memory.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 
 def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -> dict[str, Any]:
-    """What the scores depend on; `chains` is the manifest of the round's."""
+    """What the scores depend on; `chains` is the manifest of the round's chains."""
     return {
         "config": digest(run.config.model_dump(mode="json", include=SECTIONS)),
         "chains": digest(chains["files"]),
@@ -80,7 +80,7 @@ def fingerprint(run: Run, policies: dict[str, Policy], chains: dict[str, Any]) -
 
 
 class Scoring:
-    """One score stage: of the chains, which files they are in."""
+    """One score stage; it holds the paths of the chains' shards, not the chains."""
 
     def __init__(self, run: Run, round_: int, policies: dict[str, Policy]) -> None:
         self.run, self.round, self.policies = run, round_, policies
@@ -91,16 +91,16 @@ class Scoring:
 
     @cached_property
     def passes(self) -> Passes:
-        """Which passes there are; loads all tokenizers."""
+        """The round's passes; loads all tokenizers."""
         return Passes(self.run, self.round, self.policies)
 
     @cached_property
     def raters(self) -> Raters:
-        """How much each rater's votes weigh."""
+        """The round's raters, with the weights of their votes."""
         return Raters(self.run, self.round, self.passes)
 
     def files_of_unit(self, unit: Path) -> list[Path]:
-        """What is to be forgotten if a unit is done anew: what is made from it, too."""
+        """The files to delete if a unit is redone: its own, and those made from it."""
         later = "*.parquet" if unit.name.startswith("verified-") else "unweighted-*.parquet"
         return [unit, *self.work.glob(later), *shards.shard_paths(self.folder)]
 
@@ -115,15 +115,15 @@ class Scoring:
                 path = self.passes.examples_path(shard)
                 if not path.is_file():
                     choosing = ExampleChooser(self.section, self.peers, self.raters.votes(shard), seed)
-                    rows, vain = [], list[QuarantineRow]()
-                    for chains in _some(read_chains(source)):
+                    rows, failed = [], list[QuarantineRow]()
+                    for chains in _batches(read_chains(source)):
                         rows += choosing.examples(chains, grader)
-                        vain += [
+                        failed += [
                             quarantine.entry(chain.id, "not_compared")
                             for chain in chains
                             if grader.failed_on((row["answer"] for row in chain.rows), kind)
                         ]
-                    quarantine.note(path, vain)
+                    quarantine.note(path, failed)
                     shards.write_rows(rows, path, EXAMPLES)
                     grader.forget()
                 line.advance(1)
@@ -131,7 +131,7 @@ class Scoring:
     # --- passes through the scorers ---
 
     def measure(self, workers: Workers, lost: Quarantine) -> int:
-        """Have all passes done that are not on disk yet; returns how many tokens their sequences have."""
+        """Have the peers do all passes that are not on disk yet; returns the number of their tokens."""
         total, done = dict[str, int](), dict[str, int]()
         for scorer in self.peers:
             passes = [self.passes.count(scorer, shard) for shard in range(len(self.sources))]
@@ -150,7 +150,7 @@ class Scoring:
     # --- rows without their weights ---
 
     def join(self) -> None:
-        """Make the rows of all shards that are not on disk yet, with PMI but without weights."""
+        """Write the rows of all shards that are not on disk yet, with PMI but without weights."""
         with task(f"score round {self.round}, PMI", len(self.sources), "shards") as line:
             for shard in range(len(self.sources)):
                 if not self.unweighted(shard).is_file():
@@ -158,11 +158,11 @@ class Scoring:
                 line.advance(1)
 
     def unweighted(self, shard: int) -> Path:
-        """Where a shard's rows are kept until the whole round's are there: `weight` is still the example's factor."""
+        """File of a shard's rows until those of the whole round exist; `weight` is still the example's factor."""
         return self.work / f"unweighted-{shard:05d}.parquet"
 
     def rows(self, shard: int) -> list[ScoreRow]:
-        """The scores of a shard, the factor in the place of the weight."""
+        """The scores of a shard, with the factor in place of the weight."""
         chains = {chain.id: chain for chain in read_chains(self.sources[shard])}
         examples = list(shards.rows_of(self.passes.examples_path(shard), ExampleRow))
         measured, targets = self.passes.measured(shard), self.targets(chains, examples)
@@ -171,7 +171,7 @@ class Scoring:
         ]
 
     def targets(self, chains: dict[str, Chain], examples: list[ExampleRow]) -> dict[int, list[int] | None]:
-        """{number of the example: tokens of the text that its peer is trained on}; None where it has no clean cut."""
+        """{place of the example: tokens of the text that its peer trains on}; None where it has no clean cut."""
         found: dict[int, list[int] | None] = dict.fromkeys(range(len(examples)))
         for peer in self.peers:
             mine = [n for n, example in enumerate(examples) if example["peer"] == peer]
@@ -219,9 +219,9 @@ class Scoring:
     # --- weights ---
 
     def assign_weights(self) -> tuple[int, dict[str, Any]]:
-        """Give every row its weight and write the shards that are not there yet, which mirror those of the chains.
+        """Give every row its weight, and write the missing shards, which mirror those of the chains.
 
-        Returns the number of rows, and what the summary tells of them.
+        Returns the number of rows, and the counts for the summary.
         """
         values, medians = self.round_weights()
         rows, counts = 0, Counter[str]()
@@ -229,7 +229,7 @@ class Scoring:
         for shard in range(len(self.sources)):
             table = with_weights(shards.read_table(self.unweighted(shard), SCORES), values)
             part = self.folder / f"part-{shard:05d}.parquet"
-            if len(table) and not part.is_file():  # chains has no rows where all questions were too long
+            if len(table) and not part.is_file():  # without rows: all its questions were too long
                 shards.write_table(table, part)
             rows += len(table)
             reasons.update(table["drop_reason"].drop_null().to_pylist())
@@ -253,7 +253,7 @@ class Scoring:
         return rows, summary
 
     def counted(self, table: pa.Table) -> dict[str, int]:
-        """What the summary counts, in the rows of a shard."""
+        """The summary's counts of one shard."""
         trained = table["weight"].drop_null().to_numpy()
         kept = table.filter(table["drop_reason"].is_null())
         own = pc.equal(kept["peer"], kept["target_peer"])
@@ -272,7 +272,7 @@ class Scoring:
     def round_weights(self) -> tuple[dict[str, Iterator[float]], dict[str, float]]:
         """{peer: weights of its rows that are not dropped, in the shards' order}, {peer: its median PMI per token}.
 
-        Of the round, only PMI per token, agreement, entropy and factor of each row are in memory.
+        Only PMI per token, agreement, entropy and factor of each row of the round are in memory.
         """
         pmi, entropies, factors = ({peer: array("d") for peer in self.peers} for _ in range(3))
         agrees = {peer: array("b") for peer in self.peers}
@@ -296,8 +296,8 @@ class Scoring:
         return values, medians
 
 
-def _some(chains: Iterator[Chain], n: int = 64) -> Iterator[list[Chain]]:
-    """Chains in batches: enough to keep the grader's workers busy, few enough to hold."""
+def _batches(chains: Iterator[Chain], n: int = 64) -> Iterator[list[Chain]]:
+    """Chains in batches: large enough to keep the grader's workers busy, small enough for memory."""
     batch: list[Chain] = []
     for chain in chains:
         batch.append(chain)
@@ -311,7 +311,7 @@ def _some(chains: Iterator[Chain], n: int = 64) -> Iterator[list[Chain]]:
 def pmi_of(
     measured: Measurements, by: list[str], text: tuple[str, int], response: int
 ) -> tuple[Pmi, None] | tuple[None, str]:
-    """A response's PMI under some scorers, or why there is none; a mean over part of them is another quantity."""
+    """A response's PMI under some scorers, or why there is none: a mean over fewer of them is another quantity."""
     if any((scorer, *text, None) not in measured for scorer in by):
         return None, NO_CLEAN_CUT
     found = [measurement(measured, scorer, text, response) for scorer in by]
@@ -327,7 +327,7 @@ def measurement(measured: Measurements, scorer: str, text: tuple[str, int], resp
 
 
 def with_weights(table: pa.Table, values: dict[str, Iterator[float]]) -> pa.Table:
-    """Rows of a shard in which each that is not dropped takes the next weight of its peer."""
+    """A shard's rows, in which each row that is not dropped gets the next weight of its peer."""
     columns = (table[name].to_pylist() for name in ("peer", "weight"))
     column = [None if factor is None else next(values[peer]) for peer, factor in zip(*columns, strict=True)]
     index = SCORES.get_field_index("weight")

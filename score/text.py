@@ -1,7 +1,7 @@
-"""Which texts a peer is trained on for a question, and why it is on none: one small class per choice.
+"""Which texts a peer trains on for a question, or why it trains on none: one small class per choice.
 
-To add one: a class here, its name in TEXTS, the config's key (`score.text`) and its description. Pure but for the
-grader.
+To add one: write a class here, name it in TEXTS, and add it to the config's key (`score.text`) and its description.
+Pure except for the grader.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from score.chains import Chain
 from score.label import Label
 
 NO_CLEAN_CUT = "target_not_separable"  # the scorer's tokenizer joins the prompt's end and the target's beginning
-NOT_FINITE = "score_not_finite"  # the drop reason of a row whose PMI is no number
-NO_SOLUTION = "no_solution"  # none of the samples that may be taken has the label
-IS_TEACHER = "is_teacher"  # who teaches does not learn
+NOT_FINITE = "score_not_finite"  # a log-probability of its PMI is not finite
+NO_SOLUTION = "no_solution"  # no eligible sample has the label
+IS_TEACHER = "is_teacher"  # the teacher itself does not train
 
 
 @dataclass(frozen=True)
 class TextQuery:
-    """For whom a text is chosen, and by what."""
+    """The question and peer that a text is chosen for, and what the choice depends on."""
 
     chain: Chain
     peer: str
@@ -40,58 +40,58 @@ class TextQuery:
 
 @dataclass(frozen=True)
 class TargetText:
-    """A text to train on, by its place among the chain's rows, and what its weight is multiplied with."""
+    """A text to train on, by its index among the chain's rows, and the factor of its weight."""
 
     index: int
     factor: float = 1.0
 
 
 class TextRule(Protocol):
-    """A choice of texts."""
+    """A rule that chooses texts."""
 
-    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+    def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """The texts, or why there is none."""
         ...
 
 
 class AggregateText:
-    """The aggregate's, where it has the label: the abstract's reading."""
+    """The aggregate, if it has the label, as the paper's abstract describes it."""
 
-    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+    def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
-        aggregate = asked.chain.aggregate_of(asked.peer)
-        if asked.section.label != "aggregate":
-            if asked.label.answer is None:
-                return asked.label.reason or NO_SOLUTION
-            if not agree(aggregate["answer"], asked.label.answer, asked.kind, grader):
+        aggregate = query.chain.aggregate_of(query.peer)
+        if query.section.label != "aggregate":
+            if query.label.answer is None:
+                return query.label.reason or NO_SOLUTION
+            if not agree(aggregate["answer"], query.label.answer, query.kind, grader):
                 return "aggregate_not_the_label"
-        return [TargetText(asked.chain.index_of(aggregate))]
+        return [TargetText(query.chain.index_of(aggregate))]
 
 
 class OwnText:
     """The peer's own response in the chain (an ablation)."""
 
-    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+    def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
-        return [TargetText(asked.chain.index_of(asked.chain.response_of(asked.peer, asked.section.y_source)))]
+        return [TargetText(query.chain.index_of(query.chain.response_of(query.peer, query.section.y_source)))]
 
 
 class Solution:
-    """Samples that have the label: the peer's own, else another's."""
+    """Samples that have the label: the peer's own, else those of others."""
 
-    def sources(self, asked: TextQuery) -> list[list[int]]:
-        """Places of the samples to choose from, those that come first first."""
-        own = asked.chain.samples(asked.peer)
-        return [own, [place for place in asked.chain.samples() if place not in own]]
+    def sources(self, query: TextQuery) -> list[list[int]]:
+        """Indices of the samples to choose from, as groups: a later group is used only if no sample before fits."""
+        own = query.chain.samples(query.peer)
+        return [own, [place for place in query.chain.samples() if place not in own]]
 
-    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+    def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
-        if asked.label.reason is not None:
-            return asked.label.reason
-        for places in self.sources(asked):
-            found = _different([p for p in places if _fit(asked.chain.rows[p], asked, grader)], asked.chain)
+        if query.label.reason is not None:
+            return query.label.reason
+        for places in self.sources(query):
+            found = _distinct([p for p in places if _fit(query.chain.rows[p], query, grader)], query.chain)
             if found:
-                chosen = random.Random(asked.seed).sample(found, min(asked.section.solutions, len(found)))
+                chosen = random.Random(query.seed).sample(found, min(query.section.solutions, len(found)))
                 return [TargetText(place, 1 / len(chosen)) for place in sorted(chosen)]
         return NO_SOLUTION
 
@@ -99,35 +99,35 @@ class Solution:
 class OwnSolution(Solution):
     """Samples of the peer itself that have the label."""
 
-    def sources(self, asked: TextQuery) -> list[list[int]]:
+    def sources(self, query: TextQuery) -> list[list[int]]:
         """See `Solution.sources`."""
-        return [asked.chain.samples(asked.peer)]
+        return [query.chain.samples(query.peer)]
 
 
 class TeacherSolution(Solution):
     """Samples of the teacher that have the label; the teacher itself is not trained."""
 
-    def sources(self, asked: TextQuery) -> list[list[int]]:
+    def sources(self, query: TextQuery) -> list[list[int]]:
         """See `Solution.sources`."""
-        return [asked.chain.samples(asked.teacher)]
+        return [query.chain.samples(query.teacher)]
 
-    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+    def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
-        return IS_TEACHER if asked.peer == asked.teacher else super().of(asked, grader)
+        return IS_TEACHER if query.peer == query.teacher else super().of(query, grader)
 
 
 class OwnSamples:
-    """All finished samples of the peer: with `signed` weights each at its advantage, 1 if it has the label, else 0,
-    less the mean over all its samples of the question (one step of reinforcement learning with the label as reward);
-    else each that has the label at 1, the others at 0."""
+    """All finished samples of the peer. A sample's reward is 1 if it has the label, else 0. Under `signed` weights its
+    factor is the advantage: the reward less the mean over all the peer's samples of the question (one step of
+    reinforcement learning with the label as reward). Else the factor is the reward."""
 
-    def of(self, asked: TextQuery, grader: Grader) -> list[TargetText] | str:
+    def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
-        if asked.label.reason is not None:
-            return asked.label.reason
-        rows = {place: asked.chain.rows[place] for place in asked.chain.samples(asked.peer)}
-        reward = {place: float(_fit(row, asked, grader)) for place, row in rows.items()}
-        mean = sum(reward.values()) / len(reward) if asked.section.weighting == "signed" else 0.0
+        if query.label.reason is not None:
+            return query.label.reason
+        rows = {place: query.chain.rows[place] for place in query.chain.samples(query.peer)}
+        reward = {place: float(_fit(row, query, grader)) for place, row in rows.items()}
+        mean = sum(reward.values()) / len(reward) if query.section.weighting == "signed" else 0.0
         finished = [place for place, row in rows.items() if row["finish_reason"] == "stop" and row["n_tokens"]]
         return [TargetText(place, reward[place] - mean) for place in finished] or NO_SOLUTION
 
@@ -143,20 +143,20 @@ TEXTS: dict[str, TextRule] = {  # by score.text
 
 
 def agree(answer: str | None, label: str | None, kind: AnswerKindName, grader: Grader) -> bool:
-    """Whether both are answers, and equivalent; a comparison that times out is a no."""
+    """Whether both are answers, and equivalent; False if the comparison times out."""
     return answer is not None and label is not None and bool(grader.equivalent([(label, answer)], kind)[0])
 
 
-def _fit(row: ChainRow, asked: TextQuery, grader: Grader) -> bool:
-    """Whether a response can be trained on, and has the label; without a label, any answer."""
+def _fit(row: ChainRow, query: TextQuery, grader: Grader) -> bool:
+    """Whether a response can be trained on and has the label; without a label, any answer will do."""
     if _defect("", row) is not None:
         return False
-    label = asked.label.answer
-    return label is None or agree(row["answer"], label, asked.kind, grader)
+    label = query.label.answer
+    return label is None or agree(row["answer"], label, query.kind, grader)
 
 
-def _different(places: Sequence[int], chain: Chain) -> list[int]:
-    """The first place of each different text."""
+def _distinct(places: Sequence[int], chain: Chain) -> list[int]:
+    """The first index of each distinct text."""
     texts: dict[str, int] = {}
     for place in places:
         texts.setdefault(without_thoughts(chain.rows[place]["response"]), place)
@@ -178,12 +178,12 @@ def drop_reason(chain: Chain, response: ChainRow, section: ScoreSection) -> str 
 
 
 def is_empty(row: ChainRow) -> bool:
-    """Whether a response says nothing, or nothing after its thought."""
+    """Whether a response is empty, or has nothing after its thought."""
     return row["n_tokens"] == 0 or not without_thoughts(row["response"])
 
 
 def _defect(what: str, row: ChainRow) -> str | None:
-    """What makes a text unfit to be trained on."""
+    """Why a text is unfit to be trained on; None if it is fit."""
     if is_empty(row):
         return f"{what}_empty"
     if row["finish_reason"] != "stop":

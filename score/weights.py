@@ -8,13 +8,13 @@
                weighting of self-training on labels, EAST, arXiv 2503.23913, without the labels)
     uniform    w = 1
     shuffled   the sigmoid weights, permuted (which example gets which weight carries no information)
-    signed     w = 1; the example's factor, agreement with the label less the question's mean, is all there is
+    signed     w = 1; the example's factor (agreement with the label, less the question's mean) is the whole weight
 
-then clipped to [weight_min, weight_max] (not `agreement`: its 0 stays 0), then divided by the mean over the examples
-with w > 0, which are those that are trained on: so a change of weighting is no change of learning rate, and an
-example of weight 0 is the same as one that was left out. An example without a PMI (nothing to measure, or the
-aggregate's author under train_final) has w = 1. Where examples have factors other than 1 (several texts of a question
-share its weight; `signed`), weights are multiplied by them and divided by the mean of what is left, signs not counted.
+Weights are clipped to [weight_min, weight_max] (except under `agreement`, whose 0 stays 0), then divided by the mean
+over the examples with w > 0, which are those that are trained on. So a change of weighting does not change the learning
+rate, and an example of weight 0 is the same as one left out. An example without a PMI (nothing to measure, or the
+aggregate's author under train_final) has w = 1. If examples have factors other than 1 (several texts of a question
+share its weight; `signed`), weights are multiplied by them, and divided by the mean absolute value of those not 0.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def weights(
 ) -> list[float]:
     """Weights with mean 1 over those above 0, same length and order as the inputs; `seed` is for `shuffled`.
 
-    Raises ValueError for a number that is not finite: one alone would make all weights NaN.
+    Raises ValueError for a number that is not finite: a single one would make all weights NaN.
     """
     check_finite("PMI per token", pmi_per_token)
     check_finite("answer entropy", entropies)
@@ -66,7 +66,7 @@ def round_weights(
     section: ScoreSection,
     seed: int,
 ) -> list[float]:
-    """The weights of all of a peer's examples in a round, in their order; a PMI that is not known is NaN."""
+    """The weights of all examples of a peer in a round, in their order; a PMI that is unknown is NaN."""
     by_pmi = section.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement") or not section.trains_on_samples
     weighed = [i for i, pmi in enumerate(pmi_per_token) if not (by_pmi and math.isnan(pmi))]
     pmi = [0.0 if math.isnan(pmi_per_token[i]) else pmi_per_token[i] for i in weighed]

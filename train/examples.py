@@ -1,6 +1,6 @@
-"""The examples of one peer in one round: a file that is mapped into memory, not lists of tokens.
+"""The examples of one peer in one round: a memory-mapped file, not lists of tokens.
 
-Pages of a mapped file are the system's to drop, so what training holds does not grow with the number of questions.
+The system may drop pages of a mapped file, so training's memory does not grow with the number of questions.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ EXAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """Prompt (x alone) and target tokens, and the example's weight (not 0; below it in signed training alone)."""
+    """Prompt (x alone) and target tokens, and the example's weight (not 0; negative only in signed training)."""
 
     pair: Pair
     weight: float
 
 
 def write_examples(tables: Iterable[pa.Table], path: Path) -> None:
-    """Write tables of EXAMPLES one after the other as one Arrow IPC file, atomically."""
+    """Write tables of EXAMPLES one after the other to one Arrow IPC file, atomically."""
     with (
         writing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -62,7 +62,7 @@ def write_logprobs(parts: Iterable[list[list[float]]], path: Path) -> None:
 
 
 class Logprobs:
-    """Per-token log-probabilities, read from the file when they are asked for."""
+    """Per-token log-probabilities, read from the file on access."""
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as source:
@@ -74,7 +74,7 @@ class Logprobs:
 
 
 class Examples(Sequence[TrainingExample]):
-    """Examples read from the file when they are asked for."""
+    """Examples, read from the file on access."""
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as source:  # the table keeps the mapping
@@ -93,6 +93,6 @@ class Examples(Sequence[TrainingExample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
+            raise IndexError(f"there is no example {index}: there are {len(self)}")
         row = self.table.slice(index % len(self), 1).to_pylist()[0]
         return TrainingExample(Pair(row["prompt"], row["target"]), row["weight"])

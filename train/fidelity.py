@@ -3,8 +3,8 @@
     fidelity = (L_base - L_merged) / (L_base - L_adapter)
 
 L is the unweighted loss on some training examples. L_base and L_adapter are float32 forwards of the base without and
-with the adapter; L_merged is a float32 forward of the merged weights as they are stored, so that the figure tells what
-rounding the weights has cost and nothing else.
+with the adapter; L_merged is a float32 forward of the merged weights as they are stored, so the figure shows only what
+rounding the weights costs.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def mean_loss(lm: LanguageModel, pairs: Sequence[Pair], budget: int) -> float:
 def merge_fidelity(
     base: Path, adapter: Path, merged: Path, pairs: Sequence[Pair], budget: int
 ) -> dict[str, float | None]:
-    """The three losses and the share of the adapter's effect that the merge keeps (None if it has no effect,
-    or if a loss is not finite, which then is None, too)."""
+    """The three losses, and the share of the adapter's effect that the merge keeps: None if the adapter has no effect,
+    or if a loss is not finite (that loss is None, too)."""
     losses = {
         "loss_base": mean_loss(load_language_model(base, "float32"), pairs, budget),
         "loss_adapter": mean_loss(load_language_model(base, "float32", adapter), pairs, budget),

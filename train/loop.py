@@ -1,4 +1,5 @@
-"""Weighted LoRA of one peer: accelerate for the steps, peft for the adapter, our log-probabilities for the loss."""
+"""Weighted LoRA training of one peer: accelerate for the steps, peft for the adapter, our log-probabilities for the
+loss."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from peers.architecture import is_turned
 from peers.logprob.model import LanguageModel, inputs_of, load_model
 from peers.logprob.recompute import checkpoint_layers, should_checkpoint
 from train.examples import Logprobs, TrainingExample, write_logprobs
-from train.lora import fuse, refresh
+from train.lora import FusedLinear, fuse, refresh
 from train.loss import clipped_advantage, optimiser_steps, weighted_nll
 
 if TYPE_CHECKING:
@@ -30,25 +31,23 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 DIGEST = hashlib.sha256().digest_size
-SCORED = 512  # examples at a time whose log-probabilities before training are in memory
-TRIM_STEPS = (
-    4  # between those after which freed memory is given back: it is in pieces, and its peak would go on growing
-)
+SCORED = 512  # examples whose log-probabilities before training are in memory at a time
+TRIM_STEPS = 4  # steps between returns of freed memory: it is fragmented, so its peak would grow on and on
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run did: loss per optimiser step (weighted, nats per token), tokens of the examples."""
+    """What a training run did: the loss of each optimiser step (weighted, nats per token), the examples' tokens."""
 
     losses: list[float]
     tokens: int
 
 
 def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path | None, seed: int) -> PeftModel:
-    """The base model with a new LoRA adapter, or with the previous round's to go on with.
+    """The base model with a new LoRA adapter, or with the previous round's to continue.
 
     All linear layers of the blocks are adapted, never embeddings or the head. The adapter is float32 over base
-    weights of any type.
+    weights of any type. Raises UserError for a layer of another kind.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -56,7 +55,7 @@ def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path |
     model: Any = load_model(base, dtype)
     if previous is not None:
         return PeftModel.from_pretrained(model, str(previous), is_trainable=True)
-    torch.manual_seed(seed)  # of lora_A; lora_B begins at zero
+    torch.manual_seed(seed)  # for lora_A; lora_B begins at zero
     lora = LoraConfig(
         r=section.rank,
         lora_alpha=section.alpha,
@@ -89,12 +88,12 @@ def train_adapter(
     peer: str = "",
     key: str = "train",
 ) -> TrainingResult:
-    """Train in place; goes on from `work/checkpoint.pt` if there is one. `signed`: the weights are advantages.
-    `compiling` and `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`. Where memory runs out,
-    micro-batches are of fewer tokens from then on (peers/budget.py, whose `key` and `peer` these are).
+    """Train in place, from `work/checkpoint.pt` if there is one. `signed`: the weights are advantages. `compiling` and
+    `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`. Once memory has run out, micro-batches
+    have fewer tokens (peers/budget.py, which takes `key` and `peer`). Raises UserError if training diverges.
 
-    The checkpoint has the adapter, the optimiser, the schedule and the step; data order follows from the seed, and
-    there is no dropout, so a resumed run does the steps that an uninterrupted one would.
+    The checkpoint has the adapter, the optimiser, the schedule and the step. The order of examples follows from the
+    seed and there is no dropout, so a resumed run does the same steps as an uninterrupted one.
     """
     from accelerate import Accelerator
 
@@ -105,13 +104,8 @@ def train_adapter(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, len(steps), section))
     done, losses, tokens = _resume(work, model, optimizer, schedule)
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    base: Any = model.get_base_model()
-    layers = fuse(model)
-    lm = LanguageModel(base)
-    lm.compile = compiling
     longest = longest_of(examples)
-    if should_checkpoint(checkpointing, lm, max(token_budget, longest), longest):
-        checkpoint_layers(lm)
+    lm, layers = _language_model(model, compiling, checkpointing, max(token_budget, longest), longest)
     model.eval()  # no dropout, whatever the base's config says: a resumed run must do the same steps
     advance(sum(map(len, steps[:done])), 0)
     lm.compile_if_asked(sum(len(examples[i].pair) for step in steps[done:] for i in step))
@@ -140,28 +134,45 @@ def train_adapter(
         advance(len(batch), passed)
         if (number + 1) % checkpoint_steps == 0 and number + 1 < len(steps):
             _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
-    if not all(bool(p.isfinite().all()) for p in parameters):  # of the last step no loss would tell
+    if not all(bool(p.isfinite().all()) for p in parameters):  # no loss is computed after the last step
         raise diverged("the adapter has numbers that are not finite", "after the last step", section)
     return TrainingResult(losses, tokens)
 
 
+def _language_model(
+    model: PeftModel,
+    compiling: Literal["auto", "on", "off"],
+    checkpointing: Literal["auto", "on", "off"],
+    tokens: int,
+    longest: int,
+) -> tuple[LanguageModel, list[FusedLinear]]:
+    """The model and its LoRA layers, for micro-batches of at most `tokens` and sequences of at most `longest`."""
+    base: Any = model.get_base_model()
+    layers = fuse(model)
+    lm = LanguageModel(base)
+    lm.compile = compiling
+    if should_checkpoint(checkpointing, lm, tokens, longest):
+        checkpoint_layers(lm)
+    return lm, layers
+
+
 def diverged(what: str, when: str, section: TrainSection) -> UserError:
-    """What ends a training run whose numbers have left the range."""
+    """The error that ends a training run whose numbers are no longer finite."""
     return UserError(f"{what} {when}: training has diverged; lower train.lr ({section.lr}) in a new run")
 
 
 def longest_of(examples: Sequence[TrainingExample]) -> int:
-    """Tokens of the longest example; 0 of none."""
+    """Tokens of the longest example; 0 if there is none."""
     return max((len(example.pair) for example in examples), default=0)
 
 
 def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], path: Path, tokens: int) -> Logprobs:
-    """The examples' log-probabilities under the policy that the round began with; written once, before the first step,
-    so that a resumed run compares with the same."""
+    """The examples' log-probabilities under the policy that the round began with. They are written once, before the
+    first step, so a resumed run compares with the same ones. Raises UserError if the file is damaged later."""
     from peers.logprob.scoring import score_pairs
 
     if not is_whole(path):
-        if (path.parent / CHECKPOINT).is_file():  # the policy has moved on: what it was cannot be measured any more
+        if (path.parent / CHECKPOINT).is_file():  # the policy has changed since, so they cannot be measured again
             raise UserError(f"{path} is damaged: delete {path.parent} and give the same command again")
         parts = (examples[first : first + SCORED] for first in range(0, len(examples), SCORED))
         pairs = ([example.pair for example in part] for part in parts)
@@ -178,7 +189,8 @@ def _backward(
     clip: float,
     tokens: int,
 ) -> tuple[float, int]:
-    """Gradients of one optimiser step's loss, in micro-batches of so many tokens: the loss and the examples' tokens."""
+    """Compute the gradients of one optimiser step, in micro-batches of `tokens`; returns its loss and its examples'
+    tokens."""
     losses, pairs = [], [example.pair for example in batch]
     for tree_batch in lm.batches(inputs_of(pairs), tokens):
         found = lm.logprobs([lm.read(tree_batch, pairs)], pairs)
@@ -189,12 +201,12 @@ def _backward(
             loss = clipped_advantage(logprobs, [before[i] for i in found], weights, len(batch), clip)
         accelerator.backward(loss)
         losses.append(loss.detach())
-    # read at the end: a GPU is waited for once a step, not once a micro-batch
+    # read at the end, so that the GPU is waited for once per step, not once per micro-batch
     return sum(torch.stack(losses).tolist()), sum(len(example.pair) for example in batch)
 
 
 def _trim_memory() -> None:
-    """Give what the C library has kept of freed memory back to the system, where it is glibc."""
+    """Return freed memory that the C library has kept to the system, where it is glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -226,9 +238,10 @@ def _checkpoint(
     }
     content = io.BytesIO()
     torch.save(state, content)
-    # torch's own writer, which it uses for a path, does not say what went wrong, a full disk for instance
-    with writing(work / CHECKPOINT) as temporary:
-        temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
+    # given a path, torch uses its own writer, whose errors do not say that the disk is full
+    with writing(work / CHECKPOINT) as temporary, temporary.open("wb") as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
 
 
 def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int, list[float], int]:
@@ -245,20 +258,20 @@ def _resume(work: Path, model: Any, optimizer: Any, schedule: Any) -> tuple[int,
 
 
 def _read_checkpoint(path: Path) -> Any:
-    """What `_checkpoint` wrote: a SHA-256, and torch's file. Raises UserError if it is cut off or changed.
+    """Read what `_checkpoint` wrote: a SHA-256, then torch's file. Raises UserError if it is cut off or changed.
 
-    torch's file has a checksum for each record, but none for its directory: with one changed byte there, a tensor came
-    back with memory of the process in it.
+    torch's file has a checksum of each record, but none of its directory: after one byte changed there, a tensor was
+    loaded with other memory of the process in it.
     """
     try:
-        content = path.read_bytes()
+        content = memoryview(path.read_bytes())
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-            raise ValueError("its checksum does not fit")
+            raise ValueError("its checksum does not match")
         return torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
-    except Exception as error:  # pickle's and torch's own, of a file of another version
+    except Exception as error:  # pickle's and torch's own, for a file of another version
         if trouble(error):
             raise  # deleting it would not help
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{path} is damaged ({why}); delete it and run its stage again: this peer is trained from its first step"
+            f"{path} is damaged ({why}); delete it and run its stage again: this peer's training starts over"
         ) from error

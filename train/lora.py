@@ -2,11 +2,10 @@
 
     y = x W^T + s (x A^T) B^T = [x, x A^T] [W, s B]^T
 
-PEFT keeps the adapter in float32 and adds its branch to a base output that was rounded to the weights' type before. On
-a CPU those are slow products, and in bf16 a branch smaller than half a unit in the last place is lost, which a small
-adapter mostly is. Here the branch is more columns of the one product, whose sums are float32 inside; the result is
-rounded once. `W` is kept inside [W, s B], so the weights are there once. PEFT still owns the adapter: how it begins, is
-saved and is loaded.
+PEFT keeps the adapter in float32 and adds its branch to a base output already rounded to the weights' type. On a CPU
+these products are slow, and in bf16 a branch smaller than half a unit in the last place is lost, as a small adapter's
+usually is. Here the branch is more columns of a single product, which sums in float32 and rounds once. `W` is kept
+inside [W, s B], so the weights are stored once. PEFT still initialises, saves and loads the adapter.
 
 Axes: N rows (all but the last axis of x), I inputs, O outputs, r rank.
 """
@@ -19,20 +18,20 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-ADAPTER = "default"  # PEFT's name for the one there is
+ADAPTER = "default"  # PEFT's name for the only adapter
 
 
 class FusedLinear(LoraLinear):
-    """PEFT's LoRA layer with another forward; `fuse` turns layers into it."""
+    """PEFT's LoRA layer with another forward; `fuse` turns PEFT's layers into these."""
 
     whole_O_IR: Tensor
 
     def widen(self) -> None:
         """Put the base weight into [W, s B], with zeros for B."""
         base: Any = self.get_base_layer()
-        weight_O_I = base.weight.data.T if self.fan_in_fan_out else base.weight.data  # GPT-2's are turned
-        room = weight_O_I.new_zeros(len(weight_O_I), self.r[ADAPTER])
-        self.register_buffer("whole_O_IR", torch.cat([weight_O_I, room], 1), persistent=False)
+        weight_O_I = base.weight.data.T if self.fan_in_fan_out else base.weight.data  # GPT-2's are transposed
+        zeros_O_R = weight_O_I.new_zeros(len(weight_O_I), self.r[ADAPTER])
+        self.register_buffer("whole_O_IR", torch.cat([weight_O_I, zeros_O_R], 1), persistent=False)
         weight_O_I = self.whole_O_IR[:, : weight_O_I.shape[1]]
         base.weight.data = weight_O_I.T if self.fan_in_fan_out else weight_O_I
 
@@ -45,7 +44,7 @@ class FusedLinear(LoraLinear):
 
 
 def fuse(model: nn.Module) -> list[FusedLinear]:
-    """Replace the forward of every LoRA layer of a PEFT model. The layers want a `refresh` after each change of B."""
+    """Replace the forward of every LoRA layer of a PEFT model. The layers need a `refresh` after each change of B."""
     layers: Any = [module for module in model.modules() if isinstance(module, LoraLinear)]
     for layer in layers:
         layer.__class__ = FusedLinear

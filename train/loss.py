@@ -2,9 +2,9 @@
 
     L = (1 / B) sum_i w_i (1 / n_i) sum_t -log p(a_i,t | x_i, a_i,<t)
 
-over the B examples of one optimiser step. The division by B happens once per step, not per micro-batch: a weight
-multiplied into an already averaged micro-batch loss, or an average of averages of unequal micro-batches, would
-weight examples by the company they happen to keep.
+over the B examples of one optimiser step. The division by B happens once per step, not per micro-batch: with a weight
+multiplied into an already averaged micro-batch loss, or an average over unequal micro-batches' averages, an example
+would count for more or less depending on its micro-batch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def clipped_advantage(
 
 
 def optimiser_steps(n: int, batch_size: int, epochs: int, seed: int) -> list[list[int]]:
-    """Indices of the examples of every step: each epoch a seeded permutation, the last step of it may be smaller."""
+    """Indices of the examples of each step: an epoch is a seeded permutation, and its last step may be smaller."""
     steps = []
     for epoch in range(epochs):
         order = random.Random(f"{seed}/{epoch}").sample(range(n), n)

@@ -1,4 +1,4 @@
-"""The train stage: scores → one PEFT adapter per peer. Whoever uses the adapter next merges it (peers/policy.py).
+"""The train stage: scores → one PEFT adapter per peer. Whoever uses an adapter first merges it (peers/policy.py).
 
 Each peer is trained in its own process; within a peer a kill costs at most `runtime.checkpoint_steps` steps.
 """
@@ -31,7 +31,7 @@ from peers.prompts import PeerPrompts
 from peers.source import check_peers
 from peers.workers import Workers
 
-if TYPE_CHECKING:  # for the peers' processes: a stage that is finished needs no torch
+if TYPE_CHECKING:  # imported in the peers' processes only: a finished stage needs no torch
     from train.examples import Examples
 
 FIDELITY_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
@@ -66,8 +66,8 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     for name, policy in policies.items():
         if policy.prompts.turn.opening and not policy.peer.train_thoughts:
             console.print(
-                f"  {name}: its template begins a thought, but it is trained on answers without one: set its "
-                "train_thoughts, or its template_arguments, in a new run",
+                f"  {name}: its chat template opens a thought, but the texts it trains on have none: set its "
+                "train_thoughts or template_arguments in a new run",
                 soft_wrap=True,
                 markup=False,
             )
@@ -94,7 +94,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 
 def count_examples(run: Run, round_: int, kept: pa.Table | None) -> dict[str, int]:
-    """How many examples each peer is trained on; `kept` is the round's list, if it has one."""
+    """How many examples each peer trains on; `kept` is the round's list of examples, if it has one."""
     found: Counter[str] = Counter(dict.fromkeys(run.config.peer_names, 0))
     if kept is not None:
         found.update(kept["peer"].to_pylist())
@@ -106,8 +106,8 @@ def count_examples(run: Run, round_: int, kept: pa.Table | None) -> dict[str, in
 
 
 def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
-    """What a peer trains on: its scored rows with a weight other than 0, or those that the round's list keeps, at
-    weight 1; the prompt is x alone, as at test time.
+    """What a peer trains on: its scored rows with a weight other than 0, or those that the round's list names, at
+    weight 1. The prompt is x alone, as at test time.
 
     They are written once, shard by shard, to a file beside the peer's checkpoints.
     """
@@ -124,7 +124,7 @@ def training_examples(run: Run, round_: int, policy: Policy) -> Examples:
 
 
 def examples_of(path: Path, name: str, prompts: PeerPrompts, kept: pa.Array | None = None) -> pa.Table:
-    """A peer's examples from one shard of scores; `kept` are the keys of the examples that a list keeps."""
+    """A peer's examples from one shard of scores; `kept` are the keys of the examples that a list names."""
     from train.examples import EXAMPLES
 
     columns = ["prompt_id", "peer", "number", "weight", "question", "target", "target_token_ids"]
@@ -136,13 +136,13 @@ def examples_of(path: Path, name: str, prompts: PeerPrompts, kept: pa.Array | No
     else:
         table = table.filter(pc.is_in(example_keys(table), value_set=kept))
         weights = pa.repeat(1.0, len(table))
-    asked = [(question, ()) for question in table["question"].to_pylist()]
-    tokens = pa.array(prompts.all_of("solve", asked, table["target"].to_pylist()), TOKENS)
+    questions = [(question, ()) for question in table["question"].to_pylist()]
+    tokens = pa.array(prompts.all_of("solve", questions, table["target"].to_pylist()), TOKENS)
     return pa.table([tokens, table["target_token_ids"], weights], schema=EXAMPLES)
 
 
 def example_keys(table: pa.Table) -> pa.ChunkedArray:
-    """By which a peer's examples are found again: prompt id and number of the text."""
+    """The keys of a peer's examples: prompt id and number of the text."""
     return pc.binary_join_element_wise(table["prompt_id"], pc.cast(table["number"], pa.string()), "/")
 
 
@@ -171,7 +171,7 @@ class PeerTraining:
         return self.run.stage_dir(self.round, "adapters") / self.name
 
     def finish(self, advance: Advance) -> None:
-        """Train, and give the adapter its final name, unless that was done."""
+        """Train, and give the adapter its final name, unless that is done already."""
         from train.loop import open_adapter, train_adapter
 
         if (self.folder / "training.json").is_file():
@@ -208,7 +208,7 @@ class PeerTraining:
             }
         else:
             console.print(f"  {self.name} has no examples this round: its adapter stays as it was")
-        model.save_pretrained(str(adapter), save_embedding_layers=False)  # or it would ask the hub how large they are
+        model.save_pretrained(str(adapter), save_embedding_layers=False)  # else it asks the hub how large they are
         del model
         policy_cache.collect()
         publish_adapter(self.policy.peer, base, adapter, self.round)
@@ -216,12 +216,12 @@ class PeerTraining:
 
     @property
     def seed(self) -> int:
-        """Of the adapter's initial values and of the order of examples."""
+        """Seed of the adapter's initial values and of the order of examples."""
         return request_seed(self.run.config.run.seed, self.round, self.name, "train")
 
     def publish(self, adapter: Path, examples: Examples, report: dict[str, Any]) -> None:
-        """Measure the merge if that is asked for, and rename the adapter into place; training.json is in it, so it is
-        whole or absent."""
+        """Measure the merge if that is configured, and rename the adapter into place; training.json is in it, so it is
+        complete or absent."""
         config, base = self.run.config, self.policy.base
         if config.train.merge_fidelity and examples and config.run.adapters == "merged":
             from train.fidelity import merge_fidelity
@@ -244,7 +244,7 @@ class PeerTraining:
         return self.folder.parent / ".work" / self.name / "adapter.json"
 
     def check_whole(self) -> None:
-        """Raises UserError if the finished adapter, which no manifest lists yet, is not as it was written."""
+        """Raises UserError if the finished adapter, which no manifest lists yet, has changed since it was written."""
         if self.sums.is_file() and shards.read_json(self.sums) != _sums(self.folder):
             raise UserError(f"{self.folder} is damaged: delete it and give the same command again")
 
@@ -254,7 +254,7 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 def _percent(fidelity: dict[str, float | None]) -> str:
-    """For the summary; of an adapter without an effect nothing can be kept."""
+    """For the summary; a dash if the adapter has no effect to keep."""
     share = fidelity["fidelity"]
     return "-" if share is None else f"{share:.1%}"
 

@@ -1,9 +1,9 @@
-// Draws one chain. What a model wrote becomes text nodes alone; formulas are nodes of MathML from the page's own list
-// of elements.
+// Draws one chain. What a model wrote becomes text nodes only; formulas become MathML nodes, whose elements must be on
+// the page's list.
 "use strict";
 window.chainView = (() => {
-  let index = null; // of the page: who the peers are, and whether there are gold answers
-  const LONG = 4000; // characters of a text that are shown at once
+  let index = null; // the page's: who the peers are, and whether there are gold answers
+  const LONG = 4000; // characters of a text that are shown before a click
   const MATHML = "http://www.w3.org/1998/Math/MathML";
   const ELEMENTS = new Set(
     ("math mrow mi mn mo mtext mspace mfrac mroot msqrt msub msup msubsup munder mover munderover mstyle menclose " +
@@ -21,12 +21,12 @@ window.chainView = (() => {
     node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
     return node;
   };
-  // Control characters, and those that change the direction of what follows, are drawn instead of obeyed.
+  // Control characters, and those that change the direction of what follows, are shown as signs, not obeyed.
   const HIDDEN = "[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f" +
     "\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]";
   const HIDDENS = new RegExp(`(${HIDDEN})`, "u"), ALONE = new RegExp(`^${HIDDEN}$`, "u");
   const CONTROLS = ("NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM " +
-    "SUB ESC FS GS RS US").split(" "); // fonts often lack the signs that Unicode has for them
+    "SUB ESC FS GS RS US").split(" "); // fonts often lack Unicode's own signs for them
   const sign = (character) => {
     const code = character.codePointAt(0);
     return code === 127 ? "DEL" : CONTROLS[code] ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
@@ -56,20 +56,20 @@ window.chainView = (() => {
     node.setAttribute("title", piece[0]);
     return [node];
   });
-  const beginning = (text) => { // without cutting a formula, or the halves of a character
+  const beginning = (text) => { // cuts no formula, and no surrogate pair
     const kept = [];
-    let room = LONG;
+    let left = LONG;
     for (const piece of pieces(text)) {
       if (typeof piece === "string") {
-        const end = /[\ud800-\udbff]/.test(piece[room - 1] ?? "") ? room - 1 : room;
+        const end = /[\ud800-\udbff]/.test(piece[left - 1] ?? "") ? left - 1 : left;
         kept.push(piece.slice(0, end));
       } else kept.push(piece);
-      room -= typeof piece === "string" ? piece.length : piece[0].length;
-      if (room <= 0) break;
+      left -= typeof piece === "string" ? piece.length : piece[0].length;
+      if (left <= 0) break;
     }
     return kept;
   };
-  const told = (text, formulas, kind = "chain-text") => {
+  const longText = (text, formulas, kind = "chain-text") => {
     const length = plain(text).length;
     if (length === 0) return make("p", { class: `${kind} chain-quiet` }, "(nothing)");
     const body = make("div", { class: kind, dir: "auto" });
@@ -117,7 +117,7 @@ window.chainView = (() => {
       verdict(row.right, row.answer) ?? (row.answer === null ? "no answer" : null),
       make("span", {}, `${row.n_tokens} tokens`),
       row.unfinished ? make("strong", { class: "chain-cut" }, `⚠ ${row.unfinished}`) : null),
-    told(row.text, formulas));
+    longText(row.text, formulas));
 
   const samples = (rows, formulas, open) => {
     const list = make("ol", { class: "chain-responses" });
@@ -134,11 +134,11 @@ window.chainView = (() => {
       found.length > 1 ? `for ${label.peers.join(", ")}: ` : "", inline(label.answer, formulas), " ",
       verdict(label.right, label.answer),
       label.share === null ? null : ` with ${Math.round(100 * label.share)} % of the votes`));
-    const none = chain.training.length ? "There is none." : "This round has no scores yet.";
+    const none = chain.training.length ? "There is no label." : "This round has no scores yet.";
     const gold = chain.gold === null ? null : make("p", {}, "Gold answer: ", inline(chain.gold, formulas));
     return make("div", { class: "chain-part" }, make("h4", {}, "Label"),
       ...(lines.length ? lines : [make("p", {}, none)]),
-      make("p", { class: "chain-quiet" }, `It is ${chain.label_from}.`), gold, votes(chain, formulas));
+      make("p", { class: "chain-quiet" }, `Where it comes from: ${chain.label_from}.`), gold, votes(chain, formulas));
   };
   const votes = (chain, formulas) => {
     if (!chain.votes.length) return null;
@@ -164,7 +164,7 @@ window.chainView = (() => {
       return make("span", {}, peerName(row.text_by), `, ${placeOf(chain.responses[row.text_from])}`);
     };
     const weight = (row) => {
-      if (row.kept !== null) return row.kept ? "1 (gold chose it)" : "not chosen by gold";
+      if (row.kept !== null) return row.kept ? "1 (chosen by gold)" : "not chosen by gold";
       if (row.dropped === null) return number(row.weight, 2);
       return make("span", { class: "chain-reason" }, `not trained: ${row.dropped}`);
     };
@@ -176,7 +176,7 @@ window.chainView = (() => {
       "peer", "weight", "PMI (nats)", "per token", "trains on the text of", "its own response", "has the label"];
     const apart = chain.training.filter((row) => row.text !== null);
     return make("div", { class: "chain-part" }, make("h4", {}, "Training"), table(heads, rows, [2, 3], "Training"),
-      ...apart.map((row) => make("div", {}, make("p", {}, `Text for ${row.peer}:`), told(row.text, formulas))));
+      ...apart.map((row) => make("div", {}, make("p", {}, `Text for ${row.peer}:`), longText(row.text, formulas))));
   };
 
   const shown = (chain, formulas, href, round) => {
@@ -187,9 +187,9 @@ window.chainView = (() => {
     return [
       make("p", { class: "chain-head" }, make("span", {}, `Round ${round}`), make("code", {}, chain.id), link),
       make("h3", { class: "away" }, `Question ${chain.id}`),
-      told(chain.question, formulas, "chain-question"),
+      longText(chain.question, formulas, "chain-question"),
       labels(chain, formulas),
-      make("div", { class: "chain-part" }, make("h4", {}, main.length ? "Responses, in their order" : "Responses"),
+      make("div", { class: "chain-part" }, make("h4", {}, main.length ? "Responses, in order" : "Responses"),
         main.length ? make("ol", { class: "chain-responses" }, ...main.map((row) => response(row, formulas))) : null,
         others.length ? samples(others, formulas, !main.length) : null),
       training(chain, formulas)].filter(Boolean);

@@ -1,5 +1,5 @@
 """The chains as the page carries them: an index to filter by, and blocks of chains that the browser unpacks when it
-shows one. Both are JSON, compressed with gzip and written in base64, which needs no escaping in HTML."""
+shows a chain. Both are JSON, compressed with gzip and written in base64, which needs no escaping in HTML."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def packed(value: Any) -> Markup:
 
 
 def block(chains: Iterable[ChainView | None], formulas: Formulas) -> Markup:
-    """Some chains of a round with their formulas; None for a question that has none in it."""
+    """Some chains of a round with their formulas; None for a question without a chain in this round."""
     shown = [None if chain is None else _typeset(chain, formulas) for chain in chains]
     return packed({"chains": shown, "formulas": formulas.next_part()})
 
@@ -52,10 +52,10 @@ def _typeset(chain: ChainView, formulas: Formulas) -> dict[str, Any]:
 
 
 def index_row(chain: ChainView, peers: Sequence[str]) -> dict[str, Any]:
-    """What a question is found by in a round. `peers`, in the order given: [weight, PMI per token, whether the label is
-    right], of several texts the one with the largest weight; None of a peer that has no row.
+    """What the browser filters and sorts a question's chain by. `peers`, in the order given: [weight, PMI per token,
+    whether the label is right] of the text with the largest weight; None for a peer without a row.
 
-    `differ`: not all answers are the same; `cut`: a response of the chain was cut off.
+    `differ`: not all answers are equivalent; `cut`: a response of the chain is unfinished.
     """
     labels = [label for label in chain["labels"] if label["answer"] is not None]
     first = labels[0]["answer"] or "" if labels else None
@@ -79,7 +79,7 @@ def _of_peer(chain: ChainView, peer: str) -> list[Any] | None:
 
 
 def _all_right(known: list[bool | None]) -> bool | None:
-    """Of the labels of several peers: wrong if one is."""
+    """Whether the labels of several peers are all right: False if one is wrong, None if one is unknown."""
     return False if False in known else None if None in known or not known else True
 
 

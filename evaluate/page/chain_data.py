@@ -1,8 +1,8 @@
 """The chains of a round as plain data: what the page and the terminal show of a question (chains.py).
 
-A chain has the question, all responses to it, the label and how it came about, and for each peer what it trains on,
-with PMI, weight or the reason why it does not. Where the run's source has gold answers (`evaluate.label_column`), they
-say what is right; `right` is None where nothing is known.
+A chain has the question, all responses to it, the label and where it comes from, and for each peer what it trains on,
+with PMI and weight, or why it does not train. Gold answers say what is right, if the run's source has any
+(`evaluate.label_column`); `right` is None if that is not known.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ DROPPED = {  # by drop_reason
     "is_aggregate": "it wrote the aggregate itself",
     "label_no_votes": "there is no label: no response states an answer",
     "label_share_too_small": "there is no label: the winner's share of the votes is too small",
-    "no_solution": "none of the samples that may be taken has the label",
-    "is_teacher": "it is the teacher, and who teaches does not learn",
+    "no_solution": "no eligible sample has the label",
+    "is_teacher": "it is the teacher, which does not train",
     "aggregate_not_the_label": "the aggregate's answer is not the label",
     "aggregate_empty": "the aggregate is empty",
     "aggregate_truncated": "the aggregate was cut off",
@@ -57,7 +57,7 @@ DROPPED = {  # by drop_reason
 
 
 class ResponseView(TypedDict):
-    """One response. `unfinished`: why it was cut off, in words; `logprob` in nats."""
+    """One response. `unfinished`: why it is, in words, or None; `logprob` in nats."""
 
     role: str
     position: int | None
@@ -73,7 +73,7 @@ class ResponseView(TypedDict):
 
 
 class LabelView(TypedDict):
-    """The answer that counts, for which peers; `share` of the votes, 0 to 1, None where nobody voted."""
+    """The answer that counts, and for which peers; `share` of the votes, 0 to 1, None without a vote."""
 
     answer: str | None
     share: float | None
@@ -82,7 +82,7 @@ class LabelView(TypedDict):
 
 
 class VoteView(TypedDict):
-    """Equivalent answers of those who voted, named by the first; `by` counts the votes of each rater."""
+    """Equivalent answers in a vote, named by the first; `by` counts the votes of each rater."""
 
     answer: str
     by: dict[str, int]
@@ -90,8 +90,8 @@ class VoteView(TypedDict):
 
 
 class TrainingView(TypedDict):
-    """What a peer trains on. PMI and log-probabilities in nats; `text_from` and `measured` are places among the
-    responses; `dropped`: why it does not train, in words; `kept`: what the arm `oracle` chose."""
+    """What a peer trains on. PMI and log-probabilities in nats; `text_from` and `measured` are indices of responses;
+    `dropped`: why it does not train, in words; `kept`: whether the arm `oracle` chose it, None in other runs."""
 
     peer: str
     number: int
@@ -113,10 +113,10 @@ class TrainingView(TypedDict):
 
 
 class ChainView(TypedDict):
-    """All that a round did with a question; `training` is empty where the round has no scores yet.
+    """All that a round did with a question; `training` is empty if the round has no scores yet.
 
-    `votes`: the answers of the samples, or of the chain's responses, where the label comes from a vote of them;
-    `entropy` in nats, of the answers.
+    `votes`: the answers of the samples, or of the chain's responses, if the label comes from their vote; `entropy`: of
+    the answers, in nats.
     """
 
     round: int
@@ -138,24 +138,24 @@ def ids_of(run: Run, round_: int) -> list[str]:
 
 
 def chains_of(run: Run, round_: int, ids: Collection[str]) -> Iterator[ChainView]:
-    """The chains of some questions, nothing judged yet, in the order of the files; of a round without scores what is
-    there. No more than a shard is in memory. Raises UserError for unfinished chains or damaged files."""
+    """The chains of some questions, in the order of the files, not judged yet; without scores if the round has none. At
+    most one shard of chains is in memory. Raises UserError for unfinished chains or damaged files."""
     training = defaultdict(list)
     if (run.stage_dir(round_, "scores") / shards.SUCCESS).is_file():
         for row in stage_rows(run, round_, "scores", SCORES, SCORE_COLUMNS, ids):
             training[row["prompt_id"]].append(row)
     kept = _kept(run, round_)
-    told = _label_words(run, round_)
+    label_from = _label_words(run, round_)
     for id_, rows in groupby(
         stage_rows(run, round_, "chains", CHAINS, CHAIN_COLUMNS, ids), key=lambda row: str(row["prompt_id"])
     ):
-        yield _chain(round_, id_, list(rows), training[id_], told, kept)
+        yield _chain(round_, id_, list(rows), training[id_], label_from, kept)
 
 
 def stage_rows(
     run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str], ids: Collection[str] | None = None
 ) -> Iterator[Row]:
-    """The rows of `stage_tables`, of some questions or of all. Raises UserError as it does."""
+    """The rows of `stage_tables`, of some questions or of all. Raises the same UserError."""
     wanted = None if ids is None else pa.array(sorted(ids), pa.string())
     for table in stage_tables(run, round_, kind, schema, columns):
         found = table if wanted is None else table.filter(pc.is_in(table["prompt_id"], wanted))
@@ -163,7 +163,8 @@ def stage_rows(
 
 
 def stage_tables(run: Run, round_: int, kind: str, schema: pa.Schema, columns: list[str]) -> Iterator[pa.Table]:
-    """The shards of a finished stage, one at a time. Raises UserError for one that is not finished, or damaged."""
+    """The shards of a finished stage, one at a time. Raises UserError if the stage is not finished, or a shard is
+    damaged."""
     folder = run.stage_dir(round_, kind)
     manifest = shards.read_manifest(folder)
     if manifest is None:
@@ -174,13 +175,13 @@ def stage_tables(run: Run, round_: int, kind: str, schema: pa.Schema, columns: l
 
 
 def _kept(run: Run, round_: int) -> set[tuple[str, str, int]] | None:
-    """What the arm `oracle` trains on; None in any other run."""
+    """(prompt id, peer, number) of the examples that the arm `oracle` trains on; None in any other run."""
     table = read_keep(run, round_)
     return None if table is None else {(r["prompt_id"], r["peer"], r["number"]) for r in table.to_pylist()}
 
 
 def _label_words(run: Run, round_: int) -> str:
-    """How the labels of a round came about."""
+    """Where the labels of a round come from, in words."""
     section = run.config.score
     words = LABELS[section.label]
     if section.label == "aggregate" and run.config.generate.aggregate == "vote":
@@ -192,12 +193,12 @@ def _label_words(run: Run, round_: int) -> str:
             weights = ", ".join(f"{rater} {reliability(share):.2f}" for rater, share in shares.items())
             words += ", each weighted by how often its rater agrees with itself" + (f" ({weights})" if weights else "")
         elif section.reliability == "verifier":
-            words += ", each weighted by what its author says of it as verifier"
+            words += ", each weighted by its author's verifier score"
     return words
 
 
 def _chain(
-    round_: int, id_: str, rows: list[Row], scores: list[Row], told: str, kept: set[tuple[str, str, int]] | None
+    round_: int, id_: str, rows: list[Row], scores: list[Row], label_from: str, kept: set[tuple[str, str, int]] | None
 ) -> ChainView:
     responses = [_response(row) for row in rows]
     labels: dict[tuple[str | None, float | None], LabelView] = {}
@@ -212,7 +213,7 @@ def _chain(
         "question": rows[0]["question"],
         "gold": None,
         "responses": responses,
-        "label_from": told,
+        "label_from": label_from,
         "labels": list(labels.values()),
         "votes": [],
         "entropy": scores[0]["answer_entropy"] if scores else None,

@@ -1,4 +1,4 @@
-"""What is right in a chain, against gold answers, and how its votes fell: the only part of it that compares answers."""
+"""What is right in a chain by gold answers, and the count of its votes: the only part that compares answers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from evaluate.page.chain_data import ChainView, ResponseView
 
 
 def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
-    """{prompt id: gold answer} of some questions; nothing where the column is not known."""
+    """{prompt id: gold answer} of some questions; empty if evaluate.label_column is not set."""
     return {} if config.evaluate.label_column is None else gold_answers(config, ids)
 
 
 def judge_chains(chains: Sequence[ChainView], gold: dict[str, str], config: Config, grader: Grader) -> None:
-    """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so that a grader
-    that gives up has done what matters most."""
+    """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so a grader that
+    gives up has done what matters most."""
     kind, known = config.evaluate.label_answers, [chain for chain in chains if chain["id"] in gold]
     for chain in known:
         chain["gold"] = gold[chain["id"]]
@@ -40,7 +40,7 @@ def judge_chains(chains: Sequence[ChainView], gold: dict[str, str], config: Conf
 
 
 def _compare(rows: Sequence[tuple[Any, ChainView]], kind: AnswerKindName, grader: Grader) -> None:
-    """Set in each label or response whether its answer is right; none is not."""
+    """Set in each label or response whether its answer is right; without an answer it is not."""
     stated = [(row, chain["gold"]) for row, chain in rows if row["answer"] is not None]
     verdicts = grader.matches([(row["answer"], str(gold)) for row, gold in stated], kind)
     for row, _ in rows:
@@ -50,7 +50,7 @@ def _compare(rows: Sequence[tuple[Any, ChainView]], kind: AnswerKindName, grader
 
 
 def _voters(chain: ChainView, config: Config) -> list[tuple[str | None, ResponseView]]:
-    """Whose votes made the label, each with the answer that counts; nobody where it came from no vote."""
+    """The responses whose votes made the label, each with its vote; empty if the label comes from no vote."""
     roles: tuple[str, ...] = ()
     if config.score.label in ("sample-vote", "own-vote", "teacher-vote"):
         roles = ("sample",)

@@ -1,10 +1,10 @@
-// The browser of chains: filters, list, keyboard, links. Chains are unpacked block by block, when one of them is shown
-// or searched; chain-view.js draws them.
+// The chain browser: filters, list, keyboard, links. A block of chains is unpacked when one of them is shown or
+// searched; chain-view.js draws them.
 "use strict";
 (() => {
   const at = (id) => document.getElementById(id);
   const browser = at("chain-browser");
-  const ROWS = 100; // rows of the list that are made at once
+  const ROWS = 100; // rows of the list that are added at a time
   const { make, visible, plain, number, icon, shown, use } = window.chainView;
 
   // --- unpacking ---
@@ -60,7 +60,7 @@
   const find = async () => {
     const peer = at("chain-peer").value, order = at("chain-order").value, rows = index.rows[state.round];
     const ticked = [...at("chain-filters").querySelectorAll("fieldset input:checked")].map((box) => box.value);
-    const both = ["wrong", "right"].every((each) => ticked.includes(each)); // either: a label that is known
+    const both = ["wrong", "right"].every((each) => ticked.includes(each)); // either: the label is judged
     const judged = (row, peer) => labelRight(row, peer) !== null;
     const wanted = ticked.map((each) => both && each in LABEL ? judged : TESTS[each]);
     const sought = at("chain-search").value.trim().toLowerCase();
@@ -166,7 +166,7 @@
     status();
     if (!found.length) {
       browser.dataset.shown = "";
-      at("chain-one").replaceChildren(make("p", { class: "chain-quiet" }, "No chain is like that."));
+      at("chain-one").replaceChildren(make("p", { class: "chain-quiet" }, "No chain matches."));
     } else if (moves) {
       const question = found.includes(state.question) ? state.question : found[0];
       if (browser.dataset.shown !== name(question)) await go(question);
@@ -176,12 +176,12 @@
     at("chain-trouble").hidden = !text;
     at("chain-trouble").textContent = text;
   };
-  const follow = async () => { // the address names a chain: true if it was shown
+  const follow = async () => { // show the chain that the address names: true if there is one
     const given = new URLSearchParams(location.hash.slice(1));
     const round = Number(given.get("round")), id = given.get("id");
     const question = index.questions.findIndex(([theirs]) => theirs === id);
     const known = question >= 0 && index.rounds.includes(round);
-    trouble(known || id === null ? "" : `This page does not have the chain of the address: round ${round}, ${id}.`);
+    trouble(known || id === null ? "" : `This page does not have the chain in its address: round ${round}, ${id}.`);
     if (!known) return false;
     if (round !== state.round) {
       state.round = round;
@@ -210,7 +210,7 @@
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "Escape" && event.target === at("chain-search")) {
-        event.preventDefault(); // a browser that empties the field itself does not always say so
+        event.preventDefault(); // a browser that empties the field itself does not always send an event
         event.target.value = "";
         event.target.blur();
         filter();
@@ -235,10 +235,10 @@
   };
   begin().catch((error) => {
     if (typeof DecompressionStream === "undefined") {
-      trouble("This browser cannot unpack the chains: it takes Chrome 80, Safari 16.4, Firefox 113, or a later one.");
+      trouble("This browser cannot unpack the chains: use Chrome 80, Safari 16.4, Firefox 113, or a later version.");
       return;
     }
-    trouble("The chains of this page are damaged; `make report` writes it again.");
+    trouble("The chains of this page are damaged; `make report` writes the page again.");
     console.error(error);
   });
 })();

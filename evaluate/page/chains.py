@@ -1,4 +1,4 @@
-"""The chains of a run, to look at: one as plain data, for the terminal; up to 2,000 for the page's browser of them."""
+"""The chains of a run, to look at: one as plain data, for the terminal; up to 2,000 for the page's chain browser."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from evaluate.page.chain_verdicts import gold_of, judge_chains
 from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
-BATCH = 256  # labels that are compared at once in the search for wrong ones
+BATCH = 256  # labels compared at a time in the search for wrong ones
 MOST = 2_000  # questions on the page
-BLOCK = 50  # questions that the browser unpacks at once
-ROOM = 7_000_000  # bytes of chains on the page, all rounds together: it is to stay below 10 MB
-FORMULAS = 10_000  # that are converted for a page: about 4 s
-SLOW_PAIRS = 200  # answers that only math-verify can compare: about 10 s
+BLOCK = 50  # questions that the browser unpacks at a time
+ROOM = 7_000_000  # bytes of chains on the page, all rounds together, so that it stays below 10 MB
+FORMULAS = 10_000  # formulas converted for a page: about 4 s
+SLOW_PAIRS = 200  # pairs of answers that only math-verify can compare: about 10 s
 
 
 def one_chain(run: Run, round_: int, prompt_id: str) -> ChainView:
-    """The chain of a question, by its id or the beginning of it.
+    """The chain of a question, by its id or the beginning of its id.
 
-    Raises UserError for a round without finished chains and for an id that is not there or not the only one.
+    Raises UserError for a round without finished chains, and unless exactly one question has such an id.
     """
     ids = ids_of(run, round_)
     found = [id_ for id_ in ids if id_.startswith(prompt_id)]
     if len(found) != 1 or not prompt_id:
-        which = f"{len(found)} questions have ids that begin so" if found else "no question has this id"
+        which = f"{len(found)} questions have ids that begin with it" if found else "no question has this id"
         raise UserError(
-            f"prompt {prompt_id!r}: {which} in round {round_} of run {run.name!r}; some are "
-            f"{', '.join((found or ids)[:3])}, all are the column prompt_id of {run.stage_dir(round_, 'chains')}"
+            f"prompt {prompt_id!r}: {which} in round {round_} of run {run.name!r}; some ids are "
+            f"{', '.join((found or ids)[:3])}, all are in the column prompt_id of {run.stage_dir(round_, 'chains')}"
         )
     return some_chains(run, round_, found)[0]
 
@@ -57,10 +57,10 @@ def some_chains(run: Run, round_: int, ids: Sequence[str]) -> list[ChainView]:
 
 
 def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> Iterator[str]:
-    """Ids of questions: those with a wrong label, the one with the highest weight first; or all, shuffled by a seed, by
-    default the run's.
+    """Ids of questions: `worst`: those with a wrong label, the highest weight first; `random`: all, shuffled by a seed,
+    by default the run's.
 
-    Raises UserError for a round without finished scores (chains), or, of `worst`, without gold answers.
+    Raises UserError for `worst` without finished scores or gold answers, and for `random` without finished chains.
     """
     if order == "random":
         ids = ids_of(run, round_)
@@ -86,7 +86,7 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
 
 @dataclass(frozen=True)
 class Browser:
-    """What the page's browser of chains is made of: `shown` of `total` questions, and what to say about them."""
+    """The data of the page's chain browser: `shown` of `total` questions, and `notices` about them."""
 
     rounds: list[int]
     peers: list[str]
@@ -101,7 +101,7 @@ class Browser:
 def chains(name: str) -> Browser | None:
     """The chains of a run's finished rounds; None if there are none.
 
-    Every round shows the same questions: all, or a sample by the run's seed, and as many of it as there is room for.
+    Every round shows the same questions: all, or as much of a seeded sample as there is room for.
     """
     run = Run(name, load_frozen(name))
     rounds = [n for n in _rounds(name) if (run.stage_dir(n, "chains") / shards.SUCCESS).is_file()]
@@ -114,7 +114,7 @@ def chains(name: str) -> Browser | None:
     section = run.config.evaluate
     grader = _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, SLOW_PAIRS)
     with grader:
-        for round_ in reversed(rounds):  # the latest comes first where formulas and comparisons are counted
+        for round_ in reversed(rounds):  # the latest first: formulas and comparisons are limited
             packing.add(round_, grader)
     notices += _limits(packing, grader, len(ids))
     return Browser(
@@ -134,17 +134,19 @@ def _rounds(name: str) -> list[int]:
 
 
 def _gold(run: Run, ids: set[str]) -> tuple[dict[str, str], list[str]]:
-    """The gold answers, and what to say where there are none, or others than there were."""
+    """The gold answers, and the notices if there are none, or if their source has changed."""
     if run.config.evaluate.label_column is None:
         return {}, [
-            "No gold answers: evaluate.label_column names no column, so nothing here says what is right or wrong, and "
-            "there is no filter for it."
+            "No gold answers: evaluate.label_column is not set, so nothing here says what is right or wrong, and there "
+            "is no filter for it."
         ]
     try:
         gold, changed = gold_of(run.config, ids), source_has_changed(run)
     except UserError as error:
         return {}, [f"No gold answers, so nothing here says what is right or wrong: {error}"]
-    changes = f"{run.config.prompts.source} has changed since the run drew its questions: these are its answers now."
+    changes = (
+        f"{run.config.prompts.source} has changed since the run drew its questions: these are its present answers."
+    )
     return gold, [changes] if changed else []
 
 
@@ -155,17 +157,17 @@ def _limits(packing: _Packing, grader: _Hasty, total: int) -> list[str]:
         why = f"at most {MOST:,}" if shown == MOST else "as many as fit on a page of less than 10 MB"
         notices.append(f"{shown:,} of {total:,} questions, a seeded sample, the same in every round: {why}.")
     if packing.formulas.left < 0:
-        notices.append(f"Mathematics beyond {FORMULAS:,} formulas is shown as it was written.")
+        notices.append(f"After {FORMULAS:,} formulas, mathematics is shown as it was written.")
     if grader.left < 0:
         notices.append(
-            f"{-grader.left:,} pairs of answers were not compared, which takes long: their answers count as not known. "
-            "`make labels` compares all."
+            f"{-grader.left:,} pairs of answers were not compared, since that takes long: it is not known whether they "
+            "are right. `make labels` compares all."
         )
     return notices
 
 
 class _Packing:
-    """Packs round after round, in so many bytes each; `sample` becomes shorter where a round has no room for it."""
+    """Packs round after round, each in `room` bytes; `sample` becomes shorter if a round has no room for it."""
 
     def __init__(self, run: Run, sample: list[str], gold: dict[str, str], room: int) -> None:
         self.run, self.sample, self.gold, self.room = run, sample, gold, room
@@ -191,7 +193,7 @@ class _Packing:
         self.rows[round_] = [index_row(found[id_], peers) if id_ in found else None for id_ in self.sample]
 
     def blocks_of(self, round_: int) -> list[Markup]:
-        """Those of the questions that every round has room for."""
+        """The blocks of the questions that every round has room for."""
         return self.blocks[round_][: -(-len(self.sample) // BLOCK)]
 
     def index(self, rounds: Sequence[int]) -> Markup:
@@ -212,9 +214,10 @@ class _Packing:
 
 
 class _Hasty(Grader):
-    """A grader that has its processes compare so many pairs and no more; `left` is below 0 by those that it has not."""
+    """A grader whose processes compare at most `left` pairs; `left` then falls below 0 by the number of skipped
+    pairs."""
 
-    # of all pages of this process: `make round` writes several
+    # shared by all pages of this process: `make round` writes several
     known: ClassVar[dict[tuple[str, ...], bool | None]] = {}
 
     def __init__(self, timeout_seconds: float, max_workers: int, left: int) -> None:
@@ -222,14 +225,14 @@ class _Hasty(Grader):
         self._known, self.left = self.known, left
 
     def equivalent(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
-        """See `Grader.equivalent`; a later page asks again for what this one did not find."""
-        return self._told(super().equivalent(pairs, kind))
+        """See `Grader.equivalent`; a later page compares again what this one skipped."""
+        return self._forget_skipped(super().equivalent(pairs, kind))
 
     def matches(self, pairs: Sequence[AnswerPair], kind: AnswerKindName) -> list[bool | None]:
         """See `Grader.matches`; as above."""
-        return self._told(super().matches(pairs, kind))
+        return self._forget_skipped(super().matches(pairs, kind))
 
-    def _told(self, verdicts: list[bool | None]) -> list[bool | None]:
+    def _forget_skipped(self, verdicts: list[bool | None]) -> list[bool | None]:
         for key in [key for key, verdict in self._known.items() if verdict is None]:
             del self._known[key]
         return verdicts

@@ -1,7 +1,7 @@
 """Vega-Lite specifications of the page's kinds of plots, from aggregated rows. Pure.
 
-Colours are variables of the style sheet, which SVG takes as they stand: so a plot follows light, dark and print. Shapes
-tell peers apart, too.
+Colours are variables of the style sheet, which SVG accepts, so plots follow light, dark and print. Shapes tell peers
+apart, too.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from evaluate.page.parts import mark
 Spec = dict[str, Any]
 Rows = Sequence[dict[str, Any]]
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "circle")
-HEIGHT, STEP = 190, 30  # pixels; of a row of bars or dots
+HEIGHT, STEP = 190, 30  # pixels: of a plot; of a row of bars or dots
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif"
-DODGE = 0.05  # of a round, between peers whose intervals would lie on each other
+DODGE = 0.05  # rounds between peers, whose intervals would overlap otherwise
 YES, NO, MUTED, INK, ACCENT = (f"var(--{name})" for name in ("yes", "no", "muted", "ink", "accent"))
 
 CONFIG: Spec = {
@@ -38,7 +38,7 @@ CONFIG: Spec = {
         "domain": False,
         "ticks": False,
     },
-    "axisYQuantitative": {"minExtent": 34},  # plots side by side begin at the same place
+    "axisYQuantitative": {"minExtent": 34},  # aligns plots side by side
     "axisX": {"grid": False, "domain": True, "ticks": True},
     "header": {"labelColor": INK, "labelFontSize": 12, "title": None},
 }
@@ -116,8 +116,8 @@ def _ticks(rounds: Sequence[int], most: int = 12) -> list[int]:
 
 
 def split_histogram(rows: Rows, names: tuple[str, str], x_title: str, ends: tuple[float, float]) -> Spec:
-    """Two histograms over each other, each in shares of its own group, between two `ends`. Rows: group, low, high,
-    share, n, range."""
+    """Two overlaid histograms, each in shares of its own group, between two `ends`. Rows: group, low, high, share, n,
+    range."""
     layer: Spec = {
         "mark": {"type": "bar", "opacity": 0.6, "binSpacing": 0, "stroke": None},
         "encoding": {
@@ -227,7 +227,7 @@ def steps(rows: Rows, order: Sequence[str], last: int, x_title: str) -> Spec:
             "encoding": {"y": y, "x": x, **tip},
         },
     ]
-    if any(row["round"] != last for row in rows):  # of nothing a scale would have no ends
+    if any(row["round"] != last for row in rows):  # without rows, the scale would have no ends
         layers.insert(
             1,
             {
@@ -327,7 +327,7 @@ def bars(rows: Rows, order: Sequence[str], x_title: str) -> Spec:
 
 
 def forest(rows: Rows, runs: Sequence[str], peers: Sequence[str]) -> Spec:
-    """Differences with their intervals, a row per run, in it one per peer. Rows: run, peer, value, low, high, shown."""
+    """Differences with their intervals, by run and within it by peer. Rows: run, peer, value, low, high, shown."""
     y = {
         "field": "run",
         "type": "nominal",

@@ -1,4 +1,4 @@
-"""What a run took: time and tokens per stage and peer, what waited for what, device hours and their price."""
+"""The cost of a run: time and tokens per stage and peer, what waited for what, device hours and their price."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cost(results: Results, frames: Frames, price: float | None) -> PageSection:
         {**frames.manifest(stage, n), "stage": stage, "round": n} for stage in OUTPUT for n in frames.rounds(stage)
     ]
     stages = [each for each in found if "seconds" in each]
-    lead = "As the stages' manifests have it: of a stage that was interrupted, the seconds of its last call."
+    lead = "From the stages' manifests; a stage that was interrupted has the seconds of its last call only."
     if not stages:
         return PageSection("cost", "Cost", parts=[PagePart("none", "Time", missing=["No stage is finished yet."])])
     tokens = {(each["stage"], each["round"]): frames.tokens(each["stage"], each["round"]) for each in stages}
@@ -54,7 +54,7 @@ def _time(stages: list[dict[str, Any]]) -> PagePart:
     ]
     plot = Plot(
         "time",
-        f"Time by stage, all rounds: {long_duration(whole)} together",
+        f"Time by stage, all rounds: {long_duration(whole)} in total",
         "The longest bar is where a faster machine, or fewer samples, saves most.",
         charts.bars(rows, order, unit),
         Numbers("Time", ["", *order, "all"], table, range(1, len(order) + 2)),
@@ -64,7 +64,7 @@ def _time(stages: list[dict[str, Any]]) -> PagePart:
 
 
 def _tokens(frames: Frames, stages: list[dict[str, Any]], tokens: dict[tuple[str, int], dict[str, int]]) -> PagePart:
-    """Tokens per stage, and per peer where they are known, with tokens a second."""
+    """Tokens per stage, and per peer where known, with tokens per second."""
     rows = []
     for stage in OUTPUT:
         mine = [each for each in stages if each["stage"] == stage]
@@ -79,7 +79,7 @@ def _tokens(frames: Frames, stages: list[dict[str, Any]], tokens: dict[tuple[str
         rows.append([stage, f"{total:,}", *peers, f"{total / seconds:,.0f}" if seconds else "–"])
     if not rows:
         return PagePart("tokens", "Tokens", missing=["The manifests have no tokens."])
-    columns = ["stage", "tokens", *frames.peers, "tokens a second"]
+    columns = ["stage", "tokens", *frames.peers, "tokens per second"]
     caption = (
         "Generate and evaluate: tokens written (evaluate's time has its verifier's passes, too). Score and train: "
         "tokens passed through a model."
@@ -93,9 +93,7 @@ def _waits(frames: Frames, stages: list[dict[str, Any]]) -> PagePart:
     title = "What waited for what"
     known = [each for each in stages if each.get("peer_seconds")]
     if not known:
-        return PagePart(
-            "waits", title, missing=["Not shown: this run was made by a version whose manifests do not say."]
-        )
+        return PagePart("waits", title, missing=["Not shown: this run's version did not record it in the manifests."])
     wall, busy = Counter[str](), dict[str, Counter[str]]()
     for each in known:
         wall[each["stage"]] += each["seconds"]
@@ -107,9 +105,9 @@ def _waits(frames: Frames, stages: list[dict[str, Any]]) -> PagePart:
 
     rows = [[stage, *(share(stage, peer) for peer in frames.peers)] for stage in OUTPUT if stage in busy]
     caption = (
-        "Seconds in which a peer's processes were at work, and what share of the stage's time that is: much below "
-        "100 % means that the peer waited for the others, for its turn on the device, or for the main process. Above "
-        "it has several processes."
+        "The time that a peer's processes were at work, and its share of the stage's time. Much less than 100 % means "
+        "that the peer waited for the others, for its turn on the device, or for the main process; more than 100 % "
+        "means that it has several processes."
     )
     columns = ["stage", *frames.peers]
     table = Numbers("Work of each peer by stage", columns, rows, range(1, len(columns)), caption)
@@ -121,12 +119,12 @@ def _hours(results: Results, stages: list[dict[str, Any]], price: float | None) 
     devices = {each["devices"] for each in stages if each.get("devices")}
     assumed = not devices
     hours = sum(each["seconds"] * each.get("devices", 1) for each in stages) / 3600
-    how = "one device is assumed, since the manifests do not say" if assumed else "a stage's time on all its devices"
+    how = "assuming one device, since the manifests do not say" if assumed else "a stage's time on all its devices"
     lines = [f"{number(hours, 2)} device hours ({how})."]
     if price is None:
-        return PagePart("hours", title, lines, ["No price: give that of a device hour with make report PRICE=2.5."])
+        return PagePart("hours", title, lines, ["No price: set that of a device hour with make report PRICE=2.5."])
     paid = price * hours
-    lines.append(f"At {price:g} a device hour that is {number(paid, 2)}.")
+    lines.append(f"At {price:g} per device hour that is {number(paid, 2)}.")
     change = overall(results)
     if change is None:
         return PagePart("hours", title, lines, ["No price of a point: there is no change of exact match to pay for."])
@@ -134,5 +132,5 @@ def _hours(results: Results, stages: list[dict[str, Any]], price: float | None) 
         return PagePart("hours", title, lines, ["No price of a point: the change's interval contains 0."])
     if change.em.mean < 0:
         return PagePart("hours", title, lines, ["No price of a point: exact match fell."])
-    lines.append(f"That is {number(paid / (100 * change.em.mean), 2)} a point of exact match gained.")
+    lines.append(f"That is {number(paid / (100 * change.em.mean), 2)} per point of exact match gained.")
     return PagePart("hours", title, lines)

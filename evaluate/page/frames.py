@@ -1,4 +1,4 @@
-"""The files of a run as polars frames: the columns that the page needs, of stages that are finished."""
+"""The files of a run as polars frames: the columns that the page needs, of finished stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evaluate.labels import accuracies, gold_answers, judged, mean_weights, sour
 if TYPE_CHECKING:
     import polars as pl
 
-# questions of a round whose answers are compared with gold ones, a sample of more; math-verify takes its time
+# at most so many questions of a round are compared with gold answers; math-verify is slow
 JUDGED = {"numbers": 2_000, "choice": 2_000, "exact": 2_000, "math": 300}
 RESPONSES = ("prompt_id", "role", "peer", "answer", "finish_reason", "n_tokens")
 WEIGHTS = ("peer", "number", "target_peer", "pmi_per_token", "weight", "drop_reason", "agrees", "answer_entropy")
@@ -31,19 +31,19 @@ _JUDGED: dict[tuple[Any, ...], tuple[dict[str, Estimate | None], Weights]] = {}
 
 
 class Frames:
-    """Of one run. Frames are read when they are first asked for."""
+    """The frames of one run, each read on first use."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.peers = run, run.config.peer_names
         self._samples: dict[int, list[str] | None] = {}
 
     def rounds(self, stage: str) -> list[int]:
-        """Rounds of which a stage is finished, in order."""
+        """Rounds in which a stage is finished, in order."""
         found = (int(path.name.split("=")[1]) for path in self.run.root.glob("round=*"))
         return sorted(n for n in found if stage_is_finished(self.run.name, stage, n))
 
     def manifest(self, stage: str, round_: int) -> dict[str, Any]:
-        """What a stage says of itself; nothing if it is not finished."""
+        """The manifest of a stage; empty if it is not finished."""
         path = self.run.stage_dir(round_, OUTPUT[stage]) / shards.SUCCESS
         found: dict[str, Any] = shards.read_json(path) if path.is_file() else {}
         return found
@@ -65,8 +65,8 @@ class Frames:
         return self._stage(self.run.stage_dir(round_, "scores"), SCORES, WEIGHTS)
 
     def responses(self, round_: int) -> pl.DataFrame:
-        """`RESPONSES` to a round's unlabelled questions, counted: by role and peer how many, their tokens, how many are
-        unfinished, and how many without an answer."""
+        """Counts of the responses to a round's unlabelled questions, by role and peer: how many, their tokens, how many
+        are unfinished, and how many have no answer."""
         import polars as pl
 
         frame = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, RESPONSES[1:])
@@ -78,7 +78,8 @@ class Frames:
         )
 
     def tokens(self, stage: str, round_: int) -> dict[str, int]:
-        """{peer: tokens that it wrote} in a stage that asks it; those that train took; nothing of score."""
+        """{peer: tokens}: those that it wrote in generate or evaluate, those that it trained on in train; empty for the
+        other stages."""
         if stage == "train":
             reports = self.manifest(stage, round_).get("peers", {})
             return {peer: int(report["tokens"]) for peer, report in reports.items()}
@@ -102,7 +103,7 @@ class Frames:
 
     @cached_property
     def without_gold(self) -> str:
-        """Why the unlabelled questions' responses cannot be compared with gold answers; nothing if they can."""
+        """Why the unlabelled questions' responses cannot be compared with gold answers; empty if they can."""
         column, source = self.run.config.evaluate.label_column, self.run.config.prompts.source
         if column is None:
             return "the unlabelled questions have no gold answers (evaluate.label_column is not set)"
@@ -116,9 +117,9 @@ class Frames:
         return ""
 
     def judged(self, round_: int) -> tuple[dict[str, Estimate | None], Weights]:
-        """How often what a round wrote was right, and the weights by what was right (`evaluate.labels`), over `sample`
-        of its questions. Raises UserError as `judged` does. Scores that were judged before in this process are not
-        judged again: a page is written after each stage."""
+        """How often a round's responses and labels were right, and the weights by what was right (`evaluate.labels`),
+        over the `sample` of its questions. Raises UserError as `judged` does. A process judges the same scores once,
+        since it writes a page after each stage."""
         scored = self.run.stage_dir(round_, "scores") / shards.SUCCESS
         section = self.run.config.evaluate
         kinds = own.kinds_fingerprint(section.label_answers, self.run.config.prompts.answers)
@@ -132,7 +133,7 @@ class Frames:
 
     @cached_property
     def _gold(self) -> dict[str, str]:
-        """Of the questions that are judged."""
+        """The gold answers of the questions that are judged."""
         samples = [self.sample(n) for n in self.rounds("score")]
         known = [ids for ids in samples if ids is not None]
         return gold_answers(
@@ -140,7 +141,7 @@ class Frames:
         )
 
     def sample(self, round_: int) -> list[str] | None:
-        """Ids of `JUDGED` questions of a round, by the run's seed; None where it has no more."""
+        """Ids of the questions of a round that are judged, at most JUDGED, by the run's seed; None for all."""
         if round_ not in self._samples:
             most = JUDGED.get(self.run.config.evaluate.label_answers, JUDGED["math"])
             ids = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, ("prompt_id",))["prompt_id"].unique()
@@ -149,9 +150,9 @@ class Frames:
         return self._samples[round_]
 
     def few(self, round_: int) -> str:
-        """What a caption says of `sample`."""
+        """The words of a caption about `sample`."""
         ids = self.sample(round_)
-        return "" if ids is None else f" Of a seeded sample of {len(ids):,} questions."
+        return "" if ids is None else f" From a seeded sample of {len(ids):,} questions."
 
     # --- the gate ---
 

@@ -1,7 +1,7 @@
-"""What goes into the page as it is: scripts, style sheets, data. Whatever a model or a config has written stays text.
+"""What goes into the page verbatim: scripts, style sheets, data. Text from a model or a config stays text.
 
-The page's policy (a Content-Security-Policy with the scripts' hashes) lets the browser run these scripts and no others,
-and fetch nothing: text that got past the escaping would still not run.
+The page's policy (a Content-Security-Policy with the scripts' hashes) lets the browser run only these scripts and fetch
+nothing: text that got past the escaping would still not run.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from markupsafe import Markup
 from data import shards
 
 FOLDER = Path(__file__).parent
-# of the project, wherever the command runs: the scripts are the same for all runs
+# the project's, wherever the command runs: the scripts are the same for all runs
 CACHE = Path(os.environ.get("PST_CACHE", FOLDER.parents[1] / ".cache")) / "page"
 UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def json_text(value: Any) -> Markup:
-    """JSON for a `<script type="application/json">`, which nothing in it can end. Raises ValueError for a NaN."""
+    """JSON for a `<script type="application/json">` that nothing in the JSON can end. Raises ValueError for a NaN."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character, escape in UNSAFE.items():
         text = text.replace(character, escape)
@@ -40,7 +40,8 @@ def asset(name: str) -> Markup:
 
 
 def _whole(text: str, name: str) -> Markup:
-    """Raises ValueError for a style sheet that would end its element; a script's `</script` is written differently."""
+    """A text that cannot end its element: a script's `</script` is escaped. Raises ValueError for a style sheet's
+    `</style`."""
     if name.endswith(".js"):
         return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
     if "</style" in text:
@@ -50,16 +51,15 @@ def _whole(text: str, name: str) -> Markup:
 
 @cache
 def vega() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script. vl-convert takes seconds to join them: the result is kept in the
-    cache."""
+    """Vega, Vega-Lite and Vega-Embed as one script. vl-convert takes seconds to join them, so the result is cached."""
     path = CACHE / f"vega-{metadata.version('vl-convert-python')}.js"
     if path.is_file():
         return _whole(path.read_text(encoding="utf-8"), path.name)
     from vl_convert import javascript_bundle
 
     text = javascript_bundle()  # type: ignore[call-arg]  # its stub knows no default
-    own = path.with_name(f"{path.name}.{os.getpid()}")  # several processes may be at it
-    with suppress(OSError):  # then the next one joins them again
+    own = path.with_name(f"{path.name}.{os.getpid()}")  # several processes may write it
+    with suppress(OSError):  # then the next process joins them again
         with shards.writing(own) as temporary:
             temporary.write_text(text, encoding="utf-8")
         os.replace(own, path)

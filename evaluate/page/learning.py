@@ -1,4 +1,4 @@
-"""Whom the method can trust, by what it sees itself; and the losses of training."""
+"""Which peers the method can trust, as far as it can see; and the losses of training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from evaluate.page.frames import Frames
 from evaluate.page.lines import lines_plot, point
 from evaluate.page.parts import Numbers, PagePart, Plot, marks
 
-STEPS = 150  # of a peer's losses in a round
+STEPS = 150  # points of a peer's losses in a round, at most
 
 
 def trust_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
-    """What the method itself can see of how reliable each peer is."""
+    """What the method itself can see of each peer's reliability."""
     import polars as pl
 
-    title = "Whom can the method trust?"
+    title = "Which peers can the method trust?"
     plots, missing = [], []
     agreement = []
     for n in rounds:
@@ -31,7 +31,8 @@ def trust_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
             lines_plot(
                 "agreement",
                 "Agreement with the label, in %",
-                "Questions on which a peer's own answer is the label's, of those whose text another peer wrote.",
+                "Share of questions on which a peer's own answer is the label, among those whose text another peer "
+                "wrote.",
                 agreement,
                 frames.peers,
             )
@@ -40,20 +41,20 @@ def trust_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
     raters = list(dict.fromkeys(rater for shares in shares_of.values() for rater in shares))
     if raters:
         weighted = frames.run.config.score.reliability == "self-consistency"
-        use = "the votes of a peer weigh the log odds of this" if weighted else "votes do not weigh it in this run"
+        use = "a peer's votes are weighted by the log odds of it" if weighted else "it weights no votes in this run"
         plots.append(
             lines_plot(
                 "reliability",
                 "Self-consistency, in %",
-                f"How much of a peer's samples of a question agree with each other: {use}.",
+                f"The share of a peer's samples of a question that agree with each other; {use}.",
                 [point(n, rater, share) for n, shares in shares_of.items() for rater, share in shares.items()],
                 raters,
             )
         )
     else:
         missing.append(
-            "No reliability was estimated: this run asks for no samples of the unlabelled questions, and its label "
-            f"({frames.run.config.score.label}) weighs no votes."
+            "No reliability was estimated: this run has no samples of the unlabelled questions, and its label "
+            f"({frames.run.config.score.label}) weights no votes."
         )
     return PagePart("trust", title, [], missing, marks(raters or frames.peers), plots, pairs=True)
 
@@ -74,7 +75,7 @@ def training_part(frames: Frames) -> PagePart:
     plot = Plot(
         "loss",
         "Training loss, nats per token",
-        "Thin lines are single steps, thick ones their running mean; a loss that climbs within a round is a warning.",
+        "Thin lines are single steps, thick ones their running mean; a loss that rises within a round is a warning.",
         charts.losses(rows, frames.peers, starts),
         Numbers("Training", ["peer", "round", "examples", "loss, first → last fifth"], sorted(table), (1, 2, 3)),
         wide=True,

@@ -11,7 +11,7 @@ from evaluate.page.parts import Numbers, Plot, interval_text
 
 
 def point(round_: int, peer: str, value: float | None, scale: float = 100, digits: int = 1) -> dict[str, Any]:
-    """A row of a plot; without a value it is a dash in the table alone."""
+    """A row of a plot; without a value it is only a dash in the table."""
     found = None if value is None else Estimate(value, None, None)
     return estimated(round_, peer, found, scale, digits)
 
@@ -27,7 +27,7 @@ def estimated(round_: int, peer: str, estimate: Estimate | None, scale: float = 
 def lines_plot(
     id_: str, title: str, caption: str, rows: list[dict[str, Any]], peers: Sequence[str], zero: bool = False
 ) -> Plot:
-    """Of rows of `estimated`; with `zero` the axis begins there."""
+    """A plot of rows made by `point` or `estimated`; with `zero` the axis begins at 0."""
     rounds = sorted({row["round"] for row in rows})
     cells = {(row["peer"], row["round"]): row["shown"] for row in rows}
     table = [[peer, *(cells.get((peer, n), "–") for n in rounds)] for peer in peers]

@@ -1,8 +1,8 @@
 r"""Mathematics in texts: which parts of a text are formulas, and what a browser draws for them.
 
-latex2mathml makes MathML, which browsers draw without scripts and fonts. What it makes of a model's LaTeX is not to be
-trusted (`\text{<script>}` becomes an element): it is read as XML, and only known elements and attributes get through,
-as plain data from which the page makes nodes. Whatever is not understood stays as the model wrote it.
+latex2mathml makes MathML, which browsers draw without scripts and fonts. What it makes of a model's LaTeX cannot be
+trusted (`\text{<script>}` becomes an element), so it is read as XML, and only known elements and attributes get
+through, as plain data from which the page makes nodes. What cannot be converted stays as the model wrote it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ MathTree = list[Any]  # [element, {attribute: value}, [children: MathTree or str
 MathText = str | list[Any]  # a text without formulas, or its pieces: str, or [LaTeX, number of the formula]
 
 LONGEST_TEXT = 20_000  # characters: a longer text is not searched for formulas
-LONGEST = 1_000
-DEEPEST = 60  # elements within each other
-WIDEST = 10.0  # of a space, in any unit: a formula must not push the page away
+LONGEST = 1_000  # characters of a formula
+DEEPEST = 60  # nested elements
+WIDEST = 10.0  # of a space, in any unit, so that no formula breaks the page's layout
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 CHILDREN = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
 TOKENS = {"mi", "mn", "mo", "mtext", "mspace"}
@@ -53,7 +53,7 @@ ATTRIBUTES = {
 }
 LEFT_OUT = {"mathcolor", "mathbackground"}  # the page has its own colours
 _VALUE = re.compile(r"[A-Za-z0-9 .%+\-]{0,60}")
-_ENTITY = re.compile(r"&#?\w+;")  # which the XML would resolve: the page shows what was written
+_ENTITY = re.compile(r"&#?\w+;")  # XML would resolve it, but the page shows what was written
 _SIZE = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _FORMULA = re.compile(
     r"(?<!\\)\$\$(?P<dollars>[^$]{1,1000}?)\$\$"
@@ -76,7 +76,7 @@ class Formulas:
         self.left, self.trees, self._known = left, list[MathTree](), dict[tuple[str, bool], int | None]()
 
     def next_part(self) -> list[MathTree]:
-        """Returns the trees of this part, and begins another."""
+        """Return the trees of this part, and begin the next."""
         trees, self.trees, self._known = self.trees, [], {}
         return trees
 
@@ -97,12 +97,12 @@ class Formulas:
         return [piece for piece in (*pieces, text[end:]) if piece] if pieces else text
 
     def of_answer(self, answer: str | None) -> MathText | None:
-        r"""An answer, which has no delimiters: a formula if it has a command (\frac)."""
+        r"""An answer: a formula if it has a command (\frac), since answers have no delimiters."""
         number = self.number(answer, False) if answer and "\\" in answer else None
         return answer if number is None else [[answer, number]]
 
     def number(self, latex: str, display: bool) -> int | None:
-        """The place of a formula among the trees; None if it stays as it is written."""
+        """The index of a formula among the trees; None if it stays as it was written."""
         key = (latex, display)
         if key not in self._known:
             self.left -= 1
@@ -113,14 +113,14 @@ class Formulas:
 
 
 def _is_money(inside: str) -> bool:
-    """Whether what stands between two dollar signs is prose: "$5 for one and 7$"."""
+    """Whether the text between two dollar signs is prose: "$5 for one and 7$"."""
     plain = _COMMAND.sub(" 1 ", inside)
     return bool(_WORDS.search(plain) or _UNFINISHED.search(plain))
 
 
 @lru_cache(maxsize=50_000)
 def mathml(latex: str, display: bool) -> MathTree | None:
-    """A formula as a tree of MathML elements; None if it is no LaTeX that is understood, or not safe to show."""
+    """A formula as a tree of MathML elements; None if it cannot be converted, or is not safe to show."""
     from latex2mathml.converter import convert
 
     hidden = any(unicodedata.category(each) in ("Cc", "Cf") and each not in "\n\t" for each in latex)
@@ -128,18 +128,18 @@ def mathml(latex: str, display: bool) -> MathTree | None:
         return None
     try:
         return _tree(ElementTree.fromstring(convert(latex.strip(), display="block" if display else "inline")), 0)
-    except Exception:  # the library has a dozen of its own, and lets IndexError, RecursionError and others through
+    except Exception:  # the library raises a dozen of its own, IndexError, RecursionError and others
         return None
 
 
 def _tree(element: ElementTree.Element, depth: int) -> MathTree:
-    """Raises ValueError for what is not on the lists."""
+    """Raises ValueError for an element or attribute that is not on the lists."""
     name = element.tag.removeprefix(NAMESPACE)
     children, text = list(element), element.text or ""
     if name not in ELEMENTS or depth > DEEPEST or len(children) != CHILDREN.get(name, len(children)):
         raise ValueError(name)
     if name in TOKENS:
-        if children or text.startswith("\\"):  # a command that the library does not know
+        if children or text.startswith("\\"):  # a command unknown to the library
             raise ValueError(name)
         return [name, _attributes(element), [text] if text else []]
     if text.strip() or any((child.tail or "").strip() for child in children):

@@ -1,4 +1,4 @@
-"""Under the verdict: exact match and GV-Gap by round, benchmark by benchmark, and what the gate decided."""
+"""Below the verdict: exact match and GV-Gap by round, for each benchmark, and what the gate decided."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ METRICS = (
     (
         "gv_gap",
         "GV-Gap, in points",
-        "What a model gains by keeping the samples that it judges better itself; it "
-        "shrinks as the model learns what it could already tell.",
+        "What a model gains by keeping the samples that it judges better itself; it shrinks as the model learns to "
+        "answer what it could already judge.",
     ),
 )
 
@@ -33,7 +33,7 @@ def overview(results: Results, frames: Frames) -> list[PagePart]:
     parts = [part for part in (_benchmarks(frames), _gate(results, frames)) if part]
     if parts or frames.metrics.height:
         return parts
-    nothing = "Exact match and GV-Gap are not shown: this run has no benchmarks. What can be told without is below."
+    nothing = "Exact match and GV-Gap are not shown: this run has no benchmarks. What can be shown without is below."
     return [PagePart("benchmarks", "By round", missing=[nothing])]
 
 
@@ -73,8 +73,8 @@ def _gate(results: Results, frames: Frames) -> PagePart | None:
             each = decision.comparisons[0]
             points.append(estimated(n, peer, Estimate(each.after, None, None)))
             change = f"{signed(100 * each.difference)} ({signed(100 * each.low)} to {signed(100 * each.high)})"
-            told = "accepted" if decision.accepted else "refused"
-            rows.append([str(n), peer, percent(each.before), percent(each.after), change, told])
+            outcome = "accepted" if decision.accepted else "refused"
+            rows.append([str(n), peer, percent(each.before), percent(each.after), change, outcome])
     plot = lines_plot(
         "gate",
         "Agreement with the untouched peers' votes, in %",
@@ -83,7 +83,7 @@ def _gate(results: Results, frames: Frames) -> PagePart | None:
         frames.peers,
     )
     columns = ["round", "peer", "before, %", "after, %", "change in points (interval)", "decision"]
-    caption = f"On {votes['questions_with_a_vote']:,} questions with a vote; no gold answer has a part in it."
+    caption = f"On {votes['questions_with_a_vote']:,} questions with a vote, without gold answers."
     tables = [Numbers("Decisions of the gate", columns, rows, (2, 3, 4), caption)] if rows else []
     notes = Text.from_markup(gate_notes(results.run.name)).plain
     lines = [line[:1].upper() + line[1:] + "." for line in notes.splitlines()]

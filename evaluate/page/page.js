@@ -3,20 +3,20 @@
 (() => {
   const root = document.documentElement;
 
-  // Plots are SVG whose colours are the style sheet's variables, so a change of theme draws nothing anew.
+  // Plots are SVG whose colours are the style sheet's variables, so a change of theme redraws nothing.
   const specs = JSON.parse(document.getElementById("specs").textContent);
   const options = { actions: false, renderer: "svg", ast: true, tooltip: { theme: "custom" } };
   const draw = async (place) => {
     try {
       await window.vegaEmbed(place, specs[place.dataset.spec], options);
-      // The place has the description, and the table the numbers: each mark read aloud would be neither.
+      // Screen readers get the description and the table's numbers, not every mark.
       for (const svg of place.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true");
     } catch (error) {
       place.textContent = "This plot could not be drawn; its numbers are in the table.";
       console.error(error);
     }
   };
-  // What is behind a click has no width before it.
+  // What is behind a click has no width until it is opened.
   const drawIn = (part) => [...part.querySelectorAll(".vega:empty")].filter((each) => each.offsetParent).map(draw);
   Promise.all(drawIn(document)).then(() => { root.dataset.drawn = "yes"; });
   for (const each of document.querySelectorAll("details.more")) each.addEventListener("toggle", () => drawIn(each));
@@ -36,7 +36,7 @@
   dark.addEventListener("change", name);
   name();
 
-  // On paper nobody can open the tables.
+  // Nobody can open tables on paper.
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll(".plot details:not([open])")];

@@ -1,4 +1,4 @@
-"""What the page is made of: sections, their parts, plots and tables; and how numbers are written in it. Pure."""
+"""The building blocks of the page: sections, parts, plots and tables; and how it writes numbers. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from evaluate.intervals import Estimate
 
-MARKS = 7  # colours and shapes of peers in page.css, which are then taken again
+MARKS = 7  # colours and shapes of peers in page.css; more peers reuse them
 Cells = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A table. The first column names the rows; those listed in `numeric` are set to the right."""
+    """A table. The first column names the rows; columns in `numeric` are right-aligned."""
 
     title: str
     columns: Sequence[str]
@@ -48,7 +48,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class PagePart:
-    """A heading with what belongs to it. `missing` says what is not shown, and why."""
+    """A heading and its content. `missing` says what is not shown, and why."""
 
     id: str
     title: str
@@ -57,7 +57,7 @@ class PagePart:
     legend: Sequence[tuple[str, str]] = ()  # name, mark
     plots: Sequence[Plot] = ()
     tables: Sequence[Numbers] = ()
-    more: Sequence[tuple[str, PagePart]] = ()  # what is behind a click, by the words to click on
+    more: Sequence[tuple[str, PagePart]] = ()  # behind a click: the words to click on, and the part
     pairs: bool = False  # two plots in a row, not three
 
 
@@ -71,17 +71,17 @@ class PageSection:
     parts: Sequence[PagePart] = field(default_factory=list)
 
     def plots(self) -> list[Plot]:
-        """All plots, those behind a click, too."""
+        """All plots, including those behind a click."""
         return [plot for part in self.parts for each in (part, *(p for _, p in part.more)) for plot in each.plots]
 
 
 def mark(number: int) -> str:
-    """The class of the page's style sheet for a peer, by its place in the config."""
+    """The class of a peer in the style sheet, by its place in the config."""
     return f"peer-{number % MARKS}"
 
 
 def marks(peers: Sequence[str]) -> list[tuple[str, str]]:
-    """A legend of peers; of a single one there is nothing to tell apart."""
+    """A legend of peers; empty for a single peer."""
     return [(peer, mark(number)) for number, peer in enumerate(peers)] if len(peers) > 1 else []
 
 

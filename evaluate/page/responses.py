@@ -1,4 +1,4 @@
-"""What responses look like over rounds: length, what is unfinished, distinct answers, entropy."""
+"""What responses look like over rounds: length, unfinished ones, distinct answers, entropy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ON_BENCHMARKS: Measures = (  # column of metrics, title, scale, digits, caption
         "Distinct answers, in %",
         100,
         1,
-        "Different answers by question: a fall means that different questions get the same answer.",
+        "Distinct answers per question: a fall means that different questions get the same answer.",
     ),
     (
         "answer_entropy",
         "Answer entropy, nats",
         1,
         2,
-        "How much the samples of a question differ: it falls as a model gets sure, rightly or not.",
+        "How much the samples of a question differ: it falls as a model becomes certain, rightly or not.",
     ),
 )
 ON_QUESTIONS: Measures = (
@@ -38,10 +38,10 @@ ON_QUESTIONS: Measures = (
 
 
 def responses_part(frames: Frames) -> PagePart:
-    """On the benchmarks; of a run without them on the unlabelled questions."""
+    """The part: on the benchmarks, or, without them, on the unlabelled questions."""
     title = "What responses look like"
     if frames.metrics.height:
-        measures, where = ON_BENCHMARKS, "On the benchmarks; the mean over them, each counted once."
+        measures, where = ON_BENCHMARKS, "On the benchmarks: the mean over them, each counted once."
         found = [_on_benchmarks(frames, measure[0]) for measure in measures]
     else:
         measures, where = ON_QUESTIONS, "On the unlabelled questions, since there are no benchmarks."
@@ -55,7 +55,7 @@ def responses_part(frames: Frames) -> PagePart:
         if any(known):
             plots.append(_plot(*measure, rows_, frames))
         elif known:
-            lines.append(f"{measure[1].partition(',')[0]}: 0 in every round, of every peer.")
+            lines.append(f"{measure[1].partition(',')[0]}: 0 in every round, for every peer.")
     return PagePart("responses", title, lines, legend=marks(frames.peers), plots=plots)
 
 

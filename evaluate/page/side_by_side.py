@@ -29,11 +29,11 @@ from evaluate.page.write import FOOTER, render
 
 TITLES = {"em": "Exact match", "gap": "GV-Gap"}
 CAPTIONS = {
-    "em": "Right of 0 is better. A line that crosses 0 is a difference whose sign is not known; a point on 0 without a "
+    "em": "Right of 0 is better. A line that crosses 0 is a difference whose sign is not known; a point at 0 without a "
     "line means that no question differs.",
     "gap": "Left of 0 the gap is smaller. A line that crosses 0 is a difference whose sign is not known.",
 }
-NOT_CORRECTED = "Intervals of 95 %, not corrected for {}."
+NOT_CORRECTED = "95 % intervals, not corrected for {}."
 
 
 def write_comparison(comparison: RunComparison, path: Path) -> Path:
@@ -54,7 +54,7 @@ def _write(context: dict[str, Any], path: Path) -> Path:
 
 
 def _context(title: str, sections: list[PageSection], **more: Any) -> dict[str, Any]:
-    """What the page's template is given; there are no chains and no warnings to show."""
+    """The context of the page's template, without chains and warnings."""
     specs = {plot.id: plot.spec for section in sections for plot in section.plots()}
     return {
         "run": title,
@@ -68,7 +68,7 @@ def _context(title: str, sections: list[PageSection], **more: Any) -> dict[str, 
 
 
 def comparison_context(comparison: RunComparison) -> dict[str, Any]:
-    """What the template is given."""
+    """The template's context for a comparison of runs."""
     base, names = comparison.against, [side.run for side in comparison.sides]
     differences = [figure for figure in comparison.figures if figure.minus is not None]
     levels = [figure for figure in comparison.figures if figure.minus is None]
@@ -86,14 +86,14 @@ def comparison_context(comparison: RunComparison) -> dict[str, Any]:
         ),
         PageSection("numbers", "All numbers", parts=[_levels(metric, levels) for metric in METRICS]),
     ]
-    told = [_sentence(comparison, side.run) for side in comparison.sides if side is not base]
+    sentences = [_sentence(comparison, side.run) for side in comparison.sides if side is not base]
     count = plural(len(differences), "comparison")
     return _context(
         join_words(names),
         sections,
         subtitle=f"{plural(len(names), 'run')} side by side · compared with {base.title}",
-        verdict=told[:1],
-        details=" ".join(told[1:]),
+        verdict=sentences[:1],
+        details=" ".join(sentences[1:]),
         notices=[NOT_CORRECTED.format(count)],
         tiles=[_tile(comparison, i) for i in range(len(names))],
         facts=[
@@ -105,7 +105,7 @@ def comparison_context(comparison: RunComparison) -> dict[str, Any]:
 
 
 def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, Any]:
-    """What the template is given."""
+    """The template's context for an ablation."""
     figures = [
         Figure(
             row["arm"],
@@ -133,18 +133,16 @@ def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, A
         PageSection("numbers", "All numbers", parts=levels),
     ]
     notices = [NOT_CORRECTED.format(plural(sum(f.minus is not None for f in figures), "comparison"))]
-    notices += (
-        [f"Gold answers had a part in the training of {join_words(gold)}: a bound, not a method."] if gold else []
-    )
+    notices += [f"Gold answers were used in the training of {join_words(gold)}: a bound, not a method."] if gold else []
     best = [f for f in figures if (f.metric, f.peer, f.minus) == ("em", MEAN, None)]
     first = max(best, key=lambda f: f.value.mean)
     of_seeds = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
-    told = f"The highest mean of exact match is that of {first.run}: {interval_text(first.value)} %."
+    lead = f"{first.run} has the highest mean exact match: {interval_text(first.value)} %."
     return _context(
         name,
         sections,
         subtitle=f"ablation · {plural(len(arms), 'arm')} · round {round_} · {of_seeds}",
-        verdict=[told, _resolved(figures, first.run)],
+        verdict=[lead, _resolved(figures, first.run)],
         details="",
         notices=notices,
         tiles=[],
@@ -153,24 +151,24 @@ def ablation_context(name: str, round_: int, rows: Sequence[Row]) -> dict[str, A
 
 
 def _resolved(figures: Sequence[Figure], run: str) -> str:
-    """Whether an arm's lead over those that it is compared with is more than noise."""
+    """Whether an arm's lead over those that it is compared with is more than noise, in words."""
     mine = [f for f in figures if (f.run, f.metric, f.peer) == (run, "em", MEAN) and f.minus is not None]
     known = [f.minus for f in mine if f.minus is not None and not f.value.contains_zero]
     open_ = [f.minus for f in mine if f.minus is not None and f.value.contains_zero]
-    told = [f"Its lead over {join_words(known)} is resolved."] if known else []
-    told += (
+    words = [f"Its lead over {join_words(known)} is resolved."] if known else []
+    words += (
         [f"Its lead over {join_words(open_)} is not resolved: the interval of the difference contains 0."]
         if open_
         else []
     )
-    return " ".join(told) or "It is compared with no other arm."
+    return " ".join(words) or "It is compared with no other arm."
 
 
 def _sentence(found: RunComparison, run: str) -> str:
-    """What came out of a run, against the one it is compared with."""
+    """How a run compares with `against`, in a sentence."""
     figure = found.figure(run, MEAN, "em", found.against.run)
     if figure.equal:
-        return f"{run}: exact match is that of {found.against.run} on every question."
+        return f"{run}: exact match is the same as that of {found.against.run} on every question."
     change, value = interval_text(figure.value, sign=True), figure.value
     if value.low is None or value.high is None or value.contains_zero:
         return f"{run}: no difference in exact match is resolved ({change} points)."
@@ -195,7 +193,7 @@ def _choices(found: RunComparison) -> list[tuple[str, list[str]]]:
 
 
 def _forest(metric: str, figures: list[Figure], against: str, peers: Sequence[str]) -> PagePart:
-    """Differences from a run or an arm, by peer and of their mean."""
+    """Differences from a run or an arm, by peer and for the mean over peers."""
     who = [*peers, MEAN]
     rows: list[dict[str, Any]] = []
     for figure in figures:

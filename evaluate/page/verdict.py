@@ -1,4 +1,4 @@
-"""The first screen: what was run, what came out in a sentence, and each peer's change."""
+"""The first screen: what was run, the result in a sentence, and each peer's change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def subtitle(results: Results, frames: Frames) -> str:
 
 
 def question_count(frames: Frames) -> int:
-    """How many unlabelled ones the run has."""
+    """How many unlabelled questions the run has."""
     path = frames.run.prompts_dir / shards.SUCCESS
     return int(shards.read_json(path)["rows"]) if path.is_file() else 0
 
@@ -48,7 +48,7 @@ def facts(results: Results, frames: Frames) -> Facts:
     shared = {config.wording_name(peer) for peer in config.peers}
     found: Facts = [
         ("Models", [f"{peer.name}: {_model(peer.model)} ({peer.dtype})" for peer in config.peers]),
-        ("Wording", wordings if len(shared) > 1 or len(wordings) == 1 else [f"{shared.pop()}, of all peers"]),
+        ("Wording", wordings if len(shared) > 1 or len(wordings) == 1 else [f"{shared.pop()}, for all peers"]),
         ("Unlabelled questions", [f"{n:,} from {config.prompts.source}"]),
         ("Benchmarks", _benchmarks(config, frames) or ["none, so no gold answer was used"]),
     ]
@@ -94,7 +94,7 @@ def _word(value: Any) -> str:
 
 
 def sentences(results: Results, frames: Frames) -> tuple[list[str], list[str]]:
-    """The verdict: whether the models got better and which round to ship; and what else there is to say of it."""
+    """The verdict (whether the models got better, and which round to ship), and further details."""
     if not frames.metrics.height:
         none = "There are no benchmarks, so no gold answer was used, and nothing here says how many answers are right."
         return [none, ship(results, frames)], gate_sentences(results, frames)
@@ -103,14 +103,14 @@ def sentences(results: Results, frames: Frames) -> tuple[list[str], list[str]]:
 
 
 def level(frames: Frames, round_: int, peer: str = "", name: str = "em") -> float | None:
-    """The mean of a metric over benchmarks, and over peers if none is named."""
+    """The mean of a metric over benchmarks, and over peers unless one is named."""
     rows = frames.metrics.filter(frames.metrics["round"] == round_).to_dicts()
     known = [row[name] for row in rows if peer in ("", row["peer"]) and row[name] is not None]
     return fmean(known) if known else None
 
 
 def overall(results: Results, peer: str = "") -> Change | None:
-    """A peer's change to the last round, over all benchmarks; all peers' without one."""
+    """A peer's change up to the last round, over all benchmarks; without a peer, the change of all peers."""
     last = [each for each in results.changes if each.round == results.rounds[-1]]
     whole = {each.group: each for each in last}
     alone = [each for each in last if each.group[0] != MEAN and peer in ("", each.group[1])]
@@ -126,7 +126,8 @@ def _em(results: Results, frames: Frames) -> list[str]:
     rounds = f"After {plural(last, 'round')}"
     if found is None:
         missing = "Round 0" if 0 not in results.rounds else "A round's graded responses"
-        why = f"{missing} is not there, so the change since round 0 has no interval."
+        verb = "is" if missing == "Round 0" else "are"
+        why = f"{missing} {verb} missing, so the change since round 0 has no interval."
         return [f"{rounds} exact match is {percent(after)} %{over}.", why]
     from_to = f"from {percent(level(frames, 0))} to {percent(after)} %"
     return [f"{rounds} exact match {_moved(found.em, found.em_same)}, {from_to}{over}."]
@@ -159,8 +160,8 @@ def _gap(results: Results) -> list[str]:
         return []
     if found.gap is None:
         return ["The verifier left all samples undecided, so there is no GV-Gap."]
-    told = "The GV-Gap, what a model gains by keeping the samples that it itself judges better,"
-    return [f"{told} {_moved(found.gap, found.gap_same)}."]
+    subject = "The GV-Gap, what a model gains by keeping the samples that it judges better itself,"
+    return [f"{subject} {_moved(found.gap, found.gap_same)}."]
 
 
 def gate_sentences(results: Results, frames: Frames) -> list[str]:
@@ -172,13 +173,13 @@ def gate_sentences(results: Results, frames: Frames) -> list[str]:
     if not every:
         return ["The gate has judged no adapter yet."]
     refused = [f"{each.peer} in round {n}" for n, each in every if not each.accepted]
-    told = f"; it refused {join_words(refused)}, whose figures are those of the policy in use" if refused else ""
-    return [f"The gate let {len(every) - len(refused)} of {plural(len(every), 'adapter')} through{told}."]
+    rest = f"; it refused {join_words(refused)}, whose figures are those of the policy in use" if refused else ""
+    return [f"The gate let {len(every) - len(refused)} of {plural(len(every), 'adapter')} through{rest}."]
 
 
 def _guard(results: Results) -> list[str]:
     if results.config.guard.action == "ignore":
-        return ["The guard against collapse was told to ignore what it sees (guard.action)."]
+        return ["The guard against collapse is configured to ignore its findings (guard.action)."]
     if results.rounds[-1:] <= [0]:
         return []
     if results.warnings:
@@ -187,7 +188,7 @@ def _guard(results: Results) -> list[str]:
 
 
 def ship(results: Results, frames: Frames) -> str:
-    """Which round to ship: by the gate, else by exact match, else the last."""
+    """Which round to ship: by the gate, else by exact match, else the last one."""
     trained = max(frames.rounds("train"), default=0)
     if frames.gated and all_decisions(results.run.name):
         found = best(results.run.name)
@@ -210,7 +211,7 @@ def ship(results: Results, frames: Frames) -> str:
 
 
 def tiles(results: Results, frames: Frames) -> list[Tile]:
-    """One per peer: how exact match changed, or, of round 0 alone, what it is."""
+    """One per peer: how exact match changed, or, with round 0 only, what it is."""
     found: list[Tile] = []
     if not frames.metrics.height:
         return found
@@ -235,9 +236,9 @@ def _between(found: Estimate, same: bool) -> str:
     return f"95 % interval {signed(100 * found.low)} to {signed(100 * found.high)}"
 
 
-def notices(results: Results, told: Sequence[str]) -> list[str]:
-    """What every page of such a run must say: `told` are the tables' notices."""
-    found = [line[:1].upper() + line[1:] for line in told if line]
+def notices(results: Results, lines: Sequence[str]) -> list[str]:
+    """What the page must say at the top; `lines` are the tables' notices."""
+    found = [line[:1].upper() + line[1:] for line in lines if line]
     if results.config.prompts.overlap == "transductive":
         found.insert(0, "Transductive: training questions may also be benchmark questions")
     return found

@@ -1,4 +1,4 @@
-"""Why a run came out as it did: PMI, weights, labels, training, responses, and whom the method trusts."""
+"""Why a run came out as it did: labels, PMI, weights, training, responses, and which peers the method trusts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from evaluate.page.responses import responses_part
 if TYPE_CHECKING:
     import polars as pl
 
-BINS, TAIL = 30, 0.005  # of a histogram; the share at each end that goes into its outermost bins
-POINTS = 300  # of a peer, in a scatter plot
+BINS, TAIL = 30, 0.005  # bins of a histogram; the share at each end that goes into the outermost bins
+POINTS = 300  # points of a peer in a scatter plot
 AGREE, DIFFER = "agrees with the label", "differs from it"
 
 
 def why(frames: Frames) -> PageSection:
-    """The section; what cannot be shown yet is said."""
-    lead = "From the responses to what was trained on, and what came of it."
+    """The section, which also says what cannot be shown yet."""
+    lead = "From the responses to what was trained on, and to the result."
     scored = frames.rounds("score")
     if not scored:
-        nothing = "Nothing is scored yet, so there are no labels, PMI, weights and losses to show."
+        nothing = "Nothing is scored yet, so there are no labels, PMI, weights or losses to show."
         parts = [PagePart("nothing", "Labels, weights and training", missing=[nothing]), responses_part(frames)]
         return PageSection("why", "Why", lead, [part for part in parts if part.plots or part.missing])
     parts = [
@@ -41,7 +41,7 @@ def why(frames: Frames) -> PageSection:
 
 
 def _rounds(frames: Frames, rounds: Sequence[int], part: Callable[[Frames, int], PagePart]) -> PagePart:
-    """A part of the last round, with those of earlier ones behind a click."""
+    """A part for the last round, with those of earlier rounds behind a click."""
     *earlier, last = rounds
     now = part(frames, last)
     if now.missing or not earlier:
@@ -54,7 +54,7 @@ def _rounds(frames: Frames, rounds: Sequence[int], part: Callable[[Frames, int],
 
 
 def labels_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
-    """How often responses and labels were right, where that can be told."""
+    """How often responses and labels were right, if that is known."""
     title = "Were the labels right?"
     if frames.without_gold:
         why_not = f"Not shown: {frames.without_gold}."
@@ -83,8 +83,8 @@ def labels_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
         ),
         wide=True,
     )
-    seen = "Gold answers are read for this page alone; the method never sees them."
-    return PagePart("labels", title, [seen], plots=[plot])
+    note = "Gold answers are read only for this page; the method never sees them."
+    return PagePart("labels", title, [note], plots=[plot])
 
 
 def _shorter(name: str) -> str:
@@ -107,7 +107,7 @@ def pmi_part(frames: Frames, round_: int) -> PagePart:
     scores = frames.scores(round_)
     known = scores.filter(pl.col("pmi_per_token").is_not_null() & pl.col("agrees").is_not_null())
     if not known.height:
-        none = "No PMI was measured: no response is held against another text in this run."
+        none = "No PMI was measured: this run compares no response with another text."
         return PagePart(f"pmi-{round_}", title, missing=[none])
     low, high = (known["pmi_per_token"].quantile(q) or 0.0 for q in (TAIL, 1 - TAIL))
     width = (high - low) / BINS or 0.01
@@ -118,7 +118,7 @@ def pmi_part(frames: Frames, round_: int) -> PagePart:
             plots.append(_histogram(mine, peer, round_, low, width))
     legend = [(f"the peer's answer {AGREE}", "yes"), (f"it {DIFFER}", "no")]
     lines = [
-        "PMI is how much a peer's response tells about the text that is trained on; the less it tells, the more the "
+        "PMI measures how much a peer's response says about the text that it trains on; the less it says, the more the "
         "peer can learn from that text."
     ]
     return PagePart(f"pmi-{round_}", title, lines, legend=legend, plots=plots)
@@ -149,8 +149,8 @@ def _histogram(mine: pl.DataFrame, peer: str, round_: int, low: float, width: fl
     return Plot(
         f"pmi-{round_}-{peer}",
         f"{peer}: {counts}",
-        "The further apart the two groups lie, the more PMI tells; bars are shares of their own group, and the "
-        "outermost hold what lies beyond them.",
+        "The further apart the two groups lie, the better PMI tells them apart. Bars are shares of their own group; "
+        "the outermost ones include all values beyond them.",
         charts.split_histogram(rows, (AGREE, DIFFER), "PMI, nats per token", (low, low + BINS * width)),
         Numbers(f"PMI of {peer}, number of answers", ["nats per token", AGREE, DIFFER], list(cells.values()), (1, 2)),
     )
@@ -201,7 +201,8 @@ def _scatter(frames: Frames, scores: pl.DataFrame, round_: int) -> Plot:
     return Plot(
         f"scatter-{round_}",
         "Weight against PMI",
-        f"A point is an example: further left its response told less about the text, higher it counts for more.{shown}",
+        "A point is an example: further left, its response says less about the text; higher up, it counts for more."
+        + shown,
         charts.scatter(rows, frames.peers, ("PMI, nats per token", "weight")),
         Numbers(
             "Mean weight by quarter of PMI", ["peer", "PMI, nats per token", "examples", "mean weight"], table, (2, 3)
@@ -239,7 +240,7 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
     return Plot(
         f"right-{round_}",
         "Mean weight by what was right",
-        "Weight should lie on the first row, where the peer can learn something true, and not on the second."
+        "Weight should be high in the first row, where the peer can learn something true, and low in the second."
         + frames.few(round_),
         charts.dots(rows, frames.peers, order, "mean weight"),
         Numbers(
@@ -260,7 +261,7 @@ def _by_right(frames: Frames, cells: dict[tuple[str, bool, bool], Estimate], rou
 
 
 def authors_part(frames: Frames, round_: int) -> PagePart:
-    """Whose text was trained on."""
+    """Whose texts each peer trained on."""
     import polars as pl
 
     title = f"Whose text was trained on? Round {round_}"
@@ -286,7 +287,7 @@ def authors_part(frames: Frames, round_: int) -> PagePart:
     plot = Plot(
         f"authors-{round_}",
         "Share of each peer's training texts, by who wrote them",
-        "A bar is what one peer was trained on; its own colour in it is what it wrote itself.",
+        "A bar shows what one peer trained on; the part in its own colour is what it wrote itself.",
         charts.stacked(rows, authors, frames.peers),
         Numbers(
             "Training texts",

@@ -31,7 +31,7 @@ CHAINS = ("chain-view.js", "chains.js")
 def write_page(run: str, results: Results | None = None, price: float | None = None) -> Path:
     """Write runs/<run>/report.html, one self-contained file; returns its path.
 
-    `results` are those of the run, where they are known already; `price` is that of a device hour.
+    `results` are those of the run, if they are known already; `price` is that of a device hour.
     """
     path = RUNS / run / "report.html"
     html = render(context_of(results or results_of(run), price))
@@ -41,20 +41,20 @@ def write_page(run: str, results: Results | None = None, price: float | None = N
 
 
 def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
-    """What the template is given."""
+    """The template's context."""
     run, frames = results.run.name, Frames(results.run)
     browser = chains(run)
     sections = [PageSection("overview", "Results", parts=overview(results, frames)), why(frames)]
     sections += [PageSection("chains", "Chains")] if browser is not None else []
     sections += [cost(results, frames, price), all_numbers(results)]
-    told = [fork_notice(run), oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
-    told += [f"\n{escape(line)}" for line in lines_of(RUNS / run)]
+    notices = [fork_notice(run), oracle_notice(run), *(unscored_notice(run, n) for n in results.rounds)]
+    notices += [f"\n{escape(line)}" for line in lines_of(RUNS / run)]
     lead, more = verdict.sentences(results, frames)
     return {
         "run": run,
         "subtitle": verdict.subtitle(results, frames),
         "facts": verdict.facts(results, frames),
-        "notices": verdict.notices(results, Text.from_markup("".join(told)).plain.splitlines()),
+        "notices": verdict.notices(results, Text.from_markup("".join(notices)).plain.splitlines()),
         "verdict": lead,
         "details": " ".join(more),
         "tiles": verdict.tiles(results, frames),
@@ -67,16 +67,16 @@ def context_of(results: Results, price: float | None = None) -> dict[str, Any]:
 
 
 def all_numbers(results: Results) -> PageSection:
-    """The tables of the terminal, and more like them, each behind a click."""
+    """The tables of the terminal and further ones, each behind a click."""
     tables = [table for table in (*results.tables, *results.more) if isinstance(table, Table)]
     found = [numbers_of(table) for table in tables]
     more = [(each.title, PagePart(f"table-{i}", each.title, tables=[each])) for i, each in enumerate(found)]
-    lead = "The tables that the terminal prints, and those it leaves out."
+    lead = "The tables that the terminal prints, and further ones."
     return PageSection("numbers", "All numbers", lead, [PagePart("tables", "Tables", more=more)])
 
 
 def numbers_of(table: Table) -> Numbers:
-    """A table for the terminal as one of the page, in which cells that stand for the row above say what that says."""
+    """A table of the terminal as one of the page; blank cells that repeat the row above are filled in."""
     title, _, more = Text.from_markup(str(table.title or "")).plain.partition("\n")
     columns = [Text.from_markup(str(column.header)).plain for column in table.columns]
     cells = [[Text.from_markup(str(cell)).plain for cell in column.cells] for column in table.columns]

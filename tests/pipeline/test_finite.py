@@ -181,7 +181,7 @@ def test_a_verifier_score_that_is_not_finite_is_in_no_gap(
     counts = manifest["scores_not_finite"]
     assert (counts["chatty on sums"], counts["plain on sums"]) == (unscored["chatty"], 16)
     assert counts["chatty on sums, verifier plain"] == 16
-    assert f"chatty on sums {unscored['chatty']}" in out and "in no gap and AUROC" in out
+    assert f"chatty on sums {unscored['chatty']}" in out and "left out of gaps and AUROC" in out
     table = write_report("f")[0]
     assert isinstance(table, Table)
     cells = zip(*(column.cells for column in table.columns), strict=True)

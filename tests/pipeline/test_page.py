@@ -199,7 +199,7 @@ def test_without_gold_answers_the_page_shows_no_right_labels(here: Path) -> None
     assert "Not shown: the unlabelled questions have no gold answers" in page.text
     assert "labels" not in specs and not any(name.startswith("right-") for name in specs)
     assert "scatter-2" in specs and "pmi-2-p" in specs
-    assert "No reliability was estimated: this run asks for no samples" in page.text
+    assert "No reliability was estimated: this run has no samples" in page.text
 
 
 def test_a_changed_or_missing_source_is_told_on_the_page(here: Path) -> None:
@@ -228,7 +228,7 @@ def test_with_round_0_alone_there_is_nothing_to_ship(here: Path) -> None:
     specs = check(page)
     assert "Before any training, exact match is 50.0 %" in page.text
     assert "There is nothing to ship yet" in page.text
-    assert "Nothing is scored yet, so there are no labels, PMI, weights and losses to show." in page.text
+    assert "Nothing is scored yet, so there are no labels, PMI, weights or losses to show." in page.text
     assert "em-a" in specs and "loss" not in specs
     assert "50.0 % exact match" in re.sub(r"\s+", " ", "".join(page.all("ul", class_="tiles")))
 
@@ -268,7 +268,7 @@ def test_a_fall_in_accuracy_is_warned_of_and_nothing_new_is_shipped(here: Path) 
 def test_many_peers_and_rounds_keep_the_axes_readable(here: Path) -> None:
     _, page = page_of(Shape(rounds=1, peers=tuple("abcdefghi"), benchmarks=("a",), questions=9, items=4, spent=False))
     check(page)
-    assert "this run was made by a version whose manifests do not say" in page.text
+    assert "this run's version did not record it in the manifests" in page.text
     spec = charts.by_round([point(n, "a", 0.5) for n in range(30)], ["a"], "x")
     ticks = spec["layer"][0]["encoding"]["x"]["axis"]["values"]
     assert len(ticks) <= 12 and ticks[0] == 0
@@ -277,9 +277,9 @@ def test_many_peers_and_rounds_keep_the_axes_readable(here: Path) -> None:
 def test_cost_is_hours_by_devices_and_price_by_points_gained(here: Path) -> None:
     """2 rounds of 4 stages and round 0's, 10 s each, on one device."""
     _, page = page_of(Shape(), price=360.0)
-    assert "0.03 device hours (a stage's time on all its devices).At 360 a device hour that is 9.00." in page.text
+    assert "0.03 device hours (a stage's time on all its devices).At 360 per device hour that is 9.00." in page.text
     (mean,) = (each for each in round_changes("r", [0, 1, 2]) if each.group == ("mean", "") and each.round == 2)
-    assert f"That is {9 / (100 * mean.em.mean):.2f} a point of exact match gained." in page.text
+    assert f"That is {9 / (100 * mean.em.mean):.2f} per point of exact match gained." in page.text
     assert "6 s (60 %)" not in page.text and "12 s (60 %)" in page.text
 
 
@@ -291,7 +291,7 @@ def test_a_large_round_is_judged_on_a_sample(here: Path, monkeypatch: pytest.Mon
     assert ids is not None and len(set(ids)) == 10 and ids == Frames(run).sample(1)
     section = why(frames)
     (plot,) = (plot for plot in section.plots() if plot.id == "labels")
-    assert "Of a seeded sample of 10 questions." in plot.caption
+    assert "From a seeded sample of 10 questions." in plot.caption
     monkeypatch.setitem(frames_module.JUDGED, "numbers", 1000)
     assert Frames(run).sample(1) is None
 
@@ -311,7 +311,7 @@ def test_the_report_has_its_page(here: Path) -> None:
     write_run("r", Shape())
     tables = write_report("r", price=1.0)
     page = Page(Path("runs/r/report.html").read_text("utf-8"))
-    assert len(tables) == 2 and "a device hour that is" in page.text
+    assert len(tables) == 2 and "per device hour that is" in page.text
 
 
 def test_lists_signs_durations_and_counts_read_as_english() -> None:

@@ -161,7 +161,8 @@ def test_the_worst_come_first_and_random_ones_by_their_seed(run: Path) -> None:
 def test_wrong_choices_are_one_line(run: Path) -> None:
     with pytest.raises(UserError, match="--prompt, --worst and --random each say which question"):
         chosen_chains(opened(), 1, "ab", True, False, 1, None)
-    with pytest.raises(UserError, match=rf"prompt 'zz': no question has this id .* some are {id_of(0)}, {id_of(1)}"):
+    some = f"{id_of(0)}, {id_of(1)}"
+    with pytest.raises(UserError, match=rf"prompt 'zz': no question has this id .* some ids are {some}"):
         one_chain(opened(), 1, "zz")
     with pytest.raises(UserError, match=r"round=9/chains is not finished: run `make generate RUN=demo ROUND=9` first"):
         one_chain(opened(), 9, "zz")

@@ -102,7 +102,7 @@ def test_the_dev_set_is_neither_trained_on_nor_tested_on(sources: Path) -> None:
     write_jsonl(sources / "dev.jsonl", questions(1, 2))
     with pytest.raises(UserError, match="nothing is left to try wordings on"):
         load_dev_set(config_of(overlap="drop"))
-    with pytest.raises(UserError, match=r"there is no \[wording\]"):
+    with pytest.raises(UserError, match=r"the config has no \[wording\]"):
         load_dev_set(config_of().model_copy(update={"wording": None}))
 
 

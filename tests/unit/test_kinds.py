@@ -29,7 +29,7 @@ from data.run import Run
 from data.schema import ChainRow
 from data.stage import Stage
 from evaluate.benchmarks import load_benchmark
-from evaluate.stage import check_same_benchmarks
+from evaluate.checks import check_same_benchmarks
 from evaluate.stage import fingerprint as of_evals
 from evaluate.wording import DevSet, trial_of
 from generate.aggregate import ChainVote

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """`train.gate.stage.main`, imported when it is about to run: a command line parses without what is heavy."""
+    """Run `train.gate.stage.main`, imported only here so that parsing a command line loads nothing heavy."""
     from train.gate.stage import main
 
     main(run, round_, workers)

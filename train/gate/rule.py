@@ -6,12 +6,12 @@ more gained and one more lost,
 
     p = (b + 1) / (n + 2),  q = (c + 1) / (n + 2),   p − q ± z √((p + q − (p − q)²) / (n + 2)),
 
-which Fagerland, Lydersen and Laake (Statistics in Medicine 33, 2014) recommend for its coverage beside Tango's and
-Newcombe's, which have no such short form. It has a width where nothing differs.
+which Fagerland, Lydersen and Laake (Statistics in Medicine 33, 2014) recommend for its coverage, along with Tango's and
+Newcombe's, which have no such short form. It has a width even if nothing differs.
 
 From `gate.harm_below` questions on the rule is **non-inferiority**: accepted if the one-sided lower bound is above
-−margin. Below, where that would refuse nearly all adapters, it is a **harm stop**: refused if the two-sided interval
-lies below 0.
+−margin. With fewer questions, where that would refuse nearly all adapters, it is a **harm stop**: refused if the
+two-sided interval lies below 0.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from scipy.stats import norm
 from data.config.sections import GateSection
 from data.gate import GateComparison
 
-DISCORDANT = 0.15  # share of questions gained or lost, assumed before any was seen
-FALLS = (0.03, 0.06)  # true falls whose refusal is told
+DISCORDANT = 0.15  # share of questions gained or lost, assumed before any is measured
+FALLS = (0.03, 0.06)  # true falls for which the probability of refusal is reported
 
 
 def non_inferiority(section: GateSection) -> bool:
-    """Whether that is the rule, else it is the harm stop."""
+    """Whether the rule is non-inferiority; else it is the harm stop."""
     return section.questions >= section.harm_below
 
 
@@ -54,7 +54,7 @@ def compare_agreement(
     """
     pairs, n = list(zip(before, after, strict=True)), len(before)
     if not n:
-        raise ValueError("no question to compare on")
+        raise ValueError("there are no questions to compare on")
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     low, high = difference_interval(gained, lost, n, z_of(section))
     passed = low > -section.margin if non_inferiority(section) else high >= 0
@@ -64,19 +64,20 @@ def compare_agreement(
 
 
 def refusal(fall: float, n: int, discordant: float, section: GateSection) -> float:
-    """Probability that one comparison refuses an adapter whose agreement truly falls by `fall`, of which a share of
-    `discordant` questions is gained or lost: by the normal approximation."""
-    variance = max(discordant, fall) - fall**2  # a fall cannot be larger than what differs
+    """Probability that one comparison refuses an adapter whose agreement truly falls by `fall`, if a share
+    `discordant` of the questions is gained or lost; by the normal approximation."""
+    variance = max(discordant, fall) - fall**2  # at least as many questions differ as the fall
     error, z = math.sqrt(variance / n), z_of(section)
     if not error:
         return 0.0
-    limit = section.margin - z * error if non_inferiority(section) else z * error  # falls seen above it are refused
+    limit = section.margin - z * error if non_inferiority(section) else z * error  # larger observed falls are refused
     return float(norm.cdf((fall - limit) / error))
 
 
 def power(n: int, discordant: float, section: GateSection) -> dict[str, float]:
-    """What the rule can tell with n questions: {"fall of 3 points refused": probability, …, "unchanged accepted": …}.
-    One comparison's: an adapter that meets two, with the policy before and the untouched peer, is refused more often.
+    """The rule's power with n questions: {"fall of 3 points refused": probability, …, "unchanged accepted": …}.
+    It is that of one comparison: an adapter compared with both the policy before and the untouched peer is refused more
+    often.
     """
     falls = {f"fall of {100 * fall:g} points refused": refusal(fall, n, discordant, section) for fall in FALLS}
     found = {**falls, "unchanged accepted": 1 - refusal(0.0, n, discordant, section)}

@@ -1,9 +1,9 @@
 """The gate stage: is a new adapter used?
 
-Round 0: every untouched peer answers the gate's questions k times and once greedily; the samples vote, each peer's
-weighted by how often they agree with each other (data/answers/votes.py). A later round: each new adapter answers
+In round 0 every untouched peer answers the gate's questions k times and once greedily; the samples vote, each peer's
+weighted by how often they agree with each other (data/answers/votes.py). In a later round each new adapter answers
 greedily, and must agree with the votes about as often (rule.py) as the policy that it would replace, and as the
-untouched peer. One that does not is refused: peers/policy.py goes on with the last one that was accepted.
+untouched peer. One that does not is refused: peers/policy.py goes on with the last accepted one.
 
 The questions are unlabelled, and no gold answer is read. The unit of work is one peer on one shard of questions, a file
 under `.work/` once it is done. All of the gate's questions are in memory at once: there are hundreds, not millions.
@@ -40,19 +40,16 @@ from peers.workers import Workers
 from train.gate.rule import DISCORDANT, compare_agreement, non_inferiority, power
 
 COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
-
-
 RESPONSES = schema_of(GateResponseRow)
-GateVote = tuple[
-    str | None, float
-]  # an answer of the winning cluster (None: no sample states one), its share of the votes
+# an answer of the winning cluster (None: no sample states one), its share of the votes
+GateVote = tuple[str | None, float]
 AgreementByQuestion = dict[str, bool]  # by question; those without a vote are left out
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Have the votes made (round 0) or the round's adapters judged, or go on where an earlier call stopped."""
+    """Collect the votes (round 0) or judge the round's adapters, or go on where an earlier call stopped."""
     check_peers(run.config)
-    engine_kind(run.config.generate)  # for its error, before the config is frozen
+    engine_kind(run.config.generate)  # fails before the config is frozen
     stage, policies = prepared(run, round_)
     run.freeze(lambda: check_questions(run, prompts_of(policies)))
     if not stage.begin():
@@ -69,10 +66,10 @@ def main(run: Run, round_: int, workers: Workers) -> None:
 
 
 def prepared(run: Run, round_: int) -> tuple[Stage, dict[str, Policy]]:
-    """The stage, and the policies that answer in it. Raises UserError if what it looks at is not there."""
+    """The stage, and the policies that answer in it. Raises UserError if the questions or the votes are missing."""
     folder = run.stage_dir(round_, gate.FOLDER)
     if shards.read_manifest(run.gate_dir) is None:
-        raise UserError(f"{run.gate_dir}, the questions of the gate, is gone: begin a run under another name")
+        raise UserError(f"{run.gate_dir}, the questions of the gate, is missing: begin a run under another name")
     if round_ == 0:
         policies = resolve_all(run, 0)
         return Stage("gate", 0, folder, fingerprint(run, policies)), policies
@@ -106,7 +103,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, Any]:
 
 
 def tell_power(run: Run) -> None:
-    """What the rule can tell with as many questions, before anything is spent on it."""
+    """Print the rule's power with the configured number of questions, before anything is spent on it."""
     section = run.config.gate
     found = power(section.questions, DISCORDANT, section)
     shares = ", ".join(f"{what} {100 * value:.0f} %" for what, value in found.items())
@@ -123,8 +120,8 @@ def rule_name(run: Run) -> str:
 
 
 def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance: Advance) -> None:
-    """A peer's responses to some shards of questions, in its process, each shard's written as one file: one greedy; in
-    round 0 also k samples."""
+    """Have a peer answer some shards of questions, in its process: greedily; in round 0 also with k samples. The
+    responses to a shard are written as one file."""
     section, chain, sources = run.config.gate, run.config.generate, shards.shard_paths(run.gate_dir)
     questions = [(shard, row) for shard in units for row in shards.rows_of(sources[shard], PromptRow)]
     tokens = policy.prompts.all_of("solve", [(row["question"], ()) for _, row in questions])
@@ -135,17 +132,17 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
         sampling = Sampling(section.temperature, section.top_p, chain.max_new_tokens, logprobs=False)
         ways.append((list(range(1, section.samples + 1)), sampling))
     for numbers, sampling in ways:
-        asked = [(*each, ids, number) for each, ids in zip(questions, tokens, strict=True) for number in numbers]
+        requests = [(*each, ids, number) for each, ids in zip(questions, tokens, strict=True) for number in numbers]
         seeds = [
             request_seed(run.config.run.seed, round_, "gate", policy.name, draw_key(row["question"]), number)
-            for _, row, _, number in asked
+            for _, row, _, number in requests
         ]
         engine = partial(policy_cache.engine, policy, run.config)
-        faults = quarantine.allowed(run.config.runtime.quarantine_share, len(asked))
+        faults = quarantine.allowed(run.config.runtime.quarantine_share, len(requests))
         completions = complete(
-            engine, [ids for *_, ids, _ in asked], seeds, sampling, max_prompt_tokens(chain), advance, faults
+            engine, [ids for *_, ids, _ in requests], seeds, sampling, max_prompt_tokens(chain), advance, faults
         )
-        for (shard, row, _, number), completion in zip(asked, completions, strict=True):
+        for (shard, row, _, number), completion in zip(requests, completions, strict=True):
             found = kinds.of(run.config.prompts.answers).find(completion.text, row["question"])
             rows[shard].append(
                 {
@@ -167,8 +164,8 @@ def answer_all(run: Run, round_: int, policy: Policy, units: list[int], advance:
 
 
 def unit_path(run: Run, round_: int, peer: str, shard: int) -> Path:
-    """Where a peer's responses to a shard are kept until the stage is closed."""
-    return run.stage_dir(round_, gate.FOLDER) / ".work" / f"responses~{peer}~{shard:05d}.parquet"  # no name has a ~
+    """File of a peer's responses to a shard until the stage is finished."""
+    return run.stage_dir(round_, gate.FOLDER) / ".work" / f"responses~{peer}~{shard:05d}.parquet"  # names contain no ~
 
 
 class Gate:
@@ -181,7 +178,7 @@ class Gate:
         self.lost = Quarantine(run, stage, sum(self.sizes))
 
     def respond(self, workers: Workers) -> None:
-        """What the peers have not answered yet."""
+        """Have the peers answer what they have not answered yet."""
         each = 1 if self.round else self.run.config.gate.samples + 1
         done: dict[str, int] = {}
         for name, policy in self.policies.items():
@@ -199,7 +196,7 @@ class Gate:
         """All peers' responses to a shard."""
         paths = [unit_path(self.run, self.round, name, shard) for name in self.policies]
         rows = [row for path in paths for row in shards.rows_of(path, GateResponseRow)]
-        if kinds.is_own(self.kind):  # not in a peer's process, which has no pool to run it in
+        if kinds.is_own(self.kind):  # it runs in the grader's pool, which a peer's process does not have
             find_all(rows, self.kind, grader)
         return rows
 
@@ -216,14 +213,14 @@ class Gate:
         weights = {name: reliability(share) for name, share in shares.items()}
         votes: dict[str, GateVote] = {}
         for id_ in questions:
-            said = [(answer, weights[name]) for name, own in answers.items() for answer in own[id_]]
-            winners, share = weighted_vote([a for a, _ in said], [w for _, w in said], self.kind, grader)
-            votes[id_] = (said[winners[0]][0] if winners else None, share)
+            ballots = [(answer, weights[name]) for name, own in answers.items() for answer in own[id_]]
+            winners, share = weighted_vote([a for a, _ in ballots], [w for _, w in ballots], self.kind, grader)
+            votes[id_] = (ballots[winners[0]][0] if winners else None, share)
         if not any(answer is not None for answer, _ in votes.values()):
             raise UserError(
                 f"no sample of any peer states an answer to any of the {len(votes)} questions of the gate within "
-                f"{self.run.config.generate.max_new_tokens} tokens, so nobody has a vote: raise "
-                "generate.max_new_tokens, ask for another form of answers, or begin a run with gate.questions=0"
+                f"{self.run.config.generate.max_new_tokens} tokens, so there are no votes: raise "
+                "generate.max_new_tokens, configure another kind of answers, or begin a run with gate.questions=0"
             )
         agreement = self.write(votes, {}, grader)
         found = self.counts(votes, agreement)
@@ -237,7 +234,7 @@ class Gate:
         )
 
     def judge(self, grader: Grader) -> None:
-        """A later round: which of its adapters are used."""
+        """A later round: decide which of its adapters are used."""
         section, used = self.run.config.gate, gate.in_use(self.run, self.round - 1)
         untouched, votes = self.earlier(0)
         earlier = {number: self.earlier(number)[0] for number in set(used.values())}
@@ -269,7 +266,7 @@ class Gate:
                 console.print(f"[bold]refused[/bold] {refusal_line(decision)}")
 
     def earlier(self, round_: int) -> tuple[dict[str, AgreementByQuestion], dict[str, GateVote]]:
-        """A finished round's agreement of each peer's greedy answers, and the votes."""
+        """A finished round: the agreement of each peer's greedy answers, and the votes."""
         agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
         votes: dict[str, GateVote] = {}
         for path in shards.shard_paths(self.run.stage_dir(round_, gate.FOLDER)):
@@ -282,7 +279,7 @@ class Gate:
     def write(
         self, votes: dict[str, GateVote], others: dict[str, dict[str, AgreementByQuestion]], grader: Grader
     ) -> dict[str, AgreementByQuestion]:
-        """Write the shards; `others` has the agreements of other policies, by column. Returns the greedy answers'."""
+        """Write the shards; `others` has the agreement of other policies, by column. Returns that of greedy answers."""
         agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
         for shard in range(len(self.sizes)):
             found, rows = self.responses(shard, grader), []
@@ -316,7 +313,7 @@ class Gate:
         return {"n": n, "discordant": round(discordant, 4), "assumed": self.round == 0, "probabilities": found}
 
     def finish(self, counts: dict[str, Any], more: dict[str, Any]) -> None:
-        """Close the stage."""
+        """Finish the stage."""
         paths = shards.shard_paths(self.stage.folder)
         rows = sum(shards.row_count(path) for path in paths)
         engine = engine_kind(self.run.config.generate)
@@ -326,7 +323,7 @@ class Gate:
 
 
 def rounded(shares: dict[str, float]) -> dict[str, float]:
-    """For a manifest and a summary."""
+    """Shares as manifests and summaries have them."""
     return {name: round(share, 4) for name, share in shares.items()}
 
 
