@@ -257,7 +257,7 @@ compare: setup  ## compare RUNS="a b c" (or one ablation by its name) side by si
 status: setup  ## print what of RUN is finished, running (progress per peer), stopped, failed (why), missing; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
 
-unpack: setup  ## put the run of FILE=archive into runs/ (RUN=name), list what is missing; PLACES=/old=/new maps a path
+export: setup  ## write each peer's adapter of RUN and a card; ROUND=2 (else the gate's best), MERGED=yes, CHECK=50, OUT=dir
 	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
 		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
 		$(foreach pair,$(BASE),--base '$(pair)')
@@ -266,7 +266,7 @@ pack: setup  ## write RUN as an archive without models (OUT=file.tar.gz); GOLD=n
 	@$(PY) -m pipeline.share pack --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(filter no,$(GOLD)),--no-gold) \
 		$(if $(filter yes,$(LOGS)),--logs)
 
-unpack: setup  ## put the run of FILE=archive into runs/ (RUN=name), list what is missing here; PLACES=/old=/new maps it
+unpack: setup  ## put the run of FILE=archive into runs/ (RUN=name), list what is missing; PLACES=/old=/new maps a path
 	@$(PY) -m pipeline.share unpack --file '$(FILE)' $(if $(filter-out file,$(origin RUN)),--run '$(RUN)') \
 		$(foreach pair,$(PLACES),--place '$(pair)')
 
