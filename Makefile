@@ -257,7 +257,7 @@ compare: setup  ## compare RUNS="a b c" (or one ablation by its name) side by si
 status: setup  ## print what of RUN is finished, running (progress per peer), stopped, failed (why), missing; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
 
-export: setup  ## write each peer's adapter of RUN and a card; ROUND=2 (else the gate's best), MERGED=yes, CHECK=50, OUT=dir
+export: setup  ## write each peer's adapter of RUN and a card; ROUND=2 (else the best), MERGED=yes, CHECK=50, OUT=dir
 	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
 		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
 		$(foreach pair,$(BASE),--base '$(pair)')
