@@ -259,9 +259,12 @@ def command(
     round_: Annotated[int, typer.Option("--round", min=1, help="Number of the last round.")] = 1,
     run: Annotated[str | None, typer.Option(help="Name of the ablation; default: that of the config's file.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: run.seed and the numbers after it.")] = 1,
-    arms: Annotated[str, typer.Option(help="Names in configs/arms, or TOML files; with spaces between.")] = DEFAULT_ARMS,
+    arms: Annotated[
+        str, typer.Option(help="Names in configs/arms, or TOML files, with spaces between.")
+    ] = DEFAULT_ARMS,
     against: Annotated[
-        str | None, typer.Option(help=f"Arms to compare the others with; default: those of {DEFAULT_AGAINST} that run.")
+        str | None,
+        typer.Option(help=f"Arms to compare the others with; default: those of {DEFAULT_AGAINST} in --arms."),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override for all arms; repeatable.")] = None,
 ) -> None:

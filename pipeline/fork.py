@@ -264,9 +264,7 @@ def command(
     run: Annotated[str, typer.Option(help="Name of the existing run, which is only read.")],
     round_: Annotated[int, typer.Option("--round", min=0, help="Number of its round after which the new run begins.")],
     new: Annotated[str, typer.Option(help="Name of the new run.")],
-    config: Annotated[
-        Path | None, typer.Option(help="TOML config of the new run; default: that of --run.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML config of the new run; default: that of --run.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override; repeatable.")] = None,
 ) -> None:
     """`python -m pipeline.fork --run RUN --round R --new NEW`."""
