@@ -168,8 +168,8 @@ def size(work: RoundWork, peers: Mapping[str, PeerRates], devices: int, rounds: 
 
 
 def sizing_table(gpus: list[Device], price: float, rounds: int) -> str:
-    """A Markdown table: an experiment with the paper's three peers, by questions, response tokens and GPUs: those given,
-    or, if one is given, 1, 8 and 64 of it. Raises UserError for a CPU or GPUs that differ."""
+    """A Markdown table: an experiment with the paper's three peers, by questions, response tokens and GPUs: the given
+    ones, or, if it is one, 1, 8 and 64 of it. Raises UserError for a CPU or GPUs that differ."""
     device, counts = gpus[0], COUNTS if len(gpus) == 1 else (len(gpus),)
     if not device.is_gpu or len({each.memory for each in gpus}) > 1:
         raise UserError("--sizing needs GPUs of one kind: --devices 1x80, or 4x80 for exactly four")

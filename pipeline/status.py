@@ -106,7 +106,7 @@ def status_lines(
 
 
 def outlook(states: Sequence[StageState]) -> float | None:
-    """Seconds until all is finished, if each stage takes as long as last time; None if one has never finished."""
+    """Seconds until all is finished, if each stage takes as long as last time; None if one never finished."""
     took = {each.stage: each.seconds for each in states if each.state == "finished" and each.seconds is not None}
     total = 0.0
     for each in states:

@@ -116,7 +116,7 @@ def test_the_sizing_table_has_fewer_hours_on_more_devices() -> None:
     four = sizing_table(parse_devices("4x24"), 2.5, 1).splitlines()
     assert len(four) == 2 + 4 * 2 and all("| 4 |" in row for row in four[2:])
     for given in ("cpu", "1x24+1x80"):
-        with pytest.raises(UserError, match="--sizing is for GPUs of one kind"):
+        with pytest.raises(UserError, match="--sizing needs GPUs of one kind"):
             sizing_table(parse_devices(given), 2.5, 1)
 
 
