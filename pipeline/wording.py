@@ -69,7 +69,7 @@ def trials_table(
     value = "accuracy" if dev.golds is not None else "self-consistency"
     title = (
         f"wordings on {len(dev.questions)} questions of {config.wording.source if config.wording else ''}, in % with "
-        "95 % bootstrap intervals\n→: used; ●: the best measured, though the best of several looks better than it is"
+        "95 % bootstrap intervals\n→: used; ●: the best measured (the best of several looks better than it is)"
     )
     if dev.golds is None:
         title += "\nno gold answers: a model can be consistent and wrong, so also look at its responses (make try)"

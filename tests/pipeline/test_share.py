@@ -450,7 +450,7 @@ def code_of(card: Path, **names: str) -> str:
 def test_an_export_loads_and_says_what_the_run_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = export("t", None, None, True, 3, None, [])
     out = capsys.readouterr().out
-    assert "round 1 of run t: the last one that was trained" in out
+    assert "round 1 of run t: the last trained one" in out
     for way in ("transformers, merged: 3 of 3 texts", "transformers, merged: 3 of 3", "peft, adapter in float32: 3 of"):
         assert way in out
     assert (folder / "plain/README.md").read_text(encoding="utf-8").count("3 of 3 texts") == 1
@@ -538,7 +538,7 @@ def test_an_export_that_says_something_else_is_none(root: Path, monkeypatch: pyt
         save_file({n: -w for n, w in weights.items()}, target / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(pipeline.share.export, "write_checkpoint", other)
-    refused(lambda: export("t", 1, None, True, 1, 4, []), "does not say what the run's own policy says", "CHECK=0")
+    refused(lambda: export("t", 1, None, True, 1, 4, []), "does not answer like the run's own policy", "CHECK=0")
     assert not list(root.glob("*export*"))
 
 
@@ -570,7 +570,7 @@ def gated(root: Path, best: dict[int, tuple[float, bool]]) -> Run:
 
 def test_the_best_round_by_the_gate_is_exported(root: Path) -> None:
     run = gated(root, {1: (0.6, True), 2: (0.8, True), 3: (0.4, False)})
-    assert choose_round(run, None)[0] == 2 and choose_round(run, 3) == (3, "as asked")
+    assert choose_round(run, None)[0] == 2 and choose_round(run, 3) == (3, "as requested")
     run = gated(root, {1: (0.4, False), 2: (0.3, False), 3: (0.3, False)})
     refused(lambda: choose_round(run, None), "is 0, the untouched peers", "ROUND=3")
 
