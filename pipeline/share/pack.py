@@ -1,8 +1,8 @@
 """`make pack` and `make unpack`: a run as one file, and back.
 
 An archive has finished stages, the listed files beside them, and the report; no unlisted files and no models. Without
-gold answers (`GOLD=no`) it leaves out the output of evaluate (its rows state gold answers, its metrics and warnings count
-them), an oracle's list of examples (chosen by them), and the report.
+gold answers (`GOLD=no`) it leaves out the output of evaluate (its rows state gold answers, its metrics and warnings
+count them), an oracle's list of examples (chosen by them), and the report.
 """
 
 from __future__ import annotations
