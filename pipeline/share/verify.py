@@ -28,8 +28,8 @@ BUSY = "wait for it or stop it: its files are changing"
 
 
 def verify_run(run: str) -> None:
-    """Check that no file of a run has changed. Prints a line for each that has, then raises UserError; also raises it if
-    another process holds the run."""
+    """Check that no file of a run has changed. Prints a line for each that has, then raises UserError; also raises it
+    if another process holds the run."""
     check_begun(run)
     root = RUNS / run
     with locked(root, BUSY) if os.access(root, os.W_OK) else nullcontext():
