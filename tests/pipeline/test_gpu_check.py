@@ -343,7 +343,7 @@ def test_memory_that_a_closed_engine_keeps_fails_the_shapes(tmp_path: Path, monk
     monkeypatch.setattr("peers.engines.vllm.VllmEngine", Greedy)
     monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: name))
     monkeypatch.setattr(shapes, "model", lambda _: ROOT / "peers/gemma2")
-    for after, told in ((1.9, ("ok", "")), (3.5, ("failed", "closed it still holds 2.50 GiB; at most 1.0"))):
+    for after, told in ((1.9, ("ok", "")), (3.5, ("failed", "after closing it holds 2.50 GiB; expected at most 1.0"))):
         taken = [1.0, after]
         monkeypatch.setattr(shapes, "gpu_bytes_used", lambda taken=taken: int(taken.pop(0) * numbers.GIB))
         assert outcome("generate", Setting(gpu=True, folder=tmp_path)) == told
@@ -395,7 +395,7 @@ def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, begun: Any, monke
     begun[1].extend([SimpleNamespace(poll=lambda: None, returncode=None), SimpleNamespace(wait=lambda: 0)])
     monkeypatch.setattr(rounds, "gpu_mib_used", lambda: mebibytes.pop(0))
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72})
-    assert "still taken" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
+    assert "still in use" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
 
 
 # starts one that starts another in a session of its own, and says both ids
@@ -504,7 +504,7 @@ def _in_a_process(body: str, monkeypatch: PATCH) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("time.sleep(60)", "out of time, its process was ended"),
+        ("time.sleep(60)", "out of time, its process was killed"),
         ("sys.stderr.write('segfault'); sys.exit(3)", "died (3): segfault"),
     ],
 )
@@ -610,7 +610,7 @@ def test_what_is_asked_wrongly_is_refused_first(tmp_path: Path, monkeypatch: PAT
     monkeypatch.setattr(command, "check", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match="'heat': expected some of environment, head"):
         command.report(None, "heat", True, None)
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="the folder .* is missing"):
         command.report(tmp_path / "none" / "out.json", "", True, None)
 
 

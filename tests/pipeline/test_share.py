@@ -495,7 +495,7 @@ def test_the_card_has_base_data_method_and_intervals(root: Path) -> None:
     examples = shards.read_json(root / "round=1/adapters/_SUCCESS.json")["peers"]["plain"]["examples"]
     assert "12 unlabelled questions of `train.jsonl`" in card.text
     assert f"Round 1 trained on {examples} examples" in card.text
-    assert "what the hub has under this name may have other numbers" in card.text
+    assert "the hub's model of this name may have other weights" in card.text
     assert "`train.rank` | `16`" in card.text and "float32" in card.text and "Checked on" not in card.text
 
 
