@@ -610,7 +610,7 @@ def test_what_is_asked_wrongly_is_refused_first(tmp_path: Path, monkeypatch: PAT
     monkeypatch.setattr(command, "check", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match="'heat': expected some of environment, head"):
         command.report(None, "heat", True, None)
-    with pytest.raises(UserError, match="the folder .* is missing"):
+    with pytest.raises(UserError, match=r"the folder .* is missing"):
         command.report(tmp_path / "none" / "out.json", "", True, None)
 
 

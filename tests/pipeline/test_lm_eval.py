@@ -110,7 +110,7 @@ def test_a_harness_that_fails_is_one_line(harness: Path, tmp_path: Path) -> None
     harness.write_text("print('loading')\nraise SystemExit('Tasks not found: gsm9k')\n")
     with pytest.raises(UserError) as error:
         command.call_harness({"hub": ["gsm9k"]}, tmp_path, tmp_path / "lm_eval.log", "p")
-    said = f"lm-evaluation-harness failed on peer p: Tasks not found: gsm9k (all that it said is in {tmp_path}"
+    said = f"lm-evaluation-harness failed on peer p: Tasks not found: gsm9k (its output is in {tmp_path}"
     assert str(error.value).startswith(said) and "loading" in (tmp_path / "lm_eval.log").read_text()
 
 
