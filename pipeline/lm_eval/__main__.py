@@ -157,7 +157,7 @@ def benchmarks_of(
     for section in sections:
         if section.answers not in GRADED:
             console.print(
-                f"  benchmark {section.name}: left out, since answers = {section.answers!r}; the harness can grade only "
+                f"  benchmark {section.name}: left out, since answers = {section.answers!r}; the harness grades only "
                 f"{' and '.join(GRADED)}",
                 markup=False,
             )
