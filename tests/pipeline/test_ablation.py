@@ -292,7 +292,7 @@ def test_names_and_seeds_are_checked_before_any_work(project: Path) -> None:
 
 @pytest.mark.parametrize("config", ["nano", "qwen", "paper"])
 def test_every_arm_is_what_it_says_whatever_the_config(config: str) -> None:
-    """Label, text and weighting are the arm's own: no config may turn one into another."""
+    """Label, text and weighting belong to the arm: no config may turn one arm into another."""
     arms = [load_arm(path.stem) for path in sorted((ROOT / "configs/arms").glob("*.toml"))]
     path = ROOT / "configs" / f"{config}.toml"
     resolved = {arm.name: load_config(path, list(arm.overrides)) for arm in arms}
@@ -406,7 +406,7 @@ def test_the_rows_of_a_question_are_drawn_together() -> None:
 
 
 def test_labels_are_told_in_order(project: Path) -> None:
-    """What has to be there first is named."""
+    """The error names what must exist first."""
     config = load_config(Path("tiny.toml"), [])
     with pytest.raises(UserError, match=r"chains is not finished: run `make generate RUN=t ROUND=1`"):
         judged(Run("t", config), 1)

@@ -1,4 +1,4 @@
-"""A run that begins after another's round: what is linked, what is refused, and that the other run stays as it is."""
+"""A run that begins after another run's round: what is linked, what is refused, and that the other run is unchanged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def state(root: Path) -> dict[str, tuple[str, int]]:
 
 
 def same(*names: str) -> bool:
-    """Whether files are one, under two names."""
+    """Whether two names are one file."""
     return os.path.samefile(*names)
 
 
@@ -202,7 +202,7 @@ def test_wrong_names_and_rounds_are_refused_before_any_work(made: Run) -> None:
 
 
 def test_questions_that_a_new_benchmark_has_are_not_trained_on(made: Run) -> None:
-    """Of a fork as of any run; and where they are dropped the questions would differ."""
+    """Checked as for any run; and if they are dropped, the questions differ."""
     with pytest.raises(UserError, match="24 of 24 questions are also in a benchmark"):
         fork("t", 2, "u", None, ["benchmarks.0.source=train.jsonl"])
     with Path("train.jsonl").open("a") as source:

@@ -1,4 +1,4 @@
-"""`make gpu-check`: its JSON; and each step fails when what it checks is broken on purpose, here with stand-ins."""
+"""`make gpu-check`: its JSON; and each step fails if its subject is broken on purpose, here with stand-ins."""
 
 from __future__ import annotations
 
@@ -162,14 +162,14 @@ class StandIn:
         return True
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Any) -> list[Completion]:
-        """One by one, where they are drawn."""
+        """One by one, if they are sampled."""
         short = Sampling(sampling.temperature, sampling.top_p, min(12, sampling.max_new_tokens))
         if not sampling.temperature:
             return self.engine.generate(requests, short, advance)
         return [self.engine.generate([request], short, advance)[0] for request in requests]
 
     def sleep(self) -> bool:
-        """It has nothing to give back."""
+        """Nothing to release."""
         return True
 
     def wake(self) -> None:

@@ -1,5 +1,4 @@
-"""The tasks that lm-evaluation-harness is given, its process, and its figures beside ours; for real where it is
-installed."""
+"""The tasks for lm-evaluation-harness, its process, and its figures beside ours; with the real one if installed."""
 
 from __future__ import annotations
 

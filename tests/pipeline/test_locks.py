@@ -1,4 +1,4 @@
-"""A run has one writer: the lock says who has it, and of a holder that was killed, that it was."""
+"""A run has one writer: the lock says who has it, and whether the holder was killed."""
 
 from __future__ import annotations
 
