@@ -468,7 +468,7 @@ def test_chains_and_round_0_are_made_once_for_all_arms(project: Path) -> None:
     assert "right, the aggregate" in labels.stdout and "training weight on them" not in labels.stdout
     (runs / "x.oracle.17/round=1/keep.parquet").unlink()
     refused = run_module("pipeline.ablation", *arguments, cwd=project)
-    assert refused.returncode == 2 and "gold answers did not choose the examples of an oracle" in refused.stderr
+    assert refused.returncode == 2 and "gold answers did not choose this oracle's examples" in refused.stderr
 
 
 def _questions(count: int) -> list[dict[str, Any]]:

@@ -277,7 +277,7 @@ def test_a_step_without_the_ones_before_it_is_not_done(setting: Setting, monkeyp
         ("engine", OrderMatters, "order of the requests"),
         ("renewed", NotRenewed, "changed no answer"),
         ("renewed", NeverBack, "did not come back"),
-        ("fresh", HalfRenewed, "other than a fresh one"),
+        ("fresh", HalfRenewed, "differently from a fresh one"),
     ],
 )
 def test_an_engine_that_is_wrong_is_found_out(
@@ -312,7 +312,7 @@ def test_memory_that_an_engine_keeps_asleep_or_closed_fails_the_check(
     taken(5, 2)
     assert "awake" in outcome("sleep", there)[1]
     taken(2.2)
-    assert "still holds 1.20 GiB" in outcome("closed", there)[1]
+    assert "it holds 1.20 GiB" in outcome("closed", there)[1]
     engines._engine.append(StandIn(ROOT / "peers/gemma2"))
     taken(1.8)
     assert outcome("closed", there) == ("ok", "")
