@@ -74,13 +74,13 @@ class Ablation:
         if twice:
             raise UserError(f"two arms are called {twice[0]!r}: rename one of the TOML files")
         known = [arm.name for arm in arms]
-        asked = list(dict.fromkeys((DEFAULT_AGAINST if against is None else against).split()))
-        missing = [other for other in asked if other not in known]
+        wanted = list(dict.fromkeys((DEFAULT_AGAINST if against is None else against).split()))
+        missing = [other for other in wanted if other not in known]
         if missing and against is not None:
             raise UserError(
                 f"--against {missing[0]!r} is not an arm of this command; expected some of: {' '.join(known)}"
             )
-        self.compared = [arms[known.index(other)] for other in asked if other in known]
+        self.compared = [arms[known.index(other)] for other in wanted if other in known]
         same: dict[str, str] = {}
         for arm in arms:  # before any work
             try:

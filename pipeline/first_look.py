@@ -98,10 +98,10 @@ def answers_of(
 ) -> dict[str, list[Extracted | None]]:
     """The answers in each peer's responses: greedy ones first, then k samples per question."""
     kind, k = config.prompts.answers, config.evaluate.samples
-    asked = [*questions, *(question for question in questions for _ in range(k))]
+    repeated = [*questions, *(question for question in questions for _ in range(k))]
     with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
         texts = {name: [each.text for each in (*found.greedy, *found.samples)] for name, found in probes.items()}
-        return {name: grader.find(list(zip(mine, asked, strict=True)), kind) for name, mine in texts.items()}
+        return {name: grader.find(list(zip(mine, repeated, strict=True)), kind) for name, mine in texts.items()}
 
 
 def print_probes(
@@ -212,11 +212,11 @@ def command(
         resolved = load_config(config, set_ or [])
         all_questions = list(choose_prompts(resolved).questions.values())
         items = sum(map(len, load_benchmarks(resolved).values()))
-        asked = all_questions[:questions]
-        probes, placement = probe_peers(resolved, asked, all_questions[questions : questions + MORE])
-        answers = answers_of(resolved, asked, probes)
+        shown = all_questions[:questions]
+        probes, placement = probe_peers(resolved, shown, all_questions[questions : questions + MORE])
+        answers = answers_of(resolved, shown, probes)
         for name, found in probes.items():
-            print_probes(name, asked, found, answers[name], every)
+            print_probes(name, shown, found, answers[name], every)
         console.print()
         for line in form_warnings(resolved):
             _say(f"warning: {line}")

@@ -50,7 +50,7 @@ class HarnessOptions:
     unmerged: bool
 
 
-def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> list[TaskRow]:
+def confirm(run: Run, round_: int, options: HarnessOptions, peers: list[str]) -> list[TaskRow]:
     """Run the harness on base and adapter of each peer, and write lm_eval.json. Raises UserError if it fails."""
     check_peers(run.config)
     untouched, trained = resolve_all(run, 0), resolve_all(run, round_)
@@ -61,14 +61,14 @@ def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> l
             console.print(f"  {peer}: the gate let no adapter through, so there is nothing to compare")
             continue
         begun = time.monotonic()
-        found, items = run_peer(run, round_, untouched[peer], trained[peer], asked)
+        found, items = run_peer(run, round_, untouched[peer], trained[peer], options)
         rows += task_rows(run, peer, found, items, ours)
         console.print(f"  {peer}: base and adapter of round {trained[peer].round}, {time.monotonic() - begun:.0f} s")
     path = run.round_dir(round_) / "lm_eval.json"
     about = {
         "run": run.name,
         "round": round_,
-        "limit": asked.limit,
+        "limit": options.limit,
         "versions": {"lm-eval": metadata.version("lm-eval"), **versions()},
         "policies": {peer: [untouched[peer].identity, trained[peer].identity] for peer in peers},
         "rows": [asdict(row) for row in rows],
@@ -82,30 +82,30 @@ def confirm(run: Run, round_: int, asked: HarnessOptions, peers: list[str]) -> l
 
 
 def run_peer(
-    run: Run, round_: int, base: Policy, trained: Policy, asked: HarnessOptions
+    run: Run, round_: int, base: Policy, trained: Policy, options: HarnessOptions
 ) -> tuple[dict[str, Any], dict[str, tuple[str, list[str]]]]:
     """The figures of harness.py for a peer, and {task: (benchmark, its items)}."""
-    directory, beside = (trained.base, trained.adapter) if asked.unmerged else trained.weights()
+    directory, beside = (trained.base, trained.adapter) if options.unmerged else trained.weights()
     with tempfile.TemporaryDirectory(prefix="lm-eval-") as temporary:
         folder = Path(temporary)
         items: dict[str, tuple[str, list[str]]] = {}
-        for name, (section, questions) in asked.benchmarks.items():
+        for name, (section, questions) in options.benchmarks.items():
             apart = write_questions(folder, name, section.answers, questions, base.prompts, run.config.generate)
             if apart:
                 console.print(f"  {base.name}: the harness encodes {apart} prompts of {name} differently from us")
             items[task_name(name)] = (name, [item.id for item in questions])
-        if asked.everyday:
+        if options.everyday:
             write_everyday(folder)
         models = {"base": (base.base, None), "adapter": (directory, beside)}
         job = {
             "folder": str(folder),
             "prompts": list(items),
-            "everyday": [EVERYDAY] if asked.everyday else [],
-            "hub": asked.hub,
+            "everyday": [EVERYDAY] if options.everyday else [],
+            "hub": options.hub,
             "chat": base.prompts.is_chat,
-            "limit": asked.limit,
+            "limit": options.limit,
             "dtype": base.dtype,
-            "batch_size": asked.batch_size,
+            "batch_size": options.batch_size,
             "context_tokens": run.config.generate.context_tokens,
             "models": {
                 name: {"directory": str(path.resolve()), "adapter": None if lora is None else str(lora.resolve())}
@@ -206,10 +206,10 @@ def command(
             if QUESTIONS in names and not given:
                 console.print("  the run has no such benchmarks: give questions and answers with --questions FILE")
             hub = [name for name in names if name not in OURS]
-            asked = HarnessOptions(given, EVERYDAY in names, hub, limit, batch_size, unmerged)
-            if not (given or asked.everyday or hub):
+            options = HarnessOptions(given, EVERYDAY in names, hub, limit, batch_size, unmerged)
+            if not (given or options.everyday or hub):
                 raise UserError(f"--tasks {tasks!r}: no task is left to run")
-            confirm(opened, round_, asked, peer or known)
+            confirm(opened, round_, options, peer or known)
 
     guarded(body)
 

@@ -89,7 +89,7 @@ def check_peer(
     run: Run, policy: Policy, exported: Path, questions: list[str], limit: int, advance: Advance
 ) -> list[OutputAgreement]:
     """One peer's agreements, computed in its process."""
-    ask = partial(_asked, run, questions=questions, limit=limit, advance=advance)
+    ask = partial(_greedy, run, questions=questions, limit=limit, advance=advance)
     own = ask(policy)
     engine, merged = engine_kind(run.config.generate), exported / MERGED
     prompts = policy.prompts
@@ -103,22 +103,24 @@ def check_peer(
         texts = ask(replace(policy, adapter=exported, checkpoint=None, identity=""))
         found.append(agreement(f"{engine}, adapter served", own, texts, False))
     policy_cache.drop_all()
-    asked = prompts.all_of("solve", [(question, ()) for question in questions])
+    prompt_ids = prompts.all_of("solve", [(question, ()) for question in questions])
     if merged.is_dir():
-        texts = _plain(merged, None, policy.dtype, prompts, asked, limit, advance)
+        texts = _plain(merged, None, policy.dtype, prompts, prompt_ids, limit, advance)
         found.append(agreement("transformers, merged", own, texts, False))
-    texts = _plain(policy.base, exported, "float32", prompts, asked, limit, advance)
+    texts = _plain(policy.base, exported, "float32", prompts, prompt_ids, limit, advance)
     return [*found, agreement("peft, adapter in float32", own, texts, False)]
 
 
-def _asked(run: Run, policy: Policy, *, questions: list[str], limit: int, advance: Advance) -> list[str]:
+def _greedy(run: Run, policy: Policy, *, questions: list[str], limit: int, advance: Advance) -> list[str]:
     """A policy's greedy responses from the run's engine."""
-    asked = policy.prompts.all_of("solve", [(question, ()) for question in questions])
+    prompt_ids = policy.prompts.all_of("solve", [(question, ()) for question in questions])
     engine = partial(policy_cache.engine, policy, run.config)
     sampling = Sampling(0.0, 1.0, limit, logprobs=False)
     return [
         each.text
-        for each in complete(engine, asked, [0] * len(asked), sampling, max_prompt_tokens(run.config.generate), advance)
+        for each in complete(
+            engine, prompt_ids, [0] * len(prompt_ids), sampling, max_prompt_tokens(run.config.generate), advance
+        )
     ]
 
 
@@ -127,7 +129,7 @@ def _plain(
     adapter: Path | None,
     dtype: str,
     prompts: Any,
-    asked: list[list[int]],
+    prompt_ids: list[list[int]],
     limit: int,
     advance: Advance,
 ) -> list[str]:
@@ -144,8 +146,8 @@ def _plain(
         model = PeftModel.from_pretrained(model, str(adapter))
     model = model.eval().to("cuda" if gpu_is_there() else "cpu")
     texts = []
-    for first in range(0, len(asked), BATCH):
-        batch = asked[first : first + BATCH]
+    for first in range(0, len(prompt_ids), BATCH):
+        batch = prompt_ids[first : first + BATCH]
         longest = max(map(len, batch))
         ids = [[prompts.end_id] * (longest - len(each)) + each for each in batch]
         mask = [[0] * (longest - len(each)) + [1] * len(each) for each in batch]
