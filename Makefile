@@ -1,4 +1,4 @@
-# One command: make round ROUND=3. Every target sets up its environment first, where that is not done.
+# One command: make round ROUND=3. Each target first sets up its environment, if that has not been done.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -26,7 +26,7 @@ BENCH_ARGS ?=
 QUESTIONS ?=
 DEVICES ?=
 PRICE  ?=
-# not taken from the environment, where it may mean something else
+# Not from the environment, where it may mean something else.
 LOG    :=
 WRITE  ?= yes
 PROMPT ?=
@@ -48,7 +48,7 @@ OWNER  :=
 NEW    ?=
 TASKS  ?=
 LIMIT  ?=
-# of make chaos: not from the environment, which may have a CASE or an ENGINE of its own
+# For make chaos. Not from the environment, which may have a CASE or an ENGINE of its own.
 CASES  :=
 SEED   :=
 ENGINE :=
@@ -64,11 +64,11 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export VLLM_NO_USAGE_STATS := 1
 export DO_NOT_TRACK := 1
 export TOKENIZERS_PARALLELISM := false
-# Compilers that torch and vLLM call (ninja) are in the environment, too.
+# torch and vLLM call build tools (ninja) that are in .venv, too.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 PY := .venv/bin/python
-# A run that exists and is named without a CONFIG is used under the config that it has frozen.
+# An existing run that is named without a CONFIG keeps its frozen config.
 FROZEN = $(and $(filter file,$(origin CONFIG)),$(filter-out file,$(origin RUN)),$(wildcard runs/$(RUN)/config.json))
 RUN_ARGS = $(if $(FROZEN),,--config '$(CONFIG)') --run '$(RUN)'
 SET_ARGS = $(foreach pair,$(SET),--set '$(pair)')
@@ -90,7 +90,7 @@ ifneq ($(FROM_ONE)$(FROM_ZERO),)
   endif
 endif
 ifneq ($(filter-out json,$(LOG)),)
-  $(error LOG must be json, or nothing, not '$(LOG)')
+  $(error LOG must be json or empty, not '$(LOG)')
 endif
 WORK  := try wording round generate score train gate evaluate ablate
 KINDS := cpu gpu transformers
@@ -111,8 +111,8 @@ help:  ## show this list
 	@echo
 	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
-# .venv/.stamp-NAME is a copy of the list that was installed last, written after pip has succeeded: an
-# interrupted install leaves none, and the same list under a new date is not installed again.
+# .venv/.stamp-NAME is a copy of the last installed list, written after pip has succeeded: an interrupted install
+# leaves none, and the same list with a new date is not installed again.
 define SETUP
 fail() { echo "make setup: $$*" >&2; exit 1; }
 gpus() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
@@ -121,7 +121,7 @@ kind=$(KIND)
 asks="KIND asks for"
 if [[ -z $$kind ]]; then
     asks="this machine needs"
-    # transformers was chosen, or there is nothing else here
+    # transformers was chosen before, or nothing else runs here
     if [[ $$system != "Linux x86_64" || -e .venv/.stamp-transformers ]]; then kind=transformers
     elif gpus; then kind=gpu
     else kind=cpu; fi
@@ -129,7 +129,7 @@ fi
 # Ray's GPUs are on other nodes
 ray() { [[ '$(SET)' = *executor.kind=ray* ]] || grep -qsE '^kind *= *"ray"' '$(CONFIG)'; }
 if [[ $$kind = gpu && -n "$(filter $(WORK),$(MAKECMDGOALS))" ]] && ! gpus && ! ray; then
-    fail "the gpu set needs a GPU, and nvidia-smi lists none here (a container is given them by docker run --gpus all)"
+    fail "the gpu set needs a GPU, and nvidia-smi lists none here (for a container: docker run --gpus all)"
 fi
 
 missing=()
@@ -145,7 +145,7 @@ case $$system in
     "Linux x86_64") ;;
     "Linux aarch64" | "Darwin arm64")
         [[ $$kind = transformers ]] \
-            || fail "the $$kind set is for Linux on x86_64 and this is $$system: KIND=transformers" ;;
+            || fail "the $$kind set is for Linux on x86_64 and this is $$system: use KIND=transformers" ;;
     *) fail "the pinned lists are for Linux on x86_64 or arm64 and macOS on arm64; this is $$system" ;;
 esac
 for other in $(KINDS); do
@@ -155,24 +155,24 @@ for other in $(KINDS); do
 done
 if [[ $$kind = transformers ]]; then
     if [[ " $(EXTRA) " = *" bench "* ]]; then fail "EXTRA=bench compares with vLLM and needs KIND=cpu"; fi
-    if gpus; then echo "torch of the transformers set is for the CPU alone: the GPU here is not used"; fi
+    if gpus; then echo "the transformers set has torch for the CPU only: the GPU here is not used"; fi
 fi
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || found="not there"
+    found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || found="missing"
     case $$found in
         3.11 | 3.12 | 3.13) ;;
-        *) fail "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$found; name one: make setup PYTHON=python3.12" ;;
+        *) fail "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$found: try make setup PYTHON=python3.12" ;;
     esac
     $(PYTHON) -m venv .venv
 fi
 
-if [[ $$kind = gpu ]] && gpus; then  # peers/gpu.py looks again where a peer starts
+if [[ $$kind = gpu ]] && gpus; then  # peers/gpu.py checks again when a peer starts
     driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
     if [[ $$driver =~ ^([0-9]+)\. && $${BASH_REMATCH[1]} -lt $(DRIVER) ]]; then
-        fail "the NVIDIA driver here is $$driver; CUDA 13 needs $(DRIVER) or newer: install one, or take KIND=cpu"
+        fail "the NVIDIA driver here is $$driver; CUDA 13 needs $(DRIVER) or newer: update it, or use KIND=cpu"
     fi
     command -v $${CC:-gcc} >/dev/null || command -v clang >/dev/null \
-        || fail "Triton needs a C compiler on a GPU and there is none: apt-get install gcc, or set CC"
+        || fail "Triton needs a C compiler on a GPU, and there is none: apt-get install gcc, or set CC"
     header=$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h
     [[ -e $$header ]] || fail "Triton needs $$header on a GPU: apt-get install python3-dev, of that Python's version"
 fi
@@ -183,7 +183,7 @@ for list in "$${missing[@]}"; do
     lines=requirements/$$list.txt
     index=()
     if [[ $$list = cpu || $$list = transformers ]]; then
-        # For Linux PyPI has no CPU build of torch. Where pip is not set up to find one, PyTorch's own index has it.
+        # PyPI has no CPU build of torch for Linux. Unless pip is set up to find one, take it from PyTorch's own index.
         pip install -qq --dry-run --no-deps -r <(grep '^torch==' $$lines) 2>/dev/null \
             || index=(--extra-index-url https://download.pytorch.org/whl/cpu)
     fi
@@ -196,7 +196,7 @@ for list in "$${missing[@]}"; do
     esac
     echo "installing $$(grep -c '^[a-z]' $$lines) packages into .venv ($$list, $$time)…"
     rm -f .venv/.stamp-$$list
-    if [[ $$list = cpu || $$list = transformers ]]; then  # of all but these builds of torch the checksums are known
+    if [[ $$list = cpu || $$list = transformers ]]; then  # no checksums are pinned for these builds
         pip install -qq --no-deps $${index[@]+"$${index[@]}"} -r <(grep '^torch==' $$lines) \
             || fail "pip could not install torch of $$lines (its message is above)"
     fi
@@ -211,120 +211,120 @@ export SETUP
 setup:  ## create .venv, packages pinned; KIND=transformers: no vLLM; EXTRA: qwen, pocket, bench, ray, trackio, browser
 	@bash -euo pipefail -c "$$SETUP" $(if $(LOG),>&2)
 
-try: setup  ## a first look: QUESTIONS=8 to CONFIG's peers; shows prompts, responses, hours and disk; nothing is kept
+try: setup  ## ask CONFIG's peers QUESTIONS=8 questions; print prompts, responses, hours and disk; keep nothing
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
 
-plan: setup  ## who runs where; memory, hours and disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
+plan: setup  ## print who runs where; memory, hours, disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
 	@$(PY) -m pipeline.plan $(RUN_ARGS) $(if $(DEVICES),--devices '$(DEVICES)') \
 		$(if $(ROUND),--round '$(ROUND)') $(if $(PRICE),--price '$(PRICE)') $(SET_ARGS)
 
-wording: setup  ## try the [wordings] of CONFIG with each peer and write the best into CONFIG (WRITE=no: only the table)
+wording: setup  ## try the [wordings] of CONFIG with each peer, write the best into CONFIG (WRITE=no: print only)
 	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
 
-round: setup  ## run all that is missing up to ROUND=3; ends with the table (LOG=json: events)
+round: setup  ## run all that is missing up to ROUND=3, then print the table (LOG=json: events)
 	$(call stage,pipeline.round,$(ROUND))
 	$(if $(LOG),,@$(PY) -m evaluate.report --run '$(RUN)')
 
-generate: setup  ## one stage of ROUND=3: the peers answer each question in a chain
+generate: setup  ## run one stage of ROUND=3: the peers answer each question in a chain
 	$(call stage,generate,$(ROUND))
 
-score: setup  ## one stage of ROUND=3: PMI of each answer with the aggregate, and its weight
+score: setup  ## run one stage of ROUND=3: PMI of each answer with the aggregate, and its weight
 	$(call stage,score,$(ROUND))
 
-train: setup  ## one stage of ROUND=3: LoRA on the aggregates, weighted
+train: setup  ## run one stage of ROUND=3: LoRA on the aggregates, weighted
 	$(call stage,train,$(ROUND))
 
-gate: setup  ## one stage of ROUND=3, with gate.questions: which adapters are used (0: the untouched models vote)
+gate: setup  ## run one stage of ROUND=3, with gate.questions: which adapters are used (0: the untouched models vote)
 	$(call stage,train.gate,$(ROUND))
 
-evaluate: setup  ## one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
+evaluate: setup  ## run one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))
 
-ablate: setup  ## ten arms up to ROUND=1 with SEEDS=3; ARMS="pst rank" picks others, AGAINST="pst" what to compare with
+ablate: setup  ## run ten arms up to ROUND=1 with SEEDS=3; ARMS="pst rank" picks others, AGAINST="pst" compares with it
 	@$(PY) -m pipeline.ablation --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
 		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 
-labels: setup  ## how often RUN's aggregates were right, where the questions have gold answers
+labels: setup  ## print how often RUN's responses and labels were right, where the questions have gold answers
 	@$(PY) -m pipeline.labels --run '$(RUN)'
 
-report: setup  ## print the table of RUN and write its page, runs/RUN/report.html; PRICE=2.5 of a device hour
+report: setup  ## print the table of RUN and write its page, runs/RUN/report.html; PRICE=2.5 a device hour
 	@$(PY) -m evaluate.report --run '$(RUN)' $(if $(PRICE),--price '$(PRICE)')
 
-compare: setup  ## runs side by side, RUNS="a b c", AGAINST="a" (or the name of one ablation): tables and a page
+compare: setup  ## compare RUNS="a b c" (or one ablation by its name) side by side, with AGAINST="a": tables and a page
 	@$(PY) -m evaluate.compare --runs '$(RUNS)' $(if $(ROUND),--round '$(ROUND)') \
 		$(if $(AGAINST),--against '$(AGAINST)') $(if $(OUT),--out '$(OUT)')
 
-status: setup  ## what of RUN is finished, at work (progress per peer), stopped, failed (why) and missing; LOG=json
+status: setup  ## print what of RUN is finished, running (progress per peer), stopped, failed (why), missing; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
 
-export: setup  ## each peer's adapter of RUN and a card; ROUND=2 (else the gate's best), MERGED=yes, CHECK=50, OUT=dir
+export: setup  ## write each peer's adapter of RUN and a card; ROUND=2 (else the best), MERGED=yes, CHECK=50, OUT=dir
 	@$(PY) -m pipeline.share export --run '$(RUN)' $(if $(ROUND),--round '$(ROUND)') $(if $(OUT),--out '$(OUT)') \
 		$(if $(filter yes,$(MERGED)),--merged) $(if $(CHECK),--check '$(CHECK)') $(if $(TOKENS),--tokens '$(TOKENS)') \
 		$(foreach pair,$(BASE),--base '$(pair)')
 
-pack: setup  ## RUN as one archive without models (OUT=file.tar.gz); GOLD=no leaves out gold answers, LOGS=yes adds logs
+pack: setup  ## write RUN as an archive without models (OUT=file.tar.gz); GOLD=no omits gold answers, LOGS=yes adds logs
 	@$(PY) -m pipeline.share pack --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(filter no,$(GOLD)),--no-gold) \
 		$(if $(filter yes,$(LOGS)),--logs)
 
-unpack: setup  ## the run of FILE=archive into runs/ (RUN=name); says what is missing here; PLACES=/old=/new says where
+unpack: setup  ## put the run of FILE=archive into runs/ (RUN=name), list what is missing; PLACES=/old=/new maps a path
 	@$(PY) -m pipeline.share unpack --file '$(FILE)' $(if $(filter-out file,$(origin RUN)),--run '$(RUN)') \
 		$(foreach pair,$(PLACES),--place '$(pair)')
 
-verify: setup  ## read RUN, or FILE=archive, again and name what is not as it was written
+verify: setup  ## check all files of RUN, or of FILE=archive, against their checksums
 	@$(PY) -m pipeline.share verify $(if $(FILE),--file '$(FILE)',--run '$(RUN)')
 
-push: setup  ## print the commands that would put RUN's export on the hub, as OWNER=name; none is run
+push: setup  ## print the commands that upload RUN's export to the hub, as OWNER=name; run none
 	@$(PY) -m pipeline.share push --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(OWNER),--owner '$(OWNER)')
 
-show: setup  ## one question of RUN: responses, label, PMI, weights; ROUND=1, and PROMPT=id, WORST=3 or RANDOM=3
+show: setup  ## show one question of RUN: responses, label, PMI, weights; ROUND=1, and PROMPT=id, WORST=3 or RANDOM=3
 	@$(PY) -m pipeline show '$(RUN)' $(if $(WORST)$(RANDOM),'$(or $(WORST),$(RANDOM))') \
 		$(if $(ROUND),--round '$(ROUND)') $(if $(PROMPT),--prompt '$(PROMPT)') \
 		$(if $(WORST),--worst) $(if $(RANDOM),--random)
 
-table: setup  ## the results of RUN for a paper; FORMAT=latex or csv, else Markdown
+table: setup  ## print the results of RUN for a paper; FORMAT=latex or csv, else Markdown
 	@$(PY) -m pipeline table '$(RUN)' --$(FORMAT)
 
-schema: setup  ## the tables that files have; TABLE=chains for the columns of one
+schema: setup  ## print the tables that the files hold; TABLE=chains prints the columns of one
 	@$(PY) -m data schema $(if $(TABLE),'$(TABLE)')
 
-fork: setup  ## a run NEW=name that begins after ROUND=2 of RUN, under another CONFIG or SET; what still holds is linked
+fork: setup  ## begin run NEW=name after ROUND=2 of RUN, under another CONFIG or SET; link what still holds
 	@$(PY) -m pipeline.fork --run '$(RUN)' --round $(ROUND) --new '$(NEW)' \
 		$(if $(filter file,$(origin CONFIG)),,--config '$(CONFIG)') $(SET_ARGS)
 
 lm-eval: override EXTRA += bench
-lm-eval: setup  ## lm-evaluation-harness after ROUND=3 of RUN; TASKS="gsm8k,arc_easy", QUESTIONS=file, LIMIT=50
+lm-eval: setup  ## run lm-evaluation-harness after ROUND=3 of RUN; TASKS="gsm8k,arc_easy", QUESTIONS=file, LIMIT=50
 	@$(PY) -m pipeline.lm_eval --run '$(RUN)' --round $(ROUND) $(if $(TASKS),--tasks '$(TASKS)') \
 		$(if $(QUESTIONS),--questions '$(QUESTIONS)') $(if $(LIMIT),--limit '$(LIMIT)')
 
-test: setup  ## run the tests; EXTRA="pocket qwen" for those with real models; PYTEST_ARGS goes to pytest
+test: setup  ## run the tests; EXTRA="pocket qwen" adds those with real models; PYTEST_ARGS goes to pytest
 	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-check: setup  ## lint, format, types, and that imports only point down
+check: setup  ## check lint, format, types, and that imports only point down
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 
 bench: override EXTRA := pocket bench
-bench: setup  ## ours and lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
+bench: setup  ## compare with lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m bench all $(BENCH_ARGS)
 
 chaos: setup  ## disturb a tiny run and resume it, CASES=90 times; SEED, ENGINE=vllm, EXECUTOR=ray, CASE=its seed
 	@$(PY) -m tests.chaos $(if $(CASES),--cases '$(CASES)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(ENGINE),--engine '$(ENGINE)') $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(CASE),--case '$(CASE)')
 
-gpu-check: setup  ## whether this machine computes what is promised: 4 minutes, on a CPU 12 at most (OUT=file.json)
+gpu-check: setup  ## check that this machine computes what is promised: 4 minutes, on a CPU 12 at most (OUT=file.json)
 	@$(PY) -m pipeline.gpu_check $(if $(OUT),--out '$(OUT)')
 
-peers: setup  ## make the three nano peers anew, from nothing; the project ships what this made
+peers: setup  ## make the three nano peers again, from nothing; the project ships the result
 	@$(PY) -m peers.nano.pretrain
 
-lock:  ## resolve the pinned lists in requirements/ anew; LISTS="transformers ray" for some
+lock:  ## resolve the pinned lists in requirements/ again; LISTS="transformers ray" for some of them
 	@[[ -x .cache/lock/bin/python ]] || $(PYTHON) -m venv .cache/lock
 	@.cache/lock/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@PATH="$(CURDIR)/.cache/lock/bin:$$PATH" .cache/lock/bin/python requirements/lock.py $(LISTS)
 	@PATH="$(CURDIR)/.cache/lock/bin:$$PATH" .cache/lock/bin/python requirements/sums.py $(LISTS)
 
-clean:  ## remove caches and converted models; .venv and runs/ stay
+clean:  ## remove caches and converted models; keep .venv and runs/
 	@rm -rf .cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

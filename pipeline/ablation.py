@@ -1,9 +1,9 @@
 """`python -m pipeline.ablation`: the same experiment under several arms and seeds, side by side.
 
-An arm is a small TOML that is laid over the experiment's config (configs/arms/). Each arm and seed is a run of its own,
-`<run>.<arm>.<seed>`, that can be looked at and continued like any other. What two of them have in common, the same
-chains of round 1 or the same evaluation of round 0, is made once: a finished stage with the same fingerprint in another
-run of the ablation is linked, not repeated. Killed at any moment, the same command goes on.
+An arm is a small TOML that overrides keys of the experiment's config (configs/arms/). Each arm and seed is its own run,
+`<run>.<arm>.<seed>`, which can be inspected and continued like any other. What two runs have in common, such as the
+chains of round 1 or the evaluation of round 0, is made once: a finished stage with the same fingerprint in another run
+of the ablation is linked, not repeated. After a kill, the same command continues.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from pipeline.round import plan
 
 DEFAULT_ARMS = "pst uniform shuffled agreement entropy vote own self self-vote oracle"
 DEFAULT_AGAINST = "pst uniform"  # the arms that all others are compared with
-AGAIN = "again"  # the arm that may equal another
+AGAIN = "again"  # the only arm that may equal another
 METRICS_SHOWN = {"em": "EM", "gap": "GV-Gap"}
 
 
@@ -69,18 +69,18 @@ class Ablation:
         if not self.config.benchmarks:
             raise UserError(f"{config}: arms are compared by exact match and GV-Gap, which need a [[benchmarks]] table")
         if not arms:
-            raise UserError("no arm is named: give some of configs/arms with --arms (ARMS= with make)")
+            raise UserError("--arms is empty: name some of configs/arms (ARMS= with make)")
         twice = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
         if twice:
             raise UserError(f"two arms are called {twice[0]!r}: rename one of the TOML files")
         known = [arm.name for arm in arms]
-        asked = list(dict.fromkeys((DEFAULT_AGAINST if against is None else against).split()))
-        missing = [other for other in asked if other not in known]
+        wanted = list(dict.fromkeys((DEFAULT_AGAINST if against is None else against).split()))
+        missing = [other for other in wanted if other not in known]
         if missing and against is not None:
             raise UserError(
-                f"nothing can be compared with {missing[0]!r}, none of the arms of this command: {' '.join(known)}"
+                f"--against {missing[0]!r} is not an arm of this command; expected some of: {' '.join(known)}"
             )
-        self.compared = [arms[known.index(other)] for other in asked if other in known]
+        self.compared = [arms[known.index(other)] for other in wanted if other in known]
         same: dict[str, str] = {}
         for arm in arms:  # before any work
             try:
@@ -94,11 +94,11 @@ class Ablation:
             if other != arm.name and AGAIN not in (other, arm.name):
                 raise UserError(
                     f"the arms {other!r} and {arm.name!r} are the same under {config}: leave one out (the arm "
-                    f"{AGAIN!r} is for running the same thing twice)"
+                    f"{AGAIN!r} runs the same thing twice)"
                 )
 
     def overrides_of(self, arm: Arm, seed: int) -> list[str]:
-        """All that a run of an arm changes in the config file."""
+        """All overrides of the config file for a run of an arm."""
         return [*self.overrides, *arm.overrides, f"run.seed={seed}"]
 
     def run_name(self, arm: Arm, seed: int) -> str:
@@ -106,7 +106,7 @@ class Ablation:
         return f"{self.name}.{arm.name}.{seed}"
 
     def names(self, seed: int) -> list[str]:
-        """The runs of all arms with a seed, those of earlier commands, too."""
+        """The runs of all arms with a seed, including those of earlier commands."""
         mine = [self.run_name(arm, seed) for arm in self.arms]
         others = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
         return mine + [
@@ -116,9 +116,9 @@ class Ablation:
         ]
 
     def run(self) -> None:
-        """All runs, one after the other. An arm whose run is ended early is left out of what is compared."""
+        """Run all arms, one after the other. Comparisons leave out an arm whose run ended early."""
         for arm in self.arms:  # before any work
-            check_run_name(self.run_name(arm, self.seeds[-1]))  # the longest
+            check_run_name(self.run_name(arm, self.seeds[-1]))  # the longest name
         stopped: dict[Arm, int] = {}
         for number, seed in enumerate(self.seeds):
             for arm in self.arms:
@@ -138,19 +138,19 @@ class Ablation:
         self.arms = [arm for arm in self.arms if arm not in stopped]
         self.compared = [arm for arm in self.compared if arm not in stopped]
         for arm, seed in stopped.items():
-            console.print(f"[bold]{arm.title}[/bold] was ended early (seed {seed}) and is in no table")
+            console.print(f"[bold]{arm.title}[/bold] ended early (seed {seed}) and is left out of the tables")
         if not self.arms:
-            raise UserError("all arms were ended early, so there is nothing to compare")
+            raise UserError("all arms ended early, so there is nothing to compare")
 
     def go_on(self, run: Run, arm: Arm, seed: int) -> None:
-        """What is missing of one run."""
+        """Run the missing stages of one run."""
         warm(run.config, engine=engine_kind(run.config.generate) == "vllm")
         try:
             hours = hours_of(run)
             with Pool(run) as workers:
                 for step in plan(self.round):
                     adopt(run, step.stage, step.round, self.names(seed))
-                    if step.stage == "train" and arm.oracle:  # before train, whatever was killed: it must find the list
+                    if step.stage == "train" and arm.oracle:  # train needs the list, even after a kill
                         left = keep_right(run, step.round)
                         console.print(f"  oracle round {step.round}: {left} examples whose label is right, by gold")
                     do_step(step, run, workers, hours, self.round)
@@ -159,18 +159,18 @@ class Ablation:
                 write_report(run.name, run.config.guard)
             raise
         finally:
-            shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # they come back bit for bit
+            shutil.rmtree(run.root / ".checkpoints", ignore_errors=True)  # can be merged again, bit for bit
 
-    # --- what came out ---
+    # --- results ---
 
     def results(self) -> list[Row]:
-        """Rows of ABLATION: of round 0, and per arm, and in each per peer and of their mean: exact match and gap, and
-        their paired differences from the arms `compared`, with intervals over seeds and questions. Raises UserError if
-        runs cannot be compared."""
+        """Rows of ABLATION, for round 0 and each arm, per peer and for the peers' mean: exact match and gap, and their
+        paired differences from the arms `compared`, with intervals over seeds and questions. Raises UserError if runs
+        cannot be compared."""
         found = {BASE.name: [item_values(RUNS / self.run_name(self.arms[0], seed), 0) for seed in self.seeds]}
         found |= {arm.name: self.values(arm) for arm in self.arms}
         everything = [each for values in found.values() for each in values]
-        matrices(everything, "em", "mean")  # all on the same questions
+        matrices(everything, "em", "mean")  # raises unless all have the same questions
         rows: list[Row] = []
         for arm in (BASE, *self.arms):
             others = [None, *(other for other in self.compared if other.name != arm.name)]
@@ -196,12 +196,12 @@ class Ablation:
         return rows
 
     def values(self, arm: Arm) -> list[ItemValues]:
-        """Per seed, every item's values in the last round. Raises UserError if an oracle's gold answers did not choose
-        the examples of every round: someone went on with it as with any other run."""
+        """Per seed, every item's values in the last round. Raises UserError if gold answers did not choose an oracle's
+        examples in every round, because someone continued its run with another command."""
         for run, round_ in product([self.run_name(arm, seed) for seed in self.seeds], range(1, self.round + 1)):
             if arm.oracle and not (path := keep_path(run, round_)).is_file():
                 raise UserError(
-                    f"{path} is missing, so gold answers did not choose the examples of an oracle: delete runs/{run}"
+                    f"{path} is missing, so gold answers did not choose this oracle's examples: delete runs/{run}"
                 )
         return [item_values(RUNS / self.run_name(arm, seed), self.round) for seed in self.seeds]
 
@@ -236,16 +236,16 @@ class Ablation:
 
 
 def _shown(row: Row) -> str:
-    """A mean, or a difference: with its sign, and ? if its interval contains 0."""
+    """A mean; or a difference with its sign, and ? if its interval contains 0."""
     sign = "" if row["minus"] is None else "+"
     known = row["minus"] is None or (row["low"] is not None and not row["low"] <= 0 <= row["high"])
     mean = ("" if known else "? ") + points(row["mean"], sign)
     if row["low"] is None:
         return mean
-    if sign and row["low"] == row["high"]:  # which is no interval: nothing is known of how they might differ
+    if sign and row["low"] == row["high"]:  # no interval: how much they vary is unknown
         return f"{mean} (no spread)"
     low, high = row["low"], row["high"]
-    if row["metric"] == "em" and not sign:  # a share ends there, the estimate of an interval need not
+    if row["metric"] == "em" and not sign:  # a share cannot exceed these, an estimated interval can
         low, high = max(low, 0.0), min(high, 1.0)
     return f"{mean} ({points(low, sign)} to {points(high, sign)})"
 
@@ -256,12 +256,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(help="Run several arms of one experiment with several seeds, and print their differences with intervals.")
 def command(
     config: Annotated[Path, typer.Option(help="TOML config of the experiment.")],
-    round_: Annotated[int, typer.Option("--round", min=1, help="Up to which round.")] = 1,
-    run: Annotated[str | None, typer.Option(help="Its name; the default is that of the config's file.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="run.seed and the ones after it.")] = 1,
-    arms: Annotated[str, typer.Option(help="Names in configs/arms, or TOML files, with spaces.")] = DEFAULT_ARMS,
+    round_: Annotated[int, typer.Option("--round", min=1, help="Number of the last round.")] = 1,
+    run: Annotated[str | None, typer.Option(help="Name of the ablation; default: that of the config's file.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: run.seed and the numbers after it.")] = 1,
+    arms: Annotated[
+        str, typer.Option(help="Names in configs/arms, or TOML files, with spaces between.")
+    ] = DEFAULT_ARMS,
     against: Annotated[
-        str | None, typer.Option(help=f"Arms that the others are compared with; those there are of: {DEFAULT_AGAINST}.")
+        str | None,
+        typer.Option(help=f"Arms to compare the others with; default: those of {DEFAULT_AGAINST} in --arms."),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override for all arms; repeatable.")] = None,
 ) -> None:
@@ -280,7 +283,7 @@ def command(
         for table in ablation.tables(rows):
             console.print(table)
         page = write_ablation(ablation.name, round_, rows, path.with_suffix(".html"))
-        console.print(f"as rows: {path}; page: {page}")
+        console.print(f"rows: {path}; page: {page}")
 
     guarded(body)
 

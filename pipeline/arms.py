@@ -1,4 +1,4 @@
-"""Arms of an ablation: small TOMLs that are laid over an experiment's config (configs/arms/)."""
+"""Arms of an ablation: small TOMLs that override keys of an experiment's config (configs/arms/)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from data.errors import UserError
 
 ARMS = Path("configs/arms")
-# what all arms have in common, or their evaluations and that of round 0 could not be compared
+# keys that all arms must share: otherwise neither their evaluations nor round 0's could be compared
 MEASURE = (
     "run.",
     "peers.",
@@ -23,7 +23,7 @@ MEASURE = (
     "generate.context",
     "generate.engine",
 )
-NOT_MEASURE = ("templates.review", "templates.synthesis")  # words of the chain alone
+NOT_MEASURE = ("templates.review", "templates.synthesis")  # wording used only in chains
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The name in tables, which marks an arm that reads gold answers."""
         return f"{self.name} (reads gold)" if self.oracle else self.name
 
 
@@ -60,8 +60,8 @@ def load_arm(name: str) -> Arm:
     measure = [text for text in overrides if text.startswith(MEASURE) and not text.startswith(NOT_MEASURE)]
     if measure:
         raise UserError(
-            f"{path}: {measure[0]!r} changes the peers, or what they are measured by, which all arms must share: "
-            "set it for all of them (--set, or SET= with make), or make another config"
+            f"{path}: {measure[0]!r} changes the peers or how they are measured, which all arms must share: "
+            "set it for all arms (--set, or SET= with make), or make another config"
         )
     return Arm(path.stem, tuple(overrides), oracle)
 
@@ -71,6 +71,6 @@ def _flat(table: dict[str, Any], path: Path, prefix: str = "") -> list[str]:
     for key, value in table.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             raise UserError(f"{path}: an arm changes single keys; [[{prefix}{key}]] is a list of tables")
-        text = json.dumps(value, ensure_ascii=False, default=str)  # a date is refused by the config
+        text = json.dumps(value, ensure_ascii=False, default=str)  # the config refuses a date
         found += _flat(value, path, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={text}"]
     return found

@@ -1,6 +1,6 @@
-"""`python -m pipeline.first_look --config FILE`: eight of a run's questions through its peers, before the first hour.
+"""`python -m pipeline.first_look --config FILE`: ask the peers eight of a run's questions before the run starts.
 
-Nothing is trained, nothing is frozen, and no run is left behind; converted models stay in the cache.
+It trains nothing, freezes no config and leaves no run; converted models stay in the cache.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ ENDED = {
     "context": "not asked: the prompt is too long",
 }
 
-
-MORE = 512  # questions beyond those that are shown, for rates of large batches
+MORE = 512  # further questions, not shown, to measure large batches
 
 
 def probe_peers(
     config: Config, questions: list[str], timing_questions: list[str], what: str = "try"
 ) -> tuple[dict[str, Probe], Placement]:
-    """Each peer's probe, and who ran where."""
+    """Each peer's probe, and the placement used."""
     k = config.evaluate.samples
     placement = placement_of(Run(what, config))
     total = dict.fromkeys(config.peer_names, len(questions) * (1 + k))
@@ -59,23 +58,23 @@ def probe_peers(
 
 
 def peers_at_once(placement: Placement, peer: str) -> int:
-    """How many peers are at work on a peer's device at the same time, itself counted."""
+    """How many peers work on this peer's device at the same time, including itself."""
     mine = placement.slots_of(peer)[0]
     here = {slot.peer for slot in placement.slots if slot.device == mine.device and slot.replica == 0}
     return 1 if placement.takes_turns(mine) else len(here)
 
 
 def devices_of(placement: Placement) -> dict[str, list[str]]:
-    """Of each peer's replicas."""
+    """{peer: the devices of its replicas}."""
     return {slot.peer: [each.device.name for each in placement.slots_of(slot.peer)] for slot in placement.slots}
 
 
 def work_of(config: Config, questions: int, items: int) -> RoundWork:
-    """What round 1 of a config asks of each peer, at most: no row that score drops is taken off."""
+    """The most work that round 1 gives each peer: rows that score may drop are included."""
     peers, asking, score = config.peer_names, asking_of(config, 1), config.score
     any_question = Question("", "", 0, peers)
     responses = sum(asking.asks(turn, rater, any_question) for turn in asking.turns for rater in config.raters)
-    others = 0.0 if config.generate.alone else 1 - 1 / len(peers)  # who is not the aggregate's author
+    others = 0.0 if config.generate.alone else 1 - 1 / len(peers)  # share of aggregates that another peer wrote
     passes, examples = 2 * others, 1.0 if config.generate.alone or score.train_final else others
     if score.trains_on_samples:
         most = config.generate.samples
@@ -97,23 +96,23 @@ def work_of(config: Config, questions: int, items: int) -> RoundWork:
 def answers_of(
     config: Config, questions: Sequence[str], probes: Mapping[str, Probe]
 ) -> dict[str, list[Extracted | None]]:
-    """What each peer's responses state: those of the greedy ones first, then those of k samples a question."""
+    """The answers in each peer's responses: greedy ones first, then k samples per question."""
     kind, k = config.prompts.answers, config.evaluate.samples
-    asked = [*questions, *(question for question in questions for _ in range(k))]
+    repeated = [*questions, *(question for question in questions for _ in range(k))]
     with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
         texts = {name: [each.text for each in (*found.greedy, *found.samples)] for name, found in probes.items()}
-        return {name: grader.find(list(zip(mine, asked, strict=True)), kind) for name, mine in texts.items()}
+        return {name: grader.find(list(zip(mine, repeated, strict=True)), kind) for name, mine in texts.items()}
 
 
 def print_probes(
     name: str, questions: Sequence[str], found: Probe, answers: Sequence[Extracted | None], every: bool
 ) -> None:
-    """Print a peer's prompts and responses, with the answers of these."""
+    """Print a peer's prompts, responses and their answers; `every`: all prompts and a review."""
     console.print(f"\n[bold]peer {name}[/bold]")
     for number, prompt in enumerate(found.prompts[: None if every else 1], start=1):
         _block(f"prompt {number}, as the model reads it", prompt)
     if every:
-        _block("a review of question 1, its own response in view", found.review)
+        _block("a review of question 1, with its own response in view", found.review)
     for number, (question, response) in enumerate(zip(questions, found.greedy, strict=True), start=1):
         answer = answers[number - 1]
         _block(f"question {number}", question)
@@ -132,7 +131,7 @@ def _say(text: str) -> None:
 
 
 def rates_table(probes: Mapping[str, Probe], answers: Mapping[str, Sequence[Extracted | None]], k: int) -> Table:
-    """peer: load, speed, lengths, shares of all responses that were cut off or state no answer."""
+    """Per peer: loading, speed, lengths, shares of responses that were cut off or have no answer."""
     title = f"measured on greedy responses and k = {k} samples a question; tokens/s as if alone, loading not counted"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("peer")
@@ -158,12 +157,12 @@ def _share(responses: Sequence[Completion], reason: str) -> float:
 
 
 def projection_table(work: RoundWork, costs: Mapping[str, Cost], turns: bool) -> Table:
-    """stage: time and disk, then what round 1 and each further round take."""
+    """Time and disk per stage, then of round 1 and of each further round."""
     title = (
         f"projected for {work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
         f"peers {'in turns' if turns else 'side by side'}"
     )
-    console.print(title)  # a table's own title is broken to its width
+    console.print(title)  # rich wraps a table's own title to its width
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("stage")
     for name in ("time", "disk", "and for a while"):
@@ -185,7 +184,7 @@ def projection_table(work: RoundWork, costs: Mapping[str, Cost], turns: bool) ->
 
 
 def short_duration(seconds: float) -> str:
-    """In the unit that fits."""
+    """A duration in seconds, minutes or hours."""
     if 0 < seconds < 1:
         return "< 1 s"
     if seconds < 120:
@@ -197,13 +196,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(
-    help="Ask each peer some of the run's questions: exact prompts, responses, speed, and what a round will take. "
-    "Nothing is trained or frozen."
+    help="Ask each peer some of the run's questions: print exact prompts, responses, speed, and the time and disk of "
+    "a round. Train and freeze nothing."
 )
 def command(
     config: Annotated[Path, typer.Option(help="TOML config.")],
-    questions: Annotated[int, typer.Option(min=1, max=1000, help="How many, the first of the run's order.")] = 8,
-    every: Annotated[bool, typer.Option("--all", help="Show every prompt, and one of a review.")] = False,
+    questions: Annotated[int, typer.Option(min=1, max=1000, help="How many of the run's first questions.")] = 8,
+    every: Annotated[bool, typer.Option("--all", help="Print all prompts, and one of a review.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override; repeatable.")] = None,
 ) -> None:
     """`python -m pipeline.first_look --config FILE`."""
@@ -213,11 +212,11 @@ def command(
         resolved = load_config(config, set_ or [])
         all_questions = list(choose_prompts(resolved).questions.values())
         items = sum(map(len, load_benchmarks(resolved).values()))
-        asked = all_questions[:questions]
-        probes, placement = probe_peers(resolved, asked, all_questions[questions : questions + MORE])
-        answers = answers_of(resolved, asked, probes)
+        shown = all_questions[:questions]
+        probes, placement = probe_peers(resolved, shown, all_questions[questions : questions + MORE])
+        answers = answers_of(resolved, shown, probes)
         for name, found in probes.items():
-            print_probes(name, asked, found, answers[name], every)
+            print_probes(name, shown, found, answers[name], every)
         console.print()
         for line in form_warnings(resolved):
             _say(f"warning: {line}")

@@ -24,7 +24,7 @@ from evaluate.tables import oracle_notice
 
 
 def labels_table(run: Run, rounds: list[int]) -> Table:
-    """One column per round."""
+    """One column per finished round."""
     title = f"run {run.name}: how good its labels were, in %,\nwith 95 % bootstrap intervals over questions"
     title += fork_notice(run.name) + oracle_notice(run.name)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -54,8 +54,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 @app.command(
-    help="Say how often a run's responses and labels were right, and how much training weight fell on wrong ones. In a "
-    "vote a tie counts as the share of the tied answers that is right."
+    help="Print how often a run's responses and labels were right, and how much training weight fell on wrong ones. A "
+    "tied vote counts as the share of the tied answers that are right."
 )
 def command(
     run: Annotated[str, typer.Option(help="Name of the run.")],
@@ -81,7 +81,7 @@ def command(
         if source_has_changed(opened):
             console.print(
                 f"[bold]{escape(opened.config.prompts.source)} has changed[/bold] since the run drew its questions: "
-                "these are the gold answers that it has now"
+                "this table uses its present gold answers"
             )
 
     guarded(body)

@@ -1,4 +1,4 @@
-"""What is in each device's memory in each stage, at most. Pure."""
+"""The most memory that each stage needs on each device. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from data.config.sections import Config
 from peers.memory import GIB, Footprint, Shape, footprint
 from peers.placement import Placement, Slot, resolve_runtime
 
-CPU_COMMAND = GIB  # the command itself, and the process that the peers' are forked from
+CPU_COMMAND = GIB  # the command itself, and the process from which the peers' are forked
 
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """Bytes of a stage on a device; `limit` is what the plan may use there."""
+    """Bytes that a stage needs on a device; `limit` is what it may use there."""
 
     device: str
     stage: str
@@ -23,7 +23,7 @@ class MemoryRow:
 
 
 def memory_plan(config: Config, placement: Placement, shapes: Mapping[str, Shape], total: int) -> list[MemoryRow]:
-    """What is in each device's memory in each stage, at most. `total`: bytes of this machine."""
+    """The most memory that each stage needs on each device. `total`: bytes of memory of this machine."""
     rows = []
     for device in dict.fromkeys(slot.device for slot in placement.slots):
         here = [slot for slot in placement.slots if slot.device == device]
@@ -43,8 +43,8 @@ def _footprint(config: Config, shapes: Mapping[str, Shape], slot: Slot) -> Footp
 
 
 def _bytes(needs: Footprint, slot: Slot, stage: str, turns: bool) -> int:
-    """Of a slot's process. Side by side an engine lives as long as its process; a verifier of evaluate is a model, and
-    takes what score does."""
+    """Bytes of a slot's process. Side by side, an engine lives as long as its process; a verifier in evaluate needs as
+    much as a model in score."""
     model = needs.train if stage == "train" else needs.score
     if stage != "generate, evaluate" and (turns or needs.apart):
         return needs.process + model
@@ -52,6 +52,6 @@ def _bytes(needs: Footprint, slot: Slot, stage: str, turns: bool) -> int:
 
 
 def host_memory(config: Config, placement: Placement, shapes: Mapping[str, Shape]) -> int:
-    """Bytes that engines which sleep hold in the machine's memory, in score and train."""
+    """Bytes of the machine's memory that sleeping engines hold in score and train."""
     asleep = [slot for slot in placement.slots if slot.apart]
     return sum(_footprint(config, shapes, slot).weights for slot in asleep)

@@ -1,7 +1,7 @@
-"""`python -m pipeline.plan --config FILE`: who runs where and why, what memory, hours and disk a run will take.
+"""`python -m pipeline.plan --config FILE`: who runs where and why, and the memory, hours and disk of a run.
 
-Nothing is trained and nothing is frozen. Hours come from a probe as `make try` does it; for devices that are given and
-are not here, from a rule of thumb (pipeline/rough.py), which is said.
+It trains nothing and freezes no config. Hours come from the probe of `make try`; for devices that this machine does not
+have, from a rule of thumb (pipeline/rough.py), and then the plan says so.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from pipeline.rough import like, likely_lengths, likely_shapes, rough_rates, siz
 ONCE = ("baseline", "votes")  # stages of the untouched peers
 NAMES = {"baseline": "evaluate, round 0", "votes": "gate, round 0"}
 PROBED = 8  # questions
-PRICE = 2.5  # of a device hour, for --sizing
+PRICE = 2.5  # default price of a device hour, for --sizing
 
 
 def placement_table(placement: Placement) -> Table:
-    """device: its peers, how, and their caches. Devices with the same are one row."""
+    """Per device: its peers, their caches, and how they share it. Equal devices are one row."""
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("device", "memory", "peers", "key-value caches", "how"):
         table.add_column(name)
@@ -65,7 +65,7 @@ def placement_table(placement: Placement) -> Table:
 
 
 def memory_table(rows: list[MemoryRow]) -> Table:
-    """device: bytes of each stage. Devices with the same numbers are one row."""
+    """Per device: bytes of each stage. Devices with equal numbers are one row."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("device")
     stages = list(dict.fromkeys(row.stage for row in rows))
@@ -81,7 +81,7 @@ def memory_table(rows: list[MemoryRow]) -> Table:
 
 
 def cost_table(costs: dict[str, Cost], rounds: int, devices: int, price: float | None) -> Table:
-    """stage: time and disk; then the run up to a round."""
+    """Time and disk per stage, then of a run of `rounds` rounds; `price` per device hour."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("stage")
     for name in ("time", "disk", "and for a while", *(["cost"] if price is not None else [])):
@@ -99,7 +99,7 @@ def cost_table(costs: dict[str, Cost], rounds: int, devices: int, price: float |
 
 
 def total(costs: dict[str, Cost], rounds: int) -> Cost:
-    """Of a command that makes all rounds up to one."""
+    """The cost of a command that runs `rounds` rounds."""
     often = {stage: 1 if stage in ONCE else rounds for stage in costs}
     return Cost(
         COMMAND + sum(often[stage] * cost.seconds for stage, cost in costs.items()),
@@ -110,21 +110,21 @@ def total(costs: dict[str, Cost], rounds: int) -> Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is told of a run, whatever the number of its rounds."""
+    """All that the command prints except what depends on the number of rounds."""
 
     placement: Placement
     memory: list[MemoryRow]
     asleep: int  # bytes of the machine's memory that sleeping engines hold
     costs: dict[str, Cost]  # by stage
-    source: str  # of the times
-    asked: str
+    source: str  # how the times were found
+    work: str  # in words
     warnings: list[str]
 
 
 def plan_of(config: Config, where: list[Device]) -> Plan:
-    """Raises UserError for questions that cannot be read, and for peers that cannot be used or do not fit."""
+    """The plan for devices. Raises UserError if questions cannot be read, or peers cannot be used or do not fit."""
     here = where == devices()
-    questions = list(choose_prompts(config).questions.values())  # before any model is fetched
+    questions = list(choose_prompts(config).questions.values())  # before any model is downloaded
     items = sum(map(len, load_benchmarks(config).values()))
     local = config.model_copy(update={"executor": ExecutorSection(workers=config.executor.workers)})
     shapes = shapes_of(config) if here else likely_shapes(config)
@@ -139,30 +139,30 @@ def plan_of(config: Config, where: list[Device]) -> Plan:
             for device in where
         }
         rates, likes = on[where[0].name], ", ".join(dict.fromkeys(map(like, where)))
-        source = f"estimated, not measured: a roofline of {likes}, responses half as long as they may be"
+        source = f"estimated, not measured: a roofline of {likes}, responses half as long as allowed"
     work = work_of(config, len(questions), items)
     rows, asleep = memory_plan(config, placement, shapes, memory_total()), host_memory(config, placement, shapes)
-    asked = f"{work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
-    asked += f"{len(rates)} peers"
+    summary = f"{work.questions:,} questions, {work.items:,} benchmark questions with k = {work.samples}, "
+    summary += f"{len(rates)} peers"
     costs = project(work, rates, devices_of(placement), on)
-    return Plan(placement, rows, asleep, costs, source, asked, _warnings(config, rows, asleep, here))
+    return Plan(placement, rows, asleep, costs, source, summary, _warnings(config, rows, asleep, here))
 
 
 def _warnings(config: Config, rows: list[MemoryRow], asleep: int, here: bool) -> list[str]:
     found = []
     if config.executor.kind == "ray":
         found.append(
-            "this is no plan of the Ray cluster, which executor.kind asks for, but of the devices above in one machine"
+            "executor.kind is ray, but this plan is for the devices above in one machine, not for the Ray cluster"
         )
     for device in dict.fromkeys(row.device for row in rows if row.bytes > row.limit):
         found.append(f"{device} needs more memory than it may use")
     if here and asleep > memory_total():
-        found.append(f"this machine has {gib(memory_total())} of memory, which is too little for engines that sleep")
+        found.append(f"this machine has {gib(memory_total())} of memory, too little for the sleeping engines")
     return found
 
 
 def _lack_of_disk(whole: Cost, rounds: int) -> list[str]:
-    """A warning where the disk of the runs has less room than all rounds take."""
+    """A warning if the disk with runs/ has less free space than all rounds take."""
     free, wanted = shutil.disk_usage(RUNS if RUNS.is_dir() else ".").free, whole.bytes + whole.temporary
     if free >= wanted:
         return []
@@ -171,7 +171,7 @@ def _lack_of_disk(whole: Cost, rounds: int) -> list[str]:
 
 @contextmanager
 def only_json() -> Iterator[None]:
-    """What is printed meanwhile, here and in the peers' processes, goes to standard error."""
+    """Inside the block, print to standard error, in this process and the peers'."""
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
@@ -187,17 +187,17 @@ def only_json() -> Iterator[None]:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help="Say who runs where and why; memory, hours and disk of a run. Nothing is trained or frozen.")
+@app.command(help="Print who runs where and why, and the memory, hours and disk of a run. Train and freeze nothing.")
 def command(
     config: Annotated[Path | None, typer.Option(help="TOML config.")] = None,
-    run: Annotated[str, typer.Option(help="Run whose frozen config is taken where no file is given.")] = "",
+    run: Annotated[str, typer.Option(help="Run whose frozen config to use, without --config.")] = "",
     devices_: Annotated[
-        str, typer.Option("--devices", help="As if there were these: 8x80, 2x24+1x80, cpu; default: those here.")
+        str, typer.Option("--devices", help="Devices to plan for: 8x80, 2x24+1x80, cpu; default: this machine's.")
     ] = "",
-    rounds: Annotated[int, typer.Option("--round", min=1, max=100_000, help="Up to which round.")] = 1,
-    price: Annotated[float | None, typer.Option(min=0, help="Of a device hour.")] = None,
+    rounds: Annotated[int, typer.Option("--round", min=1, max=100_000, help="Number of the last round.")] = 1,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of a device hour.")] = None,
     sizing: Annotated[
-        bool, typer.Option("--sizing", help="Only a Markdown table: the paper's peers, up to 1 M questions.")
+        bool, typer.Option("--sizing", help="Print only a Markdown table: the paper's peers, up to 1 M questions.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override; repeatable.")] = None,
@@ -213,7 +213,7 @@ def command(
         where = parse_devices(devices_) if devices_ else devices()
         if not where[0].is_gpu and gpu_is_there():
             raise UserError(
-                "the hours of a CPU are measured, and here the peers would be on the GPU: set CUDA_VISIBLE_DEVICES='' "
+                "the hours of a CPU are measured, but the peers would run on the GPU here: set CUDA_VISIBLE_DEVICES='' "
                 "to plan for the CPU"
             )
         make_plan(config_of(config, run, set_ or []), where, rounds, price, as_json)
@@ -222,16 +222,16 @@ def command(
 
 
 def config_of(path: Path | None, run: str, overrides: list[str]) -> Config:
-    """Of a file, else the one that a run has frozen. Raises UserError."""
+    """The config of a file, or else a run's frozen one. Raises UserError."""
     if path is not None:
         return load_config(path, overrides)
     if not run:
-        raise UserError("which config? give its file with --config FILE (configs/ has some)")
+        raise UserError("no config is named: give its file with --config FILE (configs/ has some)")
     check_run_name(run)
     frozen = RUNS / run / "config.json"
     if not frozen.is_file():
         raise UserError(f"run {run!r} does not exist yet: give its config with --config FILE (configs/ has some)")
-    load_frozen(run)  # for its refusals
+    load_frozen(run)  # to raise its errors
     return parse_config(shards.read_json(frozen), str(frozen), overrides)
 
 
@@ -261,13 +261,13 @@ def make_plan(config: Config, where: list[Device], rounds: int, price: float | N
     console.print(placement_table(placement))
     for reason in placement.reasons:
         _say(f"  {reason}")
-    console.print("\nmemory at most in each stage, once all is loaded")
+    console.print("\nthe most memory that each stage needs, once all is loaded")
     console.print(memory_table(rows))
     if plan.asleep:
-        _say(f"  in score and train the engines sleep, and hold {gib(plan.asleep)} in the machine's memory.")
+        _say(f"  in score and train the sleeping engines hold {gib(plan.asleep)} of the machine's memory.")
     for line in warnings:
         _say(f"  warning: {line}")
-    _say(f"\n{plan.asked}; times {plan.source}")
+    _say(f"\n{plan.work}; times {plan.source}")
     console.print(cost_table(costs, rounds, len(where), price))
 
 

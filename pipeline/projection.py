@@ -1,17 +1,17 @@
-"""How long a round will take and how much disk it needs, from a few measured rates. Pure: plain numbers in and out.
+"""The time and disk that a round needs, from a few measured rates. Pure: plain numbers in and out.
 
     generate   questions · responses · response tokens / chain rate
     score      questions · passes · ((prompt + review) / 2 + response) tokens / forward rate
     train      questions · examples · epochs · TRAIN · (prompt + response) tokens / forward rate
-    gate       questions kept apart · response tokens / decoding rate; of round 0 (votes + 1) times as many
+    gate       questions kept apart · response tokens / decoding rate; in round 0 (votes + 1) times as many
     evaluate   items · (k + 1) · response tokens / decoding rate
                + items · verifiers · (prompt + k · distinct · (response + request)) tokens / forward rate
 
-with the start of the peer's engine in the first stage, and in each stage what it loads. Rates are those of a peer that
-has its device alone: a device takes the sum of what its peers take, side by side or in turns, and a stage as long as
-its slowest device. Replicas share a peer's work by their speed, but each loads what it needs, and one alone trains.
-Equal samples of a question are verified once: `distinct` is the share of different ones. Tokens that sequences share
-are counted once.
+Added to these are the start of the peer's engine in the first stage, and the loading of models in each stage. Rates
+are those of a peer alone on its device: a device takes the sum of its peers' times, side by side or in turns, and a
+stage takes as long as its slowest device. Replicas share a peer's work by their speed, but each loads its own models,
+and only one trains. Equal samples of a question are verified once: `distinct` is the share of different ones. Tokens
+that sequences share count once.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from dataclasses import dataclass
 
 from peers.disk import CHECKPOINT, ROW
 
-TRAIN = 3.0  # forward passes that a training token costs: forward, and twice as much backward
-TEXT = 2.0  # bytes on disk of a response's token, as text and (in chains) as a number, compressed
-REQUEST = 12.0  # tokens of the question whether a response is right
-COMMAND = 15.0  # seconds of a command around its stages: imports, the benchmarks, the table, the report
+TRAIN = 3.0  # forward passes that a training token costs: one forward, and a backward of twice that
+TEXT = 2.0  # compressed bytes on disk per response token, as text and (in chains) as a number
+REQUEST = 12.0  # tokens that ask whether a response is right
+COMMAND = 15.0  # seconds of a command outside its stages: imports, the benchmarks, the table, the report
 
 
 @dataclass(frozen=True)
 class PeerRates:
-    """What was measured of a peer. Tokens are means, rates tokens per second, the rest seconds and bytes."""
+    """Measurements of a peer. Tokens are means; rates are tokens per second; the rest is seconds or bytes."""
 
     prompt_tokens: float
     review_tokens: float  # of a prompt that shows a response
     response_tokens: float
     distinct: float  # share of a question's samples that differ
-    decode_rate: float  # of response tokens, the reading of their prompts included; many samples of a question
-    chain_rate: float  # the same where each question is asked once, in a review, with log-probabilities
-    forward_rate: float  # teacher forcing; 0 where nothing could be measured, and then nothing is projected
-    engine_seconds: float  # until the first token of a process that is new
-    model_seconds: float  # until the model is there for teacher forcing, or an engine has other weights
+    decode_rate: float  # response tokens, including the time to read the prompts; many samples of a question
+    chain_rate: float  # the same when each question is asked once, in a review, with log-probabilities
+    forward_rate: float  # teacher forcing; 0 if it could not be measured, which leaves it out of the projection
+    engine_seconds: float  # until the first token of a new process
+    model_seconds: float  # to load the model for teacher forcing, or other weights into an engine
     adapter_bytes: int
     weight_bytes: int
 
 
 @dataclass(frozen=True)
 class RoundWork:
-    """What a round asks of each peer."""
+    """A peer's work in a round."""
 
     questions: int
-    responses: float  # to each question
-    passes: float  # of each question in score
-    examples: float  # of each question in train
+    responses: float  # per question
+    passes: float  # per question in score
+    examples: float  # per question in train
     epochs: int
     items: int  # benchmark questions
-    samples: int  # k of each item in evaluate
+    samples: int  # k per item in evaluate
     gate: int = 0  # questions kept apart for the gate
-    votes: int = 0  # samples of each of them that the untouched peers give
+    votes: int = 0  # samples of each of them from the untouched peers
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage takes; `temporary` bytes are gone when it, or the next round, is done."""
+    """What a stage takes; `temporary` bytes are freed at the end of the stage, or of the next round."""
 
     seconds: float
     bytes: float
@@ -74,10 +74,10 @@ def project(
     devices: Mapping[str, Sequence[str]] | None = None,
     by_device: Mapping[str, Mapping[str, PeerRates]] | None = None,
 ) -> dict[str, Cost]:
-    """{stage: cost} of one round, evaluated, and of `baseline` and `votes`, what the untouched peers do before round 1.
+    """{stage: cost} of one round, and of `baseline` and `votes`, the work of the untouched peers before round 1.
 
-    `devices` are those of each peer's replicas; without it all peers are on one. `by_device` are the peers' rates on
-    each, where the devices differ. Raises ValueError without peers.
+    `devices` are those of each peer's replicas; by default, all peers share one. `by_device` are the peers' rates on
+    each device, if the devices differ. Raises ValueError without peers.
     """
     if not peers:
         raise ValueError("no peer's rates to project from")
@@ -114,18 +114,18 @@ def project(
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds of a peer in a stage."""
+    """A peer's seconds in a stage."""
 
-    loading: float  # of each replica
-    work: float  # which replicas share
+    loading: float  # per replica
+    work: float  # shared by the replicas
 
     def after(self, seconds: float) -> Time:
-        """With more to load."""
+        """This time with more loading."""
         return Time(self.loading + seconds, self.work)
 
 
 def _times(work: RoundWork, peer: PeerRates) -> dict[str, Time]:
-    """Of a peer, by stage."""
+    """A peer's times by stage."""
     found = {
         "baseline": _evaluate(work, peer, verifiers=1),
         "generate": Time(0, _per(_written(work, peer), peer.chain_rate)),
@@ -143,7 +143,7 @@ def _times(work: RoundWork, peer: PeerRates) -> dict[str, Time]:
 def _slowest(
     stage: str, times: Mapping[tuple[str, str], Mapping[str, Time]], devices: Mapping[str, Sequence[str]]
 ) -> float:
-    """Seconds of the device that takes longest."""
+    """Seconds of the slowest device."""
     busy: dict[str, float] = {}
     for name, mine in devices.items():
         alone = [times[name, device][stage].work for device in mine]
@@ -178,7 +178,7 @@ def _evaluate(work: RoundWork, peer: PeerRates, verifiers: int) -> Time:
     written = work.items * (work.samples + 1) * peer.response_tokens
     different = max(1.0, work.samples * peer.distinct) * (peer.response_tokens + REQUEST)
     read = work.items * verifiers * (peer.prompt_tokens + different)
-    loading = (2 * verifiers - 1) * peer.model_seconds  # the verifiers, and after training the engine's new weights
+    loading = (2 * verifiers - 1) * peer.model_seconds  # the verifiers, and, after training, the engine's new weights
     return Time(loading, _per(written, peer.decode_rate) + _per(read, peer.forward_rate))
 
 

@@ -1,5 +1,5 @@
-"""A finished stage is linked from one run into another: what runs of an ablation have in common is made once, and a
-fork has all that its config allows."""
+"""Links a finished stage of one run into another: the runs of an ablation share work, and a fork gets every stage that
+its config allows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from data.run import OUTPUT, RUNS, Run, load_frozen, metrics_path, stage_is_fini
 from data.schema import CHAINS, EVALS, GATE, METRICS, SCORES
 from peers.policy import resolve_all
 
-# not what follows training: two arms alike are to show how far that moves
+# stages before training only: two equal arms must show how much training varies
 TABLES = {"generate": CHAINS, "score": SCORES, "gate": GATE, "evaluate": EVALS}
 SHARED = (("generate", 1), ("gate", 0), ("evaluate", 0))
 
 
 def adopt(run: Run, stage: str, round_: int, names: list[str]) -> None:
-    """Link a stage's output from a run in which it was made under the same fingerprint."""
+    """Link a stage's output from a run that has it with the same fingerprint."""
     if (stage, round_) not in SHARED or stage_is_finished(run.name, stage, round_):
         return
     if stage == "gate" and not gate.is_on(run.config):
@@ -37,7 +37,7 @@ def adopt(run: Run, stage: str, round_: int, names: list[str]) -> None:
 
 
 def link_stage(other: str, run: Run, stage: str, round_: int) -> None:
-    """Link a finished stage of another run into a run, in the place of what is there."""
+    """Link a finished stage of another run into a run; replaces an existing stage."""
     source, target = RUNS / other / f"round={round_}" / OUTPUT[stage], run.stage_dir(round_, OUTPUT[stage])
     if stage == "evaluate":
         for made in (metrics_path(other, round_), metrics_path(other, round_).with_name("cross.parquet")):
@@ -45,7 +45,7 @@ def link_stage(other: str, run: Run, stage: str, round_: int) -> None:
     half = target.with_name(target.name + ".tmp")
     for stale in (half, target):
         shutil.rmtree(stale, ignore_errors=True)
-    unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # of a call that was killed after its manifest
+    unfinished = shutil.ignore_patterns(".work", shards.STARTED)  # left by a call that was killed after its manifest
     shutil.copytree(source, half, copy_function=link, ignore=unfinished)
     lost = [row for row in quarantine.entries(source.parent) if row["stage"] == stage]
     quarantine.set_rows(target.parent, stage, lost)
@@ -53,7 +53,7 @@ def link_stage(other: str, run: Run, stage: str, round_: int) -> None:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Link a file, if it is there, in the place of another."""
+    """Replace a file by a link to another; only remove it if the other is missing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     if source.is_file():
@@ -62,7 +62,7 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def reads(config: Config, stage: str) -> dict[str, Any]:
-    """The part of a config that a stage's output depends on."""
+    """The part of a config that a stage's output depends on, as JSON types."""
     import evaluate.stage
     import generate.stage
     import score.stage
@@ -76,7 +76,7 @@ def reads(config: Config, stage: str) -> dict[str, Any]:
 
 
 def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
-    """What a stage that can be shared will be known by."""
+    """The fingerprint that a stage will have in a run."""
     if stage == "generate":
         from generate.stage import fingerprint as of_chains
 
@@ -96,7 +96,7 @@ def fingerprint(run: Run, stage: str, round_: int) -> dict[str, Any]:
 
 
 def offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Config) -> bool:
-    """Whether another run has a stage's output: whole, by this version, under this fingerprint and rules of grading."""
+    """Whether another run has a stage's output: complete, by this version, with this fingerprint and grading rules."""
     folder = RUNS / other / f"round={round_}" / OUTPUT[stage]
     if not (folder / shards.SUCCESS).is_file():
         return False
@@ -109,13 +109,13 @@ def offers(other: str, stage: str, round_: int, mine: dict[str, Any], config: Co
             shards.read_table(path, TABLES[stage], [])
         if stage == "evaluate":
             shards.read_table(metrics_path(other, round_), METRICS, [])
-    except UserError:  # theirs to mend; here it is made anew
+    except UserError:  # damaged there, so make it here
         return False
     return stage != "evaluate" or theirs == config.benchmarks
 
 
 def link(source: str, target: str) -> None:
-    """A hard link, or a copy where the file system has none."""
+    """Make a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,11 +1,11 @@
-"""Rates by rule of thumb, for devices that are not here: a roofline with what has been reached of it. Not measured.
+"""Rates by rule of thumb, for devices that this machine does not have: the reached share of a roofline. Not measured.
 
     decode    tokens/s = REACHED · S / (W / bandwidth + S · T · KV / bandwidth + S · 2 P / FLOP/s)
     read      tokens/s = READ · FLOP/s / (2 P)
 
-S requests at once, W bytes of weights, T tokens of a sequence on average, KV bytes of a token in the cache, P weights.
-REACHED is what vLLM reached through this project's engine on an H100 (13.5 k tokens/s, Gemma-2-2B's shape, 128 requests
-of 200 + 200 tokens); READ is the share that scoring is meant to reach.
+S requests at once, W bytes of weights, T mean tokens of a sequence, KV cache bytes per token, P weights. REACHED is the
+share that vLLM reached through this project's engine on an H100 (13.5 k tokens/s, Gemma-2-2B's shape, 128 requests of
+200 + 200 tokens); READ is the share that scoring should reach.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.first_look import work_of
 from pipeline.memory_plan import memory_plan
 from pipeline.projection import PeerRates, RoundWork, project
 
-# (memory from, "as a ...", bf16 FLOP/s of its makers, bytes/s)
+# (least memory, "as a ...", the vendor's bf16 FLOP/s, bytes/s)
 GPUS = (
     (70 * GB, "H100", 989e12, 3.35e12),
     (35 * GB, "L40S", 362e12, 0.864e12),
@@ -32,14 +32,14 @@ GPUS = (
     (0, "T4", 65e12, 0.32e12),
 )
 REACHED, READ = 0.35, 0.4
-MEAN_LENGTH = 0.75  # of a sequence's longest, while its response grows
-QUICKEST_STEP = 0.005  # seconds: a decoding step of the smallest model, which waits for Python
-MOST_READ = 300_000.0  # tokens/s: more is bound by launches, however small the model
-GPU_START, GPU_LOAD = 60.0, 10.0  # seconds: an engine's first start, other weights in it or a model for scoring
-DISTINCT = 0.8  # of the samples of a question
+MEAN_LENGTH = 0.75  # of a sequence's final length, while its response grows
+QUICKEST_STEP = 0.005  # seconds: a decoding step of the smallest model, limited by Python
+MOST_READ = 300_000.0  # tokens/s: the limit from kernel launches, however small the model
+GPU_START, GPU_LOAD = 60.0, 10.0  # seconds: first start of an engine; loading other weights or a scoring model
+DISTINCT = 0.8  # share of a question's samples
 
 
-# what --sizing takes: the paper's peers, by the sizes in their config.json
+# for --sizing: the paper's peers, with the sizes in their config.json
 _TIED = {"tie_word_embeddings": True}
 PAPER: dict[str, dict[str, Any]] = {
     "gemma-2-2b": {
@@ -74,11 +74,11 @@ PAPER: dict[str, dict[str, Any]] = {
     },
 }
 SIZES, COUNTS, RESPONSES = (1_000, 10_000, 100_000, 1_000_000), (1, 8, 64), (256, 1024)
-QUESTION, ITEMS = 120, 1_000  # tokens of a question with its wording; benchmark questions
+QUESTION, ITEMS = 120, 1_000  # tokens of a question with its wording; number of benchmark questions
 
 
 def likely_shapes(config: Config) -> dict[str, Shape]:
-    """As `shapes_of`, but of a hub model config.json alone is fetched. Raises UserError."""
+    """Like `shapes_of`, but downloads only config.json of a hub model. Raises UserError."""
     from peers.source import hub_config
 
     small = {peer.name: hub_config(peer) for peer in config.peers}
@@ -96,7 +96,7 @@ def likely_shapes(config: Config) -> dict[str, Shape]:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a question's prompt, of a review's, and of a response."""
+    """Mean tokens of a question's prompt, of a review's, and of a response."""
 
     prompt: float
     review: float
@@ -104,13 +104,13 @@ class Lengths:
 
 
 def likely_lengths(config: Config) -> Lengths:
-    """Where nothing was measured: a response takes half of what it may, a question as much as a response."""
+    """Without measurements: a response has half of its most tokens, a question as many as a response."""
     response = config.generate.max_new_tokens / 2
     return Lengths(response, 2 * response, response)
 
 
 def rough_rates(shape: Shape, config: Config, device: Device, lengths: Lengths) -> PeerRates:
-    """Of a peer alone on a GPU."""
+    """Estimated rates of a peer alone on a GPU."""
     _, _, flops, bandwidth = next(row for row in GPUS if device.memory >= row[0])
     width = BYTES["bfloat16"]
     requests, length = by_device(config.runtime, device).max_num_seqs, likely_length(config.generate)
@@ -134,13 +134,13 @@ def rough_rates(shape: Shape, config: Config, device: Device, lengths: Lengths) 
 
 
 def like(device: Device) -> str:
-    """Which GPU a device is taken for."""
+    """The GPU model whose speed is assumed for a device."""
     return next(row[1] for row in GPUS if device.memory >= row[0])
 
 
 @dataclass(frozen=True)
 class Size:
-    """What an experiment takes: device hours (of all devices), hours, bytes that stay, bytes at most, money."""
+    """What an experiment takes: device hours (all devices), hours, bytes that stay, most bytes, money."""
 
     questions: int
     devices: int
@@ -152,8 +152,8 @@ class Size:
 
 
 def size(work: RoundWork, peers: Mapping[str, PeerRates], devices: int, rounds: int, price: float) -> Size:
-    """Of an experiment of `rounds` rounds and round 0's evaluation on equal devices, placed as peers/placement.py does;
-    `price` per device hour. Pure."""
+    """The size of an experiment of `rounds` rounds and round 0's evaluation on equal devices, placed as by
+    peers/placement.py; `price` per device hour. Pure."""
     processes = range(max(len(peers), devices))
     places = {
         name: [str(k % devices) for k in processes if k % len(peers) == number] for number, name in enumerate(peers)
@@ -168,11 +168,11 @@ def size(work: RoundWork, peers: Mapping[str, PeerRates], devices: int, rounds: 
 
 
 def sizing_table(gpus: list[Device], price: float, rounds: int) -> str:
-    """Markdown: an experiment of the paper's three peers, by questions, response tokens and GPUs: on those given, or,
-    for one, on 1, 8 and 64 of its kind. Raises UserError for a CPU or GPUs that differ."""
+    """A Markdown table: an experiment with the paper's three peers, by questions, response tokens and GPUs: the given
+    ones, or, if it is one, 1, 8 and 64 of it. Raises UserError for a CPU or GPUs that differ."""
     device, counts = gpus[0], COUNTS if len(gpus) == 1 else (len(gpus),)
     if not device.is_gpu or len({each.memory for each in gpus}) > 1:
-        raise UserError("--sizing is for GPUs of one kind: --devices 1x80, or 4x80 for four alone")
+        raise UserError("--sizing needs GPUs of one kind: --devices 1x80, or 4x80 for exactly four")
     gb = round(device.memory / GB)
     lines = [
         f"| questions | response tokens | GPUs of {gb} GB | hours | device hours | disk | memory of a GPU | cost |",

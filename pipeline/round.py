@@ -1,7 +1,7 @@
 """`python -m pipeline.round --run NAME --round R`: all stages up to and including round R.
 
-What `make round` runs. The peers' processes live through all stages, so libraries are loaded once, generate finds the
-engines that evaluate has used, and score the models that have verified.
+`make round` runs this. The peers' processes live through all stages: libraries are loaded once, generate reuses the
+engines of evaluate, and score its verifiers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def plan(last: int) -> list[StageStep]:
-    """The baseline evaluation and the gate's votes, then the stages of each round. Those that are finished say so; a
-    run without a gate has no such stage."""
+    """The baseline evaluation and the gate's votes, then the stages of each round. Finished stages say so; a run
+    without a gate skips its stages."""
     steps = [StageStep("evaluate", 0, evaluate.main), StageStep("gate", 0, train.gate.main)]
     for round_ in range(1, last + 1):
         steps += [
@@ -37,14 +37,14 @@ def plan(last: int) -> list[StageStep]:
 
 
 def ended(run: Run) -> None:
-    """A run that is ended early has its report, under the [guard] of this call."""
+    """Write the report of a run that ended early, under the [guard] of this call."""
     from evaluate.report import has_results, show
 
     if has_results(run.name):
         show(run.name, run.config.guard)
 
 
-app = steps_app("Run every stage up to and including a round; finished ones are skipped.", 1, plan, ended, Rebuild())
+app = steps_app("Run every stage up to and including a round; skip finished ones.", 1, plan, ended, Rebuild())
 
 if __name__ == "__main__":
     start(app, "pipeline.round")

@@ -1,7 +1,6 @@
 """`python -m pipeline show RUN`: what a round did with a question, in the terminal.
 
-Models write what they like: control characters are shown as what they are called (data/visible.py), and nothing in a
-text is markup.
+Models may write anything: control characters are shown by name (data/visible.py), and no text is read as markup.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ RIGHT = {True: ("right", "green"), False: ("wrong", "red")}
 
 
 def view(chain: ChainView, run: str) -> Iterator[RenderableType]:
-    """The parts of a chain, one under the other."""
+    """The parts of a chain, from top to bottom."""
     yield Text(f"run {run}, round {chain['round']}, question {chain['id']}", style="bold")
     yield _body(chain["question"])
     if chain["gold"] is not None:
@@ -98,7 +97,7 @@ def _label(label: LabelView) -> Text:
 
 
 def _training(chain: ChainView) -> Iterator[RenderableType]:
-    """What each peer trains on; a text that several share is shown once."""
+    """What each peer trains on; shows a text that several peers share once."""
     last: tuple[str | None, str] | None = None
     yield Text()
     for row in chain["training"]:
@@ -129,15 +128,15 @@ def _head_of_training(row: TrainingView) -> Text:
 
 
 def _measured(row: TrainingView) -> str:
-    """How the PMI came about: log p of the text with the peer's own response in view, and without."""
-    told = ""
+    """How the PMI was computed: log p of the text with the peer's own response in view, and without it."""
+    shown = ""
     if row["pmi_per_token"] is not None:
-        told += f", {_nats(row['pmi_per_token'], '+', 3)} for each of {row['n_target_tokens']} tokens"
+        shown += f", {_nats(row['pmi_per_token'], '+', 3)} for each of {row['n_target_tokens']} tokens"
     if row["logp_given_response"] is not None and row["logp_alone"] is not None:
         which = "" if row["measured"] is None else f" [{row['measured'] + 1}]"
         given, alone = _nats(row["logp_given_response"]), _nats(row["logp_alone"])
-        told += f": log p is {given} after its own response{which} and {alone} without it"
-    return told
+        shown += f": log p is {given} after its own response{which} and {alone} without it"
+    return shown
 
 
 def _nats(value: float, sign: str = "", digits: int = 2) -> str:
@@ -156,10 +155,10 @@ def last_round(run: Run) -> int:
 def chosen_chains(
     run: Run, round_: int, prompt: str | None, worst: bool, random: bool, number: int, seed: int | None
 ) -> list[ChainView]:
-    """The chains asked for. Without a choice: the worst where gold answers say which, else some at random. Raises
-    UserError for several choices at once."""
+    """The requested chains. Without a choice: the worst if gold answers are known, else random ones. Raises UserError
+    for several choices at once."""
     if (prompt is not None) + worst + random > 1:
-        raise UserError("--prompt, --worst and --random each say which question: give one of them")
+        raise UserError("--prompt, --worst and --random each choose the questions: give only one of them")
     if prompt is not None:
         return [one_chain(run, round_, prompt)]
     if worst and run.config.evaluate.label_column is None:
@@ -181,21 +180,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(
     help="Show what a round did with a question: each response, the label and the votes, and for each peer the text to "
-    "train on with PMI and weight, or why there is none. Without --prompt, --worst or --random: as --worst where gold "
-    "answers are known, else as --random."
+    "train on with PMI and weight, or why there is none. Default: --worst if gold answers are known, else --random."
 )
 def command(
     run: Annotated[str, typer.Argument(help="Name of the run.")],
-    number: Annotated[int, typer.Argument(min=1, help="How many questions, of --worst or --random.")] = 1,
+    number: Annotated[int, typer.Argument(min=1, help="How many questions, with --worst or --random.")] = 1,
     round_: Annotated[
         int | None, typer.Option("--round", min=1, help="Number of the round; default: the last one with chains.")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="The question's id, or its beginning.")] = None,
     worst: Annotated[
-        bool, typer.Option("--worst", help="Wrong labels with the highest weight first; needs gold answers.")
+        bool, typer.Option("--worst", help="Show wrong labels, highest weight first; needs gold answers.")
     ] = False,
-    random: Annotated[bool, typer.Option("--random", help="Questions drawn at random.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Of --random; default: the run's.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Show random questions.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of --random; default: the run's.")] = None,
 ) -> None:
     """`python -m pipeline show RUN --round R --prompt ID`."""
 

@@ -1,6 +1,6 @@
-"""`python -m pipeline.status --run NAME`: what of a run is finished, at work, stopped, failed and missing.
+"""`python -m pipeline.status --run NAME`: what of a run is finished, running, stopped, failed and missing.
 
-It reads files alone, while a command is at the run, too, and no shard: whether these are whole, `make verify` tells.
+It only reads files, also while a command is running. It reads no shard: `make verify` checks these.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORDS = {"missing": "-"}
 
 
 def status_table(states: Sequence[StageState]) -> Table:
-    """One row per stage, and below one that is not finished a row per peer; rounds that are to come are one row."""
+    """One row per stage, with a row per peer below an unfinished one; all rounds that have not begun are one row."""
     table = Table("round", "stage", "state", "rows", "seconds", "progress")
     begun = max((each.round for each in states if each.state != "missing"), default=0)
     for each in states:
@@ -55,7 +55,7 @@ def _progress(state: StageState) -> str:
 
 
 def _short(state: StageState) -> str:
-    """What a stage is at: "evaluate round 0, responses" is "responses"."""
+    """A task's name without its stage: "evaluate round 0, responses" becomes "responses"."""
     _, comma, what = str(state.task).partition(", ")
     return what if comma else str(state.unit)
 
@@ -76,22 +76,24 @@ def _of_peer(peer: PeerState, running: bool) -> str:
 def status_lines(
     run: str, states: Sequence[StageState], holder: Holder | None, killed: Holder | None = None
 ) -> list[str]:
-    """What is to be said above and below the table: who is at the run, or was killed at it, and what went wrong."""
+    """Lines above and below the table: which command is running or was killed, and what went wrong."""
     lines = []
     at = next((f"{each.stage} round {each.round}" for each in states if each.state == "running"), None)
     last_one = f"; the last one ({killed}) was killed, or its machine stopped" if killed else ""
     if holder is not None:
         at = at or "between two stages, starting or ending"
-        lines.append(f"run {run}: a command is at it ({holder}), {at}")
+        lines.append(f"run {run}: a command is running ({holder}), {at}")
         left, last = outlook(states), max((each.round for each in states), default=0)
         if left is not None and left > 0:
             lines[0] += (
                 f"; about {duration_text(left)} left to the end of round {last}, if stages take as long as before"
             )
     elif any(each.state != "finished" for each in states):
-        lines.append(f"run {run}: no command is at it{last_one}; the same command goes on with what is not finished")
+        lines.append(
+            f"run {run}: no command is running{last_one}; the same command continues with what is not finished"
+        )
     else:
-        lines.append(f"run {run}: no command is at it{last_one}")
+        lines.append(f"run {run}: no command is running{last_one}")
     for each in states:
         if each.state == "stopped":
             why = f" ({each.reason})" if each.reason else ""
@@ -104,7 +106,7 @@ def status_lines(
 
 
 def outlook(states: Sequence[StageState]) -> float | None:
-    """Seconds until all is finished, if each stage takes as long as the last time; None where one has not been."""
+    """Seconds until all is finished, if each stage takes as long as last time; None if one never finished."""
     took = {each.stage: each.seconds for each in states if each.state == "finished" and each.seconds is not None}
     total = 0.0
     for each in states:
@@ -122,7 +124,7 @@ def _when(time: datetime | None) -> str:
 
 
 def as_json(run: str, states: Sequence[StageState], pid: int | None) -> dict[str, Any]:
-    """For machines: the fields of `data.progress.StageState`, named and written as in events."""
+    """For programs: the fields of `data.progress.StageState`, with the names and formats of events."""
     found = [asdict(each) for each in states]
     for each in found:
         when = each["changed"]
@@ -132,7 +134,7 @@ def as_json(run: str, states: Sequence[StageState], pid: int | None) -> dict[str
     return {"run": run, "pid": pid, "going": going(run, list(states)), "stages": found}
 
 
-@app.command(help="Show what of a run is finished, at work, stopped, failed and missing; no file is checked.")
+@app.command(help="Print what of a run is finished, running, stopped, failed and missing; check no file.")
 def command(
     run: Annotated[str, typer.Option(help="Name of the run.")],
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -1,7 +1,7 @@
 """`python -m pipeline table RUN`: the results of a run for a paper, as Markdown, LaTeX or CSV.
 
-The numbers are those of metrics.parquet, and the paired changes since round 0 those of the report. CSV has them as they
-are, shares of 0 to 1; the other two in percent.
+The numbers come from metrics.parquet, and the paired changes since round 0 are those of the report. CSV has shares of 0
+to 1; the other two formats have percent.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Line:
-    """A benchmark, peer and round: its row of metrics.parquet, and what has changed since round 0, if that is known."""
+    """A benchmark, peer and round: its row of metrics.parquet, and its change since round 0, if known."""
 
     row: Row
     round: int
@@ -81,22 +81,22 @@ def table_lines(run: str) -> list[Line]:
 
 
 def caption(run: str) -> str:
-    """What the numbers are, and what has to be said of the run wherever they appear."""
+    """A description of the numbers, with the notices that must go with them."""
     sizes = {line.row["benchmark"]: (line.row["n"], line.row["k"]) for line in table_lines(run)}
-    asked = "; ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
-    told = (
+    questions = "; ".join(f"{name}: {n} questions, k = {k}" for name, (n, k) in sizes.items())
+    text = (
         f"Run {run}, in %, with 95 % bootstrap intervals over questions; changes are since round 0, paired by question "
-        f"({asked})."
+        f"({questions})."
     )
     notices = oracle_notice(run) + refused_notice(run)
     if load_frozen(run).prompts.overlap == "transductive":
         notices += "\ntransductive: training questions may also be benchmark questions"
     lines = [line for line in Text.from_markup(notices).plain.split("\n") if line]
-    return " ".join([told, *(f"{line[0].upper()}{line[1:]}." for line in lines)])
+    return " ".join([text, *(f"{line[0].upper()}{line[1:]}." for line in lines)])
 
 
 def cells(line: Line) -> list[str]:
-    """The words of a line, as in SHOWN."""
+    """The cells of a line, one for each of SHOWN."""
     row = decided(line.row)
     gap = _interval(row["gv_gap"], row["gv_gap_lo"], row["gv_gap_hi"])
     em = _interval(row["em"], row["em_lo"], row["em_hi"])
@@ -121,7 +121,7 @@ def _change(found: Estimate | None, same: bool) -> str:
 
 
 def _groups(lines: Sequence[Line]) -> list[list[list[str]]]:
-    """Rows of words by benchmark and peer, whose names stand in the first row alone."""
+    """Rows of cells by benchmark and peer, whose names are only in the group's first row."""
     groups: list[list[list[str]]] = []
     last = None
     for line in lines:
@@ -141,7 +141,7 @@ def markdown(run: str) -> str:
 
 
 def latex(run: str) -> str:
-    """A LaTeX table with the rules of booktabs."""
+    """A LaTeX table with booktabs rules."""
 
     def written(row: Sequence[str]) -> str:
         names, numbers = map(escaped, row[: len(NAMES)]), map(escaped, row[len(NAMES) :])
@@ -169,12 +169,12 @@ def latex(run: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text for LaTeX."""
+    """Text escaped for LaTeX."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
 def as_csv(run: str) -> str:
-    """Every column of metrics.parquet, and the changes, as numbers; what is not known is empty."""
+    """Every column of metrics.parquet, and the changes, as numbers; unknown ones are empty."""
     file = StringIO()
     ends = ("", "_lo", "_hi")
     names = [*METRICS.names[:2], "round", *METRICS.names[2:]]
@@ -185,7 +185,7 @@ def as_csv(run: str) -> str:
         row, change = {**line.row, "round": line.round}, line.change
         pairs = [] if change is None else [("em", change.em, change.em_same), ("gv_gap", change.gap, change.gap_same)]
         for metric, found, same in pairs:
-            if found is not None:  # where none differs an interval would have no width
+            if found is not None:  # without any difference an interval would have no width
                 numbers = (found.mean, None, None) if same else (found.mean, found.low, found.high)
                 row |= {f"{metric}_change{end}": number for end, number in zip(ends, numbers, strict=True)}
         writer.writerow(row)
@@ -197,19 +197,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(
     help="Print the results of a run for a paper: metrics with intervals, and the paired changes since round 0. "
-    "Without a format: Markdown."
+    "Default: Markdown."
 )
 def command(
     run: Annotated[str, typer.Argument(help="Name of the run.")],
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
-    as_latex: Annotated[bool, typer.Option("--latex", help="A LaTeX table; needs the package booktabs.")] = False,
-    csv_: Annotated[bool, typer.Option("--csv", help="All numbers as they are in metrics.parquet.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="Print a LaTeX table; it needs the package booktabs.")
+    ] = False,
+    csv_: Annotated[bool, typer.Option("--csv", help="Print all numbers as in metrics.parquet.")] = False,
 ) -> None:
     """`python -m pipeline table RUN --markdown | --latex | --csv`."""
 
     def body() -> None:
         if as_markdown + as_latex + csv_ > 1:
-            raise UserError("--markdown, --latex and --csv each name the format: give one of them")
+            raise UserError("--markdown, --latex and --csv each choose the format: give only one of them")
         form: Callable[[str], str] = latex if as_latex else as_csv if csv_ else markdown
         sys.stdout.write(form(run))
 

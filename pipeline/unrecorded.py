@@ -1,4 +1,4 @@
-"""The peers' processes without a run: nothing is frozen, no folder is made; only a log in the cache stays."""
+"""The peers' processes without a run: no config is frozen, no folder is made; only a log in the cache stays."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from peers.workers import Pool
 
 @contextmanager
 def untouched_peers(config: Config, what: str) -> Iterator[tuple[Pool, dict[str, Policy]]]:
-    """The processes of the peers of a run that is not on disk, and their untouched policies; `what` names the log.
+    """The peers' processes for a run that is not on disk, and their untouched policies; `what` names the log.
 
-    Models are downloaded and converted where they are not yet. Raises UserError for peers that cannot be used.
+    Downloads and converts models if necessary. Raises UserError for peers that cannot be used.
     """
     check_peers(config)
     check_own(config.answer_kinds)
@@ -33,7 +33,7 @@ def untouched_peers(config: Config, what: str) -> Iterator[tuple[Pool, dict[str,
 
 @contextmanager
 def processes(run: Run, what: str) -> Iterator[Pool]:
-    """The processes of a run's peers, with a log in the cache that `what` names, and no stage."""
+    """The processes of a run's peers, outside any stage; `what` names their log in the cache."""
     warm(run.config, engine=engine_kind(run.config.generate) == "vllm")
     log = CACHE.with_name("logs") / f"{what}.log"
     log.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""`python -m pipeline.wording --config FILE`: in which wording is each peer asked best?
+"""`python -m pipeline.wording --config FILE`: find the best wording for each peer.
 
-Every peer answers a small dev set under every wording of [wordings] and under its present one. The table has what came
-out; the choice goes into the TOML.
+Every peer answers a small dev set under every wording of [wordings] and its present one. The command prints a table of
+the results and writes the choice into the TOML.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from pipeline.unrecorded import untouched_peers
 
 HELP = """Try every wording of [wordings] with every peer on the questions of [wording], and write the choice.
 
-With wording.answer_column the wordings are compared by the accuracy of greedy answers, else by the self-consistency of
-wording.samples samples. A peer keeps its present wording unless another one is better by more than chance: unless the
-95 % interval of their paired difference lies above 0."""
+With wording.answer_column, compare wordings by the accuracy of greedy answers, else by the self-consistency of
+wording.samples samples. A peer keeps its present wording unless another one is better by more than chance: the 95 %
+interval of their paired difference must lie above 0."""
 
 
 def candidate_wordings(config: Config, peer: PeerSection) -> dict[str, TemplateSection]:
-    """The wordings to try with a peer by name, its present one first."""
+    """{name: wording} to try with a peer, its present one first."""
     return {config.wording_name(peer): config.templates_of(peer), **config.wordings}
 
 
 def try_wordings(config: Config, dev: DevSet) -> dict[str, list[WordingTrial]]:
-    """Each peer's trials, one a wording."""
+    """Each peer's trials, one per wording."""
     tried = {peer.name: candidate_wordings(config, peer) for peer in config.peers}
     section = config.wording
     assert section is not None
@@ -69,11 +69,10 @@ def trials_table(
     value = "accuracy" if dev.golds is not None else "self-consistency"
     title = (
         f"wordings on {len(dev.questions)} questions of {config.wording.source if config.wording else ''}, in % with "
-        "95 % bootstrap intervals\n→ is used, ● is the best that was measured; the best of several looks better than "
-        "it is"
+        "95 % bootstrap intervals\n→: used; ●: the best measured (the best of several looks better than it is)"
     )
     if dev.golds is None:
-        title += "\nno gold answers: a model can be consistent and wrong, so look at its responses, too (make try)"
+        title += "\nno gold answers: a model can be consistent and wrong, so also look at its responses (make try)"
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("", "peer", "wording"):
         table.add_column(name, no_wrap=True)
@@ -103,20 +102,20 @@ def _interval(found: Estimate, sign: str = "") -> str:
 
 
 def verdict_line(peer: str, choice: WordingChoice) -> str:
-    """One line on what a peer does, and why."""
+    """One line: the wording that a peer uses, and why."""
     if choice.gain is None:
-        return f"{peer} keeps {choice.present}: none measured better"
-    gain = f"{choice.best} is {_interval(choice.gain, '+')} points from {choice.present}"
+        return f"{peer} keeps {choice.present}: no other measured better"
+    gain = f"{choice.best} differs from {choice.present} by {_interval(choice.gain, '+')} points"
     if choice.chosen == choice.present:
         return f"{peer} keeps {choice.present}: {gain}, which may be chance"
     return f"{peer} takes {choice.chosen}: {gain}"
 
 
 def check_wordings(config: Config) -> None:
-    """Raises UserError where there is nothing to choose from."""
+    """Raises UserError if there is nothing to choose from."""
     if not any(len(candidate_wordings(config, peer)) > 1 for peer in config.peers):
         raise UserError(
-            "there is no wording to choose from: give some as tables [wordings.NAME], with the keys of [templates] "
+            "there is no wording to choose from: add tables [wordings.NAME] with the keys of [templates] "
             "(docs/config.md)"
         )
 
@@ -126,10 +125,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(help=HELP)
 def command(
-    config: Annotated[Path, typer.Option(help="TOML config, into which the choice is written.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override; repeatable. It is not written.")] = None,
+    config: Annotated[Path, typer.Option(help="TOML config; the choice is written into it.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override, which is not written; repeatable.")] = None,
     write: Annotated[
-        bool, typer.Option("--write/--no-write", help="Whether to set `wording` of the peers in the TOML.")
+        bool, typer.Option("--write/--no-write", help="Set `wording` of the peers in the TOML, or only print it.")
     ] = True,
 ) -> None:
     """`python -m pipeline.wording --config FILE`."""
@@ -156,18 +155,18 @@ def _write(config: Config, path: Path, changed: dict[str, str], write: bool) -> 
     own = [name for name in changed if config.peer(name).templates is not None]
     for name in own:
         console.print(
-            f"peer {name} has templates of its own in {path}: put wording = {changed[name]!r} in their place by hand",
+            f"peer {name} has its own templates in {path}: replace them by wording = {changed[name]!r} by hand",
             markup=False,
             soft_wrap=True,
         )
     changed = {name: wording for name, wording in changed.items() if name not in own}
-    told = ", ".join(f'wording = "{wording}" for {name}' for name, wording in changed.items())
+    choices = ", ".join(f'wording = "{wording}" for {name}' for name, wording in changed.items())
     if changed and write:
         set_wordings(path, changed)
     if not changed:
-        line = f"{path} stays as it is"
+        line = f"{path} is unchanged"
     else:
-        line = f"written to {path}: {told}" if write else f"not written to {path}: {told}"
+        line = f"written to {path}: {choices}" if write else f"not written to {path}: {choices}"
     console.print(line, markup=False, soft_wrap=True)
 
 

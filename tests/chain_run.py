@@ -1,4 +1,4 @@
-"""Runs made of rows, for what only reads them: no model has a part in them."""
+"""Runs made of rows, for code that only reads runs: they need no model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PEERS = ("ada", "ben", "cat")
 
 
 def response(peer: str, text: str, answer: str | None, **more: Any) -> Row:
-    """A response, of the chain where nothing else is said; `question` and `prompt_id` come later."""
+    """A response, by default of the chain; `question` and `prompt_id` are added later."""
     row = {
         "role": "chain", "position": None, "sample": None, "peer": peer, "is_aggregate": False, "response": text,
         "answer": answer, "finish_reason": "stop", "n_tokens": 3, "logprob": -1.5, "token_ids": [1, 2, 3],
@@ -28,7 +28,7 @@ def response(peer: str, text: str, answer: str | None, **more: Any) -> Row:
 
 
 def score(peer: str, **more: Any) -> Row:
-    """A row of scores, trained at weight 1 where nothing else is said."""
+    """A row of scores, by default with weight 1."""
     row: Row = {
         "peer": peer, "number": 1, "label": None, "label_share": None, "role": None, "position": None, "sample": None,
         "target_peer": None, "logp_given_response": -1.0, "logp_alone": -2.0, "n_target_tokens": 4, "pmi": 1.0,
@@ -86,7 +86,7 @@ def write_run(
 
 
 def write_stage(run: Run, round_: int, kind: str, rows: list[Row], **told: Any) -> None:
-    """A finished stage in one shard; nothing of no rows."""
+    """A finished stage in one shard; no stage without rows."""
     folder = run.stage_dir(round_, kind)
     if rows:
         shards.write_rows(rows, folder / "part-00000.parquet", {"chains": CHAINS, "scores": SCORES}[kind])

@@ -1,4 +1,4 @@
-"""Two tiny real models, questions, and a config: what the tests of the pipeline run on.
+"""Two tiny real models, questions, and a config for the tests of the pipeline.
 
 The models have two layers and learn for a few seconds to answer "The answer is N." and to stop; what they answer is
 mostly wrong, which is what a peer-prediction pipeline needs to have something to do.
@@ -38,7 +38,7 @@ CHAT = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# What `make test EXTRA=pocket` hands on to the commands that it starts: a `make` within a test is given its own.
+# `make test EXTRA=pocket` passes these to the commands that it starts; a `make` within a test sets its own.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", *re.findall(r"^(\w+) *\?=", (ROOT / "Makefile").read_text(), re.M)):
     os.environ.pop(name, None)
 
@@ -48,7 +48,7 @@ for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", *re.findall(r"^(\w+) *\?=", (RO
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 multiprocessing.get_context("forkserver").set_forkserver_preload(["peers.preload"])
 
-# A process of pytest-xdist has its share of the cores for itself, and so do all that it starts: engines and torch take
+# Each process of pytest-xdist gets its own share of the cores, for all processes that it starts: engines and torch use
 # as many threads as they find cores, and two times two threads on two cores wait for each other.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:
@@ -78,7 +78,7 @@ def read_stage(folder: Path, schema: pa.Schema) -> list[Row]:
 
 
 def printed(shown: Any, width: int = 120) -> str:
-    """What a terminal of this width shows, without colours."""
+    """The text that a terminal of this width shows, without colours."""
     file = StringIO()
     Console(file=file, width=width, highlight=False).print(shown)
     return file.getvalue()
@@ -169,7 +169,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files with slow tests first, so that no process of pytest-xdist is left with one when the others are done.
+    """The files with slow tests first, so that no process of pytest-xdist runs one alone at the end.
     Tests that need a GPU are skipped without one."""
     if not gpu_is_there():
         for item in items:

@@ -1,4 +1,4 @@
-"""A grader process that is killed: a module of its own, since each process imports it anew."""
+"""A grader process that is killed: a separate module, since each process imports it again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def dying(note: Path, connection: Any, seconds: float) -> None:
-    """A worker that is killed at its start, the next one with its first pair; the third goes on."""
+    """A worker that is killed at its start; the next one at its first pair; the third one works."""
     deaths = len(note.read_text()) if note.exists() else 0
     if deaths < 2:
         note.write_text("x" * (deaths + 1))

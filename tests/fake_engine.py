@@ -35,11 +35,11 @@ class FakeEngine:
         return completions
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class Inline:
-    """`Workers` in this very process: all of a peer's queued jobs before another's, or all in the order they came."""
+    """`Workers` in this process: all of a peer's queued jobs before another's, or all in order of arrival."""
 
     def __init__(self, run: Run, together: bool = True) -> None:
         config = run.config.model_copy(update={"runtime": runtime_here(run.config.runtime)})
@@ -66,7 +66,7 @@ class Inline:
 
 
 def run_inline(run: str, config: Path, overrides: list[str]) -> None:
-    """Rounds 0 and 1 of a run, up to the training, in this very process, with the engine and models of its config."""
+    """Rounds 0 and 1 of a run, up to training, in this process, with the engine and models of its config."""
     steps = (("evaluate", 0), ("generate", 1), ("score", 1), ("train", 1))
     with open_run(run, config, overrides) as opened:
         try:

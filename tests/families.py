@@ -43,7 +43,7 @@ QUESTIONS = [f"Tom has {n} pens. " + "He buys 4 and loses 3 of them. " * 5 + "Ho
 
 
 class Subject:
-    """A tiny model of a family, checked as a peer is before anything is loaded. Raises UserError."""
+    """A tiny model of a family, checked like a peer before loading. Raises UserError."""
 
     def __init__(self, family: str, folder: Path, tokenizer: Any) -> None:
         self.peer = PeerSection(name="p", model=str(make(folder / "model", family, tokenizer)), dtype="float32")
@@ -114,7 +114,7 @@ class Subject:
         agree(score_pairs(lm, self.pairs, 512, lambda *_: None), plain(self.base, self.pairs))
 
     def train(self) -> None:
-        """Train an adapter; beside its base and merged it says the same, and another thing than the base."""
+        """Train an adapter: beside its base and merged it must answer the same, and unlike the base."""
         from train.examples import TrainingExample
         from train.loop import open_adapter, train_adapter
 
@@ -140,7 +140,7 @@ class Subject:
         return self.work / "adapter"
 
     def export(self) -> None:
-        """Export; transformers and peft alone make the same model of it, and so does a peer that starts from it."""
+        """Export: transformers with peft must load the same model, and so must a peer that starts from it."""
         from pipeline.share.export import write_adapter, write_checkpoint
 
         policy: Any = SimpleNamespace(peer=self.peer, base=self.base, adapter=self.adapter, rounding_seed=0)
@@ -182,7 +182,7 @@ def plain_model(directory: Path, adapter: Path | None = None) -> Any:
 
 @torch.no_grad()
 def plain(directory: Path, pairs: Sequence[Pair], adapter: Path | None = None) -> list[list[float]]:
-    """Log-probabilities of the targets' tokens, pair by pair, by nothing of ours."""
+    """Log-probabilities of the targets' tokens, pair by pair, without our code."""
     model, found = plain_model(directory, adapter), []
     for pair in pairs:
         logits = model(torch.tensor([[*pair.prompt, *pair.target]]), use_cache=False).logits[0].double()
@@ -198,7 +198,7 @@ def plain_best(directory: Path, prompt: Sequence[int]) -> int:
 
 
 def near(found: float, expected: float, nats: float) -> None:
-    """Raises AssertionError for numbers that are apart."""
+    """Raises AssertionError for numbers that differ."""
     assert abs(found - expected) <= nats, f"{found:.5f}, not {expected:.5f}"
 
 
@@ -210,7 +210,7 @@ def agree(found: Sequence[Sequence[float]], expected: Sequence[Sequence[float]])
 
 
 def cell(step: Callable[[], Any]) -> str:
-    """What becomes of a step: "runs", its line of refusal, or DEFECT."""
+    """The outcome of a step: "runs", its error line, or DEFECT."""
     try:
         step()
     except UserError as error:

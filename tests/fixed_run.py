@@ -1,4 +1,4 @@
-"""A small run made of fixed rows, for what looks at finished runs: three peers, twelve questions, two rounds.
+"""A small run made of fixed rows, for code that reads finished runs: three peers, twelve questions, two rounds.
 
 Nothing is drawn and no model is loaded: who is right, cut off or refused follows from numbers by simple rules.
 """
@@ -31,7 +31,7 @@ ROUNDS = 2
 
 
 def config_of(gold: bool = True, benchmarks: bool = True) -> Config:
-    """Its config; without `gold` no column of answers is known."""
+    """Its config; without `gold`, it names no column of answers."""
     raw: dict[str, Any] = {
         "prompts": {"source": "questions.jsonl"},
         "peers": [{"name": name, "model": f"./models/{name}"} for name in PEERS],
@@ -94,7 +94,7 @@ def close(folder: Path, stage: str, round_: int, files: dict[str, tuple[Sequence
 
 
 def right(round_: int, i: int, p: int, sample: int = 0) -> bool:
-    """Whether peer p is right on question i: more often in later rounds, and where it comes later."""
+    """Whether peer p is right on question i: more often in later rounds and at later positions."""
     return (7 * i + 5 * p + 3 * sample) % 10 < 4 + 2 * p + round_
 
 

@@ -12,7 +12,7 @@ SIZE = {"width": 1120, "height": 1330}
 
 
 def take(run: str, path: Path) -> None:
-    """Of a page that is there."""
+    """Take a picture of an existing page."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

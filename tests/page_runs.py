@@ -1,4 +1,4 @@
-"""Runs that no model has made, for tests of the page: the files of every stage, of any size, in a second.
+"""Runs made without models, for tests of the page: the files of every stage, of any size, in a second.
 
 `python -m tests.page_runs 100000` measures the page of a run with as many questions: seconds, memory, size.
 """
@@ -33,7 +33,7 @@ SHARD = 4096
 
 @dataclass(frozen=True)
 class Shape:
-    """What a run has."""
+    """The size and parts of a run."""
 
     rounds: int = 2
     questions: int = 30
@@ -180,7 +180,7 @@ def turned(peers: Sequence[str], i: int) -> list[str]:
 
 
 def write_training(run: Run, round_: int, shape: Shape) -> None:
-    """Losses alone; nothing here loads an adapter."""
+    """Only losses; nothing here loads an adapter."""
     report = {"examples": 9, "tokens": 300, "losses": [1 / (step + round_) for step in range(20)], "loss": "1 → 0.1"}
     for peer in shape.peers:
         shards.write_json(report, run.stage_dir(round_, "adapters") / peer / "training.json")
@@ -240,7 +240,7 @@ def write_evals(run: Run, round_: int, shape: Shape) -> None:
 
 
 def measure(questions: int) -> None:
-    """Print what the page of so many questions takes."""
+    """Print the time, memory and size of the page for so many questions."""
     import os
     import resource
 
@@ -249,7 +249,7 @@ def measure(questions: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         peers = ("p", "q", "r")
-        child = os.fork()  # writing the run takes memory of its own
+        child = os.fork()  # writing the run takes memory, too
         if child == 0:
             write_run("big", Shape(3, questions, peers, ("a",), samples=4 if questions <= 20_000 else 0))
             os._exit(0)

@@ -1,4 +1,4 @@
-"""What the property tests share: how many examples, a limit of CPU time, texts as models write them.
+"""Shared by the property tests: numbers of examples, a limit of CPU time, texts like those of models.
 
 `make test` tries few examples, always the same. `--hypothesis-profile=thorough` tries 10,000 of each, others each time:
 
@@ -28,7 +28,7 @@ settings.register_profile("thorough", max_examples=THOROUGH, print_blob=True, **
 
 
 def examples(quick: int) -> settings:
-    """So many examples in `make test`; those of the profile where one was asked for."""
+    """This many examples in `make test`; the profile's number if one was requested."""
     asked = settings().max_examples
     return settings(max_examples=quick if asked == settings.get_profile("quick").max_examples else asked)
 
@@ -68,7 +68,7 @@ PIECES = [
 
 
 def pieces() -> st.SearchStrategy[str]:
-    """What answers and the sentences around them are made of, or any characters that UTF-8 can write."""
+    """The parts of answers and of the sentences around them, or any characters that UTF-8 can encode."""
     return st.one_of(st.sampled_from(PIECES), st.sampled_from(PIECES), st.text(max_size=6))
 
 
@@ -90,8 +90,8 @@ def long_texts(draw: st.DrawFn) -> str:
 
 @contextmanager
 def bounded(mib: int) -> Iterator[None]:
-    """Raises AssertionError for a block in which this process takes more memory than that, where Linux tells; a
-    terabyte it cannot take at all."""
+    """Raises AssertionError if this process takes more memory than that in the block, where Linux reports it; it can
+    never take a terabyte."""
     if not CLEAR.exists():
         yield
         return
@@ -107,7 +107,7 @@ def bounded(mib: int) -> Iterator[None]:
 
 
 def _reset_peak() -> int:
-    """Begin the peak of memory anew; bytes in use now."""
+    """Reset the peak of memory; returns the bytes in use now."""
     CLEAR.write_text("5")
     return _status("VmHWM")
 

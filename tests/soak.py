@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: many rounds of a tiny run in one process tree, and what the tree holds after each of them.
+"""`python -m tests.soak`: many rounds of a tiny run in one process tree, and the tree's resources after each round.
 
 `make round` is started once, for all rounds; its events (`--log-json`) tell when a round has ended. Then memory, file
 handles, threads and processes of the command and all below it are counted. Afterwards: what is left behind of temporary
@@ -54,7 +54,7 @@ action = "ignore"
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process tree holds; memory in MiB. In `pss` what processes share counts once, in `rss` in each of them."""
+    """Resources of a process tree; memory in MiB. `pss` counts shared memory once, `rss` once per process."""
 
     round: int
     seconds: float
@@ -67,7 +67,7 @@ class Sample:
 
 
 def sample(command: psutil.Process, round_: int, begun: float) -> Sample:
-    """Of a command and all processes below it."""
+    """The sample of a command and all its descendants."""
     tree = [command, *command.children(recursive=True)]
     found, own = [0.0] * 5, 0.0
     for each in tree:
@@ -95,7 +95,7 @@ def prepare(folder: Path) -> None:
 
 
 def soak(folder: Path, rounds: int) -> tuple[list[Sample], list[str]]:
-    """(a sample after each round, what the command has left behind). Raises RuntimeError if it fails."""
+    """(a sample after each round, what the command left behind). Raises RuntimeError if it fails."""
     prepare(folder)
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -122,7 +122,7 @@ def soak(folder: Path, rounds: int) -> tuple[list[Sample], list[str]]:
 
 
 def left_behind(folder: Path, temporary: Path, before: set[Path], seen: set[int]) -> list[str]:
-    """What is there after the command has ended and should not be, a line each."""
+    """A line for each thing that should not remain after the command has ended."""
     found = [f"temporary file {path.relative_to(folder)}" for path in sorted(temporary.rglob("*"))]
     run = folder / "runs" / "soak"
     odd = {path for pattern in ("*.tmp", ".work", ".workers", "_STARTED.json") for path in run.rglob(pattern)}
@@ -142,7 +142,7 @@ def left_behind(folder: Path, temporary: Path, before: set[Path], seen: set[int]
 
 
 def _is_ours(pid: int, folder: Path) -> bool:
-    """Whether a process lives and works in the soak's folder: numbers are given out again."""
+    """Whether a process is alive and works in the soak's folder, since process numbers are reused."""
     try:
         return Path(psutil.Process(pid).cwd()) == folder.resolve()
     except (psutil.NoSuchProcess, psutil.AccessDenied):

@@ -92,7 +92,7 @@ def make(folder: Path, family: str, tokenizer: Any, seed: int = 7) -> Path:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **keys,
     )  # fmt: skip
     model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for name, weight in model.named_parameters():  # which else are 1 and 0, and would hide that they are left out
+    for name, weight in model.named_parameters():  # else 1 and 0, which would hide missing ones
         if weight.dim() == 1:
             torch.nn.init.normal_(weight, 1.0 if "norm" in name and "weight" in name else 0.0, 0.2)
     model.to(getattr(torch, about.dtype)).save_pretrained(folder, max_shard_size=about.shard_size)

@@ -1,4 +1,4 @@
-"""`python -m pipeline.gpu_check`: all steps, one JSON."""
+"""`python -m pipeline.gpu_check`: run all steps and print one JSON."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ from data.shards import write_json
 from peers.devices import gpu_is_listed
 from pipeline.gpu_check.step import ROOT, START, STEPS, CheckStep, Setting, child, kill_tree, result
 
-LIMIT, CPU_LIMIT = 240, 720  # seconds, for all
-GRACE = 5  # seconds for a step that is out of time to say so, and for a process that is done to end
+LIMIT, CPU_LIMIT = 240, 720  # seconds for all steps
+GRACE = 5  # seconds for a step to report that it is out of time, and for a finished process to exit
 PROMISE = f"""Check that this machine computes what the project promises. At most {LIMIT // 60} minutes on a GPU and
-{CPU_LIMIT // 60} on a CPU, where 136 to 208 seconds were seen on one busy core of an AMD EPYC. The last line is one
-JSON; status 1 if a step failed or was not done (what makes no sense on a CPU is skipped)."""
+{CPU_LIMIT // 60} on a CPU (measured: 136 to 208 seconds on one busy core of an AMD EPYC). The last line is one JSON.
+Exit status 1 if a step failed or was not done; on a CPU, skip the steps that make no sense there."""
 Found = list[dict[str, Any]]
 
 
 def deadlines(steps: Sequence[CheckStep], limit: float) -> dict[str, float]:
-    """By when each step must have ended, in seconds after the beginning of all: the last one at the limit, each with
-    its share of it."""
+    """{step: seconds from the start by which it must end}: the steps share the limit, and the last one ends at it."""
     ends, end, group = {}, 0, ""
     for step in steps:
         end += step.seconds + (START if step.group != group else 0)
@@ -44,11 +43,11 @@ def deadlines(steps: Sequence[CheckStep], limit: float) -> dict[str, float]:
 
 
 def run_group(steps: Sequence[CheckStep], setting: Setting, until: dict[str, float], found: Found) -> None:
-    """Do the steps of one process, and add their verdicts. Where it dies, or does not end a step by its deadline (of
-    `time.monotonic`), that step has failed and those after it were not done. Leaves no process."""
-    told, log = setting.folder / f"{steps[0].group}.jsonl", setting.folder / f"{steps[0].group}.log"
-    told.touch()
-    given = {"gpu": setting.gpu, "folder": str(setting.folder), "small": setting.small, "told": str(told)}
+    """Run the steps of one process, and add their verdicts. If it dies, or misses a step's deadline (in terms of
+    `time.monotonic`), that step has failed and the later ones are not done. Leaves no process."""
+    verdicts, log = setting.folder / f"{steps[0].group}.jsonl", setting.folder / f"{steps[0].group}.log"
+    verdicts.touch()
+    given = {"gpu": setting.gpu, "folder": str(setting.folder), "small": setting.small, "told": str(verdicts)}
     given["deadlines"] = {step.name: until[step.name] for step in steps}
     command = [sys.executable, "-m", "pipeline.gpu_check", "--child", json.dumps(given)]
     begin, done = time.monotonic(), 0
@@ -64,8 +63,8 @@ def run_group(steps: Sequence[CheckStep], setting: Setting, until: dict[str, flo
         )
     try:
         while done < len(steps):
-            status = process.poll()  # before the file is read: it is whole then
-            for line in told.read_text(encoding="utf-8").split("\n")[done:-1]:
+            status = process.poll()  # before reading the file, which is complete once the process has ended
+            for line in verdicts.read_text(encoding="utf-8").split("\n")[done:-1]:
                 add(found, json.loads(line))
                 done += 1
             if status is not None or done == len(steps) or time.monotonic() > until[steps[done].name] + GRACE:
@@ -77,7 +76,7 @@ def run_group(steps: Sequence[CheckStep], setting: Setting, until: dict[str, flo
     finally:
         kill_tree(process)
     tail = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:]
-    ended = "out of time, its process was ended" if status is None else f"its process died ({status})"
+    ended = "out of time, its process was killed" if status is None else f"its process died ({status})"
     for step in steps[done : done + 1]:
         add(found, result(step.name, "failed", f"{ended}: {tail}", time.monotonic() - begin))
     for step in steps[done + 1 :]:
@@ -85,15 +84,15 @@ def run_group(steps: Sequence[CheckStep], setting: Setting, until: dict[str, flo
 
 
 def add(found: Found, each: dict[str, Any]) -> None:
-    """Keep a verdict, and tell it."""
+    """Keep a verdict and print it."""
     found.append(each)
-    said = each["reason"] or "  ".join(f"{name} {value}" for name, value in each["figures"].items())
-    console.print(f"{each['step']:12} {each['verdict']:8} {each['seconds']:6} s  {said}", markup=False, soft_wrap=True)
+    text = each["reason"] or "  ".join(f"{name} {value}" for name, value in each["figures"].items())
+    console.print(f"{each['step']:12} {each['verdict']:8} {each['seconds']:6} s  {text}", markup=False, soft_wrap=True)
 
 
 def check(steps: Sequence[CheckStep], small: bool, limit: float | None) -> dict[str, Any]:
-    """All verdicts, and "ok" where none has failed and all was done that makes sense here. After Ctrl-C those there
-    are."""
+    """All verdicts, and "ok" if every step that makes sense here was done and none failed. After Ctrl-C, the verdicts
+    so far."""
     found: Found = []
     begin, gpu, interrupted = time.monotonic(), gpu_is_listed(), False
     ends = deadlines(steps, limit or (LIMIT if gpu else CPU_LIMIT))
@@ -117,7 +116,7 @@ def check(steps: Sequence[CheckStep], small: bool, limit: float | None) -> dict[
 
 
 def chosen_steps(text: str) -> list[CheckStep]:
-    """The steps with these names, all of them without names. Raises UserError for one that there is not."""
+    """The steps with these names; all without names. Raises UserError for an unknown name."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     known = [step.name for step in STEPS]
     for name in names:
@@ -129,10 +128,10 @@ def chosen_steps(text: str) -> list[CheckStep]:
 def report(out: Path | None, steps: str, small: bool, limit: float | None) -> None:
     """The command's body. Ends it with status 0, 1, or 130."""
     if out is not None and not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.absolute().parent}; make it")
+        raise UserError(f"--out {out}: the folder {out.absolute().parent} is missing: make it first")
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
-            signal.signal(number, signal.default_int_handler)  # or what was started would stay
+            signal.signal(number, signal.default_int_handler)  # otherwise started processes would stay
     found = check(chosen_steps(steps), small, limit)
     if out is not None:
         write_json(found, out)
@@ -145,12 +144,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(help=" ".join(PROMISE.split()))
 def main(
-    out: Annotated[Path | None, typer.Option(help="Write the JSON here, too.")] = None,
-    steps: Annotated[str, typer.Option(help="Some of the steps, with commas between.")] = "",
-    small: Annotated[bool, typer.Option(help="Small shapes, as the tests take.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the JSON, besides the last line.")] = None,
+    steps: Annotated[str, typer.Option(help="Steps to run, with commas between; default: all.")] = "",
+    small: Annotated[bool, typer.Option(help="Use small shapes, as the tests do.")] = False,
     limit: Annotated[
         float | None,
-        typer.Option(min=1, max=86_400, help=f"Seconds for all of it: {LIMIT} on a GPU, {CPU_LIMIT} on a CPU."),
+        typer.Option(
+            min=1, max=86_400, help=f"Seconds for all steps; default: {LIMIT} on a GPU, {CPU_LIMIT} on a CPU."
+        ),
     ] = None,
     work: Annotated[str, typer.Option("--child", hidden=True)] = "",
 ) -> None:

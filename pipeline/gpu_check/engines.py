@@ -1,4 +1,4 @@
-"""A nano peer in vLLM: its answers, log-probabilities, other weights in place, sleep."""
+"""A nano peer in vLLM: its answers, log-probabilities, other weights in the same engine, sleep."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from pipeline.gpu_check.numbers import GIB, nano_questions
 from pipeline.gpu_check.step import ROOT, Figures, Missed, Setting, Skipped, require
 
 NAME = "gemma2"
-NEAR_TIE = 0.1  # nats between two likeliest tokens, for which the engines may decide either way
-LOGPROB_OFF = 0.02  # nats a token, of each response
-SAME = 0.95  # share of sampled responses that another order of the requests leaves as they were
+NEAR_TIE = 0.1  # nats between the two likeliest tokens, within which engines may choose either
+LOGPROB_OFF = 0.02  # most nats per token by which a response may differ
+SAME = 0.95  # least share of sampled responses that are the same in another order of the requests
 TOKENS = 48
 GREEDY, DRAWN = Sampling(0.0, 1.0, TOKENS), Sampling(0.8, 0.9, TOKENS)
 
-KEPT = 1.0  # GiB that may stay taken after an engine: the process's CUDA context, kernels, libraries' workspaces
+KEPT = 1.0  # most GiB still used after an engine has closed: CUDA context, kernels, libraries' workspaces
 
-_engine: list[Any] = []  # the process's one, which the steps share
-_before: list[int] = []  # bytes that were taken before it
-_renewed: list[tuple[Path, list[Completion]]] = []  # other weights, and the answers of the engine that was given them
-starts: list[float] = []  # seconds
+_engine: list[Any] = []  # the process's only engine, which the steps share
+_before: list[int] = []  # bytes used before it started
+_renewed: list[tuple[Path, list[Completion]]] = []  # other weights, and the engine's answers with them
+starts: list[float] = []  # seconds that its start took
 
 
 def gpu_bytes_used() -> int:
-    """Bytes of the GPU that are taken, by whomever."""
+    """Bytes of GPU memory in use by any process."""
     gc.collect()
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
@@ -45,7 +45,7 @@ def gpu_bytes_used() -> int:
 
 
 def need_vllm() -> None:
-    """Raises Skipped without it."""
+    """Raises Skipped without vLLM."""
     if util.find_spec("vllm") is None:
         raise Skipped("vLLM is not installed")
 
@@ -61,7 +61,7 @@ def open_engine(setting: Setting, directory: Path) -> Any:
 
 
 def engine_of(setting: Setting) -> Any:
-    """The nano peer's, started by the first step that asks."""
+    """The nano peer's engine, started by the first step that needs it."""
     if not _engine:
         need_vllm()
         _before[:] = [gpu_bytes_used() if setting.gpu else 0]
@@ -72,18 +72,19 @@ def engine_of(setting: Setting) -> Any:
 
 
 def asked(engine: Any, n: int) -> list[Request]:
-    """Requests with seeds of their own."""
+    """n requests, each with its own seed."""
     return [Request(engine.prompts.solve(question), 1000 + i) for i, question in enumerate(nano_questions(n))]
 
 
 def answers(engine: Any, requests: list[Request], sampling: Sampling) -> list[Completion]:
-    """Without progress."""
+    """Completions, without progress."""
     found: list[Completion] = engine.generate(requests, sampling, lambda *_: None)
     return found
 
 
 def check_engine(setting: Setting, figures: Figures) -> None:
-    """Greedy answers are those of transformers but for near-ties; log-probabilities are ours; samples follow seeds."""
+    """Greedy answers equal those of transformers except for near-ties; log-probabilities equal ours; samples follow
+    seeds."""
     live = engine_of(setting)
     figures["start_seconds"] = starts[0]
     requests = asked(live, setting.size(64, 24, 6))
@@ -99,8 +100,8 @@ def check_engine(setting: Setting, figures: Figures) -> None:
 
 
 def _against_ours(lm: LanguageModel, live: Any, requests: list[Request], greedy: list[Completion]) -> Figures:
-    """How far the engine's log-probabilities are from ours, and by how much the token it took is below the likeliest:
-    what transformers would have taken, given the same tokens before."""
+    """How far the engine's log-probabilities are from ours, and how far its tokens are below the likeliest ones, which
+    transformers would have chosen after the same tokens."""
     done = [(request, each) for request, each in zip(requests, greedy, strict=True) if each.token_ids]
     pairs = [Pair(request.prompt, each.token_ids) for request, each in done]
     scores = score_pairs(lm, pairs, 2048, lambda *_: None)
@@ -124,8 +125,8 @@ def _against_ours(lm: LanguageModel, live: Any, requests: list[Request], greedy:
 
 
 def check_renewed(setting: Setting, figures: Figures) -> None:
-    """A live engine is given other weights, which change its answers, and then its own, which bring them back. `fresh`
-    compares the answers in between."""
+    """Other weights in a live engine change its answers, and its own weights restore them. `fresh` compares the answers
+    in between."""
     live, other = engine_of(setting), perturbed(setting.folder / "other")
     requests = asked(live, setting.size(64, 24, 6))
     before = answers(live, requests, GREEDY)
@@ -140,8 +141,8 @@ def check_renewed(setting: Setting, figures: Figures) -> None:
 
 
 def check_fresh(setting: Setting, figures: Figures) -> None:
-    """A second engine of this process, with the other weights, answers as the renewed one did. vLLM allows one at a
-    time where it sleeps, so the first one must be gone."""
+    """A second engine of this process, with the other weights, answers like the renewed one. vLLM allows only one
+    engine with sleep at a time, so the first one must be closed."""
     need_vllm()
     if not _renewed:
         raise Missed("no engine was renewed")
@@ -152,16 +153,16 @@ def check_fresh(setting: Setting, figures: Figures) -> None:
     expected = answers(live, asked(live, len(found)), GREEDY)
     live.close()
     figures["as_fresh"] = sum(map(_alike, found, expected)) / len(found)
-    require(figures["as_fresh"] >= _least(setting), "a renewed engine answers other than a fresh one")
+    require(figures["as_fresh"] >= _least(setting), "a renewed engine answers differently from a fresh one")
 
 
 def _least(setting: Setting) -> float:
-    """Share of answers that two batches leave as they are: in bf16 their sizes matter."""
+    """Least share of answers that are the same in two batches: in bf16 the batch size matters."""
     return SAME if setting.gpu else 1.0
 
 
 def perturbed(folder: Path) -> Path:
-    """The nano peer with weights that are somewhat off."""
+    """The nano peer with noise added to its weights."""
     shutil.copytree(ROOT / "peers" / NAME, folder, dirs_exist_ok=True)
     draw = torch.Generator().manual_seed(5)
     weights = load_file(folder / "model.safetensors")
@@ -181,9 +182,9 @@ def _share(some: list[Completion], others: list[Completion]) -> float:
 
 
 def check_sleep(setting: Setting, figures: Figures) -> None:
-    """Asleep it gives memory back, and awake it answers as before."""
+    """A sleeping engine frees memory, and after waking it answers as before."""
     if not setting.gpu:
-        raise Skipped("vLLM sleeps on a GPU alone")
+        raise Skipped("vLLM sleeps only on a GPU")
     live = engine_of(setting)
     requests = asked(live, 64)
     before, awake = answers(live, requests, GREEDY), gpu_bytes_used()
@@ -191,16 +192,19 @@ def check_sleep(setting: Setting, figures: Figures) -> None:
     asleep = gpu_bytes_used()
     live.wake()
     figures |= {"freed_gib": (awake - asleep) / GIB, "same": _share(answers(live, requests, GREEDY), before)}
-    require(figures["freed_gib"] >= 0.9, "asleep it holds its key-value cache of 1 GiB")
-    require(figures["same"] >= SAME, "awake it answers other than before")
+    require(figures["freed_gib"] >= 0.9, "the sleeping engine keeps its key-value cache of 1 GiB")
+    require(figures["same"] >= SAME, "after waking it answers differently")
 
 
 def check_closed(setting: Setting, figures: Figures) -> None:
-    """The engine is dropped, and gives its memory back."""
+    """Closing the engine frees its memory."""
     need_vllm()
     if not _engine:
         raise Missed("no engine was started")
     _engine.pop().close()
     if setting.gpu:
         figures["held_gib"] = (gpu_bytes_used() - _before[0]) / GIB
-        require(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")
+        require(
+            figures["held_gib"] <= KEPT,
+            f"after closing it holds {figures['held_gib']:.2f} GiB; expected at most {KEPT}",
+        )

@@ -1,4 +1,4 @@
-"""The machine, the head against float64, packed against padded batches."""
+"""Checks of the machine, of the head against float64, and of packed against padded batches."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from peers.logprob.scoring import score_pairs
 from pipeline.gpu_check.step import ROOT, Figures, Setting, require
 
 GIB = 2**30
-FREE = 0.9  # of the GPU's memory, with nobody else on it
-HEAD_OFF, CPU_HEAD_OFF = 1e-4, 1e-2  # on a CPU with bf16 instructions probabilities are rounded to bf16
-PACKED_OFF = 1e-4  # nats a token, and of the gradient's norm, in float32
+FREE = 0.9  # least free share of the GPU's memory: no other process uses it
+HEAD_OFF, CPU_HEAD_OFF = 1e-4, 1e-2  # on a CPU with bf16 instructions, probabilities are rounded to bf16
+PACKED_OFF = 1e-4  # nats per token, and share of the gradient's norm, in float32
 
 
 def seconds(body: Callable[[], Any]) -> float:
-    """Of one call, after another that compiles what is to be compiled."""
+    """Seconds of one call, after a first one for compilation."""
     body()
     synchronise()
     begin = time.perf_counter()
@@ -43,7 +43,7 @@ def synchronise() -> None:
 
 
 def bf16_rate(setting: Setting) -> float:
-    """FLOP/s of one large product: bf16 on a GPU, float32 on a CPU, whose type the models are computed in."""
+    """FLOP/s of one large matrix product, in the models' type: bf16 on a GPU, float32 on a CPU."""
     n = setting.size(8192, 1024, 512)
     kind, device = (torch.bfloat16, "cuda") if setting.gpu else (torch.float32, "cpu")
     a = torch.randn(n, n, device=device, dtype=kind)
@@ -51,7 +51,7 @@ def bf16_rate(setting: Setting) -> float:
 
 
 def check_environment(setting: Setting, figures: Figures) -> None:
-    """Driver, compiler, header, and that torch sees a GPU that nobody else uses."""
+    """Driver, compiler and header are present, and torch sees a GPU that no other process uses."""
     figures |= {"torch": torch.__version__, "cuda": torch.version.cuda, "python": sys.version.split()[0]}
     figures |= {"vllm": util.find_spec("vllm") is not None, "gpu": None}
     gpu.check_gpu()
@@ -66,7 +66,7 @@ def check_environment(setting: Setting, figures: Figures) -> None:
 
 
 def check_head(setting: Setting, figures: Figures) -> None:
-    """log-sum-exp and its gradient at a large vocabulary, with a soft-cap and without, against float64."""
+    """log-sum-exp and its gradient with a large vocabulary, with and without a soft-cap, against float64."""
     rows, size, tokens = setting.size(2048, 256, 64), setting.size(2304, 512, 128), setting.size(256_000, 20_000, 3000)
     device = "cuda" if setting.gpu else "cpu"
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def _in_float64(hidden: Tensor, weight: Tensor, softcap: float | None) -> tuple[
 
 
 def prefix_pairs(n: int) -> list[Pair]:
-    """Prompts of the nano peers' tokens, of which two in three share a beginning, and targets."""
+    """Prompts of the nano peers' tokens with targets; groups of three prompts share a beginning."""
     draw = random.Random(0)
     pairs = []
     for i in range(n):
@@ -117,12 +117,12 @@ def prefix_pairs(n: int) -> list[Pair]:
 
 
 def nano_questions(n: int) -> list[str]:
-    """The project's own."""
+    """n of the project's own questions."""
     return [problem.question for problem in islice(problems("arith", "test", 0), n)]
 
 
 def check_packed(setting: Setting, figures: Figures) -> None:
-    """Scores and gradients of packed batches against padded ones, of all three nano peers, in float32."""
+    """Packed batches give the scores and gradients of padded ones, for all three nano peers, in float32."""
     pairs = prefix_pairs(setting.size(48, 24, 9))
     for name in ("gemma2", "llama", "qwen2"):
         lm = load_language_model(ROOT / "peers" / name, "float32")
@@ -135,7 +135,9 @@ def check_packed(setting: Setting, figures: Figures) -> None:
         off_gradient = ((together[1] - alone[1]).norm() / alone[1].norm()).item()
         figures |= {f"{name}_off_nats": off, f"{name}_gradient_off": off_gradient}
         require(off <= PACKED_OFF, f"{name}: packed scores are {off:.2g} nats a token off; expected {PACKED_OFF}")
-        require(off_gradient <= PACKED_OFF, f"{name}: packed gradients are {off_gradient:.2g} off; {PACKED_OFF}")
+        require(
+            off_gradient <= PACKED_OFF, f"{name}: packed gradients are {off_gradient:.2g} off; expected {PACKED_OFF}"
+        )
 
 
 def _scores_and_gradient(lm: LanguageModel, pairs: list[Pair]) -> tuple[list[list[float]], Tensor]:

@@ -1,4 +1,4 @@
-"""A nano round, killed once and given again."""
+"""A nano round, killed once and started again."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, kill_tree, 
 
 FEW = ["prompts.limit=24", "benchmarks.0.limit=16", "benchmarks.1.limit=16", "evaluate.samples=2"]
 RUN = "gpu-check"
-KEPT = 0.25  # GiB: what others take meanwhile
+KEPT = 0.25  # most GiB that other processes may have taken meanwhile
 
 
 def gpu_mib_used() -> int:
-    """MiB of the GPUs' memory that any process holds."""
+    """MiB of the GPUs' memory in use by any process."""
     ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return sum(map(int, subprocess.check_output(ask, text=True, timeout=60).split()))
 
 
 def check_round(setting: Setting, figures: Figures) -> None:
-    """Killed when its first responses are there; the same command then ends it; nothing stays on the GPU."""
+    """After a kill at its first responses, the same command finishes the round, and no GPU memory stays in use."""
     if setting.small:
         raise Skipped("too long for a test")
     folder = setting.folder / "round"
@@ -49,15 +49,15 @@ def check_round(setting: Setting, figures: Figures) -> None:
     figures["rows"] = (read_manifest(chains) or {}).get("rows")
     if setting.gpu:
         figures["held_gib"] = (gpu_mib_used() - before) / 1024
-        require(figures["held_gib"] <= KEPT, f"{figures['held_gib']:.2f} GiB of the GPU are still taken")
+        require(figures["held_gib"] <= KEPT, f"{figures['held_gib']:.2f} GiB of GPU memory are still in use")
 
 
 @contextmanager
 def _started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The command. When the block ends, be it that the step is out of time, all its processes are killed."""
+    """The command. All its processes are killed at the end of the block, also when the step is out of time."""
     command = [sys.executable, "-m", "pipeline.round", "--config", str(ROOT / "configs/nano.toml"), "--run", RUN]
     command += ["--round", "1", *(part for each in FEW for part in ("--set", each))]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may lie there
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may be there
     environment = {**os.environ, "PYTHONPATH": path, "PST_CACHE": str(folder / ".cache"), "HF_HUB_OFFLINE": "1"}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)

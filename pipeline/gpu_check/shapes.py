@@ -1,4 +1,4 @@
-"""Random weights in Gemma 2 2B's shape (on a CPU: a tiny one): starts, rates, memory."""
+"""Random weights in the shape of Gemma 2 2B (on a CPU: a tiny one): starts, rates, memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.gpu_check.step import ROOT, Figures, Setting, require
 from train.examples import TrainingExample
 from train.loop import open_adapter, train_adapter
 
-# a share of the card's own bf16 rate, from which on nothing is very wrong
+# least share of the card's own bf16 rate; anything below is badly wrong
 LEAST_SHARE = 0.1
 TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -40,7 +40,7 @@ PROMPT, RESPONSE = 200, 128  # tokens
 
 
 def model(setting: Setting) -> Path:
-    """A directory of random weights with the nano peer's tokenizer, whose tokens it has; made by the first to ask."""
+    """A directory of random weights with the nano peer's tokenizer; made at the first call."""
     from transformers import AutoModelForCausalLM, Gemma2Config
 
     folder = setting.folder / "shape"
@@ -58,14 +58,14 @@ def model(setting: Setting) -> Path:
 
 
 def random_pairs(setting: Setting, tokens: int) -> list[Pair]:
-    """Random ones, of 512 tokens each."""
+    """Random pairs of 512 tokens, `tokens` in all."""
     draw = random.Random(0)
     rows = [[draw.randrange(300, 4000) for _ in range(512)] for _ in range(max(1, tokens // 512))]
     return [Pair(row[:384], row[384:]) for row in rows]
 
 
 def check_generate(setting: Setting, figures: Figures) -> None:
-    """Start, 256 responses of 128 tokens at once, close; the memory comes back."""
+    """Start an engine, generate 256 responses of 128 tokens at once, close it; its memory is freed."""
     need_vllm()
     from peers.engines.vllm import VllmEngine
 
@@ -81,18 +81,21 @@ def check_generate(setting: Setting, figures: Figures) -> None:
     figures["start_seconds"] = time.perf_counter() - begin
     requests = [Request(pair.prompt[:PROMPT], i) for i, pair in enumerate(random_pairs(setting, 512 * n))]
     begin, made = time.perf_counter(), []
-    # counted here: most tokens have no text in the nano peer's tokenizer, so that responses are cut to nothing
+    # count tokens here: most have no text in the nano peer's tokenizer, so responses are cut to nothing
     engine.generate(requests, Sampling(1.0, 1.0, RESPONSE), lambda _, tokens: made.append(tokens))
     figures |= {"tokens_per_second": sum(made) / (time.perf_counter() - begin), "tokens": sum(made)}
     engine.close()
     require(sum(made) > n, "the engine generated nothing")
     if setting.gpu:
         figures["held_gib"] = (gpu_bytes_used() - before) / GIB
-        require(figures["held_gib"] <= KEPT, f"closed it still holds {figures['held_gib']:.2f} GiB; at most {KEPT}")
+        require(
+            figures["held_gib"] <= KEPT,
+            f"after closing it holds {figures['held_gib']:.2f} GiB; expected at most {KEPT}",
+        )
 
 
 def check_score(setting: Setting, figures: Figures) -> None:
-    """16k tokens, as a share of the card's bf16 rate."""
+    """Score 16k tokens; measure the rate as a share of the card's bf16 rate."""
     lm = load_language_model(model(setting), "bfloat16" if setting.gpu else "float32")
     lm.compile = "off"
     budget = setting.size(16384, 2048, 512)
@@ -103,7 +106,7 @@ def check_score(setting: Setting, figures: Figures) -> None:
     scores = score_pairs(lm, pairs, budget, lambda *_: None)
     took = time.perf_counter() - begin
     figures |= _rates(setting, lm, pairs, took, 2.0) | _peak(setting)
-    # random weights know nothing: each of V tokens is as likely as the others, but for their own noise
+    # with random weights, all V tokens are equally likely except for noise
     mean = -sum(map(sum, scores)) / sum(map(len, scores))
     figures["nats_per_token"] = mean
     uniform = float(torch.tensor(float(len(lm.head_V_H))).log())
@@ -112,14 +115,14 @@ def check_score(setting: Setting, figures: Figures) -> None:
 
 
 def check_train(setting: Setting, figures: Figures) -> None:
-    """Some optimiser steps, whose loss falls; the same with gradient checkpointing."""
+    """The loss falls over some optimiser steps, and gradient checkpointing gives the same losses."""
     directory, budget = model(setting), setting.size(4096, 1024, 512)
     dtype = "bfloat16" if setting.gpu else "float32"
-    pairs = random_pairs(setting, 2 * budget)  # none twice: the packing would compute it once
+    pairs = random_pairs(setting, 2 * budget)  # no pair twice: packing would compute it once
     section = TrainSection(batch_size=len(pairs), epochs=5, lr=5e-4, warmup_ratio=0.0)
     losses = {}
     choices: tuple[Literal["auto", "on"], ...] = ("auto", "on")
-    for choice in choices:  # auto keeps all where there is room
+    for choice in choices:  # auto keeps all activations if there is room
         adapted = open_adapter(directory, dtype, section, None, seed=1)
         _reset_peak(setting)
         begin = time.perf_counter()
@@ -147,20 +150,20 @@ def check_train(setting: Setting, figures: Figures) -> None:
     apart = max(abs(a - b) for a, b in zip(losses["auto"], losses["on"], strict=True))
     figures["checkpointing_apart"] = apart
     require(losses["auto"][-1] < losses["auto"][0], "the loss does not fall")
-    require(apart <= (0.05 if setting.gpu else 1e-4), f"with gradient checkpointing losses are {apart:.2g} apart")
+    require(apart <= (0.05 if setting.gpu else 1e-4), f"with gradient checkpointing, losses differ by {apart:.2g}")
     figures["of_bf16_rate"] = figures["of_bf16_rate_auto"]
     _expect_share(setting, figures)
 
 
 def _rates(setting: Setting, lm: LanguageModel, pairs: list[Pair], took: float, flops: float) -> Figures:
-    """Tokens a second, and FLOP/s as a share of one product's: `flops` for each weight of the layers and token."""
+    """Tokens per second, and FLOP/s as a share of a matrix product's; `flops` per layer weight and token."""
     tokens, targets = sum(map(len, pairs)), sum(len(pair.target) for pair in pairs)
     work = flops * tokens * lm.layer_weights + (flops / 2 + 1) * targets * lm.head_V_H.numel()
     return {"tokens_per_second": tokens / took, "of_bf16_rate": work / took / bf16_rate(setting)}
 
 
 def _expect_share(setting: Setting, figures: Figures) -> None:
-    if setting.gpu:  # a tiny model on a CPU is bound by other things
+    if setting.gpu:  # a tiny model on a CPU is limited by other things
         require(figures["of_bf16_rate"] >= LEAST_SHARE, f"{figures['of_bf16_rate']:.2f} of the card's bf16 rate")
 
 

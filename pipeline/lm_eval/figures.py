@@ -14,7 +14,7 @@ from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values
 from evaluate.tables import points
 
-Ours = dict[str, ItemValues]  # {"base": round 0, "adapter": the round}; empty where one of them is not evaluated
+Ours = dict[str, ItemValues]  # {"base": round 0, "adapter": the round}; empty unless both are evaluated
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class TaskRow:
     base: tuple[float, float | None]  # value, standard error, as the harness gives them
     adapter: tuple[float, float | None]
     change: tuple[float, float | None, float | None] | None  # with its 95 % interval, paired by question
-    ours: dict[str, float] | None  # our exact match on the same questions: base, adapter, and
-    # `agree`, the share of all verdicts that are the same
+    # our exact match on the same questions: `base`, `adapter`, and `agree`, the share of equal verdicts
+    ours: dict[str, float] | None
 
 
 def ours_of(run: Run, round_: int) -> Ours:
-    """Our own figures, where both rounds are evaluated."""
+    """Our own figures, if both rounds are evaluated."""
     rounds = {"base": 0, "adapter": round_}
     if any(shards.read_manifest(run.stage_dir(n, OUTPUT["evaluate"])) is None for n in rounds.values()):
         return {}
@@ -43,8 +43,8 @@ def ours_of(run: Run, round_: int) -> Ours:
 def task_rows(
     run: Run, peer: str, found: dict[str, Any], questions: dict[str, tuple[str, list[str]]], ours: Ours
 ) -> list[TaskRow]:
-    """The rows of a peer. `found` is what harness.py wrote; `questions` has, of a task that is a benchmark of the run,
-    its name and its items in their order."""
+    """The rows of a peer. `found` is the output of harness.py; `questions` maps a task made from a benchmark to its
+    name and its items in order."""
     rows = []
     for task, metrics in found["base"].items():
         for key, base in metrics.items():
@@ -83,17 +83,17 @@ def _change(run: Run, pairs: dict[str, list[float]]) -> tuple[float, float | Non
 def _beside(
     ours: Ours, group: tuple[str, str], items: list[str], theirs: dict[str, list[float]]
 ) -> dict[str, float] | None:
-    """Our exact match on the same questions, and how often their verdicts are ours."""
+    """Our exact match on the same questions, and how often their verdicts equal ours."""
     mine = {name: [values.get(group, {}).get(item, {}).get("em") for item in items] for name, values in ours.items()}
     known = {name: [value for value in values if value is not None] for name, values in mine.items()}
     if any(len(values) != len(items) for values in known.values()):
-        return None  # the benchmark has other questions by now
+        return None  # the benchmark's questions have changed
     same = [a == b for name in known for a, b in zip(known[name], theirs[name], strict=True)]
     return {name: sum(values) / len(values) for name, values in known.items()} | {"agree": sum(same) / len(same)}
 
 
 def figures_table(title: str, rows: list[TaskRow]) -> Table:
-    """For people."""
+    """The figures as a table."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("task", "peer", "questions"):
         table.add_column(name)
@@ -126,6 +126,6 @@ def _shown(change: tuple[float, float | None, float | None] | None) -> str:
     if change is None:
         return "–"
     mean, low, high = change
-    if low is None or high is None or low == high:  # none differs, or there is one question
+    if low is None or high is None or low == high:  # no question differs, or there is only one
         return points(mean, "+")
     return f"{points(mean, '+')} ({points(low, '+')} to {points(high, '+')})"

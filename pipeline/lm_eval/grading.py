@@ -1,8 +1,8 @@
-"""How the harness grades our questions. It is copied beside the task's YAML, and nothing of the project is imported:
-the rules are to be others than those of data/answers/.
+"""How the harness grades our questions. This file is copied beside the task's YAML and imports nothing of the project:
+its rules are independent of data/answers/.
 
-`math`: math-verify reads the whole response, as in the harness's own tasks on MATH. `numbers`: the numbers that the
-response ends in are those of the gold answer, in any order.
+`math`: math-verify reads the whole response, as in the harness's own tasks on MATH. `numbers`: the response must end
+with the numbers of the gold answer, in any order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
-_ENDS = (  # what announces a final answer, and what ends it
+_ENDS = (  # marks before a final answer, and after it
     (re.compile(r"####"), "\n"),
     (re.compile(r"\\boxed\s*{"), "}"),
     (re.compile(r"(?i)answer(?: is|:)"), "\n"),
@@ -25,13 +25,13 @@ def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]
 
 
 def same_numbers(response: str, gold: str) -> bool:
-    """Whether the response ends in the numbers of the gold answer."""
-    said = numbers(response)[-1:]
+    """Whether the response ends with the numbers of the gold answer."""
+    stated = numbers(response)[-1:]
     for mark, end in _ENDS:
         if found := list(mark.finditer(response)):
-            said = numbers(response[found[-1].end() :].partition(end)[0])
+            stated = numbers(response[found[-1].end() :].partition(end)[0])
             break
-    return bool(said) and sorted(said) == sorted(numbers(gold))
+    return bool(stated) and sorted(stated) == sorted(numbers(gold))
 
 
 def numbers(text: str) -> list[float]:

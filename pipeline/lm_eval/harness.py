@@ -1,6 +1,6 @@
-"""Runs lm-evaluation-harness: `python -P harness.py JOB.json RESULT.json`, in a process and a folder of its own.
+"""Runs lm-evaluation-harness: `python -P harness.py JOB.json RESULT.json`, in its own process and folder.
 
-Nothing of the project is imported here: the harness imports a package `evaluate`, which is not ours.
+Imports nothing of the project: the harness needs a package `evaluate` that is not ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main(job_path: str, result_path: str) -> None:
-    """Evaluate every model of the job, {task: {"metric,filter": figures}} of each."""
+    """Evaluate every model of the job; writes {model: {task: {"metric,filter": figures}}}."""
     import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -38,7 +38,7 @@ def main(job_path: str, result_path: str) -> None:
             (job["hub"], None, job["chat"]),
         ):
             if tasks:
-                lm.add_bos_token = False if tasks == job["prompts"] else default  # such a prompt is whole as it is
+                lm.add_bos_token = False if tasks == job["prompts"] else default  # these prompts already have it
                 manager = TaskManager(include_path=folder, include_defaults=folder is None)
                 found[name] |= figures(evaluated(lm, tasks, manager, chat, job["limit"]))
         del lm
@@ -47,7 +47,7 @@ def main(job_path: str, result_path: str) -> None:
 
 
 def evaluated(lm: Any, tasks: list[str], manager: Any, chat: bool, limit: int | None) -> dict[str, Any]:
-    """What the harness returns."""
+    """The harness's results."""
     from lm_eval import simple_evaluate
 
     options = {"apply_chat_template": chat, "limit": limit, "bootstrap_iters": 1000, "log_samples": True}
@@ -56,8 +56,8 @@ def evaluated(lm: Any, tasks: list[str], manager: Any, chat: bool, limit: int | 
 
 
 def figures(found: dict[str, Any]) -> dict[str, Any]:
-    """{task: {"metric,filter": {"value", "stderr", "values": {number of the question: value}}}}; metrics that are no
-    means over questions have no values."""
+    """{task: {"metric,filter": {"value", "stderr", "values": {number of the question: value}}}}; metrics that are
+    not means over questions have no values."""
     tasks: dict[str, Any] = {}
     for task, results in found["results"].items():
         samples = found["samples"].get(task, [])

@@ -1,8 +1,8 @@
-"""The tasks that the harness is given: local files in a folder, a YAML and a JSONL each.
+"""The harness's tasks: local files in a folder, a YAML and a JSONL each.
 
-`pst-NAME` of a benchmark: its questions as this peer is asked them, greedily, graded by grading.py. `everyday`: sixty
-plain questions of everyday knowledge with four choices, which have nothing to do with what a run trains on: what was
-forgotten shows there. They were written for this file.
+`pst-NAME`: a benchmark's questions with this peer's prompts, answered greedily, graded by grading.py. `everyday`: sixty
+plain questions of everyday knowledge with four choices, unrelated to what a run trains on, so that they show
+forgetting. They were written for this file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ EVERYDAY = "everyday"
 
 
 def task_name(name: str) -> str:
-    """What the harness calls a benchmark."""
+    """The harness's name for a benchmark."""
     return f"pst-{name}"
 
 
 def write_questions(
     folder: Path, name: str, kind: str, items: list[Item], prompts: PeerPrompts, section: GenerateSection
 ) -> int:
-    """Write a benchmark as a task for a peer. Returns of how many prompts the harness will make other tokens than we
-    do: of a text that spells a control token, say."""
+    """Write a benchmark as a task for a peer. Returns the number of prompts that the harness will encode differently:
+    for example, of texts that spell a control token."""
     asked = prompts.all_of("solve", [(item.question, ()) for item in items])
     texts = [prompts.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in asked]
     pairs = zip(texts, items, strict=True)
@@ -56,7 +56,7 @@ def write_questions(
 
 
 def write_everyday(folder: Path) -> None:
-    """Write the questions with choices as a task."""
+    """Write the everyday questions as a task."""
     lines = (HERE / "everyday.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{"prompt": f"Question: {row['question']}\nAnswer:", **row} for row in map(json.loads, lines)]
     _write(

@@ -11,17 +11,21 @@ from data.errors import UserError
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
 
 RunName = Annotated[str, typer.Option("--run", help="Name of the run.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the export; the default is runs/<run>/export.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the export; default: runs/<run>/export.")]
 
 
-@app.command(help="Write each peer's adapter in peft's format, with a card.")
+@app.command(help="Write each peer's adapter in peft's format, and a card.")
 def export(
     run: RunName,
-    round_: Annotated[int | None, typer.Option("--round", min=1, help="Default: the best one by the gate.")] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", min=1, help="Number of the round; default: the gate's best.")
+    ] = None,
     out: Out = None,
-    merged: Annotated[bool, typer.Option("--merged", help="Also the merged checkpoint, with tokenizer.")] = False,
-    check: Annotated[int, typer.Option(min=0, help="Ask vLLM, transformers and peft so many questions; 0: none.")] = 8,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Longest response of the check.")] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Also write the merged checkpoint and its tokenizer.")
+    ] = False,
+    check: Annotated[int, typer.Option(min=0, help="How many questions to check with; 0: no check.")] = 8,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of a response of the check.")] = None,
     base: Annotated[list[str] | None, typer.Option(help="PEER=OWNER/NAME: its base on the hub; repeatable.")] = None,
 ) -> None:
     """`python -m pipeline.share export`."""
@@ -38,9 +42,9 @@ def export(
 @app.command(help="Write a run as one archive, without models.")
 def pack(
     run: RunName,
-    out: Annotated[Path | None, typer.Option(help="The archive; the default is runs/<run>.tar.gz.")] = None,
-    gold: Annotated[bool, typer.Option(help="With what states gold answers, or follows from them.")] = True,
-    logs: Annotated[bool, typer.Option(help="With what the libraries printed.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File of the archive; default: runs/<run>.tar.gz.")] = None,
+    gold: Annotated[bool, typer.Option(help="Include gold answers and what follows from them.")] = True,
+    logs: Annotated[bool, typer.Option(help="Include the output of libraries.")] = False,
 ) -> None:
     """`python -m pipeline.share pack`."""
 
@@ -52,13 +56,13 @@ def pack(
     guarded(body)
 
 
-@app.command(help="Put an archive's run into runs/, and say what it needs that is not here.")
+@app.command(help="Put an archive's run into runs/, and list what it needs that is missing here.")
 def unpack(
-    file: Annotated[Path, typer.Option(help="The archive.")],
-    run: Annotated[str | None, typer.Option(help="Another name for the run.")] = None,
+    file: Annotated[Path, typer.Option(help="File of the archive.")],
+    run: Annotated[str | None, typer.Option(help="Name for the run; default: its own.")] = None,
     place: Annotated[
         list[str] | None,
-        typer.Option(help="OLD=NEW: where a path that its config names is here; repeatable."),
+        typer.Option(help="OLD=NEW: a path in its config, and where it is here; repeatable."),
     ] = None,
 ) -> None:
     """`python -m pipeline.share unpack`."""
@@ -71,10 +75,10 @@ def unpack(
     guarded(body)
 
 
-@app.command(help="Read all files of a run, or of an archive, and name those that are not as they were written.")
+@app.command(help="Check the files of a run, or of an archive, against their checksums, and print those that differ.")
 def verify(
     run: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
-    file: Annotated[Path | None, typer.Option(help="An archive, instead of a run.")] = None,
+    file: Annotated[Path | None, typer.Option(help="File of an archive, instead of --run.")] = None,
 ) -> None:
     """`python -m pipeline.share verify`."""
 
@@ -91,7 +95,7 @@ def verify(
     guarded(body)
 
 
-@app.command(help="Print the commands that would put an export on the hub; none is run.")
+@app.command(help="Print the commands that upload an export to the hub; run none.")
 def push(
     run: RunName, out: Out = None, owner: Annotated[str, typer.Option(help="Your name on the hub.")] = "OWNER"
 ) -> None:

@@ -1,9 +1,9 @@
-"""Archives of runs: plain gzipped tar, the same bytes for the same files, and read with care.
+"""Archives of runs: plain gzipped tar, the same bytes for the same files. Reading them is defensive.
 
-All members are files `<run>/…`, sorted, without owner and time. `_PACKED.json` comes first and names all others with
-their checksums. An archive may come from anyone: what is not a plain file below its one folder, or not listed, is
-refused, and the standard library's filter for data has the last word. A small one may unpack to any size, so that is
-bounded by its own, and nothing is read into memory but its list.
+All members are files `<run>/…`, sorted, without owner or time. `_PACKED.json` comes first and lists all others with
+their checksums. An archive may come from anyone. Members that are not plain files below its one folder, or not listed,
+are refused; the standard library's data filter then checks again. A small archive may unpack to any size, so the
+unpacked size is limited by the archive's own, and only its list is read into memory.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ from data import shards
 from data.errors import UserError, trouble
 from pipeline.share.files import PACKED, Faults, compare_checksums, is_inside, known_by
 
-LARGEST = (
-    100  # times its own size, which an archive may unpack to; runs are Parquet and safetensors, which hardly shrink
-)
-SLACK = 2**26  # bytes more
-LIST = 2**26  # bytes of its list
-DEEPEST, LONGEST = 20, 200  # folders in a member's name, bytes of each: runs have 4, and short ones
+# most unpacked size, as a multiple of the archive's: runs are Parquet and safetensors, which hardly shrink
+LARGEST = 100
+SLACK = 2**26  # bytes added to that limit
+LIST = 2**26  # most bytes of its list
+DEEPEST, LONGEST = 20, 200  # most folders in a member's name, and bytes of each: runs have 4 short ones
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, zlib.error)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What was read of an archive."""
+    """A read archive."""
 
     run: str  # its one folder
     about: dict[str, Any]  # `_PACKED.json`
@@ -45,7 +44,7 @@ class Archive:
 
 
 def write_archive(path: Path, run: str, entries: Mapping[str, Path | bytes]) -> None:
-    """Write files {name below the run's folder: where it is, or its content} as one archive, atomically."""
+    """Write files {name below the run's folder: its path or content} as one archive, atomically."""
     with (
         shards.writing(path) as temporary,
         temporary.open("wb") as file,
@@ -58,7 +57,7 @@ def write_archive(path: Path, run: str, entries: Mapping[str, Path | bytes]) -> 
 
 
 def _header(name: str, source: IO[bytes]) -> tarfile.TarInfo:
-    """Nobody's file of no time: what is packed twice is the same."""
+    """A tar header without owner or time, so that packing twice gives the same bytes."""
     header = tarfile.TarInfo(name)
     header.size = source.seek(0, io.SEEK_END)
     source.seek(0)
@@ -66,8 +65,8 @@ def _header(name: str, source: IO[bytes]) -> tarfile.TarInfo:
 
 
 def read_archive(path: Path) -> Archive:
-    """Read all of an archive and compare it with its list. Raises UserError if it is none, is cut off, or has a member
-    that is no plain file below its one folder."""
+    """Read a whole archive and compare it with its list. Raises UserError if it is no archive, is cut off, or has a
+    member that is no plain file below its one folder."""
     runs, checksums, about = set[str](), dict[str, str](), b""
     with _opened(path) as tar:
         for member in tar:
@@ -77,7 +76,7 @@ def read_archive(path: Path) -> Archive:
             source = tar.extractfile(member)
             assert source is not None, "it is a file"
             if name in checksums or (name == PACKED and about):
-                raise UserError(f"{path} has {name} twice; pack the run again")
+                raise UserError(f"{path} contains {name} twice: pack the run again")
             if name == PACKED:
                 if member.size > LIST:
                     raise UserError(f"{path}: its list has {member.size:,} bytes; expected {LIST:,} at most")
@@ -91,9 +90,9 @@ def read_archive(path: Path) -> Archive:
 
 
 def extract(path: Path, folder: Path) -> None:
-    """Write the files of an archive that was read without faults into an empty folder. Raises UserError."""
+    """Write the files of an archive, read without faults before, into an empty folder. Raises UserError."""
     if not hasattr(tarfile, "data_filter"):
-        raise UserError("this Python cannot unpack archives safely (no tarfile.data_filter): take 3.11.4 or newer")
+        raise UserError("this Python cannot unpack archives safely (no tarfile.data_filter): use 3.11.4 or newer")
     with _opened(path) as tar:
         for member in tar:
             _check_size(member, tar)
@@ -102,26 +101,26 @@ def extract(path: Path, folder: Path) -> None:
 
 
 def _check_size(member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-    """Before tarfile passes over a member, which takes as long as reading it."""
+    """Raises UserError for a member that is too large, before tarfile skips it, which takes as long as reading it."""
     packed = cast(_Bounded, tar.fileobj)
     if member.offset_data + member.size > packed.largest:
         packed.refuse()
 
 
 def _place(member: tarfile.TarInfo, path: Path) -> tuple[str, str]:
-    """(the folder, the name in it) of a member. Raises UserError if it is anything else than a file in a folder."""
+    """(the folder, the name in it) of a member. Raises UserError unless it is a plain file in a folder."""
     parts = PurePosixPath(member.name).parts
-    hidden = any(part.startswith(".") for part in parts)  # what `pack` leaves out, such as merged checkpoints
+    hidden = any(part.startswith(".") for part in parts)  # `pack` leaves these out, such as merged checkpoints
     odd = len(parts) > DEEPEST or any(len(part.encode(errors="replace")) > LONGEST for part in parts)
     if not member.isreg() or not is_inside(member.name) or len(parts) < 2 or hidden or odd:
         raise UserError(
-            f"{path} has {member.name[:300]!r}, which is no plain file below one folder: nothing of it is unpacked"
+            f"{path} contains {member.name[:300]!r}, which is no plain file below one folder: nothing was unpacked"
         )
     return parts[0], str(PurePosixPath(*parts[1:]))
 
 
 class _Bounded(gzip.GzipFile):
-    """An archive unpacked, as far as its own size makes that likely. `read` raises UserError beyond."""
+    """An archive's unpacked bytes. `read` raises UserError beyond the limit that follows from the archive's size."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "rb")
@@ -135,7 +134,7 @@ class _Bounded(gzip.GzipFile):
 
     def refuse(self) -> NoReturn:
         raise UserError(
-            f"{self.path} would unpack to more than {LARGEST} times its size; no run does: nothing of it is unpacked"
+            f"{self.path} would unpack to more than {LARGEST} times its size, as no run does: nothing was unpacked"
         )
 
 
@@ -154,14 +153,14 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def hidden_sibling(target: Path, what: str) -> Path:
-    """A hidden folder beside another, by a name that nobody else has: what is in it is removed."""
+    """A hidden folder beside another, with a name of its own: its contents may be removed."""
     return target.with_name(f".{target.name}.{what}")
 
 
 def put(folder: Path, target: Path) -> None:
-    """Give a folder that is whole its final name, in place of one that is there.
+    """Give a complete folder its final name; replaces an existing one.
 
-    Raises OSError. Between its two renames there is neither, and `undo_partial_put` brings the old one back.
+    Raises OSError. Between its two renames neither exists, and `undo_partial_put` restores the old one.
     """
     old = hidden_sibling(target, "replaced")
     shutil.rmtree(old, ignore_errors=True)
@@ -172,7 +171,7 @@ def put(folder: Path, target: Path) -> None:
 
 
 def undo_partial_put(target: Path) -> None:
-    """Undo what a kill within `put` has left."""
+    """Restore the old folder after a kill within `put`."""
     old = hidden_sibling(target, "replaced")
     if old.exists() and not target.exists():
         old.rename(target)

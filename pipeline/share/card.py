@@ -28,8 +28,8 @@ PLAIN_QUESTION = "Tom has 3 boxes with 4 pens each. How many pens does he have?"
 def write_card(
     run: Run, round_: int, policy: Policy, base: str, checked: list[OutputAgreement], target: Path, merged: bool
 ) -> None:
-    """Write a card. `round_` is the one that was exported: where the gate has refused the peer's
-    adapter of it, the policy is of an earlier one."""
+    """Write a card. `round_` is the exported round; if the gate refused the peer's adapter of that round, the policy is
+    of an earlier one."""
     from jinja2 import Environment, StrictUndefined
 
     config = run.config
@@ -62,7 +62,7 @@ def write_card(
 
 
 def _prompt(policy: Policy) -> dict[str, Any]:
-    """How the peer is asked, and what ends its responses."""
+    """The peer's prompt, and what ends its responses."""
     prompts = policy.prompts
     ids = prompts.solve(EXAMPLE)
     text = str(prompts.tokenizer.decode(ids))
@@ -77,7 +77,7 @@ def _prompt(policy: Policy) -> dict[str, Any]:
 
 
 def front_matter(base: str, merged: bool) -> str:
-    """YAML as the hub reads it; what a person must fill says so, and the hub refuses the licence until then."""
+    """YAML for the hub. FILL marks what a person must fill in; until then the hub refuses the licence."""
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
@@ -106,7 +106,7 @@ def _base(policy: Policy, base: str) -> dict[str, Any]:
 
 
 def _named(source: str) -> str:
-    """A source without the folders of this machine."""
+    """A source's name without this machine's folders."""
     return PurePosixPath(source).name if source.startswith(("/", "~", "..")) else source
 
 
@@ -128,7 +128,7 @@ def _data(run: Run, policy: Policy) -> dict[str, Any]:
 
 
 def _method(config: Config) -> list[tuple[str, str]]:
-    """The keys that the training depended on, as docs/config.md calls them."""
+    """The config keys that training depended on, with their values."""
     keys = {
         "run": ("seed",),
         "generate": ("order", "aggregate", "temperature", "samples", "max_new_tokens"),
@@ -155,7 +155,7 @@ def _gate(run: Run, round_: int, policy: Policy) -> str:
 
 
 def results(run: Run, round_: int, peer: str) -> list[list[str]]:
-    """A row per benchmark; none where round 0 or the round has no metrics."""
+    """A row per benchmark; none if round 0 or the round has no metrics."""
     if not all(metrics_path(run.name, n).is_file() for n in (0, round_)):
         return []
     before, after = (_metrics(run, n, peer) for n in (0, round_))
@@ -178,7 +178,7 @@ def _metrics(run: Run, round_: int, peer: str) -> dict[str, Row]:
 
 
 def _changes(run: Run, round_: int, peer: str) -> dict[str, str]:
-    """{benchmark: paired change of exact match}; nothing where the evals are not there."""
+    """{benchmark: paired change of exact match}; empty if evals are missing."""
     if not all((run.stage_dir(n, "evals") / shards.SUCCESS).is_file() for n in (0, round_)):
         return {}
     values = [item_values(run.root, n) for n in (0, round_)]

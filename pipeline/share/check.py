@@ -1,8 +1,9 @@
-"""Does an export say the same as the run's own policy? vLLM, transformers and peft are asked, each by itself.
+"""Checks that an export answers like the run's own policy, in vLLM, transformers and peft separately.
 
-The peer's process asks the policy of the round through the run's own engine; then the same engine on the exported files
-alone; then plain transformers on the merged checkpoint, and peft on the base and the adapter. The last two know nothing
-of this project but the tokens of the prompts. peft runs in float32: beside bf16 weights it would lose small steps.
+The peer's process generates with the round's policy in the run's own engine; then with the same engine on the exported
+files alone; then with plain transformers on the merged checkpoint, and with peft on the base and the adapter. The last
+two use nothing of this project but the tokens of the prompts. peft runs in float32: beside bf16 weights an adapter
+loses small steps.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from peers.policy import Policy
 from pipeline.unrecorded import processes
 
 MERGED = "merged"  # folder of the merged checkpoint in an export
-ALIKE = 0.94  # share of answers: 47 of 50
+ALIKE = 0.94  # least share of equal answers: 47 of 50
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class OutputAgreement:
-    """How often one way of loading an export said what the run's own policy says."""
+    """How often one way of loading an export answered like the run's own policy."""
 
     way: str
     what: str  # "texts" or "answers"
@@ -48,12 +49,12 @@ class OutputAgreement:
 def check_exports(
     run: Run, policies: dict[str, Policy], folder: Path, n: int, tokens: int | None
 ) -> dict[str, list[OutputAgreement]]:
-    """By peer, how the exports below `folder` agree on n questions. Raises UserError if one does not."""
+    """{peer: agreements of its export below `folder` on n questions}. Raises UserError if one is too low."""
     config = run.config
     try:
         engine_kind(config.generate)
     except UserError as error:
-        raise UserError(f"{error}; CHECK=0 exports without asking it") from None
+        raise UserError(f"{error}; CHECK=0 exports without it") from None
     questions = first_questions(run, n)
     limit = min(tokens or config.generate.max_new_tokens, config.generate.max_new_tokens)
     found: dict[str, list[OutputAgreement]] = {}
@@ -68,14 +69,14 @@ def check_exports(
         for each in agreements:
             if each.same < each.least:
                 raise UserError(
-                    f"peer {name}: the export does not say what the run's own policy says ({each}; expected at least "
-                    f"{each.least}), so nothing is exported; CHECK=0 exports without the check"
+                    f"peer {name}: the export does not answer like the run's own policy ({each}; expected at least "
+                    f"{each.least}), so nothing was exported; CHECK=0 exports without the check"
                 )
     return {name: found[name] for name in policies}
 
 
 def first_questions(run: Run, n: int) -> list[str]:
-    """The first n of the run's questions, or all there are."""
+    """The first n of the run's questions, or all if there are fewer."""
     rows: list[PromptRow] = []
     for path in shards.shard_paths(run.prompts_dir):
         rows += shards.rows_of(path, PromptRow)
@@ -87,37 +88,39 @@ def first_questions(run: Run, n: int) -> list[str]:
 def check_peer(
     run: Run, policy: Policy, exported: Path, questions: list[str], limit: int, advance: Advance
 ) -> list[OutputAgreement]:
-    """The agreements of one peer, in its process."""
-    ask = partial(_asked, run, questions=questions, limit=limit, advance=advance)
+    """One peer's agreements, computed in its process."""
+    ask = partial(_greedy, run, questions=questions, limit=limit, advance=advance)
     own = ask(policy)
     engine, merged = engine_kind(run.config.generate), exported / MERGED
     prompts = policy.prompts
     found, agreement = [], partial(_agreement, run.config.prompts.answers, questions)
     if merged.is_dir():
         alone = replace(policy, base=merged, adapter=None, checkpoint=None, identity="")
-        exact = policy.checkpoint is not None and not gpu_is_there()  # on a GPU bf16 depends on the batch
+        exact = policy.checkpoint is not None and not gpu_is_there()  # on a GPU, bf16 results depend on the batch
         texts, prompts = ask(alone), alone.prompts  # the exported tokenizer's
         found.append(agreement(f"{engine}, merged", own, texts, exact))
     else:
         texts = ask(replace(policy, adapter=exported, checkpoint=None, identity=""))
         found.append(agreement(f"{engine}, adapter served", own, texts, False))
     policy_cache.drop_all()
-    asked = prompts.all_of("solve", [(question, ()) for question in questions])
+    prompt_ids = prompts.all_of("solve", [(question, ()) for question in questions])
     if merged.is_dir():
-        texts = _plain(merged, None, policy.dtype, prompts, asked, limit, advance)
+        texts = _plain(merged, None, policy.dtype, prompts, prompt_ids, limit, advance)
         found.append(agreement("transformers, merged", own, texts, False))
-    texts = _plain(policy.base, exported, "float32", prompts, asked, limit, advance)
+    texts = _plain(policy.base, exported, "float32", prompts, prompt_ids, limit, advance)
     return [*found, agreement("peft, adapter in float32", own, texts, False)]
 
 
-def _asked(run: Run, policy: Policy, *, questions: list[str], limit: int, advance: Advance) -> list[str]:
-    """Greedy responses of a policy by the run's engine."""
-    asked = policy.prompts.all_of("solve", [(question, ()) for question in questions])
+def _greedy(run: Run, policy: Policy, *, questions: list[str], limit: int, advance: Advance) -> list[str]:
+    """A policy's greedy responses from the run's engine."""
+    prompt_ids = policy.prompts.all_of("solve", [(question, ()) for question in questions])
     engine = partial(policy_cache.engine, policy, run.config)
     sampling = Sampling(0.0, 1.0, limit, logprobs=False)
     return [
         each.text
-        for each in complete(engine, asked, [0] * len(asked), sampling, max_prompt_tokens(run.config.generate), advance)
+        for each in complete(
+            engine, prompt_ids, [0] * len(prompt_ids), sampling, max_prompt_tokens(run.config.generate), advance
+        )
     ]
 
 
@@ -126,11 +129,11 @@ def _plain(
     adapter: Path | None,
     dtype: str,
     prompts: Any,
-    asked: list[list[int]],
+    prompt_ids: list[list[int]],
     limit: int,
     advance: Advance,
 ) -> list[str]:
-    """Greedy responses by transformers alone, or with peft."""
+    """Greedy responses from plain transformers, or with peft."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -138,13 +141,13 @@ def _plain(
     model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
     )
-    model.generation_config = GenerationConfig()  # a checkpoint's own may have a repetition penalty
+    model.generation_config = GenerationConfig()  # the checkpoint's may have a repetition penalty
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
     model = model.eval().to("cuda" if gpu_is_there() else "cpu")
     texts = []
-    for first in range(0, len(asked), BATCH):
-        batch = asked[first : first + BATCH]
+    for first in range(0, len(prompt_ids), BATCH):
+        batch = prompt_ids[first : first + BATCH]
         longest = max(map(len, batch))
         ids = [[prompts.end_id] * (longest - len(each)) + each for each in batch]
         mask = [[0] * (longest - len(each)) + [1] * len(each) for each in batch]
@@ -175,12 +178,12 @@ def _agreement(
     n = len(own)
     if exact:
         return OutputAgreement(way, "texts", sum(a == b for a, b in zip(own, texts, strict=True)), n, n)
-    missed = max(int(n >= 8), int((1 - ALIKE) * n + 1e-9))  # of a few questions one may be a near-tie
+    missed = max(int(n >= 8), int((1 - ALIKE) * n + 1e-9))  # even of a few questions, one may be a near-tie
     return OutputAgreement(way, "answers", sum(map(partial(same_answer, kind), own, texts, questions)), n, n - missed)
 
 
 def same_answer(kind: kinds.AnswerKindName, one: str, two: str, question: str) -> bool:
-    """Whether two responses to a question have the same answer; those without one are compared as texts."""
+    """Whether two responses to a question have the same answer; without an answer, compare the texts."""
     first, second = (kinds.of(kind).find(each, question) for each in (one, two))
     if first is None or second is None:
         return one == two

@@ -1,4 +1,4 @@
-"""Which round is exported, which adapters that are, and how their bases are called for a stranger."""
+"""The round to export, the training in its adapters, and public names of their bases."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from peers.policy import Policy
 from peers.source import base_model, is_local
 
 HUB_NAME = r"[\w.-]+/[\w.-]+"
-NAMED_BY = ("_model_name_or_path", "_name_or_path")  # keys of config.json; the first is what a GGUF file calls itself
+NAMED_BY = ("_model_name_or_path", "_name_or_path")  # keys of config.json; the first has a GGUF file's own name
 
 
-def choose_round(run: Run, asked: int | None) -> tuple[int, str]:
-    """(the round, why it is that one). Raises UserError if it has no adapters."""
+def choose_round(run: Run, requested: int | None) -> tuple[int, str]:
+    """(the round, why). Raises UserError if it has no adapters."""
     folders = run.root.glob(f"round=*/{OUTPUT['train']}/{shards.SUCCESS}")
     trained = sorted(int(path.parent.parent.name.split("=")[1]) for path in folders)
     if not trained:
         raise UserError(f"run {run.name!r} has no trained round yet: run `make round RUN={run.name} ROUND=1` first")
-    if asked is not None:
-        if asked not in trained:
+    if requested is not None:
+        if requested not in trained:
             known = ", ".join(map(str, trained))
-            raise UserError(f"round {asked} of run {run.name!r} has no adapters; trained rounds: {known}")
-        return asked, "as asked"
+            raise UserError(f"round {requested} of run {run.name!r} has no adapters; trained rounds: {known}")
+        return requested, "as requested"
     if not gate.is_on(run.config):
-        return trained[-1], "the last one that was trained (there is no gate that could say which is best)"
+        return trained[-1], "the last trained one (without a gate to say which is best)"
     if 0 not in gate_rounds(run.name):
         raise UserError(f"the gate of run {run.name!r} has judged nothing yet: name a round (ROUND={trained[-1]})")
     found = best(run.name)
     if found.round == 0:
         raise UserError(
             f"the best round of run {run.name!r} by the gate is 0, the untouched peers, so there is no adapter to "
-            f"export; ROUND={trained[-1]} exports those of that round all the same"
+            f"export; ROUND={trained[-1]} exports that round's adapters anyway"
         )
-    return found.round, f"the best one by the gate (agreement {100 * found.agreement:.1f} %)"
+    return found.round, f"the gate's best (agreement {100 * found.agreement:.1f} %)"
 
 
 def lineage(run: Run, policy: Policy) -> list[int]:
-    """The rounds whose training is in an adapter, in order: one that the gate refused was not trained on."""
+    """The rounds whose training is in an adapter, in order: training never continues from a refused adapter."""
     rounds, round_ = [], policy.round
     while round_:
         rounds.append(round_)
@@ -64,8 +64,8 @@ def parse_bases(given: list[str], run: Run) -> dict[str, str]:
 
 
 def public_base(policy: Policy, bases: dict[str, str]) -> str:
-    """What an exported adapter says about its base: a hub name where there is one, a path of the project where it is
-    below it, else in words what the model calls itself. No path of this machine."""
+    """The base as named in an exported adapter: a hub name if there is one, a relative path if it is in the project,
+    else "local: " and the model's own name. Never an absolute path of this machine."""
     peer = policy.peer
     if peer.name in bases:
         return bases[peer.name]
@@ -79,7 +79,7 @@ def public_base(policy: Policy, bases: dict[str, str]) -> str:
 
 
 def is_hub_name(base: str) -> bool:
-    """Whether a base can be fetched by its name."""
+    """Whether a base can be downloaded by its name."""
     return re.fullmatch(f"{HUB_NAME}|[\\w.-]+", base) is not None and not Path(base).exists()
 
 

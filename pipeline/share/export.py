@@ -1,4 +1,4 @@
-"""`make export`: each peer's adapter of a round in peft's own format, with a card; and, if asked for, merged."""
+"""`make export`: each peer's adapter of a round in peft's format, with a card; on request also merged."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pipeline.share.files import CARD, EXPORT
 def export(
     name: str, round_: int | None, out: Path | None, merged: bool, check: int, tokens: int | None, bases: list[str]
 ) -> Path:
-    """Write runs/<run>/export, or `out`, with a folder per peer; what is there is replaced as a whole.
+    """Write runs/<run>/export, or `out`, with a folder per peer; replaces an earlier export as a whole.
 
-    Raises UserError if there is no adapter to export, one does not say what the run's policy says, `out` holds anything
-    else than an export, or another process holds the run.
+    Raises UserError if there is no adapter to export, one does not answer like the run's policy, `out` is anything but
+    an export, or another process holds the run.
     """
     check_run(name)
     run = Run(name, load_frozen(name))
@@ -42,7 +42,7 @@ def export(
         console.print(f"round {chosen} of run {name}: {why}", markup=False)
         policies = _with_adapters(run, chosen)
         work = hidden_sibling(target, "exporting")
-        shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
+        shutil.rmtree(work, ignore_errors=True)  # left by a killed call
         try:
             _write(run, chosen, policies, work, merged, named, check, tokens)
             put(work, target)
@@ -53,11 +53,11 @@ def export(
 
 
 def _check_target(target: Path) -> None:
-    """Nothing but an export is replaced, and none whose cards a person has filled in. Raises UserError."""
+    """Raises UserError if the target is no export, or if someone has edited its cards."""
     if not target.exists() or (target.is_dir() and _empty(target)):
         return
     if not (target / shards.SUCCESS).is_file():
-        raise UserError(f"{target} is there and is no finished export, so it is left as it is: give another OUT=FOLDER")
+        raise UserError(f"{target} exists and is no finished export, so it is kept: give another OUT=FOLDER")
     for name, checksum in shards.read_json(target / shards.SUCCESS).get("cards", {}).items():
         card = target / name
         if card.is_file() and shards.checksum(card) != checksum:
@@ -73,9 +73,11 @@ def _with_adapters(run: Run, round_: int) -> dict[str, Policy]:
     policies = resolve_all(run, round_)
     for name, policy in policies.items():
         if policy.adapter is None:
-            console.print(f"  {name}: the gate let no adapter through, so it is the untouched peer: nothing to export")
+            console.print(f"  {name}: the gate let no adapter through, so the peer is untouched: nothing to export")
         elif policy.round != round_:
-            console.print(f"  {name}: the gate refused its adapter of round {round_}; that of round {policy.round}")
+            console.print(
+                f"  {name}: the gate refused its adapter of round {round_}: exporting that of round {policy.round}"
+            )
     found = {name: policy for name, policy in policies.items() if policy.adapter is not None}
     if not found:
         raise UserError(f"after round {round_} of run {run.name!r} every peer is untouched: there is nothing to export")
@@ -99,8 +101,8 @@ def _write(
             write_checkpoint(policy, work / name / MERGED)
         if names[name].startswith("local: "):
             console.print(
-                f"  {name}: its base has no name that others know (it is written as {names[name]!r}): "
-                f"BASE={name}=OWNER/NAME gives it one of the hub",
+                f"  {name}: its base has no public name (it is written as {names[name]!r}): "
+                f"BASE={name}=OWNER/NAME gives it a name on the hub",
                 markup=False,
                 soft_wrap=True,
             )
@@ -126,7 +128,7 @@ def _write(
 
 
 def write_adapter(policy: Policy, base: str, target: Path) -> None:
-    """The adapter as peft loads it, with the base's name for others."""
+    """Write the adapter as peft loads it, with the public name of its base."""
     assert policy.adapter is not None
     target.mkdir(parents=True)
     shutil.copyfile(policy.adapter / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS)
@@ -138,13 +140,13 @@ def write_adapter(policy: Policy, base: str, target: Path) -> None:
 
 
 def write_checkpoint(policy: Policy, target: Path) -> None:
-    """Base and adapter merged as the run merges them, bit for bit, with tokenizer and config."""
+    """Write base and adapter merged as the run merges them, bit for bit, with tokenizer and config."""
     assert policy.adapter is not None
     write_merged(policy.base, policy.adapter, target, policy.peer.dtype, policy.rounding_seed)
 
 
 def exported(run: str, out: Path | None) -> tuple[Path, dict[str, Any]]:
-    """The folder of a finished export and its manifest. Raises UserError if there is none, or it is damaged."""
+    """The folder of a finished export and its manifest. Raises UserError if it is missing or damaged."""
     folder = out or RUNS / run / EXPORT
     manifest = shards.read_manifest(folder)
     if manifest is None:

@@ -1,7 +1,7 @@
-"""The files of a run, what is known of them, and what does not fit: for `verify`, for `pack`, and for archives.
+"""The files of a run, their recorded checksums, and what differs: for `verify`, for `pack`, and for archives.
 
-Manifests (`_SUCCESS.json`) and `sums.json` name files beside them with their SHA-256. All names here are relative to
-the run's folder, with `/`.
+Manifests (`_SUCCESS.json`) and `sums.json` list the SHA-256 of files beside them; both are called lists here. All
+names are relative to the run's folder, with `/`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from data.run import OUTPUT
 from data.stage import FORMAT
 from data.sums import IN_ROUND, IN_RUN, SUMS
 
-PACKED = "_PACKED.json"  # what `pack` says about an archive; it stays in the unpacked run
+PACKED = "_PACKED.json"  # what `pack` writes about an archive; it stays in the unpacked run
 REPORT, EXPORT, CARD = "report.html", "export", "README.md"
-FIGURES = "lm_eval.json"  # of another harness, beside a round's metrics
-SUMMED = (*IN_ROUND, FIGURES)  # files of a round
-# made anew by a command, or for people to edit; tracked.json says what a tracker was told of, and is no evidence
+FIGURES = "lm_eval.json"  # figures of lm-evaluation-harness, beside a round's metrics
+SUMMED = (*IN_ROUND, FIGURES)  # files of a round that sums.json lists
+# rewritten by commands, or edited by people; tracked.json only records what was sent to a tracker
 NO_SUM = (REPORT, "tracked.json", PACKED, CARD, ".lock", shards.STARTED)
-NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are not looked into
+NOT_OURS = (".checkpoints", ".work", "logs")  # folders that are skipped
 
 
 @dataclass(frozen=True)
 class KnownFiles:
-    """What lists say: {name: (SHA-256, the list)}, and what is wrong with the lists themselves."""
+    """The contents of lists: {name: (SHA-256, the list)}, and errors in the lists themselves."""
 
     files: dict[str, tuple[str, str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)  # files, and folders, whose list is: nothing is known of them
+    # files and folders whose list is unreadable, so that nothing is known about them
+    unreadable: list[str] = field(default_factory=list)
 
 
 def all_files(root: Path) -> Iterator[str]:
-    """The files of a run that are looked at, in order; a link counts as a file."""
+    """The checked files of a run, in order; a link counts as a file."""
     for path in sorted(root.iterdir()):
         yield from _below(path, PurePosixPath(path.name))
 
@@ -57,7 +58,7 @@ def is_sums(name: str) -> bool:
 
 
 def is_list(name: str) -> bool:
-    """Whether a file names others. A copy of a stage's folder, say, has none: no command reads it."""
+    """Whether a file is a list. A manifest in a copy of a stage's folder, say, is none: no command reads it."""
     path = PurePosixPath(name)
     folder = path.parts[:-1]
     in_round = len(folder) > 0 and re.fullmatch(r"round=\d+", folder[0]) is not None
@@ -70,7 +71,7 @@ def is_list(name: str) -> bool:
 
 
 def known_by(lists: Mapping[str, bytes]) -> KnownFiles:
-    """What the lists say."""
+    """The files that the lists name."""
     known = KnownFiles()
     for name, content in lists.items():
         folder = PurePosixPath(name).parent
@@ -86,7 +87,7 @@ def known_by(lists: Mapping[str, bytes]) -> KnownFiles:
 
 
 def parse_checksums(name: str, content: bytes) -> dict[str, str]:
-    """{file beside it: SHA-256} of one list. Raises ValueError if it is none, or not as it was written."""
+    """{file beside it: SHA-256} of one list. Raises ValueError if it is no list, or was changed."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -95,7 +96,7 @@ def parse_checksums(name: str, content: bytes) -> dict[str, str]:
         if found.get("format") != FORMAT:
             raise ValueError(f"was made by another version (format {found.get('format')}; this one has {FORMAT})")
         if shards.SEAL in found and shards.seal(found) != found[shards.SEAL]:
-            raise ValueError("is not as it was written: its checksum of itself does not fit")
+            raise ValueError("was changed: its own checksum does not match")
     entries = found if name.endswith(SUMS) or not isinstance(found, dict) else found.get("files")
     if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
         raise ValueError("is damaged (it has no checksums of files)")
@@ -112,20 +113,20 @@ def is_inside(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Faults:
-    """A line for each file that does not fit."""
+    """A line for each file that is not as recorded."""
 
     wrong: list[str] = field(default_factory=list)  # lists that cannot be read, files that are missing or changed
     unknown: list[str] = field(default_factory=list)  # in no list
-    unsummed: list[str] = field(default_factory=list)  # should be in one: of an earlier version, or after a kill
+    unsummed: list[str] = field(default_factory=list)  # missing in their list: from an earlier version, or after a kill
 
     @property
     def all(self) -> list[str]:
-        """The lines of what does not fit."""
+        """The lines of all files that are not as recorded."""
         return [*self.wrong, *self.unknown]
 
 
 def compare_checksums(known: KnownFiles, found: Mapping[str, str], unfinished: tuple[str, ...] = ()) -> Faults:
-    """Which files are missing, changed, or in no list. `found`: {name: SHA-256} of all but the lists."""
+    """Find files that are missing, changed, or in no list. `found`: {name: SHA-256} of all files but the lists."""
     faults = Faults(wrong=[*known.wrong])
     for name, (checksum, by) in sorted(known.files.items()):
         if name not in found:
@@ -137,20 +138,20 @@ def compare_checksums(known: KnownFiles, found: Mapping[str, str], unfinished: t
         if passed_over.intersection((name, *map(str, PurePosixPath(name).parents))):
             continue
         if wants_sum(name):
-            faults.unsummed.append(f"{name}: cannot be checked, nothing has its checksum")
+            faults.unsummed.append(f"{name}: cannot be checked, no list has its checksum")
         else:
-            faults.unknown.append(f"{name}: no manifest knows it")
+            faults.unknown.append(f"{name}: no manifest lists it")
     return faults
 
 
 def wants_sum(name: str) -> bool:
-    """Whether a file is of those that a `sums.json` lists."""
+    """Whether a `sums.json` should list a file."""
     path = PurePosixPath(name)
     in_round = len(path.parts) == 2 and path.parts[0].startswith("round=")
     return path.name in SUMMED if in_round else name in IN_RUN
 
 
 def unfinished_stages(root: Path) -> tuple[str, ...]:
-    """Folders of stages that were begun and have no manifest yet."""
+    """Folders of stages that have begun and have no manifest yet."""
     folders = [path.parent for name in OUTPUT.values() for path in root.glob(f"round=*/{name}/{shards.STARTED}")]
     return tuple(sorted(str(f.relative_to(root)) for f in folders if not (f / shards.SUCCESS).is_file()))

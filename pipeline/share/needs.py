@@ -1,4 +1,4 @@
-"""What a run needs that is not in its archive: the peers' models, and the files that questions come from."""
+"""What a run needs beyond its archive: the peers' models and the files of questions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from peers.source import is_local, missing_files
 
 
 def models_of(run: Run) -> list[dict[str, Any]]:
-    """Each peer's model as the config names it, with what identifies its weights: `weights` is the fingerprint of the
-    model directory (peers/weights.py), None in a run that has not used it yet."""
+    """Each peer's model as the config names it, and what identifies its weights: `weights` is the fingerprint of the
+    model directory (peers/weights.py), None if the run has not used it yet."""
     weights = _fingerprints(run)
     return [
         {
@@ -33,7 +33,7 @@ def models_of(run: Run) -> list[dict[str, Any]]:
 
 
 def _fingerprints(run: Run) -> dict[str, str]:
-    """{peer: identity of its untouched base}, as the first stages of the run have seen it."""
+    """{peer: identity of its untouched base}, as recorded by the first stages of the run."""
     for round_, stage in ((0, "evaluate"), (1, "generate"), (1, "train")):
         path = run.stage_dir(round_, OUTPUT[stage]) / shards.SUCCESS
         if path.is_file():
@@ -42,7 +42,7 @@ def _fingerprints(run: Run) -> dict[str, str]:
 
 
 def not_here(config: Config, models: list[dict[str, Any]]) -> list[str]:
-    """A line for each model and file of questions that the config names by a path and that is not there."""
+    """A line for each model and each file of questions that the config names by a path and that is missing here."""
     about = {each["peer"]: each for each in models}
     lines = []
     for peer in config.peers:

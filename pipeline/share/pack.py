@@ -1,8 +1,8 @@
 """`make pack` and `make unpack`: a run as one file, and back.
 
-What is packed is listed: finished stages, what stands beside them, the report; nothing that no manifest knows, no
-models. Without gold answers (`GOLD=no`) what evaluate has written is left out, for its rows state them, its metrics and
-warnings are counts of them, and an oracle's list of examples is a choice by them; so is the report.
+An archive has finished stages, the listed files beside them, and the report; no unlisted files and no models. Without
+gold answers (`GOLD=no`) it leaves out the output of evaluate (its rows state gold answers, its metrics and warnings
+count them), an oracle's list of examples (chosen by them), and the report.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ GOLD_FILES = (*SUMMED, REPORT, "evaluate.log", "lm_eval.log")
 
 
 def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -> Path:
-    """Write runs/<run>.tar.gz, or `target`. Raises UserError if a file of the run is damaged or another process holds
-    it."""
+    """Write runs/<run>.tar.gz, or `target`. Raises UserError if a file of the run is damaged, or another process holds
+    the run."""
     check_run(run)
     root, path = RUNS / run, target or RUNS / f"{run}.tar.gz"
     if path.is_dir():
-        raise UserError(f"{path} is a folder; give the archive's file, for example OUT={path / run}.tar.gz")
+        raise UserError(f"{path} is a folder: give the archive's file, for example OUT={path / run}.tar.gz")
     with locked(root, "wait for it or stop it, then pack"):
         found, faults = examine(root)
         if faults.wrong:
             print_faults(f"run {run}", len(found), faults)
         for line in faults.unsummed:
-            console.print(f"  {line}; the archive has that of now", markup=False, soft_wrap=True)
+            console.print(f"  {line}; the archive has the present file and its checksum", markup=False, soft_wrap=True)
         for line in faults.unknown:
             console.print(f"  left out: {line}", markup=False, soft_wrap=True)
         unfinished = unfinished_stages(root)
@@ -70,7 +70,7 @@ def pack(run: str, target: Path | None, gold: bool = True, logs: bool = False) -
 
 
 def _entries(root: Path, names: list[str], gold: bool) -> dict[str, Path | bytes]:
-    """{name: file or content} of what is packed."""
+    """{name: file or content} to pack."""
     entries: dict[str, Path | bytes] = {name: root / name for name in names if gold or not contains_gold(name)}
     for name in [] if gold else [name for name in entries if PurePosixPath(name).name == SUMS]:
         before = sums.read_sums((root / name).parent)
@@ -84,7 +84,7 @@ def _entries(root: Path, names: list[str], gold: bool) -> dict[str, Path | bytes
 
 
 def contains_gold(name: str) -> bool:
-    """Whether a file of a run states gold answers, or what follows from them."""
+    """Whether a file of a run contains gold answers, or what follows from them."""
     path = PurePosixPath(name)
     return path.name in GOLD_FILES or (len(path.parts) > 2 and path.parts[1] in WITH_GOLD)
 
@@ -94,17 +94,17 @@ def _json(value: object) -> bytes:
 
 
 def _checksum(content: Path | bytes, known: str | None) -> str:
-    """SHA-256 of what goes into the archive; `known` is that of the file in the run, if it was read already."""
+    """SHA-256 of a file or content to pack; `known` is the file's, if it was computed already."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     return known or shards.checksum(content)
 
 
 def unpack(path: Path, name: str | None, places: list[str]) -> None:
-    """Put an archive's run into runs/, under its own name or another, whole or not at all, and say what it needs that
-    is not here. `places` are OLD=NEW: where files that its config names by other paths are on this machine.
+    """Put an archive's run into runs/, under its own name or another, as a whole or not at all, and print what it needs
+    that is missing here. `places` are OLD=NEW: a path in its config, and where that is on this machine.
 
-    Raises UserError if the archive does not fit its list, there is such a run already, or its config is damaged.
+    Raises UserError if the archive differs from its list, the run exists already, or its config is damaged.
     """
     moved = _parse_places(places)
     archive = read_archive(path)
@@ -114,8 +114,8 @@ def unpack(path: Path, name: str | None, places: list[str]) -> None:
     check_run_name(run)
     root, work = RUNS / run, RUNS / ".unpacking" / run
     if root.exists():
-        raise UserError(f"{root} is there already: give another name (RUN=NAME), or delete it first")
-    shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
+        raise UserError(f"{root} exists already: give another name (RUN=NAME), or delete it first")
+    shutil.rmtree(work, ignore_errors=True)  # left by a killed call
     try:
         extract(path, work)
         sums.note_missing(*(work / each for each in archive.checksums if wants_sum(each)))  # compared just now
@@ -142,8 +142,7 @@ def _parse_places(places: list[str]) -> dict[str, str]:
 
 
 def _set_places(path: Path, places: dict[str, str]) -> None:
-    """Write `runtime.places` into a run's config; those of the machine that packed it are forgotten. Raises
-    UserError."""
+    """Write `runtime.places` into a run's config, instead of those of the machine that packed it. Raises UserError."""
     raw = shards.read_json(path)
     config = parse_config(raw, str(path))
     if config.runtime.places != places:

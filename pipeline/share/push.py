@@ -1,4 +1,4 @@
-"""`make push`: prints the commands that would put an export on the Hugging Face hub, and runs none."""
+"""`make push`: prints the commands that upload an export to the Hugging Face hub, and runs none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.share.check import MERGED
 from pipeline.share.export import exported
 from pipeline.share.files import CARD
 
-OWNER = "OWNER"  # to be replaced by the person
+OWNER = "OWNER"  # a placeholder for the user to replace
 
 
 def commands(run: str, out: Path | None, owner: str) -> list[str]:
@@ -32,12 +32,12 @@ def _upload(name: str, folder: Path, more: list[str]) -> str:
 
 
 def push(run: str, out: Path | None, owner: str) -> None:
-    """Print the commands, and what is to be filled in before."""
+    """Print the commands, and what to fill in first."""
     check_run(run)
     folder, _ = exported(run, out)
     cards = [path for path in sorted(folder.rglob(CARD)) if FILL in path.read_text(encoding="utf-8")]
     if cards:
-        console.print(f"# fill in what says {FILL} in {', '.join(map(str, cards))}", markup=False, soft_wrap=True)
+        console.print(f"# replace {FILL} in {', '.join(map(str, cards))}", markup=False, soft_wrap=True)
     if owner == OWNER:
         console.print(f"# {OWNER} is your name on the hub, or an organisation's; `hf auth login` once", markup=False)
     for line in commands(run, out, owner):

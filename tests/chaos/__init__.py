@@ -1,1 +1,1 @@
-"""Kills, failed writes and damaged files, again and again, and what a resumed run has made (docs/reliability.md)."""
+"""Repeated kills, failed writes and damaged files, and checks of the resumed run (docs/reliability.md)."""

@@ -19,8 +19,8 @@ FIRST = 28_000  # the seed of the first case
 
 
 def prepare(engine: str) -> None:
-    """Have the server that runs are forked from import what they need. On one core: there trained numbers are the same
-    bit for bit."""
+    """Let the server that forks the runs import what they need. On one core, where trained numbers are the same bit for
+    bit."""
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -31,13 +31,13 @@ def prepare(engine: str) -> None:
 
 
 def code() -> str:
-    """What the results are results of: a short hash of the project's modules."""
+    """A short hash of the project's modules, which the results belong to."""
     paths = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
     return checksum(*paths)[:12]
 
 
 def cluster() -> str:
-    """A Ray cluster of this process, which ends with it: its address."""
+    """The address of a Ray cluster that ends with this process."""
     import atexit
 
     from ray.cluster_utils import Cluster
@@ -64,7 +64,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, max=2, help="1: short runs, without a benchmark.")] = 2,
     models: Annotated[Path | None, typer.Option(help="Models that are there; else they are made.")] = None,
 ) -> None:
-    """Cases that are done are kept in the folder's JSONL file, so the same command goes on where it was stopped."""
+    """Run cases. Finished ones are kept in the folder's JSONL file, so the same command continues where it stopped."""
     prepare("ray" if executor == "ray" else engine)
     from tests.chaos.driver import MISMATCH, Chaos, kept, series, summary
     from tests.chaos.project import Kind

@@ -1,5 +1,5 @@
-"""Bugs that a chaos run must find, and a clock that it must not mind: each function plants one in the process that
-calls it, the command's or a peer's."""
+"""Bugs that a chaos run must find, and a clock that must not matter: each function plants one in the process that calls
+it, the command's or a peer's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chaos.faults import everywhere
 
 
 def marker_before_shard() -> None:
-    """A stage is marked as finished, and then its last shard is written: a kill between the two leaves half of it."""
+    """A stage is marked as finished before its last shard is written: a kill between the two leaves it incomplete."""
     close = shards.write_manifest
 
     def write_manifest(folder: Path, manifest: dict[str, Any], files: list[Path]) -> None:
@@ -27,7 +27,7 @@ def marker_before_shard() -> None:
 
 
 def resumed_unit_redraws() -> None:
-    """What is asked after a kill is drawn from another seed."""
+    """Requests after a kill use another seed."""
     from data.stage import Stage
     from generate.stage import Generation
 
@@ -58,7 +58,7 @@ def lost_rename() -> None:
 
 
 def shifted_clock() -> None:
-    """The calendar is 500 days ahead, and jumps an hour back with each look."""
+    """The clock is 500 days ahead, and jumps back an hour at each reading."""
     now, looks = time.time, [0]
 
     def shifted() -> float:

@@ -1,4 +1,4 @@
-"""What a case does, from its seed alone and the points of an undisturbed run."""
+"""A case, determined by its seed and the points of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAMAGES = {
 
 @dataclass(frozen=True)
 class Point:
-    """Where an undisturbed run has passed: process, step, file, and for which time."""
+    """A point that an undisturbed run has passed: process, step, file, and which time."""
 
     role: str
     step: str
@@ -38,7 +38,7 @@ class Point:
 
     @property
     def stage(self) -> str:
-        """Of which stage the file is."""
+        """The stage that the file belongs to."""
         return next((stage for stage, parts in FOLDERS.items() if any(part in self.name for part in parts)), "generate")
 
 
@@ -52,7 +52,7 @@ class Case:
     kind: Kind
     fault: Fault | None  # None: the damage is done to a finished run
     damage: str | None = None
-    begins: str | None = None  # before which step the run is at first, as in an undisturbed one; None: it is not there
+    begins: str | None = None  # start from an undisturbed run before this step; None: from no run
 
     def __str__(self) -> str:
         fault = self.fault
@@ -71,7 +71,7 @@ def _victim(fault: Fault) -> str:
 
 
 def read_points(path: Path) -> list[Point]:
-    """What a run has recorded."""
+    """The recorded points of a run."""
     return [Point(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -116,7 +116,7 @@ def _at(
 def _kill(here: list[Point], draw: random.Random) -> Fault:
     peers = [point for point in here if point.role != COMMAND]
     delay = draw.choice((0.0, draw.uniform(0, LONGEST_DELAY)))
-    if not peers and draw.random() < 0.4:  # those of a cluster pass no points of their own
+    if not peers and draw.random() < 0.4:  # peers of a cluster pass no points
         return replace(_at(draw.choice(here), target="peer"), delay=delay)
     if peers and draw.random() < 0.3:
         point = draw.choice(peers)
@@ -128,7 +128,7 @@ def _kill(here: list[Point], draw: random.Random) -> Fault:
 
 
 def damaged(run: Path, case: Case) -> str | None:
-    """Cut a file of the case's kind, or flip a bit of it; what was done, or None if there is no such file."""
+    """Cut a file of the case's kind, or flip a bit of it; returns what was done, or None if there is no such file."""
     draw = random.Random(f"damage {case.seed}")
     order = [case.damage, *draw.sample(sorted(DAMAGES), len(DAMAGES))]
     for damage in order:

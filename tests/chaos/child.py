@@ -1,4 +1,5 @@
-"""A run's command and its peers, as forks of one server that has imported what is heavy: a start takes no seconds."""
+"""A run's command and its peers, as forks of one server that has imported the heavy packages, so that they start at
+once."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ def launch(
     project: Path, arguments: list[str], out: Path, fault: Fault | None = None, record: Path | None = None,
     bug: str | None = None,
 ) -> Any:  # fmt: skip
-    """Start `python -m pipeline.round arguments`, and `make verify` after it if it ends well; what it prints goes to
-    `out`. `bug` is a function of tests.chaos.bugs that is called first, in the peers' processes, too."""
+    """Start `python -m pipeline.round arguments`, then `make verify` if it succeeds; the output goes to `out`. `bug` is
+    a function of tests.chaos.bugs that is called first, in the peers' processes, too."""
     context = multiprocessing.get_context("forkserver")
     SERVER.ensure_running()
     given = (project, SERVER._forkserver_address, arguments, out, fault, record, bug)
@@ -37,7 +38,7 @@ def command(
     project: Path, server: str, arguments: list[str], out: Path, fault: Fault | None, record: Path | None,
     bug: str | None,
 ) -> None:  # fmt: skip
-    """In the process of the command."""
+    """The body of the command's process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     SERVER._forkserver_address, SERVER.ensure_running = server, lambda: None  # peers are forks of the same server
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -73,14 +74,14 @@ def command(
 
 
 def without_report() -> None:
-    """The page takes a second of each run, and nothing rests on it."""
+    """Write no page: it takes a second per run, and nothing depends on it."""
     from evaluate.rebuild import Rebuild
 
     Rebuild.written = lambda self, run: False  # type: ignore[method-assign]
 
 
 def keep_states(project: Path) -> None:
-    """Keep what the run has before each step, for cases that begin there."""
+    """Keep a copy of the run before each step, for cases that begin there."""
     from peers import command as module
 
     command: Any = module
@@ -94,7 +95,7 @@ def keep_states(project: Path) -> None:
 
 
 def verify() -> None:
-    """`make verify`, which says `verified` or ends with a line of its own and status 3."""
+    """`make verify`: prints `verified`, or ends with an error line and status 3."""
     from data.errors import UserError
     from pipeline.share.verify import verify_run
 
@@ -106,7 +107,7 @@ def verify() -> None:
 
 
 def serve(points: Points, bug: str | None, connection: Any, run: Any, slot: Any, *more: Any) -> None:
-    """In the process of a peer."""
+    """The body of a peer's process."""
     from peers import serving
 
     points.role, points.happened = slot.peer, False
@@ -116,7 +117,7 @@ def serve(points: Points, bug: str | None, connection: Any, run: Any, slot: Any,
 
 
 def prepare(points: Points, bug: str | None) -> None:
-    """Count, and plant the bug."""
+    """Count points, and plant the bug."""
     if bug is not None:
         getattr(importlib.import_module("tests.chaos.bugs"), bug)()
     install(points)

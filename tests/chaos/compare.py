@@ -1,4 +1,4 @@
-"""Whether two runs have made the same: ids, text, scores to 1e-6, adapters bit for bit."""
+"""Compares two runs: ids, text, scores to 1e-6, adapters bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEFT_OVER = ("**/*.tmp", "**/.work", "**/_STARTED.json")  # what a finished run 
 
 
 def differences(left: Path, right: Path, adapters: float = ADAPTERS) -> list[str]:
-    """A line for each difference between two finished runs; nothing if they are the same."""
+    """A line for each difference between two finished runs; no lines if they are the same."""
     found = []
     for pattern in TABLES:
         names = sorted({str(path.relative_to(run)) for run in (left, right) for path in run.glob(f"{pattern}.parquet")})
@@ -72,8 +72,8 @@ STAGES = {
 
 
 def measured(left: Path, right: Path) -> dict[str, str]:
-    """How far two runs are apart, whatever their shards are: by stage and round, the rows that differ in more than
-    numbers, and the largest difference of a number; of the adapters' numbers, too."""
+    """How much two runs differ, however they are sharded: by stage and round, the rows that differ in more than
+    numbers, and the largest difference of a number, including the adapters' numbers."""
     from safetensors.numpy import load_file
 
     found = {}

@@ -1,4 +1,4 @@
-"""Disturb a run, resume it, compare it with one that nothing has disturbed."""
+"""Disturbs a run, resumes it, and compares it with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.chaos.compare import differences
 from tests.chaos.faults import Fault
 from tests.chaos.project import Kind, make_models, make_project
 
-SECONDS = 300  # for a run; one that takes longer hangs
-REFUSALS = 12  # that the driver heeds in a row: each stage may refuse what an earlier one has made anew
+SECONDS = 300  # for a run; a longer one counts as hanging
+REFUSALS = 12  # most refusals obeyed in a row: each stage may refuse what an earlier one has made again
 SAME, NOTICED, MISSED, MISMATCH = "same", "noticed", "missed", "mismatch"
 DELETE = re.compile(r"delete (it|\S*runs/t\S*)")
 FILE = re.compile(r"\S*runs/t/[^\s,;:]+")
@@ -27,7 +27,7 @@ FILE = re.compile(r"\S*runs/t/[^\s,;:]+")
 
 @dataclass
 class Outcome:
-    """What became of a case."""
+    """The outcome of a case."""
 
     result: str
     details: list[str] = field(default_factory=list)
@@ -35,14 +35,14 @@ class Outcome:
 
 @dataclass
 class Ended:
-    """How a run has ended, and what it has printed."""
+    """How a run ended, and its output."""
 
     status: int | None  # None: it hangs
     text: str
 
     @property
     def error(self) -> str:
-        """Its one line, if it was refused."""
+        """Its error line, if it was refused."""
         return next((line for line in self.text.splitlines() if line.startswith("error: ")), "")
 
 
@@ -89,7 +89,7 @@ class Chaos:
         return Ended(None if hangs else process.exitcode, text)
 
     def do(self, case: Case) -> Outcome:
-        """Disturb, resume, compare."""
+        """Run a case: disturb, resume, compare."""
         reference, _ = self.undisturbed(case.kind)
         project = self.folder / f"case-{case.seed}"
         shutil.rmtree(project, ignore_errors=True)
@@ -107,7 +107,7 @@ class Chaos:
         return outcome
 
     def resumed(self, case: Case, project: Path, reference: Path, first: Ended) -> Outcome:
-        """Go on after the disturbance, and judge."""
+        """Resume after the disturbance, and judge the result."""
         run, told = project / "runs" / "t", [str(case)]
         if wrong := badly_ended(case, first):
             return Outcome(MISMATCH, [*told, wrong])
@@ -136,7 +136,7 @@ class Chaos:
 
 
 def badly_ended(case: Case, first: Ended) -> str | None:
-    """What is wrong with how the disturbed run has ended."""
+    """What is wrong with the end of the disturbed run."""
     if first.status is None:
         return f"it hangs: {first.text[-2000:]}"
     if case.what == "damage" or first.status == 0:
@@ -149,7 +149,7 @@ def badly_ended(case: Case, first: Ended) -> str | None:
 
 
 def heed(line: str, project: Path) -> str | None:
-    """Do what a refusal says: delete what it names, which must be in the run. What was deleted, or None."""
+    """Obey a refusal: delete the path that it names, which must be in the run. Returns the path, or None."""
     found = DELETE.search(line)
     if found is None:
         return None
@@ -168,12 +168,12 @@ def heed(line: str, project: Path) -> str | None:
 
 
 def kept(path: Path) -> list[dict[str, Any]]:
-    """The cases that are done."""
+    """The finished cases."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def series(chaos: Chaos, cases: int, seed: int, path: Path) -> Iterator[dict[str, Any]]:
-    """Do cases until `cases` are done that have not missed, and keep each in a file; those in it are not done again."""
+    """Run cases until `cases` have finished without missing, and keep each in a file; cases in it are not run again."""
     done = {row["case"]: row for row in kept(path)}
     number, counted = seed, 0
     while counted < cases:

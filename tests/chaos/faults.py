@@ -1,4 +1,4 @@
-"""In the processes of a run: count what it writes, and at a chosen point let a write fail, or kill somebody.
+"""In the processes of a run: count its writes, and at a chosen point fail a write or kill a process.
 
 A point is a step of a write that the run rests on: a file's content is there under its temporary name, it is flushed,
 it gets its final name. A process passes the same points in every run, so a fault that is named by a process, a step, a
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 COMMAND = "command"  # the role of the main process; a peer's process has the peer's name
-IGNORED = ("logs/", "report.html", "tracked")  # written now and then, by the clock; nothing rests on them
+IGNORED = ("logs/", "report.html", "tracked")  # written at intervals; nothing depends on them
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Fault:
     name: str
     time: int
     kind: Literal["kill", "fail"]
-    target: Literal["command", "self", "peer", "grader"] = "self"  # of a kill; peer: whichever began last
+    target: Literal["command", "self", "peer", "grader"] = "self"  # of a kill; peer: the one that started last
     signal: int = signal.SIGKILL
     delay: float = 0.0
 
@@ -47,13 +47,13 @@ class Points:
     command: int  # number of the main process
     root: Path  # the run's folder
     fault: Fault | None = None
-    record: Path | None = None  # where each point is noted, for an undisturbed run
+    record: Path | None = None  # file for all points, in an undisturbed run
     passed: Counter[tuple[str, str]] = field(default_factory=Counter)
     grader: int | None = None  # the newest grader process
     happened: bool = False
 
     def reach(self, step: str, path: object) -> None:
-        """Pass a point. Raises OSError if this is the one whose write fails."""
+        """Pass a point. Raises OSError if the fault fails this write."""
         name = self.inside(path)
         if name is None:
             return
@@ -74,7 +74,7 @@ class Points:
             self.kill(fault)
 
     def inside(self, path: object) -> str | None:
-        """A path's name within the run, without `.tmp`; None for what does not count."""
+        """A path's name within the run, without `.tmp`; None for ignored files."""
         name = os.path.relpath(str(path), self.root).removesuffix(".tmp")
         return None if name.startswith("..") or any(part in name for part in IGNORED) else name
 
@@ -87,7 +87,7 @@ class Points:
                 os.kill(number, fault.signal)
 
     def newest_peer(self) -> int | None:
-        """A peer's process, as the stages' logs have it."""
+        """A peer's process, according to the stages' logs."""
         logs = sorted(self.root.glob("round=*/logs/*.log"), key=lambda path: path.stat().st_mtime_ns)
         found = [each for log in logs for each in re.findall(r"peer \w+: process (\d+) ", log.read_text("utf-8"))]
         return int(found[-1]) if found else None
@@ -131,7 +131,7 @@ def install(points: Points) -> None:
 
 
 def everywhere(old: Callable[..., Any], new: Callable[..., Any]) -> None:
-    """Put a function in another's place in all modules that have it."""
+    """Replace a function in all modules that have it."""
     for module in list(sys.modules.values()):
         for name, value in list(vars(module).items()) if module is not None else ():
             if value is old:
@@ -139,7 +139,7 @@ def everywhere(old: Callable[..., Any], new: Callable[..., Any]) -> None:
 
 
 def watch_graders(points: Points) -> None:
-    """Know the newest grader process, and pass a point before each answer of one is waited for."""
+    """Track the newest grader process, and pass a point before waiting for each of its answers."""
     from data.answers import grader as module
 
     grader: Any = module

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.once FOLDER`: a run in a new folder that nothing disturbs, to compare others with."""
+"""`python -m tests.chaos.once FOLDER`: an undisturbed run in a new folder, to compare others with."""
 
 from __future__ import annotations
 

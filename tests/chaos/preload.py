@@ -1,4 +1,4 @@
-"""What a run imports on its way, imported once by the server that its processes are forked from."""
+"""Everything that a run imports, imported once by the server that forks its processes."""
 
 from __future__ import annotations
 

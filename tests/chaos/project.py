@@ -1,4 +1,4 @@
-"""What the chaos runs are made of: two tiny peers, eight questions, two rounds; or the nano peers under vLLM."""
+"""The project of the chaos runs: two tiny peers, eight questions, two rounds; or the nano peers under vLLM."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ kv_cache_gib = 0.25
 
 @dataclass(frozen=True)
 class Kind:
-    """Of a run: its engine, where its peers run, and how its benchmark is graded."""
+    """A kind of run: its engine, where its peers run, and how its benchmark is graded."""
 
     engine: str = "transformers"
     executor: str = "local"

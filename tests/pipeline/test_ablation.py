@@ -166,7 +166,7 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for text, expected in (
         ("oracle = 1", "must be true or false, found 1"),
         ("[[peers]]\nname = 'x'", "list of tables"),
-        ("[evaluate]\nkeep = 0.25", "mine.toml: 'evaluate.keep=0.25' changes the peers, or what they are measured by"),
+        ("[evaluate]\nkeep = 0.25", "mine.toml: 'evaluate.keep=0.25' changes the peers or how they are measured"),
         ("[benchmarks.0]\nlimit = 5", "benchmarks.0.limit=5"),
         ("[run]\nseed = 99", "run.seed=99"),
         ("[templates]\nverify = 'Right?'", "templates.verify"),
@@ -180,7 +180,7 @@ def test_all_arms_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     own.write_text('[templates]\nreview = "Solve 😀 \\"it\\"."')
     config = load_config(Path("configs/nano.toml"), list(load_arm(str(own)).overrides))
     assert config.templates.review == 'Solve 😀 "it".'
-    with pytest.raises(UserError, match="no arm is named"):
+    with pytest.raises(UserError, match="--arms is empty"):
         Ablation("x", Path("configs/nano.toml"), [], [], seeds=1, round_=1)
     with pytest.raises(UserError, match="two arms are called 'mine'"):
         Ablation("x", Path("configs/nano.toml"), [], [load_arm(str(own))] * 2, seeds=1, round_=1)
@@ -199,7 +199,7 @@ def test_arms_are_compared_with_those_that_are_named_or_with_the_default_ones() 
     assert against(None) == ["uniform"]  # of the default, what there is
     assert against("aggregator uniform aggregator") == ["aggregator", "uniform"]
     assert against("") == []
-    with pytest.raises(UserError, match="'pst', none of the arms of this command: uniform aggregator"):
+    with pytest.raises(UserError, match="'pst' is not an arm of this command; expected some of: uniform aggregator"):
         against("uniform pst")
 
 
@@ -223,7 +223,7 @@ def test_an_arm_that_the_guard_stops_does_not_stop_the_others(project: Path, mon
     assert len(begun) == 5  # not uniform's second seed
     assert [arm.name for arm in first.arms] == ["pst", "rank"] and [arm.name for arm in first.compared] == ["pst"]
     stopped |= {"pst", "rank"}
-    with pytest.raises(UserError, match="all arms were ended early"):
+    with pytest.raises(UserError, match="all arms ended early"):
         ablation().run()
 
 
@@ -292,7 +292,7 @@ def test_names_and_seeds_are_checked_before_any_work(project: Path) -> None:
 
 @pytest.mark.parametrize("config", ["nano", "qwen", "paper"])
 def test_every_arm_is_what_it_says_whatever_the_config(config: str) -> None:
-    """Label, text and weighting are the arm's own: no config may turn one into another."""
+    """Label, text and weighting belong to the arm: no config may turn one arm into another."""
     arms = [load_arm(path.stem) for path in sorted((ROOT / "configs/arms").glob("*.toml"))]
     path = ROOT / "configs" / f"{config}.toml"
     resolved = {arm.name: load_config(path, list(arm.overrides)) for arm in arms}
@@ -415,7 +415,7 @@ def test_the_rows_of_a_question_are_drawn_together() -> None:
 
 
 def test_labels_are_told_in_order(project: Path) -> None:
-    """What has to be there first is named."""
+    """The error names what must exist first."""
     config = load_config(Path("tiny.toml"), [])
     with pytest.raises(UserError, match=r"chains is not finished: run `make generate RUN=t ROUND=1`"):
         judged(Run("t", config), 1)
@@ -477,7 +477,7 @@ def test_chains_and_round_0_are_made_once_for_all_arms(project: Path) -> None:
     assert "right, the aggregate" in labels.stdout and "training weight on them" not in labels.stdout
     (runs / "x.oracle.17/round=1/keep.parquet").unlink()
     refused = run_module("pipeline.ablation", *arguments, cwd=project)
-    assert refused.returncode == 2 and "gold answers did not choose the examples of an oracle" in refused.stderr
+    assert refused.returncode == 2 and "gold answers did not choose this oracle's examples" in refused.stderr
 
 
 def _questions(count: int) -> list[dict[str, Any]]:

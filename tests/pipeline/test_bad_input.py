@@ -41,14 +41,14 @@ def judged(code: object, out: str, err: str, *words: str) -> str:
 
 
 def outputs() -> dict[str, int]:
-    """What the stages have made, with the time of each file's last change."""
+    """The stages' files, with their times of change."""
     files = [path for path in RUNS.glob("*/round=*/**/*") if path.is_file()]
     mine = [path for path in files if path.parent.name != "logs" and path.name != shards.STARTED]
     return {str(path): path.stat().st_mtime_ns for path in mine}
 
 
 def edit(path: Path, old: str, new: str) -> None:
-    """Replace text that must be there."""
+    """Replace text that must occur."""
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Runs that are killed, starved and damaged end as those that nothing has disturbed; a bug in that is found."""
+"""Runs that are killed, starved and damaged end like undisturbed ones; a planted bug is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: figures by hand, and what cannot be compared."""
+"""Runs side by side: figures computed by hand, and what cannot be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gives the same rows, and what does not: docs/reliability.md."""
+"""Which changes keep the rows, and which do not: docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(checksum(Path(sys.argv[1])))
 
 
 def python(code: str, cwd: Path, *arguments: str, **environment: str) -> str:
-    """What a script prints."""
+    """The output of a script."""
     kept = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True)

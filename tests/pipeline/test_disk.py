@@ -1,4 +1,4 @@
-"""A disk that is clearly too small is told before a stage begins."""
+"""A disk that is clearly too small is reported before a stage begins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(project: Path) -> Run:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """So many bytes are free."""
+    """The disk has this many free bytes."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
 
 

@@ -1,4 +1,4 @@
-"""What the evaluate stage stores about grading, from responses that are written by hand."""
+"""What the evaluate stage stores about grading, from handwritten responses."""
 
 from __future__ import annotations
 

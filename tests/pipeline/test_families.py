@@ -36,7 +36,7 @@ DOCS = ROOT / "docs" / "models.md"
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees what another has found sound."""
+    """No test sees which models another test has found sound."""
     monkeypatch.setattr(source, "CACHE", tmp_path / "cache" / "models")
     monkeypatch.setattr(weights_check, "_sound", set())
 

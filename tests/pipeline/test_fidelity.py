@@ -1,4 +1,4 @@
-"""Merge fidelity is measured where it is asked for, and changes nothing else."""
+"""Merge fidelity is measured if configured, and changes nothing else."""
 
 from __future__ import annotations
 

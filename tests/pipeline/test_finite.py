@@ -1,4 +1,4 @@
-"""A number is finite, or it costs its row, is counted, and is in no statistic."""
+"""A number that is not finite drops its row, is counted, and enters no statistic."""
 
 from __future__ import annotations
 

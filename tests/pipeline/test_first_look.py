@@ -1,4 +1,4 @@
-"""`make try`: what it shows, what it leaves, what it projects; and when a review's form is warned of."""
+"""`make try`: what it shows, what it leaves, what it projects; and when it warns of a review's form."""
 
 from __future__ import annotations
 

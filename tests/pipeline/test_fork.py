@@ -1,4 +1,4 @@
-"""A run that begins after another's round: what is linked, what is refused, and that the other run stays as it is."""
+"""A run that begins after another run's round: what is linked, what is refused, and that the other run is unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.conftest import read_stage, run_module
 from tests.pipeline.test_gate import adapters
 
 STEPS = [("evaluate", 0)] + [(stage, n) for n in (1, 2, 3) for stage in ("generate", "score", "train", "evaluate")]
-ADAPTERS = "adapters of rounds 1 to 2, and what led to them: those of run t, as they are"
+ADAPTERS = "adapters of rounds 1 to 2 and the stages behind them: linked from run t"
 
 
 def make(run: Run, stage: str, round_: int) -> None:
@@ -73,7 +73,7 @@ def state(root: Path) -> dict[str, tuple[str, int]]:
 
 
 def same(*names: str) -> bool:
-    """Whether files are one, under two names."""
+    """Whether two names are one file."""
     return os.path.samefile(*names)
 
 
@@ -81,12 +81,12 @@ def test_a_fork_links_what_its_config_allows(made: Run, capsys: pytest.CaptureFi
     before = state(made.root)
     fork("t", 2, "u", None, ["score.weighting=rank", "runtime.score_tokens=512"])
     assert capsys.readouterr().out.splitlines() == [
-        "reading run t, to see what still holds",
+        "reading run t, to find what can be linked",
         f"  {ADAPTERS}",
         "  evaluate rounds 0 to 2: linked from run t",
         "  generate round 3: linked from run t",
-        "  score round 3: made anew: score.weighting changed",
-        "run u begins after round 2 of run t; its config counts from round 3 on: make round RUN=u ROUND=3",
+        "  score round 3: made again: score.weighting changed",
+        "run u begins after round 2 of run t; its config applies from round 3 on: make round RUN=u ROUND=3",
     ]
     assert state(made.root) == before and os.listdir("runs") in (["t", "u"], ["u", "t"])
     config = load_frozen("u")
@@ -107,14 +107,14 @@ def test_a_fork_links_what_its_config_allows(made: Run, capsys: pytest.CaptureFi
 
 FATES = {
     "train.lr=1e-4": {},
-    "generate.temperature=0.5": {"generate": "generate.temperature changed", "score": "its chains are made anew"},
-    "score.label=sample-vote": {"generate": "score.label changed", "score": "its chains are made anew"},
+    "generate.temperature=0.5": {"generate": "generate.temperature changed", "score": "its chains are made again"},
+    "score.label=sample-vote": {"generate": "score.label changed", "score": "its chains are made again"},
     "score.scorer=mean": {"score": "score.scorer changed"},
     "evaluate.samples=3": {"evaluate": "evaluate.samples changed"},
     "benchmarks.0.limit=4": {"evaluate": "benchmarks.0.limit changed"},
     "benchmarks.0.answers=math": {"evaluate": "benchmarks.0.answers changed"},
     "peers.0.template=plain": dict.fromkeys(("evaluate", "generate"), "peers.0.template changed")
-    | {"score": "its chains are made anew"},
+    | {"score": "its chains are made again"},
 }
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_linked_is_said_with_the_key(
     told = capsys.readouterr().out.splitlines()
     for stage, rounds in (("evaluate", "rounds 0 to 2"), ("generate", "round 3"), ("score", "round 3")):
         why = FATES[override].get(stage)
-        fate = f"made anew: {why}" if why else "linked from run t"
+        fate = f"made again: {why}" if why else "linked from run t"
         assert f"  {stage} {rounds}: {fate}" in told
         number = 2 if stage == "evaluate" else 3
         assert (RUNS / "u" / f"round={number}" / OUTPUT[stage]).exists() == (why is None)
@@ -142,9 +142,9 @@ def test_the_models_and_versions_count_beside_the_config(made: Run, capsys: pyte
     (made.root / "round=1/evals/part-00000.parquet").write_bytes(b"")
     fork("t", 2, "u", None, [])
     told = capsys.readouterr().out
-    assert "generate round 3: made anew: the models are not those that it was made with" in told
-    assert "evaluate round 0: made anew: another version of this project made it" in told
-    assert "evaluate round 1: made anew: its files are damaged" in told
+    assert "generate round 3: made again: the models have changed" in told
+    assert "evaluate round 0: made again: another version of this project made it" in told
+    assert "evaluate round 1: made again: its files are damaged" in told
     assert "evaluate round 2: linked from run t" in told
 
 
@@ -160,7 +160,7 @@ def test_the_models_and_versions_count_beside_the_config(made: Run, capsys: pyte
 def test_what_would_make_earlier_rounds_untrue_is_refused(override: str, key: str, made: Run) -> None:
     with pytest.raises(UserError) as error:
         fork("t", 2, "u", None, [override, "train.lr=1e-4"])
-    assert str(error.value).startswith(f"{key}: round 2 of run 't' was made under the first")
+    assert str(error.value).startswith(f"{key}: round 2 of run 't' was made under the first value")
     assert os.listdir("runs") == ["t"]
 
 
@@ -187,9 +187,9 @@ def test_what_a_gates_votes_were_given_under_stays(project: Path) -> None:
 def test_wrong_names_and_rounds_are_refused_before_any_work(made: Run) -> None:
     for arguments, says in (
         (("nope", 2, "u"), "there is no run 'nope'"),
-        (("t", 2, "t"), "runs/t is there already: give the new run another name"),
+        (("t", 2, "t"), "runs/t exists already: give the new run another name"),
         (("t", 2, ""), "--new '': expected a name"),
-        (("t", 4, "u"), "round 4 of run 't' is not finished, so nothing begins after round 4"),
+        (("t", 4, "u"), "round 4 of run 't' is not finished, so no run can begin after round 4"),
     ):
         with pytest.raises(UserError) as error:
             fork(*arguments, None, [])
@@ -202,12 +202,12 @@ def test_wrong_names_and_rounds_are_refused_before_any_work(made: Run) -> None:
 
 
 def test_questions_that_a_new_benchmark_has_are_not_trained_on(made: Run) -> None:
-    """Of a fork as of any run; and where they are dropped the questions would be others."""
+    """Checked as for any run; and if they are dropped, the questions differ."""
     with pytest.raises(UserError, match="24 of 24 questions are also in a benchmark"):
         fork("t", 2, "u", None, ["benchmarks.0.source=train.jsonl"])
     with Path("train.jsonl").open("a") as source:
         source.write('{"question": "new?", "answer": "1"}\n')
-    with pytest.raises(UserError, match="the questions of runs/t/prompts would be others: their source has changed"):
+    with pytest.raises(UserError, match="the questions of runs/t/prompts would differ: their source has changed"):
         fork("t", 2, "u", None, ["benchmarks.0.limit=4"])
     assert os.listdir("runs") == ["t"]
 

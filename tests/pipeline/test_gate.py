@@ -1,4 +1,4 @@
-"""The gate: its rule, its questions, and that a refused adapter is not used; without a model."""
+"""The gate: its rule, its questions, and that a refused adapter is not used. Without models."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def gated(project: Path) -> Run:
 
 
 def adapters(run: Run, round_: int) -> None:
-    """What train leaves: a file of weights per peer, another one in each round."""
+    """The output of train: a file of weights per peer, different in each round."""
     folder, files = run.stage_dir(round_, "adapters"), []
     for peer in run.config.peers:
         made = folder / peer.name
@@ -248,7 +248,7 @@ def test_a_refused_adapter_is_not_used(
 def test_both_the_policy_before_and_the_untouched_peer_must_be_matched(
     gated: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow decline: each round is hardly worse than the last one, the third far worse than the untouched peer."""
+    """A slow decline: each round is slightly worse than the last, the third much worse than the untouched peer."""
     good = {0: 8, 1: 6, 2: 4, 3: 2}
     answering(monkeypatch, lambda peer, round_, n: n < good[round_])
     work = Inline(gated)

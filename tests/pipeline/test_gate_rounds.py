@@ -91,7 +91,7 @@ def test_an_accepted_adapter_is_used_as_without_a_gate(project: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_without_gold_answers(project: Path) -> None:
-    """No benchmark: the round ends well, and the report has what needs no gold answer, and says so."""
+    """No benchmark: the round finishes, and the report has only what needs no gold answers, and says so."""
     config = (project / "tiny.toml").read_text(encoding="utf-8")
     bare = re.sub(r'\[\[benchmarks\]\]\n(\w+ = "\w+(\.jsonl)?"\n)+', "", config)
     assert "benchmarks" not in bare and "sums" not in bare

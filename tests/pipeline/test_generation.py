@@ -31,7 +31,7 @@ SIZE = ("generate.max_new_tokens=48", "generate.context_tokens=768")
 
 
 def distinct(peer: str, seed: int) -> str:
-    """A response that tells who gave it to what."""
+    """A response that names its author and its question."""
     return f"{peer[0]}{seed % 997}. The answer is {seed % 89}."
 
 

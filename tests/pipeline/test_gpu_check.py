@@ -1,4 +1,4 @@
-"""`make gpu-check`: its JSON; and each step fails when what it checks is broken on purpose, here with stand-ins."""
+"""`make gpu-check`: its JSON; and each step fails if its subject is broken on purpose, here with stand-ins."""
 
 from __future__ import annotations
 
@@ -162,14 +162,14 @@ class StandIn:
         return True
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, advance: Any) -> list[Completion]:
-        """One by one, where they are drawn."""
+        """One by one, if they are sampled."""
         short = Sampling(sampling.temperature, sampling.top_p, min(12, sampling.max_new_tokens))
         if not sampling.temperature:
             return self.engine.generate(requests, short, advance)
         return [self.engine.generate([request], short, advance)[0] for request in requests]
 
     def sleep(self) -> bool:
-        """It has nothing to give back."""
+        """Nothing to release."""
         return True
 
     def wake(self) -> None:
@@ -277,7 +277,7 @@ def test_a_step_without_the_ones_before_it_is_not_done(setting: Setting, monkeyp
         ("engine", OrderMatters, "order of the requests"),
         ("renewed", NotRenewed, "changed no answer"),
         ("renewed", NeverBack, "did not come back"),
-        ("fresh", HalfRenewed, "other than a fresh one"),
+        ("fresh", HalfRenewed, "differently from a fresh one"),
     ],
 )
 def test_an_engine_that_is_wrong_is_found_out(
@@ -312,7 +312,7 @@ def test_memory_that_an_engine_keeps_asleep_or_closed_fails_the_check(
     taken(5, 2)
     assert "awake" in outcome("sleep", there)[1]
     taken(2.2)
-    assert "still holds 1.20 GiB" in outcome("closed", there)[1]
+    assert "it holds 1.20 GiB" in outcome("closed", there)[1]
     engines._engine.append(StandIn(ROOT / "peers/gemma2"))
     taken(1.8)
     assert outcome("closed", there) == ("ok", "")
@@ -343,7 +343,7 @@ def test_memory_that_a_closed_engine_keeps_fails_the_shapes(tmp_path: Path, monk
     monkeypatch.setattr("peers.engines.vllm.VllmEngine", Greedy)
     monkeypatch.setattr(engines, "util", SimpleNamespace(find_spec=lambda name: name))
     monkeypatch.setattr(shapes, "model", lambda _: ROOT / "peers/gemma2")
-    for after, told in ((1.9, ("ok", "")), (3.5, ("failed", "closed it still holds 2.50 GiB; at most 1.0"))):
+    for after, told in ((1.9, ("ok", "")), (3.5, ("failed", "after closing it holds 2.50 GiB; expected at most 1.0"))):
         taken = [1.0, after]
         monkeypatch.setattr(shapes, "gpu_bytes_used", lambda taken=taken: int(taken.pop(0) * numbers.GIB))
         assert outcome("generate", Setting(gpu=True, folder=tmp_path)) == told
@@ -395,7 +395,7 @@ def test_what_stays_on_the_gpu_fails_the_round(tmp_path: Path, begun: Any, monke
     begun[1].extend([SimpleNamespace(poll=lambda: None, returncode=None), SimpleNamespace(wait=lambda: 0)])
     monkeypatch.setattr(rounds, "gpu_mib_used", lambda: mebibytes.pop(0))
     monkeypatch.setattr(rounds, "read_manifest", lambda folder: {"rows": 72})
-    assert "still taken" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
+    assert "still in use" in outcome("round", Setting(gpu=True, folder=tmp_path))[1]
 
 
 # starts one that starts another in a session of its own, and says both ids
@@ -504,7 +504,7 @@ def _in_a_process(body: str, monkeypatch: PATCH) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("time.sleep(60)", "out of time, its process was ended"),
+        ("time.sleep(60)", "out of time, its process was killed"),
         ("sys.stderr.write('segfault'); sys.exit(3)", "died (3): segfault"),
     ],
 )
@@ -610,7 +610,7 @@ def test_what_is_asked_wrongly_is_refused_first(tmp_path: Path, monkeypatch: PAT
     monkeypatch.setattr(command, "check", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match="'heat': expected some of environment, head"):
         command.report(None, "heat", True, None)
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match=r"the folder .* is missing"):
         command.report(tmp_path / "none" / "out.json", "", True, None)
 
 

@@ -1,4 +1,4 @@
-"""What a machine with a GPU lacks is one line with the way out: stand-ins for nvidia-smi, gcc and torch's CUDA."""
+"""One line says what a machine with a GPU lacks, and what to do: stand-ins for nvidia-smi, gcc and torch's CUDA."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """docs/inspect.md: every recipe runs and prints what the page says.
 
-`python -m tests.pipeline.test_inspect` writes it anew.
+`python -m tests.pipeline.test_inspect` updates the page.
 """
 
 from __future__ import annotations

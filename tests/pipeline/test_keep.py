@@ -1,4 +1,4 @@
-"""Examples that are chosen from outside travel as a file of their own, and train takes those alone."""
+"""Examples chosen from outside are listed in a separate file, and train uses only those."""
 
 from __future__ import annotations
 

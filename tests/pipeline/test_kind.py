@@ -1,4 +1,4 @@
-"""`make setup KIND=…`: the pinned lists, what make says to a wrong or another kind, and a round where vLLM is not."""
+"""`make setup KIND=…`: the pinned lists, what make says to a wrong or another kind, and a round without vLLM."""
 
 from __future__ import annotations
 

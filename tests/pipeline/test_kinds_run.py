@@ -1,4 +1,4 @@
-"""Whole rounds whose questions have options, and under a function of one's own."""
+"""Whole rounds whose questions have options, and with a custom function."""
 
 from __future__ import annotations
 

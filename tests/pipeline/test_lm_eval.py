@@ -1,5 +1,4 @@
-"""The tasks that lm-evaluation-harness is given, its process, and its figures beside ours; for real where it is
-installed."""
+"""The tasks for lm-evaluation-harness, its process, and its figures beside ours; with the real one if installed."""
 
 from __future__ import annotations
 
@@ -110,7 +109,7 @@ def test_a_harness_that_fails_is_one_line(harness: Path, tmp_path: Path) -> None
     harness.write_text("print('loading')\nraise SystemExit('Tasks not found: gsm9k')\n")
     with pytest.raises(UserError) as error:
         command.call_harness({"hub": ["gsm9k"]}, tmp_path, tmp_path / "lm_eval.log", "p")
-    said = f"lm-evaluation-harness failed on peer p: Tasks not found: gsm9k (all that it said is in {tmp_path}"
+    said = f"lm-evaluation-harness failed on peer p: Tasks not found: gsm9k (its output is in {tmp_path}"
     assert str(error.value).startswith(said) and "loading" in (tmp_path / "lm_eval.log").read_text()
 
 

@@ -1,4 +1,4 @@
-"""A run has one writer: the lock says who has it, and of a holder that was killed, that it was."""
+"""A run has one writer: the lock says who has it, and whether the holder was killed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_who_holds_a_lock_and_who_was_killed_with_it(tmp_path: Path) -> None:
     held, killed = lock_state(folder)
     assert not held and killed is not None and killed.pid == process.pid and holder(folder) is None
     (line,) = status_lines("t", [], None, killed)
-    assert re.fullmatch(rf"run t: no command is at it; the last one {who} was killed, or its machine stopped", line)
+    assert re.fullmatch(rf"run t: no command is running; the last one {who} was killed, or its machine stopped", line)
     line = take(folder).strip()
     assert re.fullmatch(rf"{folder}: the last process at it {who} {ENDED}\. This one takes over", line)
     assert take(folder) == "" and lock_state(folder) == (False, None)

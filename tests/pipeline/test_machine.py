@@ -1,4 +1,4 @@
-"""What the machine lacks, room, rights, locks, a reader, letters, is one line that says what to do; nothing is lost."""
+"""If the machine lacks space, rights, locks, a reader or letters, one line says what to do, and no data are lost."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_the_sizing_table_has_fewer_hours_on_more_devices() -> None:
     four = sizing_table(parse_devices("4x24"), 2.5, 1).splitlines()
     assert len(four) == 2 + 4 * 2 and all("| 4 |" in row for row in four[2:])
     for given in ("cpu", "1x24+1x80"):
-        with pytest.raises(UserError, match="--sizing is for GPUs of one kind"):
+        with pytest.raises(UserError, match="--sizing needs GPUs of one kind"):
             sizing_table(parse_devices(given), 2.5, 1)
 
 
@@ -129,7 +129,7 @@ def test_make_plan_prints_all_of_it(
     app(["--config", "tiny.toml", "--round", "2", "--price", "3", "--set", "executor.kind=ray"], standalone_mode=False)
     out = capfd.readouterr().out
     assert "2 processes may take" in out and "times measured by a probe" in out and "make round ROUND=2" in out
-    assert "cost" in out and "warning: this is no plan of the Ray cluster" in out
+    assert "cost" in out and "warning: executor.kind is ray, but this plan" in out
     assert max(map(len, out.splitlines())) <= 120
     given = load_config(project / "tiny.toml", ["evaluate.samples=3"])
     shards.write_json(given.model_dump(mode="json"), RUNS / "mine/config.json")

@@ -1,4 +1,4 @@
-"""The run that makes the nano peers: a killed one goes on as if nothing had happened; examples are what they claim."""
+"""The run that makes the nano peers: after a kill it continues as if nothing had happened; examples are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One poisoned question costs itself, with its reason; too many stop the stage, which goes on when asked again."""
+"""One poisoned question is lost, with its reason; too many stop the stage, and the same command continues it."""
 
 from __future__ import annotations
 

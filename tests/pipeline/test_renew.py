@@ -1,4 +1,4 @@
-"""A live vLLM engine that is given other weights answers as a fresh engine with them does."""
+"""A live vLLM engine with renewed weights answers like a fresh engine with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage that is killed in the middle goes on where it stopped and ends with what an uninterrupted one makes."""
+"""A stage killed in the middle continues where it stopped, and makes the same as an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -181,20 +181,20 @@ def test_what_no_manifest_knows_is_named(root: Path, capsys: pytest.CaptureFixtu
     (root / "round=1/scores/part-00009.parquet").write_bytes(b"")
     (root / "notes.txt").symlink_to("nowhere")
     (root / "round=1/chains/_SUCCESS.json").write_text("{")
-    refused(lambda: verify_run("t"), "of its files do not fit")
+    refused(lambda: verify_run("t"), "of its files are not as they were written")
     out = capsys.readouterr().out
-    assert "round=1/scores/part-00009.parquet: no manifest knows it" in out
-    assert "notes.txt: no manifest knows it" in out and "round=1/chains/_SUCCESS.json: is damaged" in out
+    assert "round=1/scores/part-00009.parquet: no manifest lists it" in out
+    assert "notes.txt: no manifest lists it" in out and "round=1/chains/_SUCCESS.json: is damaged" in out
     assert "round=1/chains/part-" not in out  # what its list said of them is not known
     shutil.copytree(root / "round=1/scores", root / "round=1/scores.bak")
-    refused(lambda: verify_run("t"), "of its files do not fit")
-    assert "round=1/scores.bak/_SUCCESS.json: no manifest knows it" in capsys.readouterr().out
+    refused(lambda: verify_run("t"), "of its files are not as they were written")
+    assert "round=1/scores.bak/_SUCCESS.json: no manifest lists it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("rows", 7, "is not as it was written: its checksum of itself does not fit"),
+        ("rows", 7, "was changed: its own checksum does not match"),
         ("format", 3, "was made by another version (format 3; this one has 4)"),
     ],
 )
@@ -225,7 +225,7 @@ def test_an_unfinished_stage_is_no_damage(root: Path, capsys: pytest.CaptureFixt
     (chains / ".work").mkdir()
     (chains / ".work/piece").write_bytes(b"half")
     verify_run("t")
-    assert "round=2/chains: begun and not finished" in capsys.readouterr().out
+    assert "round=2/chains: not finished" in capsys.readouterr().out
 
 
 def test_a_run_in_use_is_left_alone(root: Path) -> None:
@@ -365,7 +365,7 @@ def test_an_archive_that_was_cut_off_or_changed_is_named(root: Path, tmp_path: P
     cut.write_bytes(b"no archive")
     refused(lambda: unpack(cut, "u", []), "cannot be read as a gzipped tar archive")
     refused(lambda: unpack(tmp_path / "none.tar.gz", "u", []), "there is no file")
-    refused(lambda: unpack(RUNS / "t.tar.gz", None, []), "runs/t is there already")
+    refused(lambda: unpack(RUNS / "t.tar.gz", None, []), "runs/t exists already")
     assert sorted(path.name for path in RUNS.iterdir()) == ["t", "t.tar.gz"]
 
 
@@ -450,7 +450,7 @@ def code_of(card: Path, **names: str) -> str:
 def test_an_export_loads_and_says_what_the_run_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = export("t", None, None, True, 3, None, [])
     out = capsys.readouterr().out
-    assert "round 1 of run t: the last one that was trained" in out
+    assert "round 1 of run t: the last trained one" in out
     for way in ("transformers, merged: 3 of 3 texts", "transformers, merged: 3 of 3", "peft, adapter in float32: 3 of"):
         assert way in out
     assert (folder / "plain/README.md").read_text(encoding="utf-8").count("3 of 3 texts") == 1
@@ -495,7 +495,7 @@ def test_the_card_has_base_data_method_and_intervals(root: Path) -> None:
     examples = shards.read_json(root / "round=1/adapters/_SUCCESS.json")["peers"]["plain"]["examples"]
     assert "12 unlabelled questions of `train.jsonl`" in card.text
     assert f"Round 1 trained on {examples} examples" in card.text
-    assert "what the hub has under this name may have other numbers" in card.text
+    assert "the hub's model of this name may have other weights" in card.text
     assert "`train.rank` | `16`" in card.text and "float32" in card.text and "Checked on" not in card.text
 
 
@@ -538,7 +538,7 @@ def test_an_export_that_says_something_else_is_none(root: Path, monkeypatch: pyt
         save_file({n: -w for n, w in weights.items()}, target / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(pipeline.share.export, "write_checkpoint", other)
-    refused(lambda: export("t", 1, None, True, 1, 4, []), "does not say what the run's own policy says", "CHECK=0")
+    refused(lambda: export("t", 1, None, True, 1, 4, []), "does not answer like the run's own policy", "CHECK=0")
     assert not list(root.glob("*export*"))
 
 
@@ -570,7 +570,7 @@ def gated(root: Path, best: dict[int, tuple[float, bool]]) -> Run:
 
 def test_the_best_round_by_the_gate_is_exported(root: Path) -> None:
     run = gated(root, {1: (0.6, True), 2: (0.8, True), 3: (0.4, False)})
-    assert choose_round(run, None)[0] == 2 and choose_round(run, 3) == (3, "as asked")
+    assert choose_round(run, None)[0] == 2 and choose_round(run, 3) == (3, "as requested")
     run = gated(root, {1: (0.4, False), 2: (0.3, False), 3: (0.3, False)})
     refused(lambda: choose_round(run, None), "is 0, the untouched peers", "ROUND=3")
 
@@ -581,7 +581,7 @@ def test_push_prints_commands_that_the_hub_has(root: Path, capsys: pytest.Captur
     capsys.readouterr()
     push("t", None, "me")
     note, *lines = capsys.readouterr().out.splitlines()
-    assert note.startswith("# fill in what says FILL-IN in runs/t/export/chatty/README.md")
+    assert note.startswith("# replace FILL-IN in runs/t/export/chatty/README.md")
     assert lines == [
         line for peer in ("chatty", "plain") for line in (
             f"hf upload me/t-{peer} runs/t/export/{peer} . --private --exclude 'merged/*'",

@@ -159,7 +159,7 @@ def test_the_worst_come_first_and_random_ones_by_their_seed(run: Path) -> None:
 
 
 def test_wrong_choices_are_one_line(run: Path) -> None:
-    with pytest.raises(UserError, match="--prompt, --worst and --random each say which question"):
+    with pytest.raises(UserError, match="--prompt, --worst and --random each choose the questions"):
         chosen_chains(opened(), 1, "ab", True, False, 1, None)
     some = f"{id_of(0)}, {id_of(1)}"
     with pytest.raises(UserError, match=rf"prompt 'zz': no question has this id .* some ids are {some}"):

@@ -1,4 +1,4 @@
-"""Many rounds in one process tree hold no more than few, and leave nothing behind (tests/soak.py has the long one)."""
+"""Many rounds in one process tree need no more resources than few, and leave nothing (tests/soak.py has a long run)."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def test_status_while_a_stage_runs_after_a_kill_and_when_it_goes_on(project: Pat
     process = command(*arguments)
     try:
         half = seen(process, lambda states: any((each.done or 0) > 60 and each.left for each in states))
-        os.kill(process.pid, signal.SIGSTOP)  # a command that is slow is at it all the same
+        os.kill(process.pid, signal.SIGSTOP)  # a slow command still counts as running
         told = run_module("pipeline.status", "--run", "t", cwd=project, check=True).stdout
         as_json_ = json.loads(run_module("pipeline.status", "--run", "t", "--json", cwd=project, check=True).stdout)
     finally:
@@ -282,7 +282,7 @@ def test_status_while_a_stage_runs_after_a_kill_and_when_it_goes_on(project: Pat
     killed = one("evaluate", 0)
     assert killed.state == "stopped" and killed.left is None and not going("t")
     told = run_module("pipeline.status", "--run", "t", cwd=project, check=True).stdout
-    assert "no command is at it; the last one (pid " in told and "the same command goes on with what" in told
+    assert "no command is running; the last one (pid " in told and "the same command continues with what" in told
     assert "was stopped in the middle at " in told
     assert "running" not in told
 

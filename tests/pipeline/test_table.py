@@ -114,7 +114,7 @@ def test_one_format_at_a_time(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == latex("demo")
     with pytest.raises(SystemExit):
         __main__.main(["table", "demo", "--latex", "--csv"])
-    assert "give one of them" in capsys.readouterr().err
+    assert "give only one of them" in capsys.readouterr().err
 
 
 def test_training_questions_that_are_on_a_benchmark_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

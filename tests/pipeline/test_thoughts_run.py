@@ -1,4 +1,4 @@
-"""A round in which the peers think before they answer: what is shown, scored and trained is what the config says."""
+"""A round in which the peers think before they answer: the config decides what is shown, scored and trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""[tracking]: what a tracker is told, once; that it never ends a run, and that nothing leaves the machine."""
+"""[tracking]: what is sent to a tracker, once; it never ends a run, and no data leave the machine."""
 
 from __future__ import annotations
 

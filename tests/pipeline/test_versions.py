@@ -1,4 +1,4 @@
-"""A run of another version is refused in one line by every command, before anything of it is used."""
+"""Every command refuses a run of another version in one line, before it uses any of its files."""
 
 from __future__ import annotations
 

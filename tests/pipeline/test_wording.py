@@ -163,5 +163,5 @@ def test_make_wording_writes_the_best_wording_into_the_config(
     assert {peer.wording for peer in load_config(path, []).peers} == {"learnt"}
     app(["--config", "tiny.toml", "--set", "wording.answer_column=answer"], standalone_mode=False)
     out = capfd.readouterr().out
-    assert "accuracy" in out and "[templates]" not in out and "tiny.toml stays as it is" in out
+    assert "accuracy" in out and "[templates]" not in out and "tiny.toml is unchanged" in out
     assert not (project / "runs").exists()

@@ -62,7 +62,7 @@ def cells(source: Path | str, column: str = "answer") -> list[str]:
 
 
 def refused(source: Path | str, *words: str, column: str = "question", **keys: Any) -> None:
-    """That it is refused in one line with these words."""
+    """Check that it is refused in one line with these words."""
     with pytest.raises(UserError) as error:
         read_source(SourceSection(source=str(source), **keys), [column], "prompts")
     told = str(error.value)

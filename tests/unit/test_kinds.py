@@ -626,7 +626,7 @@ def test_rounds_are_graded_by_the_same_file(here: Path) -> None:
 
 def test_the_harness_is_given_mathematics_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks_of(Run("t", config_of("math", "exact")), None, "math") == {}
-    assert "benchmark b: answers = 'exact' is left out" in capsys.readouterr().out
+    assert "benchmark b: left out, since answers = 'exact'" in capsys.readouterr().out
 
 
 # --- docs/answers.md ---

@@ -18,7 +18,7 @@ from peers.nano.examples import MISREADABLE, MISREADS, slip
 
 
 def checked(solution: str) -> list[str]:
-    """The final numbers of a solution, after each of its calculations was done again."""
+    """The final numbers of a solution, after checking each of its calculations."""
     body, answer = solution.split(" #### ")
     for line in body.split(", "):
         a, op, b, result = re.fullmatch(r"(\d+)([-+*/])(\d+)=(\d+)", line).groups()  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is 
 
 
 def kept(logits_R_V: Tensor, p_R: Tensor, width: int) -> Tensor:
-    """Which tokens survive."""
+    """The tokens that remain."""
     from peers.engines.nucleus import nucleus_threshold
 
     return logits_R_V >= nucleus_threshold(logits_R_V, p_R, width)

@@ -303,6 +303,6 @@ def test_the_executor_may_differ_from_call_to_call_and_is_not_in_dumps() -> None
 
 
 def test_devices_of_a_gigabyte_and_more() -> None:
-    """Whatever is lent: no hole in the table of defaults."""
+    """Whatever machine is lent: the table of defaults has no gaps."""
     for gb in range(1, 200):
         assert by_device(RuntimeSection(), Device("0", gb * GB, "x")).score_tokens >= 4096

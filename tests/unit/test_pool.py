@@ -25,7 +25,7 @@ def work(*_: Any) -> None:
 
 
 class Worker:
-    """It notes what it is given, and is done at once."""
+    """A worker that records its jobs and finishes at once."""
 
     def __init__(self, slot: Slot, executor: Scripted) -> None:
         self.slot, self.executor = slot, executor
@@ -70,7 +70,7 @@ class Scripted:
             yield worker, "done", None
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_times_are_told_in_words() -> None:
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -167,7 +167,7 @@ def test_in_a_terminal_there_is_a_live_line_for_each_peer(clock: Clock, monkeypa
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """What was told since it was last asked, with events on."""
+    """Events since the last call, with events on."""
     monkeypatch.setattr(events.log, "on", True)
 
     def told() -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ def test_a_chat_prompt_by_hand(chatty: PeerPrompts) -> None:
 
 
 def test_a_critique_is_asked_for_without_the_examples(plain: PeerPrompts, chatty: PeerPrompts) -> None:
-    """They end in a bare Yes or No, which is what a verifier that copies them would write."""
+    """They end with a bare Yes or No, as a verifier that copies them would write."""
     asked = f"Question: {QUESTION}\nSolution 1: a\nCheck it, then say Yes or No."
     (by_plain,), (by_chatty,) = (prompts.all_of("verify_cot", [(QUESTION, ("a",))]) for prompts in (plain, chatty))
     assert shown(plain, by_plain) == f"<bos>{asked}\nAnswer:"
@@ -107,7 +107,7 @@ def test_a_critique_is_asked_for_without_the_examples(plain: PeerPrompts, chatty
 
 
 def test_a_template_with_a_date_gets_the_same_one_every_day(chatty: PeerPrompts) -> None:
-    """As Llama 3's: without a date it would take today's, and a run's rounds would differ by it."""
+    """Like Llama 3's: without a date it would use today's, so a run's rounds would differ."""
     dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     tokenizer: Any = chatty.tokenizer
     for today in ("{{ date_string }}", "{{ strftime_now('%d %b %Y') }}"):

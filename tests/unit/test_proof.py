@@ -87,7 +87,7 @@ def test_lm_evals_figures_have_a_checksum(tmp_path: Path) -> None:
     assert examine(tmp_path)[1].all == [f"round=1/{FIGURES}: its checksum is not the one in round=1/sums.json"]
     (tmp_path / "round=1" / sums.SUMS).unlink()
     faults = examine(tmp_path)[1]
-    assert faults.all == [] and faults.unsummed == [f"round=1/{FIGURES}: cannot be checked, nothing has its checksum"]
+    assert faults.all == [] and faults.unsummed == [f"round=1/{FIGURES}: cannot be checked, no list has its checksum"]
 
 
 def test_every_list_of_a_finished_run_has_a_format_and_checksums(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ MIB = 256  # of memory that a file of some KB may take
 
 
 def one_line(error: UserError) -> None:
-    """What a person is told."""
+    """The message for a person."""
     assert str(error).strip() and "\n" not in str(error) and "Traceback" not in str(error)
 
 
@@ -224,7 +224,7 @@ def trained(seed: int, steps: int) -> tuple[Any, Any, Any]:
 
 
 def state_of(model: Any, optimizer: Any, schedule: Any) -> list[Any]:
-    """All that goes on, tensors as bytes."""
+    """All state that training continues from, tensors as bytes."""
     adapter = {n: p.detach().numpy().tobytes() for n, p in model.named_parameters() if p.requires_grad}
     moments = {
         (number, name): value.numpy().tobytes() if isinstance(value, torch.Tensor) else value

@@ -272,14 +272,14 @@ KEYS = sorted({key for name in SECTIONS for key in getattr(Config.model_fields[n
 
 
 def holds(config: Config) -> None:
-    """A config that was loaded is itself again after it was written as JSON."""
+    """A loaded config survives writing to JSON and reading."""
     written = json.loads(json.dumps(config.model_dump(mode="json"), allow_nan=False))
     again = parse_config(written, "again")
     assert again == config and not differences(config, again)
 
 
 def one_line(error: UserError) -> None:
-    """What a person is told."""
+    """The message for a person."""
     assert str(error).strip() and "Traceback" not in str(error)
 
 

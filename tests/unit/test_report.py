@@ -41,7 +41,7 @@ def metrics(benchmark: str, peer: str, em: float, auroc: float | None) -> Row:
 
 
 def change_table(run: str, rounds: list[int]) -> Table | None:
-    """Of what has changed."""
+    """The metrics and their changes."""
     return tables.change_table(run, round_changes(run, rounds))
 
 

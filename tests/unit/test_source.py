@@ -23,7 +23,7 @@ MODEL = "no-such-owner/gated-1B"
 
 
 def refusal(model: str) -> str:
-    """What model_directory says, in one line."""
+    """The one-line error of model_directory."""
     with pytest.raises(UserError) as told:
         model_directory(PeerSection(name="p", model=model), CONFIG)
     assert "\n" not in str(told.value)

@@ -112,7 +112,7 @@ def test_vllm_knows_the_options() -> None:
 
 @pytest.mark.parametrize("left", [True, False])
 def test_an_engine_that_failed_in_a_step_is_made_anew(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the weights that it has now; one that refused a request, and has none left, is as it was."""
+    """With its present weights; an engine without unfinished requests is left alone."""
     engine, started, closed = object.__new__(VllmEngine), list[dict[str, Any]](), list[int]()
     engine.prompts = SimpleNamespace(peer=SimpleNamespace(name="a"))  # type: ignore[assignment]
     engine.llm = SimpleNamespace(llm_engine=SimpleNamespace(has_unfinished_requests=lambda: left))

@@ -36,7 +36,7 @@ Tensors = dict[str, Tensor]
 
 
 def config_of(*peers: PeerSection) -> Any:
-    """What the checks read of a config."""
+    """The part of a config that the checks read."""
     return SimpleNamespace(peers=list(peers), generate=GENERATE)
 
 
@@ -47,7 +47,7 @@ def peer_of(model: Path | str, **more: Any) -> PeerSection:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees what another has found sound."""
+    """No test sees which models another test has found sound."""
     monkeypatch.setattr(source, "CACHE", tmp_path / "cache" / "models")
     monkeypatch.setattr(weights_check, "_sound", set())
     return tmp_path / "cache"
@@ -118,7 +118,7 @@ def put(name: str, tensor: Callable[[Tensors], Tensor]) -> Callable[[Path], None
 
 
 def spoilt(name: str, value: float) -> Callable[[Path], None]:
-    """One number of a tensor is another."""
+    """Change one number of a tensor."""
 
     def change(tensors: Tensors) -> None:
         tensors[name].view(-1)[-3] = value
@@ -231,7 +231,7 @@ def padded(folder: Path) -> None:
 
 
 def untied(folder: Path) -> None:
-    """A head of its own."""
+    """A separate head."""
     put(HEAD, lambda t: t[EMBEDDINGS] * 2)(folder)
     configure(folder, tie_word_embeddings=False)
 
