@@ -65,7 +65,7 @@ def take_all_away(run: Run) -> None:
         if not take_away(path):
             raise UserError(
                 f"a process of an earlier command still works on run {run.name} and does not end ({path.name}): stop "
-                "it on its machine, then give the same command again"
+                "it on its machine, then run the same command again"
             )
 
 

@@ -288,7 +288,7 @@ class Pool(AbstractContextManager["Pool"]):
                 f"the process of peer {slot.peer} was killed {job.deaths + 1} times at the same work "
                 f"({reason}; exit code -9 is usually out of memory: try runtime.resident='one', smaller "
                 f"runtime.score_tokens, train_tokens or kv_cache_gib); its log is {self.log}. What is finished is "
-                "kept: give the same command again"
+                "kept: run the same command again"
             )
         console.print(f"  peer {slot.peer}: its process died ({reason}); starting another one", markup=False)
         if line is not None:

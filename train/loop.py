@@ -173,7 +173,7 @@ def _logprobs_before(lm: LanguageModel, examples: Sequence[TrainingExample], pat
 
     if not is_whole(path):
         if (path.parent / CHECKPOINT).is_file():  # the policy has changed since, so they cannot be measured again
-            raise UserError(f"{path} is damaged: delete {path.parent} and give the same command again")
+            raise UserError(f"{path} is damaged: delete {path.parent} and run the same command again")
         parts = (examples[first : first + SCORED] for first in range(0, len(examples), SCORED))
         pairs = ([example.pair for example in part] for part in parts)
         write_logprobs((score_pairs(lm, part, tokens, lambda *_: None) for part in pairs), path)

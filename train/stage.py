@@ -246,7 +246,7 @@ class PeerTraining:
     def check_whole(self) -> None:
         """Raises UserError if the finished adapter, which no manifest lists yet, has changed since it was written."""
         if self.sums.is_file() and shards.read_json(self.sums) != _sums(self.folder):
-            raise UserError(f"{self.folder} is damaged: delete it and give the same command again")
+            raise UserError(f"{self.folder} is damaged: delete it and run the same command again")
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ def test_damage_is_done_and_told(tmp_path: Path) -> None:
     [
         ("error: shard runs/t/a/b is damaged (x); delete runs/t/a and run its stage again", "runs/t/a"),
         ("error: runs/t/a/b cannot be read (x); delete it and run the stage again", "runs/t/a/b"),
-        ("error: runs/t/a/b is damaged: delete it and give the same command again", "runs/t/a/b"),
+        ("error: runs/t/a/b is damaged: delete it and run the same command again", "runs/t/a/b"),
         ("error: delete ../runs/t/../x to start over", None),
         ("error: runs/t is in use", None),
     ],

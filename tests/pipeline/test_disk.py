@@ -62,7 +62,7 @@ def test_too_little_room_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) 
         r"^generate round 1 does not begin: the disk of runs/t has 479 bytes free, but the stage needs at least 480 "
         r"bytes \(its "
     )
-    with pytest.raises(UserError, match=told + r"files 480 bytes\): make room .* give the same command again$"):
+    with pytest.raises(UserError, match=told + r"files 480 bytes\): make room .* run the same command again$"):
         disk.check_disk(run, "generate", 1)
 
 

@@ -120,7 +120,7 @@ def test_an_adapter_that_changed_before_its_manifest_is_refused(
     shards.write_json(_sums(folder), sums)
     training.check_whole()
     flipped(folder / ADAPTER_WEIGHTS, 1)
-    with pytest.raises(UserError, match="ada is damaged: delete it and give the same command again"):
+    with pytest.raises(UserError, match="ada is damaged: delete it and run the same command again"):
         training.check_whole()
 
 
