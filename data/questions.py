@@ -11,11 +11,12 @@ import polars as pl
 import pyarrow as pa
 
 from data.answers.choice import parse_options, problem_of, with_options
+from data.arrow_texts import BadFileError, table_texts
 from data.config.sections import SourceSection
 from data.errors import UserError
 from data.files import EXPECTED, list_files, looks_like_files
 from data.hashing import draw_key, question_id
-from data.readers import BadFileError, FileRead, read_file, table_texts
+from data.readers import FileRead, read_file
 
 NANO = "nano"  # the project's own questions
 HUB_SPLIT = "train"  # for a hub name without a split

@@ -23,19 +23,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.arrow_texts import NAMES, BadFileError, check_columns, check_type, is_list, table_texts
 from data.errors import UserError
 from data.files import SourceFile
 
 Texts = dict[str, list[str | None]]  # column -> values; None: no value
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
 UTF8_MARK = b"\xef\xbb\xbf"
-EXACT = {"Float64": 2.0**53, "Float32": 2.0**24}  # from here on a float cannot hold odd numbers
 NO_JSON = ("NaN", "Infinity", "-Infinity")
 ROOM = 2**30  # bytes of text read from one file at most; the reader needs up to four times as much memory
 PER_VALUE = 64  # bytes that a value takes in addition to its text
 LINE = 2**24  # bytes of a JSONL line or a CSV cell at most
 BATCH = 2**16  # rows of Parquet read at once at most
-NAMES = 20  # columns listed in an error at most
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,6 @@ class FileRead:
     bytes: int
     sha256: str
     rows: int
-
-
-class BadFileError(ValueError):
-    """What is wrong in a file, and where. The message completes a sentence that begins with the file's name."""
 
 
 class MemoryBudget:
@@ -161,7 +156,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
             except BadFileError as error:
                 raise BadFileError(f"row {len(found) + 1} (line {number}): {column!r} {error}") from error
     if known:
-        _check_columns(columns, list(known))
+        check_columns(columns, list(known))
     return pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
 
 
@@ -235,7 +230,7 @@ def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) 
         header = next((row for row in row_lines.one_by_one(rows, room) if row), [])
         if twice := _twice(filter(None, header)):
             raise BadFileError(f"has the column {twice!r} twice; rename or remove one")
-        _check_columns(columns, header)
+        check_columns(columns, header)
         places = {column: header.index(column) for column in (*columns, *more) if column in header}
         texts: Texts = {column: [] for column in places}
         for row in row_lines.one_by_one(rows, room):
@@ -262,10 +257,10 @@ def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lis
         names = file.schema_arrow.names
         if twice := _twice(names):
             raise BadFileError(f"has the column {twice!r} twice; rename or remove one")
-        _check_columns(columns, names)
+        check_columns(columns, names)
         wanted = [column for column in (*columns, *more) if column in names]
         for column in wanted:
-            _check_type(file.schema_arrow.field(column).type, column, column in lists)
+            check_type(file.schema_arrow.field(column).type, column, column in lists)
         return table_texts(_rows(file, wanted), wanted, lists)
 
 
@@ -292,7 +287,7 @@ def _parts(column: pa.Array) -> int:
     """The number of values inside a column's lists or structs, each of which is read as text."""
     if pa.types.is_struct(column.type):
         return sum(len(part) + _parts(part) for part in column.flatten())
-    if _is_list(column.type):
+    if is_list(column.type):
         inner = column.flatten()
         return len(inner) + _parts(inner)
     return 0
@@ -312,86 +307,6 @@ def _without_dictionary(column: pa.Array, room: MemoryBudget) -> pa.Array:
         room.take(0, size)
         room.take(0, -size)  # a check only: the caller counts it
     return column.cast(column.type.value_type)
-
-
-def table_texts(table: pa.Table, columns: list[str], lists: Sequence[str] = ()) -> pl.DataFrame:
-    """Columns of an Arrow table as text: strings as they are; numbers, dates and booleans in their usual form; lists,
-    in the columns `lists`, as the JSON of their items' texts.
-
-    Raises BadFileError for a missing column, or one with values that have no text.
-    """
-    _check_columns(columns, table.column_names)
-    return pl.DataFrame({name: _arrow_texts(table[name], name, name in lists) for name in columns})
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    types: Any = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
-
-
-def _check_type(kind: pa.DataType, name: str, lists: bool) -> None:
-    types = pa.types
-    if lists and types.is_struct(kind):
-        return
-    if lists and _is_list(kind):
-        kind = kind.value_type
-    inner = kind.value_type if types.is_dictionary(kind) else kind
-    checks = (
-        types.is_string,
-        types.is_large_string,
-        types.is_string_view,
-        types.is_boolean,
-        types.is_integer,
-        types.is_float32,
-        types.is_float64,
-        types.is_decimal128,
-        types.is_date32,
-        types.is_null,
-    )
-    if not any(check(inner) for check in checks):
-        raise BadFileError(f"has {kind} values in column {name!r}; expected text (numbers and dates will do, too)")
-
-
-def _arrow_texts(column: pa.ChunkedArray, name: str, lists: bool) -> pl.Series:
-    _check_type(column.type, name, lists)
-    if pa.types.is_struct(column.type):
-        rows = column.to_pylist()
-        texts = [None if row is None else json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-        return pl.Series(name, texts, dtype=pl.String)
-    if _is_list(column.type):
-        return _list_texts(column, name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise BadFileError(f"has damaged text in column {name!r} ({error})") from error
-    series = pl.Series(name, pl.from_arrow(column))
-    if series.dtype.is_float():
-        odd = (~series.is_finite()).fill_null(False)
-        if odd.any():
-            row = odd.arg_true()[0]
-            raise BadFileError(f"row {row + 1}: {name!r} is {series[row]}; expected text or a finite number")
-        vague = (series.abs() >= EXACT[str(series.dtype)]).fill_null(False)
-        if vague.any():
-            row = vague.arg_true()[0]
-            raise BadFileError(f"row {row + 1}: {name!r} is too large for a float to hold exactly; store it as text")
-    return series.cast(pl.String)
-
-
-def _list_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
-    column = column.combine_chunks()
-    parts = iter(_arrow_texts(pa.chunked_array([column.flatten()]), name, lists=False).to_list())
-    rows = [length.as_py() for length in pc.list_value_length(column)]
-    texts = [None if n is None else json.dumps([next(parts) for _ in range(n)], ensure_ascii=False) for n in rows]
-    return pl.Series(name, texts, dtype=pl.String)
-
-
-def _check_columns(columns: list[str], names: list[str]) -> None:
-    for column in columns:
-        if column not in names:
-            more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
-            raise BadFileError(f"has no column {column!r}; it has {', '.join(names[:NAMES]) or 'none'}{more}")
 
 
 def _check_hive_keys(file: SourceFile, table: pl.DataFrame, where: str) -> None:

@@ -121,9 +121,7 @@ def train_adapter(
         once = partial(_backward, lm, batch, accelerator, of_step, section.clip_ratio)
         loss, passed = within(partial(longest_of, batch), once, optimizer.zero_grad)
         norm = float(accelerator.clip_grad_norm_(parameters, section.max_grad_norm))
-        for what, value in (("loss", loss), ("gradient's norm", norm)):
-            if not math.isfinite(value):
-                raise diverged(f"the {what} is {value}", f"at step {number + 1} of {len(steps)}", section)
+        _check_finite(loss, norm, f"at step {number + 1} of {len(steps)}", section)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -137,6 +135,12 @@ def train_adapter(
     if not all(bool(p.isfinite().all()) for p in parameters):  # no loss is computed after the last step
         raise diverged("the adapter has numbers that are not finite", "after the last step", section)
     return TrainingResult(losses, tokens)
+
+
+def _check_finite(loss: float, norm: float, where: str, section: TrainSection) -> None:
+    for what, value in (("loss", loss), ("gradient's norm", norm)):
+        if not math.isfinite(value):
+            raise diverged(f"the {what} is {value}", where, section)
 
 
 def _language_model(

@@ -18,14 +18,13 @@ from data.answers.kinds import is_kind
 from data.config.base import NAME, NAME_BYTES, Name, Section
 from data.config.peers import Example, PeerSection, TemplateSection, VoterSection, normal_paths
 from data.config.questions import BenchmarkSection, PromptsSection, SourceSection, WordingSection
+from data.config.runtime import ExecutorSection, RuntimeSection
 from data.config.stages import (
     EvaluateSection,
-    ExecutorSection,
     GateSection,
     GenerateSection,
     GuardSection,
     RunSection,
-    RuntimeSection,
     ScoreSection,
     TrainSection,
 )
