@@ -144,7 +144,7 @@ def test_a_plan_needs_a_config_or_a_run(project: Path) -> None:
     shards.write_json(given.model_dump(mode="json"), RUNS / "mine/config.json")
     assert config_of(None, "mine", ["train.rank=3"]).train.rank == 3 and config_of(None, "mine", []) == given
     assert config_of(Path("tiny.toml"), "mine", []).evaluate.samples == 2
-    for run, told in (("", "which config"), ("none", "does not exist yet"), ("../x", "expected a name")):
+    for run, told in (("", "no config is named"), ("none", "does not exist yet"), ("../x", "expected a name")):
         with pytest.raises(UserError, match=told):
             config_of(None, run, [])
 
