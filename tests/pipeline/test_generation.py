@@ -344,7 +344,7 @@ def test_a_voter_gives_samples_in_its_own_words_and_nothing_else(three: Path) ->
         assert set(with_voters(resolve_all(run, 0), run.config)) == set(PEERS)  # nor has its prompt to fit
     with pytest.raises(UserError, match="either wording or templates"):
         generate("w", fakes, 'voters=[{name="loud", peer="plain"}]', "score.label=sample-vote")
-    with pytest.raises(UserError, match=r"voters: loud has wording 'x', not a table"):
+    with pytest.raises(UserError, match=r"voters: loud has wording 'x', which is not in"):
         generate("w", fakes, 'voters=[{name="loud", peer="plain", wording="x"}]', "score.label=sample-vote")
 
 

@@ -307,7 +307,7 @@ def test_memory_that_an_engine_keeps_asleep_or_closed_fails_the_check(
     taken(1, 5, 2)
     assert outcome("sleep", there) == ("ok", "")
     taken(5, 4.5)
-    assert "asleep" in outcome("sleep", there)[1]
+    assert "sleeping" in outcome("sleep", there)[1]
     monkeypatch.setattr(engines, "_share", lambda some, others: 0.9)
     taken(5, 2)
     assert "awake" in outcome("sleep", there)[1]

@@ -81,7 +81,7 @@ def test_a_manifest_of_a_later_format_need_not_look_like_one_of_this(run: Run) -
         shards.write_json(damaged, folder / shards.SUCCESS)
         with pytest.raises(
             UserError,
-            match=r"_SUCCESS\.json is (damaged|no manifest): .*; delete runs/t/round=1",
+            match=r"_SUCCESS\.json is (damaged|not a manifest): .*; delete runs/t/round=1",
         ):
             shards.read_manifest(folder)
 

@@ -533,7 +533,7 @@ def test_an_adapter_of_a_run_that_names_a_module_is_refused(model: Path, trained
     config = shards.read_json(trained / "adapter_config.json")
     named = {"megatron_config": {"a": 1}, "megatron_core": "runs.x.evil"}
     shards.write_json({**config, **named}, trained / "adapter_config.json")
-    with pytest.raises(UserError, match=r"megatron_config = .*expected plain LoRA"):
+    with pytest.raises(UserError, match=r"megatron_config = .*only from plain LoRA"):
         check_adapter(peer_of(model), model, trained)
 
 
