@@ -310,7 +310,7 @@ def test_memory_that_an_engine_keeps_asleep_or_closed_fails_the_check(
     assert "sleeping" in outcome("sleep", there)[1]
     monkeypatch.setattr(engines, "_share", lambda some, others: 0.9)
     taken(5, 2)
-    assert "awake" in outcome("sleep", there)[1]
+    assert "after waking" in outcome("sleep", there)[1]
     taken(2.2)
     assert "it holds 1.20 GiB" in outcome("closed", there)[1]
     engines._engine.append(StandIn(ROOT / "peers/gemma2"))
