@@ -132,7 +132,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "number": 'which of the peer\'s texts for the question, from 1 (`score.solutions`, `score.text = "samples"`)',
         "label": "the answer that counts, found from the peers alone (`score.label`); null: none",
         "label_share": (
-            "share of the weight of all votes that the winning answer has, 0 to 1, also where it is too small to make a "
+            "the winning answer's share of the weight of all votes, 0 to 1, also where it is too small to make a "
             "label; null: there was no vote, or no vote states an answer"
         ),
         "role, position, sample": "as in chains, of the peer's response that is measured; null: none is",
@@ -260,7 +260,9 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "metrics": {
         "benchmark, peer": "which benchmark, which peer",
         "n, k": "number of questions, and of samples per question",
-        "em, em_lo, em_hi": "exact match of the greedy response, with its 95 % bootstrap interval over questions (null: fewer than two)",
+        "em, em_lo, em_hi": (
+            "exact match of the greedy response, with its 95 % bootstrap interval over questions (null: fewer than two)"
+        ),
         "sample_accuracy": "mean accuracy of the samples",
         "gv_gap, gv_gap_lo, gv_gap_hi": (
             "accuracy of the better-scored samples (the share `evaluate.keep`, by default half) minus that of all "
@@ -310,8 +312,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "peer, metric": "a peer, or `mean` over all; `em` or `gap`",
         "minus": "null: the value itself; else the arm that is subtracted, for a paired difference",
         "mean, low, high": (
-            "mean over seeds, benchmarks and questions, with its 95 % interval; `low` and `high` are null if a benchmark "
-            "has fewer than two questions"
+            "mean over seeds, benchmarks and questions, with its 95 % interval; `low` and `high` are null if a "
+            "benchmark has fewer than two questions"
         ),
         "seeds": "the seeds in that mean",
     },

@@ -39,8 +39,8 @@ class Stage:
         return self.folder / ".work"
 
     def begin(self, also: Path | None = None) -> bool:
-        """True if there is work to do; False if the stage is finished under this fingerprint. A line then says so, unless
-        the file `also`, made from its output, is missing and has to be made again.
+        """True if there is work to do; False if the stage is finished under this fingerprint. A line then says so,
+        unless the file `also`, made from its output, is missing and has to be made again.
 
         Raises UserError if finished output is of another version, if finished or unfinished output was made under
         another config or from other inputs, or if `also` or a shard of unfinished output is damaged.

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def plan(last: int) -> list[StageStep]:
-    """The baseline evaluation and the gate's votes, then the stages of each round. Finished stages say so; a run
-    without a gate skips its stages."""
+    """The baseline evaluation and the gate's votes, then the stages of each round. Finished stages say so;
+    without a gate, its steps are skipped."""
     steps = [StageStep("evaluate", 0, evaluate.main), StageStep("gate", 0, train.gate.main)]
     for round_ in range(1, last + 1):
         steps += [

@@ -49,7 +49,7 @@ class GenerateSection(Section):
         4096,
         ge=16,
         le=MANY,
-        description="Longest prompt plus response in tokens. A model's own context must hold max_new_tokens more, since "
+        description="Longest prompt plus response in tokens. A model's own context must hold max_new_tokens more: "
         "score appends one more response.",
     )
     engine: Literal["auto", "vllm", "transformers"] = Field(
@@ -86,8 +86,8 @@ class ScoreSection(Section):
     label: Literal["aggregate", "sample-vote", "own-vote", "teacher-vote", "none"] = Field(
         "aggregate",
         description="Which answer counts: the aggregate's; the vote of all peers' samples, of the peer's own, or of "
-        "those of the teacher (the peer with the highest mean self-consistency, whatever score.reliability says); none: "
-        "any answer counts.",
+        "those of the teacher (the peer with the highest mean self-consistency, whatever score.reliability says); "
+        "none: any answer counts.",
     )
     reliability: Literal["self-consistency", "verifier", "none"] = Field(
         "self-consistency",
