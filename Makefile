@@ -109,7 +109,8 @@ endif
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
+	@echo "  CONFIG=$(CONFIG) and RUN=$(RUN) unless you say otherwise; the other values here are examples."
+	@echo "  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
 # .venv/.stamp-NAME is a copy of the last installed list, written after pip has succeeded: an interrupted install
 # leaves none, and the same list with a new date is not installed again.
@@ -234,13 +235,13 @@ score: setup  ## run one stage of round ROUND: PMI of each response with the agg
 train: setup  ## run one stage of round ROUND: LoRA on the aggregates, weighted
 	$(call stage,train,$(ROUND))
 
-gate: setup  ## run one stage of round ROUND, with gate.questions: which adapters are used (0: the untouched models vote)
+gate: setup  ## run one stage of round ROUND, with a gate: which adapters are used (0: the untouched models vote)
 	$(call stage,train.gate,$(ROUND))
 
 evaluate: setup  ## run one stage of round ROUND (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))
 
-ablate: setup  ## run ten arms up to round ROUND, one seed (or SEEDS); ARMS="pst rank" picks others, AGAINST="pst" compares
+ablate: setup  ## run ten arms up to round ROUND, one seed (or SEEDS); ARMS="pst rank": others; AGAINST="pst" compares
 	@$(PY) -m pipeline.ablation --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
 		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 

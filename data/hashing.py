@@ -37,7 +37,8 @@ def question_id(question: str) -> str:
 def draw_key(question: str) -> str:
     """Key of a question in shuffles and sampling seeds, 16 hex digits: a hash of the loose form.
 
-    Up to format 2 it was the id. It keeps draws as they were: the same config still draws the same questions and responses. It is not an id.
+    It keeps draws as they were: the same config still draws the same questions and responses. It is not an id (up to
+    format 2 it was).
     """
     return _short_hash(loose_form(question))
 
