@@ -37,7 +37,7 @@ def plan(last: int) -> list[StageStep]:
 
 
 def ended(run: Run) -> None:
-    """Write the report of a run that ended early, under the [guard] of this call."""
+    """Write the report of a run that ended early, under the [guard] of this command."""
     from evaluate.report import has_results, show
 
     if has_results(run.name):
