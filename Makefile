@@ -1,4 +1,4 @@
-# One command: make round ROUND=3. Each target first sets up its environment, if that has not been done.
+# One command: make round ROUND=3. Each target that runs the project first sets up its environment if need be.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -109,7 +109,8 @@ endif
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  CONFIG=$(CONFIG)  RUN=$(RUN)  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
+	@echo "  CONFIG=$(CONFIG) and RUN=$(RUN) unless you say otherwise; the other values here are examples."
+	@echo "  SET=\"run.seed=7 train.lr=1e-4\"  EXTRA=qwen  PYTEST_ARGS=\"-m 'not slow'\""
 
 # .venv/.stamp-NAME is a copy of the last installed list, written after pip has succeeded: an interrupted install
 # leaves none, and the same list with a new date is not installed again.
@@ -211,36 +212,36 @@ export SETUP
 setup:  ## create .venv, packages pinned; KIND=transformers: no vLLM; EXTRA: qwen, pocket, bench, ray, trackio, browser
 	@bash -euo pipefail -c "$$SETUP" $(if $(LOG),>&2)
 
-try: setup  ## ask CONFIG's peers QUESTIONS=8 questions; print prompts, responses, hours and disk; keep nothing
+try: setup  ## ask CONFIG's peers 8 questions (or QUESTIONS); print prompts, responses, hours, disk; nothing is kept
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
 
-plan: setup  ## print who runs where; memory, hours, disk of CONFIG up to ROUND=3; DEVICES=8x80 as if, PRICE=2.5 an hour
+plan: setup  ## print who runs where, memory, hours and disk of CONFIG up to round ROUND; DEVICES=8x80 as if, PRICE=2.5
 	@$(PY) -m pipeline.plan $(RUN_ARGS) $(if $(DEVICES),--devices '$(DEVICES)') \
 		$(if $(ROUND),--round '$(ROUND)') $(if $(PRICE),--price '$(PRICE)') $(SET_ARGS)
 
 wording: setup  ## try the [wordings] of CONFIG with each peer, write the best into CONFIG (WRITE=no: print only)
 	@$(PY) -m pipeline.wording --config '$(CONFIG)' $(if $(filter no,$(WRITE)),--no-write) $(SET_ARGS)
 
-round: setup  ## run all that is missing up to ROUND=3, then print the table (LOG=json: events)
+round: setup  ## run all that is missing up to round ROUND, then print the table (LOG=json: events)
 	$(call stage,pipeline.round,$(ROUND))
 	$(if $(LOG),,@$(PY) -m evaluate.report --run '$(RUN)')
 
-generate: setup  ## run one stage of ROUND=3: the peers answer each question in a chain
+generate: setup  ## run one stage of round ROUND: the peers answer each question
 	$(call stage,generate,$(ROUND))
 
-score: setup  ## run one stage of ROUND=3: PMI of each answer with the aggregate, and its weight
+score: setup  ## run one stage of round ROUND: PMI of each response with the aggregate, and its weight
 	$(call stage,score,$(ROUND))
 
-train: setup  ## run one stage of ROUND=3: LoRA on the aggregates, weighted
+train: setup  ## run one stage of round ROUND: LoRA on the aggregates, weighted
 	$(call stage,train,$(ROUND))
 
-gate: setup  ## run one stage of ROUND=3, with gate.questions: which adapters are used (0: the untouched models vote)
+gate: setup  ## run one stage of round ROUND, with a gate: which adapters are used (0: the untouched models vote)
 	$(call stage,train.gate,$(ROUND))
 
-evaluate: setup  ## run one stage of ROUND=3 (0: the untouched models): exact match and GV-Gap
+evaluate: setup  ## run one stage of round ROUND (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))
 
-ablate: setup  ## run ten arms up to ROUND=1 with SEEDS=3; ARMS="pst rank" picks others, AGAINST="pst" compares with it
+ablate: setup  ## run ten arms up to round ROUND, one seed (or SEEDS); ARMS="pst rank": others; AGAINST="pst" compares
 	@$(PY) -m pipeline.ablation --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
 		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 
@@ -254,7 +255,7 @@ compare: setup  ## compare RUNS="a b c" (or one ablation by its name) side by si
 	@$(PY) -m evaluate.compare --runs '$(RUNS)' $(if $(ROUND),--round '$(ROUND)') \
 		$(if $(AGAINST),--against '$(AGAINST)') $(if $(OUT),--out '$(OUT)')
 
-status: setup  ## print what of RUN is finished, running (progress per peer), stopped, failed (why), missing; LOG=json
+status: setup  ## print the state of each stage of RUN, with progress per peer and errors; LOG=json
 	@$(PY) -m pipeline.status --run '$(RUN)' $(if $(LOG),--json)
 
 export: setup  ## write each peer's adapter of RUN and a card; ROUND=2 (else the best), MERGED=yes, CHECK=50, OUT=dir
@@ -273,7 +274,7 @@ unpack: setup  ## put the run of FILE=archive into runs/ (RUN=name), list what i
 verify: setup  ## check all files of RUN, or of FILE=archive, against their checksums
 	@$(PY) -m pipeline.share verify $(if $(FILE),--file '$(FILE)',--run '$(RUN)')
 
-push: setup  ## print the commands that upload RUN's export to the hub, as OWNER=name; run none
+push: setup  ## print the commands that upload RUN's export to the hub, as OWNER=name; nothing is uploaded
 	@$(PY) -m pipeline.share push --run '$(RUN)' $(if $(OUT),--out '$(OUT)') $(if $(OWNER),--owner '$(OWNER)')
 
 show: setup  ## show one question of RUN: responses, label, PMI, weights; ROUND=1, and PROMPT=id, WORST=3 or RANDOM=3
@@ -309,7 +310,7 @@ bench: override EXTRA := pocket bench
 bench: setup  ## compare with lm-eval, TRL, vLLM on the same inputs, without a GPU: hours; BENCH_ARGS=--help lists sizes
 	@$(PY) -m bench all $(BENCH_ARGS)
 
-chaos: setup  ## disturb a tiny run and resume it, CASES=90 times; SEED, ENGINE=vllm, EXECUTOR=ray, CASE=its seed
+chaos: setup  ## disturb a tiny run and resume it, 90 times (or CASES); SEED, ENGINE=vllm, EXECUTOR=ray, CASE=its seed
 	@$(PY) -m tests.chaos $(if $(CASES),--cases '$(CASES)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(ENGINE),--engine '$(ENGINE)') $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(CASE),--case '$(CASE)')
 

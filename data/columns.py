@@ -131,7 +131,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "prompt_id, peer": "the question, and the peer that would train on it",
         "number": 'which of the peer\'s texts for the question, from 1 (`score.solutions`, `score.text = "samples"`)',
         "label": "the answer that counts, found from the peers alone (`score.label`); null: none",
-        "label_share": "its share of the votes, 0 to 1; null where nobody voted",
+        "label_share": (
+            "the winning answer's share of the weight of all votes, 0 to 1, also where it is too small to make a "
+            "label; null: there was no vote, or no vote states an answer"
+        ),
         "role, position, sample": "as in chains, of the peer's response that is measured; null: none is",
         "target_peer": "who wrote the text to train on; null: there is no text",
         "logp_given_response": "log p(a given x, y), nats; null where the row has no PMI",
@@ -144,8 +147,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
         "pmi_per_token": "nats per token; null where `pmi` is",
         "weight": (
-            "training weight; mean 1 over a peer's rows with weight above 0, except where several texts share a "
-            "question's weight; `signed`: both signs, mean absolute value 1; null: not trained on"
+            "training weight; its absolute value has mean 1 over the rows of a peer's round whose weight is not 0; "
+            "negative only under `signed`; 0 or null: not trained on"
         ),
         "drop_reason": (
             "`is_aggregate`, `label_no_votes`, `label_share_too_small`, `no_solution` (no eligible sample has the "
@@ -154,14 +157,21 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "prompt and the beginning of the target), `score_not_finite` (a log-probability was not finite); null: "
             "kept"
         ),
-        "agrees": "whether the answer of the measured response (if none is, of the text) is equivalent to the label",
+        "agrees": (
+            "whether the answer of the measured response (if none is, of the text) is equivalent to the label; null: "
+            "there is no text"
+        ),
         "answer_entropy": (
-            "nats, over the clusters of equivalent answers to the question: those of the samples that the label comes "
-            "from, else those of the chain; responses that were cut off or have no answer do not count"
+            "nats, over the clusters of equivalent answers to the question: under `own-vote` those of the peer's own "
+            "samples; otherwise those of all samples, if the question has samples, else those of the chain; responses "
+            "that were cut off or have no answer do not count"
         ),
         "question": "the prompt's question",
         "target": "text to train on, without a thought unless `peers[].train_thoughts` is set; null: no text",
-        "target_token_ids": "the target in this peer's tokens, end token included; train reads these",
+        "target_token_ids": (
+            "the target in this peer's tokens, end token included; train reads these; empty without a text or under "
+            "`target_not_separable`"
+        ),
     },
     "keep": {
         "prompt_id, peer, number": "as in scores",
@@ -223,20 +233,20 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
         "finish_reason, n_tokens": "as in chains",
         "cluster": (
-            "number of its group of equivalent answers among the item's samples; null: greedy, no answer, or "
+            "number of its cluster of equivalent answers among the item's samples; null: greedy, no answer, or "
             "`truncated`"
         ),
         "verifier_score": (
             'log p(Yes) − log p(No) under the current policy, nats; with `evaluate.verifier = "cot"` 1 (Yes), −1 '
-            "(No), or 0 (no verdict could be read, or the prompt did not fit); null for greedy, and where it was not "
+            "(No), or 0 (neither could be read, or the prompt did not fit); null for greedy, and where it was not "
             "finite"
         ),
-        "verifier_score_frozen": "the same under the peer's round-0 model; null in the same cases",
+        "verifier_score_frozen": "the same under the untouched peer; null in the same cases",
         "critique": (
-            'what the current policy wrote before its verdict, with `evaluate.verifier = "cot"`; null for greedy, '
+            'what the current policy wrote before its Yes or No, with `evaluate.verifier = "cot"`; null for greedy, '
             "where the prompt did not fit, and under `logit`"
         ),
-        "critique_frozen": "the same by the peer's round-0 model; null in the same cases",
+        "critique_frozen": "the same by the untouched peer; null in the same cases",
         "peer_agreement": (
             "share of the other peers whose greedy answer to the item is equivalent; a missing answer agrees with "
             "nothing; null for samples"
@@ -250,33 +260,42 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "metrics": {
         "benchmark, peer": "which benchmark, which peer",
         "n, k": "number of questions, and of samples per question",
-        "em, em_lo, em_hi": "exact match of the greedy response, with its 95 % bootstrap interval over questions",
+        "em, em_lo, em_hi": (
+            "exact match of the greedy response, with its 95 % bootstrap interval over questions (null: fewer than two)"
+        ),
         "sample_accuracy": "mean accuracy of the samples",
-        "gv_gap, gv_gap_lo, gv_gap_hi": "accuracy of the better-scored half minus that of all samples",
-        "gv_gap_frozen": "the same with the round-0 model as verifier",
+        "gv_gap, gv_gap_lo, gv_gap_hi": (
+            "accuracy of the better-scored samples (the share `evaluate.keep`, by default half) minus that of all "
+            "samples, with its interval"
+        ),
+        "gv_gap_frozen": "the same with the untouched peer as verifier",
         "gv_gap_70": "the same with the better-scored 70 % kept",
         "gv_gap_global, n_none_kept": (
-            "the same with one threshold for all questions of the benchmark, which keeps the better-scored half "
-            "(`evaluate.keep`) of this peer's samples; `n_none_kept` questions keep no sample and count with gap 0"
+            "the same with one threshold for all questions of the benchmark, which keeps the better-scored "
+            "share `evaluate.keep` of this peer's samples; `n_none_kept` questions keep no sample and count with gap 0"
         ),
         "gv_gap_rel, n_gap_rel": (
-            "gap as a share of 1 − u(x), mean over the `n_gap_rel` questions with u(x) < 1; null if none"
+            "the gap as a share of 1 − u, where u is the accuracy of the question's samples: mean over the `n_gap_rel` "
+            "questions with u < 1; null if there are none"
         ),
         "verifier_auroc": "AUROC of the score for correct against wrong samples, ties half; null unless there are both",
         "verifier_undecided": (
             'share of samples with score exactly 0: with `evaluate.verifier = "cot"` those without a readable '
-            "verdict; where it is 1, the report shows neither gap nor AUROC"
+            "Yes or No; where it is 1, the report shows neither gap nor AUROC"
         ),
-        "verifier_undecided_frozen": "the same with the round-0 model as verifier",
+        "verifier_undecided_frozen": "the same with the untouched peer as verifier",
         "verifier_accuracy, abs_v_minus_g": (
             "share of samples where (score > 0) is right, a score of 0 counting half; its absolute difference from "
             "`sample_accuracy`"
         ),
         "pass_at_k, maj_at_k": (
-            "any of k correct (with k samples, the unbiased estimate of pass@k); majority of equivalent "
-            "answers correct (ties: share of the tied; `truncated` samples do not vote)"
+            "any of k correct (with k samples, the unbiased estimate of pass@k); the most frequent "
+            "answer correct, even if fewer than half give it (ties: share of the tied; `truncated` samples do not vote)"
         ),
-        "no_answer_rate, truncated_rate, mean_tokens": "of the greedy responses",
+        "no_answer_rate, truncated_rate, mean_tokens": (
+            "of the greedy responses; `truncated_rate`: all that reached the token limit (`finish_reason` `length`), "
+            "also with an answer"
+        ),
         "unanswered_rate": "share of greedy responses without an answer, `truncated` ones included",
         "distinct_answers": (
             "different answers (as normalised text) among the greedy ones, divided by n: 1 / n where all questions get "
@@ -288,18 +307,21 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "ablation": {
         "arm, reads_gold": (
             "name of the arm, or `round 0` for the untouched models; whether gold answers chose its examples, or those "
-            "of `minus` (`oracle`)"
+            "of `minus` (arms with `oracle = true`)"
         ),
         "peer, metric": "a peer, or `mean` over all; `em` or `gap`",
         "minus": "null: the value itself; else the arm that is subtracted, for a paired difference",
-        "mean, low, high": "mean over seeds, benchmarks and questions, with its 95 % interval",
+        "mean, low, high": (
+            "mean over seeds, benchmarks and questions, with its 95 % interval; `low` and `high` are null if a "
+            "benchmark has fewer than two questions"
+        ),
         "seeds": "the seeds in that mean",
     },
     "cross": {
         "benchmark, peer": "whose samples, on which benchmark",
         "verifier": "the peer whose current policy scores them; for the peer itself the numbers are those of metrics",
         "gv_gap, gv_gap_lo, gv_gap_hi, verifier_auroc, verifier_accuracy, verifier_undecided": (
-            "as in metrics, under that verifier"
+            "as in metrics, under that verifier; null in the same cases"
         ),
     },
 }

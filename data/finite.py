@@ -1,4 +1,4 @@
-"""Statistics over numbers that are not finite are refused: they would not be finite, or look right and be wrong."""
+"""A statistic is refused if one of its numbers is NaN or infinite: it would be NaN, or look right and be wrong."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the gate decided about a run's rounds: which round's adapter each peer uses.
 
-train/gate/ decides, and writes the manifest of `round=<R>/gate`; peers/policy.py reads it here. It
-rests on agreement with the votes of the untouched peers alone, never on gold answers.
+train/gate/ decides, and writes the manifest of `round=<R>/gate`; peers/policy.py reads it here. The decision rests on
+agreement with the votes of the untouched peers alone, never on gold answers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ FOLDER = OUTPUT["gate"]
 
 @dataclass(frozen=True)
 class GateComparison:
-    """A candidate's agreement with the votes compared with another policy's, paired by question; shares from 0 to 1.
+    """A new adapter's agreement with the votes compared with another policy's, paired by question; shares from 0 to 1.
 
-    `low` and `high` bound the interval of `difference` that the rule uses; `passed` is the rule's verdict.
+    `low` and `high` bound the interval of `difference` that the rule uses; `passed` is the rule's outcome.
     """
 
     against: int  # the round of the other policy; 0 is the untouched peer
     n: int
     before: float
     after: float
-    gained: int  # questions on which only the candidate agrees
+    gained: int  # questions on which only the new adapter agrees
     lost: int  # questions on which only the other does
     difference: float
     low: float

@@ -35,9 +35,10 @@ def question_id(question: str) -> str:
 
 
 def draw_key(question: str) -> str:
-    """Key of a question in shuffles and sampling seeds, 16 hex digits: a hash of the loose form, the id up to format 2.
+    """Key of a question in shuffles and sampling seeds, 16 hex digits: a hash of the loose form.
 
-    It keeps draws as they were: the same config still draws the same questions and responses. It is not an id.
+    It keeps draws as they were: the same config still draws the same questions and responses. It is not an id (up to
+    format 2 it was).
     """
     return _short_hash(loose_form(question))
 

@@ -13,7 +13,7 @@ from data.run import OUTPUT, Run
 
 @dataclass(frozen=True)
 class Hours:
-    """The seconds of the stages that were finished before this call, and when this call began."""
+    """The seconds of the stages that were finished before this command, and when this command began."""
 
     before: float
     start: float = field(default_factory=time.monotonic)
@@ -30,8 +30,8 @@ class Hours:
 
 
 def hours_of(run: Run) -> Hours:
-    """The clock of a call. It does not count the seconds of calls that were killed within a stage, which nobody knows,
-    nor those of stages that a forked run took from another run."""
+    """The clock of a command. It does not count the seconds of commands that were killed within a stage, which nobody
+    knows, nor those of stages that a forked run took from another run."""
     origin = origin_of(run.name)
     linked = origin.linked if origin else frozenset()
     folders = [folder for folder in run.root.glob("round=*/*") if folder.name in OUTPUT.values()]

@@ -1,10 +1,10 @@
 """The nano questions: worded two-step arithmetic and worded pairs of equations, made from a seed.
 
 The hash of a question's text decides its split, so no text is in two splits: `pretrain` (the nano peers are made from
-it), `train` (unlabelled, for PST), `validation`, `test`. Every question belongs to one or two of 22 *phrase groups*:
-four phrasings of each operation, six kinds of equations. A group can be *misread*, each in its own fixed way (+ for -,
-a halving forgotten, …), and all numbers are chosen so that every misreading, too, stays within small non-negative
-integers: a misreading is a plausible wrong solution, not a broken one.
+it), `train` (unlabelled, for PST), `validation`, `test`. Every question belongs to one or two of 22 *phrase groups*
+("kinds of phrases" in the README): four phrasings of each operation, six kinds of equations. A group can be *misread*,
+each in its own fixed way (+ for -, a halving forgotten, …), and all numbers are chosen so that every misreading, too,
+stays within small non-negative integers: a misreading is a plausible wrong solution, not a broken one.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def note(unit: Path, rows: Sequence[QuarantineRow]) -> None:
     if kept:
         shards.write_json(list(reversed(kept.values())), notes_of(unit))
     else:
-        notes_of(unit).unlink(missing_ok=True)  # left by a call that was killed before it wrote the unit
+        notes_of(unit).unlink(missing_ok=True)  # left by a command that was killed before it wrote the unit
 
 
 def entries(round_dir: Path) -> list[shards.Row]:

@@ -71,7 +71,7 @@ class Run:
         """Write the config for good. The first stage calls this after all checks that need no weights, so that a
         refused config leaves nothing that the corrected one could conflict with.
 
-        `check` raises UserError; it is for checks too slow for every call, and is not called for a frozen config.
+        `check` raises UserError; it is for checks too slow for every command, and is not called for a frozen config.
         """
         path = self.root / "config.json"
         if not path.is_file():
@@ -146,8 +146,8 @@ def open_run(
 
 
 def _forget(root: Path) -> None:
-    """Remove what a failed first call leaves, unless a stage has made something: the corrected command is then a first
-    call, too. The logs stay if the call got as far as its models."""
+    """Remove what a failed first command leaves, unless a stage has made something: the corrected one is then the
+    first. The logs stay if it got as far as its models."""
     begun, rounds = (root / "config.json").is_file(), [path for path in root.glob("round=*/**/*") if path.is_file()]
     logs = [path for path in rounds if path.parent.name == "logs"]
     if any(not path.name.endswith(NOTHING_MADE) for path in rounds if path not in logs):

@@ -114,7 +114,7 @@ def _for_gate(ids: list[str], config: Config) -> list[str]:
 def _write_questions(questions: dict[str, str], config: Config, folder: Path) -> list[Path]:
     """Write questions as shards; returns their paths."""
     ids = list(questions)
-    shutil.rmtree(folder, ignore_errors=True)  # left by a call that was killed before it froze its config
+    shutil.rmtree(folder, ignore_errors=True)  # left by a command that was killed before it froze its config
     files = []
     for number, first in enumerate(range(0, len(ids), config.run.shard_questions)):
         part = ids[first : first + config.run.shard_questions]

@@ -39,8 +39,8 @@ class Stage:
         return self.folder / ".work"
 
     def begin(self, also: Path | None = None) -> bool:
-        """True if there is work to do; False if the stage is finished under this fingerprint. Then it prints so, unless
-        the file `also`, made from its output, is missing.
+        """True if there is work to do; False if the stage is finished under this fingerprint. A line then says so,
+        unless the file `also`, made from its output, is missing and has to be made again.
 
         Raises UserError if finished output is of another version, if finished or unfinished output was made under
         another config or from other inputs, or if `also` or a shard of unfinished output is damaged.
@@ -68,7 +68,7 @@ class Stage:
             if notice := changed_since(self.folder, versions()):
                 console.print(f"{self.title}: {notice}", markup=False, soft_wrap=True)
         else:
-            shutil.rmtree(self.work, ignore_errors=True)  # left by a call that was killed right after its manifest
+            shutil.rmtree(self.work, ignore_errors=True)  # left by a command that was killed right after its manifest
             if also is not None and also.is_file():
                 shards.row_count(also)  # raises if it was cut off; `make verify` checks its checksum
             if also is None or also.is_file():

@@ -1,8 +1,8 @@
 """Checksums of the files that no stage's manifest lists: `sums.json` beside them.
 
-config.json is frozen before any stage; metrics.parquet, cross.parquet, guard.json and keep.parquet may be made again
-while the shards behind them stay; several stages write to quarantine.parquet. `make verify` and `make pack` read the
-checksums noted here.
+config.json is frozen before any stage; metrics.parquet, cross.parquet, guard.json, keep.parquet and lm_eval.json may be
+made again while the shards behind them stay; several stages write to quarantine.parquet. `make verify` and `make pack`
+read the checksums noted here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Progress of a long task: lines for people, live and per peer in a terminal; events; the record for `make status`."""
+"""Reports the progress of a long task in three ways: lines for people (live and per peer in a terminal), events, and
+the record that `make status` reads."""
 
 from __future__ import annotations
 

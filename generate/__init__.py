@@ -1,4 +1,4 @@
-"""Generate: the chain of responses and the aggregate."""
+"""Generate: the peers' responses to each question, and which of them is the aggregate."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from peers.command import stage_app
 
 app = stage_app(
     "generate",
-    "Let the peers answer each unlabelled question in turn; the last answer is the aggregate.",
+    "Let the peers answer each unlabelled question: in a chain, alone, or k times, as label, text and weighting need.",
     first_round=1,
     main=main,
 )

@@ -46,7 +46,7 @@ class LastResponse:
 
 
 class ChainVote(LastResponse):
-    """The majority of the chain's answers."""
+    """The most frequent of the chain's answers."""
 
     votes = True
 

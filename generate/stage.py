@@ -4,8 +4,8 @@ The unit of work is one peer's requests of one turn (generate/asking.py) for one
 process. Each finished unit is a small Parquet file under `.work/`. A shard's units of a turn are submitted once the
 turns whose responses it shows are finished; when all turns are, the units become a `part-*.parquet`.
 
-Memory holds the shards of one call at a time, however many there are: a unit reads only the questions and earlier
-responses of its own shard, and the summary counts a few columns of one shard after the other.
+Memory holds the shards of one call of the Pool at a time, however many there are: a unit reads only the questions and
+earlier responses of its own shard, and the summary counts a few columns of one shard after the other.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def count_chains(folder: Path) -> tuple[int, dict[str, Any]]:
 
 def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, object]:
     """What the chains depend on."""
-    roles = sorted({turn.role for turn in asking_of(run.config, 1).turns})  # they depend on score.label and score.text
+    # they depend on the keys label, text, weighting and y_source of score
+    roles = sorted({turn.role for turn in asking_of(run.config, 1).turns})
     return {
         "config": digest([run.config.model_dump(mode="json", include=SECTIONS), roles]),
         "prompts": digest((shards.read_manifest(run.prompts_dir) or {}).get("files")),

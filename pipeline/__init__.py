@@ -1,1 +1,1 @@
-"""The whole pipeline: rounds, status, ablations. The only package that knows all four stages."""
+"""The whole pipeline: rounds, status, ablations. The only package that knows all stages."""

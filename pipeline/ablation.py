@@ -119,10 +119,10 @@ class Ablation:
         """Run all arms, one after the other. Comparisons leave out an arm whose run ended early."""
         for arm in self.arms:  # before any work
             check_run_name(self.run_name(arm, self.seeds[-1]))  # the longest name
-        stopped: dict[Arm, int] = {}
+        ended_early: dict[Arm, int] = {}
         for number, seed in enumerate(self.seeds):
             for arm in self.arms:
-                if arm in stopped:
+                if arm in ended_early:
                     continue
                 name = self.run_name(arm, seed)
                 console.print(f"[bold]{arm.title}[/bold], seed {seed} ({number + 1} of {len(self.seeds)}): run {name}")
@@ -133,11 +133,11 @@ class Ablation:
                         try:
                             self.go_on(run, arm, seed)
                         except Ended as error:
-                            console.print(f"[bold]stopped[/bold]: {escape(str(error))}")
-                            stopped.setdefault(arm, seed)
-        self.arms = [arm for arm in self.arms if arm not in stopped]
-        self.compared = [arm for arm in self.compared if arm not in stopped]
-        for arm, seed in stopped.items():
+                            console.print(f"[bold]ended early[/bold]: {escape(str(error))}")
+                            ended_early.setdefault(arm, seed)
+        self.arms = [arm for arm in self.arms if arm not in ended_early]
+        self.compared = [arm for arm in self.compared if arm not in ended_early]
+        for arm, seed in ended_early.items():
             console.print(f"[bold]{arm.title}[/bold] ended early (seed {seed}) and is left out of the tables")
         if not self.arms:
             raise UserError("all arms ended early, so there is nothing to compare")
@@ -152,7 +152,7 @@ class Ablation:
                     adopt(run, step.stage, step.round, self.names(seed))
                     if step.stage == "train" and arm.oracle:  # train needs the list, even after a kill
                         left = keep_right(run, step.round)
-                        console.print(f"  oracle round {step.round}: {left} examples whose label is right, by gold")
+                        console.print(f"  oracle round {step.round}: {left} examples that are right by gold")
                     do_step(step, run, workers, hours, self.round)
         except Ended:
             if has_results(run.name):

@@ -197,7 +197,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(
     help="Ask each peer some of the run's questions: print exact prompts, responses, speed, and the time and disk of "
-    "a round. Train and freeze nothing."
+    "a round. Nothing is trained or frozen."
 )
 def command(
     config: Annotated[Path, typer.Option(help="TOML config.")],

@@ -120,7 +120,7 @@ def building(new: str, config: Config) -> Iterator[Run]:
     with locked(folder, f"run {new!r} is being forked there: wait for it"):
         run = Run(f"{folder.name}/run", config)
         try:
-            shutil.rmtree(run.root, ignore_errors=True)  # left by a killed call
+            shutil.rmtree(run.root, ignore_errors=True)  # left by a killed command
             yield run
             os.rename(run.root, RUNS / new)
         finally:
@@ -166,7 +166,7 @@ def _ids(folder: Path) -> list[str]:
 
 
 def check(run: Run, round_: int) -> None:
-    """Freeze the config, with the checks of a run's first call. Raises UserError."""
+    """Freeze the config, with the checks of a run's first command. Raises UserError."""
     from evaluate.checks import check_before_freezing
     from peers.policy import resolve_all
     from peers.source import check_peers

@@ -187,7 +187,9 @@ def only_json() -> Iterator[None]:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help="Print who runs where and why, and the memory, hours and disk of a run. Train and freeze nothing.")
+@app.command(
+    help="Print who runs where and why, and the memory, hours and disk of a run. Nothing is trained or frozen."
+)
 def command(
     config: Annotated[Path | None, typer.Option(help="TOML config.")] = None,
     run: Annotated[str, typer.Option(help="Run whose frozen config to use, without --config.")] = "",

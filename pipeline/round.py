@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def plan(last: int) -> list[StageStep]:
-    """The baseline evaluation and the gate's votes, then the stages of each round. Finished stages say so; a run
-    without a gate skips its stages."""
+    """The baseline evaluation and the gate's votes, then the stages of each round. Finished stages say so;
+    without a gate, its steps are skipped."""
     steps = [StageStep("evaluate", 0, evaluate.main), StageStep("gate", 0, train.gate.main)]
     for round_ in range(1, last + 1):
         steps += [
@@ -37,7 +37,7 @@ def plan(last: int) -> list[StageStep]:
 
 
 def ended(run: Run) -> None:
-    """Write the report of a run that ended early, under the [guard] of this call."""
+    """Write the report of a run that ended early, under the [guard] of this command."""
     from evaluate.report import has_results, show
 
     if has_results(run.name):

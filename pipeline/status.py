@@ -1,4 +1,4 @@
-"""`python -m pipeline.status --run NAME`: what of a run is finished, running, stopped, failed and missing.
+"""`python -m pipeline.status --run NAME`: the state of every stage of a run (docs/running.md).
 
 It only reads files, also while a command is running. It reads no shard: `make verify` checks these.
 """
@@ -134,7 +134,7 @@ def as_json(run: str, states: Sequence[StageState], pid: int | None) -> dict[str
     return {"run": run, "pid": pid, "going": going(run, list(states)), "stages": found}
 
 
-@app.command(help="Print what of a run is finished, running, stopped, failed and missing; check no file.")
+@app.command(help="Print the state of every stage of a run. Checksums are not compared: `make verify` does that.")
 def command(
     run: Annotated[str, typer.Option(help="Name of the run.")],
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -1,5 +1,5 @@
 """Which engine `generate.engine = "auto"` stands for. A run decides that once: its frozen config names the engine, so
-that a later call in another environment does not silently go on with another one."""
+that a later command in another environment does not silently go on with another one."""
 
 from __future__ import annotations
 

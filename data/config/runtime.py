@@ -10,7 +10,7 @@ from data.config.base import MANY, Section, Text
 
 
 class RuntimeSection(Section):
-    """How the machine is used; may differ from call to call, and changes results at most by rounding.
+    """How the machine is used; may differ from command to command, and changes results at most by rounding.
 
     One exception: sampled responses of the transformers engine depend on its batches, so on `score_tokens`.
     """
@@ -70,7 +70,7 @@ class RuntimeSection(Section):
     max_hours: float | None = Field(
         None,
         gt=0,
-        description="End the run before its next stage once its finished stages and this call have taken this many "
+        description="End the run before its next stage once its finished stages and this command have taken this many "
         "hours; null: no limit.",
     )
     quarantine_share: float = Field(
@@ -90,7 +90,7 @@ class RuntimeSection(Section):
 
 
 class ExecutorSection(Section):
-    """Where the peers' processes run; may differ from call to call, and changes no results."""
+    """Where the peers' processes run; may differ from command to command. docs/reliability.md says what it changes."""
 
     kind: Literal["local", "ray"] = Field(
         "local", description="Processes on this machine, or actors of a Ray cluster (`make setup EXTRA=ray`)."

@@ -33,7 +33,7 @@ class GenerateSection(Section):
     )
     aggregate: Literal["last", "vote", "synthesis", "self"] = Field(
         "last",
-        description="The aggregate: last response, majority of equivalent answers, one more response, or (a control "
+        description="The aggregate: last response, most frequent answer, one more response, or (a control "
         "without peers) each model's own response to the question alone. Where label and text need no aggregate, no "
         "chain is generated.",
     )
@@ -49,7 +49,8 @@ class GenerateSection(Section):
         4096,
         ge=16,
         le=MANY,
-        description="Longest prompt plus response in tokens; score appends one more response.",
+        description="Longest prompt plus response in tokens. A model's own context must hold max_new_tokens more: "
+        "score appends one more response.",
     )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto",
@@ -85,7 +86,8 @@ class ScoreSection(Section):
     label: Literal["aggregate", "sample-vote", "own-vote", "teacher-vote", "none"] = Field(
         "aggregate",
         description="Which answer counts: the aggregate's; the vote of all peers' samples, of the peer's own, or of "
-        "those of the teacher (the peer with the best estimated reliability); none: any answer counts.",
+        "those of the teacher (the peer with the highest mean self-consistency, whatever score.reliability says); "
+        "none: any answer counts.",
     )
     reliability: Literal["self-consistency", "verifier", "none"] = Field(
         "self-consistency",
@@ -93,7 +95,10 @@ class ScoreSection(Section):
         "author's p(Yes) for it as verifier, or 1 for all.",
     )
     least_share: float = Field(
-        0.0, ge=0, le=1, description="A vote's winner is a label only with at least this share of the votes."
+        0.0,
+        ge=0,
+        le=1,
+        description="The winner of a vote is a label only with at least this share of the weight of all votes.",
     )
     text: Literal["aggregate", "own", "solution", "own-solution", "teacher-solution", "samples"] = Field(
         "aggregate",
@@ -108,13 +113,14 @@ class ScoreSection(Section):
     )
     scorer: Literal["own", "mean", "aggregator"] = Field(
         "own",
-        description="Whose policy measures the PMI: the responder's, the mean over all peers, or that of the measured "
-        "text's author (the aggregate's).",
+        description="Whose policy measures the PMI: the peer's own, the mean over all peers', or the text's "
+        "author's (the aggregate's).",
     )
     y_source: Literal["chain", "alone"] = Field(
         "chain",
         description="Which response of a peer is measured with the aggregate: the one in the chain, or one to the "
-        "question alone, which generate then also makes. With a sample as text it is always the latter.",
+        "question alone, which generate then also makes. With a sample as text the key does not matter "
+        "(docs/method.md).",
     )
     pmi_target: Literal["response", "answer"] = Field(
         "response", description="What is scored: the whole text, or its final-answer span."
@@ -242,10 +248,13 @@ class EvaluateSection(Section):
     )
     label_column: Text | None = Field(
         None,
-        description="Column of prompts.source that holds gold answers, if it has one. Read by `python -m "
-        "pipeline.labels`, the report's gate table and the `oracle` arms of an ablation; no other training uses it.",
+        description="Column of prompts.source that holds *gold* answers, if it has one (they are not the labels of "
+        "score.label). Read only to show what is right (`make labels`, `make show`, the report) and by arms with "
+        "`oracle = true`; no other training uses it.",
     )
-    label_answers: ValidAnswerKind = Field("math", description="Kind of those answers; by default prompts.answers.")
+    label_answers: ValidAnswerKind = Field(
+        "math", description="Kind of those gold answers; by default prompts.answers."
+    )
     label_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest time for comparing two answers.")
 
@@ -285,12 +294,12 @@ class GateSection(Section):
         None,
         ge=1,
         description="End the run after this many rounds in a row in which no peer's adapter was accepted; null: never. "
-        "May differ from call to call.",
+        "May differ from command to command.",
     )
 
 
 class GuardSection(Section):
-    """When a round looks like collapse, measured against round 0; may differ from call to call."""
+    """When a round looks like collapse, measured against round 0; may differ from command to command."""
 
     action: Literal["warn", "stop", "ignore"] = Field(
         "warn",

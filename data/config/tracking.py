@@ -12,7 +12,7 @@ from data.errors import UserError
 
 
 class TrackingSection(Section):
-    """A record of all runs besides their files; may differ from call to call, and changes no results."""
+    """A record of all runs besides their files; may differ from command to command, and changes no results."""
 
     kind: Literal["none", "trackio"] = Field(
         "none", description="Keep each evaluated round's numbers in trackio, on this machine (docs/tracking.md)."

@@ -42,7 +42,7 @@ def export(
         console.print(f"round {chosen} of run {name}: {why}", markup=False)
         policies = _with_adapters(run, chosen)
         work = hidden_sibling(target, "exporting")
-        shutil.rmtree(work, ignore_errors=True)  # left by a killed call
+        shutil.rmtree(work, ignore_errors=True)  # left by a killed command
         try:
             _write(run, chosen, policies, work, merged, named, check, tokens)
             put(work, target)

@@ -115,7 +115,7 @@ def unpack(path: Path, name: str | None, places: list[str]) -> None:
     root, work = RUNS / run, RUNS / ".unpacking" / run
     if root.exists():
         raise UserError(f"{root} exists already: give another name (RUN=NAME), or delete it first")
-    shutil.rmtree(work, ignore_errors=True)  # left by a killed call
+    shutil.rmtree(work, ignore_errors=True)  # left by a killed command
     try:
         extract(path, work)
         sums.note_missing(*(work / each for each in archive.checksums if wants_sum(each)))  # compared just now
