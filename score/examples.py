@@ -23,8 +23,8 @@ from score.text import TEXTS, TargetText, TextQuery, agree, drop_reason, is_empt
 class ExampleRow(TypedDict):
     """An example before its PMI. `trained`, `against` and `measured` are indices among the rows of the chain, or null.
 
-    The peer trains on the text of `trained`. PMI is that of the text of `against` (except under score.text = "own" the
-    same one) with the peer's own response `measured`. `factor` multiplies the weight.
+    The peer trains on the text of `trained`. PMI is that of the text `against`, which is that of `trained` except under
+    score.text = "own" (there: the aggregate), with the peer's own response `measured`. `factor` multiplies the weight.
     """
 
     prompt_id: str
@@ -102,9 +102,9 @@ class ExampleChooser:
         return next(fit, None)
 
     def entropy(self, chain: Chain, peer: str, grader: Grader) -> float:
-        """Entropy of the answers to the question, in nats: over the samples that the label comes from, else over the
-        chain, or, in the controls without peers, over the peer's own responses. As in a vote, responses that are
-        unfinished or without an answer do not count."""
+        """Entropy of the answers to the question, in nats. If the run needs samples: over the peer's own under
+        `own-vote`, else over those of all raters. Without samples: over the chain, or, in the controls without peers,
+        over the peer's own responses. As in a vote, responses that are unfinished or without an answer do not count."""
         if self.section.needs_samples:
             rows = [chain.rows[place] for place in chain.samples(peer if self.section.label == "own-vote" else None)]
         elif chain.own_aggregates:

@@ -1,6 +1,7 @@
 """The weight of each rater's votes in a round: by how often its samples agree, or by its verifier scores of them.
 
-A rater is a peer or a voter. What is measured is kept under the stage's `.work`, so a killed call goes on from it.
+A rater is a peer or a voter. What is measured is kept under the stage's `.work`, so after a kill the same command goes
+on from it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which texts a peer trains on for a question, or why it trains on none: one small class per choice.
 
-To add one: write a class here, name it in TEXTS, and add it to the config's key (`score.text`) and its description.
+To add one: write a class here, name it in TEXTS, and add it to the config's key (`score.text`) and its description
+(docs/architecture.md has the rest).
 Pure except for the grader.
 """
 
@@ -21,7 +22,7 @@ from score.label import Label
 
 NO_CLEAN_CUT = "target_not_separable"  # the scorer's tokenizer joins the prompt's end and the target's beginning
 NOT_FINITE = "score_not_finite"  # a log-probability of its PMI is not finite
-NO_SOLUTION = "no_solution"  # no eligible sample has the label
+NO_SOLUTION = "no_solution"  # no finished sample has the label (under `samples`: none is finished)
 IS_TEACHER = "is_teacher"  # the teacher itself does not train
 
 
@@ -118,8 +119,8 @@ class TeacherSolution(Solution):
 
 class OwnSamples:
     """All finished samples of the peer. A sample's reward is 1 if it has the label, else 0. Under `signed` weights its
-    factor is the advantage: the reward less the mean over all the peer's samples of the question (one step of
-    reinforcement learning with the label as reward). Else the factor is the reward."""
+    factor is the advantage: the reward less the mean over all the peer's samples of the question, unfinished ones
+    included (reinforcement learning with the label as reward). Else the factor is the reward."""
 
     def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
