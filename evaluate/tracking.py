@@ -73,7 +73,7 @@ def _rounds(run: Run) -> list[int]:
 
 def logged(run: Run, round_: int) -> Logged:
     """The numbers of a round: `<benchmark>/<peer>/<column of metrics>`, and `train/<peer>/…` with losses in nats per
-    token. Nulls are left out."""
+    token (signed weights: the clipped surrogate). Nulls are left out."""
     numbers: dict[str, float] = {}
     path = metrics_path(run.name, round_)
     for row in shards.read_rows(path, METRICS) if path.is_file() else []:
