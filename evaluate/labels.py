@@ -299,7 +299,7 @@ def _auroc(rows: list[Row], column: str, draws: Bootstrap) -> Estimate | None:
 
 
 def keep_right(run: Run, round_: int) -> int:
-    """For arms with `oracle = true`: write the list of examples whose label is right (without a label: whose text's
+    """For arms with `oracle = true`: write the list of examples whose label is right (`samples` as text: whose own
     answer), so that train takes no others (data/keep.py); returns their number. An existing list of the same scores is
     kept: a comparison may time out one day and not the next.
     """

@@ -1,7 +1,7 @@
 """Send a run's numbers to a tracker, off by default: those of metrics.parquet, and training losses.
 
 A tracker is a function of TRACKERS; it may do and fail as it likes. Nothing here ends a run: a tracker that fails is a
-warning, and the next call of evaluate tries again.
+warning, and the next `evaluate` tries again.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ class ExampleChooser:
         if not self.section.needs_solo:
             return None
         solo, text = chain.solo(peer), without_thoughts(chain.rows[trained]["response"])
-        places = [*([] if solo is None else [solo]), *chain.samples(peer)]
-        fit = (n for n in places if not is_empty(row := chain.rows[n]) and without_thoughts(row["response"]) != text)
+        indices = [*([] if solo is None else [solo]), *chain.samples(peer)]
+        fit = (n for n in indices if not is_empty(row := chain.rows[n]) and without_thoughts(row["response"]) != text)
         return next(fit, None)
 
     def entropy(self, chain: Chain, peer: str, grader: Grader) -> float:
@@ -106,7 +106,7 @@ class ExampleChooser:
         `own-vote`, else over those of all raters. Without samples: over the chain, or, in the controls without peers,
         over the peer's own responses. As in a vote, responses that are unfinished or without an answer do not count."""
         if self.section.needs_samples:
-            rows = [chain.rows[place] for place in chain.samples(peer if self.section.label == "own-vote" else None)]
+            rows = [chain.rows[index] for index in chain.samples(peer if self.section.label == "own-vote" else None)]
         elif chain.own_aggregates:
             rows = [row for row in chain.rows if row["peer"] == peer]
         else:
@@ -117,13 +117,13 @@ class ExampleChooser:
 def _example(
     chain: Chain, peer: str, number: int, label: Label, text: TargetText | None, spread: float, reason: str | None
 ) -> ExampleRow:
-    place = None if text is None else text.index
+    index = None if text is None else text.index
     return {
         "prompt_id": chain.id,
         "peer": peer,
         "number": number,
-        "trained": place,
-        "against": place,
+        "trained": index,
+        "against": index,
         "measured": None,
         "label": label.answer,
         "label_share": label.share,

@@ -69,8 +69,8 @@ class SampleVote:
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
-        places = chain.samples()
-        return _vote(chain, places, [votes.weight(chain, place) for place in places], votes, grader)
+        indices = chain.samples()
+        return _vote(chain, indices, [votes.weight(chain, index) for index in indices], votes, grader)
 
 
 class OwnVote:
@@ -78,8 +78,8 @@ class OwnVote:
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
-        places = chain.samples(peer)
-        return _vote(chain, places, [1.0] * len(places), votes, grader)
+        indices = chain.samples(peer)
+        return _vote(chain, indices, [1.0] * len(indices), votes, grader)
 
 
 class TeacherVote:
@@ -87,8 +87,8 @@ class TeacherVote:
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
-        places = chain.samples(votes.teacher)
-        return _vote(chain, places, [1.0] * len(places), votes, grader)
+        indices = chain.samples(votes.teacher)
+        return _vote(chain, indices, [1.0] * len(indices), votes, grader)
 
 
 class NoLabel:
@@ -108,9 +108,9 @@ LABELS: dict[str, LabelRule] = {  # by score.label
 }
 
 
-def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
+def _vote(chain: Chain, indices: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
     """The label by a vote of some responses: the first answer of the winning cluster, as it was written."""
-    answers = [row_vote(chain.rows[place]) for place in places]
+    answers = [row_vote(chain.rows[index]) for index in indices]
     winner, share = weighted_vote(answers, weights, votes.kind, grader)
     if not winner:
         return Label(None, None, NO_VOTES)

@@ -63,7 +63,7 @@ class Raters:
             compare_all([[row_vote(row) for row in chain.rows] for chain in chains], kind, grader)
             for chain in chains:
                 for rater in self.config.raters:
-                    answers = [row_vote(chain.rows[place]) for place in chain.samples(rater)]
+                    answers = [row_vote(chain.rows[index]) for index in chain.samples(rater)]
                     total[rater] += consistency([answers], kind, grader)
                     questions[rater] += 1
             grader.forget()

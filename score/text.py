@@ -83,17 +83,17 @@ class Solution:
     def sources(self, query: TextQuery) -> list[list[int]]:
         """Indices of the samples to choose from, as groups: a later group is used only if no sample before fits."""
         own = query.chain.samples(query.peer)
-        return [own, [place for place in query.chain.samples() if place not in own]]
+        return [own, [index for index in query.chain.samples() if index not in own]]
 
     def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
         if query.label.reason is not None:
             return query.label.reason
-        for places in self.sources(query):
-            found = _distinct([p for p in places if _fit(query.chain.rows[p], query, grader)], query.chain)
+        for indices in self.sources(query):
+            found = _distinct([p for p in indices if _fit(query.chain.rows[p], query, grader)], query.chain)
             if found:
                 chosen = random.Random(query.seed).sample(found, min(query.section.solutions, len(found)))
-                return [TargetText(place, 1 / len(chosen)) for place in sorted(chosen)]
+                return [TargetText(index, 1 / len(chosen)) for index in sorted(chosen)]
         return NO_SOLUTION
 
 
@@ -126,11 +126,11 @@ class OwnSamples:
         """See `TextRule.of`."""
         if query.label.reason is not None:
             return query.label.reason
-        rows = {place: query.chain.rows[place] for place in query.chain.samples(query.peer)}
-        reward = {place: float(_fit(row, query, grader)) for place, row in rows.items()}
+        rows = {index: query.chain.rows[index] for index in query.chain.samples(query.peer)}
+        reward = {index: float(_fit(row, query, grader)) for index, row in rows.items()}
         mean = sum(reward.values()) / len(reward) if query.section.weighting == "signed" else 0.0
-        finished = [place for place, row in rows.items() if row["finish_reason"] == "stop" and row["n_tokens"]]
-        return [TargetText(place, reward[place] - mean) for place in finished] or NO_SOLUTION
+        finished = [index for index, row in rows.items() if row["finish_reason"] == "stop" and row["n_tokens"]]
+        return [TargetText(index, reward[index] - mean) for index in finished] or NO_SOLUTION
 
 
 TEXTS: dict[str, TextRule] = {  # by score.text
@@ -156,11 +156,11 @@ def _fit(row: ChainRow, query: TextQuery, grader: Grader) -> bool:
     return label is None or agree(row["answer"], label, query.kind, grader)
 
 
-def _distinct(places: Sequence[int], chain: Chain) -> list[int]:
+def _distinct(indices: Sequence[int], chain: Chain) -> list[int]:
     """The first index of each distinct text."""
     texts: dict[str, int] = {}
-    for place in places:
-        texts.setdefault(without_thoughts(chain.rows[place]["response"]), place)
+    for index in indices:
+        texts.setdefault(without_thoughts(chain.rows[index]["response"]), index)
     return list(texts.values())
 
 

@@ -38,7 +38,7 @@ FIDELITY_EXAMPLES = 8  # float32 forwards of three models, so only a few example
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Train all peers of a round, or go on where an earlier call stopped."""
+    """Train all peers of a round, or go on where an earlier command stopped."""
     check_peers(run.config)
     config, scores_dir = run.config, run.stage_dir(round_, "scores")
     policies = resolve_all(run, round_ - 1)

@@ -47,7 +47,7 @@ AgreementByQuestion = dict[str, bool]  # by question; those without a vote are l
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Collect the votes (round 0) or judge the round's adapters, or go on where an earlier call stopped."""
+    """Collect the votes (round 0) or judge the round's adapters, or go on where an earlier command stopped."""
     check_peers(run.config)
     engine_kind(run.config.generate)  # fails before the config is frozen
     stage, policies = prepared(run, round_)
