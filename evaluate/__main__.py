@@ -7,7 +7,7 @@ from peers.command import stage_app
 
 app = stage_app(
     "evaluate",
-    "Exact match and generator-verifier gap of every peer on every benchmark; round 0 is the untouched base.",
+    "Exact match and generator-verifier gap of every peer on every benchmark; round 0 is the untouched peer.",
     first_round=0,
     main=main,
     after=Rebuild(),

@@ -44,8 +44,8 @@ def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Ite
         changed = [b for b in run.config.benchmarks if known[b.name] != now[b.name]]
         named = " and ".join(f"benchmark {b.name} ({b.source})" for b in changed)
         raise UserError(
-            f"{named} has changed since round 0 of run {run.name!r} was evaluated: its questions, their gold answers, "
-            "or how this version reads them; restore it, or use another run name"
+            f"{named} changed since round 0 of run {run.name!r} was evaluated: the questions, their gold answers, "
+            "or how this version reads them; restore what changed, or use another run name"
         )
     if baseline and baseline["fingerprint"].get("answers") != stage.fingerprint.get("answers"):
         raise UserError(

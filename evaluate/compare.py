@@ -1,7 +1,7 @@
 """`python -m evaluate.compare --runs "a b c"`: runs side by side, with paired differences.
 
 Runs are compared on the same benchmark questions, question by question, like an ablation's arms (pipeline/ablation.py
-compares arms over seeds). The others are compared with the first run, unless `against` names another.
+compares arms over seeds). All runs are compared with the first, or with the one that `against` names.
 """
 
 from __future__ import annotations

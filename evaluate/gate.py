@@ -113,7 +113,7 @@ def gate_notes(run: str) -> str:
     shares = ", ".join(f"{what} {100 * value:.0f} %" for what, value in power["probabilities"].items())
     known = "assumed" if power["assumed"] else "as in the last round"
     lines.append(
-        f"power of one comparison on {power['n']} questions of which {100 * power['discordant']:.1f} % differ "
+        f"probabilities of one comparison on {power['n']} questions, of which {100 * power['discordant']:.1f} % differ "
         f"({known}), by the normal approximation: {shares}"
     )
     return escape("\n".join(lines))

@@ -1,6 +1,6 @@
-"""A guard against collapse: a peer's metrics of a round against those of its untouched base.
+"""A guard against collapse: a peer's metrics of a round against those of the untouched peer.
 
-Self-training can go wrong without a sign in the loss: answers become alike, vanish, or turn to noise. The guard looks
+Self-training can go wrong without a sign in the loss: answers become alike, vanish, or become wrong. The guard looks
 for four signs, each against round 0 on the same benchmark:
 
 - **alike**: different questions get the same answers (`distinct_answers` falls) and no more of them are right;
@@ -36,8 +36,8 @@ def signs(before: Row, after: Row, section: GuardSection) -> list[str]:
     less = before["pass_at_k"] - after["pass_at_k"]
     if fell("answer_entropy") and agreement > section.agreement_rise and less > section.pass_at_k_fall:
         found.append(
-            f"samples are alike and no better: entropy {before['answer_entropy']:.2f} → {after['answer_entropy']:.2f} "
-            f"nats, agreement of the peers {_change(before, after, 'peer_agreement')}, "
+            f"samples agree more, fewer questions have a right one: entropy {before['answer_entropy']:.2f} → "
+            f"{after['answer_entropy']:.2f} nats, agreement of the peers {_change(before, after, 'peer_agreement')}, "
             f"pass@k {_change(before, after, 'pass_at_k')}"
         )
     if after["unanswered_rate"] - before["unanswered_rate"] > section.silence_rise:

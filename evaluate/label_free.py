@@ -37,7 +37,7 @@ def label_free_table(run: str) -> Table:
     and, with several samples of a question, the mean share of their largest group of equal answers."""
     config = load_frozen(run)
     title = (
-        f"run {run}: there are no benchmarks, so no gold answer was used; nothing here says how many are right\n"
+        f"run {run}: there are no benchmarks; this table uses no gold answers and does not say how many are right\n"
         "in %, except for counts and tokens; self-consistency: share of the largest group of equal answers among the "
         "samples of a question"
     )

@@ -205,7 +205,8 @@ def _vote(rows: list[Row], name: str, kind: AnswerKindName, grader: Grader) -> N
 
 
 def quality(chains: list[Row], scores: list[Row], draws: Bootstrap, oracle: bool = False) -> dict[str, Estimate | None]:
-    """The numbers of one round, by name. Shares are of questions, weights of all trained examples.
+    """The numbers of one round, by name. Shares are of responses, labels or trained examples, as named; intervals are
+    over questions.
 
     Numbers without a meaning are left out: positions and votes without a chain; all about weights if an `oracle` chose
     the examples, which are then trained at weight 1; the weight on wrong labels if weights have signs.
@@ -298,9 +299,9 @@ def _auroc(rows: list[Row], column: str, draws: Bootstrap) -> Estimate | None:
 
 
 def keep_right(run: Run, round_: int) -> int:
-    """For the arm `oracle`: write the list of examples whose label is right, so that train takes no others
-    (data/keep.py); returns their number. An existing list of the same scores is kept: a comparison may time out one day
-    and not the next.
+    """For arms with `oracle = true`: write the list of examples whose label is right (`samples` as text: whose own
+    answer), so that train takes no others (data/keep.py); returns their number. An existing list of the same scores is
+    kept: a comparison may time out one day and not the next.
     """
     try:
         kept = read_keep(run, round_)

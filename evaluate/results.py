@@ -30,7 +30,7 @@ from evaluate.tables import (
 class Results:
     """The results of one run."""
 
-    run: Run  # with [guard] of the present call
+    run: Run  # with [guard] of the present command
     rounds: list[int]  # those with metrics; without benchmarks, those with responses
     changes: list[Change]
     warnings: list[str]  # the guard's
@@ -49,7 +49,7 @@ def finished_rounds(run: str) -> list[int]:
 
 
 def results_of(run: str, guard: GuardSection | None = None) -> Results:
-    """All results so far; `guard` is [guard] of the present call, by default the frozen config's."""
+    """All results so far; `guard` is [guard] of the present command, by default the frozen config's."""
     config = load_frozen(run)
     opened = Run(run, config if guard is None else config.model_copy(update={"guard": guard}))
     rounds, found, seen = finished_rounds(run), list[Change](), list[str]()

@@ -63,7 +63,7 @@ FIRST = ("item_id", "sample", "response")  # the columns of responses that peers
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Evaluate a round, or go on where an earlier call stopped; then update the run's tracker, if it has one."""
+    """Evaluate a round, or go on where an earlier command stopped; then update the run's tracker, if it has one."""
     measure(run, round_, workers)
     track(run)
 
@@ -87,7 +87,7 @@ def measure(run: Run, round_: int, workers: Workers) -> None:
     work_to_do = stage.begin(also=metrics_path)
     if not work_to_do and metrics_path.is_file():
         sums.note_missing(metrics_path, cross_path)
-        decide(run, round_)  # the thresholds of [guard] may have changed since the first call
+        decide(run, round_)  # the thresholds of [guard] may have changed since the first command
         return
     evaluation = Evaluation(run, round_, benchmarks)
     lost = Quarantine(run, stage, sum(map(len, benchmarks.values())), evaluation.files_of_unit)

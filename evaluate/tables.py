@@ -164,7 +164,7 @@ def _number(value: float | None) -> str:
 
 
 def points(share: float, sign: str = "", digits: int = 1) -> str:
-    """A share in percent, without the sign."""
+    """A share in percent, without "%"."""
     return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.0
 
 
@@ -279,11 +279,12 @@ def choices_table(config: Config) -> Table:
 
 def training_table(run: str, rounds: list[int]) -> Table:
     """Per round and peer: examples and loss, and merge fidelity if it was measured."""
-    table = Table(title="training", title_justify="left")
+    title = "training; loss in nats/token, weighted (signed weights: the clipped surrogate)"
+    table = Table(title=title, title_justify="left")
     manifests = {n: shards.read_manifest(RUNS / run / f"round={n}" / "adapters") for n in rounds}
     reports = [(n, *item) for n, manifest in manifests.items() for item in (manifest or {}).get("peers", {}).items()]
     measured = any("merge_fidelity" in report for *_, report in reports)
-    for name in ("round", "peer", "examples", "loss (nats/token)", *(["merge fidelity (%)"] if measured else [])):
+    for name in ("round", "peer", "examples", "loss", *(["merge fidelity (%)"] if measured else [])):
         table.add_column(name)
     for round_, name, report in reports:
         fidelity = [_number(report.get("merge_fidelity", {}).get("fidelity"))] if measured else []

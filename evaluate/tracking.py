@@ -1,7 +1,7 @@
 """Send a run's numbers to a tracker, off by default: those of metrics.parquet, and training losses.
 
 A tracker is a function of TRACKERS; it may do and fail as it likes. Nothing here ends a run: a tracker that fails is a
-warning, and the next call of evaluate tries again.
+warning, and the next `evaluate` tries again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _rounds(run: Run) -> list[int]:
 
 def logged(run: Run, round_: int) -> Logged:
     """The numbers of a round: `<benchmark>/<peer>/<column of metrics>`, and `train/<peer>/…` with losses in nats per
-    token. Nulls are left out."""
+    token (signed weights: the clipped surrogate). Nulls are left out."""
     numbers: dict[str, float] = {}
     path = metrics_path(run.name, round_)
     for row in shards.read_rows(path, METRICS) if path.is_file() else []:

@@ -1,7 +1,7 @@
 """The verifier: whether a peer finds a response right, by logits or by a critique that it writes first.
 
     logit   log p(Yes) - log p(No), in nats, after (question, response): two logits of one prefill
-    cot     +1 if the critique's verdict is Yes, -1 if it is No, 0 if no verdict can be read
+    cot     +1 if the critique's last Yes or No is Yes, -1 if it is No, 0 if it has neither
 
 Scores of -1, 0 and 1 have many ties, which the gap splits fractionally (evaluate/gap.py).
 """

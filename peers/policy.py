@@ -1,4 +1,7 @@
-"""A peer's policy after a round: its base, its adapter, the checkpoint that merges them, and its prompts."""
+"""A peer's policy after a round: its base, its adapter, the checkpoint that merges them, and its prompts.
+
+The stages of round R up to train use the policy after round R - 1.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ from peers.weights import check_finite_weights, read_model_json, weights_fingerp
 
 @dataclass(frozen=True)
 class Policy:
-    """A peer in a round, resolved once. It holds no tensor, so it can be handed to the peers' processes."""
+    """A peer as some round's training left it, resolved once. It holds no tensor, so it can be handed to processes."""
 
     peer: PeerSection
     wording: TemplateSection
     round: int  # whose training made it; 0 is the untouched base
     base: Path  # model directory
     adapter: Path | None  # None for the base
-    checkpoint: Path | None  # where both are merged; None for the base, and where the adapter is served beside it
+    checkpoint: Path | None  # folder of the merge; None for the base, or if the adapter is served beside it
     rounding_seed: int  # of the merge
     compute: Literal["auto", "weights", "float32"]
     identity: str  # of the weights, for a stage's fingerprint
@@ -72,7 +75,7 @@ def resolve(run: Run, round_: int, name: str) -> Policy:
 
 def resolve_all(run: Run, round_: int) -> dict[str, Policy]:
     """Every peer's policy after a round, by name; round 0 is the base. If the gate has refused a peer's adapter, the
-    policy is that of the last round whose adapter was accepted.
+    policy is that of the last round whose adapter was accepted, or the untouched base if none was.
 
     Raises UserError if that round was not trained, or did not go through the gate of the run, or if an adapter is
     missing, belongs to another base or is not the one that the gate has judged.

@@ -1,7 +1,8 @@
-"""What a peer's process has loaded: an engine and a language model, each kept while the requested policy is the same.
+"""What a peer's process has loaded: an engine and a language model.
 
-An engine lives as long as its process: a new policy's weights are written into it, which takes a fraction of the time
-of a start. On a GPU the two are never awake together: the engine sleeps while the language model scores or trains.
+A language model is kept while the same policy is requested. An engine is kept longer: a new policy's weights are
+written into it, which takes a fraction of the time of a start. It is closed if that fails, or if its memory is needed
+and it cannot sleep. On a GPU the two are never awake together: the engine sleeps while the model scores or trains.
 """
 
 from __future__ import annotations

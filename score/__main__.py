@@ -6,7 +6,7 @@ from score import main
 
 app = stage_app(
     "score",
-    "Measure how much each response says about the aggregate (PMI) and turn it into training weights.",
+    "Choose label and text of every training example, measure its PMI if it needs one, and set its weight.",
     first_round=1,
     main=main,
 )

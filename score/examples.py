@@ -23,8 +23,8 @@ from score.text import TEXTS, TargetText, TextQuery, agree, drop_reason, is_empt
 class ExampleRow(TypedDict):
     """An example before its PMI. `trained`, `against` and `measured` are indices among the rows of the chain, or null.
 
-    The peer trains on the text of `trained`. PMI is that of the text of `against` (except under score.text = "own" the
-    same one) with the peer's own response `measured`. `factor` multiplies the weight.
+    The peer trains on the text of `trained`. PMI is that of the text `against`, which is that of `trained` except under
+    score.text = "own" (there: the aggregate), with the peer's own response `measured`. `factor` multiplies the weight.
     """
 
     prompt_id: str
@@ -97,16 +97,16 @@ class ExampleChooser:
         if not self.section.needs_solo:
             return None
         solo, text = chain.solo(peer), without_thoughts(chain.rows[trained]["response"])
-        places = [*([] if solo is None else [solo]), *chain.samples(peer)]
-        fit = (n for n in places if not is_empty(row := chain.rows[n]) and without_thoughts(row["response"]) != text)
+        indices = [*([] if solo is None else [solo]), *chain.samples(peer)]
+        fit = (n for n in indices if not is_empty(row := chain.rows[n]) and without_thoughts(row["response"]) != text)
         return next(fit, None)
 
     def entropy(self, chain: Chain, peer: str, grader: Grader) -> float:
-        """Entropy of the answers to the question, in nats: over the samples that the label comes from, else over the
-        chain, or, in the controls without peers, over the peer's own responses. As in a vote, responses that are
-        unfinished or without an answer do not count."""
+        """Entropy of the answers to the question, in nats. If the run needs samples: over the peer's own under
+        `own-vote`, else over those of all raters. Without samples: over the chain, or, in the controls without peers,
+        over the peer's own responses. As in a vote, responses that are unfinished or without an answer do not count."""
         if self.section.needs_samples:
-            rows = [chain.rows[place] for place in chain.samples(peer if self.section.label == "own-vote" else None)]
+            rows = [chain.rows[index] for index in chain.samples(peer if self.section.label == "own-vote" else None)]
         elif chain.own_aggregates:
             rows = [row for row in chain.rows if row["peer"] == peer]
         else:
@@ -117,13 +117,13 @@ class ExampleChooser:
 def _example(
     chain: Chain, peer: str, number: int, label: Label, text: TargetText | None, spread: float, reason: str | None
 ) -> ExampleRow:
-    place = None if text is None else text.index
+    index = None if text is None else text.index
     return {
         "prompt_id": chain.id,
         "peer": peer,
         "number": number,
-        "trained": place,
-        "against": place,
+        "trained": index,
+        "against": index,
         "measured": None,
         "label": label.answer,
         "label_share": label.share,

@@ -1,8 +1,8 @@
 """Which answer counts for a peer on a question: one small class per rule.
 
-A label is an answer that the peers themselves give; no rule sees a gold answer. To add a rule: write a class here, name
-it in LABELS, and add it to the config's key (`score.label`) and its description. Pure except for the grader that
-decides equivalence.
+A label is an answer that the peers themselves give; no rule sees a gold answer. To add a rule: write a class here and
+name it in LABELS; add it to the config's key (`score.label`) and its description, and to LABELS of
+evaluate/page/chain_data.py; docs/architecture.md has the rest. Pure except for the grader that decides equivalence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SMALL_SHARE = "label_share_too_small"
 
 @dataclass(frozen=True)
 class Label:
-    """An answer and its share of the votes: 0 to 1, None without a vote. `reason`: why it cannot be used."""
+    """An answer and its share of the votes' weight: 0 to 1, None without a vote. `reason`: why it cannot be used."""
 
     answer: str | None
     share: float | None = None
@@ -32,12 +32,12 @@ class Label:
 
 @dataclass(frozen=True)
 class Votes:
-    """The weight of each vote in a round: by response, as (prompt id, index), else by rater, else 1."""
+    """What a rule needs besides the chain. A vote weighs `of_response`, else `of_rater`, else 1."""
 
-    teacher: str = ""  # the most reliable peer
-    least_share: float = 0.0
+    teacher: str = ""  # the peer with the highest self-consistency
+    least_share: float = 0.0  # of the weight of all votes
     of_rater: Mapping[str, float] = field(default_factory=dict)
-    of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    of_response: Mapping[tuple[str, int], float] = field(default_factory=dict)  # by prompt id and index
     kind: AnswerKindName = "math"  # of the answers
 
     def weight(self, chain: Chain, index: int) -> float:
@@ -65,30 +65,30 @@ class AggregateLabel:
 
 
 class SampleVote:
-    """The vote of all samples (self-consistency, arXiv 2203.11171, over several models), weighted by reliability."""
+    """The weighted vote of all raters' samples (self-consistency, arXiv 2203.11171, over several models)."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
-        places = chain.samples()
-        return _vote(chain, places, [votes.weight(chain, place) for place in places], votes, grader)
+        indices = chain.samples()
+        return _vote(chain, indices, [votes.weight(chain, index) for index in indices], votes, grader)
 
 
 class OwnVote:
-    """The majority of the peer's own samples."""
+    """The most frequent answer of the peer's own samples."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
-        places = chain.samples(peer)
-        return _vote(chain, places, [1.0] * len(places), votes, grader)
+        indices = chain.samples(peer)
+        return _vote(chain, indices, [1.0] * len(indices), votes, grader)
 
 
 class TeacherVote:
-    """The majority of the teacher's samples: distillation from the peer that is estimated to be the most reliable."""
+    """The most frequent answer of the teacher's samples: distillation from the peer that agrees most with itself."""
 
     def of(self, chain: Chain, peer: str, votes: Votes, grader: Grader) -> Label:
         """See `LabelRule.of`."""
-        places = chain.samples(votes.teacher)
-        return _vote(chain, places, [1.0] * len(places), votes, grader)
+        indices = chain.samples(votes.teacher)
+        return _vote(chain, indices, [1.0] * len(indices), votes, grader)
 
 
 class NoLabel:
@@ -108,9 +108,9 @@ LABELS: dict[str, LabelRule] = {  # by score.label
 }
 
 
-def _vote(chain: Chain, places: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
+def _vote(chain: Chain, indices: Sequence[int], weights: Sequence[float], votes: Votes, grader: Grader) -> Label:
     """The label by a vote of some responses: the first answer of the winning cluster, as it was written."""
-    answers = [row_vote(chain.rows[place]) for place in places]
+    answers = [row_vote(chain.rows[index]) for index in indices]
     winner, share = weighted_vote(answers, weights, votes.kind, grader)
     if not winner:
         return Label(None, None, NO_VOTES)

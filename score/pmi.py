@@ -54,5 +54,5 @@ def combine(measured: Sequence[Measured]) -> Pmi:
 
 
 def scorers(scorer: Literal["own", "mean", "aggregator"], peer: str, author: str, peers: Sequence[str]) -> list[str]:
-    """Whose policies measure the PMI of `peer`'s response with `author`'s aggregate."""
+    """Whose policies measure the PMI of `peer`'s response with `author`'s text: its own, all, or the author's."""
     return {"own": [peer], "mean": list(peers), "aggregator": [author]}[scorer]

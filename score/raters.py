@@ -1,6 +1,7 @@
 """The weight of each rater's votes in a round: by how often its samples agree, or by its verifier scores of them.
 
-A rater is a peer or a voter. What is measured is kept under the stage's `.work`, so a killed call goes on from it.
+A rater is a peer or a voter. What is measured is kept under the stage's `.work`, so after a kill the same command goes
+on from it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Raters:
             compare_all([[row_vote(row) for row in chain.rows] for chain in chains], kind, grader)
             for chain in chains:
                 for rater in self.config.raters:
-                    answers = [row_vote(chain.rows[place]) for place in chain.samples(rater)]
+                    answers = [row_vote(chain.rows[index]) for index in chain.samples(rater)]
                     total[rater] += consistency([answers], kind, grader)
                     questions[rater] += 1
             grader.forget()

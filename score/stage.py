@@ -47,7 +47,7 @@ SECTIONS = {"run", "score", "templates", "wordings", "peers", "voters"}  # what 
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Score a round, or go on where an earlier call stopped."""
+    """Score a round, or go on where an earlier command stopped."""
     check_peers(run.config)
     chains_dir = run.stage_dir(round_, "chains")
     manifest = shards.read_manifest(chains_dir)

@@ -1,6 +1,7 @@
 """Which texts a peer trains on for a question, or why it trains on none: one small class per choice.
 
-To add one: write a class here, name it in TEXTS, and add it to the config's key (`score.text`) and its description.
+To add one: write a class here, name it in TEXTS, and add it to the config's key (`score.text`) and its description
+(docs/architecture.md has the rest).
 Pure except for the grader.
 """
 
@@ -21,7 +22,7 @@ from score.label import Label
 
 NO_CLEAN_CUT = "target_not_separable"  # the scorer's tokenizer joins the prompt's end and the target's beginning
 NOT_FINITE = "score_not_finite"  # a log-probability of its PMI is not finite
-NO_SOLUTION = "no_solution"  # no eligible sample has the label
+NO_SOLUTION = "no_solution"  # no finished sample has the label (under `samples`: none is finished)
 IS_TEACHER = "is_teacher"  # the teacher itself does not train
 
 
@@ -82,17 +83,17 @@ class Solution:
     def sources(self, query: TextQuery) -> list[list[int]]:
         """Indices of the samples to choose from, as groups: a later group is used only if no sample before fits."""
         own = query.chain.samples(query.peer)
-        return [own, [place for place in query.chain.samples() if place not in own]]
+        return [own, [index for index in query.chain.samples() if index not in own]]
 
     def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
         if query.label.reason is not None:
             return query.label.reason
-        for places in self.sources(query):
-            found = _distinct([p for p in places if _fit(query.chain.rows[p], query, grader)], query.chain)
+        for indices in self.sources(query):
+            found = _distinct([p for p in indices if _fit(query.chain.rows[p], query, grader)], query.chain)
             if found:
                 chosen = random.Random(query.seed).sample(found, min(query.section.solutions, len(found)))
-                return [TargetText(place, 1 / len(chosen)) for place in sorted(chosen)]
+                return [TargetText(index, 1 / len(chosen)) for index in sorted(chosen)]
         return NO_SOLUTION
 
 
@@ -118,18 +119,18 @@ class TeacherSolution(Solution):
 
 class OwnSamples:
     """All finished samples of the peer. A sample's reward is 1 if it has the label, else 0. Under `signed` weights its
-    factor is the advantage: the reward less the mean over all the peer's samples of the question (one step of
-    reinforcement learning with the label as reward). Else the factor is the reward."""
+    factor is the advantage: the reward less the mean over all the peer's samples of the question, unfinished ones
+    included (reinforcement learning with the label as reward). Else the factor is the reward."""
 
     def of(self, query: TextQuery, grader: Grader) -> list[TargetText] | str:
         """See `TextRule.of`."""
         if query.label.reason is not None:
             return query.label.reason
-        rows = {place: query.chain.rows[place] for place in query.chain.samples(query.peer)}
-        reward = {place: float(_fit(row, query, grader)) for place, row in rows.items()}
+        rows = {index: query.chain.rows[index] for index in query.chain.samples(query.peer)}
+        reward = {index: float(_fit(row, query, grader)) for index, row in rows.items()}
         mean = sum(reward.values()) / len(reward) if query.section.weighting == "signed" else 0.0
-        finished = [place for place, row in rows.items() if row["finish_reason"] == "stop" and row["n_tokens"]]
-        return [TargetText(place, reward[place] - mean) for place in finished] or NO_SOLUTION
+        finished = [index for index, row in rows.items() if row["finish_reason"] == "stop" and row["n_tokens"]]
+        return [TargetText(index, reward[index] - mean) for index in finished] or NO_SOLUTION
 
 
 TEXTS: dict[str, TextRule] = {  # by score.text
@@ -155,11 +156,11 @@ def _fit(row: ChainRow, query: TextQuery, grader: Grader) -> bool:
     return label is None or agree(row["answer"], label, query.kind, grader)
 
 
-def _distinct(places: Sequence[int], chain: Chain) -> list[int]:
+def _distinct(indices: Sequence[int], chain: Chain) -> list[int]:
     """The first index of each distinct text."""
     texts: dict[str, int] = {}
-    for place in places:
-        texts.setdefault(without_thoughts(chain.rows[place]["response"]), place)
+    for index in indices:
+        texts.setdefault(without_thoughts(chain.rows[index]["response"]), index)
     return list(texts.values())
 
 

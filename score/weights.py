@@ -3,7 +3,7 @@
     sigmoid    w = σ(-β (pmi_per_token - c))          c = their median, or a number
     exp        w = exp(-β (pmi_per_token - c))
     rank       w = (number of larger values + ½ number of equal ones, itself included) / n
-    agreement  w = 1 if the response's answer is equivalent to the aggregate's, else 0
+    agreement  w = 1 if the answer of the measured response (if none is, of the text) is equivalent to the label, else 0
     entropy    w = entropy of the question's answers, in nats: what the peers disagree on counts most (the entropy
                weighting of self-training on labels, EAST, arXiv 2503.23913, without the labels)
     uniform    w = 1
@@ -12,9 +12,10 @@
 
 Weights are clipped to [weight_min, weight_max] (except under `agreement`, whose 0 stays 0), then divided by the mean
 over the examples with w > 0, which are those that are trained on. So a change of weighting does not change the learning
-rate, and an example of weight 0 is the same as one left out. An example without a PMI (nothing to measure, or the
-aggregate's author under train_final) has w = 1. If examples have factors other than 1 (several texts of a question
-share its weight; `signed`), weights are multiplied by them, and divided by the mean absolute value of those not 0.
+rate, and an example of weight 0 is the same as one left out. Under a weighting by PMI or agreement, and whenever the
+text is not a sample, an example without a PMI (nothing to measure, or the aggregate's author under train_final) has
+w = 1 and is in neither median nor mean. If examples have factors other than 1 (several texts of a question share its
+weight; `signed`), all weights are multiplied by them, and divided by the mean absolute value of those not 0.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def round_weights(
     seed: int,
 ) -> list[float]:
     """The weights of all examples of a peer in a round, in their order; a PMI that is unknown is NaN."""
+    # Unless the text is a sample, a row without a PMI is the aggregate's author's (train_final): weight 1 in any case.
     by_pmi = section.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement") or not section.trains_on_samples
     weighed = [i for i, pmi in enumerate(pmi_per_token) if not (by_pmi and math.isnan(pmi))]
     pmi = [0.0 if math.isnan(pmi_per_token[i]) else pmi_per_token[i] for i in weighed]

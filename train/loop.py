@@ -31,20 +31,21 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 DIGEST = hashlib.sha256().digest_size
-SCORED = 512  # examples whose log-probabilities before training are in memory at a time
-TRIM_STEPS = 4  # steps between returns of freed memory: it is fragmented, so its peak would grow on and on
+SCORED = 512  # examples scored at a time before a signed training begins
+TRIM_STEPS = 4  # steps between returns of freed memory, which is fragmented: without this the peak grows
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run did: the loss of each optimiser step (weighted, nats per token), the examples' tokens."""
+    """What a training run did: the loss of each optimiser step (weighted, nats per token; with signed weights the
+    clipped surrogate, which is no number of nats), the examples' tokens."""
 
     losses: list[float]
     tokens: int
 
 
 def open_adapter(base: Path, dtype: str, section: TrainSection, previous: Path | None, seed: int) -> PeftModel:
-    """The base model with a new LoRA adapter, or with the previous round's to continue.
+    """The unmerged base model with a new LoRA adapter, or with the one in use (`previous`) to continue.
 
     All linear layers of the blocks are adapted, never embeddings or the head. The adapter is float32 over base
     weights of any type. Raises UserError for a layer of another kind.

@@ -1,11 +1,12 @@
-"""The forward and backward of LoRA layers in one matrix product each, with the sum kept in float32.
+"""LoRA layers whose branch joins the base's matrix product: both are summed in float32 and rounded once.
 
     y = x W^T + s (x A^T) B^T = [x, x A^T] [W, s B]^T
 
 PEFT keeps the adapter in float32 and adds its branch to a base output already rounded to the weights' type. On a CPU
 these products are slow, and in bf16 a branch smaller than half a unit in the last place is lost, as a small adapter's
-usually is. Here the branch is more columns of a single product, which sums in float32 and rounds once. `W` is kept
-inside [W, s B], so the weights are stored once. PEFT still initialises, saves and loads the adapter.
+usually is. Here the branch is more columns of a single product, which sums in float32 and rounds once; A, x A^T and
+s B are rounded to the weights' type before it. `W` is kept inside [W, s B], so the weights are stored once. PEFT still
+initialises, saves and loads the adapter.
 
 Axes: N rows (all but the last axis of x), I inputs, O outputs, r rank.
 """

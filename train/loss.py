@@ -2,9 +2,9 @@
 
     L = (1 / B) sum_i w_i (1 / n_i) sum_t -log p(a_i,t | x_i, a_i,<t)
 
-over the B examples of one optimiser step. The division by B happens once per step, not per micro-batch: with a weight
-multiplied into an already averaged micro-batch loss, or an average over unequal micro-batches' averages, an example
-would count for more or less depending on its micro-batch.
+over the B examples of one optimiser step; n_i is the number of tokens of the text, its end token included. The division
+by B happens once per step, since micro-batches differ in size: if each were averaged by itself, an example's share of
+the step would depend on which micro-batch it is in.
 """
 
 from __future__ import annotations

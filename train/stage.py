@@ -34,11 +34,11 @@ from peers.workers import Workers
 if TYPE_CHECKING:  # imported in the peers' processes only: a finished stage needs no torch
     from train.examples import Examples
 
-FIDELITY_EXAMPLES = 8  # float32 forwards of three models: a few examples are enough for two digits
+FIDELITY_EXAMPLES = 8  # float32 forwards of three models, so only a few examples
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Train all peers of a round, or go on where an earlier call stopped."""
+    """Train all peers of a round, or go on where an earlier command stopped."""
     check_peers(run.config)
     config, scores_dir = run.config, run.stage_dir(round_, "scores")
     policies = resolve_all(run, round_ - 1)
@@ -207,7 +207,7 @@ class PeerTraining:
                 "loss": _first_to_last(trained.losses),
             }
         else:
-            console.print(f"  {self.name} has no examples this round: its adapter stays as it was")
+            console.print(f"  {self.name} has no examples this round, so its policy does not change")
         model.save_pretrained(str(adapter), save_embedding_layers=False)  # else it asks the hub how large they are
         del model
         policy_cache.collect()

@@ -34,15 +34,15 @@ UNFINISHED = {
 LABELS = {  # by score.label
     "aggregate": "the answer of the aggregate",
     "sample-vote": "a vote of all samples",
-    "own-vote": "the majority of the peer's own samples",
-    "teacher-vote": "the majority of the teacher's samples",
+    "own-vote": "the most frequent answer of the peer's own samples",
+    "teacher-vote": "the most frequent answer of the teacher's samples",
     "none": "any answer counts",
 }
 DROPPED = {  # by drop_reason
     "is_aggregate": "it wrote the aggregate itself",
     "label_no_votes": "there is no label: no response states an answer",
     "label_share_too_small": "there is no label: the winner's share of the votes is too small",
-    "no_solution": "no eligible sample has the label",
+    "no_solution": "no finished sample has the label, or, where all samples are texts, none is finished",
     "is_teacher": "it is the teacher, which does not train",
     "aggregate_not_the_label": "the aggregate's answer is not the label",
     "aggregate_empty": "the aggregate is empty",
@@ -175,7 +175,7 @@ def stage_tables(run: Run, round_: int, kind: str, schema: pa.Schema, columns: l
 
 
 def _kept(run: Run, round_: int) -> set[tuple[str, str, int]] | None:
-    """(prompt id, peer, number) of the examples that the arm `oracle` trains on; None in any other run."""
+    """(prompt id, peer, number) of the examples that an arm with `oracle = true` trains on; None in any other run."""
     table = read_keep(run, round_)
     return None if table is None else {(r["prompt_id"], r["peer"], r["number"]) for r in table.to_pylist()}
 

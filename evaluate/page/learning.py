@@ -41,7 +41,7 @@ def trust_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
     raters = list(dict.fromkeys(rater for shares in shares_of.values() for rater in shares))
     if raters:
         weighted = frames.run.config.score.reliability == "self-consistency"
-        use = "a peer's votes are weighted by the log odds of it" if weighted else "it weights no votes in this run"
+        use = "under sample-vote it weights a peer's votes" if weighted else "it weights no votes in this run"
         plots.append(
             lines_plot(
                 "reliability",

@@ -50,7 +50,7 @@ def facts(results: Results, frames: Frames) -> Facts:
         ("Models", [f"{peer.name}: {_model(peer.model)} ({peer.dtype})" for peer in config.peers]),
         ("Wording", wordings if len(shared) > 1 or len(wordings) == 1 else [f"{shared.pop()}, for all peers"]),
         ("Unlabelled questions", [f"{n:,} from {config.prompts.source}"]),
-        ("Benchmarks", _benchmarks(config, frames) or ["none, so no gold answer was used"]),
+        ("Benchmarks", _benchmarks(config, frames) or ["none"]),
     ]
     if config.gate.questions:
         found.append(("Gate", [f"{config.gate.questions:,} more unlabelled questions"]))
@@ -96,7 +96,7 @@ def _word(value: Any) -> str:
 def sentences(results: Results, frames: Frames) -> tuple[list[str], list[str]]:
     """The verdict (whether the models got better, and which round to ship), and further details."""
     if not frames.metrics.height:
-        none = "There are no benchmarks, so no gold answer was used, and nothing here says how many answers are right."
+        none = "There are no benchmarks, so exact match and GV-Gap are not known."
         return [none, ship(results, frames)], gate_sentences(results, frames)
     lead, *more = _em(results, frames)
     return [lead, ship(results, frames)], [*more, *_gap(results), *gate_sentences(results, frames), *_guard(results)]

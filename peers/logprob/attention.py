@@ -1,9 +1,9 @@
 """Attention of packed sequences: each segment of a tree sees its ancestors and, causally, itself.
 
 The decoder gets the tokens of a batch as one row, without padding. Only attention, which must keep the sequences
-apart, takes them segment by segment. A fused kernel is about twice as fast on causal attention as with a mask, so a
-segment is computed together with its ancestors unless it has more ancestors than tokens; then, as at the end of a long
-shared prefix, it gets a mask. Padding and duplicates are dropped again.
+apart, takes them segment by segment. A segment with few ancestors is computed together with them, as plain causal
+attention, which in a fused kernel is about twice as fast as with a mask; their outputs are dropped again, like padding.
+One with more ancestors than tokens, as at the end of a long shared prefix, gets a mask for its own queries only.
 
 Registered with transformers under the name PACKED, for which transformers makes no masks. Each layer passes its own
 sliding window and soft-cap.

@@ -4,7 +4,8 @@
 
 Both are accumulated over blocks of the vocabulary with a running maximum, as in FlashAttention (arXiv 2205.14135) with
 W as keys and values: no [rows, vocabulary] matrix is ever in memory, and the gradient needs no second pass over the
-logits. On a CPU with AMX peers/logprob/kernel.py does this in C; the code below does it everywhere else.
+logits. On a CPU with AMX peers/logprob/kernel.py does this in C for bf16 without a soft-cap (`kernel.takes`); the code
+below does the rest.
 
 Axes: R rows, H hidden size, V vocabulary, N one block of it.
 """

@@ -1,6 +1,7 @@
 """head.c, built with the machine's C compiler when first used, and called from as many threads as torch has.
 
-For CPUs with AMX. Without AMX or a compiler, head.py does the same with torch's products, two to three times slower.
+For CPUs with AMX, and for bf16, whole tiles and no soft-cap (`takes`). Otherwise, or without a compiler, head.py does
+the same with torch's products, two to three times slower.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     log p(t_k | prompt, t_<k) = z_k[t_k] - log sum_v exp z_k[v],   z_k = head(h at the position before t_k)
 
 Hidden states may be bf16. The logits are float32: a difference of two sums of bf16 log-softmax values is off by up
-to half a nat over 50 tokens, which is more than a typical PMI. They are computed only for the rows that are needed, one
-block of the vocabulary after the other (head.py); a prefix that sequences share is computed once (packing.py).
+to half a nat over 50 tokens, about as much as a nano peer's PMI. They are computed only for the rows that are needed,
+one block of the vocabulary after the other (head.py); a prefix that sequences share is computed once (packing.py).
 
 Axes: N tokens of a packed batch, S sequences of T padded places, R hidden states that are read, H hidden size,
 V vocabulary, C requested tokens.
@@ -35,15 +35,13 @@ from peers.weights_check import check_loading
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Work left, in FLOPs of the layers' products, from which compiling pays. It took 11 s and saved a sixth to a quarter of
-# the rest, with gradients 40 s and saved up to a third: it paid from 75 s of scoring and 180 s of training. SmolLM2
-# (106 million weights in its layers) scores 4,655 tokens/s and trains on 4.2 examples/s of 142 tokens, Gemma 3 (100
-# million) 3,455 tokens/s and 3.8 examples/s of 113 (docs/performance.md). At 2 FLOPs per weight and token, with
-# gradients 4, that is 7.4e13 and 5.2e13 for 75 s of scoring, 4.6e13 and 3.1e13 for 180 s of training; each number here
-# lies between its two. A nano peer's time goes into small tensors, not products: its 83,037 tokens/s are 2e13 in 75 s,
-# so it begins to compile later than it could.
+# Work left, in FLOPs of the layers' products, from which compiling pays: 2 per weight and token, 4 with gradients. On
+# two AMX cores compiling took 11 s and saved a sixth to a quarter of the rest; with gradients it took 40 s and saved up
+# to a third. So it paid from 75 s of scoring and 180 s of training. That is 7.4e13 and 4.6e13 FLOPs for SmolLM2, 5.2e13
+# and 3.1e13 for Gemma 3 (rates in docs/performance.md); each number lies between the two models'. A nano peer spends
+# its time on small tensors (2e13 FLOPs in 75 s), so it begins to compile later than it could.
 COMPILING_PAYS, COMPILING_GRADIENTS_PAYS = 6e13, 4e13
-# A GPU does in less than a second what takes a CPU a minute, and compiling takes as long. Not measured yet.
+# A guess, not measured: a GPU does this work about 200 times faster, and compiling takes as long as on a CPU.
 GPU_FACTOR = 200
 
 

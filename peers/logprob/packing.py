@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 WORTH_SHARING = 0.2  # of a sequence: a shorter shared prefix is not worth a segment of its own
-# times the budget: the limit on tokens of a batch's sequences, shared ones counted each time, since attention reads
-# them each time
+# A batch's sequences, laid end to end, may have at most this many times the budget in tokens: attention reads shared
+# tokens once per sequence.
 REPEATED = 8
 
 

@@ -1,7 +1,7 @@
 """Gradient checkpointing: a layer keeps its input, and computes the rest again in the backward.
 
-transformers' own works only in training mode; we train in eval mode. A layer's second forward runs after the decoder
-has returned and the attention's name was reset, so it sets the name that the first one had.
+transformers' own works only in training mode; we train in eval mode. In the backward a layer runs again, after the
+decoder has returned and the attention's name was reset; so it sets the name that it had in the first forward.
 """
 
 from __future__ import annotations

@@ -298,7 +298,7 @@ def test_a_benchmark_that_changed_is_refused(trained: Path, refused: Refuse) -> 
     run_stage("evaluate", "t", 0, Path("tiny.toml"), [])
     write_jsonl(trained / "test.jsonl", questions(100, 9))
     refused(
-        "evaluate", 1, has=("benchmark sums (test.jsonl) has changed since round 0", "restore it", "another run name")
+        "evaluate", 1, has=("benchmark sums (test.jsonl) changed since round 0", "restore what", "another run name")
     )
 
 

@@ -197,7 +197,7 @@ def test_a_refused_adapter_is_not_used(
         gate_stage.main(gated, 1, work)
     gate_stage.main(gated, 0, work)
     told = capsys.readouterr().out
-    assert "gate: harm stop on 8 questions; if 15 % of them differ (assumed), fall of 3 points refused" in told
+    assert "8 questions; probabilities if 15 % of the answers differ (assumed): fall of 3 points refused" in told
     assert batches == [(peer, 0, n) for peer in PEERS for n in (8, 16)]  # greedy, then two samples
     rows = read_stage(gated.stage_dir(0, "gate"), GATE)
     assert len(rows) == 2 * 8 * 3 and {row["vote"] for row in rows} == {"1"}
@@ -213,7 +213,7 @@ def test_a_refused_adapter_is_not_used(
     gate_stage.main(gated, 2, work)
     line = " ".join(capsys.readouterr().out.split())
     assert "refused by the gate: the adapter of round 2 of plain agrees with the votes in 0.0 % of 8" in line
-    assert "round 1 in 100.0 %: -100.0 points (" in line and "It goes on with the adapter of round 1" in line
+    assert "round 1 in 100.0 %: -100.0 points (" in line and "plain goes on with the adapter of round 1" in line
     assert "of chatty agrees" not in line
     used = resolve(gated, 2, "plain")
     assert (used.round, used.identity) == (1, resolve(gated, 1, "plain").identity)

@@ -35,8 +35,8 @@ def test_what_counts_as_a_sign() -> None:
     assert seen(sample_accuracy=0.21) == [] and seen(sample_accuracy=0.1) == ["right samples 40.0 → 10.0 %"]
     narrow = {"answer_entropy": 0.3, "peer_agreement": 0.7, "pass_at_k": 0.5}
     assert seen(**narrow) == [
-        "samples are alike and no better: entropy 1.00 → 0.30 nats, agreement of the peers 40.0 → 70.0 %, "
-        "pass@k 60.0 → 50.0 %"
+        "samples agree more, fewer questions have a right one: entropy 1.00 → 0.30 nats, agreement of the peers 40.0 → "
+        "70.0 %, pass@k 60.0 → 50.0 %"
     ]
 
 

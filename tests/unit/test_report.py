@@ -136,7 +136,7 @@ def test_merge_fidelity_has_a_column_where_it_was_measured(run: str) -> None:
     folders = [RUNS / run / f"round={n}" / "adapters" for n in (1, 2)]
     shards.write_manifest(folders[0], {"peers": {"p": plain, "q": plain}}, [])
     columns = [column.header for column in training_table(run, [0, 1]).columns]
-    assert columns == ["round", "peer", "examples", "loss (nats/token)"]
+    assert columns == ["round", "peer", "examples", "loss"]
     measured = {"p": {**plain, "merge_fidelity": {"fidelity": 0.991}}, "q": {**plain, "examples": 0}}
     shards.write_manifest(folders[1], {"peers": measured}, [])
     table = training_table(run, [0, 1, 2])

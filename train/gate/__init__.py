@@ -1,4 +1,4 @@
-"""The gate: is a new adapter used? It must agree with the votes of the untouched peers as often as before."""
+"""The gate: is a new adapter used? It must agree with the votes of the untouched peers about as often as before."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from train.gate import main
 
 app = stage_app(
     "gate",
-    "Have the untouched peers vote on questions kept apart (round 0); accept or refuse a round's adapters by them.",
+    "Have the untouched peers vote on questions kept apart (round 0); accept or refuse adapters by these votes.",
     first_round=0,
     main=main,
 )

@@ -48,7 +48,7 @@ def difference_interval(gained: int, lost: int, n: int, z: float) -> tuple[float
 def compare_agreement(
     before: Sequence[bool], after: Sequence[bool], against: int, section: GateSection
 ) -> GateComparison:
-    """A candidate's agreement on n ≥ 1 questions with that of the policy of round `against`, on the same ones.
+    """A new adapter's agreement on n ≥ 1 questions with that of the policy of round `against`, on the same ones.
 
     Raises ValueError for sequences of different lengths, or without questions.
     """

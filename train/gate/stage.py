@@ -47,7 +47,7 @@ AgreementByQuestion = dict[str, bool]  # by question; those without a vote are l
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
-    """Collect the votes (round 0) or judge the round's adapters, or go on where an earlier call stopped."""
+    """Collect the votes (round 0) or judge the round's adapters, or go on where an earlier command stopped."""
     check_peers(run.config)
     engine_kind(run.config.generate)  # fails before the config is frozen
     stage, policies = prepared(run, round_)
@@ -108,8 +108,8 @@ def tell_power(run: Run) -> None:
     found = power(section.questions, DISCORDANT, section)
     shares = ", ".join(f"{what} {100 * value:.0f} %" for what, value in found.items())
     console.print(
-        f"  gate: {rule_name(run)} on {section.questions} questions; if {100 * DISCORDANT:g} % of them differ "
-        f"(assumed), {shares}"
+        f"  gate: {rule_name(run)} on {section.questions} questions; probabilities if {100 * DISCORDANT:g} % of "
+        f"the answers differ (assumed): {shares}"
     )
 
 
@@ -336,5 +336,5 @@ def refusal_line(decision: Decision) -> str:
         f"by the gate: the adapter of round {decision.round} of {decision.peer} agrees with the votes in "
         f"{100 * worst.after:.1f} % of {worst.n} questions, {other} in {100 * worst.before:.1f} %: "
         f"{100 * worst.difference:+.1f} points ({100 * worst.low:+.1f} to {100 * worst.high:+.1f}). "
-        f"It goes on with {goes_on}"
+        f"{decision.peer} goes on with {goes_on}"
     )
