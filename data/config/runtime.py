@@ -23,7 +23,7 @@ class RuntimeSection(Section):
     compute: Literal["auto", "weights", "float32"] = Field(
         "auto",
         description="Data type of the arithmetic: that of the weights, or float32 on the same weights; auto: float32 "
-        "on CPUs without bf16 instructions (AMX or AVX-512), where it is faster (and closer to exact).",
+        "on CPUs without bf16 instructions (AMX or avx512_bf16), where it is faster (and closer to exact).",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -32,8 +32,8 @@ class RuntimeSection(Section):
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether train recomputes a layer's activations instead of keeping them, a third slower; "
-        "auto: on a GPU, if those of a micro-batch would take more than half of the free memory.",
+        description="Whether train recomputes a layer's activations instead of keeping them: less memory, more "
+        "time (docs/gpu.md); auto: on a GPU, if those of a micro-batch would take more than half of the free memory.",
     )
     kv_cache_gib: float = Field(
         0,

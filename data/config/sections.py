@@ -196,7 +196,7 @@ class Config(Section):
             if other is not peer:
                 raise ValueError(
                     f"peers: {other.name!r} and {peer.name!r} use the model {other.model!r} and differ only by "
-                    "name, so they would answer the same; give one of them other templates, stop strings or an "
+                    "name, so they would answer the same; give one of them other templates, stop strings, an "
                     "adapter, or another model"
                 )
         return self

@@ -15,12 +15,16 @@ class RunSection(Section):
 
     seed: int = Field(17, ge=0, lt=2**31, description="Seed of the shuffle, the orders, sampling and training.")
     shard_questions: int = Field(
-        512, ge=1, le=MANY, description="Questions per shard: the most work that a kill can lose."
+        512,
+        ge=1,
+        le=MANY,
+        description="Questions per shard. A killed process loses at most its unfinished unit of a shard.",
     )
     adapters: Literal["merged", "unmerged"] = Field(
         "merged",
         description="How generate, score and evaluate use an adapter: merged into a temporary checkpoint "
-        "(float32 sum, seeded stochastic rounding), or served alongside the base weights.",
+        "(float32 sum, seeded stochastic rounding), or served alongside the base weights. train always continues the "
+        "adapter alongside the unmerged base.",
     )
 
 
@@ -127,8 +131,9 @@ class ScoreSection(Section):
     )
     weighting: Literal["sigmoid", "exp", "rank", "agreement", "entropy", "uniform", "shuffled", "signed"] = Field(
         "sigmoid",
-        description="Weight as a decreasing function of PMI per token; agreement, entropy, uniform, shuffled: "
-        "controls; signed (text = samples): 1 where a sample has the label, else 0, minus the question's mean.",
+        description="sigmoid, exp, rank: falls as PMI per token rises; agreement: 1 or 0; entropy: by that of the "
+        "answers; uniform: 1; shuffled: those of sigmoid, permuted; "
+        "signed (text = samples): 1 where a sample has the label, else 0, minus the question's mean.",
     )
     beta: float = Field(5.0, gt=0, le=1e6, description="Steepness of sigmoid and exp, per nat/token.")
     center: Literal["median"] | Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
@@ -203,8 +208,8 @@ class TrainSection(Section):
         0.2,
         gt=0,
         lt=1,
-        description="For signed weights: how far a token's probability may move from the start of the round before its "
-        "example stops pushing it further (PPO's clip).",
+        description="For signed weights: how far the ratio of a token's probability to that at the start of the round "
+        "may be from 1 before the token adds no more gradient (PPO's clip).",
     )
     lr: float = Field(2e-4, gt=0, le=10, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay after the warm-up.")
@@ -219,7 +224,7 @@ class TrainSection(Section):
         False,
         strict=False,
         description="Measure merge fidelity: how much of the adapter's effect on the loss the merged checkpoint keeps. "
-        "Costs three more float32 models per peer and round.",
+        "Uses the first 8 training examples and three more float32 models per peer; only with run.adapters = 'merged'.",
     )
 
 
