@@ -238,7 +238,11 @@ def test_the_page_says_what_the_gate_refused(here: Path) -> None:
     specs = check(page)
     assert "The gate let 2 of 4 adapters through; it refused p in round 1 and p in round 2, whose figures" in page.text
     assert "Ship round 1: p untouched and q of round 1 (mean agreement with the votes 62.5 %, by the gate" in page.text
-    assert "gate" in specs and "Best round by the gate: 1 (" in page.text and "Probabilities of one comparison" in page.text
+    assert (
+        "gate" in specs
+        and "Best round by the gate: 1 (" in page.text
+        and "Probabilities of one comparison" in page.text
+    )
     assert "round 1: the gate refused p's adapter, so the figures are of its policy in use" in page.text
 
 
