@@ -43,8 +43,8 @@ class PassRow(TypedDict):
 
 
 class VerifiedRow(TypedDict):
-    """A peer's verifier score of the sample at index `place`, its own or its voter's: log p(Yes) - log p(No), null if it
-    is not finite."""
+    """A peer's verifier score of the sample at index `place`, its own or its voter's: log p(Yes) - log p(No), null if
+    it is not finite."""
 
     prompt_id: str
     place: int
