@@ -42,7 +42,7 @@ def clipped_advantage(
 
     PPO's clipped surrogate (arXiv 1707.06347, eq. 7): a log-likelihood alone has no minimum where a weight is below 0.
     `before`: per example the log-probabilities [|a_i|] under the policy that the round began with. Raises ValueError
-    for     a weight that is not finite.
+    for a weight that is not finite.
     """
     check_finite("weights", weights)
     terms = []
