@@ -229,10 +229,10 @@ round: setup  ## run all that is missing up to round ROUND, then print the table
 generate: setup  ## run one stage of round ROUND: the peers answer each question
 	$(call stage,generate,$(ROUND))
 
-score: setup  ## run one stage of round ROUND: PMI of each response with the aggregate, and its weight
+score: setup  ## run one stage of round ROUND: labels, texts to train on, PMI and weights
 	$(call stage,score,$(ROUND))
 
-train: setup  ## run one stage of round ROUND: LoRA on the aggregates, weighted
+train: setup  ## run one stage of round ROUND: LoRA on the weighted texts
 	$(call stage,train,$(ROUND))
 
 gate: setup  ## run one stage of round ROUND, with a gate: which adapters are used (0: the untouched models vote)

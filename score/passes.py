@@ -2,7 +2,7 @@
 
 A pass is log p(text | question, response) under a scorer, or log p(text | question) without a response; the latter is
 done once per (scorer, text), however many responses it is compared with. If votes are weighted by the verifier, each
-peer also computes log p(Yes) - log p(No) of its own samples.
+peer also computes log p(Yes) - log p(No) of its own samples and its voters'.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class PassRow(TypedDict):
 
 
 class VerifiedRow(TypedDict):
-    """A peer's verifier score of its own sample at index `place`: log p(Yes) - log p(No), null if it is not finite."""
+    """A peer's verifier score of the sample at index `place`, its own or its voter's: log p(Yes) - log p(No), null if
+    it is not finite."""
 
     prompt_id: str
     place: int
@@ -72,7 +73,7 @@ class Passes:
         return self.work / f"passes-{shard:05d}.{scorer}.parquet"
 
     def verified_path(self, peer: str, shard: int) -> Path:
-        """File of a peer's verifier scores of its own samples of a shard."""
+        """File of a peer's verifier scores of its own and its voters' samples of a shard."""
         return self.work / f"verified-{shard:05d}.{peer}.parquet"
 
     def examples_path(self, shard: int) -> Path:

@@ -1,4 +1,5 @@
-"""Pointwise mutual information between a response and the aggregate.
+"""Pointwise mutual information between a response and the text `a`: the one to train on (under score.text = "own": the
+aggregate).
 
     pmi_i = log p(a | x, y_i) - log p(a | x)      [nats]
 
@@ -29,7 +30,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pmi:
-    """PMI of one response with the aggregate."""
+    """PMI of one response with a text."""
 
     logp_given_response: float
     logp_alone: float

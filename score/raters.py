@@ -70,7 +70,7 @@ class Raters:
         return {rater: total[rater] / questions[rater] for rater in questions}
 
     def verify(self, workers: Workers, lost: Quarantine) -> None:
-        """Have every peer verify its own samples."""
+        """Have every peer verify its own samples and its voters'."""
         config, passes = self.config, self.passes
         total, done = dict[str, int](), dict[str, int]()
         questions = [len(list(read_chains(source, ["prompt_id"]))) for source in passes.sources]

@@ -14,8 +14,9 @@ Weights are clipped to [weight_min, weight_max] (except under `agreement`, whose
 over the examples with w > 0, which are those that are trained on. So a change of weighting does not change the learning
 rate, and an example of weight 0 is the same as one left out. Under a weighting by PMI or agreement, and whenever the
 text is not a sample, an example without a PMI (nothing to measure, or the aggregate's author under train_final) has
-w = 1 and is in neither median nor mean. If examples have factors other than 1 (several texts of a question share its
-weight; `signed`), all weights are multiplied by them, and divided by the mean absolute value of those not 0.
+w = 1 and is in neither median nor mean. If examples have factors other than 1 (1/m for each of a question's m texts;
+the reward or advantage under `samples`), all weights are multiplied by them, and divided by the mean absolute value of
+those not 0.
 """
 
 from __future__ import annotations

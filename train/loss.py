@@ -1,8 +1,8 @@
 """The training loss, and which examples make an optimiser step. Pure.
 
-    L = (1 / B) sum_i w_i (1 / n_i) sum_t -log p(a_i,t | x_i, a_i,<t)
+    L = (1 / B) sum_i w_i (1 / |a_i|) sum_t -log p(a_i,t | x_i, a_i,<t)
 
-over the B examples of one optimiser step; n_i is the number of tokens of the text, its end token included. The division
+over the B examples of one optimiser step; |a_i| counts the tokens of the text, its end token included. The division
 by B happens once per step, since micro-batches differ in size: if each were averaged by itself, an example's share of
 the step would depend on which micro-batch it is in.
 """
@@ -21,8 +21,8 @@ from data.finite import check_finite
 def weighted_nll(logprobs: Sequence[Tensor], weights: Sequence[float], batch_size: int) -> Tensor:
     """A micro-batch's share of the step's loss, in nats per token: scalar.
 
-    `logprobs`: one tensor [n_i] per example of the micro-batch; `batch_size`: B, the examples of the whole step. Raises
-    ValueError for a weight that is not finite.
+    `logprobs`: one tensor [|a_i|] per example of the micro-batch; `batch_size`: B, the examples of the whole step.
+    Raises ValueError for a weight that is not finite.
     """
     check_finite("weights", weights)
     terms = [-w * logprob.mean() for logprob, w in zip(logprobs, weights, strict=True)]
@@ -38,11 +38,11 @@ def clipped_advantage(
 ) -> Tensor:
     """A micro-batch's share of the step's loss where weights have signs (advantages): scalar.
 
-        L = -(1 / B) sum_i (1 / n_i) sum_t min(r_t w_i, clip(r_t, 1 - e, 1 + e) w_i),   r_t = exp(logprob - before)
+        L = -(1 / B) sum_i (1 / |a_i|) sum_t min(r_t w_i, clip(r_t, 1 - e, 1 + e) w_i),   r_t = exp(logprob - before)
 
     PPO's clipped surrogate (arXiv 1707.06347, eq. 7): a log-likelihood alone has no minimum where a weight is below 0.
-    `before`: per example the log-probabilities [n_i] under the policy that the round began with. Raises ValueError for
-    a weight that is not finite.
+    `before`: per example the log-probabilities [|a_i|] under the policy that the round began with. Raises ValueError
+    for a weight that is not finite.
     """
     check_finite("weights", weights)
     terms = []
