@@ -114,7 +114,8 @@ class ScoreSection(Section):
         1,
         ge=1,
         le=MANY,
-        description="Train on up to this many different solutions of a question, which share its weight.",
+        description="Train on up to this many different solutions of a question; the weight of each is divided by "
+        "their number.",
     )
     scorer: Literal["own", "mean", "aggregator"] = Field(
         "own",
