@@ -97,9 +97,9 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "question": "the question's text",
         "role": (
             "`chain`: a response in the chain; `synthesis`: one more response, in view of all of them; `solo`: a "
-            "response to the question alone, drawn like the chain's, of those peers whose solo response is measured or "
-            "trained on; `sample`: one of k samples of the question alone, drawn with `generate.sample_temperature`, "
-            "where `score.label` or `score.text` needs them"
+            "response to the question alone, drawn like the chain's, of every peer (beside a chain not of its first "
+            "peer, whose response in the chain is one); `sample`: one of k samples of the question alone, drawn with "
+            "`generate.sample_temperature`, where `score.label` or `score.text` needs them"
         ),
         "position": "1-based place in the chain; null for the other roles",
         "sample": "which of the k samples, from 1; null for the other roles",
@@ -135,7 +135,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "the winning answer's share of the weight of all votes, 0 to 1, also where it is too small to make a "
             "label; null: there was no vote, or no vote states an answer"
         ),
-        "role, position, sample": "as in chains, of the peer's response that is measured; null: none is",
+        "role, position, sample": (
+            "as in chains, of the peer's response that is measured with the text, or would be if there were no "
+            "`drop_reason` and it were not the text itself; null: there is no such response"
+        ),
         "target_peer": "who wrote the text to train on; null: there is no text",
         "logp_given_response": "log p(a given x, y), nats; null where the row has no PMI",
         "logp_alone": "log p(a given x), nats; null where the row has no PMI",
@@ -163,14 +166,15 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
         "answer_entropy": (
             "nats, over the clusters of equivalent answers to the question: under `own-vote` those of the peer's own "
-            "samples; otherwise those of all samples, if the question has samples, else those of the chain; responses "
+            "samples; otherwise those of all samples, if label or text needs samples; else those of the chain (under "
+            '`generate.aggregate = "self"` the peer\'s own); responses '
             "that were cut off or have no answer do not count"
         ),
         "question": "the prompt's question",
         "target": "text to train on, without a thought unless `peers[].train_thoughts` is set; null: no text",
         "target_token_ids": (
-            "the target in this peer's tokens, end token included; train reads these; empty without a text or under "
-            "`target_not_separable`"
+            "the target in this peer's tokens, end token included; train reads these; empty without a text, or where "
+            "this peer's tokenizer joins the end of the prompt and the beginning of the target"
         ),
     },
     "keep": {

@@ -1,4 +1,5 @@
-"""The questions that a run trains on: each once, none from a benchmark, in a seeded order."""
+"""The questions that a run trains on: each once, in a seeded order, none from a benchmark unless prompts.overlap
+allows it."""
 
 from __future__ import annotations
 
@@ -52,8 +53,8 @@ class Chosen:
 
 
 def choose_prompts(config: Config) -> Chosen:
-    """The unlabelled questions: unique, disjoint from the benchmarks, shuffled, limited; and the next ones, for the
-    gate.
+    """The unlabelled questions: unique, disjoint from the benchmarks unless `prompts.overlap` is 'transductive',
+    shuffled, limited; and the next ones, for the gate.
 
     Raises UserError if a source cannot be used, has too few questions for the gate, or shares questions with a
     benchmark against `prompts.overlap`.

@@ -4,8 +4,8 @@ The unit of work is one peer's requests of one turn (generate/asking.py) for one
 process. Each finished unit is a small Parquet file under `.work/`. A shard's units of a turn are submitted once the
 turns whose responses it shows are finished; when all turns are, the units become a `part-*.parquet`.
 
-Memory holds the shards of one call of the Pool at a time, however many there are: a unit reads only the questions and
-earlier responses of its own shard, and the summary counts a few columns of one shard after the other.
+Memory holds the shards of one call of the Pool at a time, not all shards of the round: a unit reads only the
+questions and earlier responses of its own shard, and the summary counts a few columns of one shard after the other.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ class RunSection(Section):
         512,
         ge=1,
         le=MANY,
-        description="Questions per shard. A killed process loses at most its unfinished unit of a shard.",
+        description="Questions per shard. A killed process loses at most its call in progress: in generate "
+        "a unit (a peer's responses of one turn to a shard), with vLLM units of up to four full batches.",
     )
     adapters: Literal["merged", "unmerged"] = Field(
         "merged",
@@ -113,7 +114,8 @@ class ScoreSection(Section):
         1,
         ge=1,
         le=MANY,
-        description="Train on up to this many different solutions of a question, which share its weight.",
+        description="Train on up to this many different solutions of a question; the weight of each is divided by "
+        "their number.",
     )
     scorer: Literal["own", "mean", "aggregator"] = Field(
         "own",
@@ -123,8 +125,9 @@ class ScoreSection(Section):
     y_source: Literal["chain", "alone"] = Field(
         "chain",
         description="Which response of a peer is measured with the aggregate: the one in the chain, or one to the "
-        "question alone, which generate then also makes. With a sample as text the key does not matter "
-        "(docs/method.md).",
+        "question alone, which generate then also makes (the aggregate's author keeps its response in the chain). With "
+        "a sample as text it is always one to the question alone; alone then also measures it where label is the "
+        "aggregate's and the weighting needs no PMI (docs/method.md).",
     )
     pmi_target: Literal["response", "answer"] = Field(
         "response", description="What is scored: the whole text, or its final-answer span."
