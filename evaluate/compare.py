@@ -245,12 +245,12 @@ def _ablation(names: list[str], round_: int | None) -> tuple[str, int, list[Row]
 def command(
     runs: Annotated[str, typer.Option(help="Names of runs, separated by spaces, or the name of an ablation.")],
     round_: Annotated[
-        int | None, typer.Option("--round", min=0, help="Round to compare; by default the last of each run.")
+        int | None, typer.Option("--round", min=0, help="Round to compare; default: the last of each run.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Run that the others are compared with; by default the first.")
+        str | None, typer.Option(help="Run that the others are compared with; default: the first.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help=f"File of the page; by default runs/{PAGE}.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"File of the page; default: runs/{PAGE}.")] = None,
 ) -> None:
     """`python -m evaluate.compare --runs "a b c"`."""
     from evaluate.page.side_by_side import write_ablation, write_comparison
