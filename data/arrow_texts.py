@@ -29,11 +29,13 @@ def table_texts(table: pa.Table, columns: list[str], lists: Sequence[str] = ()) 
 
 
 def is_list(kind: pa.DataType) -> bool:
+    """Whether a column's values are lists."""
     types: Any = pa.types
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def check_type(kind: pa.DataType, name: str, lists: bool) -> None:
+    """Raises BadFileError if the column's values have no text; with `lists`, those of lists and objects have one."""
     types = pa.types
     if lists and types.is_struct(kind):
         return
@@ -92,6 +94,7 @@ def _list_texts(column: pa.ChunkedArray, name: str) -> pl.Series:
 
 
 def check_columns(columns: list[str], names: list[str]) -> None:
+    """Raises BadFileError if one of the `columns` is not among the `names` of a file's columns."""
     for column in columns:
         if column not in names:
             more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""

@@ -93,8 +93,7 @@ def train_adapter(
     `checkpointing` are `runtime.compile` and `runtime.gradient_checkpointing`. Once memory has run out, micro-batches
     have fewer tokens (peers/budget.py, which takes `key` and `peer`). Raises UserError if training diverges.
 
-    The checkpoint has the adapter, the optimiser, the schedule and the step. The order of examples follows from the
-    seed and there is no dropout, so a resumed run does the same steps as an uninterrupted one.
+    A resumed run does the same steps: the order of examples follows from the seed, and there is no dropout.
     """
     from accelerate import Accelerator
 
@@ -133,9 +132,13 @@ def train_adapter(
         advance(len(batch), passed)
         if (number + 1) % checkpoint_steps == 0 and number + 1 < len(steps):
             _checkpoint(work, model, optimizer, schedule, number + 1, losses, tokens)
-    if not all(bool(p.isfinite().all()) for p in parameters):  # no loss is computed after the last step
-        raise diverged("the adapter has numbers that are not finite", "after the last step", section)
+    _check_adapter(parameters, section)  # no loss is computed after the last step
     return TrainingResult(losses, tokens)
+
+
+def _check_adapter(parameters: Sequence[Any], section: TrainSection) -> None:
+    if not all(bool(p.isfinite().all()) for p in parameters):
+        raise diverged("the adapter has numbers that are not finite", "after the last step", section)
 
 
 def _check_finite(loss: float, norm: float, where: str, section: TrainSection) -> None:
@@ -243,7 +246,7 @@ def _checkpoint(
     }
     content = io.BytesIO()
     torch.save(state, content)
-    # given a path, torch uses its own writer, whose errors do not say that the disk is full
+    # the checksum is in the file itself: two files cannot be replaced at once
     with writing(work / CHECKPOINT) as temporary, temporary.open("wb") as file:
         file.write(hashlib.sha256(content.getbuffer()).digest())
         file.write(content.getbuffer())
