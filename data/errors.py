@@ -15,14 +15,14 @@ class UserError(Exception):
     """
 
 
-ROOM = "make room (runs/*/.checkpoints is safe to delete) or raise the quota"
+FREE_SPACE = "make room (runs/*/.checkpoints is safe to delete) or raise the quota"
 RIGHTS = "give this user permission to read and write there, or work in another folder (PST_CACHE sets the cache's)"
 DRIVE = "the disk or the network drive does not respond properly: check it"
 NAME = "something else has the name of that file or folder: move it away"
 ADVICE = {
-    errno.ENOSPC: ROOM,
-    errno.EDQUOT: ROOM,
-    errno.EFBIG: ROOM,
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EFBIG: FREE_SPACE,
     errno.EROFS: RIGHTS,
     errno.EACCES: RIGHTS,
     errno.EPERM: RIGHTS,
@@ -64,7 +64,7 @@ def trouble(error: BaseException) -> str | None:
         if number in known:
             return f"{_where(each)}{os.strerror(number)}: {ADVICE[number]}; {KEPT}"
         if isinstance(each, FileNotFoundError) and "No usable temporary directory" in str(each):
-            return f"no space for temporary files: {ROOM}, or set TMPDIR to another folder; {KEPT}"
+            return f"no space for temporary files: {FREE_SPACE}, or set TMPDIR to another folder; {KEPT}"
         if each.__cause__ is None:
             known = set(WORDS.values())  # the error handled meanwhile may be unrelated, except for these
         each = each.__cause__ or each.__context__

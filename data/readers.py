@@ -31,7 +31,7 @@ Texts = dict[str, list[str | None]]  # column -> values; None: no value
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
 UTF8_MARK = b"\xef\xbb\xbf"
 NO_JSON = ("NaN", "Infinity", "-Infinity")
-ROOM = 2**30  # bytes of text read from one file at most; the reader needs up to four times as much memory
+MAX_TEXT_BYTES = 2**30  # bytes of text read from one file at most; the reader needs up to four times as much memory
 PER_VALUE = 64  # bytes that a value takes in addition to its text
 LINE = 2**24  # bytes of a JSONL line or a CSV cell at most
 BATCH = 2**16  # rows of Parquet read at once at most
@@ -48,18 +48,18 @@ class FileRead:
 
 
 class MemoryBudget:
-    """The bytes of ROOM that a file has left."""
+    """The bytes of MAX_TEXT_BYTES that a file has left."""
 
     def __init__(self) -> None:
-        self.left = ROOM
+        self.left = MAX_TEXT_BYTES
 
     def take(self, values: int, size: int) -> None:
         """Count values of `size` bytes, or characters, in total. Raises BadFileError if the budget is spent."""
         self.left -= values * PER_VALUE + size
         if self.left < 0:
             raise BadFileError(
-                f"has more than {ROOM / 2**30:.3g} GiB of text (counting {PER_VALUE} bytes more per value); use a "
-                "part of it, or several files"
+                f"has more than {MAX_TEXT_BYTES / 2**30:.3g} GiB of text (counting {PER_VALUE} bytes more per value); "
+                "use a part of it, or several files"
             )
 
 
@@ -265,8 +265,8 @@ def _parquet(handle: io.BufferedIOBase, columns: list[str], more: list[str], lis
 
 
 def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
-    """Columns of a Parquet file, in batches of so few rows that none can exceed ROOM: a value is at most as large as
-    its unpacked row group, and one stored value may stand in every row."""
+    """Columns of a Parquet file, in batches of so few rows that none can exceed MAX_TEXT_BYTES: a value is at most as
+    large as its unpacked row group, and one stored value may stand in every row."""
     room, batches = MemoryBudget(), []
     fields = [file.schema_arrow.field(name) for name in wanted]
     room.take(file.metadata.num_rows * len(wanted), 0)  # before anything is read
@@ -274,9 +274,9 @@ def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
         about = file.metadata.row_group(number)
         sizes = (about.column(i) for i in range(about.num_columns))
         size = sum(c.total_uncompressed_size for c in sizes if c.path_in_schema.partition(".")[0] in wanted)
-        if size > ROOM:
+        if size > MAX_TEXT_BYTES:
             room.take(0, size)
-        for batch in file.iter_batches(max(1, min(BATCH, ROOM // max(size, 1))), [number], wanted):
+        for batch in file.iter_batches(max(1, min(BATCH, MAX_TEXT_BYTES // max(size, 1))), [number], wanted):
             columns = [_without_dictionary(batch.column(name), room) for name in wanted]
             room.take(sum(map(_parts, columns)), sum(column.nbytes for column in columns))
             batches.append(pa.RecordBatch.from_arrays(columns, wanted))

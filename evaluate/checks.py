@@ -9,7 +9,7 @@ from data.errors import UserError
 from data.run import Run
 from data.stage import Stage
 from evaluate.benchmarks import Item, digests
-from evaluate.labels import gold_answers
+from evaluate.labels import read_gold
 from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of
 from peers.prompts import PeerPrompts
@@ -32,8 +32,8 @@ def check_room(run: Run, prompts: dict[str, PeerPrompts], benchmarks: dict[str, 
 def check_before_freezing(run: Run, policies: dict[str, Policy]) -> None:
     """Raises UserError for what generate and `pipeline.labels` would refuse only after the config is frozen."""
     check_questions(run, prompts_of(policies))
-    if run.config.evaluate.label_column is not None:
-        gold_answers(run.config)
+    if run.config.evaluate.gold_column is not None:
+        read_gold(run.config)
 
 
 def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Item]]) -> None:

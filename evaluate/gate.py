@@ -1,6 +1,6 @@
 """What the gate decided, for reports: its table, the best round, its power, and, with gold answers, its errors.
 
-Gold answers of the gate's questions (evaluate.label_column) are read here, after the fact; the gate itself, in
+Gold answers of the gate's questions (evaluate.gold_column) are read here, after the fact; the gate itself, in
 train/gate/, never sees any.
 """
 
@@ -22,7 +22,7 @@ from data.errors import UserError
 from data.gate import Decision
 from data.run import RUNS, Run, load_frozen
 from data.schema import GateRow
-from evaluate.labels import gold_answers, source_has_changed
+from evaluate.labels import read_gold, source_has_changed
 
 RIGHT = ("prompt_id", "peer", "sample", "answer", "finish_reason")
 
@@ -53,7 +53,7 @@ def refused_notice(run: str) -> str:
 
 def gate_table(run: str) -> Table:
     """round × peer × compared policy: agreement with the votes before → after, its paired interval, the decision; with
-    `evaluate.label_column` also the share right by gold answers."""
+    `evaluate.gold_column` also the share right by gold answers."""
     config = load_frozen(run)
     votes = shards.read_json(RUNS / run / "round=0" / gate.FOLDER / shards.SUCCESS)
     shares = ", ".join(f"{peer} {100 * share:.1f}" for peer, share in votes["self_consistency"].items())
@@ -68,7 +68,7 @@ def gate_table(run: str) -> Table:
     )
     if gold:
         title += (
-            "\nright by gold (evaluate.label_column), on the same questions: a false accept is an accepted adapter "
+            "\nright by gold (evaluate.gold_column), on the same questions: a false accept is an accepted adapter "
             f"that loses more than {100 * section.margin:g} points, a false reject a refused one that does not"
         )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -156,13 +156,13 @@ def best_round(run: str) -> str:
 def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, str]]:
     """{(round, peer): (share of right greedy answers before → after, whether the decision was false)}; empty if the
     gate's questions have no gold answers, or the source has changed."""
-    if config.evaluate.label_column is None:
+    if config.evaluate.gold_column is None:
         return {}
     opened, judged = Run(run, config), all_decisions(run)
     try:
         if source_has_changed(opened):
             raise UserError(f"{config.prompts.source} has changed since the run drew its questions")
-        gold = gold_answers(config)
+        gold = read_gold(config)
         with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
             right = {n: _right(opened, n, gold, grader) for n in (0, *judged)}
     except UserError as error:  # say, a missing source: a report does not need it
@@ -187,7 +187,7 @@ def _right(run: Run, round_: int, gold: dict[str, str], grader: Grader) -> dict[
         raise UserError("prompts.source no longer has all questions of the gate")
     pairs = [(voting_answer(row["answer"], row["finish_reason"]), gold[row["prompt_id"]]) for row in rows]
     stated = [(answer, right) for answer, right in pairs if answer is not None]
-    same = grader.matches(stated, run.config.evaluate.label_answers)
+    same = grader.matches(stated, run.config.evaluate.gold_answers)
     equal = {pair for pair, verdict in zip(stated, same, strict=True) if verdict}
     peers: dict[str, list[bool]] = {}
     for row, pair in zip(rows, pairs, strict=True):

@@ -59,28 +59,28 @@ SCORE_COLUMNS = (
 )
 
 
-def gold_answers(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
+def read_gold(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
     """{question id: gold answer} of the unlabelled questions' source: of all questions, or only of these `ids`.
 
     Raises UserError if the column is not configured, or has an answer that cannot be read.
     """
     section = config.prompts
-    column = config.evaluate.label_column
+    column = config.evaluate.gold_column
     if column is None:
         raise UserError(
             "the column of prompts.source with the gold answers is not configured: set it before the run begins "
-            'with SET="evaluate.label_column=NAME", or, for an existing run, use `python -m pipeline.labels --run '
+            'with SET="evaluate.gold_column=NAME", or, for an existing run, use `python -m pipeline.labels --run '
             "RUN --column NAME`"
         )
     if section.question_column == column:
-        raise UserError(f"prompts.question_column and evaluate.label_column are both {column!r}")
+        raise UserError(f"prompts.question_column and evaluate.gold_column are both {column!r}")
     table, origin = read_with_origin(section, [section.question_column, column], "prompts", lists=(column,))
     rows: Sequence[int] = range(len(table))
     if ids is not None:  # reading the answers of a large source takes longest
         questions = table[section.question_column].to_list()
         rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
         table = table[rows]
-    kind, first = config.evaluate.label_answers, config.evaluate.label_index
+    kind, first = config.evaluate.gold_answers, config.evaluate.gold_index
     golds = gold_by_question(table, kind, lambda row: origin.location(rows[row]), "prompts", first)
     return {id_: gold for id_, (_, gold) in golds.items()}
 
@@ -102,7 +102,7 @@ def judged(
     run: Run, round_: int, only: Collection[str] | None = None, gold: dict[str, str] | None = None
 ) -> tuple[list[Row], list[Row]]:
     """The round's chains and scores, each row with `right`: whether its answer, or its label, is right by gold; only
-    those of the questions with the ids `only`, if given. `gold`: the `gold_answers`, if they are read already.
+    those of the questions with the ids `only`, if given. `gold`: the `read_gold`, if they are read already.
 
     A comparison that timed out is not right. Raises UserError if the round's chains or scores are not finished, or if
     the source no longer has all its questions.
@@ -114,7 +114,7 @@ def judged(
             raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
     section = run.config.evaluate
     if gold is None:
-        gold = gold_answers(run.config, None if only is None else set(only))
+        gold = read_gold(run.config, None if only is None else set(only))
     chains = _rows(run.stage_dir(round_, "chains"), CHAINS, CHAIN_COLUMNS, only)
     scores = _rows(run.stage_dir(round_, "scores"), SCORES, SCORE_COLUMNS, only)
     asked = {row["prompt_id"]: row["question"] for row in chains}
@@ -130,21 +130,21 @@ def judged(
             row["answer"] = row["label"] or answer
         rows = [*chains, *scores]
         stated = [row for row in rows if row["answer"] is not None]
-        same = grader.matches([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.label_answers)
+        same = grader.matches([(row["answer"], gold[row["prompt_id"]]) for row in stated], section.gold_answers)
         for row in rows:
             row["right"] = False
         for row, equal in zip(stated, same, strict=True):
             row["right"] = bool(equal)
         if run.config.score.text == "samples":  # each has its own answer, whatever the label
-            _judge_texts(scores, taught, gold, section.label_answers, grader)
+            _judge_texts(scores, taught, gold, section.gold_answers, grader)
         in_chain = [row for row in chains if row["role"] in ("chain", "synthesis") or run.config.generate.alone]
-        _vote(in_chain, "vote_right", section.label_answers, grader)
+        _vote(in_chain, "vote_right", section.gold_answers, grader)
         samples: dict[str, list[Row]] = defaultdict(list)
         for row in chains:
             if row["role"] == "sample":
                 samples[row["peer"]].append(row)
         for of_peer in samples.values():
-            _vote(of_peer, "majority_right", section.label_answers, grader)
+            _vote(of_peer, "majority_right", section.gold_answers, grader)
     right = {_place(row): row["right"] for row in chains}
     for row in scores:
         row["own_right"] = right.get(_place(row))  # of the measured response, if there is one

@@ -21,7 +21,7 @@ QUERY = ["--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,noun
 WITHOUT = "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
 SLICE = re.compile(r"(MIG \S*?(\d+)gb\S*)\s+Device\s+\d+:\s+\(UUID: (MIG-[^)]+)\)")  # of `nvidia-smi -L`
 GIVEN = re.compile(r"(\d+)x(\d+(?:\.\d+)?)")
-MOST, MOST_GB = 4096, 10_000  # devices that `parse_devices` accepts, and the size of each
+MAX_DEVICES, MAX_GB = 4096, 10_000  # devices that `parse_devices` accepts, and the size of each
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def parse_devices(text: str) -> list[Device]:
         given = GIVEN.fullmatch(part.strip())
         if given is None:
             raise UserError(f"devices {text!r}: expected 8x80 (eight of 80 GB each), 2x24+1x80, or cpu")
-        if not 1 <= int(given[1]) <= MOST or not 1 <= float(given[2]) <= MOST_GB:
-            raise UserError(f"devices {text!r}: expected 1 to {MOST} devices of 1 to {MOST_GB} GB each")
+        if not 1 <= int(given[1]) <= MAX_DEVICES or not 1 <= float(given[2]) <= MAX_GB:
+            raise UserError(f"devices {text!r}: expected 1 to {MAX_DEVICES} devices of 1 to {MAX_GB} GB each")
         memory = int(float(given[2]) * GB)
         found += [Device(str(len(found) + n), memory, f"GPU of {given[2]} GB") for n in range(int(given[1]))]
     return found

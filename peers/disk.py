@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from data import gate, shards
-from data.errors import ROOM, UserError
+from data.errors import FREE_SPACE, UserError
 from data.run import OUTPUT, Run
 from peers.memory import Shape, shape_in
 from peers.policy import STAMP
@@ -31,7 +31,7 @@ def check_disk(run: Run, stage: str, round_: int) -> None:
         listed = ", ".join(f"{what} {decimal(round(size))}" for what, size in parts.items() if size)
         raise UserError(
             f"{stage} round {round_} does not begin: the disk of {run.root} has {decimal(free)} free, but the stage "
-            f"needs at least {decimal(round(least))} ({listed}): {ROOM}; then run the same command again"
+            f"needs at least {decimal(round(least))} ({listed}): {FREE_SPACE}; then run the same command again"
         )
 
 

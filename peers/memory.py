@@ -35,7 +35,7 @@ HEAD_ROWS, HEAD_BLOCK, CPU_HEAD_BLOCK = 2048, 16384, 1024  # of peers/logprob/he
 LOGIT = 20  # bytes: float32 logit, probability and sorted copy, and a 64-bit index
 # share of a GPU's free memory that activations may take before gradient_checkpointing = "auto" drops them: the head,
 # the optimiser and fragmentation need some, too
-ROOM = 0.5
+ACTIVATION_SHARE = 0.5
 LAYER = re.compile(r"\.(layers|h)\.\d+\.")  # matches the names of the blocks' tensors
 NAMES = {
     "num_hidden_layers": ("n_layer",),
@@ -195,7 +195,7 @@ def kept_bytes(shape: Shape, choice: str, width: int, tokens: int, longest: int,
     layer = tokens * shape.layer_token(width) + shape.scores(tokens, longest, plain)
     everything, again = shape.layers * layer, shape.layers * tokens * shape.hidden * width + layer
     if choice == "auto":
-        return everything if free is None else min(everything, max(again, int(ROOM * free)))
+        return everything if free is None else min(everything, max(again, int(ACTIVATION_SHARE * free)))
     return again if choice == "on" else everything
 
 

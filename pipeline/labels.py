@@ -60,16 +60,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def command(
     run: Annotated[str, typer.Option(help="Name of the run.")],
     column: Annotated[
-        str | None, typer.Option(help="Column of prompts.source with gold answers; default: evaluate.label_column.")
+        str | None, typer.Option(help="Column of prompts.source with gold answers; default: evaluate.gold_column.")
     ] = None,
-    answers: Annotated[str | None, typer.Option(help="Kind of these answers; default: evaluate.label_answers.")] = None,
+    answers: Annotated[str | None, typer.Option(help="Kind of these answers; default: evaluate.gold_answers.")] = None,
 ) -> None:
     """`python -m pipeline.labels --run NAME`."""
 
     def body() -> None:
         check_run(run)
         config = load_frozen(run)
-        given = {"label_column": column, "label_answers": answers}
+        given = {"gold_column": column, "gold_answers": answers}
         changed = config.model_dump(mode="json")
         changed["evaluate"] |= {key: value for key, value in given.items() if value is not None}
         opened = Run(run, parse_config(changed, "options"))

@@ -161,12 +161,12 @@ def chosen_chains(
         raise UserError("--prompt, --worst and --random each choose the questions: give only one of them")
     if prompt is not None:
         return [one_chain(run, round_, prompt)]
-    if worst and run.config.evaluate.label_column is None:
+    if worst and run.config.evaluate.gold_column is None:
         raise UserError(
-            f"--worst needs gold answers, and run {run.name!r} has none (evaluate.label_column); --random shows some "
+            f"--worst needs gold answers, and run {run.name!r} has none (evaluate.gold_column); --random shows some "
             "questions, --prompt one (RANDOM=3, PROMPT=id with make)"
         )
-    if not random and (worst or run.config.evaluate.label_column is not None):
+    if not random and (worst or run.config.evaluate.gold_column is not None):
         found = list(islice(ordering(run, round_, "worst"), number))
         if not found:
             raise UserError(f"round {round_} of run {run.name!r} trains on no question whose label is wrong")

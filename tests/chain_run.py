@@ -75,7 +75,7 @@ def write_run(
     Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = {
         "prompts": {"source": f"{name}.jsonl"}, "peers": [{"name": peer, "model": peer} for peer in PEERS],
-        "evaluate": {"label_column": "answer" if gold else None, "label_answers": "numbers"}, **sections,
+        "evaluate": {"gold_column": "answer" if gold else None, "gold_answers": "numbers"}, **sections,
     }  # fmt: skip
     run = Run(name, parse_config(config, name))
     shards.write_json(run.config.model_dump(mode="json"), run.root / "config.json")

@@ -35,11 +35,11 @@ def config_of(gold: bool = True, benchmarks: bool = True) -> Config:
     raw: dict[str, Any] = {
         "prompts": {"source": "questions.jsonl"},
         "peers": [{"name": name, "model": f"./models/{name}"} for name in PEERS],
-        "evaluate": {"samples": K, "bootstrap": 200, "label_answers": "numbers"},
+        "evaluate": {"samples": K, "bootstrap": 200, "gold_answers": "numbers"},
         "gate": {"questions": 4},
     }
     if gold:
-        raw["evaluate"]["label_column"] = "answer"
+        raw["evaluate"]["gold_column"] = "answer"
     if benchmarks:
         raw["benchmarks"] = [{"name": "sums_1", "source": "test.jsonl", "answers": "numbers"}]
     return parse_config(raw, "the fixed run")

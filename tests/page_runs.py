@@ -59,8 +59,8 @@ def write_run(name: str, shape: Shape, **sections: Any) -> Run:
         "prompts": {"source": str(source)},
         "peers": [{"name": peer, "model": f"models/{peer}"} for peer in shape.peers],
         "benchmarks": [{"name": each, "source": str(bench), "answers": "numbers"} for each in shape.benchmarks],
-        "evaluate": {"samples": 2, "bootstrap": 100, "label_answers": "numbers",
-                     **({"label_column": "answer"} if shape.gold else {})},
+        "evaluate": {"samples": 2, "bootstrap": 100, "gold_answers": "numbers",
+                     **({"gold_column": "answer"} if shape.gold else {})},
     }  # fmt: skip
     for key, value in sections.items():
         raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value

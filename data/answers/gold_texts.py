@@ -36,7 +36,7 @@ def read_choice(text: str, question: str, first: int | None) -> str:
         if re.fullmatch(r"\d{1,2}", text):
             raise Unreadable(
                 f"is none of the options' texts ({_listing(options)}); if it is an option's number, set where counting "
-                "starts: answer_index = 0, or 1 (for evaluate.label_column: label_index)"
+                "starts: answer_index = 0, or 1 (for evaluate.gold_column: gold_index)"
             )
         raise Unreadable(f"is none of the options: {_listing(options)}")
     if same and same != [letter]:

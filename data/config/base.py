@@ -17,7 +17,7 @@ Name = Field(
     max_length=NAME_BYTES,
     description="Short name, used in file names and tables; `mean` is reserved.",
 )
-MANY = 2**31 - 1  # largest count: the files store 32-bit integers
+MAX_COUNT = 2**31 - 1  # largest count: the files store 32-bit integers
 COLDEST = 0.01  # below, logits / temperature overflow a float, and vLLM takes it for greedy
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import MANY, Name, PlacedSection, Text, ValidAnswerKind
+from data.config.base import MAX_COUNT, Name, PlacedSection, Text, ValidAnswerKind
 
 INDEX = (
     "With answers = choice: gold answers are option numbers, counted from this; null: letters, or the options' texts."
@@ -52,15 +52,17 @@ class SourceSection(PlacedSection):
     limit: int | None = Field(
         None,
         ge=1,
-        le=MANY,
+        le=MAX_COUNT,
         description="At most this many questions, after the shuffle (of a benchmark: the same in all runs).",
     )
 
     @field_validator("rows")
     @classmethod
     def _rows_ascend(cls, rows: tuple[int, int] | None) -> tuple[int, int] | None:
-        if rows is not None and not 0 <= rows[0] < rows[1] <= MANY:
-            raise ValueError(f"rows must be [first, end) with 0 <= first < end, found {list(rows)} (at most {MANY})")
+        if rows is not None and not 0 <= rows[0] < rows[1] <= MAX_COUNT:
+            raise ValueError(
+                f"rows must be [first, end) with 0 <= first < end, found {list(rows)} (at most {MAX_COUNT})"
+            )
         return rows
 
 
@@ -115,7 +117,7 @@ class WordingSection(SourceSection):
     )
     answer_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     samples: int = Field(
-        4, ge=2, le=MANY, description="Samples per question for self-consistency, where there are no gold answers."
+        4, ge=2, le=MAX_COUNT, description="Samples per question for self-consistency, where there are no gold answers."
     )
     overlap: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with questions that are also among the prompts or in a benchmark."

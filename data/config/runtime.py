@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from data.config.base import MANY, Section, Text
+from data.config.base import MAX_COUNT, Section, Text
 
 
 class RuntimeSection(Section):
@@ -48,24 +48,24 @@ class RuntimeSection(Section):
     max_num_seqs: int = Field(
         0,
         ge=0,
-        le=MANY,
+        le=MAX_COUNT,
         description="Requests that vLLM decodes at once; 0: by device (CPU: 128; GPU of 24 GB: 256; of 80 GB: 512).",
     )
     score_tokens: int = Field(
         0,
         ge=0,
-        le=MANY,
+        le=MAX_COUNT,
         description="Tokens of one scoring batch, counting shared ones once; 0: by device (CPU: 2,048; GPU of 24 GB: "
         "8,192; of 80 GB: 16,384).",
     )
     train_tokens: int = Field(
         0,
         ge=0,
-        le=MANY,
+        le=MAX_COUNT,
         description="Tokens of one training micro-batch; 0: by device (CPU: 1,024; GPU of 24 GB: 1,024; of 80 GB: "
         "8,192).",
     )
-    checkpoint_steps: int = Field(10, ge=1, le=MANY, description="Optimiser steps between training checkpoints.")
+    checkpoint_steps: int = Field(10, ge=1, le=MAX_COUNT, description="Optimiser steps between training checkpoints.")
     grader_workers: int = Field(2, ge=1, le=256, description="Processes that compare answers.")
     max_hours: float | None = Field(
         None,
@@ -99,10 +99,16 @@ class ExecutorSection(Section):
         None, description="Ray's address, such as 10.0.0.1:6379; null: Ray's own lookup (RAY_ADDRESS, a local cluster)."
     )
     workers: int = Field(
-        0, ge=0, le=MANY, description="Processes of each peer; 0: one, or on GPUs as many as there are devices for."
+        0,
+        ge=0,
+        le=MAX_COUNT,
+        description="Processes of each peer; 0: one, or on GPUs as many as there are devices for.",
     )
     cpus_per_worker: int = Field(
-        0, ge=0, le=MANY, description="Cores of a process; 0: locally an equal share of the cores in use, under Ray 1."
+        0,
+        ge=0,
+        le=MAX_COUNT,
+        description="Cores of a process; 0: locally an equal share of the cores in use, under Ray 1.",
     )
     gpus_per_worker: float | Literal["auto"] = Field(
         "auto", description="GPUs that Ray counts for a process, at most 1; auto: 1 where there are GPUs."

@@ -85,12 +85,12 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _labels_are_of_the_prompts_kind(cls, given: Any) -> Any:
-        """`evaluate.label_answers` and `wording.answers` default to `prompts.answers`."""
+        """`evaluate.gold_answers` and `wording.answers` default to `prompts.answers`."""
         prompts = given.get("prompts") if isinstance(given, dict) else None
         kind = prompts.get("answers") if isinstance(prompts, dict) else getattr(prompts, "answers", None)
         if not isinstance(kind, str) or not is_kind(kind):  # reported for prompts.answers alone
             return given
-        defaults: dict[str, dict[str, Any]] = {"evaluate": {"label_answers": kind}, "wording": {"answers": kind}}
+        defaults: dict[str, dict[str, Any]] = {"evaluate": {"gold_answers": kind}, "wording": {"answers": kind}}
         for section, default in defaults.items():
             if isinstance(found := given.get(section, {} if section == "evaluate" else None), dict):
                 given = {**given, section: {**default, **found}}
@@ -137,12 +137,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _labels_can_be_compared(self) -> Config:
-        """`prompts.answers` finds the answers that `evaluate.label_answers` compares."""
-        found, compared = self.prompts.answers, self.evaluate.label_answers
+        """`prompts.answers` finds the answers that `evaluate.gold_answers` compares."""
+        found, compared = self.prompts.answers, self.evaluate.gold_answers
         alike = ({"math", "numbers"}, {"choice"})
         if any((found in names) != (compared in names) for names in alike):
             raise ValueError(
-                f"evaluate.label_answers {compared!r} cannot compare the answers that prompts.answers {found!r} finds; "
+                f"evaluate.gold_answers {compared!r} cannot compare the answers that prompts.answers {found!r} finds; "
                 f"leave it out, or set it to {found!r}"
             )
         return self
@@ -219,7 +219,7 @@ class Config(Section):
     @property
     def answer_kinds(self) -> list[str]:
         """All kinds of answers in the config."""
-        named = [self.prompts.answers, self.evaluate.label_answers, *(b.answers for b in self.benchmarks)]
+        named = [self.prompts.answers, self.evaluate.gold_answers, *(b.answers for b in self.benchmarks)]
         return list(dict.fromkeys([*named, *([self.wording.answers] if self.wording else [])]))
 
     @property

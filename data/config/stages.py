@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import COLDEST, MANY, Section, Text, ValidAnswerKind
+from data.config.base import COLDEST, MAX_COUNT, Section, Text, ValidAnswerKind
 from data.config.questions import INDEX, check_index
 
 
@@ -17,7 +17,7 @@ class RunSection(Section):
     shard_questions: int = Field(
         512,
         ge=1,
-        le=MANY,
+        le=MAX_COUNT,
         description="Questions per shard. A killed process loses at most its call in progress: in generate "
         "a unit (a peer's responses of one turn to a shard), with vLLM units of up to four full batches.",
     )
@@ -45,15 +45,18 @@ class GenerateSection(Section):
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     samples: int = Field(
-        8, ge=2, le=MANY, description="k: samples of each peer for the question alone, where label or text needs them."
+        8,
+        ge=2,
+        le=MAX_COUNT,
+        description="k: samples of each peer for the question alone, where label or text needs them.",
     )
     sample_temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
     sample_top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
-    max_new_tokens: int = Field(512, ge=1, le=MANY, description="Longest response in tokens.")
+    max_new_tokens: int = Field(512, ge=1, le=MAX_COUNT, description="Longest response in tokens.")
     context_tokens: int = Field(
         4096,
         ge=16,
-        le=MANY,
+        le=MAX_COUNT,
         description="Longest prompt plus response in tokens. A model's own context must hold max_new_tokens more: "
         "score appends one more response.",
     )
@@ -113,7 +116,7 @@ class ScoreSection(Section):
     solutions: int = Field(
         1,
         ge=1,
-        le=MANY,
+        le=MAX_COUNT,
         description="Train on up to this many different solutions of a question; the weight of each is divided by "
         "their number.",
     )
@@ -126,8 +129,7 @@ class ScoreSection(Section):
         "chain",
         description="Which response of a peer is measured with the aggregate: the one in the chain, or one to the "
         "question alone, which generate then also makes (the aggregate's author keeps its response in the chain). With "
-        "a sample as text it is always one to the question alone; alone then also measures it where label is the "
-        "aggregate's and the weighting needs no PMI (docs/method.md).",
+        "a sample as text it is always one to the question alone.",
     )
     pmi_target: Literal["response", "answer"] = Field(
         "response", description="What is scored: the whole text, or its final-answer span."
@@ -192,9 +194,10 @@ class ScoreSection(Section):
 
     @property
     def needs_solo(self) -> bool:
-        """Whether the weights need the PMI or agreement of a response to the question alone."""
-        weighed = self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
-        return (weighed and self.trains_on_samples) or (self.y_source == "alone" and self.needs_aggregate)
+        """Whether a response to the question alone is measured: with a sample as text only if the weights need it."""
+        if self.trains_on_samples:
+            return self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
+        return self.y_source == "alone"
 
     @property
     def trains_on_samples(self) -> bool:
@@ -206,7 +209,7 @@ class TrainSection(Section):
     """LoRA."""
 
     rank: int = Field(16, ge=1, le=512, description="LoRA rank.")
-    alpha: int = Field(32, ge=1, le=MANY, description="LoRA alpha; the update is scaled by alpha / rank.")
+    alpha: int = Field(32, ge=1, le=MAX_COUNT, description="LoRA alpha; the update is scaled by alpha / rank.")
     clip_ratio: float = Field(
         0.2,
         gt=0,
@@ -221,8 +224,8 @@ class TrainSection(Section):
     )
     weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW weight decay of the adapter.")
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradient clipping by global norm.")
-    batch_size: int = Field(32, ge=1, le=MANY, description="Examples per optimiser step.")
-    epochs: int = Field(1, ge=1, le=MANY, description="Passes over the round's examples.")
+    batch_size: int = Field(32, ge=1, le=MAX_COUNT, description="Examples per optimiser step.")
+    epochs: int = Field(1, ge=1, le=MAX_COUNT, description="Passes over the round's examples.")
     merge_fidelity: bool = Field(
         False,
         strict=False,
@@ -235,7 +238,7 @@ class EvaluateSection(Section):
     """Exact match and the generator-verifier gap."""
 
     samples: int = Field(
-        8, ge=2, le=MANY, description="k: sampled responses per question, for the gap, pass@k and maj@k."
+        8, ge=2, le=MAX_COUNT, description="k: sampled responses per question, for the gap, pass@k and maj@k."
     )
     temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of the samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
@@ -245,7 +248,7 @@ class EvaluateSection(Section):
         description="How a sample is verified: by log p(Yes) - log p(No), or by first writing a short greedy "
         "critique that ends in Yes or No.",
     )
-    verifier_tokens: int = Field(256, ge=1, le=MANY, description="Longest critique in tokens.")
+    verifier_tokens: int = Field(256, ge=1, le=MAX_COUNT, description="Longest critique in tokens.")
     cross_verify: bool = Field(
         False,
         strict=False,
@@ -254,21 +257,19 @@ class EvaluateSection(Section):
     bootstrap: int = Field(
         2000, ge=100, le=1_000_000, description="Bootstrap resamples over items for the 95 % intervals."
     )
-    label_column: Text | None = Field(
+    gold_column: Text | None = Field(
         None,
         description="Column of prompts.source that holds *gold* answers, if it has one (they are not the labels of "
         "score.label). Read only to show what is right (`make labels`, `make show`, the report) and by arms with "
         "`oracle = true`; no other training uses it.",
     )
-    label_answers: ValidAnswerKind = Field(
-        "math", description="Kind of those gold answers; by default prompts.answers."
-    )
-    label_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
+    gold_answers: ValidAnswerKind = Field("math", description="Kind of those gold answers; by default prompts.answers.")
+    gold_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest time for comparing two answers.")
 
     @model_validator(mode="after")
     def _options_are_numbered(self) -> EvaluateSection:
-        check_index(self.label_index, self.label_answers, "label_index")
+        check_index(self.gold_index, self.gold_answers, "gold_index")
         return self
 
 
@@ -278,11 +279,13 @@ class GateSection(Section):
     questions: int = Field(
         0,
         ge=0,
-        le=MANY,
+        le=MAX_COUNT,
         description="Unlabelled questions kept apart for the gate and never trained on: those in prompts.source after "
         "the ones to train on (so prompts.limit must leave some); 0: no gate.",
     )
-    samples: int = Field(4, ge=2, le=MANY, description="k: samples of each untouched peer that vote on a question.")
+    samples: int = Field(
+        4, ge=2, le=MAX_COUNT, description="k: samples of each untouched peer that vote on a question."
+    )
     temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     margin: float = Field(
@@ -294,7 +297,7 @@ class GateSection(Section):
     harm_below: int = Field(
         800,
         ge=0,
-        le=MANY,
+        le=MAX_COUNT,
         description="With at least this many questions, an adapter is used only if a drop by the margin is excluded "
         "(non-inferiority). Fewer cannot show that: it is then used unless its interval lies below 0 (harm stop).",
     )

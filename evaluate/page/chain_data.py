@@ -2,7 +2,7 @@
 
 A chain has the question, all responses to it, the label and where it comes from, and for each peer what it trains on,
 with PMI and weight, or why it does not train. Gold answers say what is right, if the run's source has any
-(`evaluate.label_column`); `right` is None if that is not known.
+(`evaluate.gold_column`); `right` is None if that is not known.
 """
 
 from __future__ import annotations

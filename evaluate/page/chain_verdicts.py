@@ -11,19 +11,19 @@ from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
 from data.answers.votes import voting_answer
 from data.config.sections import Config
-from evaluate.labels import gold_answers
+from evaluate.labels import read_gold
 from evaluate.page.chain_data import ChainView, ResponseView
 
 
 def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
-    """{prompt id: gold answer} of some questions; empty if evaluate.label_column is not set."""
-    return {} if config.evaluate.label_column is None else gold_answers(config, ids)
+    """{prompt id: gold answer} of some questions; empty if evaluate.gold_column is not set."""
+    return {} if config.evaluate.gold_column is None else read_gold(config, ids)
 
 
 def judge_chains(chains: Sequence[ChainView], gold: dict[str, str], config: Config, grader: Grader) -> None:
     """Count the votes, and set what is right: labels first, then the chains' responses, then samples, so a grader that
     gives up has done what matters most."""
-    kind, known = config.evaluate.label_answers, [chain for chain in chains if chain["id"] in gold]
+    kind, known = config.evaluate.gold_answers, [chain for chain in chains if chain["id"] in gold]
     for chain in known:
         chain["gold"] = gold[chain["id"]]
     labels = [(label, chain) for chain in known for label in chain["labels"] if label["answer"] is not None]

@@ -16,7 +16,7 @@ from data.answers.kinds import AnswerKindName
 from data.errors import UserError
 from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
-from evaluate.labels import gold_answers, source_has_changed
+from evaluate.labels import read_gold, source_has_changed
 from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
 from evaluate.page.chain_data import ChainView, chains_of, ids_of, stage_rows
 from evaluate.page.chain_verdicts import gold_of, judge_chains
@@ -24,9 +24,9 @@ from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
 BATCH = 256  # labels compared at a time in the search for wrong ones
-MOST = 2_000  # questions on the page
+MAX_QUESTIONS = 2_000  # questions on the page
 BLOCK = 50  # questions that the browser unpacks at a time
-ROOM = 7_000_000  # bytes of chains on the page, all rounds together, so that it stays below 10 MB
+MAX_BYTES = 7_000_000  # bytes of chains on the page, all rounds together, so that it stays below 10 MB
 FORMULAS = 10_000  # formulas converted for a page: about 4 s
 SLOW_PAIRS = 200  # pairs of answers that only math-verify can compare: about 10 s
 
@@ -75,10 +75,10 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
         for start in range(0, len(trained), BATCH):  # the first wrong one comes early
             some = trained[start : start + BATCH]
-            gold = gold_answers(run.config, {row["prompt_id"] for row in some})
+            gold = read_gold(run.config, {row["prompt_id"] for row in some})
             known = [row for row in some if row["prompt_id"] in gold]
             pairs = [(row["label"], gold[row["prompt_id"]]) for row in known]
-            for row, right in zip(known, grader.matches(pairs, section.label_answers), strict=True):
+            for row, right in zip(known, grader.matches(pairs, section.gold_answers), strict=True):
                 if right is False and row["prompt_id"] not in seen:
                     seen.add(row["prompt_id"])
                     yield row["prompt_id"]
@@ -108,9 +108,9 @@ def chains(name: str) -> Browser | None:
     ids = list(dict.fromkeys(id_ for round_ in rounds for id_ in ids_of(run, round_)))
     if not ids:
         return None
-    sample = random.Random(f"{run.config.run.seed}/page").sample(ids, min(len(ids), MOST))
+    sample = random.Random(f"{run.config.run.seed}/page").sample(ids, min(len(ids), MAX_QUESTIONS))
     gold, notices = _gold(run, set(sample))
-    packing = _Packing(run, sample, gold, ROOM // len(rounds))
+    packing = _Packing(run, sample, gold, MAX_BYTES // len(rounds))
     section = run.config.evaluate
     grader = _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, SLOW_PAIRS)
     with grader:
@@ -135,9 +135,9 @@ def _rounds(name: str) -> list[int]:
 
 def _gold(run: Run, ids: set[str]) -> tuple[dict[str, str], list[str]]:
     """The gold answers, and the notices if there are none, or if their source has changed."""
-    if run.config.evaluate.label_column is None:
+    if run.config.evaluate.gold_column is None:
         return {}, [
-            "No gold answers: evaluate.label_column is not set, so nothing here says what is right or wrong, and there "
+            "No gold answers: evaluate.gold_column is not set, so nothing here says what is right or wrong, and there "
             "is no filter for it."
         ]
     try:
@@ -154,7 +154,7 @@ def _limits(packing: _Packing, grader: _Hasty, total: int) -> list[str]:
     """What the page leaves out."""
     shown, notices = len(packing.sample), []
     if shown < total:
-        why = f"at most {MOST:,}" if shown == MOST else "as many as fit on a page of less than 10 MB"
+        why = f"at most {MAX_QUESTIONS:,}" if shown == MAX_QUESTIONS else "as many as fit on a page of less than 10 MB"
         notices.append(f"{shown:,} of {total:,} questions, a seeded sample, the same in every round: {why}.")
     if packing.formulas.left < 0:
         notices.append(f"After {FORMULAS:,} formulas, mathematics is shown as it was written.")

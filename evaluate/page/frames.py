@@ -17,13 +17,13 @@ from data.run import OUTPUT, Run, metrics_path, stage_is_finished
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from evaluate.clustered import Bootstrap
 from evaluate.intervals import Estimate
-from evaluate.labels import accuracies, gold_answers, judged, mean_weights, source_has_changed
+from evaluate.labels import accuracies, judged, mean_weights, read_gold, source_has_changed
 
 if TYPE_CHECKING:
     import polars as pl
 
 # at most so many questions of a round are compared with gold answers; math-verify is slow
-JUDGED = {"numbers": 2_000, "choice": 2_000, "exact": 2_000, "math": 300}
+MAX_JUDGED = {"numbers": 2_000, "choice": 2_000, "exact": 2_000, "math": 300}
 RESPONSES = ("prompt_id", "role", "peer", "answer", "finish_reason", "n_tokens")
 WEIGHTS = ("peer", "number", "target_peer", "pmi_per_token", "weight", "drop_reason", "agrees", "answer_entropy")
 Weights = dict[tuple[str, bool, bool], Estimate | None]
@@ -104,9 +104,9 @@ class Frames:
     @cached_property
     def without_gold(self) -> str:
         """Why the unlabelled questions' responses cannot be compared with gold answers; empty if they can."""
-        column, source = self.run.config.evaluate.label_column, self.run.config.prompts.source
+        column, source = self.run.config.evaluate.gold_column, self.run.config.prompts.source
         if column is None:
-            return "the unlabelled questions have no gold answers (evaluate.label_column is not set)"
+            return "the unlabelled questions have no gold answers (evaluate.gold_column is not set)"
         try:
             if source_has_changed(self.run):
                 return f"{source} has changed since the run drew its questions"
@@ -122,7 +122,7 @@ class Frames:
         since it writes a page after each stage."""
         scored = self.run.stage_dir(round_, "scores") / shards.SUCCESS
         section = self.run.config.evaluate
-        kinds = own.kinds_fingerprint(section.label_answers, self.run.config.prompts.answers)
+        kinds = own.kinds_fingerprint(section.gold_answers, self.run.config.prompts.answers)
         key = (scored.resolve(), scored.stat().st_mtime_ns, section.model_dump_json() + str(kinds))
         if key not in _JUDGED:
             draws = Bootstrap(section.bootstrap, self.run.config.run.seed)
@@ -136,14 +136,12 @@ class Frames:
         """The gold answers of the questions that are judged."""
         samples = [self.sample(n) for n in self.rounds("score")]
         known = [ids for ids in samples if ids is not None]
-        return gold_answers(
-            self.run.config, {id_ for ids in known for id_ in ids} if len(known) == len(samples) else None
-        )
+        return read_gold(self.run.config, {id_ for ids in known for id_ in ids} if len(known) == len(samples) else None)
 
     def sample(self, round_: int) -> list[str] | None:
-        """Ids of the questions of a round that are judged, at most JUDGED, by the run's seed; None for all."""
+        """Ids of the questions of a round that are judged, at most MAX_JUDGED, by the run's seed; None for all."""
         if round_ not in self._samples:
-            most = JUDGED.get(self.run.config.evaluate.label_answers, JUDGED["math"])
+            most = MAX_JUDGED.get(self.run.config.evaluate.gold_answers, MAX_JUDGED["math"])
             ids = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, ("prompt_id",))["prompt_id"].unique()
             some = random.Random(self.run.config.run.seed).sample(sorted(ids), most) if len(ids) > most else None
             self._samples[round_] = some

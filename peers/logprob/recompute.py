@@ -13,14 +13,14 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from peers.logprob.model import LanguageModel
-from peers.memory import ROOM, shape_of
+from peers.memory import ACTIVATION_SHARE, shape_of
 
 
 def should_checkpoint(choice: Literal["auto", "on", "off"], lm: LanguageModel, tokens: int, longest: int) -> bool:
     """See `runtime.gradient_checkpointing`; a micro-batch has at most `tokens`, its sequences at most `longest`."""
     if choice != "auto" or lm.device.type != "cuda":
         return choice == "on"
-    return activation_bytes(lm.decoder.config, tokens, longest, lm.head_V_H.element_size()) > ROOM * _free()
+    return activation_bytes(lm.decoder.config, tokens, longest, lm.head_V_H.element_size()) > ACTIVATION_SHARE * _free()
 
 
 def _free() -> int:

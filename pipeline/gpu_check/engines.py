@@ -71,7 +71,7 @@ def engine_of(setting: Setting) -> Any:
     return _engine[0]
 
 
-def asked(engine: Any, n: int) -> list[Request]:
+def requests_for(engine: Any, n: int) -> list[Request]:
     """n requests, each with its own seed."""
     return [Request(engine.prompts.solve(question), 1000 + i) for i, question in enumerate(nano_questions(n))]
 
@@ -87,7 +87,7 @@ def check_engine(setting: Setting, figures: Figures) -> None:
     seeds."""
     live = engine_of(setting)
     figures["start_seconds"] = starts[0]
-    requests = asked(live, setting.size(64, 24, 6))
+    requests = requests_for(live, setting.size(64, 24, 6))
     greedy = answers(live, requests, GREEDY)
     lm = load_language_model(ROOT / "peers" / NAME, "bfloat16" if setting.gpu else "float32")
     figures |= _against_ours(lm, live, requests, greedy)
@@ -128,7 +128,7 @@ def check_renewed(setting: Setting, figures: Figures) -> None:
     """Other weights in a live engine change its answers, and its own weights restore them. `fresh` compares the answers
     in between."""
     live, other = engine_of(setting), perturbed(setting.folder / "other")
-    requests = asked(live, setting.size(64, 24, 6))
+    requests = requests_for(live, setting.size(64, 24, 6))
     before = answers(live, requests, GREEDY)
     require(live.renew(other, None), "the engine refused the new weights")
     found = answers(live, requests, GREEDY)
@@ -150,7 +150,7 @@ def check_fresh(setting: Setting, figures: Figures) -> None:
     begin = time.perf_counter()
     live = open_engine(setting, other)
     figures["start_seconds"] = time.perf_counter() - begin
-    expected = answers(live, asked(live, len(found)), GREEDY)
+    expected = answers(live, requests_for(live, len(found)), GREEDY)
     live.close()
     figures["as_fresh"] = sum(map(_alike, found, expected)) / len(found)
     require(figures["as_fresh"] >= _least(setting), "a renewed engine answers differently from a fresh one")
@@ -186,7 +186,7 @@ def check_sleep(setting: Setting, figures: Figures) -> None:
     if not setting.gpu:
         raise Skipped("vLLM sleeps only on a GPU")
     live = engine_of(setting)
-    requests = asked(live, 64)
+    requests = requests_for(live, 64)
     before, awake = answers(live, requests, GREEDY), gpu_bytes_used()
     require(live.sleep(), "the engine does not sleep")
     asleep = gpu_bytes_used()

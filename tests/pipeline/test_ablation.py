@@ -20,7 +20,7 @@ from evaluate.benchmarks import load_benchmarks
 from evaluate.clustered import Bootstrap
 from evaluate.gap import auroc, bootstrap_interval
 from evaluate.intervals import Estimate, estimate, half_width
-from evaluate.labels import gold_answers, judged, quality
+from evaluate.labels import judged, quality, read_gold
 from pipeline.ablation import DEFAULT_ARMS, Ablation, _shown
 from pipeline.arms import ARMS, Arm, load_arm
 from tests.conftest import ROOT, run_module, write_jsonl
@@ -419,8 +419,8 @@ def test_labels_are_told_in_order(project: Path) -> None:
     config = load_config(Path("tiny.toml"), [])
     with pytest.raises(UserError, match=r"chains is not finished: run `make generate RUN=t ROUND=1`"):
         judged(Run("t", config), 1)
-    with pytest.raises(UserError, match=r'SET="evaluate\.label_column=NAME".*pipeline\.labels --run RUN --column NAME'):
-        gold_answers(config)
+    with pytest.raises(UserError, match=r'SET="evaluate\.gold_column=NAME".*pipeline\.labels --run RUN --column NAME'):
+        read_gold(config)
 
 
 @pytest.mark.slow
@@ -431,9 +431,9 @@ def test_chains_and_round_0_are_made_once_for_all_arms(project: Path) -> None:
     arguments: tuple[str, ...] = ("--config", "tiny.toml", "--arms", "pst uniform oracle", "--run", "x")
     arguments += ("--against", "pst oracle")
     refused = run_module("pipeline.ablation", *arguments, cwd=project)
-    assert refused.returncode == 2 and "evaluate.label_column" in refused.stderr
+    assert refused.returncode == 2 and "evaluate.gold_column" in refused.stderr
     assert not (project / "runs").exists()
-    arguments += ("--set", "evaluate.label_column=answer", "--set", "evaluate.label_answers=numbers")
+    arguments += ("--set", "evaluate.gold_column=answer", "--set", "evaluate.gold_answers=numbers")
     done = run_module("pipeline.ablation", *arguments, cwd=project)
     assert done.returncode == 0, done.stderr
     for arm in ("uniform", "oracle"):

@@ -69,7 +69,7 @@ def test_a_broken_adapter_is_refused_and_the_next_round_starts_from_the_old_one(
     assert "error: the gate accepted no peer's adapter in round 1" in ended and "report: runs/t/report.html" in ended
     page = re.sub(r"<[^>]*>", "", (RUNS / "t" / "report.html").read_text(encoding="utf-8"))
     assert "Ship nothing new: the untouched models are best" in page and "Probabilities of one comparison on" in page
-    assert "right by gold" in page and "false reject" in page  # nano has a label_column
+    assert "right by gold" in page and "false reject" in page  # nano has a gold_column
     assert "the gate refused llama" in page and "(untouched)" in page
 
     go(2)

@@ -19,7 +19,7 @@ from data.keep import read_keep
 from data.run import Run, open_run
 from data.schema import CHAINS, SCORES
 from data.stage import FORMAT
-from evaluate.labels import gold_answers, judged, keep_right, source_has_changed
+from evaluate.labels import judged, keep_right, read_gold, source_has_changed
 from tests.conftest import run_module, write_jsonl
 from tests.unit.test_loss import score_row
 
@@ -33,7 +33,7 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     write_jsonl(tmp_path / "test.jsonl", [{"question": "t?", "answer": "1"}])
     peers = "".join(f'[[peers]]\nname = "{name}"\nmodel = "{name}"\n' for name in ("plain", "chatty"))
     (tmp_path / "c.toml").write_text(
-        f'evaluate.label_column = "answer"\nevaluate.label_answers = "numbers"\nprompts.source = "train.jsonl"\n{peers}'
+        f'evaluate.gold_column = "answer"\nevaluate.gold_answers = "numbers"\nprompts.source = "train.jsonl"\n{peers}'
         '[[benchmarks]]\nname = "t"\nsource = "test.jsonl"\n',
         "utf-8",
     )
@@ -65,7 +65,7 @@ def rewrite(old: str, new: str) -> None:
 
 
 def test_labels_read_gold_answers_as_evaluate_does(scored: Run) -> None:
-    assert sorted(gold_answers(scored.config).values()) == ["2", "4", "6"]
+    assert sorted(read_gold(scored.config).values()) == ["2", "4", "6"]
     chains, scores = judged(scored, 1)
     assert [row["right"] for row in scores] == [True, False, True]
     assert [row["right"] for row in chains] == [True, True, False, False, True, True]
@@ -93,9 +93,9 @@ def test_labels_refuse_what_cannot_be_read(scored: Run) -> None:
     with pytest.raises(UserError, match=r"^prompts: train\.jsonl row 2 has a 'answer' .*missing value"):
         judged(scored, 1)
     config: dict[str, Any] = scored.config.model_dump()
-    config["evaluate"]["label_column"] = "question"
+    config["evaluate"]["gold_column"] = "question"
     with pytest.raises(UserError, match="are both 'question'"):
-        gold_answers(Config.model_validate(config))
+        read_gold(Config.model_validate(config))
 
 
 def test_a_source_that_lost_questions_is_named(scored: Run) -> None:

@@ -71,7 +71,7 @@ def run_all(steps: list[tuple[str, int]], run: str, overrides: list[str]) -> Non
 @pytest.mark.slow
 def test_a_round_of_questions_with_options(choices: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = [
-        "evaluate.label_column=answer", "gate.questions=4", "prompts.limit=12", "generate.samples=2",
+        "evaluate.gold_column=answer", "gate.questions=4", "prompts.limit=12", "generate.samples=2",
         "score.label=sample-vote", "score.text=solution", "generate.max_new_tokens=12",
     ]  # fmt: skip
     steps = [("evaluate", 0), ("gate", 0), ("generate", 1), ("score", 1), ("train", 1), ("gate", 1), ("evaluate", 1)]

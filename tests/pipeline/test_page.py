@@ -288,7 +288,7 @@ def test_cost_is_hours_by_devices_and_price_by_points_gained(here: Path) -> None
 
 
 def test_a_large_round_is_judged_on_a_sample(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(frames_module.JUDGED, "numbers", 10)
+    monkeypatch.setitem(frames_module.MAX_JUDGED, "numbers", 10)
     run = write_run("r", Shape(rounds=1))
     frames = Frames(run)
     ids = frames.sample(1)
@@ -296,7 +296,7 @@ def test_a_large_round_is_judged_on_a_sample(here: Path, monkeypatch: pytest.Mon
     section = why(frames)
     (plot,) = (plot for plot in section.plots() if plot.id == "labels")
     assert "From a seeded sample of 10 questions." in plot.caption
-    monkeypatch.setitem(frames_module.JUDGED, "numbers", 1000)
+    monkeypatch.setitem(frames_module.MAX_JUDGED, "numbers", 1000)
     assert Frames(run).sample(1) is None
 
 

@@ -87,7 +87,7 @@ def test_without_gold_nothing_is_right_or_wrong(here: Path) -> None:
     one = one_chain(run, 1, question_id("1+1?"))
     assert one["gold"] is None and {row["right"] for row in one["responses"]} == {None}
     assert one["labels"][0]["right"] is None and one["training"][0]["label_right"] is None
-    with pytest.raises(UserError, match="label_column"):
+    with pytest.raises(UserError, match="gold_column"):
         list(ordering(run, 1, "worst"))
     browser = chains("none")
     assert browser is not None and not browser.gold and "No gold answers" in browser.notices[0]
@@ -125,7 +125,7 @@ def test_votes_are_counted_by_answer_and_rater(here: Path) -> None:
     told = of_question("Half?", rows, [score("ada", **label), score("ben", **label)])
     run = write_run(
         "votes", {1: [told]}, {"Half?": "0.5"}, score={"label": "sample-vote", "text": "solution"},
-        evaluate={"label_column": "answer", "label_answers": "math"},
+        evaluate={"gold_column": "answer", "gold_answers": "math"},
     )  # fmt: skip
     write_stage(run, 1, "scores", told[1], self_consistency={"ada": 0.9, "ben": 0.5})
     one = one_chain(run, 1, question_id("Half?"))
@@ -162,7 +162,7 @@ def test_the_index_has_what_the_filters_ask_for(here: Path) -> None:
 
 
 def test_a_large_run_is_a_sample_the_same_in_every_round(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "MOST", 7)
+    monkeypatch.setattr(page, "MAX_QUESTIONS", 7)
     monkeypatch.setattr(page, "BLOCK", 3)
     told = [chain(f"{n}+1?", ["1", "1", "1"]) for n in range(20)]
     write_run("large", {1: told, 2: told[::-1]})
@@ -183,12 +183,12 @@ def test_a_page_has_as_many_questions_as_there_is_room_for(here: Path, monkeypat
     write_run("room", {1: told, 2: told})
     browser = chains("room")
     assert browser is not None and browser.shown == 12
-    monkeypatch.setattr(page, "ROOM", 2 * 3 * max(map(len, browser.blocks)))  # both rounds, three blocks each
+    monkeypatch.setattr(page, "MAX_BYTES", 2 * 3 * max(map(len, browser.blocks)))  # both rounds, three blocks each
     browser = chains("room")
     index, shown = found(browser)
     assert browser is not None and browser.shown == len(index["questions"]) == 6 and len(shown) == 12
     assert any("6 of 12 questions" in line and "10 MB" in line for line in browser.notices)
-    monkeypatch.setattr(page, "ROOM", 1)
+    monkeypatch.setattr(page, "MAX_BYTES", 1)
     assert len(found(chains("room"))[1]) == 4  # never none at all
 
 
@@ -202,7 +202,7 @@ def test_the_round_with_the_longest_texts_says_how_many_questions_there_are(
     write_run("long", {1: long, 2: short})
     browser = chains("long")
     assert browser is not None and len(browser.blocks) == 8
-    monkeypatch.setattr(page, "ROOM", 2 * (len(browser.blocks[0]) + len(browser.blocks[1])))
+    monkeypatch.setattr(page, "MAX_BYTES", 2 * (len(browser.blocks[0]) + len(browser.blocks[1])))
     index, shown = found(chains("long"))
     assert 2 <= len(index["questions"]) < 8 and len(shown) == 2 * len(index["questions"])
     assert [len(rows) for rows in index["rows"].values()] == [len(index["questions"])] * 2
@@ -213,7 +213,7 @@ def test_a_hasty_grader_leaves_what_takes_long(here: Path, monkeypatch: pytest.M
     monkeypatch.setattr(page, "SLOW_PAIRS", 0)
     monkeypatch.setattr(page._Hasty, "known", {})
     told = chain("x?", [r"\sqrt{3}", r"\sqrt{2}", r"\sqrt{2}"])
-    config = {"evaluate": {"label_column": "answer", "label_answers": "math"}}
+    config = {"evaluate": {"gold_column": "answer", "gold_answers": "math"}}
     write_run("slow", {1: [told]}, {"x?": r"\sqrt{2}"}, **config)
     browser = chains("slow")
     _, [one] = found(browser)

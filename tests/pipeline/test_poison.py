@@ -161,7 +161,7 @@ def poisoned_run(work: Path, texts: list[str]) -> None:
     fixed_run.close(folder / "scores", "score", 1, {"part-00000.parquet": (scored, SCORES)})
     path = work / "runs" / "demo" / "config.json"
     config = shards.read_json(path)
-    config["evaluate"] |= {"label_answers": "math", "answer_timeout_seconds": 1.0}
+    config["evaluate"] |= {"gold_answers": "math", "answer_timeout_seconds": 1.0}
     shards.write_json(config, path)
 
 
@@ -246,9 +246,9 @@ READ = """
 import resource, sys
 from data.files import list_files
 from data.errors import UserError
-from data.readers import ROOM, read_file
+from data.readers import MAX_TEXT_BYTES, read_file
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 4 * ROOM, size + 4 * ROOM))
+resource.setrlimit(resource.RLIMIT_AS, (size + 4 * MAX_TEXT_BYTES, size + 4 * MAX_TEXT_BYTES))
 for name in sys.argv[1:]:
     try:
         read_file(list_files(name, None, "prompts").files[0], ["question"], "prompts")

@@ -132,7 +132,7 @@ def test_without_gold_nothing_is_right_or_wrong(tmp_path: Path, monkeypatch: pyt
     assert chosen_chains(opened(), 1, None, False, False, 2, None) == chosen_chains(
         opened(), 1, None, False, True, 2, None
     )
-    with pytest.raises(UserError, match=r"evaluate\.label_column"):
+    with pytest.raises(UserError, match=r"evaluate\.gold_column"):
         chosen_chains(opened(), 1, None, True, False, 1, None)
 
 

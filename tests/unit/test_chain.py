@@ -120,6 +120,7 @@ def test_who_answers_what_by_hand() -> None:
         (["score.label=sample-vote", "score.text=solution", "score.weighting=uniform"], {"sample"}),
         (["score.label=sample-vote"], {"chain", "sample"}),
         (["score.text=solution"], {"solo", "chain", "sample"}),
+        (["score.text=solution", "score.weighting=uniform", "score.y_source=alone"], {"chain", "sample"}),
         (["score.label=own-vote", "score.text=samples", "score.weighting=signed"], {"sample"}),
         (["score.label=none", "score.text=teacher-solution", "score.weighting=uniform"], {"sample"}),
     ],

@@ -52,7 +52,7 @@ def test_a_row_of_csv_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("name", "head"), [("a.csv", "question\n"), ("a.jsonl", '{"question": "q"}\n')])
 def test_empty_lines_take_their_room(name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "ROOM", 64 * 1000)
+    monkeypatch.setattr(readers, "MAX_TEXT_BYTES", 64 * 1000)
     path = tmp_path / f"{name}.gz"
     path.write_bytes(gzip.compress((head + "\n" * 5000).encode()))
     with pytest.raises(UserError, match="of text"):
@@ -62,10 +62,10 @@ def test_empty_lines_take_their_room(name: str, head: str, tmp_path: Path, monke
 def test_parts_of_lists_count_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"answer": pa.array([[True] * 50_000])}), path)
-    monkeypatch.setattr(readers, "ROOM", 64 * 10_000)
+    monkeypatch.setattr(readers, "MAX_TEXT_BYTES", 64 * 10_000)
     with pytest.raises(UserError, match="of text"):
         read(path, "answer", lists=("answer",))
-    monkeypatch.setattr(readers, "ROOM", 64 * 200_000)
+    monkeypatch.setattr(readers, "MAX_TEXT_BYTES", 64 * 200_000)
     assert read(path, "answer", lists=("answer",)).height == 1
 
 

@@ -481,20 +481,20 @@ def test_the_kind_of_the_prompts_is_that_of_their_labels() -> None:
         "peers": [{"name": name, "model": name} for name in "ab"], "wording": {"source": "b.jsonl"},
     }  # fmt: skip
     config = parse_config(raw, "x")
-    assert config.evaluate.label_answers == "choice" and config.wording and config.wording.answers == "choice"
+    assert config.evaluate.gold_answers == "choice" and config.wording and config.wording.answers == "choice"
     assert parse_config(config.model_dump(mode="json"), "x") == config
     plain = parse_config({**raw, "prompts": {"source": "a.jsonl"}}, "x")
-    assert "answers" not in plain.model_dump()["prompts"] and plain.evaluate.label_answers == "math"
+    assert "answers" not in plain.model_dump()["prompts"] and plain.evaluate.gold_answers == "math"
     for override, why in (
         ("prompts.answers=maths", "is 'maths'; expected math, numbers, choice, exact, or a custom module:function"),
-        ("evaluate.label_answers=math", "cannot compare the answers that prompts.answers 'choice' finds"),
+        ("evaluate.gold_answers=math", "cannot compare the answers that prompts.answers 'choice' finds"),
         ("wording.answers=exact wording.answer_index=0", "answer_index needs answers = 'choice'"),
     ):
         with pytest.raises(UserError, match=why):
             parse_config(raw, "x", override.split())
     with pytest.raises(UserError) as told:
         parse_config(raw | {"prompts": {"source": "a.jsonl", "answers": "choices"}}, "x")
-    assert str(told.value).count("'choices'; expected") == 1 and "label_answers" not in str(told.value)
+    assert str(told.value).count("'choices'; expected") == 1 and "gold_answers" not in str(told.value)
 
 
 def benchmark(path: Path, **more: Any) -> BenchmarkSection:

@@ -55,7 +55,7 @@ def main(run: Run, round_: int, workers: Workers) -> None:
     if not stage.begin():
         return
     if round_ == 0:
-        tell_power(run)
+        print_power(run)
     judging = Gate(run, round_, policies, stage)
     judging.respond(workers)
     with Grader(run.config.evaluate.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
@@ -102,7 +102,7 @@ def fingerprint(run: Run, policies: dict[str, Policy]) -> dict[str, Any]:
     }
 
 
-def tell_power(run: Run) -> None:
+def print_power(run: Run) -> None:
     """Print the rule's power with the configured number of questions, before anything is spent on it."""
     section = run.config.gate
     found = power(section.questions, DISCORDANT, section)
