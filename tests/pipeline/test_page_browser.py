@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evaluate.page.write import write_page
+from tests.conftest import run_module
 from tests.page_runs import Shape, write_run
 
 pytestmark = pytest.mark.slow
@@ -126,3 +127,12 @@ def test_every_kind_of_run_is_drawn_in_every_colour_scheme(
     assert len(shown.page.pdf(format="A4")) > 20_000
     assert shown.page.evaluate("[...document.querySelectorAll('.plot details')].every((each) => !each.open)")
     shown.close()
+
+
+@pytest.mark.usefixtures("browser")
+def test_the_documents_picture_can_be_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run("r", Shape(rounds=1, benchmarks=("a",)))
+    write_page("r")
+    run_module("tests.page_picture", "r", "picture.png", cwd=tmp_path, check=True)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
