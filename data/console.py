@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from data import events
-from data.streams import NARROW, flush_or_drop
+from data.streams import ERROR_HANDLER, flush_or_drop
 from data.visible import mask_controls, visible
 
 
@@ -59,7 +59,7 @@ def redirect_output(path: Path) -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
-        terminal = os.fdopen(os.dup(1), "w", buffering=1, encoding=_encoding(), errors=NARROW)
+        terminal = os.fdopen(os.dup(1), "w", buffering=1, encoding=_encoding(), errors=ERROR_HANDLER)
         previous = console._file  # None: the current sys.stdout
         console.file = terminal
         os.dup2(log.fileno(), 1)

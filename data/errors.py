@@ -49,7 +49,7 @@ ADVICE = {
 }
 # libraries that write files themselves (safetensors, polars, torch) put the errno, or its text, in their own errors
 TOLD = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
-WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
+ERRNO_OF = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
 
 
 KEPT = "then run the same command again: finished work is kept"
@@ -66,7 +66,7 @@ def trouble(error: BaseException) -> str | None:
         if isinstance(each, FileNotFoundError) and "No usable temporary directory" in str(each):
             return f"no space for temporary files: {FREE_SPACE}, or set TMPDIR to another folder; {KEPT}"
         if each.__cause__ is None:
-            known = set(WORDS.values())  # the error handled meanwhile may be unrelated, except for these
+            known = set(ERRNO_OF.values())  # the error handled meanwhile may be unrelated, except for these
         each = each.__cause__ or each.__context__
     return None
 
@@ -77,7 +77,7 @@ def _number(error: BaseException) -> int | None:
         return error.errno
     text = str(error)
     found = [int(number) for number in TOLD.findall(text)]
-    found += [number for words, number in WORDS.items() if words in text]
+    found += [number for words, number in ERRNO_OF.items() if words in text]
     return found[0] if found else None
 
 

@@ -22,11 +22,11 @@ from data.errors import UserError
 
 ENDINGS = (".jsonl", ".ndjson", ".csv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # of text formats; Parquet has its own
-EXPECTED = ".jsonl, .csv (also with .gz or .zst) or .parquet"
+FORMATS = ".jsonl, .csv (also with .gz or .zst) or .parquet"
 DOCUMENTS = ("readme*", "license*", "citation*", "*.md")  # they come with data and are not data
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 SPELT = {"training": "train", "trainset": "train", "testing": "test", "testset": "test", "devset": "dev"}
-SHOWN = 3  # names listed in an error
+MAX_NAMED = 3  # names listed in an error
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def list_files(source: str, split: str | None, where: str) -> Listing:
     unknown = [file for file in files if not file.format[0]]
     if unknown:
         raise UserError(
-            f"{where}: {_names(unknown)}: unknown ending; expected {EXPECTED}. Name the files to read with a pattern "
+            f"{where}: {_names(unknown)}: unknown ending; expected {FORMATS}. Name the files to read with a pattern "
             "(folder/*.jsonl)"
         )
     if not files:
         but = f" but {_names(beside)}" if beside else ""
-        raise UserError(f"{where}: {source} has no files{but}; expected {EXPECTED}. Set {where}.source to others")
+        raise UserError(f"{where}: {source} has no files{but}; expected {FORMATS}. Set {where}.source to others")
     files, again = _each_once(files)
     files, others = _of_split(files, split, source, where)
     return Listing(files, [file.name for file in beside] + again + others)
@@ -119,7 +119,7 @@ def _local(source: str, where: str) -> Iterator[SourceFile]:
         if not matches:
             kind = "file " if path.suffix else ""
             lacks = f"no file matches {source}" if glob.has_magic(source) else f"{kind}{source} does not exist"
-            raise UserError(f"{where}: {lacks}; set {where}.source to an existing {EXPECTED} file or folder")
+            raise UserError(f"{where}: {lacks}; set {where}.source to an existing {FORMATS} file or folder")
     seen: set[Path] = set()
     for match in matches:
         for file in _files_below(match):
@@ -245,5 +245,5 @@ def _of_split(
 
 
 def _names(files: list[Any]) -> str:
-    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    return ", ".join(file.name for file in files[:SHOWN]) + more
+    more = f" and {len(files) - MAX_NAMED} more" if len(files) > MAX_NAMED else ""
+    return ", ".join(file.name for file in files[:MAX_NAMED]) + more

@@ -17,7 +17,7 @@ from data.run import RUNS, Run
 from data.schema import KEEP
 
 KEEP_FILE = "keep.parquet"
-SCORES = b"scores"  # in the file's metadata: a digest of the scores whose rows it lists
+SCORES_KEY = b"scores"  # in the file's metadata: a digest of the scores whose rows it lists
 
 
 def keep_path(run: str, round_: int) -> Path:
@@ -28,7 +28,7 @@ def keep_path(run: str, round_: int) -> Path:
 def write_keep(run: Run, round_: int, keys: list[tuple[str, str, int]]) -> None:
     """Keep these (prompt id, peer, number) of the round's finished scores."""
     rows = [{"prompt_id": id_, "peer": peer, "number": number} for id_, peer, number in keys]
-    table = pa.Table.from_pylist(rows, schema=KEEP.with_metadata({SCORES: _scores(run, round_)}))
+    table = pa.Table.from_pylist(rows, schema=KEEP.with_metadata({SCORES_KEY: _scores(run, round_)}))
     with sums.noted(keep_path(run.name, round_)):
         shards.write_table(table, keep_path(run.name, round_))
 
@@ -39,7 +39,7 @@ def read_keep(run: Run, round_: int) -> pa.Table | None:
     if not path.is_file():
         return None
     table = shards.read_table(path, KEEP)
-    if (table.schema.metadata or {}).get(SCORES, b"").decode() != _scores(run, round_):
+    if (table.schema.metadata or {}).get(SCORES_KEY, b"").decode() != _scores(run, round_):
         raise UserError(
             f"{path} lists examples of other scores than this round's: run the same `make ablate` again, which lists "
             "them again"

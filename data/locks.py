@@ -25,7 +25,7 @@ LOCK = ".lock"
 HELD = {errno.EAGAIN, errno.EWOULDBLOCK}
 GLANCE = 0.3  # seconds; `holder` may hold a lock for a moment
 UNKNOWN = 0  # stands for a process id
-LONGEST = 400  # bytes read from a lock's file
+MAX_BYTES = 400  # bytes read from a lock's file
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _lives(pid: int) -> bool:
 def _read_holder(file: FileIO) -> Holder | None:
     """The holder that an open lock's file names; None after a release."""
     file.seek(0)
-    pid, *others = [*file.read(LONGEST).decode(errors="replace").split(), "", "", ""][:3]
+    pid, *others = [*file.read(MAX_BYTES).decode(errors="replace").split(), "", "", ""][:3]
     if not pid:
         return None
     number = int(pid) if pid.isdecimal() and len(pid) < 20 else UNKNOWN

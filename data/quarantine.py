@@ -19,7 +19,7 @@ from data.run import Run
 from data.schema import QUARANTINE, QuarantineRow
 from data.stage import Stage
 
-LEAST = 10  # questions that a stage may lose whatever the allowed share, unless that is 0
+MIN_ALLOWED = 10  # questions that a stage may lose whatever the allowed share, unless that is 0
 OUTCOMES = ("too_long", "not_compared")  # they cost nothing, or count as undecided
 NOTES = ".quarantine.json"
 DETAIL = 300  # characters of a reason
@@ -27,7 +27,7 @@ DETAIL = 300  # characters of a reason
 
 def allowed(share: float, questions: int) -> int:
     """How many of `questions` may be lost; `share` is `runtime.quarantine_share`."""
-    return max(LEAST, ceil(share * questions)) if share else 0
+    return max(MIN_ALLOWED, ceil(share * questions)) if share else 0
 
 
 def path_of(round_dir: Path) -> Path:

@@ -14,7 +14,7 @@ from data.answers.choice import parse_options, problem_of, with_options
 from data.arrow_texts import BadFileError, table_texts
 from data.config.sections import SourceSection
 from data.errors import UserError
-from data.files import EXPECTED, list_files, looks_like_files
+from data.files import FORMATS, list_files, looks_like_files
 from data.hashing import draw_key, question_id
 from data.readers import FileRead, read_file
 
@@ -172,7 +172,7 @@ def _open_hub(
     except Exception as error:  # the library raises a dozen kinds of errors; all mean "no such data"
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{where}: {section.source!r} is neither a folder nor a {EXPECTED} file here, and loading it as a "
+            f"{where}: {section.source!r} is neither a folder nor a {FORMATS} file here, and loading it as a "
             f"dataset of the hub failed: {first}"
         ) from error
     found: Any = dataset

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.arrow_texts import NAMES, BadFileError, check_columns, check_type, is_list, table_texts
+from data.arrow_texts import MAX_NAMED, BadFileError, check_columns, check_type, is_list, table_texts
 from data.errors import UserError
 from data.files import SourceFile
 
@@ -33,8 +33,8 @@ UTF8_MARK = b"\xef\xbb\xbf"
 NO_JSON = ("NaN", "Infinity", "-Infinity")
 MAX_TEXT_BYTES = 2**30  # bytes of text read from one file at most; the reader needs up to four times as much memory
 PER_VALUE = 64  # bytes that a value takes in addition to its text
-LINE = 2**24  # bytes of a JSONL line or a CSV cell at most
-BATCH = 2**16  # rows of Parquet read at once at most
+MAX_LINE_BYTES = 2**24  # bytes of a JSONL line or a CSV cell at most
+BATCH_ROWS = 2**16  # rows of Parquet read at once at most
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,11 @@ def _read(
 
 def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, str]]:
     """Line numbers from 1, and the lines as text. Raises BadFileError for a line that is not UTF-8 or too long."""
-    for number, line in enumerate(iter(lambda: stream.readline(LINE + 1), b""), 1):
-        if len(line) > LINE:
-            raise BadFileError(f"line {number} is longer than {LINE / 2**20:.3g} MiB; expected one row per line")
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise BadFileError(
+                f"line {number} is longer than {MAX_LINE_BYTES / 2**20:.3g} MiB; expected one row per line"
+            )
         if number == 1:
             if line[:2] in WIDE:
                 raise BadFileError(f"is {WIDE[line[:2]]} text; expected UTF-8: save it as UTF-8")
@@ -147,7 +149,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
             raise BadFileError(f"cannot be read: line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise BadFileError(f"line {number} is not a JSON object; expected one object per line, with its columns")
-        if len(known) < NAMES or not set(columns) <= known.keys():  # needed for an error only
+        if len(known) < MAX_NAMED or not set(columns) <= known.keys():  # needed for an error only
             known |= dict.fromkeys(row)
         for column, found in texts.items():
             try:
@@ -201,7 +203,7 @@ def _json_text(value: Any, lists: bool) -> str | None:
 
 
 class _RowLines:
-    """The lines of a CSV file. A row may span lines in quotes, but takes at most LINE characters."""
+    """The lines of a CSV file. A row may span lines in quotes, but takes at most MAX_LINE_BYTES characters."""
 
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
         self.lines, self.taken = lines, 0
@@ -209,8 +211,10 @@ class _RowLines:
     def __iter__(self) -> Iterator[str]:
         for number, line in self.lines:
             self.taken += len(line)
-            if self.taken > LINE:
-                raise BadFileError(f"line {number}: a row is longer than {LINE >> 20} MiB; check the quotes before it")
+            if self.taken > MAX_LINE_BYTES:
+                raise BadFileError(
+                    f"line {number}: a row is longer than {MAX_LINE_BYTES >> 20} MiB; check the quotes before it"
+                )
             yield line
 
     def one_by_one(self, rows: Iterator[list[str]], room: MemoryBudget) -> Iterator[list[str]]:
@@ -223,7 +227,7 @@ class _RowLines:
 
 
 def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
-    csv.field_size_limit(LINE)
+    csv.field_size_limit(MAX_LINE_BYTES)
     room, row_lines = MemoryBudget(), _RowLines(lines)
     rows = csv.reader(row_lines, strict=True)
     try:
@@ -276,7 +280,7 @@ def _rows(file: pq.ParquetFile, wanted: list[str]) -> pa.Table:
         size = sum(c.total_uncompressed_size for c in sizes if c.path_in_schema.partition(".")[0] in wanted)
         if size > MAX_TEXT_BYTES:
             room.take(0, size)
-        for batch in file.iter_batches(max(1, min(BATCH, MAX_TEXT_BYTES // max(size, 1))), [number], wanted):
+        for batch in file.iter_batches(max(1, min(BATCH_ROWS, MAX_TEXT_BYTES // max(size, 1))), [number], wanted):
             columns = [_without_dictionary(batch.column(name), room) for name in wanted]
             room.take(sum(map(_parts, columns)), sum(column.nbytes for column in columns))
             batches.append(pa.RecordBatch.from_arrays(columns, wanted))

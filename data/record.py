@@ -18,7 +18,7 @@ from data.guard import Ended
 from data.progress import State, forget_failure, record_path
 from data.run import OUTPUT, Run, stage_is_finished
 
-LONGEST = 1000  # characters of a reason
+MAX_REASON = 1000  # characters of a reason
 
 
 class Record:
@@ -123,4 +123,4 @@ def reason_of(error: BaseException) -> str:
     if reason is None:  # a defect; if it quotes a peer's traceback, take its first and last line
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {' '.join(dict.fromkeys([*lines[:1], *lines[-1:]]))}"
-    return " ".join(reason.split())[:LONGEST]
+    return " ".join(reason.split())[:MAX_REASON]

@@ -17,7 +17,7 @@ from data.questions import SourceOrigin, shuffled, unique_questions
 from data.schema import PROMPTS
 
 PRINTED = 10  # lines of a list on the screen at most
-KEPT = 1000  # entries of a list in the manifest at most, which is read whole
+MAX_LISTED = 1000  # entries of a list in the manifest at most, which is read whole
 SHORT = 60  # characters of a question in a message
 FATE = {"drop": "dropped", "transductive": "trained on anyway"}
 
@@ -88,7 +88,7 @@ def write_prompts(config: Config, folder: Path, gate: Path) -> None:
         "duplicates_dropped": chosen.duplicates,
         "overlap": len(shared),
         "overlap_rule": section.overlap,
-        "overlap_loose": loose[:KEPT],
+        "overlap_loose": loose[:MAX_LISTED],
         "source": origin.manifest(),
         "benchmarks": {name: found.manifest() for name, found in chosen.benchmarks.items()},
         "config": digest(section.model_dump(mode="json")),

@@ -27,7 +27,7 @@ from data.stage import FORMAT, check_format
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
 SEAL = "sha256"  # key of a manifest's own checksum
-LONGEST = 255  # bytes of a file's name at most
+MAX_NAME_BYTES = 255  # bytes of a file's name at most
 # types of keys that many places read from manifests, which may come from anyone
 STATED: dict[str, tuple[type, ...]] = {
     "rows": (int,),
@@ -130,7 +130,7 @@ def _wrong(manifest: Any) -> str | None:
     if not all(isinstance(count, int) for count in manifest.get("quarantined", {}).values()):
         return "its quarantined has values that are not counts"
     for name in manifest.get("files", {}):  # messages that name it must stay one line
-        if not name.isprintable() or len(name.encode()) > LONGEST:
+        if not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
             return f"it lists the file {name[:60]!r}"
     if SEAL in manifest and seal(manifest) != manifest[SEAL]:
         return "its own checksum does not match"

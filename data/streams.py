@@ -8,8 +8,8 @@ import sys
 from contextlib import suppress
 from typing import IO
 
-NARROW = "pst-narrow"  # name of the error handler
-PLAIN = {"–": "-", "−": "-", "→": "->", "×": "x", "…": "...", "“": '"', "”": '"', "’": "'", "·": ".", "½": "1/2"}
+ERROR_HANDLER = "pst-narrow"  # name of the error handler
+ASCII = {"–": "-", "−": "-", "→": "->", "×": "x", "…": "...", "“": '"', "”": '"', "’": "'", "·": ".", "½": "1/2"}
 BOX = range(0x2500, 0x2580)  # lines of tables and bars
 
 
@@ -23,10 +23,10 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 def _stand_in(character: str) -> str:
     if ord(character) in BOX:
         return "-" if character in "─━┄┅┈┉╌╍═╴╶╸╺╼╾" else "|" if character in "│┃┆┇┊┋╎╏║╵╷╹╻╽╿" else "+"
-    return PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
+    return ASCII.get(character) or character.encode("ascii", "backslashreplace").decode()
 
 
-codecs.register_error(NARROW, _replaced)
+codecs.register_error(ERROR_HANDLER, _replaced)
 
 
 def open_streams() -> None:
@@ -43,7 +43,7 @@ def open_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # a stand-in in tests may have none
     if reconfigure is not None:
-        reconfigure(errors=NARROW)
+        reconfigure(errors=ERROR_HANDLER)
 
 
 def flush_or_drop(stream: IO[str], number: int) -> None:

@@ -11,14 +11,14 @@ import unicodedata
 from pathlib import Path
 
 JOINERS = "\u200c\u200d"  # Persian and composed emoji need them
-LONGEST = 8000  # characters of an error at most; it may quote a line of a file, or the names of its columns
+MAX_ERROR = 8000  # characters of an error at most; it may quote a line of a file, or the names of its columns
 SUSPECT = re.compile(r"[^\n\x20-\x7e\u00a0-\u00ac\u00ae-\u05ff]")  # most texts have none, so one search does
 # the same in UTF-8, except tab, line feed and carriage return, which a progress bar in a log needs
 CONTROLS = re.compile(
     rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xd8\x9c"
     rb"|\xe2\x80[\x8b\x8e\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf"
 )
-BLOCK = 1 << 20  # bytes of a log that are searched at once
+BLOCK_BYTES = 1 << 20  # bytes of a log that are searched at once
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats, surrogates, line and paragraph separators
 
 
@@ -28,9 +28,9 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """An error as it is printed: visible, in one line, at most LONGEST characters."""
+    """An error as it is printed: visible, in one line, at most MAX_ERROR characters."""
     text = visible(text.strip()).replace("\n", "␊")
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} characters more)"
+    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]}… ({len(text) - MAX_ERROR:,} characters more)"
 
 
 def _sign(character: str) -> str:
@@ -51,9 +51,9 @@ def mask_controls(log: Path) -> None:
         return
     with log.open("r+b") as file:
         first = 0
-        while block := file.read(BLOCK):
+        while block := file.read(BLOCK_BYTES):
             for found in CONTROLS.finditer(block):
                 file.seek(first + found.start())
                 file.write("�".encode() if found.end() - found.start() == 3 else b"?" * len(found[0]))
-            first += len(block) if len(block) < BLOCK else BLOCK - 2  # a control may lie across two blocks
+            first += len(block) if len(block) < BLOCK_BYTES else BLOCK_BYTES - 2  # a control may lie across two blocks
             file.seek(first)

@@ -9,7 +9,7 @@ from data.errors import UserError
 from data.run import Run
 from data.stage import Stage
 from evaluate.benchmarks import Item, digests
-from evaluate.labels import read_gold
+from evaluate.labels import gold_by_id
 from peers.lengths import check_questions, max_prompt_tokens
 from peers.policy import Policy, prompts_of
 from peers.prompts import PeerPrompts
@@ -33,7 +33,7 @@ def check_before_freezing(run: Run, policies: dict[str, Policy]) -> None:
     """Raises UserError for what generate and `pipeline.labels` would refuse only after the config is frozen."""
     check_questions(run, prompts_of(policies))
     if run.config.evaluate.gold_column is not None:
-        read_gold(run.config)
+        gold_by_id(run.config)
 
 
 def check_same_benchmarks(run: Run, stage: Stage, benchmarks: dict[str, list[Item]]) -> None:

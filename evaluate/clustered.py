@@ -16,7 +16,7 @@ from data.finite import check_finite
 from evaluate.intervals import Estimate
 
 Vector = Any  # numpy array
-KEPT = 4_000_000  # numbers of resamples that are cached: 32 MB
+MAX_CACHED = 4_000_000  # numbers of resamples that are cached: 32 MB
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Bootstrap:
             return None
         if count < 2:
             return Estimate(float(above / below), None, None)
-        few = self.resamples * count <= KEPT
+        few = self.resamples * count <= MAX_CACHED
         draws = _kept(self.resamples, self.seed, count) if few else _draws(self.resamples, self.seed, count)
         found = [top / bottom for top, bottom in map(ratio, draws) if bottom]
         low, high = np.quantile(found, (0.025, 0.975))

@@ -22,9 +22,9 @@ from data.errors import UserError
 from data.gate import Decision
 from data.run import RUNS, Run, load_frozen
 from data.schema import GateRow
-from evaluate.labels import read_gold, source_has_changed
+from evaluate.labels import gold_by_id, source_has_changed
 
-RIGHT = ("prompt_id", "peer", "sample", "answer", "finish_reason")
+RESPONSE_COLUMNS = ("prompt_id", "peer", "sample", "answer", "finish_reason")
 
 
 def gate_rounds(run: str) -> list[int]:
@@ -162,7 +162,7 @@ def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, 
     try:
         if source_has_changed(opened):
             raise UserError(f"{config.prompts.source} has changed since the run drew its questions")
-        gold = read_gold(config)
+        gold = gold_by_id(config)
         with Grader(config.evaluate.answer_timeout_seconds, config.runtime.grader_workers) as grader:
             right = {n: _right(opened, n, gold, grader) for n in (0, *judged)}
     except UserError as error:  # say, a missing source: a report does not need it
@@ -182,7 +182,7 @@ def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, 
 def _right(run: Run, round_: int, gold: dict[str, str], grader: Grader) -> dict[str, float]:
     """{peer: share of its greedy answers to the gate's questions that are right}."""
     paths = shards.shard_paths(run.stage_dir(round_, gate.FOLDER))
-    rows = [row for path in paths for row in shards.rows_of(path, GateRow, RIGHT) if row["sample"] == 0]
+    rows = [row for path in paths for row in shards.rows_of(path, GateRow, RESPONSE_COLUMNS) if row["sample"] == 0]
     if any(row["prompt_id"] not in gold for row in rows):  # a dataset of the hub can change unseen
         raise UserError("prompts.source no longer has all questions of the gate")
     pairs = [(voting_answer(row["answer"], row["finish_reason"]), gold[row["prompt_id"]]) for row in rows]

@@ -18,7 +18,7 @@ from data.run import OUTPUT, RUNS, load_frozen
 from data.schema import ChainRow, GateRow
 
 CHAIN = ("prompt_id", "peer", "role", "answer", "finish_reason", "n_tokens")
-GATE = ("prompt_id", "peer", "sample", "answer", "finish_reason", "n_tokens")
+GATE_COLUMNS = ("prompt_id", "peer", "sample", "answer", "finish_reason", "n_tokens")
 FinishedResponse = tuple[str, str | None, bool, int]  # question, answer (None if unfinished), finished, tokens
 
 
@@ -62,7 +62,7 @@ def _responses(run: str, round_: int) -> dict[tuple[str, str], list[FinishedResp
         for row in shards.rows_of(path, ChainRow, CHAIN):
             found[row["role"], row["peer"]].append(_response(row))
     for path in shards.shard_paths(folder / gate.FOLDER):
-        for answer in shards.rows_of(path, GateRow, GATE):
+        for answer in shards.rows_of(path, GateRow, GATE_COLUMNS):
             found["gate, samples" if answer["sample"] else "gate, greedy", answer["peer"]].append(_response(answer))
     return found
 

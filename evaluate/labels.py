@@ -59,7 +59,7 @@ SCORE_COLUMNS = (
 )
 
 
-def read_gold(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
+def gold_by_id(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
     """{question id: gold answer} of the unlabelled questions' source: of all questions, or only of these `ids`.
 
     Raises UserError if the column is not configured, or has an answer that cannot be read.
@@ -102,7 +102,7 @@ def judged(
     run: Run, round_: int, only: Collection[str] | None = None, gold: dict[str, str] | None = None
 ) -> tuple[list[Row], list[Row]]:
     """The round's chains and scores, each row with `right`: whether its answer, or its label, is right by gold; only
-    those of the questions with the ids `only`, if given. `gold`: the `read_gold`, if they are read already.
+    those of the questions with the ids `only`, if given. `gold`: the `gold_by_id`, if they are read already.
 
     A comparison that timed out is not right. Raises UserError if the round's chains or scores are not finished, or if
     the source no longer has all its questions.
@@ -114,7 +114,7 @@ def judged(
             raise UserError(f"{folder} is not finished: run `make {stage} RUN={run.name} ROUND={round_}` first")
     section = run.config.evaluate
     if gold is None:
-        gold = read_gold(run.config, None if only is None else set(only))
+        gold = gold_by_id(run.config, None if only is None else set(only))
     chains = _rows(run.stage_dir(round_, "chains"), CHAINS, CHAIN_COLUMNS, only)
     scores = _rows(run.stage_dir(round_, "scores"), SCORES, SCORE_COLUMNS, only)
     asked = {row["prompt_id"]: row["question"] for row in chains}

@@ -59,7 +59,7 @@ SECTIONS: dict[str, Any] = {  # what evals depend on; how the chains are made do
     "generate": {"max_new_tokens", "context_tokens", "engine"},
 }
 COMPARED = ("item_id", "sample", "response", "correct")  # the columns of evals that cross.parquet needs
-FIRST = ("item_id", "sample", "response")  # the columns of responses that peers' agreement needs
+RESPONSE_COLUMNS = ("item_id", "sample", "response")  # the columns of responses that peers' agreement needs
 
 
 def main(run: Run, round_: int, workers: Workers) -> None:
@@ -330,7 +330,7 @@ class Evaluation:
         for peer in self.run.config.peer_names:
             if peer != unit.peer:
                 path = EvaluationUnit(peer, unit.benchmark, unit.shard, unit.items).path(self.work, "responses")
-                theirs = [r for r in shards.rows_of(path, ResponseRow, FIRST) if r["sample"] == 0]
+                theirs = [r for r in shards.rows_of(path, ResponseRow, RESPONSE_COLUMNS) if r["sample"] == 0]
                 found = grader.find([(row["response"], questions[row["item_id"]]) for row in theirs], kind)
                 for response, each in zip(theirs, found, strict=True):
                     others.setdefault(response["item_id"], []).append(each.answer if each else None)

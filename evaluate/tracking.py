@@ -21,9 +21,9 @@ from data.hashing import digest
 from data.run import OUTPUT, RUNS, Run, metrics_path
 from data.schema import METRICS
 
-SECONDS = 120  # the most that a tracker may take
+MAX_SECONDS = 120  # the most that a tracker may take
 # variables that trackio's process keeps; the others send to a server, a Space or a hook
-KEPT = ("TRACKIO_DIR", "TRACKIO_STORAGE_MODE", "TRACKIO_SQLITE_JOURNAL_MODE")
+KEPT_VARIABLES = ("TRACKIO_DIR", "TRACKIO_STORAGE_MODE", "TRACKIO_SQLITE_JOURNAL_MODE")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "GRADIO_ANALYTICS_ENABLED": "0"}
 
 
@@ -96,9 +96,9 @@ def trackio(run: Run, rounds: list[Logged]) -> None:
     """Log to trackio's files on this machine, in TRACKIO_DIR or runs/.trackio, from a separate process.
 
     trackio reads from variables where to send, and asks the hub for the name behind a token: the process has neither.
-    Raises OSError, RuntimeError, or subprocess's TimeoutExpired after SECONDS.
+    Raises OSError, RuntimeError, or subprocess's TimeoutExpired after MAX_SECONDS.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRACKIO_") or k in KEPT} | OFFLINE
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRACKIO_") or k in KEPT_VARIABLES} | OFFLINE
     folder = environment.setdefault("TRACKIO_DIR", str((RUNS / ".trackio").absolute()))
     project, config = run.config.tracking.project, shards.read_json(run.root / "config.json")
     given: dict[str, Any] = {"project": project, "name": run.name, "config": config, "rounds": rounds}
@@ -109,7 +109,7 @@ def trackio(run: Run, rounds: list[Logged]) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=MAX_SECONDS,
         check=False,
     )
     if done.returncode:

@@ -14,33 +14,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SECONDS = 10.0  # of this thread's CPU time, for one prompt, which usually takes milliseconds
-BYTES = 2**31  # of memory, beyond what the process already has
+MAX_SECONDS = 10.0  # of this thread's CPU time, for one prompt, which usually takes milliseconds
+MAX_BYTES = 2**31  # of memory, beyond what the process already has
 PAGE = resource.getpagesize()
 
 
 class TooLong(Exception):
-    """The block took more than SECONDS of CPU time."""
+    """The block took more than MAX_SECONDS of CPU time."""
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """The block raises TooLong beyond SECONDS, and MemoryError beyond BYTES. No limits outside the main thread, since
-    signals reach no other."""
+    """The block raises TooLong beyond MAX_SECONDS, and MemoryError beyond MAX_BYTES. No limits outside the main thread,
+    since signals reach no other."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     begun, (soft, hard) = time.thread_time(), resource.getrlimit(resource.RLIMIT_AS)
 
     def late(number: int, frame: FrameType | None) -> None:
-        left = SECONDS - (time.thread_time() - begun)
+        left = MAX_SECONDS - (time.thread_time() - begun)
         if left <= 0:
-            raise TooLong(f"it is not done after {SECONDS:.0f} s")
+            raise TooLong(f"it is not done after {MAX_SECONDS:.0f} s")
         signal.setitimer(signal.ITIMER_PROF, max(left, 0.01))  # the machine was busy, or asleep
 
     before = signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # SIGALRM may be in use
-    _set_memory(_size() + BYTES, soft, hard)
+    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)  # SIGALRM may be in use
+    _set_memory(_size() + MAX_BYTES, soft, hard)
     try:
         yield
     finally:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-STAND_IN = "\ufdd0"  # a noncharacter of Unicode, followed by one of the private characters from FIRST on
-FIRST = 0xE000
+STAND_IN = "\ufdd0"  # a noncharacter of Unicode, followed by one of the private characters from FIRST_PRIVATE on
+FIRST_PRIVATE = 0xE000
 
 
 class Controls:
@@ -52,7 +52,7 @@ class Controls:
 
     def escape(self, text: str) -> str:
         """The text with a stand-in for the first character of each control token's spelling."""
-        return self._begins.sub(lambda found: STAND_IN + chr(FIRST + self.firsts.index(found[0])), text)
+        return self._begins.sub(lambda found: STAND_IN + chr(FIRST_PRIVATE + self.firsts.index(found[0])), text)
 
     def escape_response(self, text: str) -> str:
         """`escape` of a response, except for the marks at the beginning and end of its thought, which stay tokens as in
@@ -92,7 +92,9 @@ class Controls:
     def _unescaped(self, rendered: str) -> str:
         """A rendered text with the copy's names for control tokens, and without stand-ins."""
         renamed = self._spelt.sub(lambda found: self._renamed[found[0]], rendered)
-        return re.sub(f"{STAND_IN}(.)", lambda found: self.firsts[ord(found[1]) - FIRST], renamed, flags=re.DOTALL)
+        return re.sub(
+            f"{STAND_IN}(.)", lambda found: self.firsts[ord(found[1]) - FIRST_PRIVATE], renamed, flags=re.DOTALL
+        )
 
     @cached_property
     def _renamed(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from peers.policy import STAMP
 from peers.source import model_directory
 
 ROW = 10.0  # bytes on disk of a row without its response
-CHECKPOINT = 3  # adapters that a training checkpoint holds: the adapter and AdamW's two moments
+CHECKPOINT_ADAPTERS = 3  # adapters that a training checkpoint holds: the adapter and AdamW's two moments
 AS_BEFORE = 0.5  # a round takes at least this share of what the one before it took
 
 
@@ -41,7 +41,7 @@ def bytes_needed(run: Run, stage: str, round_: int) -> dict[str, float]:
     there = size_of(folder)
     if stage == "train":
         adapters = sum(4 * run.config.train.rank * _shape(run, name).linear for name in run.config.peer_names)
-        return {"adapters and checkpoints": max(0.0, (1 + CHECKPOINT) * adapters - there)}
+        return {"adapters and checkpoints": max(0.0, (1 + CHECKPOINT_ADAPTERS) * adapters - there)}
     before = size_of(run.stage_dir(round_ - 1, OUTPUT[stage])) if round_ else 0
     rows = 0.0
     if stage == "generate":

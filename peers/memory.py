@@ -27,7 +27,7 @@ from peers.devices import Device
 from peers.weights import Stored, read_model_json, read_stored
 
 GIB = 2**30
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+TYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CUDA_CONTEXT = GIB // 2  # of a process that uses the GPU, kernels included
 CPU_PROCESS = GIB // 2  # private memory of a process with torch, transformers and vLLM, without shared pages
 ENGINE_TOKENS = 8192  # of one step of vLLM (peers/engines/vllm.py), at least
@@ -37,7 +37,7 @@ LOGIT = 20  # bytes: float32 logit, probability and sorted copy, and a 64-bit in
 # the optimiser and fragmentation need some, too
 ACTIVATION_SHARE = 0.5
 LAYER = re.compile(r"\.(layers|h)\.\d+\.")  # matches the names of the blocks' tensors
-NAMES = {
+OTHER_KEYS = {
     "num_hidden_layers": ("n_layer",),
     "hidden_size": ("n_embd",),
     "num_attention_heads": ("n_head",),
@@ -119,7 +119,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Stored] | None = No
     shapes += [(hidden, inner)] * 3
     weights = layers * sum(a * b for a, b in shapes) + vocabulary * hidden
     weights += 0 if text.get("tie_word_embeddings", config.get("tie_word_embeddings", True)) else vocabulary * hidden
-    held, linear = weights * BYTES["bfloat16"], layers * sum(a + b for a, b in shapes)
+    held, linear = weights * TYPE_BYTES["bfloat16"], layers * sum(a + b for a, b in shapes)
     if stored is not None:
         weights, held, linear = totals(stored)
     return Shape(
@@ -139,7 +139,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, Stored] | None = No
 
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     """A size by its usual name, or by that of GPT-2, OPT, Falcon or Bloom. Raises KeyError where there is none."""
-    found = next((config[name] for name in (key, *NAMES.get(key, ())) if config.get(name) is not None), default)
+    found = next((config[name] for name in (key, *OTHER_KEYS.get(key, ())) if config.get(name) is not None), default)
     if found is None:
         raise KeyError(key)
     return int(found)
@@ -165,8 +165,8 @@ def shape_in(peer: PeerSection, directory: Path) -> Shape:
 def width_of(peer: PeerSection, runtime: RuntimeSection, device: Device) -> int:
     """Bytes of the type in which a peer is computed, as `compute_dtype` of peers/source.py, but without torch."""
     if runtime.compute == "float32" or (runtime.compute == "auto" and not device.is_gpu and not _cpu_multiplies_bf16()):
-        return BYTES["float32"]
-    return BYTES[peer.dtype]
+        return TYPE_BYTES["float32"]
+    return TYPE_BYTES[peer.dtype]
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -36,7 +36,7 @@ ON_CPU = (128, 2048, 1024)
 LEAST_TRAIN = 512  # train_tokens down to which the default is lowered for a peer that does not fit with more
 CPU_KV_GIB = 2.0
 LISTED = 8  # devices that messages name one by one
-ENOUGH = 0.25  # of the key-value cache that an engine prefers; with less, peers take turns instead
+MIN_CACHE_SHARE = 0.25  # of the key-value cache that an engine prefers; with less, peers take turns instead
 # of the stored weights: the engine's, another while they are repacked, the scorer's or trainer's, all maybe in float32
 CPU_COPIES = 8
 CPU_EACH = 2 * GIB  # for the libraries and activations of a process
@@ -205,7 +205,7 @@ def _on_gpu(
         _refuse_unless_it_fits(name, needs[name], given or needs[name].kv_minimum, device, room - asleep, runtime)
     each = [needs[peer] for peer, _ in here]
     wanted = [given or max(need.kv_preferred, need.kv_minimum) for need in each]
-    least = [given or max(round(ENOUGH * need.kv_preferred), need.kv_minimum) for need in each]
+    least = [given or max(round(MIN_CACHE_SHARE * need.kv_preferred), need.kv_minimum) for need in each]
     if len(here) == 1 and each[0].apart:
         least = [given or each[0].kv_minimum]  # it is alone, so turns would not help
     together = sum(need.at_once(cache, need.stage) for need, cache in zip(each, least, strict=True))

@@ -32,7 +32,7 @@ from peers.weights import (
 INSTEAD = "merge it into its base with peft (merge_and_unload), and give the result as the peer's model"
 # Options of peft's LoraConfig under which the adapted weight is still W + scale B A. Any other option that is set is
 # refused, including those that later versions of peft add.
-PLAIN = {
+PLAIN_LORA_KEYS = {
     "base_model_name_or_path",
     "ensure_weight_tying",
     "eva_config",
@@ -99,7 +99,7 @@ def check_plain(refusal: str, config: Mapping[str, Any]) -> None:
     if kind != "LORA":
         raise UserError(f"{refusal} has peft_type {kind!r}; expected LORA; {INSTEAD}")
     for key, value in sorted(config.items()):
-        if key not in PLAIN and value not in UNSET:
+        if key not in PLAIN_LORA_KEYS and value not in UNSET:
             raise UserError(
                 f"{refusal} has {key} = {str(value)[:60]} in {ADAPTER_CONFIG}; a peer can start only from plain LoRA; "
                 f"{INSTEAD}"

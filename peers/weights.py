@@ -28,8 +28,8 @@ FLOATS = {
     "F16": (np.uint16, 0x1F << 10),
     "BF16": (np.uint16, 0xFF << 7),
 }
-BLOCK = 1 << 22  # numbers checked at a time
-SUMS = Path(os.environ.get("PST_CACHE", ".cache")) / "sums"  # checksums of weight files
+BLOCK_NUMBERS = 1 << 22  # numbers checked at a time
+SUMS_FOLDER = Path(os.environ.get("PST_CACHE", ".cache")) / "sums"  # checksums of weight files
 
 
 class Stored(NamedTuple):
@@ -69,11 +69,11 @@ def remembered_checksum(files: Sequence[Path]) -> str:
     That includes its change time, which no copying program can set back.
     """
     key = [value for file in files for value in _about(file)]
-    note = SUMS / hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    note = SUMS_FOLDER / hashlib.sha256(json.dumps(key).encode()).hexdigest()
     if note.is_file() and len(found := note.read_text("ascii")) == 64:
         return found
     found = checksum(*files)
-    SUMS.mkdir(parents=True, exist_ok=True)
+    SUMS_FOLDER.mkdir(parents=True, exist_ok=True)
     temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")
     temporary.write_text(found, "ascii")
     os.replace(temporary, note)
@@ -110,8 +110,8 @@ def non_finite(stored: Mapping[str, Stored]) -> str | None:
         unsigned, infinity = FLOATS[tensor.dtype]
         width = np.dtype(unsigned).itemsize
         magnitude = np.array((1 << (8 * width - 1)) - 1, unsigned)  # all bits but the sign
-        for first in range(0, tensor.size // width, BLOCK):
-            count = min(BLOCK, tensor.size // width - first)
+        for first in range(0, tensor.size // width, BLOCK_NUMBERS):
+            count = min(BLOCK_NUMBERS, tensor.size // width - first)
             bits = np.fromfile(tensor.file, unsigned, count, offset=tensor.start + first * width)
             if (bits & magnitude).max() >= infinity:
                 return name

@@ -32,7 +32,7 @@ from data.schema import ABLATION
 from data.shards import Row
 from evaluate.intervals import estimate
 from evaluate.items import ItemValues, item_values, matrices
-from evaluate.labels import keep_right, read_gold
+from evaluate.labels import gold_by_id, keep_right
 from evaluate.report import has_results, write_report
 from evaluate.tables import points
 from peers.command import do_step
@@ -89,7 +89,7 @@ class Ablation:
             except UserError as error:
                 raise UserError(f"arm {arm.name}: {error}") from error
             if arm.oracle:
-                read_gold(resolved)
+                gold_by_id(resolved)
             other = same.setdefault(f"{arm.oracle} {resolved.model_dump_json()}", arm.name)
             if other != arm.name and AGAIN not in (other, arm.name):
                 raise UserError(

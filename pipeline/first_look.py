@@ -39,7 +39,7 @@ ENDED = {
     "context": "not asked: the prompt is too long",
 }
 
-MORE = 512  # further questions, not shown, to measure large batches
+FURTHER_QUESTIONS = 512  # further questions, not shown, to measure large batches
 
 
 def probe_peers(
@@ -213,7 +213,7 @@ def command(
         all_questions = list(choose_prompts(resolved).questions.values())
         items = sum(map(len, load_benchmarks(resolved).values()))
         shown = all_questions[:questions]
-        probes, placement = probe_peers(resolved, shown, all_questions[questions : questions + MORE])
+        probes, placement = probe_peers(resolved, shown, all_questions[questions : questions + FURTHER_QUESTIONS])
         answers = answers_of(resolved, shown, probes)
         for name, found in probes.items():
             print_probes(name, shown, found, answers[name], every)

@@ -33,13 +33,13 @@ from evaluate.benchmarks import load_benchmarks
 from peers.devices import Device, devices, gpu_is_there, parse_devices
 from peers.host_memory import memory_free, memory_total
 from peers.placement import Placement, gib, join_names, place, shapes_of
-from pipeline.first_look import MORE, devices_of, probe_peers, short_duration, work_of
+from pipeline.first_look import FURTHER_QUESTIONS, devices_of, probe_peers, short_duration, work_of
 from pipeline.memory_plan import MemoryRow, host_memory, memory_plan
 from pipeline.projection import COMMAND, Cost, project
 from pipeline.rough import like, likely_lengths, likely_shapes, rough_rates, sizing_table
 
 ONCE = ("baseline", "votes")  # stages of the untouched peers
-NAMES = {"baseline": "evaluate, round 0", "votes": "gate, round 0"}
+STAGE_NAMES = {"baseline": "evaluate, round 0", "votes": "gate, round 0"}
 PROBED = 8  # questions
 PRICE = 2.5  # default price of a device hour, for --sizing
 
@@ -88,7 +88,7 @@ def cost_table(costs: dict[str, Cost], rounds: int, devices: int, price: float |
         table.add_column(name, justify="right")
     for stage, cost in costs.items():
         while_ = decimal(round(cost.temporary)) if cost.temporary else ""
-        table.add_row(NAMES.get(stage, stage), short_duration(cost.seconds), decimal(round(cost.bytes)), while_)
+        table.add_row(STAGE_NAMES.get(stage, stage), short_duration(cost.seconds), decimal(round(cost.bytes)), while_)
     table.add_section()
     for last in dict.fromkeys((1, rounds)):
         whole = total(costs, last)
@@ -130,7 +130,7 @@ def plan_of(config: Config, where: list[Device]) -> Plan:
     shapes = shapes_of(config) if here else likely_shapes(config)
     placement = place(local, where, shapes, free=memory_free())
     if here:
-        probes, _ = probe_peers(local, questions[:PROBED], questions[PROBED : PROBED + MORE], "plan")
+        probes, _ = probe_peers(local, questions[:PROBED], questions[PROBED : PROBED + FURTHER_QUESTIONS], "plan")
         rates, on, source = {name: found.rates for name, found in probes.items()}, None, "measured by a probe"
     else:
         lengths = likely_lengths(config)

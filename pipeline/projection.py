@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from peers.disk import CHECKPOINT, ROW
+from peers.disk import CHECKPOINT_ADAPTERS, ROW
 
 TRAIN = 3.0  # forward passes that a training token costs: one forward, and a backward of twice that
-TEXT = 2.0  # compressed bytes on disk per response token, as text and (in chains) as a number
+BYTES_PER_TOKEN = 2.0  # compressed bytes on disk per response token, as text and (in chains) as a number
 REQUEST = 12.0  # tokens that ask whether a response is right
 COMMAND = 15.0  # seconds of a command outside its stages: imports, the benchmarks, the table, the report
 
@@ -104,9 +104,9 @@ def project(
     return {
         stage: Cost(
             _slowest(stage, times, places if stage != "train" else {name: places[name][:1] for name in peers}),
-            sum(rows[stage][0] * ROW + rows[stage][1] * TEXT * peer.response_tokens for peer in every)
+            sum(rows[stage][0] * ROW + rows[stage][1] * BYTES_PER_TOKEN * peer.response_tokens for peer in every)
             + (adapters if stage == "train" else 0),
-            {"train": CHECKPOINT * adapters, "evaluate": merged}.get(stage, 0),
+            {"train": CHECKPOINT_ADAPTERS * adapters, "evaluate": merged}.get(stage, 0),
         )
         for stage in rows
     }

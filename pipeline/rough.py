@@ -18,7 +18,7 @@ from data.config.load import parse_config
 from data.config.sections import Config
 from data.errors import UserError
 from peers.devices import GB, Device, parse_devices
-from peers.memory import BYTES, GIB, Shape, likely_length, shape_of
+from peers.memory import GIB, TYPE_BYTES, Shape, likely_length, shape_of
 from peers.placement import by_device, place, shapes_of
 from pipeline.first_look import work_of
 from pipeline.memory_plan import memory_plan
@@ -112,7 +112,7 @@ def likely_lengths(config: Config) -> Lengths:
 def rough_rates(shape: Shape, config: Config, device: Device, lengths: Lengths) -> PeerRates:
     """Estimated rates of a peer alone on a GPU."""
     _, _, flops, bandwidth = next(row for row in GPUS if device.memory >= row[0])
-    width = BYTES["bfloat16"]
+    width = TYPE_BYTES["bfloat16"]
     requests, length = by_device(config.runtime, device).max_num_seqs, likely_length(config.generate)
     weights = shape.weights * width
     held = requests * MEAN_LENGTH * length * shape.kv_token(width)

@@ -23,7 +23,7 @@ from data.visible import visible
 from evaluate.page.chain_data import ChainView, LabelView, ResponseView, TrainingView
 from evaluate.page.chains import one_chain, ordering, some_chains
 
-RIGHT = {True: ("right", "green"), False: ("wrong", "red")}
+VERDICT_STYLES = {True: ("right", "green"), False: ("wrong", "red")}
 
 
 def view(chain: ChainView, run: str) -> Iterator[RenderableType]:
@@ -70,7 +70,7 @@ def _place(response: ResponseView) -> str:
 def _answer(answer: str | None, right: bool | None) -> Text:
     found = Text("no answer" if answer is None else visible(answer))
     if answer is not None and right is not None:
-        word, style = RIGHT[right]
+        word, style = VERDICT_STYLES[right]
         found.append(" (").append(word, style=style).append(")")
     return found
 

@@ -26,7 +26,7 @@ from data.run import RUNS, check_run_name
 from data.versions import version_changes as version_changes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-WORDS = {"missing": "-"}
+STATE_WORDS = {"missing": "-"}
 
 
 def status_table(states: Sequence[StageState]) -> Table:
@@ -35,12 +35,12 @@ def status_table(states: Sequence[StageState]) -> Table:
     begun = max((each.round for each in states if each.state != "missing"), default=0)
     for each in states:
         if each.round > begun + 1:
-            table.add_row(f"{each.round} to {states[-1].round}", "all", WORDS["missing"], "", "", "")
+            table.add_row(f"{each.round} to {states[-1].round}", "all", STATE_WORDS["missing"], "", "", "")
             break
         seconds = "" if each.seconds is None else f"{each.seconds:g}"
         rows = "" if each.rows is None else str(each.rows)
         table.add_row(
-            str(each.round), each.stage, WORDS.get(each.state, each.state), rows, seconds, escape(_progress(each))
+            str(each.round), each.stage, STATE_WORDS.get(each.state, each.state), rows, seconds, escape(_progress(each))
         )
         for peer in each.peers if len(each.peers) > 1 else ():
             table.add_row("", f"  {escape(peer.peer)}", "", "", "", escape(_of_peer(peer, each.state == "running")))

@@ -29,8 +29,8 @@ from evaluate.intervals import Estimate
 from evaluate.results import finished_rounds
 from evaluate.tables import decided, oracle_notice, points
 
-NAMES = ("benchmark", "peer", "round")
-SHOWN = ("EM", "GV-Gap", "pass@k", "maj@k", "change of EM", "change of GV-Gap")
+KEY_COLUMNS = ("benchmark", "peer", "round")
+SHOWN_COLUMNS = ("EM", "GV-Gap", "pass@k", "maj@k", "change of EM", "change of GV-Gap")
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -96,7 +96,7 @@ def caption(run: str) -> str:
 
 
 def cells(line: Line) -> list[str]:
-    """The cells of a line, one for each of SHOWN."""
+    """The cells of a line, one for each of SHOWN_COLUMNS."""
     row = decided(line.row)
     gap = _interval(row["gv_gap"], row["gv_gap_lo"], row["gv_gap_hi"])
     em = _interval(row["em"], row["em_lo"], row["em_hi"])
@@ -135,7 +135,7 @@ def _groups(lines: Sequence[Line]) -> list[list[list[str]]]:
 
 def markdown(run: str) -> str:
     """A Markdown table under its caption."""
-    rows = [[*NAMES, *SHOWN], ["---"] * 3 + ["---:"] * len(SHOWN)]
+    rows = [[*KEY_COLUMNS, *SHOWN_COLUMNS], ["---"] * 3 + ["---:"] * len(SHOWN_COLUMNS)]
     rows += [row for group in _groups(table_lines(run)) for row in group]
     return f"{caption(run)}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -144,7 +144,7 @@ def latex(run: str) -> str:
     """A LaTeX table with booktabs rules."""
 
     def written(row: Sequence[str]) -> str:
-        names, numbers = map(escaped, row[: len(NAMES)]), map(escaped, row[len(NAMES) :])
+        names, numbers = map(escaped, row[: len(KEY_COLUMNS)]), map(escaped, row[len(KEY_COLUMNS) :])
         return "    " + " & ".join([*names, *(re.sub(r"-(?=\d)", "$-$", number) for number in numbers)]) + r" \\"
 
     body = "\n    \\midrule\n".join("\n".join(map(written, group)) for group in _groups(table_lines(run)))
@@ -155,9 +155,9 @@ def latex(run: str) -> str:
             r"  \centering",
             rf"  \caption{{{escaped(caption(run))}}}",
             rf"  \label{{tab:{run}}}",
-            rf"  \begin{{tabular}}{{lll{'r' * len(SHOWN)}}}",
+            rf"  \begin{{tabular}}{{lll{'r' * len(SHOWN_COLUMNS)}}}",
             r"    \toprule",
-            written([*NAMES, *SHOWN]),
+            written([*KEY_COLUMNS, *SHOWN_COLUMNS]),
             r"    \midrule",
             body,
             r"    \bottomrule",

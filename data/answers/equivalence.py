@@ -29,7 +29,7 @@ from typing import Literal
 from data.answers.numbers import LONG, NEAR, Number, read_number, read_numbers, without_number_remark
 from data.answers.pieces import trim
 from data.answers.quantities import read_quantity, read_ratio, read_times
-from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean, is_words, normalise_answer
+from data.answers.spelling import MAX_ANSWER_CHARS, TEXT_COMMAND, clean, is_words, normalise_answer
 from data.answers.units import read_changes, read_units
 
 MathKind = Literal["math", "numbers"]
@@ -90,7 +90,7 @@ def _parts(text: str) -> list[Fraction] | None:
 
 def _singular(words: str) -> list[list[str]]:
     """The words of each part of a list, sorted, without articles and the plural's s."""
-    parts = re.split(r",|&|\band\b", TEXT.sub(r"\1", clean(words)).lower())
+    parts = re.split(r",|&|\band\b", TEXT_COMMAND.sub(r"\1", clean(words)).lower())
     found = ([word for word in re.findall(r"[a-z']+", part) if word not in _ARTICLES] for part in parts)
     return sorted([word[:-1] if len(word) > 3 and word.endswith("s") else word for word in part] for part in found)
 

@@ -53,7 +53,7 @@ from data.answers.units import without_unit
 DIGITS = 50
 EQUAL = Rational(1, 10**40)  # relative difference; NEAR if a decimal is long
 # values for up to eight names: formulas whose values differ are different; the first two points are positive
-POINTS = [
+SAMPLE_POINTS = [
     [Rational(sign * (prime + shift), 7 + shift) for prime in (2, 3, 5, 11, 13, 17, 19, 23)]
     for sign, shift in ((1, 0), (1, 4), (-1, 2))
 ]
@@ -210,7 +210,7 @@ def _near(a: Expr, b: Expr, tolerance: Rational) -> bool | None:
     if len(names) > 8:
         return None
     same = []
-    for numbers in POINTS[: len(POINTS) if names else 1]:
+    for numbers in SAMPLE_POINTS[: len(SAMPLE_POINTS) if names else 1]:
         at = dict(zip(names, numbers, strict=False))
         try:
             x, y = (side.xreplace(at).doit().evalf(DIGITS) for side in (a, b))

@@ -31,12 +31,12 @@ from data.answers.gold_texts import read_choice, read_exact, read_own
 from data.answers.kinds import AnswerKindName
 from data.answers.numbers import read_number, read_numbers
 from data.answers.pieces import trim
-from data.answers.spelling import MAX_ANSWER_CHARS, TEXT, clean
+from data.answers.spelling import MAX_ANSWER_CHARS, TEXT_COMMAND, clean
 from data.answers.texts import normal_form
 from data.errors import UserError
 from data.hashing import normalise_question, question_id
 
-MISSING = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a", "notavailable", "tbd"}
+MISSING_WORDS = {"nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a", "notavailable", "tbd"}
 _AROUND = re.compile(r"\\(?:text|mathrm|mbox)|[${}()+\-\s]")  # around a disguised missing value: (nan), -nan, $NaN
 _FORMS = r"expected a bare answer, '#### x', '\boxed{x}' or 'The answer is x'"
 
@@ -226,7 +226,7 @@ def _bare(text: str) -> str:
         if all(read_number(line) for line in lines) and max(map(len, lines)) <= 20:
             return ", ".join(lines)
         raise Unreadable(f"has several lines and states no answer; {_FORMS}")
-    plain = TEXT.sub(" ", text)
+    plain = TEXT_COMMAND.sub(" ", text)
     words = _WORD.findall(plain)
     if _CALCULATOR.search(text) or len(words) > 10 or (len(words) > 1 and _SUM.search(text)):
         raise Unreadable(f"is a worked solution and states no answer; {_FORMS}")
@@ -248,7 +248,7 @@ def _checked(answer: str, kind: AnswerKindName) -> str:
         raise Unreadable("is empty; fill it in or remove the row")
     parts = [_AROUND.sub("", part).casefold() for part in answer.split(",")]
     endless = _AROUND.sub("", answer).casefold() in ("inf", "infinity")  # but (3, infinity) is an interval
-    if answer == "NA" or endless or any(part in MISSING for part in parts):
+    if answer == "NA" or endless or any(part in MISSING_WORDS for part in parts):
         raise Unreadable("is a missing value, not an answer; fill it in or remove the row")
     if not re.search(r"\w", clean(answer)):
         raise Unreadable("has neither a letter nor a digit; fill it in or remove the row")
@@ -260,10 +260,10 @@ def _checked(answer: str, kind: AnswerKindName) -> str:
         raise Unreadable("has a remark after the answer; remove the remark")
     if _GAP.fullmatch(answer):
         raise Unreadable("is two numbers, or one with a gap in it; write 1234 or 1,234")
-    plain = TEXT.sub(" ", answer)
+    plain = TEXT_COMMAND.sub(" ", answer)
     if kind == "math" and _WORD.search(plain) and len(_NUMBER.findall(plain)) == 1 and not read_number(answer):
         raise Unreadable(f"has words around a number ({_shown(answer)}) that are not a known unit; remove them")
-    if kind == "numbers" and (not read_numbers(answer) or _NO_NUMBER.search(TEXT.sub(" ", clean(answer)))):
+    if kind == "numbers" and (not read_numbers(answer) or _NO_NUMBER.search(TEXT_COMMAND.sub(" ", clean(answer)))):
         raise Unreadable("is not a list of numbers, which answers = 'numbers' expects; use 'math', or fix the row")
     return answer
 

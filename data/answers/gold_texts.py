@@ -8,7 +8,7 @@ from typing import Any
 
 from data.answers import choice, texts
 
-MISSING = {"", "nan", "null", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a"}  # None may be an answer
+MISSING_CELLS = {"", "nan", "null", "n/a", "#n/a", "<na>", "nat", "n.a.", "n.a"}  # None may be an answer
 
 
 class Unreadable(ValueError):
@@ -63,7 +63,7 @@ def _text(value: Any) -> str:
     text = "" if value is None else str(value).strip()
     found = next((each for each in texts.answer_candidates(text) if each.rule in ("tagged", "boxed", "hashes")), None)
     answer = found.answer if found else text
-    if text.casefold() in MISSING or not texts.normal_form(answer):
+    if text.casefold() in MISSING_CELLS or not texts.normal_form(answer):
         raise Unreadable("is a missing value, not an answer; fill it in or remove the row" if text else "is empty")
     if "\n" in answer:
         raise Unreadable("has several lines and states no answer; expected a text, '#### x' or <answer>x</answer>")

@@ -28,7 +28,7 @@ from data.errors import UserError
 OwnCall = tuple[str, str, str]  # "verdict", an answer, another; "extract", a response, its question; LOOK
 RUNS = Path("runs")  # as in data/run.py, which imports this module
 LOOK: OwnCall = ("look", "", "")  # asks whether there is an `extract`
-EXPECTED = "expected a function (text, gold) -> bool that this file defines (docs/answers.md)"
+EXPECTED_FUNCTION = "expected a function (text, gold) -> bool that this file defines (docs/answers.md)"
 
 
 class UnusableError(Exception):
@@ -92,7 +92,7 @@ def load(kind: AnswerKindName) -> tuple[Callable[..., Any], Callable[..., Any] |
         )
     function, extract = _function(module, name, "text, gold"), None
     if function is None:
-        raise UnusableError(f"{path.name} has no {name!r}; {EXPECTED}")
+        raise UnusableError(f"{path.name} has no {name!r}; {EXPECTED_FUNCTION}")
     if hasattr(module, "extract"):
         extract = _function(module, "extract", "response, question")
     return function, extract
@@ -103,7 +103,9 @@ def _function(module: Any, name: str, arguments: str) -> Callable[..., Any] | No
     if function is None:
         return None
     if not inspect.isfunction(function) or function.__module__ != module.__name__:
-        raise UnusableError(f"{name!r} is not a function that {Path(module.__file__).name} defines; {EXPECTED}")
+        raise UnusableError(
+            f"{name!r} is not a function that {Path(module.__file__).name} defines; {EXPECTED_FUNCTION}"
+        )
     try:
         inspect.signature(function).bind("", "")
     except TypeError:

@@ -18,7 +18,7 @@ _QUOTES = (
 _WRAPPERS = (*_MATH_SIGNS, ("**", "**"), ("__", "__"), ("`", "`"), *_QUOTES)
 _ENDING = " \t\r\n.,;:\u3002\uff0c\uff1b\uff1a\u3001"
 SAYS = re.compile(r"[\w\\\u2205\u221e]")  # an answer has a letter, a digit or a sign of its own
-_LONGEST = 2000  # characters; anything longer is a runaway response and stays unchanged
+_MAX_CHARACTERS = 2000  # characters; anything longer is a runaway response and stays unchanged
 _DEEPEST = 50  # nested wrappers
 _TAGS = re.compile(r"</?[A-Za-z]{1,10}>")  # <b>42</b>
 
@@ -115,7 +115,7 @@ def balanced(text: str, start: int, end: int) -> int:
 
 def comma_separated(answer: str) -> str:
     r"""Rows of equations (cases, aligned) and parts between `\quad`, joined by commas; anything else unchanged."""
-    if len(answer) > _LONGEST:
+    if len(answer) > _MAX_CHARACTERS:
         return answer
     if "\\begin" in answer and (begin := _ROWS.search(answer)):
         end = answer.find(f"\\end{{{begin[1]}}}", begin.end())
@@ -156,7 +156,7 @@ def concluded(answer: str) -> str:
 
 
 def _concluded(answer: str) -> str:
-    if len(answer) > _LONGEST:
+    if len(answer) > _MAX_CHARACTERS:
         return answer
     held = re.search(r"\\begin.*=.*\\end", answer, re.DOTALL)
     if held or not any(sign.search(answer) for sign in (_EQUALS, _ABOUT, _LEADS_TO)):

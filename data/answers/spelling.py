@@ -112,7 +112,7 @@ _REWRITES = [
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,20}?)\\(?:overline|bar|dot)\s?\{(\d{1,20})\}")
 _CHOICE = re.compile(r"\(([A-Za-z])\)|(?:(?:option|choice)\s\(?)([A-Za-z])\)?|([A-H])[).]", re.I)
 _GROUPS = re.compile(r"<([ '_.\d]+)>")  # groups of thousands, as marked by the rewrites
-TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textnormal|textit|mathit)\s?\{([^{}]*)\}")
+TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textnormal|textit|mathit)\s?\{([^{}]*)\}")
 
 
 def _as_fraction(decimal: re.Match[str]) -> str:
@@ -139,7 +139,7 @@ def normalise_answer(text: str) -> str:
     if len(text) > MAX_ANSWER_CHARS:
         return text.strip()
     text = clean(text)
-    plain = TEXT.sub(r"\1", text).strip()
+    plain = TEXT_COMMAND.sub(r"\1", text).strip()
     if choice := _CHOICE.fullmatch(plain):
         return str(choice[1] or choice[2] or choice[3]).upper()
     # A space stays if without it two numbers would be one: "3 5" is not 35, "1, 234" is not 1,234.
@@ -153,12 +153,12 @@ def is_words(text: str) -> bool:
 
     Two or three bare letters may be a product; in `\text{}` they are a word.
     """
-    plain = TEXT.sub(r"\1", text).strip()
+    plain = TEXT_COMMAND.sub(r"\1", text).strip()
     words = re.split(r"[ -]+", plain.strip("()"))
     if not all(re.fullmatch(r"[A-Za-z']+", word) for word in words):
         return False
     bare = len(plain) == 1 or (min(map(len, words)) > 1 and max(map(len, words)) > 3)
-    return bare or TEXT.fullmatch(text) is not None
+    return bare or TEXT_COMMAND.fullmatch(text) is not None
 
 
 def plain_fractions(text: str) -> str:

@@ -43,7 +43,7 @@ _WRONG = re.compile(
 )
 _REASON = re.compile(r",?\s(?:because|since)\b|,\s(?:which|so|but|where|as)\b", re.I)
 _STOP = re.compile(r"[.!?]\s+(?=[^\sa-z])")
-_LONGEST = 60  # characters of a word that are checked; abbreviations are far shorter
+_MAX_WORD = 60  # characters of a word that are checked; abbreviations are far shorter
 _ONE_LETTER = re.compile(r"([A-Z])\.\s")  # an option's letter, which ends a sentence here
 _SHORTENED = re.compile(r"(?:.*\.)?(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Jr|Mt|Ft|Prof|Gen|Sen|Gov|Capt|Lt|Col|vs|approx|ca)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
@@ -143,7 +143,7 @@ def _sentence_end(response: str, start: int, end: int) -> int:
     reason = _REASON.search(response, start, end)
     end = reason.start() if reason else end
     for stop in _STOP.finditer(response, start, end):
-        before = response[max(start, stop.start() - _LONGEST) : stop.start()]
+        before = response[max(start, stop.start() - _MAX_WORD) : stop.start()]
         word = "" if before[-1:].isspace() else (before.split() or [""])[-1]
         if not _SHORTENED.fullmatch(word.lstrip("(\"'")):  # Dr. No, the U.S. Army
             return stop.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from data.answers.spelling import TEXT, clean, plain_fractions
+from data.answers.spelling import TEXT_COMMAND, clean, plain_fractions
 from data.answers.words import in_digits
 
 # Each unit's name, then its other spellings, without the plural's s. "5 more" contradicts "5 fewer", as units do.
@@ -67,7 +67,7 @@ def spoken(text: str) -> str:
     text = _FEET.sub(lambda sign: " foot" if sign[1] == "'" else " inch", plain_fractions(text))
     for _ in range(2):  # both sides of m/s
         text = _SHORT_UNIT.sub(_written_out, text)
-    return in_digits(" ".join(TEXT.sub(r" \1", text).split()))
+    return in_digits(" ".join(TEXT_COMMAND.sub(r" \1", text).split()))
 
 
 def _written_out(short: re.Match[str]) -> str:

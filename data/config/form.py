@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from data.answers import kinds
 from data.config.sections import Config, TemplateSection
 
-LONGEST = 30  # characters before an answer that are compared
+COMPARED_CHARACTERS = 30  # characters before an answer that are compared
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def form_of(response: str, kind: kinds.AnswerKindName = "math", question: str = 
         return Form("a last line", several)
     before = re.split(r"\n|[.!?]\s", response[: found.start])[-1].strip().lower()
     words = before[before.rfind("answer") :] if "answer" in before else before
-    return Form(repr(re.sub(r"\d", "#", words)[-LONGEST:]), several)
+    return Form(repr(re.sub(r"\d", "#", words)[-COMPARED_CHARACTERS:]), several)
 
 
 def review_differs(wording: TemplateSection, kind: kinds.AnswerKindName = "math") -> str | None:

@@ -11,13 +11,13 @@ from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
 from data.answers.votes import voting_answer
 from data.config.sections import Config
-from evaluate.labels import read_gold
+from evaluate.labels import gold_by_id
 from evaluate.page.chain_data import ChainView, ResponseView
 
 
 def gold_of(config: Config, ids: Collection[str]) -> dict[str, str]:
     """{prompt id: gold answer} of some questions; empty if evaluate.gold_column is not set."""
-    return {} if config.evaluate.gold_column is None else read_gold(config, ids)
+    return {} if config.evaluate.gold_column is None else gold_by_id(config, ids)
 
 
 def judge_chains(chains: Sequence[ChainView], gold: dict[str, str], config: Config, grader: Grader) -> None:

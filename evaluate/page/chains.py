@@ -16,16 +16,16 @@ from data.answers.kinds import AnswerKindName
 from data.errors import UserError
 from data.run import RUNS, Run, load_frozen
 from data.schema import SCORES
-from evaluate.labels import read_gold, source_has_changed
+from evaluate.labels import gold_by_id, source_has_changed
 from evaluate.page.chain_blocks import PREVIEW, block, index_row, packed
 from evaluate.page.chain_data import ChainView, chains_of, ids_of, stage_rows
 from evaluate.page.chain_verdicts import gold_of, judge_chains
 from evaluate.page.maths import Formulas
 
 Order = Literal["worst", "random"]
-BATCH = 256  # labels compared at a time in the search for wrong ones
+BATCH_LABELS = 256  # labels compared at a time in the search for wrong ones
 MAX_QUESTIONS = 2_000  # questions on the page
-BLOCK = 50  # questions that the browser unpacks at a time
+BLOCK_QUESTIONS = 50  # questions that the browser unpacks at a time
 MAX_BYTES = 7_000_000  # bytes of chains on the page, all rounds together, so that it stays below 10 MB
 FORMULAS = 10_000  # formulas converted for a page: about 4 s
 SLOW_PAIRS = 200  # pairs of answers that only math-verify can compare: about 10 s
@@ -73,9 +73,9 @@ def ordering(run: Run, round_: int, order: Order, seed: int | None = None) -> It
     trained.sort(key=lambda row: -row["weight"])
     seen = set()
     with Grader(section.answer_timeout_seconds, run.config.runtime.grader_workers) as grader:
-        for start in range(0, len(trained), BATCH):  # the first wrong one comes early
-            some = trained[start : start + BATCH]
-            gold = read_gold(run.config, {row["prompt_id"] for row in some})
+        for start in range(0, len(trained), BATCH_LABELS):  # the first wrong one comes early
+            some = trained[start : start + BATCH_LABELS]
+            gold = gold_by_id(run.config, {row["prompt_id"] for row in some})
             known = [row for row in some if row["prompt_id"] in gold]
             pairs = [(row["label"], gold[row["prompt_id"]]) for row in known]
             for row, right in zip(known, grader.matches(pairs, section.gold_answers), strict=True):
@@ -181,8 +181,8 @@ class _Packing:
         found = {chain["id"]: chain for chain in chains_of(self.run, round_, set(self.sample))}
         judge_chains(list(found.values()), self.gold, self.run.config, grader)
         blocks, size = self.blocks.setdefault(round_, []), 0
-        for start in range(0, len(self.sample), BLOCK):
-            new = block((found.get(id_) for id_ in self.sample[start : start + BLOCK]), self.formulas)
+        for start in range(0, len(self.sample), BLOCK_QUESTIONS):
+            new = block((found.get(id_) for id_ in self.sample[start : start + BLOCK_QUESTIONS]), self.formulas)
             size += len(new)
             if blocks and size > self.room:
                 self.sample = self.sample[:start]
@@ -194,7 +194,7 @@ class _Packing:
 
     def blocks_of(self, round_: int) -> list[Markup]:
         """The blocks of the questions that every round has room for."""
-        return self.blocks[round_][: -(-len(self.sample) // BLOCK)]
+        return self.blocks[round_][: -(-len(self.sample) // BLOCK_QUESTIONS)]
 
     def index(self, rounds: Sequence[int]) -> Markup:
         """What the browser filters by."""
@@ -206,7 +206,7 @@ class _Packing:
                 "rounds": rounds,
                 "peers": self.run.config.peer_names,
                 "gold": bool(self.gold),
-                "block": BLOCK,
+                "block": BLOCK_QUESTIONS,
                 "questions": questions,
                 "rows": rows,
             }

@@ -17,14 +17,14 @@ from data.run import OUTPUT, Run, metrics_path, stage_is_finished
 from data.schema import CHAINS, EVALS, METRICS, SCORES
 from evaluate.clustered import Bootstrap
 from evaluate.intervals import Estimate
-from evaluate.labels import accuracies, judged, mean_weights, read_gold, source_has_changed
+from evaluate.labels import accuracies, gold_by_id, judged, mean_weights, source_has_changed
 
 if TYPE_CHECKING:
     import polars as pl
 
 # at most so many questions of a round are compared with gold answers; math-verify is slow
 MAX_JUDGED = {"numbers": 2_000, "choice": 2_000, "exact": 2_000, "math": 300}
-RESPONSES = ("prompt_id", "role", "peer", "answer", "finish_reason", "n_tokens")
+RESPONSE_COLUMNS = ("prompt_id", "role", "peer", "answer", "finish_reason", "n_tokens")
 WEIGHTS = ("peer", "number", "target_peer", "pmi_per_token", "weight", "drop_reason", "agrees", "answer_entropy")
 Weights = dict[tuple[str, bool, bool], Estimate | None]
 _JUDGED: dict[tuple[Any, ...], tuple[dict[str, Estimate | None], Weights]] = {}
@@ -69,7 +69,7 @@ class Frames:
         are unfinished, and how many have no answer."""
         import polars as pl
 
-        frame = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, RESPONSES[1:])
+        frame = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, RESPONSE_COLUMNS[1:])
         return frame.group_by("role", "peer").agg(
             pl.len(),
             pl.col("n_tokens").sum(),
@@ -136,7 +136,9 @@ class Frames:
         """The gold answers of the questions that are judged."""
         samples = [self.sample(n) for n in self.rounds("score")]
         known = [ids for ids in samples if ids is not None]
-        return read_gold(self.run.config, {id_ for ids in known for id_ in ids} if len(known) == len(samples) else None)
+        return gold_by_id(
+            self.run.config, {id_ for ids in known for id_ in ids} if len(known) == len(samples) else None
+        )
 
     def sample(self, round_: int) -> list[str] | None:
         """Ids of the questions of a round that are judged, at most MAX_JUDGED, by the run's seed; None for all."""

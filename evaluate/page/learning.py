@@ -10,7 +10,7 @@ from evaluate.page.frames import Frames
 from evaluate.page.lines import lines_plot, point
 from evaluate.page.parts import Numbers, PagePart, Plot, marks
 
-STEPS = 150  # points of a peer's losses in a round, at most
+MAX_POINTS = 150  # points of a peer's losses in a round, at most
 
 
 def trust_part(frames: Frames, rounds: Sequence[int]) -> PagePart:
@@ -84,9 +84,9 @@ def training_part(frames: Frames) -> PagePart:
 
 
 def _smooth(values: Sequence[float | None], first: int) -> list[dict[str, Any]]:
-    """At most `STEPS` points: the mean of neighbouring steps, and its running mean over a tenth of them."""
+    """At most `MAX_POINTS` points: the mean of neighbouring steps, and its running mean over a tenth of them."""
     known = [(step, value) for step, value in enumerate(values) if value is not None]
-    size = -(-len(known) // STEPS) or 1
+    size = -(-len(known) // MAX_POINTS) or 1
     groups = [known[i : i + size] for i in range(0, len(known), size)]
     raw = [(first + group[0][0], sum(value for _, value in group) / len(group)) for group in groups]
     reach = max(1, len(raw) // 20)

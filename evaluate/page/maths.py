@@ -17,7 +17,7 @@ MathTree = list[Any]  # [element, {attribute: value}, [children: MathTree or str
 MathText = str | list[Any]  # a text without formulas, or its pieces: str, or [LaTeX, number of the formula]
 
 LONGEST_TEXT = 20_000  # characters: a longer text is not searched for formulas
-LONGEST = 1_000  # characters of a formula
+MAX_FORMULA = 1_000  # characters of a formula
 DEEPEST = 60  # nested elements
 WIDEST = 10.0  # of a space, in any unit, so that no formula breaks the page's layout
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
@@ -124,7 +124,7 @@ def mathml(latex: str, display: bool) -> MathTree | None:
     from latex2mathml.converter import convert
 
     hidden = any(unicodedata.category(each) in ("Cc", "Cf") and each not in "\n\t" for each in latex)
-    if len(latex) > LONGEST or hidden or _ENTITY.search(latex):
+    if len(latex) > MAX_FORMULA or hidden or _ENTITY.search(latex):
         return None
     try:
         return _tree(ElementTree.fromstring(convert(latex.strip(), display="block" if display else "inline")), 0)

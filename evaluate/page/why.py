@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 BINS, TAIL = 30, 0.005  # bins of a histogram; the share at each end that goes into the outermost bins
-POINTS = 300  # points of a peer in a scatter plot
+MAX_POINTS = 300  # points of a peer in a scatter plot
 AGREE, DIFFER = "agrees with the label", "differs from it"
 
 
@@ -190,14 +190,14 @@ def _scatter(frames: Frames, scores: pl.DataFrame, round_: int) -> Plot:
     table = []
     for peer in frames.peers:
         mine = known.filter(pl.col("peer") == peer)
-        some = mine.sample(min(POINTS, mine.height), seed=frames.run.config.run.seed)
+        some = mine.sample(min(MAX_POINTS, mine.height), seed=frames.run.config.run.seed)
         rows += [
             {"peer": peer, "x": round(x, 4), "y": round(y, 4)}
             for x, y in some.select("pmi_per_token", "weight").iter_rows()
         ]
         for low, high, n, weight in _quarters(mine):
             table.append([peer, f"{number(low, 3)} to {number(high, 3)}", f"{n:,}", number(weight, 2)])
-    shown = f" A sample of {POINTS} of each peer's examples." if known.height > len(rows) else ""
+    shown = f" A sample of {MAX_POINTS} of each peer's examples." if known.height > len(rows) else ""
     return Plot(
         f"scatter-{round_}",
         "Weight against PMI",

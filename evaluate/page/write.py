@@ -25,7 +25,7 @@ from evaluate.results import Results, results_of
 from evaluate.tables import oracle_notice, unscored_notice
 
 FOOTER = "Made by Peer-Predictive Self-Training from the files of the run; this page fetches nothing."
-CHAINS = ("chain-view.js", "chains.js")
+CHAIN_SCRIPTS = ("chain-view.js", "chains.js")
 
 
 def write_page(run: str, results: Results | None = None, price: float | None = None) -> Path:
@@ -96,6 +96,6 @@ def render(context: dict[str, Any]) -> str:
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.globals |= {"asset": asset, "json_text": json_text}
-    scripts = [vega(), asset("page.js"), *(map(asset, CHAINS) if context["chains"] else [])]
+    scripts = [vega(), asset("page.js"), *(map(asset, CHAIN_SCRIPTS) if context["chains"] else [])]
     given = context | {"specs": json_text(context["specs"]), "scripts": scripts, "policy": policy(scripts)}
     return environment.get_template("page.html.j2").render(given)

@@ -27,7 +27,7 @@ from peers.logprob.packing import PrefixTree, Segment
 from peers.logprob.product import narrow, scores
 
 PACKED = "packed"
-ALIKE = 0.8  # of the longest segment: segments at least this long are padded to it and computed with it
+SIMILAR_LENGTH = 0.8  # of the longest segment: segments at least this long are padded to it and computed with it
 MULTIPLE = 64  # batches are padded to a multiple of so many tokens: oneDNN compiles its products for each new size
 OTHER_KINDS = ("s_aux", "position_bias", "indices", "block_indices")  # arguments of unsupported kinds of attention
 
@@ -102,7 +102,7 @@ def segment_groups(segments: list[tuple[bool, int, Segment]]) -> Iterator[tuple[
     """Segments of one kind and of similar length, longest first."""
     while segments:
         masked, longest, _ = max(segments, key=itemgetter(0, 1))
-        together = [kind == masked and keys >= ALIKE * longest for kind, keys, _ in segments]
+        together = [kind == masked and keys >= SIMILAR_LENGTH * longest for kind, keys, _ in segments]
         yield masked, [segment for (_, _, segment), chosen in zip(segments, together, strict=True) if chosen]
         segments = [each for each, chosen in zip(segments, together, strict=True) if not chosen]
 

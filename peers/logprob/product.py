@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-NARROW = (torch.bfloat16, torch.float16)
+HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 def narrow(operand: Tensor, dtype: torch.dtype) -> bool:
     """Whether numbers that came in `dtype` should be multiplied by `product`: on a GPU, for 16-bit types."""
-    return operand.is_cuda and dtype in NARROW
+    return operand.is_cuda and dtype in HALF_TYPES
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ from pipeline.gpu_check.step import ROOT, Figures, Missed, Setting, Skipped, req
 NAME = "gemma2"
 NEAR_TIE = 0.1  # nats between the two likeliest tokens, within which engines may choose either
 LOGPROB_OFF = 0.02  # most nats per token by which a response may differ
-SAME = 0.95  # least share of sampled responses that are the same in another order of the requests
+MIN_SAME = 0.95  # least share of sampled responses that are the same in another order of the requests
 TOKENS = 48
 GREEDY, DRAWN = Sampling(0.0, 1.0, TOKENS), Sampling(0.8, 0.9, TOKENS)
 
-KEPT = 1.0  # most GiB still used after an engine has closed: CUDA context, kernels, libraries' workspaces
+MAX_KEPT_GIB = 1.0  # most GiB still used after an engine has closed: CUDA context, kernels, libraries' workspaces
 
 _engine: list[Any] = []  # the process's only engine, which the steps share
 _before: list[int] = []  # bytes used before it started
@@ -95,7 +95,7 @@ def check_engine(setting: Setting, figures: Figures) -> None:
     figures["same_in_any_order"] = sum(a.token_ids == b.token_ids for a, b in zip(once, again, strict=True)) / len(once)
     require(figures["worst_tie_nats"] <= NEAR_TIE, f"greedy: {figures['worst_tie_nats']:.2g} nats below the likeliest")
     require(figures["logprob_off_max"] <= LOGPROB_OFF, f"log p is {figures['logprob_off_max']:.2g} nats a token off")
-    require(figures["same_in_any_order"] >= SAME, "samples depend on the order of the requests, not on their seeds")
+    require(figures["same_in_any_order"] >= MIN_SAME, "samples depend on the order of the requests, not on their seeds")
     require(any(len(each.token_ids) > 1 for each in greedy), "no response has text")
 
 
@@ -158,7 +158,7 @@ def check_fresh(setting: Setting, figures: Figures) -> None:
 
 def _least(setting: Setting) -> float:
     """Least share of answers that are the same in two batches: in bf16 the batch size matters."""
-    return SAME if setting.gpu else 1.0
+    return MIN_SAME if setting.gpu else 1.0
 
 
 def perturbed(folder: Path) -> Path:
@@ -193,7 +193,7 @@ def check_sleep(setting: Setting, figures: Figures) -> None:
     live.wake()
     figures |= {"freed_gib": (awake - asleep) / GIB, "same": _share(answers(live, requests, GREEDY), before)}
     require(figures["freed_gib"] >= 0.9, "the sleeping engine keeps its key-value cache of 1 GiB")
-    require(figures["same"] >= SAME, "after waking it answers differently")
+    require(figures["same"] >= MIN_SAME, "after waking it answers differently")
 
 
 def check_closed(setting: Setting, figures: Figures) -> None:
@@ -205,6 +205,6 @@ def check_closed(setting: Setting, figures: Figures) -> None:
     if setting.gpu:
         figures["held_gib"] = (gpu_bytes_used() - _before[0]) / GIB
         require(
-            figures["held_gib"] <= KEPT,
-            f"after closing it holds {figures['held_gib']:.2f} GiB; expected at most {KEPT}",
+            figures["held_gib"] <= MAX_KEPT_GIB,
+            f"after closing it holds {figures['held_gib']:.2f} GiB; expected at most {MAX_KEPT_GIB}",
         )

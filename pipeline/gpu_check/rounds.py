@@ -15,7 +15,7 @@ from pipeline.gpu_check.step import ROOT, Figures, Setting, Skipped, kill_tree, 
 
 FEW = ["prompts.limit=24", "benchmarks.0.limit=16", "benchmarks.1.limit=16", "evaluate.samples=2"]
 RUN = "gpu-check"
-KEPT = 0.25  # most GiB that other processes may have taken meanwhile
+MAX_OTHERS_GIB = 0.25  # most GiB that other processes may have taken meanwhile
 
 
 def gpu_mib_used() -> int:
@@ -49,7 +49,7 @@ def check_round(setting: Setting, figures: Figures) -> None:
     figures["rows"] = (read_manifest(chains) or {}).get("rows")
     if setting.gpu:
         figures["held_gib"] = (gpu_mib_used() - before) / 1024
-        require(figures["held_gib"] <= KEPT, f"{figures['held_gib']:.2f} GiB of GPU memory are still in use")
+        require(figures["held_gib"] <= MAX_OTHERS_GIB, f"{figures['held_gib']:.2f} GiB of GPU memory are still in use")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from peers.logprob.model import LanguageModel, Pair, load_language_model
 from peers.logprob.scoring import score_pairs
 from peers.placement import runtime_here
 from peers.prompts import load_prompts
-from pipeline.gpu_check.engines import KEPT, NAME, gpu_bytes_used, need_vllm
+from pipeline.gpu_check.engines import MAX_KEPT_GIB, NAME, gpu_bytes_used, need_vllm
 from pipeline.gpu_check.numbers import GIB, bf16_rate, synchronise
 from pipeline.gpu_check.step import ROOT, Figures, Setting, require
 from train.examples import TrainingExample
@@ -89,8 +89,8 @@ def check_generate(setting: Setting, figures: Figures) -> None:
     if setting.gpu:
         figures["held_gib"] = (gpu_bytes_used() - before) / GIB
         require(
-            figures["held_gib"] <= KEPT,
-            f"after closing it holds {figures['held_gib']:.2f} GiB; expected at most {KEPT}",
+            figures["held_gib"] <= MAX_KEPT_GIB,
+            f"after closing it holds {figures['held_gib']:.2f} GiB; expected at most {MAX_KEPT_GIB}",
         )
 
 

@@ -28,7 +28,7 @@ from peers.policy import Policy
 from pipeline.unrecorded import processes
 
 MERGED = "merged"  # folder of the merged checkpoint in an export
-ALIKE = 0.94  # least share of equal answers: 47 of 50
+MIN_EQUAL = 0.94  # least share of equal answers: 47 of 50
 BATCH = 16
 
 
@@ -178,7 +178,7 @@ def _agreement(
     n = len(own)
     if exact:
         return OutputAgreement(way, "texts", sum(a == b for a, b in zip(own, texts, strict=True)), n, n)
-    missed = max(int(n >= 8), int((1 - ALIKE) * n + 1e-9))  # even of a few questions, one may be a near-tie
+    missed = max(int(n >= 8), int((1 - MIN_EQUAL) * n + 1e-9))  # even of a few questions, one may be a near-tie
     return OutputAgreement(way, "answers", sum(map(partial(same_answer, kind), own, texts, questions)), n, n - missed)
 
 

@@ -20,7 +20,7 @@ from evaluate.benchmarks import load_benchmarks
 from evaluate.clustered import Bootstrap
 from evaluate.gap import auroc, bootstrap_interval
 from evaluate.intervals import Estimate, estimate, half_width
-from evaluate.labels import judged, quality, read_gold
+from evaluate.labels import gold_by_id, judged, quality
 from pipeline.ablation import DEFAULT_ARMS, Ablation, _shown
 from pipeline.arms import ARMS, Arm, load_arm
 from tests.conftest import ROOT, run_module, write_jsonl
@@ -420,7 +420,7 @@ def test_labels_are_told_in_order(project: Path) -> None:
     with pytest.raises(UserError, match=r"chains is not finished: run `make generate RUN=t ROUND=1`"):
         judged(Run("t", config), 1)
     with pytest.raises(UserError, match=r'SET="evaluate\.gold_column=NAME".*pipeline\.labels --run RUN --column NAME'):
-        read_gold(config)
+        gold_by_id(config)
 
 
 @pytest.mark.slow

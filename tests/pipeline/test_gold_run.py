@@ -19,7 +19,7 @@ from data.keep import read_keep
 from data.run import Run, open_run
 from data.schema import CHAINS, SCORES
 from data.stage import FORMAT
-from evaluate.labels import judged, keep_right, read_gold, source_has_changed
+from evaluate.labels import gold_by_id, judged, keep_right, source_has_changed
 from tests.conftest import run_module, write_jsonl
 from tests.unit.test_loss import score_row
 
@@ -65,7 +65,7 @@ def rewrite(old: str, new: str) -> None:
 
 
 def test_labels_read_gold_answers_as_evaluate_does(scored: Run) -> None:
-    assert sorted(read_gold(scored.config).values()) == ["2", "4", "6"]
+    assert sorted(gold_by_id(scored.config).values()) == ["2", "4", "6"]
     chains, scores = judged(scored, 1)
     assert [row["right"] for row in scores] == [True, False, True]
     assert [row["right"] for row in chains] == [True, True, False, False, True, True]
@@ -95,7 +95,7 @@ def test_labels_refuse_what_cannot_be_read(scored: Run) -> None:
     config: dict[str, Any] = scored.config.model_dump()
     config["evaluate"]["gold_column"] = "question"
     with pytest.raises(UserError, match="are both 'question'"):
-        read_gold(Config.model_validate(config))
+        gold_by_id(Config.model_validate(config))
 
 
 def test_a_source_that_lost_questions_is_named(scored: Run) -> None:

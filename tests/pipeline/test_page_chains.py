@@ -163,7 +163,7 @@ def test_the_index_has_what_the_filters_ask_for(here: Path) -> None:
 
 def test_a_large_run_is_a_sample_the_same_in_every_round(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_QUESTIONS", 7)
-    monkeypatch.setattr(page, "BLOCK", 3)
+    monkeypatch.setattr(page, "BLOCK_QUESTIONS", 3)
     told = [chain(f"{n}+1?", ["1", "1", "1"]) for n in range(20)]
     write_run("large", {1: told, 2: told[::-1]})
     browser = chains("large")
@@ -178,7 +178,7 @@ def test_a_large_run_is_a_sample_the_same_in_every_round(here: Path, monkeypatch
 
 
 def test_a_page_has_as_many_questions_as_there_is_room_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "BLOCK", 2)
+    monkeypatch.setattr(page, "BLOCK_QUESTIONS", 2)
     told = [chain(f"{n}+1?", ["1", "1", "1"]) for n in range(12)]
     write_run("room", {1: told, 2: told})
     browser = chains("room")
@@ -195,7 +195,7 @@ def test_a_page_has_as_many_questions_as_there_is_room_for(here: Path, monkeypat
 def test_the_round_with_the_longest_texts_says_how_many_questions_there_are(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "BLOCK", 2)
+    monkeypatch.setattr(page, "BLOCK_QUESTIONS", 2)
     draw = random.Random(1)
     short = [chain(f"{n}+1?", ["1", "1", "1"]) for n in range(8)]
     long = [chain(f"{n}+1?", [str(draw.getrandbits(4000))] * 3) for n in range(8)]

@@ -12,7 +12,7 @@ import pytest
 from data.hashing import question_id
 from evaluate.page.chains import chains
 from evaluate.page.inline import FOLDER, asset, policy
-from evaluate.page.write import CHAINS
+from evaluate.page.write import CHAIN_SCRIPTS
 from tests.chain_run import chain, of_question, response, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (make setup EXTRA=browser)")
@@ -33,7 +33,7 @@ def page_of(name: str) -> Path:
 
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
     inside = environment.get_template("chains.html.j2").render(chains=chains(name))
-    scripts = [asset(script) for script in CHAINS]
+    scripts = [asset(script) for script in CHAIN_SCRIPTS]
     html = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>chains</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">'

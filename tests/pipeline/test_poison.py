@@ -61,7 +61,7 @@ def place(project: Path, tiny_models: dict[str, Path], monkeypatch: pytest.Monke
     monkeypatch.chdir(work)
     monkeypatch.setenv("PST_CACHE", str(work / ".cache"))
     monkeypatch.setattr("peers.source.CACHE", work / ".cache" / "models")
-    monkeypatch.setattr("peers.weights.SUMS", work / ".cache" / "sums")
+    monkeypatch.setattr("peers.weights.SUMS_FOLDER", work / ".cache" / "sums")
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     yield work
 

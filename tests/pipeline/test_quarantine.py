@@ -241,7 +241,7 @@ def test_too_many_stop_the_stage_which_goes_on_once_the_cause_is_gone(poisoned: 
 
 def test_a_larger_share_goes_on_without_them(poisoned: type[Poisoned], monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned.texts = tuple(f"Tom has {n} pens" for n in range(0, 24, 3))
-    monkeypatch.setattr(quarantine, "LEAST", 5)
+    monkeypatch.setattr(quarantine, "MIN_ALLOWED", 5)
     with pytest.raises(UserError, match=r"^generate round 1: \d+ of 24 questions are quarantined, 5 may be"):
         generated("t")
     rows, manifest = generated("t", "runtime.quarantine_share=0.6")

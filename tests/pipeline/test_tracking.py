@@ -175,7 +175,7 @@ def test_trackio_is_given_no_address_and_no_network(run: Path, monkeypatch: pyte
     environment = calls[0][1]["env"]
     assert [name for name in environment if name.startswith("TRACKIO_")] == ["TRACKIO_DIR"]
     assert environment["TRACKIO_DIR"] == str(Path("runs/.trackio").absolute()) and environment["HF_HUB_OFFLINE"] == "1"
-    assert calls[0][1]["timeout"] == tracking.SECONDS
+    assert calls[0][1]["timeout"] == tracking.MAX_SECONDS
     monkeypatch.setenv("TRACKIO_DIR", "/elsewhere")
     with pytest.raises(RuntimeError):
         tracking.trackio(opened(), [])

@@ -393,7 +393,7 @@ def test_a_look_at_a_lock_keeps_nobody_from_taking_it(tmp_path: Path, monkeypatc
 
 
 def test_a_reason_is_one_line_of_bearable_length() -> None:
-    assert len(reason_of(ValueError("x" * 5000))) == record.LONGEST
+    assert len(reason_of(ValueError("x" * 5000))) == record.MAX_REASON
     assert reason_of(ValueError("")) == "ValueError:"
 
 

@@ -335,7 +335,7 @@ def model(folder: Path) -> Path:
 def own_cache(folder: Path) -> Iterator[None]:
     """Checksums are remembered in a folder of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "SUMS", folder / "sums")
+        patch.setattr(weights, "SUMS_FOLDER", folder / "sums")
         yield
 
 

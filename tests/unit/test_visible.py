@@ -9,7 +9,7 @@ from rich.text import Text
 
 from data import visible
 from data.console import _Console
-from data.visible import HIDDEN, JOINERS, LONGEST, mask_controls, one_line
+from data.visible import HIDDEN, JOINERS, MAX_ERROR, mask_controls, one_line
 
 
 def test_every_hidden_character_is_shown() -> None:
@@ -21,7 +21,7 @@ def test_every_hidden_character_is_shown() -> None:
 
 def test_an_error_is_one_line_of_bounded_length() -> None:
     assert one_line("a\nb\x1b[2J\u202ec") == "a␊b␛[2J<U+202E>c"
-    assert len(one_line("x" * 10**6)) < LONGEST + 50
+    assert len(one_line("x" * 10**6)) < MAX_ERROR + 50
 
 
 def test_the_console_prints_no_order(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_console_prints_no_order(tmp_path: Path) -> None:
 
 def test_a_log_is_tamed_in_its_place(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
-    text = "a\x1b[2J\u202eb\x9b\t\rc é ü 漢\n" + "x" * (visible.BLOCK - 30) + "\u202e\u2066\x07"
+    text = "a\x1b[2J\u202eb\x9b\t\rc é ü 漢\n" + "x" * (visible.BLOCK_BYTES - 30) + "\u202e\u2066\x07"
     log.write_bytes(text.encode())
     size = log.stat().st_size
     mask_controls(log)

@@ -299,7 +299,7 @@ def test_the_names_are_compared_once_and_again_when_a_file_changes(
 def test_non_finite_numbers_are_found_in_every_type_and_place(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "BLOCK", 7)
+    monkeypatch.setattr(weights, "BLOCK_NUMBERS", 7)
     largest = torch.finfo(dtype).max
     sound = torch.tensor([0.0, -0.0, largest, -largest, torch.finfo(dtype).tiny, *range(15)], dtype=dtype)
     file = tmp_path / "x.safetensors"
