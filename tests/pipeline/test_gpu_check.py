@@ -300,7 +300,7 @@ def test_memory_that_an_engine_keeps_asleep_or_closed_fails_the_check(
         left = [int(each * gib) for each in gibibytes]
         monkeypatch.setattr(engines, "gpu_bytes_used", lambda: left.pop(0))
 
-    monkeypatch.setattr(engines, "asked", lambda engine, n: [])
+    monkeypatch.setattr(engines, "requests_for", lambda engine, n: [])
     monkeypatch.setattr(engines, "_share", lambda some, others: 1.0)
     monkeypatch.setattr(StandIn, "generate", lambda self, *_: [])
     live(StandIn)
