@@ -215,7 +215,7 @@ setup:  ## create .venv, packages pinned; KIND=transformers: no vLLM; EXTRA: qwe
 try: setup  ## ask CONFIG's peers 8 questions (or QUESTIONS); print prompts, responses, hours, disk; nothing is kept
 	@$(PY) -m pipeline.first_look --config '$(CONFIG)' $(if $(QUESTIONS),--questions '$(QUESTIONS)') $(SET_ARGS)
 
-plan: setup  ## print who runs where, memory, hours and disk of CONFIG up to round ROUND; DEVICES=8x80 as if, PRICE=2.5
+plan: setup  ## print who runs where, memory, hours and disk of CONFIG up to round ROUND; DEVICES=8x80: as if; PRICE=2.5
 	@$(PY) -m pipeline.plan $(RUN_ARGS) $(if $(DEVICES),--devices '$(DEVICES)') \
 		$(if $(ROUND),--round '$(ROUND)') $(if $(PRICE),--price '$(PRICE)') $(SET_ARGS)
 
@@ -241,7 +241,7 @@ gate: setup  ## run one stage of round ROUND, with a gate: which adapters are us
 evaluate: setup  ## run one stage of round ROUND (0: the untouched models): exact match and GV-Gap
 	$(call stage,evaluate,$(ROUND))
 
-ablate: setup  ## run ten arms up to round ROUND, one seed (or SEEDS); ARMS="pst rank": others; AGAINST="pst" compares
+ablate: setup  ## run ten arms up to round ROUND, one seed (or SEEDS); ARMS="pst rank": others; AGAINST="pst": compare
 	@$(PY) -m pipeline.ablation --config '$(CONFIG)' --run '$(RUN)' --round $(ROUND) --seeds $(SEEDS) \
 		$(if $(ARMS),--arms '$(ARMS)') $(if $(AGAINST),--against '$(AGAINST)') $(SET_ARGS)
 

@@ -25,7 +25,7 @@ from data.answers.grader import Grader, grade
 from data.console import console
 from data.errors import UserError
 
-BATCH = 512  # rows in memory
+BATCH_ROWS = 512  # rows in memory
 KINDS: tuple[MathKind, ...] = get_args(MathKind)
 
 Case = tuple[str, str, bool]  # response, gold, is it right
@@ -75,7 +75,7 @@ def differences(cases: Iterable[Case], kind: MathKind, grader: Grader) -> tuple[
     counts: Counter[bool] = Counter()
     found: list[Case] = []
     cases = iter(cases)
-    while batch := list(islice(cases, BATCH)):
+    while batch := list(islice(cases, BATCH_ROWS)):
         verdicts = grade([(extract(response), gold, False) for response, gold, _ in batch], kind, grader)
         counts.update(right for _, _, right in batch)
         found += [case for case, verdict in zip(batch, verdicts, strict=True) if (verdict == "correct") is not case[2]]

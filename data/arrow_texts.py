@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 EXACT = {"Float64": 2.0**53, "Float32": 2.0**24}  # from here on a float cannot hold odd numbers
-MAX_NAMED = 20  # columns listed in an error at most
+MAX_NAMED_COLUMNS = 20  # columns listed in an error at most
 
 
 class BadFileError(ValueError):
@@ -97,5 +97,7 @@ def check_columns(columns: list[str], names: list[str]) -> None:
     """Raises BadFileError if one of the `columns` is not among the `names` of a file's columns."""
     for column in columns:
         if column not in names:
-            more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-            raise BadFileError(f"has no column {column!r}; it has {', '.join(names[:MAX_NAMED]) or 'none'}{more}")
+            more = f" and {len(names) - MAX_NAMED_COLUMNS:,} more" if len(names) > MAX_NAMED_COLUMNS else ""
+            raise BadFileError(
+                f"has no column {column!r}; it has {', '.join(names[:MAX_NAMED_COLUMNS]) or 'none'}{more}"
+            )

@@ -26,7 +26,7 @@ FORMATS = ".jsonl, .csv (also with .gz or .zst) or .parquet"
 DOCUMENTS = ("readme*", "license*", "citation*", "*.md")  # they come with data and are not data
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 SPELT = {"training": "train", "trainset": "train", "testing": "test", "testset": "test", "devset": "dev"}
-MAX_NAMED = 3  # names listed in an error
+MAX_NAMED_FILES = 3  # names listed in an error
 
 
 @dataclass(frozen=True)
@@ -245,5 +245,5 @@ def _of_split(
 
 
 def _names(files: list[Any]) -> str:
-    more = f" and {len(files) - MAX_NAMED} more" if len(files) > MAX_NAMED else ""
-    return ", ".join(file.name for file in files[:MAX_NAMED]) + more
+    more = f" and {len(files) - MAX_NAMED_FILES} more" if len(files) > MAX_NAMED_FILES else ""
+    return ", ".join(file.name for file in files[:MAX_NAMED_FILES]) + more

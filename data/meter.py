@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-RECENT = 60.0  # seconds that a rate covers, or MIN_MARKS marks where those reach further back
-MIN_MARKS = 8  # marks
+RATE_SECONDS = 60.0  # that a rate covers; longer if it would have fewer than MIN_MARKS marks
+MIN_MARKS = 8
 APART = 0.5  # seconds between two marks
 SURE_SHARE, SURE_SECONDS, SURE_ITEMS = 0.03, 15.0, 2  # estimate after a share of the total, or a time
 LATE = 3.0  # times the usual interval between reports, after which the estimate grows
@@ -36,7 +36,7 @@ class Meter:
             self._marks.clear()
         if not self._marks or now - self._marks[-1][0] >= APART:
             self._marks.append((now, self._worked, self.tokens))
-        while len(self._marks) > MIN_MARKS and now - self._marks[1][0] >= RECENT:
+        while len(self._marks) > MIN_MARKS and now - self._marks[1][0] >= RATE_SECONDS:
             self._marks.popleft()
 
     @property

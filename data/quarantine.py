@@ -22,7 +22,7 @@ from data.stage import Stage
 MIN_ALLOWED = 10  # questions that a stage may lose whatever the allowed share, unless that is 0
 OUTCOMES = ("too_long", "not_compared")  # they cost nothing, or count as undecided
 NOTES = ".quarantine.json"
-DETAIL = 300  # characters of a reason
+MAX_REASON = 300  # characters of a reason
 
 
 def allowed(share: float, questions: int) -> int:
@@ -44,7 +44,7 @@ def entry(
     question_id: str, reason: str, detail: str | None = None, peer: str | None = None, benchmark: str | None = None
 ) -> QuarantineRow:
     """A note; its stage is filled in later."""
-    short = None if detail is None else detail[:DETAIL]
+    short = None if detail is None else detail[:MAX_REASON]
     return {
         "stage": "",
         "peer": peer,

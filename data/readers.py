@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.arrow_texts import MAX_NAMED, BadFileError, check_columns, check_type, is_list, table_texts
+from data.arrow_texts import MAX_NAMED_COLUMNS, BadFileError, check_columns, check_type, is_list, table_texts
 from data.errors import UserError
 from data.files import SourceFile
 
@@ -33,7 +33,7 @@ UTF8_MARK = b"\xef\xbb\xbf"
 NO_JSON = ("NaN", "Infinity", "-Infinity")
 MAX_TEXT_BYTES = 2**30  # bytes of text read from one file at most; the reader needs up to four times as much memory
 PER_VALUE = 64  # bytes that a value takes in addition to its text
-MAX_LINE_BYTES = 2**24  # bytes of a JSONL line or a CSV cell at most
+MAX_LINE = 2**24  # bytes of a line; characters of a CSV row, which may span lines
 BATCH_ROWS = 2**16  # rows of Parquet read at once at most
 
 
@@ -108,11 +108,9 @@ def _read(
 
 def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[int, str]]:
     """Line numbers from 1, and the lines as text. Raises BadFileError for a line that is not UTF-8 or too long."""
-    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
-        if len(line) > MAX_LINE_BYTES:
-            raise BadFileError(
-                f"line {number} is longer than {MAX_LINE_BYTES / 2**20:.3g} MiB; expected one row per line"
-            )
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), 1):
+        if len(line) > MAX_LINE:
+            raise BadFileError(f"line {number} is longer than {MAX_LINE / 2**20:.3g} MiB; expected one row per line")
         if number == 1:
             if line[:2] in WIDE:
                 raise BadFileError(f"is {WIDE[line[:2]]} text; expected UTF-8: save it as UTF-8")
@@ -149,7 +147,7 @@ def _jsonl(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]
             raise BadFileError(f"cannot be read: line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise BadFileError(f"line {number} is not a JSON object; expected one object per line, with its columns")
-        if len(known) < MAX_NAMED or not set(columns) <= known.keys():  # needed for an error only
+        if len(known) < MAX_NAMED_COLUMNS or not set(columns) <= known.keys():  # needed for an error only
             known |= dict.fromkeys(row)
         for column, found in texts.items():
             try:
@@ -203,7 +201,7 @@ def _json_text(value: Any, lists: bool) -> str | None:
 
 
 class _RowLines:
-    """The lines of a CSV file. A row may span lines in quotes, but takes at most MAX_LINE_BYTES characters."""
+    """The lines of a CSV file. A row may span lines in quotes, but takes at most MAX_LINE characters."""
 
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
         self.lines, self.taken = lines, 0
@@ -211,9 +209,9 @@ class _RowLines:
     def __iter__(self) -> Iterator[str]:
         for number, line in self.lines:
             self.taken += len(line)
-            if self.taken > MAX_LINE_BYTES:
+            if self.taken > MAX_LINE:
                 raise BadFileError(
-                    f"line {number}: a row is longer than {MAX_LINE_BYTES >> 20} MiB; check the quotes before it"
+                    f"line {number}: a row is longer than {MAX_LINE >> 20} MiB; check the quotes before it"
                 )
             yield line
 
@@ -227,7 +225,7 @@ class _RowLines:
 
 
 def _csv(lines: Iterator[tuple[int, str]], columns: list[str], more: list[str]) -> pl.DataFrame:
-    csv.field_size_limit(MAX_LINE_BYTES)
+    csv.field_size_limit(MAX_LINE)
     room, row_lines = MemoryBudget(), _RowLines(lines)
     rows = csv.reader(row_lines, strict=True)
     try:

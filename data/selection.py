@@ -16,7 +16,7 @@ from data.hashing import digest, loose_form, normalise_question
 from data.questions import SourceOrigin, shuffled, unique_questions
 from data.schema import PROMPTS
 
-PRINTED = 10  # lines of a list on the screen at most
+MAX_PRINTED = 10  # lines of a list on the screen at most
 MAX_LISTED = 1000  # entries of a list in the manifest at most, which is read whole
 SHORT = 60  # characters of a question in a message
 FATE = {"drop": "dropped", "transductive": "trained on anyway"}
@@ -216,8 +216,8 @@ def _say(line: str, left_out: tuple[str, ...] = ()) -> None:
 
 
 def _some(lines: list[str]) -> list[str]:
-    more = len(lines) - PRINTED
-    return [*lines[:PRINTED], f"… and {more:,} more"] if more > 0 else lines
+    more = len(lines) - MAX_PRINTED
+    return [*lines[:MAX_PRINTED], f"… and {more:,} more"] if more > 0 else lines
 
 
 def _short(text: str) -> str:

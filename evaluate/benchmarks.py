@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.answers.gold import gold_by_question
+from data.answers.gold import questions_with_gold
 from data.config.sections import BenchmarkSection, Config
 from data.errors import UserError
 from data.hashing import digest
@@ -31,7 +31,7 @@ def load_benchmark(section: BenchmarkSection, where: str) -> list[Item]:
         raise UserError(f"{where}: question_column and answer_column are both {section.answer_column!r}")
     column = section.answer_column
     table, origin = read_with_origin(section, [section.question_column, column], where, lists=(column,))
-    golds = gold_by_question(table, section.answers, origin.location, where, section.answer_index)
+    golds = questions_with_gold(table, section.answers, origin.location, where, section.answer_index)
     items = {id_: Item(id_, question, gold) for id_, (question, gold) in golds.items()}
     if section.limit is None:
         return list(items.values())

@@ -24,7 +24,7 @@ from data.run import RUNS, Run, load_frozen
 from data.schema import GateRow
 from evaluate.labels import gold_by_id, source_has_changed
 
-RESPONSE_COLUMNS = ("prompt_id", "peer", "sample", "answer", "finish_reason")
+GATE_COLUMNS = ("prompt_id", "peer", "sample", "answer", "finish_reason")
 
 
 def gate_rounds(run: str) -> list[int]:
@@ -182,7 +182,7 @@ def _gold_changes(run: str, config: Config) -> dict[tuple[int, str], tuple[str, 
 def _right(run: Run, round_: int, gold: dict[str, str], grader: Grader) -> dict[str, float]:
     """{peer: share of its greedy answers to the gate's questions that are right}."""
     paths = shards.shard_paths(run.stage_dir(round_, gate.FOLDER))
-    rows = [row for path in paths for row in shards.rows_of(path, GateRow, RESPONSE_COLUMNS) if row["sample"] == 0]
+    rows = [row for path in paths for row in shards.rows_of(path, GateRow, GATE_COLUMNS) if row["sample"] == 0]
     if any(row["prompt_id"] not in gold for row in rows):  # a dataset of the hub can change unseen
         raise UserError("prompts.source no longer has all questions of the gate")
     pairs = [(voting_answer(row["answer"], row["finish_reason"]), gold[row["prompt_id"]]) for row in rows]

@@ -15,7 +15,7 @@ from evaluate.intervals import Matrix
 
 # (benchmark, peer) -> item -> {"em": …, "gap": …}; no gap if no sample has a verifier score
 ItemValues = dict[tuple[str, str], dict[str, dict[str, float]]]
-COLUMNS = ("benchmark", "peer", "item_id", "sample", "correct", "verifier_score")
+EVAL_COLUMNS = ("benchmark", "peer", "item_id", "sample", "correct", "verifier_score")
 
 
 def item_values(run: Path, round_: int) -> ItemValues:
@@ -26,7 +26,7 @@ def item_values(run: Path, round_: int) -> ItemValues:
     keep = read_frozen(run / "config.json").evaluate.keep
     found: ItemValues = {}
     for path in shards.shard_paths(folder):
-        rows = shards.read_rows(path, EVALS, COLUMNS)
+        rows = shards.read_rows(path, EVALS, EVAL_COLUMNS)
         rows.sort(key=lambda row: (row["benchmark"], row["peer"], row["item_id"], row["sample"]))
         for (benchmark, peer, item), group in groupby(rows, key=lambda r: (r["benchmark"], r["peer"], r["item_id"])):
             greedy, *samples = list(group)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from data import shards
 from data.answers.clusters import clusters, compare_all
-from data.answers.gold import gold_by_question
+from data.answers.gold import questions_with_gold
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
 from data.answers.votes import voting_answer
@@ -62,7 +62,8 @@ SCORE_COLUMNS = (
 def gold_by_id(config: Config, ids: Collection[str] | None = None) -> dict[str, str]:
     """{question id: gold answer} of the unlabelled questions' source: of all questions, or only of these `ids`.
 
-    Raises UserError if the column is not configured, or has an answer that cannot be read.
+    Raises UserError if the column is not configured or is the questions' own, if an answer cannot be read, and if a
+    question occurs twice with different answers.
     """
     section = config.prompts
     column = config.evaluate.gold_column
@@ -81,7 +82,7 @@ def gold_by_id(config: Config, ids: Collection[str] | None = None) -> dict[str, 
         rows = [row for row, question in enumerate(questions) if question_id(question) in ids]
         table = table[rows]
     kind, first = config.evaluate.gold_answers, config.evaluate.gold_index
-    golds = gold_by_question(table, kind, lambda row: origin.location(rows[row]), "prompts", first)
+    golds = questions_with_gold(table, kind, lambda row: origin.location(rows[row]), "prompts", first)
     return {id_: gold for id_, (_, gold) in golds.items()}
 
 
@@ -102,7 +103,7 @@ def judged(
     run: Run, round_: int, only: Collection[str] | None = None, gold: dict[str, str] | None = None
 ) -> tuple[list[Row], list[Row]]:
     """The round's chains and scores, each row with `right`: whether its answer, or its label, is right by gold; only
-    those of the questions with the ids `only`, if given. `gold`: the `gold_by_id`, if they are read already.
+    those of the questions with the ids `only`, if given. `gold`: the result of `gold_by_id`, if it is there.
 
     A comparison that timed out is not right. Raises UserError if the round's chains or scores are not finished, or if
     the source no longer has all its questions.
@@ -145,9 +146,9 @@ def judged(
                 samples[row["peer"]].append(row)
         for of_peer in samples.values():
             _vote(of_peer, "majority_right", section.gold_answers, grader)
-    right = {_place(row): row["right"] for row in chains}
+    right = {_response_key(row): row["right"] for row in chains}
     for row in scores:
-        row["own_right"] = right.get(_place(row))  # of the measured response, if there is one
+        row["own_right"] = right.get(_response_key(row))  # of the measured response, if there is one
     return chains, scores
 
 
@@ -181,7 +182,7 @@ def _judge_texts(
         row["text_right"] = bool(equal)
 
 
-def _place(row: Row) -> tuple[Any, ...]:
+def _response_key(row: Row) -> tuple[Any, ...]:
     """The key of a response."""
     return row["prompt_id"], row["peer"], row["role"], row["position"], row["sample"]
 

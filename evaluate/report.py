@@ -12,9 +12,9 @@ from data.config.sections import GuardSection
 from data.console import console
 from data.errors import UserError
 from data.run import RUNS, check_run, load_frozen
-from evaluate.label_free import rounds_without_gold
 from evaluate.page.write import write_page
 from evaluate.results import finished_rounds, results_of
+from evaluate.without_gold import rounds_without_gold
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -14,7 +14,6 @@ from data.versions import version_changes
 from evaluate.changes import Change, round_changes
 from evaluate.gate import gate_notes, gate_rounds, gate_table
 from evaluate.guard import findings
-from evaluate.label_free import label_free_table, rounds_without_gold
 from evaluate.tables import (
     change_table,
     choices_table,
@@ -24,6 +23,7 @@ from evaluate.tables import (
     metrics_table,
     training_table,
 )
+from evaluate.without_gold import rounds_without_gold, table_without_gold
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def results_of(run: str, guard: GuardSection | None = None) -> Results:
         tables += ["\n".join(f"[bold]collapse?[/bold] {line}" for line in seen)] if seen else []
         more += [gap_table(run, rounds), diversity_table(run, rounds)]
     else:
-        tables.append(label_free_table(run))
+        tables.append(table_without_gold(run))
         rounds = rounds_without_gold(run)
     tables += quarantine.lines_of(RUNS / run)
     if gate_rounds(run):

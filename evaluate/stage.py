@@ -39,7 +39,7 @@ from peers.policy import Policy, prompts_of, resolve_all
 from peers.source import check_peers
 from peers.workers import Workers
 
-MEASURED = (  # the columns of evals that metrics need
+METRIC_COLUMNS = (  # the columns of evals that metrics need
     "benchmark",
     "item_id",
     "peer",
@@ -58,7 +58,7 @@ SECTIONS: dict[str, Any] = {  # what evals depend on; how the chains are made do
     **dict.fromkeys(("run", "evaluate", "templates", "wordings", "peers"), True),
     "generate": {"max_new_tokens", "context_tokens", "engine"},
 }
-COMPARED = ("item_id", "sample", "response", "correct")  # the columns of evals that cross.parquet needs
+CROSS_COLUMNS = ("item_id", "sample", "response", "correct")  # the columns of evals that cross.parquet needs
 RESPONSE_COLUMNS = ("item_id", "sample", "response")  # the columns of responses that peers' agreement needs
 
 
@@ -346,7 +346,7 @@ class Evaluation:
         section, seed = self.run.config.evaluate, self.run.config.run.seed
         found = []
         for _, parts in self.groups():
-            rows = [row for _, path in parts for row in shards.rows_of(path, EvalRow, MEASURED)]
+            rows = [row for _, path in parts for row in shards.rows_of(path, EvalRow, METRIC_COLUMNS)]
             found.append(metrics_row(rows, section, seed))
         return found
 
@@ -355,7 +355,7 @@ class Evaluation:
         section, seed = self.run.config.evaluate, self.run.config.run.seed
         found: list[CrossRow] = []
         for (peer, benchmark), parts in self.groups():
-            rows = [r for _, path in parts for r in shards.rows_of(path, EvalRow, COMPARED) if r["sample"]]
+            rows = [r for _, path in parts for r in shards.rows_of(path, EvalRow, CROSS_COLUMNS) if r["sample"]]
             for verifier in self.run.config.peer_names:
                 kind = CURRENT if verifier == peer else cross_kind(verifier)
                 scores = {key: score for unit, _ in parts for key, score in unit.scores(self.work, kind).items()}

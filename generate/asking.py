@@ -1,8 +1,8 @@
 """Who answers what, and who sees what: one small class per way of asking. Pure.
 
 A `Turn` is a set of requests that can be made together. A way of asking says which turns there are, how many responses
-to which question a peer gives in a turn, and which earlier responses it sees. Several ways can be combined. To add one:
-write a class here, add it to `asking_of`, and to the config's key and its description.
+to which question a peer gives in a turn, and which earlier responses it sees. Several ways can be combined. To add one,
+write a class here and add it to `asking_of`; docs/architecture.md has the rest.
 
 In the chain, position 1 sees only the question; position k also sees the k-1 earlier responses, numbered and anonymous.
 """

@@ -22,7 +22,7 @@ PARTS = (
     "num_local_experts",
     "n_routed_experts",
 )
-MOST_PARTS = 2000
+MAX_PARTS = 2000
 QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # of GPTQ, AWQ, ModelOpt
 
 
@@ -75,9 +75,9 @@ def _check_size(peer: PeerSection, directory: Path, config: dict[str, Any]) -> N
     read, in a time proportional to them."""
     for key in PARTS:
         found = config.get(key)
-        if isinstance(found, int) and found > MOST_PARTS:
+        if isinstance(found, int) and found > MAX_PARTS:
             raise UserError(
-                f"peer {peer.name}: {directory / 'config.json'} has {key} {found}; expected at most {MOST_PARTS}; "
+                f"peer {peer.name}: {directory / 'config.json'} has {key} {found}; expected at most {MAX_PARTS}; "
                 "fetch the model again"
             )
 

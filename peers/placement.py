@@ -33,9 +33,9 @@ __all__ = [
 # (least memory, max_num_seqs, score_tokens, train_tokens). A GPU of 24 GB has 22.4 GiB, one of 80 GB 74.5 GiB.
 ON_GPU = ((70 * GB, 512, 16384, 8192), (35 * GB, 256, 16384, 4096), (18 * GB, 256, 8192, 1024), (0, 128, 4096, 1024))
 ON_CPU = (128, 2048, 1024)
-LEAST_TRAIN = 512  # train_tokens down to which the default is lowered for a peer that does not fit with more
+MIN_TRAIN_TOKENS = 512  # train_tokens down to which the default is lowered for a peer that does not fit with more
 CPU_KV_GIB = 2.0
-LISTED = 8  # devices that messages name one by one
+MAX_NAMED_DEVICES = 8  # devices that messages name one by one
 MIN_CACHE_SHARE = 0.25  # of the key-value cache that an engine prefers; with less, peers take turns instead
 # of the stored weights: the engine's, another while they are repacked, the scorer's or trainer's, all maybe in float32
 CPU_COPIES = 8
@@ -246,7 +246,7 @@ def _lowered(
     shape: Shape, peer: PeerSection, config: Config, runtime: RuntimeSection, device: Device, room: int
 ) -> RuntimeSection:
     """`runtime` with train_tokens, if it is the default, halved until the peer's training fits."""
-    while not config.runtime.train_tokens and runtime.train_tokens > LEAST_TRAIN:
+    while not config.runtime.train_tokens and runtime.train_tokens > MIN_TRAIN_TOKENS:
         needs = footprint(shape, peer, config, runtime, device)
         if needs.process + needs.train <= room:
             break
@@ -297,7 +297,9 @@ def _called(alike: list[Device]) -> str:
 
 def join_names(names: Sequence[str]) -> str:
     """Names in one line; if there are many, the first three, the last and the number."""
-    return ", ".join(names) if len(names) <= LISTED else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
+    return (
+        ", ".join(names) if len(names) <= MAX_NAMED_DEVICES else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
+    )
 
 
 def _how(turns: bool) -> str:

@@ -26,6 +26,7 @@ from data.console import console
 from data.errors import UserError
 from data.guard import Ended
 from data.hours import hours_of
+from data.inside import LAST_ROUND
 from data.keep import keep_path
 from data.run import RUNS, Run, check_run_name, metrics_path, open_run, stage_is_finished
 from data.schema import ABLATION
@@ -256,7 +257,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(help="Run several arms of one experiment with several seeds, and print their differences with intervals.")
 def command(
     config: Annotated[Path, typer.Option(help="TOML config of the experiment.")],
-    round_: Annotated[int, typer.Option("--round", min=1, help="Number of the last round.")] = 1,
+    round_: Annotated[int, typer.Option("--round", min=1, max=LAST_ROUND, help="Number of the last round.")] = 1,
     run: Annotated[str | None, typer.Option(help="Name of the ablation; default: that of the config's file.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: run.seed and the numbers after it.")] = 1,
     arms: Annotated[

@@ -28,6 +28,7 @@ from data.config.sections import Config
 from data.console import console
 from data.errors import UserError
 from data.fork import FOLDER, origin_of
+from data.inside import LAST_ROUND
 from data.keep import keep_path
 from data.locks import locked
 from data.run import OUTPUT, RUNS, Run, check_run, check_run_name, load_frozen
@@ -262,7 +263,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(help="Begin a run after a round of another run, under another config; link what still holds.")
 def command(
     run: Annotated[str, typer.Option(help="Name of the existing run, which is only read.")],
-    round_: Annotated[int, typer.Option("--round", min=0, help="Number of its round after which the new run begins.")],
+    round_: Annotated[
+        int,
+        typer.Option("--round", min=0, max=LAST_ROUND, help="Number of its round after which the new run begins."),
+    ],
     new: Annotated[str, typer.Option(help="Name of the new run.")],
     config: Annotated[Path | None, typer.Option(help="TOML config of the new run; default: that of --run.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override; repeatable.")] = None,

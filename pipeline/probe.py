@@ -20,8 +20,8 @@ from peers.policy import Policy
 from peers.weights import read_stored, weight_files
 from pipeline.projection import PeerRates
 
-MIN_BATCHES = 2  # times `runtime.max_num_seqs`: requests of one measurement
-MAX_SECONDS = 10.0  # seconds of each further measurement
+MAX_BATCHES = 2  # of `runtime.max_num_seqs` requests each, in one measurement
+MEASURE_SECONDS = 10.0  # that a further measurement should take
 PART = 64  # pairs read at a time
 
 
@@ -141,12 +141,12 @@ class _TimedEngine:
 def _sample(
     engine: _TimedEngine, tokens: list[list[int]], k: int, sampling: Sampling, advance: Advance
 ) -> tuple[list[Completion], float, int]:
-    """k samples of each prompt, response tokens per second, and how many requests fit into MAX_SECONDS seconds."""
+    """k samples of each prompt, response tokens per second, and how many requests fit into MEASURE_SECONDS."""
     requests = [ids for ids in tokens for _ in range(k)]
     begun = time.monotonic()
     samples, rate = engine.measure(requests, sampling, advance)
-    at_once = int(MAX_SECONDS * (len(requests) / max(time.monotonic() - begun, 1e-9)))
-    times = min(MIN_BATCHES * engine.run.config.runtime.max_num_seqs, at_once) // len(requests)
+    at_once = int(MEASURE_SECONDS * (len(requests) / max(time.monotonic() - begun, 1e-9)))
+    times = min(MAX_BATCHES * engine.run.config.runtime.max_num_seqs, at_once) // len(requests)
     if times > 1:
         _, rate = engine.measure(requests * times, sampling)
     return samples, rate, at_once
@@ -189,7 +189,7 @@ def _reading(
     lm = policy_cache.language_model(policy, run.config)
     score_pairs(lm, pairs[:1], budget, lambda *_: None)  # warms up
     model_seconds, ready, read, start = begun.seconds(), clock(), 0, 0
-    while pairs and start < len(pairs) and ready.seconds() < MAX_SECONDS:
+    while pairs and start < len(pairs) and ready.seconds() < MEASURE_SECONDS:
         part = pairs[start : start + PART]
         score_pairs(lm, part, budget, lambda *_: None)
         read += sum(len(tree) for batch in packed_batches(inputs_of(part), budget) for tree in batch)

@@ -34,7 +34,7 @@ GPUS = (
 REACHED, READ = 0.35, 0.4
 MEAN_LENGTH = 0.75  # of a sequence's final length, while its response grows
 QUICKEST_STEP = 0.005  # seconds: a decoding step of the smallest model, limited by Python
-MOST_READ = 300_000.0  # tokens/s: the limit from kernel launches, however small the model
+MAX_READ_RATE = 300_000.0  # tokens/s: the limit from kernel launches, however small the model
 GPU_START, GPU_LOAD = 60.0, 10.0  # seconds: first start of an engine; loading other weights or a scoring model
 DISTINCT = 0.8  # share of a question's samples
 
@@ -125,7 +125,7 @@ def rough_rates(shape: Shape, config: Config, device: Device, lengths: Lengths) 
         distinct=DISTINCT,
         decode_rate=decoding,
         chain_rate=decoding,
-        forward_rate=min(MOST_READ, READ * flops / (2 * shape.weights)),
+        forward_rate=min(MAX_READ_RATE, READ * flops / (2 * shape.weights)),
         engine_seconds=GPU_START,
         model_seconds=GPU_LOAD,
         adapter_bytes=4 * config.train.rank * shape.linear,

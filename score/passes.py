@@ -54,7 +54,13 @@ class VerifiedRow(TypedDict):
 PASSES, VERIFIED = schema_of(PassRow), schema_of(VerifiedRow)
 # {(scorer, prompt id, index of the text, index of the response or None): (log-probability, tokens)}
 Measurements = dict[tuple[str, str, int, int | None], tuple[float | None, int]]
-NEEDED = ("prompt_id", "peer", "against", "measured", "drop_reason")  # columns of examples that decide what is needed
+EXAMPLE_COLUMNS = (
+    "prompt_id",
+    "peer",
+    "against",
+    "measured",
+    "drop_reason",
+)  # columns of examples that decide what is needed
 
 
 class Passes:
@@ -95,7 +101,7 @@ class Passes:
     ) -> Iterator[tuple[tuple[str, int], list[int | None]]]:
         """For each text, ((prompt id, its index), indices of the responses that it is measured with, and None)."""
         names, kind = self.run.config.peer_names, self.run.config.score.scorer
-        rows = shards.rows_of(self.examples_path(shard), ExampleRow, NEEDED)
+        rows = shards.rows_of(self.examples_path(shard), ExampleRow, EXAMPLE_COLUMNS)
         for prompt_id, group in groupby(rows, key=lambda row: row["prompt_id"]):
             found: dict[int, list[int | None]] = {}
             for row in group:

@@ -22,7 +22,7 @@ from score.label import Votes, row_vote
 from score.passes import Passes, VerifiedRow, verify_shards
 from score.weights import sigmoid
 
-VOTING = ("prompt_id", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
+CHAIN_COLUMNS = ("prompt_id", "role", "position", "peer", "is_aggregate", "answer", "finish_reason")
 
 
 class Raters:
@@ -59,7 +59,7 @@ class Raters:
         """Measure `shares` over the round, shard by shard."""
         total, questions, kind = defaultdict[str, float](float), Counter[str](), self.config.prompts.answers
         for source in self.passes.sources:
-            chains = list(read_chains(source, VOTING))
+            chains = list(read_chains(source, CHAIN_COLUMNS))
             compare_all([[row_vote(row) for row in chain.rows] for chain in chains], kind, grader)
             for chain in chains:
                 for rater in self.config.raters:

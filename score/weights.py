@@ -70,8 +70,8 @@ def round_weights(
 ) -> list[float]:
     """The weights of all examples of a peer in a round, in their order; a PMI that is unknown is NaN."""
     # Unless the text is a sample, a row without a PMI is the aggregate's author's (train_final): weight 1 in any case.
-    by_pmi = section.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement") or not section.trains_on_samples
-    weighed = [i for i, pmi in enumerate(pmi_per_token) if not (by_pmi and math.isnan(pmi))]
+    needs_pmi = section.weighs_by_response or not section.trains_on_samples
+    weighed = [i for i, pmi in enumerate(pmi_per_token) if not (needs_pmi and math.isnan(pmi))]
     pmi = [0.0 if math.isnan(pmi_per_token[i]) else pmi_per_token[i] for i in weighed]
     found = weights(pmi, [agrees[i] for i in weighed], [entropies[i] for i in weighed], section, seed)
     all_weights = [1.0] * len(pmi_per_token)

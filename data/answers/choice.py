@@ -23,7 +23,7 @@ from data.answers.spelling import MAX_ANSWER_CHARS
 from data.answers.texts import ANSWER_OR_OPTION, answer_candidates, normal_form, plain
 from data.answers.thoughts import hidden
 
-MOST_LISTS = 20  # lists of options in a question that are tried, from the last
+MAX_LISTS = 20  # lists of options in a question that are tried, from the last
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STYLES = (  # ways to mark options; all options of a list have the same
     re.compile(r"(?<![\w)])\(([A-Za-z])\)\s*"),
@@ -67,7 +67,7 @@ def options_of(question: str) -> dict[str, str]:
     for style in _STYLES:
         marks = list(style.finditer(question))
         firsts = [number for number, mark in enumerate(marks) if mark[1].upper() == "A"]
-        lists = [_texts(question, _run(marks[number:])) for number in firsts[: -MOST_LISTS - 1 : -1]]
+        lists = [_texts(question, _run(marks[number:])) for number in firsts[: -MAX_LISTS - 1 : -1]]
         whole = [found for found in lists if len(found) >= 2 and all(text for _, text in found)]
         best = max([best, *whole], key=len)  # max takes the first of equally long ones
     return dict(best)

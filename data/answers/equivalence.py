@@ -34,7 +34,7 @@ from data.answers.units import read_changes, read_units
 
 MathKind = Literal["math", "numbers"]
 AnswerPair = tuple[str, str]
-REMARKS = 8  # consecutive remarks that are removed from an answer at most
+MAX_REMARKS = 8  # consecutive remarks that are removed from an answer at most
 
 
 def decide_quickly(a: str, b: str, kind: MathKind) -> bool | None:
@@ -106,7 +106,7 @@ _CHOICE = re.compile(
 
 def bare(text: str) -> str:
     """An answer without math delimiters and emphasis around it, and without explaining remarks."""
-    for _ in range(REMARKS):
+    for _ in range(MAX_REMARKS):
         if (span := trim(text, 0, len(text))) is None:
             break
         inner = text[slice(*span)]

@@ -108,7 +108,7 @@ def read_golds(
     return found
 
 
-def gold_by_question(
+def questions_with_gold(
     table: pl.DataFrame, kind: AnswerKindName, locate: Callable[[int], str], where: str, first: int | None = None
 ) -> dict[str, tuple[str, str]]:
     """{question id: (question, answer)} of a table of questions and gold answers, in order.

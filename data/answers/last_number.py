@@ -61,7 +61,7 @@ def last_number(text: str) -> Piece | None:
     """The last number, whole: with its sign, power, percent sign and fraction."""
     text = without_end_remark(text)
     found = _last(text)
-    for _ in range(MOST_ROUNDED):  # 1/3 ≈ 0.33
+    for _ in range(MAX_ROUNDED):  # 1/3 ≈ 0.33
         before = text[max(0, found.start - 60) : found.start] if found else ""
         about = _ABOUT.search(before)
         exact = _last(text[: found.start - len(before) + about.start(1)]) if found and about else None
@@ -90,7 +90,7 @@ def _in_words(text: str) -> Piece | None:
     return Piece(text[at + found[-1][0] : at + found[-1][1]], at + found[-1][0], at + found[-1][1]) if found else None
 
 
-MOST_ROUNDED = 8  # steps back in 2/3 ≈ 0.667 ≈ 0.67
+MAX_ROUNDED = 8  # steps back in 2/3 ≈ 0.667 ≈ 0.67
 _ABOUT = re.compile(r"[\w})%]\$?\s*(\u2248|\\approx)\s*\W{0,2}$")
 _COMPOUND = re.compile(
     r"(?<![\d.,])\d[\d.,]*\s(?:years?|months?|weeks?|days?|hours?|hrs?|minutes?|mins?|dollars?|pounds?|euros?|"

@@ -18,8 +18,8 @@ _QUOTES = (
 _WRAPPERS = (*_MATH_SIGNS, ("**", "**"), ("__", "__"), ("`", "`"), *_QUOTES)
 _ENDING = " \t\r\n.,;:\u3002\uff0c\uff1b\uff1a\u3001"
 SAYS = re.compile(r"[\w\\\u2205\u221e]")  # an answer has a letter, a digit or a sign of its own
-_MAX_CHARACTERS = 2000  # characters; anything longer is a runaway response and stays unchanged
-_DEEPEST = 50  # nested wrappers
+_MAX_CHARACTERS = 2000  # anything longer is a runaway response and stays unchanged
+_MAX_DEPTH = 50  # nested wrappers
 _TAGS = re.compile(r"</?[A-Za-z]{1,10}>")  # <b>42</b>
 
 _ROWS = re.compile(
@@ -58,7 +58,7 @@ class Piece(NamedTuple):
 def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     """A span without the white space, final period, Markdown bold and math delimiters around it; None: empty."""
     before = None
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         if before == (start, end):
             break
         before = (start, end)

@@ -2,7 +2,7 @@ r"""Answers that are texts: where a response states one, and when two are the sa
 
 `answer_candidates` yields possible answers, the surest first: the last `<answer>...</answer>`, the last `\boxed{...}`,
 the last line `#### x`, the text after the last "answer is" or "Answer:", and the last line. A phrase or a last line of
-more than MOST_WORDS words is a sentence and states no answer; nor does anything within `<think>...</think>`.
+more than MAX_WORDS words is a sentence and states no answer; nor does anything within `<think>...</think>`.
 
 `normal_form` is SQuAD's with two exceptions: punctuation is only removed around words (3.5 is not 35), and `a` and `an`
 only at the beginning (vitamin A is not vitamin). Numbers are words: -5 is not 5, 5! is not 5, and 1,000 is not 1000.
@@ -20,7 +20,7 @@ from data.answers.spelling import MAX_ANSWER_CHARS
 from data.answers.statements import phrase as other_phrase
 from data.answers.thoughts import hidden
 
-MOST_WORDS = 12
+MAX_WORDS = 12
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.I | re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
@@ -128,7 +128,7 @@ def _phrases(text: str, phrase: re.Pattern[str]) -> list[tuple[int, int]]:
         letter = _ONE_LETTER.match(text, found.end()) if phrase is ANSWER_OR_OPTION else None
         end = letter.end(1) if letter else _sentence_end(text, found.end(), end)
         announced = text[found.end() : end]
-        if len(announced.split()) <= MOST_WORDS and not phrase.search(announced):
+        if len(announced.split()) <= MAX_WORDS and not phrase.search(announced):
             spans.append((found.end(), end))
     return spans
 
@@ -136,7 +136,7 @@ def _phrases(text: str, phrase: re.Pattern[str]) -> list[tuple[int, int]]:
 def _foreign(text: str) -> list[tuple[int, int]]:
     """The span that a phrase of another language, or another English phrase, announces."""
     found = other_phrase(text)
-    return [(found.start, found.end)] if found and len(found.answer.split()) <= MOST_WORDS else []
+    return [(found.start, found.end)] if found and len(found.answer.split()) <= MAX_WORDS else []
 
 
 def _sentence_end(response: str, start: int, end: int) -> int:
@@ -153,4 +153,4 @@ def _sentence_end(response: str, start: int, end: int) -> int:
 def _last_line(response: str) -> tuple[int, int] | None:
     end = len(response.rstrip())
     start = response.rfind("\n", 0, end) + 1
-    return (start, end) if start < end and len(response[start:end].split()) <= MOST_WORDS else None
+    return (start, end) if start < end and len(response[start:end].split()) <= MAX_WORDS else None

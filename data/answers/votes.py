@@ -13,7 +13,7 @@ from data.answers.clusters import clusters
 from data.answers.grader import Grader
 from data.answers.kinds import AnswerKindName
 
-LOWEST, HIGHEST = 0.05, 0.95  # shares are clipped to these, since the logit is unbounded
+MIN_SHARE, MAX_SHARE = 0.05, 0.95  # shares are clipped to these, since the logit is unbounded
 MIN_LOG_ODDS = 0.05  # a rater that agrees with itself in less than half of its samples still breaks a tie
 
 Answers = Sequence[str | None]  # a rater's answers to one question; None where a response has none
@@ -37,7 +37,7 @@ def consistency(questions: Sequence[Answers], kind: AnswerKindName, grader: Grad
 
 def reliability(share: float) -> float:
     """Weight of a rater's vote by its consistency: the logit of the share within [0.05, 0.95], at least 0.05."""
-    share = min(HIGHEST, max(LOWEST, share))
+    share = min(MAX_SHARE, max(MIN_SHARE, share))
     return max(MIN_LOG_ODDS, math.log(share / (1 - share)))
 
 

@@ -18,7 +18,7 @@ Name = Field(
     description="Short name, used in file names and tables; `mean` is reserved.",
 )
 MAX_COUNT = 2**31 - 1  # largest count: the files store 32-bit integers
-COLDEST = 0.01  # below, logits / temperature overflow a float, and vLLM takes it for greedy
+MIN_TEMPERATURE = 0.01  # below, logits / temperature overflow a float, and vLLM takes it for greedy
 
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]

@@ -50,6 +50,9 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
 )
 
 
+DEFAULTS = dict.fromkeys(("evaluate.gold_answers", "wording.answers"), "default: that of `prompts.answers`")
+
+
 def key_list() -> str:
     """A Markdown heading for each section and an item for each key: default, meaning."""
     parts = []
@@ -60,7 +63,7 @@ def key_list() -> str:
 
 
 def _item(key: str, field: FieldInfo) -> str:
-    default = "required" if field.is_required() else f"default `{json.dumps(field.default)}`"
+    default = "required" if field.is_required() else DEFAULTS.get(key, f"default `{json.dumps(field.default)}`")
     text = f"- `{key}` ({default}): {field.description}{_choices(field.annotation)}".replace("\\n", "\\\\n")
     return textwrap.fill(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 

@@ -112,9 +112,7 @@ class WordingSection(SourceSection):
         description="Column that holds the gold answer, as in a benchmark, to compare wordings by accuracy; null: "
         "unlabelled, so wordings are compared by self-consistency.",
     )
-    answers: ValidAnswerKind = Field(
-        "math", description="Kind of answers, as in a benchmark. By default prompts.answers."
-    )
+    answers: ValidAnswerKind = Field("math", description="Kind of answers, as in a benchmark.")
     answer_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     samples: int = Field(
         4, ge=2, le=MAX_COUNT, description="Samples per question for self-consistency, where there are no gold answers."

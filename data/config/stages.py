@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import COLDEST, MAX_COUNT, Section, Text, ValidAnswerKind
+from data.config.base import MAX_COUNT, MIN_TEMPERATURE, Section, Text, ValidAnswerKind
 from data.config.questions import INDEX, check_index
 
 
@@ -50,7 +50,7 @@ class GenerateSection(Section):
         le=MAX_COUNT,
         description="k: samples of each peer for the question alone, where label or text needs them.",
     )
-    sample_temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
+    sample_temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=5, description="Temperature of these samples.")
     sample_top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     max_new_tokens: int = Field(512, ge=1, le=MAX_COUNT, description="Longest response in tokens.")
     context_tokens: int = Field(
@@ -68,9 +68,9 @@ class GenerateSection(Section):
 
     @field_validator("temperature")
     @classmethod
-    def _cold_is_greedy(cls, temperature: float) -> float:
-        if 0 < temperature < COLDEST:
-            raise ValueError(f"must be 0 (greedy) or at least {COLDEST}, found {temperature}")
+    def _temperature_is_not_tiny(cls, temperature: float) -> float:
+        if 0 < temperature < MIN_TEMPERATURE:
+            raise ValueError(f"must be 0 (greedy) or at least {MIN_TEMPERATURE}, found {temperature}")
         return temperature
 
     @model_validator(mode="after")
@@ -195,9 +195,12 @@ class ScoreSection(Section):
     @property
     def needs_solo(self) -> bool:
         """Whether a response to the question alone is measured: with a sample as text only if the weights need it."""
-        if self.trains_on_samples:
-            return self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
-        return self.y_source == "alone"
+        return self.weighs_by_response if self.trains_on_samples else self.y_source == "alone"
+
+    @property
+    def weighs_by_response(self) -> bool:
+        """Whether weights follow from the PMI or the agreement of a peer's own response."""
+        return self.weighting in ("sigmoid", "exp", "rank", "shuffled", "agreement")
 
     @property
     def trains_on_samples(self) -> bool:
@@ -240,7 +243,7 @@ class EvaluateSection(Section):
     samples: int = Field(
         8, ge=2, le=MAX_COUNT, description="k: sampled responses per question, for the gap, pass@k and maj@k."
     )
-    temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of the samples.")
+    temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=5, description="Temperature of the samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
     keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
     verifier: Literal["logit", "cot"] = Field(
@@ -263,7 +266,7 @@ class EvaluateSection(Section):
         "score.label). Read only to show what is right (`make labels`, `make show`, the report) and by arms with "
         "`oracle = true`; no other training uses it.",
     )
-    gold_answers: ValidAnswerKind = Field("math", description="Kind of those gold answers; by default prompts.answers.")
+    gold_answers: ValidAnswerKind = Field("math", description="Kind of those gold answers.")
     gold_index: Literal[0, 1] | None = Field(None, exclude_if=lambda index: index is None, description=INDEX)
     answer_timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Longest time for comparing two answers.")
 
@@ -286,7 +289,7 @@ class GateSection(Section):
     samples: int = Field(
         4, ge=2, le=MAX_COUNT, description="k: samples of each untouched peer that vote on a question."
     )
-    temperature: float = Field(0.7, ge=COLDEST, le=5, description="Temperature of these samples.")
+    temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=5, description="Temperature of these samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     margin: float = Field(
         0.03, gt=0, lt=1, description="Non-inferiority margin: the drop in agreement to exclude, as a share."

@@ -232,8 +232,8 @@ def _response(row: Row) -> ResponseView:
 
 
 def _training(row: Row, responses: list[ResponseView], kept: set[tuple[str, str, int]] | None) -> TrainingView:
-    place = (row["peer"], row["role"], row["position"], row["sample"])
-    places = [(each["peer"], each["role"], each["position"], each["sample"]) for each in responses]
+    key = (row["peer"], row["role"], row["position"], row["sample"])
+    keys = [(each["peer"], each["role"], each["position"], each["sample"]) for each in responses]
     texts = [(each["peer"], each["text"]) for each in responses]
     text, reason = (row["target_peer"], row["target"]), row["drop_reason"]
     names = ("pmi", "pmi_per_token", "n_target_tokens", "logp_given_response", "logp_alone", "weight")
@@ -246,7 +246,7 @@ def _training(row: Row, responses: list[ResponseView], kept: set[tuple[str, str,
         "text": row["target"],
         "text_by": row["target_peer"],
         "text_from": texts.index(text) if text in texts else None,
-        "measured": places.index(place) if row["role"] and place in places else None,
+        "measured": keys.index(key) if row["role"] and key in keys else None,
         "dropped": None if reason is None else DROPPED.get(reason, reason.replace("_", " ")),
         "kept": None if kept is None else (row["prompt_id"], row["peer"], row["number"]) in kept,
     }

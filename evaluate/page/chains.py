@@ -27,8 +27,8 @@ BATCH_LABELS = 256  # labels compared at a time in the search for wrong ones
 MAX_QUESTIONS = 2_000  # questions on the page
 BLOCK_QUESTIONS = 50  # questions that the browser unpacks at a time
 MAX_BYTES = 7_000_000  # bytes of chains on the page, all rounds together, so that it stays below 10 MB
-FORMULAS = 10_000  # formulas converted for a page: about 4 s
-SLOW_PAIRS = 200  # pairs of answers that only math-verify can compare: about 10 s
+MAX_FORMULAS = 10_000  # formulas converted for a page: about 4 s
+MAX_SLOW_PAIRS = 200  # pairs of answers that only math-verify can compare: about 10 s
 
 
 def one_chain(run: Run, round_: int, prompt_id: str) -> ChainView:
@@ -112,7 +112,7 @@ def chains(name: str) -> Browser | None:
     gold, notices = _gold(run, set(sample))
     packing = _Packing(run, sample, gold, MAX_BYTES // len(rounds))
     section = run.config.evaluate
-    grader = _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, SLOW_PAIRS)
+    grader = _Hasty(section.answer_timeout_seconds, run.config.runtime.grader_workers, MAX_SLOW_PAIRS)
     with grader:
         for round_ in reversed(rounds):  # the latest first: formulas and comparisons are limited
             packing.add(round_, grader)
@@ -157,7 +157,7 @@ def _limits(packing: _Packing, grader: _Hasty, total: int) -> list[str]:
         why = f"at most {MAX_QUESTIONS:,}" if shown == MAX_QUESTIONS else "as many as fit on a page of less than 10 MB"
         notices.append(f"{shown:,} of {total:,} questions, a seeded sample, the same in every round: {why}.")
     if packing.formulas.left < 0:
-        notices.append(f"After {FORMULAS:,} formulas, mathematics is shown as it was written.")
+        notices.append(f"After {MAX_FORMULAS:,} formulas, mathematics is shown as it was written.")
     if grader.left < 0:
         notices.append(
             f"{-grader.left:,} pairs of answers were not compared, since that takes long: it is not known whether they "
@@ -171,7 +171,7 @@ class _Packing:
 
     def __init__(self, run: Run, sample: list[str], gold: dict[str, str], room: int) -> None:
         self.run, self.sample, self.gold, self.room = run, sample, gold, room
-        self.formulas = Formulas(FORMULAS)
+        self.formulas = Formulas(MAX_FORMULAS)
         self.blocks: dict[int, list[Markup]] = {}
         self.rows: dict[int, list[Any]] = {}
         self.questions: dict[str, str] = {}

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # at most so many questions of a round are compared with gold answers; math-verify is slow
 MAX_JUDGED = {"numbers": 2_000, "choice": 2_000, "exact": 2_000, "math": 300}
-RESPONSE_COLUMNS = ("prompt_id", "role", "peer", "answer", "finish_reason", "n_tokens")
-WEIGHTS = ("peer", "number", "target_peer", "pmi_per_token", "weight", "drop_reason", "agrees", "answer_entropy")
+CHAIN_COLUMNS = ("prompt_id", "role", "peer", "answer", "finish_reason", "n_tokens")
+SCORE_COLUMNS = ("peer", "number", "target_peer", "pmi_per_token", "weight", "drop_reason", "agrees", "answer_entropy")
 Weights = dict[tuple[str, bool, bool], Estimate | None]
 _JUDGED: dict[tuple[Any, ...], tuple[dict[str, Estimate | None], Weights]] = {}
 
@@ -61,15 +61,15 @@ class Frames:
         return pl.concat(tables) if tables else _polars(METRICS.empty_table()).with_columns(round=pl.lit(0))
 
     def scores(self, round_: int) -> pl.DataFrame:
-        """`WEIGHTS` of a round: a row per question, peer and text."""
-        return self._stage(self.run.stage_dir(round_, "scores"), SCORES, WEIGHTS)
+        """`SCORE_COLUMNS` of a round: a row per question, peer and text."""
+        return self._stage(self.run.stage_dir(round_, "scores"), SCORES, SCORE_COLUMNS)
 
     def responses(self, round_: int) -> pl.DataFrame:
         """Counts of the responses to a round's unlabelled questions, by role and peer: how many, their tokens, how many
         are unfinished, and how many have no answer."""
         import polars as pl
 
-        frame = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, RESPONSE_COLUMNS[1:])
+        frame = self._stage(self.run.stage_dir(round_, "chains"), CHAINS, CHAIN_COLUMNS[1:])
         return frame.group_by("role", "peer").agg(
             pl.len(),
             pl.col("n_tokens").sum(),

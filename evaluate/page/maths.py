@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 MathTree = list[Any]  # [element, {attribute: value}, [children: MathTree or str]]
 MathText = str | list[Any]  # a text without formulas, or its pieces: str, or [LaTeX, number of the formula]
 
-LONGEST_TEXT = 20_000  # characters: a longer text is not searched for formulas
+MAX_TEXT = 20_000  # characters: a longer text is not searched for formulas
 MAX_FORMULA = 1_000  # characters of a formula
-DEEPEST = 60  # nested elements
+MAX_DEPTH = 60  # nested elements
 WIDEST = 10.0  # of a space, in any unit, so that no formula breaks the page's layout
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 CHILDREN = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
@@ -82,7 +82,7 @@ class Formulas:
 
     def of_text(self, text: str) -> MathText:
         """A text with its formulas, or the text itself if it has none."""
-        if len(text) > LONGEST_TEXT or not ("$" in text or "\\" in text):
+        if len(text) > MAX_TEXT or not ("$" in text or "\\" in text):
             return text
         pieces: list[Any] = []
         end = 0
@@ -136,7 +136,7 @@ def _tree(element: ElementTree.Element, depth: int) -> MathTree:
     """Raises ValueError for an element or attribute that is not on the lists."""
     name = element.tag.removeprefix(NAMESPACE)
     children, text = list(element), element.text or ""
-    if name not in ELEMENTS or depth > DEEPEST or len(children) != CHILDREN.get(name, len(children)):
+    if name not in ELEMENTS or depth > MAX_DEPTH or len(children) != CHILDREN.get(name, len(children)):
         raise ValueError(name)
     if name in TOKENS:
         if children or text.startswith("\\"):  # a command unknown to the library

@@ -26,7 +26,7 @@ from train.examples import TrainingExample
 from train.loop import open_adapter, train_adapter
 
 # least share of the card's own bf16 rate; anything below is badly wrong
-LEAST_SHARE = 0.1
+MIN_SHARE = 0.1
 TINY: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -164,7 +164,7 @@ def _rates(setting: Setting, lm: LanguageModel, pairs: list[Pair], took: float, 
 
 def _expect_share(setting: Setting, figures: Figures) -> None:
     if setting.gpu:  # a tiny model on a CPU is limited by other things
-        require(figures["of_bf16_rate"] >= LEAST_SHARE, f"{figures['of_bf16_rate']:.2f} of the card's bf16 rate")
+        require(figures["of_bf16_rate"] >= MIN_SHARE, f"{figures['of_bf16_rate']:.2f} of the card's bf16 rate")
 
 
 def _reset_peak(setting: Setting) -> None:

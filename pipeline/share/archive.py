@@ -26,10 +26,10 @@ from data.errors import UserError, trouble
 from pipeline.share.files import PACKED, Faults, compare_checksums, is_inside, known_by
 
 # most unpacked size, as a multiple of the archive's: runs are Parquet and safetensors, which hardly shrink
-LARGEST = 100
+MAX_RATIO = 100
 SLACK = 2**26  # bytes added to that limit
-LIST = 2**26  # most bytes of its list
-DEEPEST, LONGEST = 20, 200  # most folders in a member's name, and bytes of each: runs have 4 short ones
+MAX_LIST_BYTES = 2**26  # most bytes of its list
+MAX_DEPTH, MAX_NAME_BYTES = 20, 200  # most folders in a member's name, and bytes of each: runs have 4 short ones
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, zlib.error)
 
 
@@ -78,8 +78,8 @@ def read_archive(path: Path) -> Archive:
             if name in checksums or (name == PACKED and about):
                 raise UserError(f"{path} contains {name} twice: pack the run again")
             if name == PACKED:
-                if member.size > LIST:
-                    raise UserError(f"{path}: its list has {member.size:,} bytes; expected {LIST:,} at most")
+                if member.size > MAX_LIST_BYTES:
+                    raise UserError(f"{path}: its list has {member.size:,} bytes; expected {MAX_LIST_BYTES:,} at most")
                 about = source.read()
             else:
                 checksums[name] = file_digest(cast(io.BufferedReader, source), "sha256").hexdigest()
@@ -111,7 +111,7 @@ def _place(member: tarfile.TarInfo, path: Path) -> tuple[str, str]:
     """(the folder, the name in it) of a member. Raises UserError unless it is a plain file in a folder."""
     parts = PurePosixPath(member.name).parts
     hidden = any(part.startswith(".") for part in parts)  # `pack` leaves these out, such as merged checkpoints
-    odd = len(parts) > DEEPEST or any(len(part.encode(errors="replace")) > LONGEST for part in parts)
+    odd = len(parts) > MAX_DEPTH or any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in parts)
     if not member.isreg() or not is_inside(member.name) or len(parts) < 2 or hidden or odd:
         raise UserError(
             f"{path} contains {member.name[:300]!r}, which is no plain file below one folder: nothing was unpacked"
@@ -124,7 +124,7 @@ class _Bounded(gzip.GzipFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "rb")
-        self.path, self.largest = path, path.stat().st_size * LARGEST + SLACK
+        self.path, self.largest = path, path.stat().st_size * MAX_RATIO + SLACK
 
     def read(self, size: int | None = -1) -> bytes:
         left = self.largest - self.tell()
@@ -134,7 +134,7 @@ class _Bounded(gzip.GzipFile):
 
     def refuse(self) -> NoReturn:
         raise UserError(
-            f"{self.path} would unpack to more than {LARGEST} times its size, as no run does: nothing was unpacked"
+            f"{self.path} would unpack to more than {MAX_RATIO} times its size, as no run does: nothing was unpacked"
         )
 
 

@@ -29,7 +29,7 @@ from pipeline.unrecorded import processes
 
 MERGED = "merged"  # folder of the merged checkpoint in an export
 MIN_EQUAL = 0.94  # least share of equal answers: 47 of 50
-BATCH = 16
+BATCH_TEXTS = 16
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def _plain(
         model = PeftModel.from_pretrained(model, str(adapter))
     model = model.eval().to("cuda" if gpu_is_there() else "cpu")
     texts = []
-    for first in range(0, len(prompt_ids), BATCH):
-        batch = prompt_ids[first : first + BATCH]
+    for first in range(0, len(prompt_ids), BATCH_TEXTS):
+        batch = prompt_ids[first : first + BATCH_TEXTS]
         longest = max(map(len, batch))
         ids = [[prompts.end_id] * (longest - len(each)) + each for each in batch]
         mask = [[0] * (longest - len(each)) + [1] * len(each) for each in batch]

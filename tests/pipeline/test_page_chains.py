@@ -210,7 +210,7 @@ def test_the_round_with_the_longest_texts_says_how_many_questions_there_are(
 
 
 def test_a_hasty_grader_leaves_what_takes_long(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "SLOW_PAIRS", 0)
+    monkeypatch.setattr(page, "MAX_SLOW_PAIRS", 0)
     monkeypatch.setattr(page._Hasty, "known", {})
     told = chain("x?", [r"\sqrt{3}", r"\sqrt{2}", r"\sqrt{2}"])
     config = {"evaluate": {"gold_column": "answer", "gold_answers": "math"}}

@@ -125,7 +125,7 @@ def test_make_plan_prints_all_of_it(
 ) -> None:
     monkeypatch.setattr("pipeline.unrecorded.Pool", Here)
     monkeypatch.setattr("pipeline.unrecorded.warm", lambda *_, **__: None)
-    monkeypatch.setattr("pipeline.probe.MAX_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.probe.MEASURE_SECONDS", 0.1)
     app(["--config", "tiny.toml", "--round", "2", "--price", "3", "--set", "executor.kind=ray"], standalone_mode=False)
     out = capfd.readouterr().out
     assert "2 processes may take" in out and "times measured by a probe" in out and "make round ROUND=2" in out

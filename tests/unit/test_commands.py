@@ -1,4 +1,6 @@
-"""Every command in README and the docs is one that the program accepts, and starts a program that a test starts."""
+"""Every command in README and the docs is one that the program accepts; a test runs each program that they start.
+
+Not checked: what the notebooks tell, and configs of commands with variables of the shell."""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from tests.conftest import ROOT
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "*/README.md", "peers/*/README.md")
 NOTEBOOKS = ("docs/log.md", "docs/results/nano-three-seeds.md")  # of days when commands were others
 EXAMPLE = "configs/mine.toml"  # a user's own config: README has an example
-VARIABLES = set(re.findall(r"\$\((?:origin )?([A-Z_]+)\)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+VARIABLES = set(re.findall(r"^([A-Z_]+) *(?:\?|:)=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 OF_OTHERS = ("pytest", "ruff", "mypy")
 ARGUMENTS = {  # of scripts without options, how many they take at most
     "bench.data_plane": 2, "data.columns": 0, "data.config.docs": 0, "tests.families": 0,
@@ -65,7 +67,9 @@ def commands() -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for path in [each for pattern in PAGES for each in sorted(ROOT.glob(pattern))]:
         name = str(path.relative_to(ROOT))
-        for words in commands_of(path.read_text(encoding="utf-8")) if name not in NOTEBOOKS else ():
+        if name in NOTEBOOKS:
+            continue
+        for words in commands_of(path.read_text(encoding="utf-8")):
             found.setdefault(shlex.join(words), name)
     return [(path, command) for command, path in found.items()]
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from data.config.docs import key_list
+from data.config.docs import DEFAULTS, key_list
 from data.config.load import differences, load_config, parse_config
 from data.config.sections import Config, GenerateSection, ScoreSection, Section
 from data.errors import UserError
@@ -408,7 +408,11 @@ def test_the_list_has_every_field() -> None:
             assert field.description, f"{prefix}.{name}"
             shown = rows[f"`{prefix}.{name}`"].replace("\\\\n", "\\n")
             assert " ".join(field.description.split()) in shown, f"{prefix}.{name}"
-            stated = "required" if field.is_required() else f"default `{json.dumps(field.default)}`"
+            stated = (
+                "required"
+                if field.is_required()
+                else DEFAULTS.get(f"{prefix}.{name}", f"default `{json.dumps(field.default)}`")
+            )
             assert shown.startswith(f"{stated}): "), f"{prefix}.{name}"
 
 

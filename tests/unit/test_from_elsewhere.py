@@ -41,7 +41,7 @@ def test_a_run_brings_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_row_of_csv_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(readers, "MAX_LINE", 1000)
     path = tmp_path / "a.csv"
     path.write_text("question,answer\n" + '"a\n",' * 500 + "x\n")
     with pytest.raises(UserError, match=r"line \d+: a row is longer than"):

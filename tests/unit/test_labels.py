@@ -1,4 +1,4 @@
-"""Label-free by construction: no gold answer can reach generate, score or train."""
+"""Without gold answers by construction: no gold answer can reach generate, score or train."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_only_evaluate_has_a_column_for_gold_answers() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_outside_evaluate_knows_of_gold_answers(path: Path) -> None:
+def test_what_must_not_see_gold_answers_reads_none(path: Path) -> None:
     tree = parsed(path)
     assert not [name for name in imported(tree, path.parent.name) if name.split(".")[0] == "evaluate"]
     # no module is imported by a name that is built at run time, but the one that compares a user's own answers

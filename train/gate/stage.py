@@ -39,7 +39,7 @@ from peers.source import check_peers
 from peers.workers import Workers
 from train.gate.rule import DISCORDANT, compare_agreement, non_inferiority, power
 
-COMPARED = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
+GATE_COLUMNS = ("prompt_id", "peer", "sample", "vote", "vote_share", "agrees")
 RESPONSES = schema_of(GateResponseRow)
 # an answer of the winning cluster (None: no sample states one), its share of the votes
 GateVote = tuple[str | None, float]
@@ -270,7 +270,7 @@ class Gate:
         agreement: dict[str, AgreementByQuestion] = {name: {} for name in self.policies}
         votes: dict[str, GateVote] = {}
         for path in shards.shard_paths(self.run.stage_dir(round_, gate.FOLDER)):
-            for row in shards.rows_of(path, GateRow, COMPARED):
+            for row in shards.rows_of(path, GateRow, GATE_COLUMNS):
                 votes[row["prompt_id"]] = row["vote"], row["vote_share"]
                 if row["sample"] == 0 and row["agrees"] is not None:
                     agreement[row["peer"]][row["prompt_id"]] = row["agrees"]

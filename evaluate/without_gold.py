@@ -17,7 +17,7 @@ from data.fork import fork_notice
 from data.run import OUTPUT, RUNS, load_frozen
 from data.schema import ChainRow, GateRow
 
-CHAIN = ("prompt_id", "peer", "role", "answer", "finish_reason", "n_tokens")
+CHAIN_COLUMNS = ("prompt_id", "peer", "role", "answer", "finish_reason", "n_tokens")
 GATE_COLUMNS = ("prompt_id", "peer", "sample", "answer", "finish_reason", "n_tokens")
 FinishedResponse = tuple[str, str | None, bool, int]  # question, answer (None if unfinished), finished, tokens
 
@@ -32,7 +32,7 @@ def _finished(run: str, kind: str) -> list[Path]:
     return [path.parent for path in (RUNS / run).glob(f"round=*/{kind}/{shards.SUCCESS}")]
 
 
-def label_free_table(run: str) -> Table:
+def table_without_gold(run: str) -> Table:
     """round × responses × peer: their number, mean tokens, the share that is unfinished, the share without an answer,
     and, with several samples of a question, the mean share of their largest group of equal answers."""
     config = load_frozen(run)
@@ -59,7 +59,7 @@ def _responses(run: str, round_: int) -> dict[tuple[str, str], list[FinishedResp
     found: dict[tuple[str, str], list[FinishedResponse]] = defaultdict(list)
     folder = RUNS / run / f"round={round_}"
     for path in shards.shard_paths(folder / OUTPUT["generate"]):
-        for row in shards.rows_of(path, ChainRow, CHAIN):
+        for row in shards.rows_of(path, ChainRow, CHAIN_COLUMNS):
             found[row["role"], row["peer"]].append(_response(row))
     for path in shards.shard_paths(folder / gate.FOLDER):
         for answer in shards.rows_of(path, GateRow, GATE_COLUMNS):
