@@ -251,7 +251,7 @@ labels: setup  ## print how often RUN's responses and labels were right, where t
 report: setup  ## print the table of RUN and write its page, runs/RUN/report.html; PRICE=2.5 a device hour
 	@$(PY) -m evaluate.report --run '$(RUN)' $(if $(PRICE),--price '$(PRICE)')
 
-compare: setup  ## compare RUNS="a b c" (or one ablation by its name) side by side, with AGAINST="a": tables and a page
+compare: setup  ## compare RUNS="a b c" side by side, with AGAINST="a": tables and a page; RUNS=ablation: its page
 	@$(PY) -m evaluate.compare --runs '$(RUNS)' $(if $(ROUND),--round '$(ROUND)') \
 		$(if $(AGAINST),--against '$(AGAINST)') $(if $(OUT),--out '$(OUT)')
 

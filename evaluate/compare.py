@@ -241,7 +241,7 @@ def _ablation(names: list[str], round_: int | None) -> tuple[str, int, list[Row]
     return names[0], number, shards.read_rows(files[number], ABLATION)
 
 
-@app.command(help="Compare runs: tables with paired differences, and a page. For one ablation: its page.")
+@app.command(help="Compare runs: tables with paired differences, and a page. For one ablation: the page alone.")
 def command(
     runs: Annotated[str, typer.Option(help="Names of runs, separated by spaces, or the name of an ablation.")],
     round_: Annotated[

@@ -30,10 +30,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Turn:
-    """Requests of one role; `number` is the position in the chain, from 1, and 0 for the other roles."""
+    """Requests of one role; `position` is that in the chain, from 1, and 0 for the other roles."""
 
     role: Role
-    number: int = 0
+    position: int = 0
 
 
 class Asking(Protocol):
@@ -49,9 +49,9 @@ class Asking(Protocol):
         """The turns whose responses a turn shows, in order; they must be finished before it."""
         ...
 
-    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
-        """What goes into the seed of a peer's response `number` (from 1), besides the run's seed, the round and the
-        question."""
+    def seed_of(self, turn: Turn, peer: str, question: Question, sample: int) -> tuple[object, ...]:
+        """What goes into the seed of a peer's response, besides the run's seed, the round and the question; `sample`
+        counts a peer's responses to a question in a turn, from 1."""
         ...
 
 
@@ -65,20 +65,20 @@ class ChainAsking:
     synthesis: bool = False
 
     def __post_init__(self) -> None:
-        self.turns = [Turn("chain", number + 1) for number in range(len(self.peers))]
+        self.turns = [Turn("chain", index + 1) for index in range(len(self.peers))]
         self.turns += [Turn("synthesis")] * self.synthesis
 
     def asks(self, turn: Turn, peer: str, question: Question) -> int:
         """See `Asking.asks`."""
         if turn.role == "synthesis":
             return int(synthesiser(self.peers, question.number, self.round) == peer)
-        return int(question.order[turn.number - 1] == peer)
+        return int(question.order[turn.position - 1] == peer)
 
     def shown(self, turn: Turn) -> list[Turn]:
         """See `Asking.shown`."""
         return self.turns[: self.turns.index(turn)]
 
-    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
+    def seed_of(self, turn: Turn, peer: str, question: Question, sample: int) -> tuple[object, ...]:
         """The position among the responses to the question."""
         return (self.turns.index(turn) + 1,)
 
@@ -101,7 +101,7 @@ class SoloAsking:
         """See `Asking.shown`."""
         return []
 
-    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
+    def seed_of(self, turn: Turn, peer: str, question: Question, sample: int) -> tuple[object, ...]:
         """The peer's position in the question's order; 0 beside a chain, which uses the positions itself."""
         return (0,) if self.beside_chain else (question.order.index(peer) + 1,)
 
@@ -123,9 +123,9 @@ class SampleAsking:
         """See `Asking.shown`."""
         return []
 
-    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
+    def seed_of(self, turn: Turn, peer: str, question: Question, sample: int) -> tuple[object, ...]:
         """The sample's number and the peer."""
-        return (number, peer)
+        return (sample, peer)
 
 
 class CombinedAsking:
@@ -143,9 +143,9 @@ class CombinedAsking:
         """See `Asking.shown`."""
         return self.part[turn].shown(turn)
 
-    def seed_of(self, turn: Turn, peer: str, question: Question, number: int) -> tuple[object, ...]:
+    def seed_of(self, turn: Turn, peer: str, question: Question, sample: int) -> tuple[object, ...]:
         """See `Asking.seed_of`."""
-        return self.part[turn].seed_of(turn, peer, question, number)
+        return self.part[turn].seed_of(turn, peer, question, sample)
 
 
 def asking_of(config: Config, round_: int) -> Asking:

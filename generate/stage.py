@@ -53,7 +53,7 @@ class GenerationUnit:
 
     def path(self, work: Path) -> Path:
         """Where its rows are kept until the shard is complete."""
-        turn = f"{self.turn.role}-{self.turn.number}"
+        turn = f"{self.turn.role}-{self.turn.position}"
         return work / f"shard-{self.shard:05d}~{turn}~{self.peer}.parquet"  # names contain no ~
 
 
@@ -282,11 +282,11 @@ class Generation:
                 shards.write_rows(rows, unit.path(self.work), CHAINS)
 
     def asked(self, unit: GenerationUnit) -> list[tuple[Question, int]]:
-        """The unit's requests, each as (question, number of the response, from 1)."""
+        """The unit's requests, each as (question, its sample, from 1)."""
         return [
-            (question, number)
+            (question, sample)
             for question in self.questions(unit.shard)
-            for number in range(1, self.asking.asks(unit.turn, unit.peer, question) + 1)
+            for sample in range(1, self.asking.asks(unit.turn, unit.peer, question) + 1)
         ]
 
     def requests(self, unit: GenerationUnit) -> int:
@@ -308,9 +308,9 @@ class Generation:
         """The longest allowed prompt, in tokens."""
         return max_prompt_tokens(self.run.config.generate)
 
-    def seed(self, unit: GenerationUnit, question: Question, number: int) -> int:
+    def seed(self, unit: GenerationUnit, question: Question, sample: int) -> int:
         """Seed of one request."""
-        key = self.asking.seed_of(unit.turn, unit.peer, question, number)
+        key = self.asking.seed_of(unit.turn, unit.peer, question, sample)
         return request_seed(self.run.config.run.seed, self.round, draw_key(question.text), *key)
 
     def part(self, shard: int) -> Path:
@@ -338,15 +338,15 @@ class Generation:
         by_id = {question.id: ids for question, ids in zip(questions, tokens, strict=True)}
         return [by_id[question.id] for question, _ in asked]
 
-    def row(self, unit: GenerationUnit, question: Question, number: int, completion: Completion) -> ChainRow:
+    def row(self, unit: GenerationUnit, question: Question, sample: int, completion: Completion) -> ChainRow:
         """One row of the chains."""
         found = kinds.of(self.answers).find(completion.text, question.text)
         return {
             "prompt_id": question.id,
             "question": question.text,
             "role": unit.turn.role,
-            "position": unit.turn.number if unit.turn.role == "chain" else None,
-            "sample": number if unit.turn.role == "sample" else None,
+            "position": unit.turn.position if unit.turn.role == "chain" else None,
+            "sample": sample if unit.turn.role == "sample" else None,
             "peer": unit.peer,
             "is_aggregate": False,
             "response": completion.text,

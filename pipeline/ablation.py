@@ -265,7 +265,9 @@ def command(
     ] = DEFAULT_ARMS,
     against: Annotated[
         str | None,
-        typer.Option(help=f"Arms to compare the others with; default: those of {DEFAULT_AGAINST} in --arms."),
+        typer.Option(
+            help=f"Arms to compare the others with; default: those of `{DEFAULT_AGAINST}` that are in --arms."
+        ),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override for all arms; repeatable.")] = None,
 ) -> None:

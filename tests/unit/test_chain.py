@@ -84,7 +84,13 @@ def test_request_seed_follows_from_its_parts() -> None:
 def asked(asking: Asking, question: Question) -> list[tuple[str, int, str, tuple[object, ...], int]]:
     """Every request for a question: role, number, peer, what its seed is made from, how many responses it is shown."""
     return [
-        (turn.role, turn.number or number, peer, asking.seed_of(turn, peer, question, number), len(asking.shown(turn)))
+        (
+            turn.role,
+            turn.position or number,
+            peer,
+            asking.seed_of(turn, peer, question, number),
+            len(asking.shown(turn)),
+        )
         for turn in asking.turns
         for peer in PEERS
         for number in range(1, asking.asks(turn, peer, question) + 1)
