@@ -19,6 +19,7 @@ Name = Field(
 )
 MAX_COUNT = 2**31 - 1  # largest count: the files store 32-bit integers
 MIN_TEMPERATURE = 0.01  # below, logits / temperature overflow a float, and vLLM takes it for greedy
+MAX_TEMPERATURE = 2.0  # vLLM takes no higher one
 
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data.config.base import MAX_COUNT, MIN_TEMPERATURE, Section, Text, ValidAnswerKind
+from data.config.base import MAX_COUNT, MAX_TEMPERATURE, MIN_TEMPERATURE, Section, Text, ValidAnswerKind
 from data.config.questions import INDEX, check_index
 
 
@@ -42,7 +42,7 @@ class GenerateSection(Section):
         "without peers) each model's own response to the question alone. Where label and text need no aggregate, no "
         "chain is generated.",
     )
-    temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 is greedy.")
+    temperature: float = Field(0.0, ge=0, le=MAX_TEMPERATURE, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling mass.")
     samples: int = Field(
         8,
@@ -50,7 +50,9 @@ class GenerateSection(Section):
         le=MAX_COUNT,
         description="k: samples of each peer for the question alone, where label or text needs them.",
     )
-    sample_temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=5, description="Temperature of these samples.")
+    sample_temperature: float = Field(
+        0.7, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="Temperature of these samples."
+    )
     sample_top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     max_new_tokens: int = Field(512, ge=1, le=MAX_COUNT, description="Longest response in tokens.")
     context_tokens: int = Field(
@@ -243,7 +245,7 @@ class EvaluateSection(Section):
     samples: int = Field(
         8, ge=2, le=MAX_COUNT, description="k: sampled responses per question, for the gap, pass@k and maj@k."
     )
-    temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=5, description="Temperature of the samples.")
+    temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="Temperature of the samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of the samples.")
     keep: float = Field(0.5, gt=0, lt=1, description="Share of samples kept by verifier score for the gap.")
     verifier: Literal["logit", "cot"] = Field(
@@ -289,7 +291,7 @@ class GateSection(Section):
     samples: int = Field(
         4, ge=2, le=MAX_COUNT, description="k: samples of each untouched peer that vote on a question."
     )
-    temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=5, description="Temperature of these samples.")
+    temperature: float = Field(0.7, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="Temperature of these samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus mass of these samples.")
     margin: float = Field(
         0.03, gt=0, lt=1, description="Non-inferiority margin: the drop in agreement to exclude, as a share."

@@ -260,6 +260,7 @@ def test_overrides_have_the_types_of_toml(toml: Path) -> None:
         ("generate.temprature=1", r"unknown key 'generate\.temprature'"),
         ("generate.temperature=hot", r"generate\.temperature: .*\(found 'hot'\)"),
         ("generate.temperature=9", r"generate\.temperature: .*\(found 9\)"),
+        ("generate.temperature=2.1", r"generate\.temperature: .*less than or equal to 2 \(found 2\.1\)"),
         ("peers.2.name=c", "'2' is not an index into a list of 2 entries"),
         ("peers.a.name=c", "'a' is not an index"),
         ("peers.0=c", r"name one entry of the list, for example peers\.0\.0"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.config.base import MAX_TEMPERATURE, MIN_TEMPERATURE
 from data.config.sections import GenerateSection, RuntimeSection
 from peers.engines import vllm_internals
 from peers.engines.vllm import COMPILING_PAYS, VllmEngine, compilation, engine_options
@@ -90,6 +91,17 @@ def test_close_on_a_gpu_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         engine.llm = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: None)))
         engine.close()
         assert done == expected
+
+
+@pytest.mark.slow  # it imports vLLM
+@pytest.mark.skipif(util.find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.parametrize("temperature", [MIN_TEMPERATURE, MAX_TEMPERATURE])
+@pytest.mark.parametrize("top_p", [1e-6, 1.0])
+def test_vllm_samples_within_the_configs_bounds(temperature: float, top_p: float) -> None:
+    from vllm import SamplingParams
+
+    taken = SamplingParams(temperature=temperature, top_p=top_p, seed=2**31 - 1)
+    assert (taken.temperature, taken.top_p) == (temperature, top_p)
 
 
 @pytest.mark.slow  # it imports vLLM
