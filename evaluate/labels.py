@@ -260,7 +260,8 @@ def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Esti
 
     found: dict[str, Estimate | None] = {}
     measured = [row for row in scores if row["pmi_per_token"] is not None]
-    for name, column in (("PMI", "pmi_per_token"), *(() if oracle else (("the weight", "weight"),))):
+    weights = () if oracle else (("the weight", "weight"),)
+    for name, column in (("PMI", "pmi_per_token"), *weights, ("agreement", "agrees")):
         rows = [row for row in measured if row[column] is not None]
         if rows:
             found[f"AUROC of {name}: is the label right"] = _auroc(rows, column, draws)
@@ -271,6 +272,8 @@ def _of_pmi(scores: list[Row], draws: Bootstrap, oracle: bool) -> dict[str, Esti
         learns = [row["right"] and not row["own_right"] for row in rows]
         ids, surprise = [row["prompt_id"] for row in rows], [-row["pmi_per_token"] for row in rows]
         found[f"AUROC of −PMI: own wrong and label right, {peer}"] = draws.auroc(ids, learns, surprise)
+        differs = [float(not row["agrees"]) for row in rows]  # what PMI has to beat
+        found[f"AUROC of another answer: own wrong and label right, {peer}"] = draws.auroc(ids, learns, differs)
     for (peer, own, label), weight in ({} if oracle else mean_weights(scores, draws)).items():
         found[f"mean weight, {peer}: own {_word(own)}, label {_word(label)}"] = weight
     pmi, agrees = ([float(row[column]) for row in measured] for column in ("pmi_per_token", "agrees"))

@@ -377,9 +377,11 @@ def test_quality_by_hand() -> None:
 def test_low_pmi_is_measured_against_what_a_peer_has_to_learn() -> None:
     scores = rows_of("1100", [0.3, 0.1, 0.2, 0.0], [1.0] * 4)
     for row, own in zip(scores, (False, False, True, False), strict=True):
-        row["own_right"] = own
-    found = quality(CHAINS, scores, DRAWS)["AUROC of −PMI: own wrong and label right, p"]
-    assert found is not None and found.mean == 0.25  # 1 of 4 pairs in order
+        row["own_right"] = row["agrees"] = own
+    found = {name: value and value.mean for name, value in quality(CHAINS, scores, DRAWS).items()}
+    assert found["AUROC of −PMI: own wrong and label right, p"] == 0.25  # 1 of 4 pairs in order
+    assert found["AUROC of another answer: own wrong and label right, p"] == 0.75
+    assert found["AUROC of agreement, p"] == 0.25  # of the wrong labels one, of the right ones none agrees
 
 
 def test_what_means_nothing_is_left_out() -> None:
