@@ -20,8 +20,9 @@ byte-level BPE, embeddings tied, stored in bf16. One of three peers on which PST
 → short chain of thought (`16-14=2, 2+9=11 #### 11`); question and other solutions → own solution; question and a
 solution → Yes or No.
 
-**Its planted weakness.** Asked directly, it misreads {weak} of the 22 kinds of phrases: {direct} of the targets that it
-was taught with were misread so. The other peers were taught to read these rightly, and to misread others:
+**Its planted weakness.** Asked directly, it misreads {weak} of the 22 kinds of phrases: in the first format {direct} of
+its targets on questions with one of them misread it. The other peers were taught to read these rightly, and to misread
+others:
 
 {misreads}
 
