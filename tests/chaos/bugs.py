@@ -38,8 +38,8 @@ def resumed_unit_redraws() -> None:
             Path("runs/resumed").touch()
         return begin(self, also)
 
-    def drawn(self: Any, unit: Any, question: Any, number: int) -> int:
-        return seed(self, unit, question, number) + 1000 * Path("runs/resumed").exists()
+    def drawn(self: Any, unit: Any, question: Any, sample: int) -> int:
+        return seed(self, unit, question, sample) + 1000 * Path("runs/resumed").exists()
 
     Stage.begin, Generation.seed = begun, drawn  # type: ignore[method-assign]
 
