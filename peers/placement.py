@@ -297,9 +297,9 @@ def _called(alike: list[Device]) -> str:
 
 def join_names(names: Sequence[str]) -> str:
     """Names in one line; if there are many, the first three, the last and the number."""
-    return (
-        ", ".join(names) if len(names) <= MAX_NAMED_DEVICES else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
-    )
+    if len(names) <= MAX_NAMED_DEVICES:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"
 
 
 def _how(turns: bool) -> str:

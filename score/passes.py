@@ -54,13 +54,7 @@ class VerifiedRow(TypedDict):
 PASSES, VERIFIED = schema_of(PassRow), schema_of(VerifiedRow)
 # {(scorer, prompt id, index of the text, index of the response or None): (log-probability, tokens)}
 Measurements = dict[tuple[str, str, int, int | None], tuple[float | None, int]]
-EXAMPLE_COLUMNS = (
-    "prompt_id",
-    "peer",
-    "against",
-    "measured",
-    "drop_reason",
-)  # columns of examples that decide what is needed
+EXAMPLE_COLUMNS = ("prompt_id", "peer", "against", "measured", "drop_reason")  # they decide what is needed
 
 
 class Passes:

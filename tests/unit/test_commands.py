@@ -22,7 +22,7 @@ from pipeline.__main__ import COMMANDS
 from pipeline.arms import load_arm
 from tests.conftest import ROOT
 
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "*/README.md", "peers/*/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "data/README.md", "peers/*/README.md")
 NOTEBOOKS = ("docs/log.md", "docs/results/nano-three-seeds.md")  # of days when commands were others
 EXAMPLE = "configs/mine.toml"  # a user's own config: README has an example
 VARIABLES = set(re.findall(r"^([A-Z_]+) *(?:\?|:)=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
@@ -84,7 +84,8 @@ def modules_started(command: str) -> list[list[str]]:
     assert not unknown, f"the Makefile has no {unknown}"
     if len(words) == 2:  # a target in a sentence, which may need a round
         words.append("ROUND=1")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    # without the words of a `make test EXTRA=…` that runs this
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES and key[:4] != "MAKE"}
     dry = ["make", "-n", *words[1:]]
     done = subprocess.run(dry, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
